@@ -1,0 +1,60 @@
+"""The errors users meet, each with the exit code of the command line.
+
+Anything else that escapes is a bug and keeps its traceback.
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class StitchgridError(Exception):
+    """Something a user can act on; the message says what was wanted, what came and what to do."""
+
+    exit_code = 1
+
+
+class JobFileError(StitchgridError):
+    """The job file asks for things that do not exist or do not fit; lists every problem found."""
+
+    exit_code = 2
+
+    def __init__(self, title: str, problems: Sequence[str] = ()):
+        self.problems = tuple(problems)
+        super().__init__("\n".join([title, *(f"  - {problem}" for problem in self.problems)]))
+
+    def __reduce__(self) -> tuple[type["JobFileError"], tuple[str, ...]]:
+        return type(self), (str(self),)
+
+
+class InputError(StitchgridError):
+    """A file, image, checkpoint, network or store that was named is missing or invalid; nothing has run yet."""
+
+    exit_code = 2
+
+
+class QueryError(StitchgridError):
+    """A query or SQL statement that cannot be run."""
+
+    exit_code = 2
+
+
+class StoreError(StitchgridError):
+    """The store cannot be read or written."""
+
+
+class ClusterError(StitchgridError):
+    """No worker could be had, or the cluster was lost."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint that names what is known, nearest first.
+
+    >>> nearest("dirct", ["cka", "direct"])
+    "did you mean 'direct'? known: cka, direct"
+    >>> nearest("xyz", ["cka", "direct"])
+    'known: cka, direct'
+    """
+    names = sorted(known)
+    shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+    close = get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}? known: {shown}" if close else f"known: {shown or 'none'}"

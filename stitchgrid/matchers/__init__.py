@@ -1,0 +1,1 @@
+"""What two layers are compared with: `catalogue` names the kinds, the sub-packages hold their maths."""

@@ -1,0 +1,106 @@
+"""The matchers a job file can name: their parameters, metrics and needs. No torch here.
+
+A new kind is one file of maths in `indices/` or `stitchers/` and one entry in `MATCHERS`.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+HIGHER, LOWER, NEITHER = True, False, None  # is a higher value more similar?
+
+
+class Params(BaseModel):
+    """Parameters of a kind; a job file may set each of them, and no other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class NoParams(Params):
+    """A kind without parameters."""
+
+
+class DirectParams(Params):
+    """Least squares."""
+
+    rcond: Annotated[float, Field(gt=0, lt=1)] = 1e-12  # eigenvalues of cov(A) below rcond * largest are dropped
+
+
+class TaskLossParams(Params):
+    """Cross-entropy on the labels; defaults are those of Balogh & Jelasity (2025), but for the augmentation."""
+
+    epochs: Annotated[int, Field(ge=1)] = 30
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    augment: Literal["none", "crop4_flip"] = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matcher:
+    """What is known of a kind without running it."""
+
+    family: str  # index | stitcher
+    summary: str  # one line, for people
+    params: type[Params] = NoParams
+    metrics: dict[str, bool | None]  # name -> is higher more similar
+    trained: bool = False  # has seeds, epochs and a generator
+    gram: bool = False  # needs n x n matrices: at most MAX_GRAM_IMAGES images
+    revision: int = 1  # raised when the maths changes, so that stored values are not mistaken for new ones
+
+
+MAX_GRAM_IMAGES = 1_000
+
+STITCHER_METRICS: dict[str, bool | None] = {
+    "accuracy": HIGHER,
+    "loss": LOWER,
+    "relative_accuracy": HIGHER,
+    "penalty": LOWER,
+    "agreement": HIGHER,
+    "residual": LOWER,
+    "r2": HIGHER,
+    "variance_ratio": NEITHER,
+    "negative_mass": NEITHER,
+}
+
+MATCHERS: dict[str, Matcher] = {
+    "direct": Matcher(
+        family="stitcher",
+        summary="affine map by least squares between the two representations (DM)",
+        params=DirectParams,
+        metrics=STITCHER_METRICS,
+    ),
+    "task_loss": Matcher(
+        family="stitcher",
+        summary="affine map trained on the labels through the rest of the target (TLM)",
+        params=TaskLossParams,
+        metrics=STITCHER_METRICS,
+        trained=True,
+    ),
+    "cka": Matcher(
+        family="index",
+        summary="linear centred kernel alignment, biased, of flattened layers",
+        metrics={"cka": HIGHER},
+        gram=True,
+    ),
+    "pwcca": Matcher(
+        family="index",
+        summary="projection-weighted CCA distance, weighted by the source",
+        metrics={"pwcca": LOWER, "pwcca_reverse": LOWER},
+    ),
+    "procrustes": Matcher(
+        family="index",
+        summary="orthogonal Procrustes distance of centred, normalised layers",
+        metrics={"procrustes": LOWER},
+    ),
+}
+
+
+def higher_is_similar(kind: str, metric: str) -> bool | None:
+    """Return whether a higher value of the metric means more similar, None where neither does.
+
+    >>> higher_is_similar("direct", "residual")
+    False
+    """
+    return MATCHERS[kind].metrics[metric]

@@ -1,0 +1,317 @@
+"""What travels between the stages: frozen, keyword-only dataclasses, free of torch, ray and paths of code.
+
+A *network* is one frozen set of weights behind one architecture and one preprocessing. Layers, networks and matchers
+are referred to by their position in the sweep they belong to, so that a shard stays a handful of integers.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+
+def canonical(value: Any) -> str:
+    """Return `value` as JSON with sorted keys and no spaces, the form in which things are hashed and stored.
+
+    >>> canonical({"b": 1, "a": [1, 2]})
+    '{"a":[1,2],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(*parts: str | bytes) -> str:
+    """Return 32 hex digits of the SHA-256 over the parts, each preceded by its length.
+
+    >>> digest("ab", "c") == digest("a", "bc")
+    False
+    """
+    sha = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        sha.update(len(raw).to_bytes(8, "little"))
+        sha.update(raw)
+    return sha.hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocess:
+    """How one network wants its images, applied in this order to pixels scaled to [0, 1]."""
+
+    resize: int | tuple[int, int] | None = None  # shorter side, or (height, width)
+    crop: int | tuple[int, int] | None = None  # centre crop
+    mean: tuple[float, ...] | None = None  # per channel
+    std: tuple[float, ...] | None = None
+    interpolation: str = "bilinear"  # bilinear | bicubic | nearest, antialiased
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a network is trained when a job asks for one."""
+
+    epochs: int
+    optimizer: str = "sgd"  # sgd | adam | adamw
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+    schedule: str = "cosine"  # constant | cosine | onecycle
+    augment: str = "none"  # none | crop4_flip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """A network as a job file names it, before anything is built."""
+
+    name: str  # "resnet20", or "resnet20/0" for an entry with seeds
+    entry: str  # name of the [[models]] entry
+    architecture: str  # torchvision:NAME | timm:NAME | stitchgrid:NAME | package.module:function | FILE.py:function
+    args: str = "{}"  # canonical JSON of the architecture's keyword arguments
+    weights: str = "random"  # path of a checkpoint, a torchvision weights name, or "random"; "" when trained
+    recipe: Recipe | None = None  # set when the network is trained by the sweep
+    seed: int = 0  # of initialisation and training
+    preprocess: Preprocess | None = None  # None: what the weights publish, else nothing
+    layers: tuple[str, ...] = ("blocks",)
+    base: str = "."  # folder of the job file: relative paths start here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A cut of a network: a tensor through which every path from input to output passes."""
+
+    name: str
+    node: str  # torchvision's node name
+    depth: float  # position among all cuts of the network, in [0, 1]
+    kind: str  # map (N,C,H,W) | tokens (N,T,D) | vector (N,D)
+    shape: tuple[int, ...]  # of one image's activation, without the batch
+    flops: float  # multiply-adds times two, from the input to here, one image
+    num_prefix: int = 0  # tokens before the grid: CLS and registers
+    grid: tuple[int, int] | None = None  # (height, width) of the positions, None for vectors and 1-d sequences
+
+    @property
+    def width(self) -> int:
+        """Number of features of one row: channels of a map, D of tokens and vectors."""
+        return self.shape[0] if self.kind == "map" else self.shape[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A network whose weights are known: what a cell's address is made of."""
+
+    spec: NetworkSpec
+    network_id: str  # digest of weights, architecture, arguments, own code and preprocessing
+    weights_digest: str  # of the tensors alone
+    preprocess: Preprocess  # after defaults
+    layers: tuple[Layer, ...]  # the selected ones, in order of execution
+    num_cuts: int
+    num_classes: int
+    num_parameters: int
+    input_shape: tuple[int, int, int]  # (C, H, W) after preprocessing
+    flops: float  # one forward pass of one image
+
+    @property
+    def name(self) -> str:
+        """The name the job file gave it."""
+        return self.spec.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatcherSpec:
+    """One matcher of a job with all its parameters; an entry with seeds makes one per seed."""
+
+    kind: str
+    revision: int  # of the kind's maths
+    params: str  # canonical JSON, after defaults, without seed, samples and metrics
+    seed: int | None = None  # trained kinds only
+    samples: int | None = None  # None: the kind's default
+    metrics: tuple[str, ...] = ()  # what the job asks for, in the kind's order
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The parameters as a dictionary."""
+        return dict(json.loads(self.params))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """Which images a sweep looks at, as a job file names them."""
+
+    dataset: str
+    root: str | None = None  # absolute, or None where the data set needs none
+    seed: int = 0
+    fit_split: str = "train"
+    fit_samples: int | None = None  # None: all
+    eval_split: str = "test"
+    eval_samples: int | None = None
+    on_bad_image: str = "error"  # error | skip
+    download: bool = False  # torchvision data sets only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One ordered layer pair times one matcher (times one seed, for trained kinds), by position in its sweep."""
+
+    cell_id: str  # digest of everything that decides its values
+    source: int  # position of the network in the sweep
+    source_layer: int  # position among the network's selected layers
+    target: int
+    target_layer: int
+    matcher: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Every selected layer of one source network against some layers of one target network."""
+
+    source: int
+    target: int
+    target_layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """The unit of work of one worker: some blocks times some matchers."""
+
+    unit_id: str
+    blocks: tuple[Block, ...]
+    matchers: tuple[int, ...]
+    flops: float  # by the cost model
+    num_cells: int  # cells to compute, after finished ones are taken out
+    wanted: frozenset[str] | None = None  # cell ids to compute; None: all
+
+    @property
+    def networks(self) -> frozenset[int]:
+        """Positions of the networks the shard needs."""
+        return frozenset(i for block in self.blocks for i in (block.source, block.target))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainNetwork:
+    """The unit of work that makes one trained network of a recipe."""
+
+    unit_id: str  # also the key of the artefact it writes
+    spec: NetworkSpec
+    data: DataSpec
+    flops: float = 0.0
+    num_cells: int = 1  # networks made, for progress
+
+    @property
+    def networks(self) -> frozenset[int]:
+        """None of the sweep's networks exist yet."""
+        return frozenset()
+
+
+Unit = Shard | TrainNetwork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitReport:
+    """What a worker says when a unit is finished: everything else it wrote to the store itself."""
+
+    unit_id: str
+    num_cells: int = 0  # with values
+    num_failed: int = 0  # with an error
+    first_error: str | None = None
+    seconds: float = 0.0
+    part: str | None = None  # name of the part written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One metric of one cell, or (metric None) the error of a cell that has none."""
+
+    cell_id: str
+    status: str  # done | failed | quarantined
+    metric: str | None
+    value: float | None  # None: undefined, see flags; never 0 for missing
+    higher_is_similar: bool | None
+    error: str | None
+    source_network: str  # digests: names belong to a sweep
+    source_layer: str
+    target_network: str
+    target_layer: str
+    matcher: str
+    params: str
+    seed: int | None
+    num_fit: int | None  # images
+    num_eval: int | None
+    num_rows: int | None  # rows of features the value was computed from
+    seconds: float | None  # of work for this cell, shared steps divided among their cells
+    device: str
+    precision: str
+    alignment: str | None
+    flags: tuple[str, ...]
+    source_weights: str
+    target_weights: str
+    data: str
+    shard: str
+    version: str
+    created_at: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A resolved job: all a worker needs to compute any of its shards."""
+
+    name: str
+    seed: int
+    data: DataSpec
+    networks: tuple[Network, ...]
+    pairs: tuple[tuple[int, int], ...]  # (source, target), by position in networks
+    matchers: tuple[MatcherSpec, ...]
+    precision: str  # fp32 | tf32 | bf16
+    batch_size: int
+    eval_data: str  # digest of the evaluation images and labels
+    fit_data: str  # digest of all fit images and labels
+    num_fit: int  # images of the whole fit split
+    num_eval: int
+    num_fit_closed: int  # images on which closed-form maps are fitted, by default
+    matcher_data: tuple[str, ...]  # per matcher: digest of the images and labels its values depend on
+
+    @cached_property
+    def matcher_address(self) -> tuple[str, ...]:
+        """Per matcher, the share of a cell's address that does not depend on the layer pair."""
+        return tuple(
+            canonical(
+                {
+                    "kind": spec.kind,
+                    "revision": spec.revision,
+                    "params": spec.params,
+                    "seed": spec.seed,
+                    "samples": spec.samples,
+                    "data": data,
+                    "precision": self.precision,
+                }
+            )
+            for spec, data in zip(self.matchers, self.matcher_data, strict=True)
+        )
+
+    def cell(self, source: int, source_layer: int, target: int, target_layer: int, matcher: int) -> Cell:
+        """Return the cell at these positions; its id depends on content alone, never on names or speed settings."""
+        f, g = self.networks[source], self.networks[target]
+        address = digest(
+            f.network_id,
+            f.layers[source_layer].node,
+            g.network_id,
+            g.layers[target_layer].node,
+            self.matcher_address[matcher],
+        )
+        return Cell(
+            cell_id=address,
+            source=source,
+            source_layer=source_layer,
+            target=target,
+            target_layer=target_layer,
+            matcher=matcher,
+        )
+
+    def cells(self, shard: Shard) -> Iterator[Cell]:
+        """Yield the cells of a shard that are wanted, target layers outermost."""
+        for block in shard.blocks:
+            for target_layer in block.target_layers:
+                for source_layer in range(len(self.networks[block.source].layers)):
+                    for matcher in shard.matchers:
+                        cell = self.cell(block.source, source_layer, block.target, target_layer, matcher)
+                        if shard.wanted is None or cell.cell_id in shard.wanted:
+                            yield cell
