@@ -101,6 +101,7 @@ class Network:
 
     spec: NetworkSpec
     network_id: str  # digest of weights, architecture, arguments, own code and preprocessing
+    artefact: str | None = None  # key of the trained weights in the store, None where they come from elsewhere
     weights_digest: str  # of the tensors alone
     preprocess: Preprocess  # after defaults
     layers: tuple[Layer, ...]  # the selected ones, in order of execution
@@ -114,6 +115,11 @@ class Network:
     def name(self) -> str:
         """The name the job file gave it."""
         return self.spec.name
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its weights exist; those of a network still to be trained do not."""
+        return bool(self.weights_digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +165,16 @@ class Cell:
     target_layer: int
     matcher: int
 
+    @property
+    def source_key(self) -> tuple[int, int]:
+        """Where the stitch starts: (network, layer)."""
+        return self.source, self.source_layer
+
+    @property
+    def target_key(self) -> tuple[int, int]:
+        """Where the stitch ends: (network, layer)."""
+        return self.target, self.target_layer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
@@ -202,7 +218,22 @@ class TrainNetwork:
         return frozenset()
 
 
-Unit = Shard | TrainNetwork
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateNetwork:
+    """The unit of work that measures one network of a sweep, unstitched, on the evaluation images."""
+
+    unit_id: str  # also the key of the artefact it writes
+    network: int
+    flops: float = 0.0
+    num_cells: int = 1  # networks measured, for progress
+
+    @property
+    def networks(self) -> frozenset[int]:
+        """The network measured."""
+        return frozenset({self.network})
+
+
+Unit = Shard | TrainNetwork | EvaluateNetwork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +295,8 @@ class Sweep:
     batch_size: int
     eval_data: str  # digest of the evaluation images and labels
     fit_data: str  # digest of all fit images and labels
-    num_fit: int  # images of the whole fit split
+    need_fit: int | None  # how many fit images any matcher looks at, None: the whole split
+    num_fit: int  # fit images drawn
     num_eval: int
     num_fit_closed: int  # images on which closed-form maps are fitted, by default
     matcher_data: tuple[str, ...]  # per matcher: digest of the images and labels its values depend on

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stitchgrid.records import MatcherSpec
+
 HIGHER, LOWER, NEITHER = True, False, None  # is a higher value more similar?
 
 
@@ -95,6 +97,21 @@ MATCHERS: dict[str, Matcher] = {
         metrics={"procrustes": LOWER},
     ),
 }
+
+
+def images_used(spec: MatcherSpec, *, num_fit: int, num_fit_closed: int, num_eval: int) -> tuple[int, int]:
+    """Return how many fit and evaluation images a matcher looks at; always the first ones of their split.
+
+    Closed-form stitchers fit on `num_fit_closed` images, trained ones on the whole fit split, indices on none; all
+    are evaluated on every evaluation image, but for kinds that need n x n matrices. `samples` overrides: fit images
+    of a stitcher, evaluation images of an index.
+    """
+    matcher = MATCHERS[spec.kind]
+    if matcher.family == "stitcher":
+        default = num_fit if matcher.trained else num_fit_closed
+        return min(spec.samples or default, num_fit), num_eval
+    default = min(MAX_GRAM_IMAGES, num_eval) if matcher.gram else num_eval
+    return 0, min(spec.samples or default, num_eval)
 
 
 def higher_is_similar(kind: str, metric: str) -> bool | None:

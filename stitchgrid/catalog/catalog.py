@@ -1,0 +1,132 @@
+"""The catalog: SQL over a store, read-only, in an in-memory DuckDB that cannot reach any file."""
+
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from stitchgrid.catalog.questions import Question
+from stitchgrid.catalog.tables import load_tables
+from stitchgrid.catalog.views import ORDER, VIEWS
+from stitchgrid.errors import QueryError, nearest
+from stitchgrid.store import Damage, Store
+
+READING = {"SELECT", "EXPLAIN"}  # DESCRIBE, SHOW, SUMMARIZE, FROM and VALUES are parsed as SELECT
+ADVICE = f'The views are {", ".join(VIEWS)}; "describe results" lists the columns of one.'
+
+
+class Catalog:
+    """What a store holds at the moment of opening, as SQL views."""
+
+    def __init__(self, store: Store, *, now: datetime | None = None):
+        tables = load_tables(store, now=now)
+        self.sweeps: tuple[str, ...] = tables.sweeps  # those with a complete plan
+        self.damaged: tuple[Damage, ...] = tables.damaged  # what was left out
+        self._connection = duckdb.connect(":memory:")
+        for name, table in tables.by_name.items():
+            self._connection.register(name, table)
+        for name in ORDER:
+            self._connection.execute(VIEWS[name])
+        _lock(self._connection)
+
+    def __enter__(self) -> "Catalog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the tables."""
+        self._connection.close()
+
+    def query(self, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
+        """Return the result of one statement that only reads; `$name` in it stands for a value of `params`.
+
+        Raises:
+            QueryError: If it is anything else, or DuckDB cannot run it.
+        """
+        try:
+            names = _check_reads_only(self._connection.extract_statements(sql))
+            values = _values_for(names, params or {})
+            # Read-only, because DuckDB counts "explain analyze drop ..." and "with x as (insert ...) ..." as reads.
+            self._connection.execute("begin transaction read only")
+            try:
+                relation = self._connection.sql(sql, params=values) if values else self._connection.sql(sql)
+                return relation.to_arrow_table()
+            finally:
+                self._connection.execute("rollback")
+        except duckdb.Error as problem:
+            raise QueryError(f"DuckDB cannot run the query: {problem}\n{ADVICE}") from problem
+
+    def ask(self, question: Question, given: Mapping[str, str] | None = None) -> pa.Table:
+        """Return the answer to a question; `given` holds values of its parameters as text.
+
+        Raises:
+            QueryError: If a parameter does not fit, there is no such sweep, or DuckDB cannot run it.
+        """
+        values = question.bind(given or {})
+        sweep = values.get("sweep")
+        if sweep and sweep not in self.sweeps:
+            raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(str(sweep), self.sweeps)}.")
+        used = {name for statement in self._parse(question) for name in statement.named_parameters}
+        if undeclared := sorted(used - values.keys()):
+            raise QueryError(
+                f"query {question.name!r} uses ${undeclared[0]}, which its header does not declare; "
+                f"add a line '-- param {undeclared[0]} = DEFAULT  description'."
+            )
+        return self.query(question.sql, {name: value for name, value in values.items() if name in used})
+
+    def _parse(self, question: Question) -> list[Any]:
+        try:
+            return list(self._connection.extract_statements(question.sql))
+        except duckdb.Error as problem:
+            raise QueryError(f"DuckDB cannot run query {question.name!r}: {problem}\n{ADVICE}") from problem
+
+
+def _lock(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let nothing out and nothing in: no files, no extensions, no Python variables, no change of these settings."""
+    spill = str(Path(tempfile.gettempdir()) / "stitchgrid-duckdb").replace("'", "''")
+    for setting in (
+        "enable_progress_bar = false",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "python_enable_replacements = false",
+        f"temp_directory = '{spill}'",  # DuckDB's default is a folder in the working directory
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"set {setting}")
+
+
+def _check_reads_only(statements: list[Any]) -> set[str]:
+    """Return the names of the parameters of a single statement that reads."""
+    if len(statements) != 1:
+        raise QueryError(
+            f"one statement at a time, got {len(statements)}; give a single SELECT, or write PIVOT with its columns "
+            "named: pivot results on metric in ('cka', 'pwcca') using first(value)."
+        )
+    kind = statements[0].type.name
+    if kind not in READING:
+        raise QueryError(
+            f"only statements that read are allowed (SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN), "
+            f"got {kind}; results are written to a file with --out."
+        )
+    return set(statements[0].named_parameters)
+
+
+def _values_for(names: set[str], params: Mapping[str, Any]) -> dict[str, Any]:
+    if missing := sorted(names - params.keys()):
+        raise QueryError(
+            f"no value for ${missing[0]}; parameters have values only in query files: write the value into the SQL, "
+            "or keep the SQL in a file that declares it and run 'stitchgrid query FILE.sql --param NAME=VALUE'."
+        )
+    if unknown := sorted(params.keys() - names):
+        raise QueryError(f"the SQL has no parameter ${unknown[0]}; {nearest(unknown[0], names)}.")
+    return dict(params)

@@ -1,0 +1,165 @@
+"""Query files: a question, its parameters and columns in the header, then SQL.
+
+```sql
+-- Which layer of the source is nearest to each layer of the target?
+-- Further lines explain; `param NAME = DEFAULT  what it is` declares $name, without a default it must be given.
+-- param top = 20  how many rows
+-- columns: source_layer, target_layer
+select ...
+```
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stitchgrid.errors import QueryError, nearest
+from stitchgrid.shipped import shipped_names
+
+Value = str | int | float | bool
+
+PARAM = re.compile(r"param\s+(?P<name>[a-z_]\w*)(?:\s*=\s*(?P<default>'(?:[^']|'')*'|\S+))?(?:\s+(?P<description>.*))?")
+KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Param:
+    """A value that the asker may set."""
+
+    name: str
+    default: Value | None  # None: must be given, as text
+    description: str
+
+    def parse(self, text: str, query: str) -> Value:
+        """Return the text as a value of the default's type.
+
+        Raises:
+            QueryError: If it is none.
+        """
+        kind = str if self.default is None else type(self.default)
+        try:
+            if kind is bool:
+                return {"true": True, "false": False}[text.lower()]
+            return kind(text)
+        except (ValueError, KeyError):
+            raise QueryError(
+                f"parameter {self.name!r} of query {query!r} is {KINDS[kind]}, got {text!r}; "
+                f"for example --param {self.name}={str(self.default).lower()}."
+            ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A query file, read."""
+
+    name: str
+    question: str  # "" where the file has no header
+    details: str
+    params: tuple[Param, ...]
+    columns: tuple[str, ...]
+    sql: str
+
+    def bind(self, given: Mapping[str, str]) -> dict[str, Value]:
+        """Return a value for every parameter.
+
+        Raises:
+            QueryError: If one is unknown, missing or of another type.
+        """
+        known = {param.name: param for param in self.params}
+        for name in given:
+            if name not in known:
+                raise QueryError(f"query {self.name!r} has no parameter {name!r}; {nearest(name, known)}.")
+        values: dict[str, Value] = {}
+        for name, param in known.items():
+            if name in given:
+                values[name] = param.parse(given[name], self.name)
+            elif param.default is not None:
+                values[name] = param.default
+            else:
+                raise QueryError(f"query {self.name!r} needs a value for {name!r}; give it as --param {name}=VALUE.")
+        return values
+
+
+def parse_question(name: str, sql: str) -> Question:
+    """Read the header of a query.
+
+    Raises:
+        QueryError: If a `param` line cannot be understood.
+    """
+    comments = []
+    for line in sql.splitlines():
+        if not line.startswith("--"):
+            break
+        comments.append(line.removeprefix("--").strip())
+    params: list[Param] = []
+    columns: tuple[str, ...] = ()
+    prose: list[str] = []
+    for comment in comments:
+        if comment.startswith("param "):
+            params.append(_parse_param(name, comment))
+        elif comment.startswith("columns:"):
+            columns += tuple(column.strip() for column in comment.removeprefix("columns:").split(","))
+        else:
+            prose.append(comment)
+    return Question(
+        name=name,
+        question=prose[0] if prose else "",
+        details=" ".join(prose[1:]),
+        params=tuple(params),
+        columns=columns,
+        sql=sql,
+    )
+
+
+def list_questions() -> list[Question]:
+    """Return the questions that ship with stitchgrid, by name."""
+    return [parse_question(name, path.read_text("utf-8")) for name, path in shipped_names("queries", ".sql").items()]
+
+
+def load_question(name_or_path: str) -> Question:
+    """Return a shipped question by name, or the one in a `.sql` file.
+
+    Raises:
+        QueryError: If there is none.
+    """
+    shipped = shipped_names("queries", ".sql")
+    if name_or_path in shipped:
+        return parse_question(name_or_path, shipped[name_or_path].read_text("utf-8"))
+    path = Path(name_or_path).expanduser()
+    if path.suffix != ".sql":
+        raise QueryError(f"no query {name_or_path!r}; {nearest(name_or_path, shipped)}; a file's name ends in .sql.")
+    try:
+        return parse_question(path.stem, path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8 text"
+        raise QueryError(f"cannot read the query file {path}: {reason}; {nearest(path.stem, shipped)}.") from problem
+
+
+def _parse_param(query: str, comment: str) -> Param:
+    match = PARAM.fullmatch(comment)
+    default = _literal(match["default"]) if match and match["default"] is not None else None
+    if match is None or (match["default"] is not None and default is None):
+        raise QueryError(
+            f"query {query!r}: cannot understand '-- {comment}'; write '-- param NAME = DEFAULT  description' with "
+            "'text' in quotes, a number, true or false as the default, or no '= DEFAULT' if it must be given."
+        )
+    return Param(name=match["name"], default=default, description=(match["description"] or "").strip())
+
+
+def _literal(text: str) -> Value | None:
+    """Return the value of a default; None if it is not one.
+
+    >>> [_literal(word) for word in ("'it''s'", "3", "1e-6", "true", "x")]
+    ["it's", 3, 1e-06, True, None]
+    """
+    if text.startswith("'"):
+        return text[1:-1].replace("''", "'")
+    if text in {"true", "false"}:
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,159 @@
+"""The Arrow tables behind the views: read from a store, checked, duplicates taken out."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stitchgrid.errors import StoreError
+from stitchgrid.matchers.catalogue import MATCHERS, Matcher
+from stitchgrid.store import Damage, Store
+from stitchgrid.store.schemas import SWEEP_TABLES, TEXT
+
+HEARTBEAT_IS_FRESH = timedelta(seconds=90)
+
+ATTEMPTS = pa.schema([("sweep", TEXT), ("shard", TEXT), ("attempts", pa.int64())])
+RUNNING = pa.schema([("sweep", TEXT), ("shard", TEXT)])
+MATCHER_TABLE = pa.schema(
+    [
+        ("matcher", TEXT),
+        ("family", TEXT),
+        ("trained", pa.bool_()),
+        ("score_metric", TEXT),
+        ("higher_is_similar", pa.bool_()),
+        ("summary", TEXT),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """Everything the views are made of, by the name under which DuckDB knows it."""
+
+    by_name: Mapping[str, pa.Table]
+    sweeps: tuple[str, ...]  # those that have a complete revision
+    damaged: tuple[Damage, ...]
+
+
+def load_tables(store: Store, *, now: datetime | None = None) -> Tables:
+    """Read all that the views show; damaged files are left out and named."""
+    parts = store.read_parts()
+    is_value = pc.and_(pc.equal(parts.table["status"].cast(TEXT), "done"), pc.is_valid(parts.table["metric"]))
+    sweeps, damaged = _sweep_tables(store)
+    names = sorted(set(sweeps["cells"]["sweep"].unique().to_pylist()))
+    tables = {
+        "_values": earliest(parts.table.filter(is_value)),
+        "_errors": parts.table.filter(pc.not_equal(parts.table["status"].cast(TEXT), "done")),
+        **{f"_{name}": table for name, table in sweeps.items()},
+        "_attempts": _table(ATTEMPTS, _attempts(store, names)),
+        "_running": _table(RUNNING, _running(store, names, now or datetime.now(UTC))),
+        "_matchers": _table(MATCHER_TABLE, [_matcher(name, matcher) for name, matcher in MATCHERS.items()]),
+    }
+    return Tables(by_name=tables, sweeps=tuple(names), damaged=(*parts.damaged, *damaged))
+
+
+def earliest(values: pa.Table) -> pa.Table:
+    """Return the rows without duplicates of (cell_id, metric): the earliest stays, ties by order."""
+    if not values.num_rows:
+        return values
+    cells, metrics, times = (_codes(values[name]) for name in ("cell_id", "metric", "created_at"))
+    key = cells[0] * len(metrics[1]) + metrics[0]
+    if len(np.unique(key)) == len(key):
+        return values
+    age = np.argsort(np.argsort(np.array(times[1], dtype=object), kind="stable"), kind="stable")[times[0]]
+    order = np.lexsort((age, key))  # stable: by key, then age, then order
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = key[order][1:] != key[order][:-1]
+    return values.take(np.sort(order[first]))
+
+
+def score_metric(name: str, matcher: Matcher) -> str:
+    """Return the metric by which layers are ranked under a matcher.
+
+    Trained stitchers are ranked by accuracy, least-squares ones by residual, indices by themselves.
+    """
+    if matcher.family == "index":
+        return name
+    return "accuracy" if matcher.trained else "residual"
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]]:
+    array = column.combine_chunks()
+    array = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    return array.indices.to_numpy().astype(np.int64), array.dictionary.to_pylist()
+
+
+def _sweep_tables(store: Store) -> tuple[dict[str, pa.Table], list[Damage]]:
+    """Return cells, models and layers of the latest complete revision of every sweep, and what could not be read."""
+    found: dict[str, list[pa.Table]] = {
+        name: [_with_sweep("", schema.empty_table())] for name, schema in SWEEP_TABLES.items()
+    }
+    damaged = []
+    for sweep in store.sweep_names():
+        try:
+            plan = store.read_plan(sweep)
+        except StoreError as problem:
+            damaged.append(Damage(file=f"sweeps/{sweep}", reason=str(problem)))
+            continue
+        for name in SWEEP_TABLES if plan else ():
+            found[name].append(_with_sweep(sweep, getattr(plan, name)))
+    return {name: pa.concat_tables(tables).unify_dictionaries() for name, tables in found.items()}, damaged
+
+
+def _with_sweep(sweep: str, table: pa.Table) -> pa.Table:
+    for index, field in enumerate(table.schema):
+        if field.type == TEXT:
+            table = table.set_column(index, field.name, table[field.name].dictionary_encode())
+    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(table.num_rows, dtype=np.int32)), [sweep])
+    return table.add_column(0, "sweep", pa.chunked_array([column]))
+
+
+def _attempts(store: Store, sweeps: Sequence[str]) -> Iterable[dict[str, Any]]:
+    for sweep in sweeps:
+        counts = Counter(_shard_of(attempt) for attempt in store.attempts(sweep))
+        yield from ({"sweep": sweep, "shard": shard, "attempts": count} for shard, count in counts.items())
+
+
+def _running(store: Store, sweeps: Sequence[str], now: datetime) -> Iterable[dict[str, Any]]:
+    for sweep in sweeps:
+        beat = store.read_heartbeat(sweep)
+        if beat is None or not is_fresh(beat, now):
+            continue
+        shards = {_shard_of(unit) for unit in beat.get("running", ())}
+        yield from ({"sweep": sweep, "shard": shard} for shard in sorted(shards))
+
+
+def is_fresh(beat: Mapping[str, Any], now: datetime) -> bool:
+    """Return whether a heartbeat is recent enough to believe that its launch is alive."""
+    try:
+        at = datetime.fromisoformat(str(beat["at"]))
+    except (KeyError, ValueError):
+        return False
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return abs(now - at) <= HEARTBEAT_IS_FRESH
+
+
+def _shard_of(unit: Mapping[str, Any]) -> str:
+    """Return the planned shard of a unit at work: a piece of a bisected shard says so under `shard`."""
+    return str(unit.get("shard") or unit.get("unit", ""))
+
+
+def _matcher(name: str, matcher: Matcher) -> dict[str, Any]:
+    metric = score_metric(name, matcher)
+    return {
+        "matcher": name,
+        "family": matcher.family,
+        "trained": matcher.trained,
+        "score_metric": metric,
+        "higher_is_similar": matcher.metrics[metric],
+        "summary": matcher.summary,
+    }
+
+
+def _table(schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=schema)

@@ -1,0 +1,49 @@
+"""The command line: the only place that joins all stages. Nothing heavy is imported until a command runs."""
+
+import sys
+from typing import Any
+
+import click
+
+from stitchgrid import __version__
+from stitchgrid.cli.ask import atlas, query, sql
+from stitchgrid.cli.look import layers, models
+from stitchgrid.cli.run import launch, plan, resume, status
+from stitchgrid.errors import StitchgridError
+
+
+class Group(click.Group):
+    """Turns what users can act on into a message and an exit code, in one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except StitchgridError as problem:
+            click.echo(f"Error: {problem}", err=True)
+            ctx.exit(problem.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def cli() -> None:
+    """Compare neural networks layer by layer: stitching, CKA, CCA and Procrustes on all layer pairs.
+
+    \b
+    Example:
+      stitchgrid launch quickstart
+      stitchgrid query best_source
+      stitchgrid atlas --out atlas.html
+    """
+
+
+for command in (launch, resume, plan, status, layers, models, query, sql, atlas):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(cli())

@@ -1,0 +1,123 @@
+"""Commands that ask a store: query, sql, atlas."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stitchgrid.cli.options import OUTPUT, STORE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def emit(table: "pa.Table", form: str, out: str | None) -> None:
+    """Write a table to a file or to stdout, in one of the formats."""
+    from stitchgrid.formats import render
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() and out is None else None
+    text = render(table, form, width=width)
+    data = text if isinstance(text, bytes) else text.encode()
+    if out is not None:
+        write_file(Path(out), data)
+    else:
+        click.get_binary_stream("stdout").write(data)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file the user named.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    from stitchgrid.errors import InputError
+
+    try:
+        path.write_bytes(data)
+    except OSError as problem:
+        raise InputError(f"cannot write {path}: {problem.strerror}; name another file with --out.") from problem
+
+
+@click.command()
+@click.argument("question", metavar="[NAME|FILE.sql]", required=False)
+@click.option("--param", "params", multiple=True, metavar="K=V", help="A parameter of the query; may be repeated.")
+@OUTPUT
+@STORE
+def query(question: str | None, params: tuple[str, ...], form: str, out: str | None, store: str) -> None:
+    """Answer a question about what a store holds; without NAME, list the questions.
+
+    \b
+    Example:
+      stitchgrid query
+      stitchgrid query best_source --param sweep=quickstart --format csv
+    """
+    from stitchgrid.catalog import Catalog, list_questions, load_question
+    from stitchgrid.store import Store
+
+    if question is None:
+        for known in list_questions():
+            click.echo(f"{known.name:24}  {known.question}")
+        return
+    asked = load_question(question)
+    given = dict(_key_value(param) for param in params)
+    with Catalog(Store.open(store)) as catalog:
+        emit(catalog.ask(asked, given), form, out)
+        warn_of_damage(catalog.damaged)
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise click.BadParameter(f"wanted K=V, got {text!r}.", param_hint="--param")
+    return key, value
+
+
+def warn_of_damage(damaged: tuple[object, ...]) -> None:
+    """Say on stderr which files of the store were left out."""
+    for one in damaged:
+        click.echo(f"Warning: left out: {one}", err=True)
+
+
+@click.command()
+@click.argument("statement", metavar='"SELECT ..."')
+@OUTPUT
+@STORE
+def sql(statement: str, form: str, out: str | None, store: str) -> None:
+    """Run one SELECT over the views results, measurements, cells, models and layers.
+
+    \b
+    Example:
+      stitchgrid sql "select metric, count(*) as n, avg(value) from results group by metric"
+    """
+    from stitchgrid.catalog import Catalog
+    from stitchgrid.store import Store
+
+    with Catalog(Store.open(store)) as catalog:
+        emit(catalog.query(statement), form, out)
+        warn_of_damage(catalog.damaged)
+
+
+@click.command()
+@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1)
+@click.option("--out", type=click.Path(dir_okay=False), default="atlas.html", show_default=True, help="The page.")
+@click.option("--figures", type=click.Path(file_okay=False), help="Also draw figures into this folder.")
+@STORE
+def atlas(sweeps: tuple[str, ...], out: str, figures: str | None, store: str) -> None:
+    """Write one self-contained page with a heat map for every pair of models; default: all sweeps.
+
+    \b
+    Example:
+      stitchgrid atlas quickstart --out atlas.html --figures figures
+    """
+    from stitchgrid.atlas import write_atlas
+    from stitchgrid.catalog import Catalog
+    from stitchgrid.store import Store
+
+    with Catalog(Store.open(store)) as catalog:
+        report = write_atlas(
+            catalog, sweeps or catalog.sweeps, Path(out), figures=Path(figures) if figures else None
+        )
+        warn_of_damage(catalog.damaged)
+    click.echo(f"{out}: {report}")

@@ -1,0 +1,79 @@
+"""Commands that look at networks: layers, models."""
+
+import json
+import re
+
+import click
+
+from stitchgrid.errors import InputError
+
+
+@click.command()
+@click.argument("pattern", default="*")
+def models(pattern: str) -> None:
+    """List the architectures a job file can name; PATTERN is a glob.
+
+    \b
+    Example:
+      stitchgrid models 'torchvision:*resnet*'
+    """
+    from stitchgrid.errors import nearest
+    from stitchgrid.models.catalogue import architecture_names
+
+    names = architecture_names(pattern)
+    if not names:
+        raise InputError(f"no architecture matches {pattern!r}; {nearest(pattern, architecture_names())}.")
+    click.echo("\n".join(names))
+
+
+@click.command()
+@click.argument("model")
+@click.option("--all", "every", is_flag=True, help="Every cut; default: the blocks.")
+@click.option("--input-size", metavar="HxW", help="Size of the images; default: 32x32 for stitchgrid's own, else 224x224.")
+@click.option("--args", "arguments", default="{}", help="Keyword arguments of the architecture, as JSON.")
+def layers(model: str, every: bool, input_size: str | None, arguments: str) -> None:
+    """List the layers at which a model can be cut: name, depth, kind, shape.
+
+    MODEL is an architecture as in a job file: torchvision:NAME, stitchgrid:NAME, FILE.py:function, ...
+
+    \b
+    Example:
+      stitchgrid layers torchvision:resnet18
+      stitchgrid layers stitchgrid:resnet20 --all --input-size 32x32
+    """
+    from stitchgrid.models.build import make_network
+    from stitchgrid.models.cuts import cut_network
+    from stitchgrid.models.select import select_layers
+    from stitchgrid.records import NetworkSpec, canonical
+
+    spec = NetworkSpec(name=model, entry=model, architecture=model, args=canonical(_json_object(arguments)))
+    height, width = _size(input_size) if input_size else _usual_size(model)
+    cut = cut_network(make_network(spec), (3, height, width))
+    chosen = cut.cuts if every else select_layers(cut, ("blocks",))
+    longest = max(len(one.name) for one in chosen)
+    for one in chosen:
+        shape = "x".join(map(str, one.layer.shape))
+        click.echo(f"{one.name:{longest}}  {one.layer.depth:.3f}  {one.layer.kind:6}  {shape}")
+
+
+def _json_object(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except ValueError as problem:
+        raise click.BadParameter(f"wanted JSON such as '{{\"depth\": 8}}': {problem}.", param_hint="--args") from problem
+    if not isinstance(value, dict):
+        raise click.BadParameter(f"wanted a JSON object, got {text!r}.", param_hint="--args")
+    return value
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None:
+        raise click.BadParameter(f"wanted HxW such as 32x32, got {text!r}.", param_hint="--input-size")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _usual_size(model: str) -> tuple[int, int]:
+    """Return the image size an architecture of this family was made for."""
+    small = model.startswith("stitchgrid:")
+    return (32, 32) if small else (224, 224)

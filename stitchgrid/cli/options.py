@@ -1,0 +1,58 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+STORE = click.option(
+    "--store",
+    envvar="STITCHGRID_STORE",
+    default="./grid",
+    show_default=True,
+    show_envvar=True,
+    help="Where results are kept: a folder.",
+)
+
+FORMATS = ("table", "csv", "json", "markdown", "parquet")
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return several options as one decorator, in this order in the help."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+OUTPUT = together(
+    click.option(
+        "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show the rows."
+    ),
+    click.option("--out", type=click.Path(dir_okay=False), help="Write to this file instead of stdout."),
+)
+
+WHERE = together(
+    click.option(
+        "--address",
+        default="local",
+        show_default=True,
+        metavar="local|auto|HOST:PORT|none",
+        help="Ray on this machine, a running Ray cluster, or none: in this process, without Ray.",
+    ),
+    click.option("--workers", type=click.IntRange(min=1), help="Workers to start; default: what the machine bears."),
+    click.option("--gpus-per-worker", type=click.FloatRange(min=0), help="GPUs of one worker: 1, 0.5, ..."),
+    click.option("--cpus-per-worker", type=click.FloatRange(min=0), help="CPUs, hence threads, of one worker."),
+)
+
+HOW = together(
+    click.option("--retry-failed", is_flag=True, help="Compute cells again that failed before."),
+    click.option(
+        "--keep-going/--fail-fast", default=True, show_default=True, help="Go on when a cell fails, or stop at once."
+    ),
+)

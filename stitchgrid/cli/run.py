@@ -1,0 +1,174 @@
+"""Commands that compute, or say what would be computed: launch, resume, plan, status."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stitchgrid.cli.options import HOW, STORE, WHERE
+
+if TYPE_CHECKING:
+    from stitchgrid.jobfile import Job
+    from stitchgrid.launch import Summary
+    from stitchgrid.store import Store
+
+SET = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Edit the job first: models.vit.seed=3; repeatable."
+)
+UPDATE = click.option("--update", is_flag=True, help="Let this job be the next revision of a sweep of its name.")
+
+
+@click.command()
+@click.argument("jobfile")
+@STORE
+@WHERE
+@SET
+@UPDATE
+@HOW
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, like 'stitchgrid plan'.")
+@click.pass_context
+def launch(
+    ctx: click.Context,
+    jobfile: str,
+    store: str,
+    overrides: tuple[str, ...],
+    update: bool,
+    dry_run: bool,
+    retry_failed: bool,
+    **flags: Any,
+) -> None:
+    """Compute what a job asks for and the store lacks. JOBFILE is a path, or the name of a shipped job.
+
+    \b
+    Example:
+      stitchgrid launch quickstart
+      stitchgrid launch jobs/quickstart.toml --store /data/grid --set data.eval.samples=500
+    """
+    from stitchgrid.jobfile import load_job
+
+    job = load_job(jobfile, overrides)
+    if dry_run:
+        _show_plan(job, store, update=update, retry_failed=retry_failed, workers=flags["workers"])
+        return
+    ctx.exit(_launch(job, store, update=update, retry_failed=retry_failed, **flags))
+
+
+@click.command()
+@click.argument("sweep")
+@STORE
+@WHERE
+@HOW
+@click.pass_context
+def resume(ctx: click.Context, sweep: str, store: str, retry_failed: bool, **flags: Any) -> None:
+    """Go on with a sweep of the store where it stopped, for whatever reason; needs no job file.
+
+    \b
+    Example:
+      stitchgrid resume quickstart
+    """
+    from stitchgrid.jobfile import parse_job
+    from stitchgrid.store import Store
+
+    job = parse_job(Store.open(store).read_job(sweep), title=f"the stored job of sweep {sweep!r}")
+    ctx.exit(_launch(job, store, update=False, retry_failed=retry_failed, **flags))
+
+
+@click.command()
+@click.argument("jobfile")
+@STORE
+@SET
+@click.option("--retry-failed", is_flag=True, help="Count cells that failed before as cells to compute.")
+@click.option("--workers", type=click.IntRange(min=1), help="Workers for the estimate of time; default: one per CPU.")
+def plan(jobfile: str, store: str, overrides: tuple[str, ...], retry_failed: bool, workers: int | None) -> None:
+    """Say what a launch would do and why; never trains, never computes a cell.
+
+    \b
+    Example:
+      stitchgrid plan jobs/quickstart.toml
+    """
+    from stitchgrid.jobfile import load_job
+
+    _show_plan(load_job(jobfile, overrides), store, update=True, retry_failed=retry_failed, workers=workers)
+
+
+def _show_plan(job: "Job", store: str, *, update: bool, retry_failed: bool, workers: int | None) -> None:
+    from stitchgrid.preview import preview
+
+    click.echo(preview(job, store, update=update, retry_failed=retry_failed, workers=workers))
+
+
+def _launch(
+    job: "Job", store: str, *, update: bool, retry_failed: bool, keep_going: bool, **where: Any
+) -> int:
+    """Run a launch and show its summary; return the exit code."""
+    from stitchgrid.display import Display
+    from stitchgrid.launch import Launch, Where
+    from stitchgrid.store import Store
+
+    opened = Store.open(store, create=True)
+    started = Launch(job, opened, Where(**where), Display())
+    try:
+        summary = started.run(update=update, retry_failed=retry_failed, fail_fast=not keep_going)
+    except KeyboardInterrupt:
+        click.echo(f"\nInterrupted; what is finished is kept. Go on with: {_command('resume', job.name, store)}", err=True)
+        return 130
+    _show_summary(summary, opened, store)
+    return 0 if summary.num_done == summary.num_cells else 1
+
+
+def _command(verb: str, rest: str, store: str) -> str:
+    return f"stitchgrid {verb} {rest}" + ("" if store == "./grid" else f" --store {store}")
+
+
+def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:
+    from stitchgrid.catalog import Catalog
+    from stitchgrid.display import clock
+    from stitchgrid.findings import findings
+
+    before = summary.num_done - summary.num_computed
+    computed = f"computed {summary.num_computed} cells" if summary.num_computed else "nothing to compute"
+    already = f" ({before} were there)" if before and summary.num_computed else ""
+    click.echo(
+        f"\n{summary.sweep}: {summary.num_done} of {summary.num_cells} cells are there; {computed}{already} "
+        f"in {clock(summary.seconds)}"
+    )
+    for reason, count in list(summary.failures.items())[:5]:
+        click.echo(f"  {count} without values: {reason.splitlines()[0]}")
+    with Catalog(opened) as catalog:
+        lines = findings(catalog, summary.sweep)
+    if lines:
+        click.echo("\n" + "\n".join(lines))
+    click.echo(f"\nThe store is {opened.uri}. Next:")
+    click.echo(f"  {_command('atlas', f'{summary.sweep} --out atlas.html', store)}")
+    click.echo(f"  {_command('query', 'best_source', store)}")
+    if summary.failures:
+        click.echo(f"  {_command('query', 'failures', store)}")
+        click.echo(f"  {_command('resume', f'{summary.sweep} --retry-failed', store)}")
+
+
+@click.command()
+@click.argument("sweep", required=False)
+@click.option("--watch", is_flag=True, help="Show again every two seconds until the launch is over.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@STORE
+def status(sweep: str | None, watch: bool, form: str, store: str) -> None:
+    """Say how far sweeps are: done, running, failed by reason, rate, time left.
+
+    \b
+    Example:
+      stitchgrid status quickstart --watch
+    """
+    import time
+
+    from stitchgrid.progress import as_json, as_text, read_progress
+    from stitchgrid.store import Store
+
+    opened = Store.open(store)
+    while True:
+        found = read_progress(opened, sweep)
+        if watch and form == "table":
+            click.clear()
+        click.echo(as_json(found) if form == "json" else as_text(found))
+        if not watch or not any(one.is_running for one in found):
+            return
+        time.sleep(2)
+

@@ -1,0 +1,52 @@
+"""Carries out the scheduler's commands, on Ray actors or in this process: the only place that knows Ray."""
+
+from collections.abc import Callable
+
+from stitchgrid.cluster.contract import Attempt, Executor, Progress, Worker
+from stitchgrid.cluster.in_process import InProcessExecutor
+from stitchgrid.cluster.ray_executor import RayExecutor
+from stitchgrid.scheduler import Failure, Outcome
+
+__all__ = [
+    "Attempt",
+    "Executor",
+    "Failure",
+    "InProcessExecutor",
+    "Outcome",
+    "Progress",
+    "RayExecutor",
+    "Worker",
+    "open_executor",
+]
+
+
+def open_executor(
+    address: str = "local",
+    *,
+    factory: Callable[[], Worker],
+    workers: int | None = None,
+    cpus_per_worker: float | None = None,
+    gpus_per_worker: float | None = None,
+    max_units: int | None = None,
+) -> Executor:
+    """Return the executor for an address; it connects and starts workers within `with`, not before.
+
+    `factory` makes a worker where it is to work, and must be picklable unless the address is "none". Defaults: a worker
+    per GPU, else per `cpus_per_worker` (1) CPUs, as memory allows, and no more than `max_units`.
+
+    >>> open_executor("none", factory=object).num_workers
+    1
+
+    Raises:
+        InputError: If a number or the address cannot be meant.
+    """
+    if address == "none":
+        return InProcessExecutor(factory)
+    return RayExecutor(
+        address,
+        factory=factory,
+        workers=workers,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        max_units=max_units,
+    )

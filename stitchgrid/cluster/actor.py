@@ -1,0 +1,82 @@
+"""What runs on the other side: an actor around one worker, and the answers it gives."""
+
+import os
+import socket
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import stitchgrid
+from stitchgrid.cluster.contract import Worker
+from stitchgrid.cluster.floor import close_worker, is_out_of_memory
+from stitchgrid.records import Unit, UnitReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """A worker's first words."""
+
+    version: str  # of stitchgrid
+    host: str
+    node: str  # Ray's id of it
+    pid: int
+    problem: str = ""  # why there is no worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raised:
+    """A unit raised an error."""
+
+    error: str
+    traceback: str
+    out_of_memory: bool = False
+    is_broken: bool = False  # so is the worker's process, from now on
+
+
+class WorkerActor:
+    """One worker in a process of its own; it never raises, it tells."""
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+        self._context: tuple[int, Any] = (-1, None)
+
+    def start(self, version: str, factory: bytes) -> Hello:
+        """Make the worker, unless driver and worker are of different versions of stitchgrid."""
+        import ray
+        from ray import cloudpickle
+
+        problem = ""
+        try:
+            if version == stitchgrid.__version__:
+                self._worker = cloudpickle.loads(factory)()
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        return Hello(
+            version=stitchgrid.__version__,
+            host=socket.gethostname(),
+            node=ray.get_runtime_context().get_node_id(),
+            pid=os.getpid(),
+            problem=problem,
+        )
+
+    def run(self, unit: Unit, run: int, context: list[Any]) -> UnitReport | Raised:
+        """Do one unit; the context, a reference in a list, is fetched once per run."""
+        import ray
+
+        assert self._worker is not None
+        try:
+            if self._context[0] != run:
+                self._context = (run, ray.get(context[0]))
+            return self._worker.run(unit, self._context[1])
+        except Exception as error:
+            no_memory = is_out_of_memory(error)
+            return Raised(
+                error=f"{type(error).__name__}: {error}",
+                traceback="".join(traceback.format_exception(error)),
+                out_of_memory=no_memory,
+                is_broken="CUDA error" in str(error) and not no_memory,
+            )
+
+    def close(self) -> None:
+        """Let the worker clean up."""
+        close_worker(self._worker)

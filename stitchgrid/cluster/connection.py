@@ -1,0 +1,268 @@
+"""How to reach a Ray cluster, or to start one here: addresses, tokens, silence, and what is put back afterwards.
+
+Ray reads some of its settings when it is imported, and some in threads that print: this is the one place that knows.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
+from math import ceil
+from pathlib import Path
+from secrets import token_hex
+from types import TracebackType
+from typing import Any, Self
+
+from stitchgrid.errors import ClusterError, InputError
+
+OBJECT_STORE_BYTES = 100_000_000  # a run's context is all that travels through it
+LISTEN_TIMEOUT_S = 2.0
+PROBE_TIMEOUT_S = 15.0
+
+# In a process of its own: Ray aborts the process when it misses a token, and retries for 40 s where no cluster answers.
+PROBE = """
+import sys
+try:
+    from ray._raylet import GcsClient
+    GcsClient(address=sys.argv[1]).internal_kv_get(b"session_name", b"session", timeout=5)
+except (ImportError, AttributeError, TypeError):
+    pass  # another Ray: ray.init is to tell
+except BaseException as problem:
+    print(type(problem).__name__, problem)
+"""
+
+
+class Connection:
+    """Ray, connected for the time of a block; one to which this process is connected already is used and left as it is.
+
+    `address` is "local" (a cluster of this process, on the loopback device, gone with it), "auto" or "HOST:PORT".
+    """
+
+    def __init__(self, address: str, *, min_cpus: float = 0):
+        self.address = address
+        self.min_cpus = min_cpus  # what a local cluster has at least, whatever the machine has
+        self.is_local = address == "local"
+        self.log_folder: Path | None = None  # of a local cluster
+        self.keep_logs = False
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Self:
+        ray = sys.modules.get("ray")
+        if ray is not None and ray.is_initialized():
+            self._check_that_it_is(ray.get_runtime_context().gcs_address)
+            self._undo.enter_context(quiet_driver())
+            return self
+        with ExitStack() as undo:
+            if self.is_local:
+                self._start(undo)
+            else:
+                self._join(undo)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def _check_that_it_is(self, connected: str) -> None:
+        if not self.is_local and find_cluster(self.address).rpartition(":")[2] != connected.rpartition(":")[2]:
+            raise ClusterError(
+                f"This process is connected to the Ray cluster at {connected}, so it cannot use --address "
+                f"{self.address}; call ray.shutdown() first."
+            )
+
+    def _start(self, undo: ExitStack) -> None:
+        environment = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
+        if not os.environ.get("RAY_AUTH_TOKEN") and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            environment["RAY_AUTH_TOKEN"] = token_hex(32)  # else Ray writes one to the home folder
+        undo.enter_context(Settings(environment, loopback=True))
+        # In /tmp itself: a socket's path may have 107 bytes.
+        self.log_folder = Path(tempfile.mkdtemp(prefix="stitchgrid-", dir=os.environ.get("RAY_TMPDIR", "/tmp")))
+        undo.callback(self._remove_logs)
+        num_cpus = max(_num_cpus(), ceil(self.min_cpus))
+        _init(
+            undo,
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(self.log_folder),
+        )
+
+    def _join(self, undo: ExitStack) -> None:
+        target = find_cluster(self.address)
+        require_listener(target)
+        undo.enter_context(Settings({"RAY_AUTH_MODE": _authentication_mode()}, loopback=False))
+        _probe(target)
+        _init(undo, address=target)
+
+    def _remove_logs(self) -> None:
+        if self.log_folder is not None and not self.keep_logs:
+            shutil.rmtree(self.log_folder, ignore_errors=True)
+
+
+class Settings:
+    """Environment variables for Ray, set before it is imported (or read again where it was) and put back at the end."""
+
+    def __init__(self, environment: dict[str, str], *, loopback: bool):
+        self.environment = {"RAY_USAGE_STATS_ENABLED": "0", **environment}
+        if loopback:  # without it Ray takes 127.0.0.1 for the machine's own address, and listens to everyone
+            self.environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        self._before: dict[str, str | None] = {}
+
+    def __enter__(self) -> None:
+        self._before = {name: os.environ.get(name) for name in self.environment}
+        os.environ.update(self.environment)
+        _read_settings_again()
+
+    def __exit__(self, *_: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _read_settings_again()
+
+
+def find_cluster(address: str) -> str:
+    """Return the HOST:PORT that an address stands for.
+
+    Raises:
+        InputError: If it is not an address.
+        ClusterError: If no cluster is known on this machine.
+    """
+    target, origin = address, f"--address {address}"
+    if address == "auto":
+        target = os.environ.get("RAY_ADDRESS", "")
+        origin = f"RAY_ADDRESS={target}"
+        if target in ("", "auto", "local"):
+            target, origin = _recorded_address(), "Ray's record of the cluster on this machine"
+    host, _, port = target.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise InputError(f"{origin} is no address of a cluster; use local, auto, none or HOST:PORT (port 6379 mostly).")
+    return target
+
+
+def _recorded_address() -> str:
+    folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+    record = folder / "ray" / "ray_current_cluster"
+    if not record.is_file():
+        raise ClusterError(
+            "No Ray cluster runs on this machine: RAY_ADDRESS is not set and Ray has no record of one; "
+            "start one with `ray start --head`, or use --address local."
+        )
+    return record.read_text().strip()
+
+
+def require_listener(target: str) -> None:
+    """Raise ClusterError at once when nothing listens at HOST:PORT, for which Ray would take 20 s or more."""
+    host, _, port = target.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=LISTEN_TIMEOUT_S).close()
+    except (OSError, OverflowError) as problem:
+        raise ClusterError(
+            f"No Ray cluster listens at {target} ({problem}); start one there with `ray start --head --port={port}`, "
+            "or use --address local."
+        ) from problem
+
+
+def _authentication_mode() -> str:
+    """Return the mode in which to speak to a running cluster; a token does no harm where none is wanted."""
+    mode = os.environ.get("RAY_AUTH_MODE", "").lower()
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if path and not Path(path).is_file():
+        raise ClusterError(f"RAY_AUTH_TOKEN_PATH names {path}, which is no file; copy the cluster's token there.")
+    has_token = bool(path or os.environ.get("RAY_AUTH_TOKEN")) or (Path.home() / ".ray" / "auth_token").is_file()
+    if mode == "token" and not has_token:
+        raise _token_error("RAY_AUTH_MODE=token, but there is no token")
+    return mode or ("token" if has_token else "disabled")
+
+
+def _token_error(what: str) -> ClusterError:
+    return ClusterError(
+        f"{what}; put the cluster's token into ~/.ray/auth_token or into a file named by RAY_AUTH_TOKEN_PATH "
+        "(`ray get-auth-token` on the head node prints it)."
+    )
+
+
+def _probe(target: str) -> None:
+    try:
+        said = subprocess.run(
+            [sys.executable, "-P", "-c", PROBE, target],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+        ).stdout.strip()
+    except subprocess.TimeoutExpired:
+        said = f"no answer within {PROBE_TIMEOUT_S:.0f} s"
+    if said.startswith("AuthenticationError"):
+        raise _token_error(f"The Ray cluster at {target} refuses this machine's token, or wants one")
+    if said:
+        raise ClusterError(
+            f"Something listens at {target}, but it does not answer like a Ray cluster ({said}); give the port of "
+            "`ray start --head` (6379 mostly), not that of its dashboard."
+        )
+
+
+def _init(undo: ExitStack, **options: Any) -> None:
+    import ray
+
+    undo.enter_context(quiet_driver())
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    undo.callback(ray.shutdown, wait_for_processes=True)
+    try:
+        ray.init(logging_level="ERROR", log_to_driver=False, **options)
+    except Exception as problem:
+        raise ClusterError(
+            f"Ray could not be {'started' if options['address'] == 'local' else 'joined'}: {problem}"
+        ) from problem
+    finally:
+        if in_main_thread and on_sigterm is not None:  # Ray has put its own there
+            signal.signal(signal.SIGTERM, on_sigterm)
+
+
+@contextmanager
+def quiet_driver() -> Iterator[None]:
+    """Keep Ray's messages about dying workers and nodes from this process's stdout; no setting of Ray does."""
+    driver: Any = import_module("ray._private.worker")
+    before = getattr(driver, "print_to_stdstream", None)
+    if before is None:
+        yield
+        return
+    driver.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        driver.print_to_stdstream = before
+
+
+def _read_settings_again() -> None:
+    if "ray" not in sys.modules:
+        return
+    with suppress(ImportError, AttributeError):
+        raylet: Any = import_module("ray._raylet")
+        constants: Any = import_module("ray._private.ray_constants")
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+        forced = os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+        constants.ENABLE_RAY_CLUSTER = sys.platform == "linux" if forced is None else forced == "1"
+
+
+def _num_cpus() -> int:
+    """Return the CPUs this process may use, as Ray counts them: containers included."""
+    with suppress(ImportError, AttributeError):
+        from ray._private.utils import get_num_cpus
+
+        return int(get_num_cpus())
+    return os.cpu_count() or 1

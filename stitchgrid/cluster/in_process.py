@@ -1,0 +1,93 @@
+"""The executor of this process, without Ray."""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from stitchgrid.cluster.contract import BeforeSubmit, OnEvent, Split, Worker, ignore
+from stitchgrid.cluster.floor import Floor, close_worker, raised, sigterm_interrupts
+from stitchgrid.records import Unit
+from stitchgrid.scheduler import (
+    Command,
+    Event,
+    Outcome,
+    Scheduler,
+    StartWorker,
+    Stop,
+    Submit,
+    UnitFinished,
+    WorkerReady,
+    generous_deadline,
+)
+
+
+class InProcessExecutor:
+    """The same work in this process, one unit after another: for a debugger, and where there is no Ray.
+
+    A unit that takes this process down takes the run with it, and a deadline cannot be enforced.
+    """
+
+    def __init__(self, factory: Callable[[], Worker]):
+        self.num_workers = 1
+        self._factory = factory
+        self._worker: Worker | None = None
+        self._stop = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        worker, self._worker = self._worker, None
+        close_worker(worker)
+
+    def request_stop(self) -> None:
+        """Let the unit in flight finish and `run` return."""
+        self._stop = True
+
+    def run(
+        self,
+        units: Sequence[Unit],
+        context: object,
+        *,
+        split: Split | None = None,
+        deadline_s: Callable[[Unit], float] = generous_deadline,
+        on_event: OnEvent = ignore,
+        before_submit: BeforeSubmit | None = None,
+        fail_fast: bool = False,
+    ) -> Outcome:
+        """Run all units and return what came of them."""
+        self._stop = False
+        name = "in-process"
+        scheduler = Scheduler(
+            units,
+            num_workers=1,
+            split=split,
+            deadline_s=deadline_s,
+            fail_fast=fail_fast,
+            ready={name: "localhost"} if self._worker is not None else None,
+            names=iter([name]),
+        )
+        floor = Floor(scheduler, on_event, before_submit)
+        with sigterm_interrupts():
+            commands = floor.advance()
+            while not floor.done:
+                events = [event for command in commands if (event := self._carry_out(command, context)) is not None]
+                commands = floor.advance(*events, *([Stop()] if self._stop else []))
+        return scheduler.outcome()
+
+    def _carry_out(self, command: Command, context: object) -> Event | None:
+        match command:
+            case StartWorker(worker=name):
+                self._worker = self._factory()
+                return WorkerReady(worker=name, node="localhost")
+            case Submit(worker=name, unit=unit):
+                assert self._worker is not None
+                try:
+                    report = self._worker.run(unit, context)
+                except (Exception, SystemExit) as problem:  # one bad unit must not cost the others
+                    return raised(name, unit, problem)
+                return UnitFinished(worker=name, unit_id=unit.unit_id, report=report)
+            case _:
+                return None

@@ -1,0 +1,294 @@
+"""The executor that runs units on Ray actors: a thin `ray.wait` loop around the scheduler."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import stitchgrid
+from stitchgrid.cluster.actor import Hello, Raised, WorkerActor
+from stitchgrid.cluster.connection import Connection
+from stitchgrid.cluster.contract import BeforeSubmit, OnEvent, Progress, Split, Worker, ignore
+from stitchgrid.cluster.deaths import classify_death, in_short, node_lives
+from stitchgrid.cluster.floor import TICK_S, Floor, sigterm_interrupts
+from stitchgrid.cluster.sizing import Size, check_shares, choose_size
+from stitchgrid.errors import ClusterError
+from stitchgrid.records import Unit, UnitReport
+from stitchgrid.scheduler import (
+    Command,
+    Event,
+    Kill,
+    Outcome,
+    Policy,
+    Scheduler,
+    StartWorker,
+    Stop,
+    StopWorker,
+    Submit,
+    UnitFinished,
+    UnitRaised,
+    WorkerDied,
+    WorkerReady,
+    generous_deadline,
+)
+
+IDLE_S = 60.0  # on a cluster that others may want
+CLOSE_S = 2.0
+WAITING_S = 30.0
+
+
+@dataclass(slots=True)
+class _Seat:
+    """An actor and the one call it has."""
+
+    handle: Any
+    node: str = ""  # Ray's id
+    ready: bool = False
+    unit: Unit | None = None  # None while the call is the one that starts it
+
+
+class RayExecutor:
+    """Runs units on the actors of a Ray cluster; they are started as they are needed and die with the block."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        factory: Callable[[], Worker],
+        workers: int | None = None,
+        cpus_per_worker: float | None = None,
+        gpus_per_worker: float | None = None,
+        max_units: int | None = None,
+    ):
+        check_shares(workers, cpus_per_worker, gpus_per_worker)
+        min_cpus = (workers or 0) * (1.0 if cpus_per_worker is None else cpus_per_worker)
+        self._connection = Connection(address, min_cpus=min_cpus)
+        self._factory = factory
+        self._choose_size = partial(
+            choose_size,
+            workers=workers,
+            cpus_per_worker=cpus_per_worker,
+            gpus_per_worker=gpus_per_worker,
+            max_units=max_units,
+            is_local=self._connection.is_local,
+        )
+        self.num_workers = workers or 1  # until it is known what there is
+        self._size = Size(num_workers=1, cpus=1, gpus=0)
+        self._seats: dict[str, _Seat] = {}
+        self._calls: dict[Any, str] = {}  # reference -> worker
+        self._names = (f"worker-{i}" for i in count(1))
+        self._runs = count(1)
+        self._stop = False
+        self._blob = b""  # the factory, pickled
+        self._actor: Any = None
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.enter_context(self._connection)
+            undo.callback(self._let_go)
+            import ray
+            from ray import cloudpickle
+
+            self._size = self._choose_size(ray.cluster_resources())
+            self.num_workers = self._size.num_workers
+            self._blob = cloudpickle.dumps(self._factory)
+            self._actor = ray.remote(WorkerActor).options(
+                num_cpus=self._size.cpus,
+                num_gpus=self._size.gpus,
+                max_restarts=0,  # Ray would hide the cause of a death, and run a poisonous unit for ever
+                max_task_retries=0,
+                max_concurrency=1,
+            )
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def request_stop(self) -> None:
+        """Let what is in flight finish and `run` return."""
+        self._stop = True
+
+    def run(
+        self,
+        units: Sequence[Unit],
+        context: object,
+        *,
+        split: Split | None = None,
+        deadline_s: Callable[[Unit], float] = generous_deadline,
+        on_event: OnEvent = ignore,
+        before_submit: BeforeSubmit | None = None,
+        fail_fast: bool = False,
+    ) -> Outcome:
+        """Run all units and return what came of them.
+
+        Raises:
+            ClusterError: If no worker can be had, or one is of another version of stitchgrid.
+        """
+        self._stop = False
+        self._greet_again()
+        scheduler = Scheduler(
+            units,
+            num_workers=self.num_workers,
+            split=split,
+            deadline_s=deadline_s,
+            fail_fast=fail_fast,
+            policy=Policy(idle_s=None if self._connection.is_local else IDLE_S),
+            starting=tuple(self._seats),
+            names=self._names,
+            now=monotonic(),
+        )
+        try:
+            with sigterm_interrupts():
+                self._loop(Floor(scheduler, on_event, before_submit), context, on_event)
+        except BaseException:  # an interrupt too: nothing may go on working for a run that is over
+            self._kill_all()
+            raise
+        return scheduler.outcome()
+
+    def _loop(self, floor: Floor, context: object, on_event: OnEvent) -> None:
+        import ray
+
+        run, shared = next(self._runs), [ray.put(context)]
+        waiting_since = monotonic()
+        commands = floor.advance()
+        while True:
+            for command in commands:
+                self._carry_out(command, run, shared)
+            if floor.done:
+                return
+            events = self._collect()
+            if any(seat.ready for seat in self._seats.values()):
+                waiting_since = monotonic()
+            elif monotonic() - waiting_since >= WAITING_S:
+                waiting_since = monotonic()
+                on_event(Progress(kind="waiting", detail=self._what_is_missing()))
+            commands = floor.advance(*events, *([Stop()] if self._stop else []))
+
+    def _carry_out(self, command: Command, run: int, shared: list[Any]) -> None:
+        match command:
+            case StartWorker(worker=name):
+                self._seats[name] = _Seat(handle=self._actor.remote())
+                self._greet(name)
+            case Submit(worker=name, unit=unit):
+                seat = self._seats[name]
+                seat.unit = unit
+                self._calls[seat.handle.run.remote(unit, run, shared)] = name
+            case StopWorker(worker=name):
+                self._close([name])
+                self._kill(name)
+            case Kill(worker=name):
+                self._kill(name)
+
+    def _greet(self, name: str) -> None:
+        seat = self._seats[name]
+        seat.ready = False
+        self._calls[seat.handle.start.remote(stitchgrid.__version__, self._blob)] = name
+
+    def _greet_again(self) -> None:
+        """Ask the workers of an earlier run whether they are still there, so that no unit is blamed for a dead one."""
+        for name, seat in self._seats.items():
+            if seat.ready:
+                self._greet(name)
+
+    def _collect(self) -> list[Event]:
+        """Return what has happened, after a second at most."""
+        import ray
+
+        answered, rest = ray.wait(list(self._calls), num_returns=1, timeout=TICK_S)
+        if answered and rest:
+            answered += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        return [self._read(reference) for reference in answered]
+
+    def _read(self, reference: Any) -> Event:
+        import ray
+
+        name = self._calls.pop(reference)
+        seat = self._seats[name]
+        unit, seat.unit = seat.unit, None
+        try:
+            answer = ray.get(reference)
+        except ray.exceptions.RayTaskError as problem:  # the unit, or the answer, could not be sent
+            answer = Raised(error=in_short(problem), traceback=str(problem))
+        except ray.exceptions.RayError as problem:
+            return self._death(name, problem)
+        if unit is None:
+            return self._welcome(name, answer)
+        return self._answer(name, unit, answer)
+
+    def _answer(self, name: str, unit: Unit, answer: UnitReport | Raised) -> Event:
+        if isinstance(answer, UnitReport):
+            return UnitFinished(worker=name, unit_id=unit.unit_id, report=answer)
+        if answer.is_broken:
+            return WorkerDied(worker=name, cause="crash", detail=answer.error)
+        return UnitRaised(
+            worker=name,
+            unit_id=unit.unit_id,
+            error=answer.error,
+            traceback=answer.traceback,
+            out_of_memory=answer.out_of_memory,
+        )
+
+    def _welcome(self, name: str, hello: Hello | Raised) -> Event:
+        if isinstance(hello, Raised):
+            return WorkerDied(worker=name, cause="init", detail=hello.error)
+        if hello.version != stitchgrid.__version__:
+            raise ClusterError(
+                f"A worker on {hello.host} has stitchgrid {hello.version}, this command has {stitchgrid.__version__}; "
+                "install the same version on every node."
+            )
+        if hello.problem:
+            return WorkerDied(worker=name, cause="init", detail=hello.problem)
+        seat = self._seats[name]
+        seat.ready, seat.node = True, hello.node
+        return WorkerReady(worker=name, node=f"{hello.host}/{hello.node[:6]}")
+
+    def _death(self, name: str, problem: Exception) -> WorkerDied:
+        seat = self._seats[name]
+        cause = classify_death(problem, is_node_alive=lambda: node_lives(seat.node), was_ready=seat.ready)
+        detail = in_short(problem)
+        if cause == "crash" and self._connection.log_folder is not None:
+            self._connection.keep_logs = True
+            detail = f"{detail} (its log: {self._connection.log_folder}/session_latest/logs)"
+        return WorkerDied(worker=name, cause=cause, detail=detail)
+
+    def _what_is_missing(self) -> str:
+        import ray
+
+        there = {name: ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
+        free = {name: ray.available_resources().get(name, 0) for name in ("CPU", "GPU")}
+        return (
+            f"no worker is ready yet: each asks for {self._size.cpus:g} CPU and {self._size.gpus:g} GPU; the cluster "
+            f"has {there['CPU']:g} and {there['GPU']:g}, free are {free['CPU']:g} and {free['GPU']:g}"
+        )
+
+    def _close(self, names: Sequence[str]) -> None:
+        import ray
+
+        with suppress(ray.exceptions.RayError):
+            closing = [self._seats[name].handle.close.remote() for name in names if self._seats[name].ready]
+            if closing:
+                ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
+
+    def _kill(self, name: str) -> None:
+        import ray
+
+        seat = self._seats.pop(name)
+        self._calls = {reference: other for reference, other in self._calls.items() if other != name}
+        with suppress(Exception):  # gone already, or the cluster is
+            ray.kill(seat.handle)
+
+    def _kill_all(self) -> None:
+        for name in list(self._seats):
+            self._kill(name)
+
+    def _let_go(self) -> None:
+        self._close(list(self._seats))
+        self._kill_all()

@@ -1,0 +1,115 @@
+"""Draws images from a source: which ones a seed picks, and passing over those that cannot be read."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchgrid.datasets.cache import map_pixels
+from stitchgrid.datasets.images import Pool
+from stitchgrid.datasets.sources import Decoded, Listing, Source, Unreadable, permutation
+from stitchgrid.errors import InputError
+
+NUM_SHOWN = 5  # bad images named in a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """How many images of which split are needed, from the beginning of its permutation."""
+
+    split: str
+    num: int | None  # None: all
+
+
+class Drawn:
+    """The images of one draw while they arrive, in any order, and are written to `sink`."""
+
+    def __init__(self, draw: Draw, listing: Listing, seed: int, sink: BinaryIO):
+        self.draw = draw
+        self.bad: list[Unreadable] = []
+        self._listing = listing
+        self._order = permutation(draw.split, seed, listing.num)
+        self._asked = 0  # of the order, how many were asked for
+        self._found: dict[int, tuple[int, int, int, int]] = {}  # index -> offset, height, width, label
+        self._sink = sink
+        self._written = 0
+
+    def ask(self) -> list[int]:
+        """Return the positions to read next: as many as are lacking, none when there are enough or no more."""
+        target = self._listing.num if self.draw.num is None else self.draw.num
+        stop = self._asked + target - len(self._found)
+        asked = self._order[self._asked : stop].tolist()
+        self._asked += len(asked)
+        return list(asked)
+
+    def add(self, index: int, image: Decoded | Unreadable) -> None:
+        """Take one image that was asked for."""
+        if isinstance(image, Unreadable):
+            self.bad.append(image)
+            return
+        _, height, width = image.pixels.shape
+        self._sink.write(image.pixels.data)
+        self._found[index] = (self._written, height, width, image.label)
+        self._written += image.pixels.size
+
+    def finish(self) -> Pool:
+        """Return what was drawn.
+
+        Raises:
+            InputError: If too few images could be read.
+        """
+        num = len(self._found)
+        if num + len(self.bad) < self._asked:
+            raise InputError(f"split {self.draw.split!r} changed while it was read; start again.")
+        if num < min(self.draw.num or 1, self._asked):
+            raise InputError(
+                f"split {self.draw.split!r}: only {num} of {self._listing.num} images can be read, at least "
+                f"{self.draw.num or 1} needed. {_describe(self.bad)}."
+            )
+        rows = [self._found[index] for index in self._order[: self._asked].tolist() if index in self._found]
+        table = np.array(rows, dtype=np.int64).reshape(num, 4)
+        return Pool(
+            pixels=self._pixels(),
+            offsets=table[:, 0].copy(),
+            sizes=table[:, 1:3].copy(),
+            labels=table[:, 3].copy(),
+            class_names=self._listing.class_names,
+            num_listed=self._listing.num,
+            num_bad=len(self.bad),
+        )
+
+    def _pixels(self) -> NDArray[np.uint8]:
+        if isinstance(self._sink, io.BytesIO):
+            return np.frombuffer(self._sink.getbuffer(), dtype=np.uint8)
+        self._sink.flush()
+        return map_pixels(Path(self._sink.name))
+
+
+def draw_images(
+    source: Source, draws: Sequence[Draw], sinks: Sequence[BinaryIO], *, seed: int, skip_bad: bool
+) -> dict[str, Pool]:
+    """Return the images of all draws (each of another split), read in as few passes over the source as can be.
+
+    Raises:
+        InputError: If an image cannot be read and `skip_bad` is off, or if too few can.
+    """
+    drawn = {
+        draw.split: Drawn(draw, source.listing(draw.split), seed, sink) for draw, sink in zip(draws, sinks, strict=True)
+    }
+    while wanted := [(split, index) for split, one in drawn.items() for index in one.ask()]:
+        for (split, index), image in source.read(wanted):
+            drawn[split].add(index, image)
+        bad = [image for one in drawn.values() for image in one.bad]
+        if bad and not skip_bad:
+            raise InputError(f'{_describe(bad)}. Repair or remove them, or set `on_bad_image = "skip"` under [data].')
+    return {split: one.finish() for split, one in drawn.items()}
+
+
+def _describe(bad: Sequence[Unreadable]) -> str:
+    shown = "; ".join(f"{image.name} ({image.reason})" for image in bad[:NUM_SHOWN])
+    more = f"; and {len(bad) - NUM_SHOWN} more" if len(bad) > NUM_SHOWN else ""
+    return f"{len(bad)} unreadable image{'s' * (len(bad) != 1)}: {shown}{more}"

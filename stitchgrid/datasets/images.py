@@ -1,0 +1,123 @@
+"""What a sweep sees of its data: `Images`, two splits in drawn order; their pixels stay on disk until asked for."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Indices: TypeAlias = "Sequence[int] | NDArray[np.integer[Any]] | Tensor"
+
+HASH_CHUNK = 4_096  # images gathered at once, so that hashing a large split needs little memory
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pool:
+    """Decoded images: their bytes in the order of decoding, everything else in drawn order."""
+
+    pixels: NDArray[np.uint8]  # flat, often memory-mapped; one image is 3*H*W bytes
+    offsets: NDArray[np.int64]  # where each image begins
+    sizes: NDArray[np.int64]  # (num, 2): height and width of each
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    num_listed: int  # images the split lists, drawn or not
+    num_bad: int  # unreadable ones met while drawing
+
+    def split(self, start: int, stop: int | None = None) -> "Split":
+        """Return the images from `start` to `stop`, by position in drawn order."""
+        part = slice(start, stop)
+        return Split(self.pixels, self.offsets[part], self.sizes[part], self.labels[part])
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images with their labels, in drawn order: the first n of them are what `samples = n` means."""
+
+    _pixels: NDArray[np.uint8]
+    _offsets: NDArray[np.int64]
+    _sizes: NDArray[np.int64]
+    _labels: NDArray[np.int64]
+    _digests: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def num(self) -> int:
+        """Number of images."""
+        return len(self._labels)
+
+    @cached_property
+    def labels(self) -> "Tensor":
+        """Class of each image, int64."""
+        import torch
+
+        return torch.from_numpy(self._labels.copy())
+
+    @cached_property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the images; None if they differ, or if there are none."""
+        if self.num == 0 or (self._sizes != self._sizes[0]).any():
+            return None
+        return int(self._sizes[0, 0]), int(self._sizes[0, 1])
+
+    @overload
+    def batch(self, start: int, stop: int) -> "Tensor | list[Tensor]": ...
+    @overload
+    def batch(self, start: Indices) -> "Tensor | list[Tensor]": ...
+    def batch(self, start: "int | Indices", stop: int | None = None) -> "Tensor | list[Tensor]":
+        """Return images as uint8 (N,3,H,W), or as a list of (3,H,W) where the split's images differ in size.
+
+        Takes positions in drawn order: `batch(start, stop)` like a slice, or `batch(indices)`.
+        """
+        import torch
+
+        chosen = np.arange(self.num)[start:stop] if isinstance(start, int) else np.asarray(start, dtype=np.int64)
+        flat = torch.from_numpy(self._gather(chosen))
+        if self.size is not None:
+            return flat.view(len(chosen), 3, *self.size)
+        if self.num == 0:
+            return flat.view(0, 3, 0, 0)
+        sizes = self._sizes[chosen]
+        parts = torch.split_with_sizes(flat, (3 * sizes.prod(axis=1)).tolist())
+        return [part.view(3, int(h), int(w)) for part, (h, w) in zip(parts, sizes, strict=True)]
+
+    def digest(self, num: int) -> str:
+        """Return 32 hex digits of the SHA-256 over number, sizes, labels and pixels of the first `num` images."""
+        if not 0 <= num <= self.num:
+            raise ValueError(f"the split has {self.num} images, {num} were to be hashed")
+        if num not in self._digests:
+            sha = hashlib.sha256(num.to_bytes(8, "little"))
+            sha.update(np.ascontiguousarray(self._sizes[:num], dtype="<i8").data)
+            sha.update(np.ascontiguousarray(self._labels[:num], dtype="<i8").data)
+            for start in range(0, num, HASH_CHUNK):
+                sha.update(self._gather(np.arange(start, min(start + HASH_CHUNK, num))).data)
+            self._digests[num] = sha.hexdigest()[:32]
+        return self._digests[num]
+
+    def _gather(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if len(chosen) == 0:
+            return np.empty(0, np.uint8)
+        starts = self._offsets[chosen]
+        stops = starts + 3 * self._sizes[chosen].prod(axis=1)
+        # A fresh array: whoever writes into a batch must not reach the shared cache.
+        return np.concatenate([self._pixels[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Images:
+    """The images of a sweep, the same for every worker that opens the same `DataSpec`."""
+
+    fit: Split  # maps and networks are fitted on it; closed-form kinds use its first `fit_samples`
+    eval: Split  # everything is reported on it
+    class_names: tuple[str, ...]  # sorted as the data set sorts them; a label is a position in it
+    num_bad: int  # unreadable images that were passed over
+    num_fit_listed: int  # images the whole fit split lists, though fewer may have been asked for
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)

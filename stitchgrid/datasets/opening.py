@@ -1,0 +1,157 @@
+"""From a `DataSpec` to `Images`: list, permute, decode what is drawn, keep it."""
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+from stitchgrid.datasets.cache import PIXELS, ImageCache, default_cache
+from stitchgrid.datasets.catalogue import TORCHVISION, known_datasets
+from stitchgrid.datasets.drawing import Draw, draw_images
+from stitchgrid.datasets.imagefolder import open_image_folder
+from stitchgrid.datasets.images import Images, Pool
+from stitchgrid.datasets.sources import DigitsSource, Listing, Source
+from stitchgrid.datasets.torchvision_sets import TorchvisionSource
+from stitchgrid.errors import InputError, nearest
+from stitchgrid.records import DataSpec, digest
+
+REVISION = "1"  # of listing, drawing and decoding: part of a cache key
+SHOWN = 5  # names of bad images in a message
+
+
+def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | None = None) -> Images:
+    """Return the images of a sweep.
+
+    Args:
+        spec: Which images.
+        cache: Folder for decoded images; default $STITCHGRID_CACHE, else the user's cache folder.
+        need_fit: The most fit images any matcher or training needs, so that no more are decoded; None for all. With 0
+            the fit split need not even exist.
+
+    Raises:
+        InputError: If a root, split, class folder or image is missing or cannot be read, the two splits have different
+            classes, or more samples are asked for than there are.
+    """
+    draws = _draws(spec, need_fit)
+    source = _source(spec, [draw.split for draw in draws])
+    pools = _fetch(source, draws, spec, ImageCache(cache or default_cache()), need_fit)
+    drawn = pools[spec.eval_split]
+    if spec.fit_split == spec.eval_split:
+        num_eval = len(drawn.labels) if spec.eval_samples is None else spec.eval_samples
+        fit, evaluation = drawn.split(num_eval), drawn.split(0, num_eval)
+        num_fit_listed = drawn.num_listed - num_eval
+    else:
+        fit_pool = pools.get(spec.fit_split)
+        fit, evaluation = fit_pool.split(0) if fit_pool else drawn.split(0, 0), drawn.split(0)
+        num_fit_listed = fit_pool.num_listed if fit_pool else 0
+    return Images(
+        fit=fit,
+        eval=evaluation,
+        class_names=drawn.class_names,
+        num_bad=sum(pool.num_bad for pool in pools.values()),
+        num_fit_listed=num_fit_listed,
+    )
+
+
+def _draws(spec: DataSpec, need_fit: int | None) -> list[Draw]:
+    if spec.fit_split != spec.eval_split:
+        evaluation = Draw(split=spec.eval_split, num=spec.eval_samples)
+        return [evaluation] if need_fit == 0 else [evaluation, Draw(split=spec.fit_split, num=need_fit)]
+    if spec.eval_samples is None and need_fit != 0:
+        raise InputError(
+            f"fit and eval are both split {spec.eval_split!r}, and eval takes all of it; give eval `samples`, so that "
+            "some images are left to fit on."
+        )
+    if spec.eval_samples is None or need_fit is None:
+        return [Draw(split=spec.eval_split, num=None)]
+    return [Draw(split=spec.eval_split, num=spec.eval_samples + need_fit)]
+
+
+def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
+    if spec.dataset == "digits":
+        return DigitsSource()
+    if spec.dataset not in known_datasets():
+        raise InputError(f"no data set {spec.dataset!r}; {nearest(spec.dataset, known_datasets())}.")
+    if spec.root is None:
+        raise InputError(f"data set {spec.dataset!r} needs a root: set `root` under [data] to where its images are.")
+    if spec.dataset in TORCHVISION:
+        return TorchvisionSource(spec.dataset, Path(spec.root), splits, download=spec.download)
+    return open_image_folder(Path(spec.root), splits)
+
+
+def _fetch(
+    source: Source, draws: Sequence[Draw], spec: DataSpec, cache: ImageCache, need_fit: int | None
+) -> dict[str, Pool]:
+    """Return the drawn images of each split, from the cache where they are in it."""
+    signature = source.signature()
+    if signature is None:
+        _check(spec, need_fit, {draw.split: source.listing(draw.split) for draw in draws})
+        return _decode(source, draws, spec, [io.BytesIO() for _ in draws])
+    keys = {draw: _key(signature, draw, spec) for draw in draws}
+    pools = {draw.split: pool for draw in draws if (pool := cache.load(keys[draw]))}
+    if len(pools) < len(draws):
+        with cache.lock(signature):  # another process may be decoding the same images just now
+            pools = {draw.split: pool for draw in draws if (pool := cache.load(keys[draw]))}
+            missing = [draw for draw in draws if draw.split not in pools]
+            _check(spec, need_fit, {draw.split: source.listing(draw.split) for draw in draws})
+            pools |= _decode_into_cache(source, missing, spec, cache, keys)
+    _check(spec, need_fit, {split: Listing(num=p.num_listed, class_names=p.class_names) for split, p in pools.items()})
+    return pools
+
+
+def _key(signature: str, draw: Draw, spec: DataSpec) -> str:
+    return digest(REVISION, signature, draw.split, str(draw.num), str(spec.seed), spec.on_bad_image)
+
+
+def _check(spec: DataSpec, need_fit: int | None, listings: Mapping[str, Listing]) -> None:
+    """Refuse more samples than there are, and splits whose classes differ."""
+    eval_listing, fit_listing = listings[spec.eval_split], listings.get(spec.fit_split)
+    if (spec.eval_samples or 0) > eval_listing.num:
+        raise InputError(_too_many("eval", spec.eval_samples, spec.eval_split, eval_listing.num))
+    if fit_listing is None:
+        return
+    shared = (spec.eval_samples or 0) if spec.fit_split == spec.eval_split else 0
+    if need_fit != 0 and max(need_fit or 0, spec.fit_samples or 0) > fit_listing.num - shared:
+        asked = max(need_fit or 0, spec.fit_samples or 0)
+        raise InputError(_too_many("fit", asked, spec.fit_split, fit_listing.num, shared))
+    if eval_listing.class_names != fit_listing.class_names:
+        ours, theirs = set(fit_listing.class_names), set(eval_listing.class_names)
+        raise InputError(
+            f"splits {spec.fit_split!r} and {spec.eval_split!r} have different classes: only in {spec.fit_split!r}: "
+            f"{_some(ours - theirs)}; only in {spec.eval_split!r}: {_some(theirs - ours)}. "
+            "A label must mean the same in both."
+        )
+
+
+def _too_many(role: str, asked: int | None, split: str, num: int, taken: int = 0) -> str:
+    left = f", of which eval takes {taken} first and {num - taken} are left" if taken else ""
+    return f"{role} asks for {asked} samples, but split {split!r} has {num} images{left}; lower `samples`."
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:SHOWN]) + (", ..." if len(names) > SHOWN else "") or "none"
+
+
+def _decode_into_cache(
+    source: Source,
+    draws: Sequence[Draw],
+    spec: DataSpec,
+    cache: ImageCache,
+    keys: Mapping[Draw, str],
+) -> dict[str, Pool]:
+    try:
+        with ExitStack() as stack:
+            drafts = [stack.enter_context(cache.draft()) for _ in draws]
+            with ExitStack() as open_files:
+                files = [open_files.enter_context((draft / PIXELS).open("w+b")) for draft in drafts]
+                pools = _decode(source, draws, spec, files)
+            for draft, draw in zip(drafts, draws, strict=True):
+                pools[draw.split] = cache.publish(draft, keys[draw], pools[draw.split])
+            return pools
+    except OSError:  # the cache cannot be written, or its disk is full
+        return _decode(source, draws, spec, [io.BytesIO() for _ in draws])
+
+
+def _decode(source: Source, draws: Sequence[Draw], spec: DataSpec, sinks: Sequence[BinaryIO]) -> dict[str, Pool]:
+    return draw_images(source, draws, sinks, seed=spec.seed, skip_bad=spec.on_bad_image == "skip")

@@ -1,0 +1,127 @@
+"""Where images come from: the interface every kind of source fulfils, and the smallest of them, the digits."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from stitchgrid.datasets.catalogue import DIGITS_SPLITS
+from stitchgrid.errors import InputError, nearest
+
+Position: TypeAlias = tuple[str, int]  # a split, and a position in its sorted listing
+
+NUM_DIGITS_TRAIN = 1_297
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a split holds."""
+
+    num: int
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Decoded:
+    """One readable image."""
+
+    pixels: NDArray[np.uint8]  # (3, H, W)
+    label: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """One image that cannot be used."""
+
+    name: str
+    reason: str
+
+
+class Source(Protocol):
+    """A data set whose splits can be listed, and whose images can be read in any number by position."""
+
+    def signature(self) -> str | None:
+        """Return what changes when the files change; None where decoding is too cheap to be cached."""
+
+    def listing(self, split: str) -> Listing:
+        """Return what the split holds, in sorted order."""
+
+    def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
+        """Yield each wanted image once, in an order that depends on the files alone."""
+
+
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Return an image as uint8 (3,H,W): grey is repeated, 16-bit grey scaled to 8 bits, alpha dropped.
+
+    >>> to_rgb(Image.new("L", (4, 2), 7)).shape
+    (3, 2, 4)
+    """
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose scale is unknown")
+    if image.mode.startswith("I"):
+        grey_HW = (np.asarray(image).clip(0, 65_535) >> 8).astype(np.uint8)
+        return np.repeat(grey_HW[None], 3, axis=0)
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+
+
+def decode(raw: bytes, name: str, label: int) -> Decoded | Unreadable:
+    """Return the image in the bytes of a file."""
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            return Decoded(pixels=to_rgb(image), label=label)
+    except UnidentifiedImageError:
+        return Unreadable(name=name, reason="not an image" if raw else "empty file")
+    except Exception as problem:  # decoders of broken files raise nearly anything
+        return Unreadable(name=name, reason=f"{type(problem).__name__}: {problem}")
+
+
+class DigitsSource:
+    """The 1,797 handwritten digits that ship with scikit-learn, 8x8 grey, as RGB.
+
+    The split is fixed: images permuted by seed 0, the first 1,297 are `train`, the other 500 `test`. Grey levels 0..16
+    become 0..255.
+    """
+
+    def signature(self) -> str | None:
+        """Return None: they are decoded already."""
+        return None
+
+    def listing(self, split: str) -> Listing:
+        """Return what the split holds."""
+        return Listing(num=len(self._rows(split)), class_names=tuple("0123456789"))
+
+    def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
+        """Yield the wanted images."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        pixels_NHW = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+        for split, index in wanted:
+            row = self._rows(split)[index]
+            pixels = np.repeat(pixels_NHW[row][None], 3, axis=0)
+            yield (split, index), Decoded(pixels=pixels, label=int(digits.target[row]))
+
+    def _rows(self, split: str) -> NDArray[np.int64]:
+        if split not in DIGITS_SPLITS:
+            raise InputError(f"digits has no split {split!r}; {nearest(split, DIGITS_SPLITS)}.")
+        order = permutation("digits", 0, 1_797)
+        return order[:NUM_DIGITS_TRAIN] if split == "train" else order[NUM_DIGITS_TRAIN:]
+
+
+def permutation(name: str, seed: int, num: int) -> NDArray[np.int64]:
+    """Return the order in which a split of `num` images is drawn: a function of name and seed alone.
+
+    It sorts raw 64-bit draws, the one output that numpy promises never to change: the images of a stored cell must not
+    depend on numpy's version.
+
+    >>> sorted(permutation("train", 0, 4).tolist())
+    [0, 1, 2, 3]
+    """
+    bits = np.random.PCG64([seed, *name.encode()])
+    return np.argsort(bits.random_raw(num), kind="stable")

@@ -1,0 +1,112 @@
+"""What a person sees of a running launch, on stderr: a bar at a terminal, now and then a line elsewhere."""
+
+from time import monotonic
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+SECONDS_PER_LINE = 15.0  # between progress lines where there is no terminal
+
+
+class Rate(ProgressColumn):
+    """Items a second, and the time left."""
+
+    def render(self, task: Task) -> Text:
+        """Return "3.2 cells/s, 0:41 left"."""
+        return Text(pace(task.completed, task.total or 0, task.elapsed or 0.0, task.fields["noun"]))
+
+
+def pace(done: float, total: float, seconds: float, noun: str) -> str:
+    """Return rate and time left in words; nothing until something is done.
+
+    >>> pace(30, 120, 10.0, "cells")
+    '3.0 cells/s, 0:00:30 left'
+    """
+    if done <= 0 or seconds <= 0:
+        return ""
+    rate = done / seconds
+    return f"{rate:.2g} {noun}/s, {clock((total - done) / rate)} left" if rate < 1 else (
+        f"{rate:.1f} {noun}/s, {clock((total - done) / rate)} left"
+    )
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as hours:minutes:seconds.
+
+    >>> clock(3725.4)
+    '1:02:05'
+    """
+    whole = round(max(seconds, 0.0))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+class Display:
+    """Messages and one stage's progress at a time."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._progress: Progress | None = None
+        self._line_at = monotonic()
+
+    def say(self, text: str) -> None:
+        """Show one line (or several) of text."""
+        self.console.print(Text(text))
+
+    def stage(self, title: str, total: int, noun: str) -> "Stage":
+        """Return a context in which `total` items are counted."""
+        return Stage(self.console, title, total, noun)
+
+
+class Stage:
+    """The progress of one stage."""
+
+    def __init__(self, console: Console, title: str, total: int, noun: str):
+        self.console, self.title, self.total, self.noun = console, title, total, noun
+        self.done = self.failed = 0
+        self.started = self.line_at = monotonic()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Rate(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=False,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task(title, total=total, noun=noun)
+
+    def __enter__(self) -> "Stage":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+        if not self.console.is_terminal:
+            self._line()
+
+    def advance(self, done: int = 0, failed: int = 0) -> None:
+        """Count items that ended."""
+        self.done += done
+        self.failed += failed
+        self.progress.update(self.task, completed=self.done + self.failed)
+
+    def say(self, text: str) -> None:
+        """Show one line beside the bar."""
+        self.progress.console.print(Text(text))
+
+    def tick(self) -> None:
+        """Show where things stand, where nobody watches a bar."""
+        if not self.console.is_terminal and monotonic() - self.line_at >= SECONDS_PER_LINE:
+            self._line()
+
+    def _line(self) -> None:
+        self.line_at = monotonic()
+        ended = self.done + self.failed
+        rest = pace(ended, self.total, self.line_at - self.started, self.noun)
+        failed = f", {self.failed} failed" if self.failed else ""
+        self.console.print(Text(f"{self.title}: {ended}/{self.total} {self.noun}{failed}{', ' + rest if rest else ''}"))

@@ -1,0 +1,140 @@
+"""One pass over the evaluation images: moments, Gram matrices and all stitched networks at once, then the values."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from stitchgrid.engine.fit import ClosedForm
+from stitchgrid.engine.gather import GramGatherer, MomentGatherer, SpaceKey, gram_groups, index_space
+from stitchgrid.engine.ledger import Ledger
+from stitchgrid.engine.stitched import Stitch, TailEvaluation
+from stitchgrid.engine.workspace import LayerKey, Workspace, batches, by_network
+from stitchgrid.matchers.alignment import layout_of
+from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.indices.cka import cka
+from stitchgrid.matchers.indices.procrustes import procrustes
+from stitchgrid.matchers.indices.pwcca import pwcca
+from stitchgrid.matchers.stitchers.affine import r_squared, residual
+from stitchgrid.moments import PairMoments
+from stitchgrid.records import Cell
+
+GRAM_BYTES = 1 << 30  # of activations kept at a time for Gram matrices
+
+MOMENT_INDICES: dict[str, Callable[[PairMoments], dict[str, float]]] = {
+    "pwcca": lambda moments: {"pwcca": pwcca(moments), "pwcca_reverse": pwcca(moments.swapped())},
+    "procrustes": lambda moments: {"procrustes": procrustes(moments)},
+}
+GRAM_INDICES: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
+    "cka": lambda gram_x_NN, gram_y_NN: {"cka": cka(gram_x_NN, gram_y_NN)},
+}
+
+
+class Evaluation:
+    """Every cell of a shard on the evaluation images."""
+
+    def __init__(self, work: Workspace, ledger: Ledger, cells: Sequence[Cell], fitted: ClosedForm):
+        self.work, self.ledger, self.fitted = work, ledger, fitted
+        self.stitches = [stitch for stitch in fitted.stitches if ledger[stitch.cell].error is None]
+        self.moment_cells = [cell for cell in cells if self._kind(cell) in MOMENT_INDICES]
+        self.gram_cells = [cell for cell in cells if self._kind(cell) in GRAM_INDICES]
+        self.gatherers = self._gatherers()
+        self.tails = self._tails()
+
+    def _kind(self, cell: Cell) -> str:
+        return self.work.sweep.matchers[cell.matcher].kind
+
+    def _space(self, cell: Cell) -> SpaceKey:
+        source, target = self.work.layer(cell.source_key), self.work.layer(cell.target_key)
+        stitched = MATCHERS[self._kind(cell)].family == "stitcher"
+        return layout_of(target) if stitched else index_space(source, target)
+
+    def _gatherers(self) -> dict[int, MomentGatherer]:
+        pairs: dict[int, list[tuple[SpaceKey, LayerKey, LayerKey]]] = {}
+        for cell in [*(stitch.cell for stitch in self.stitches), *self.moment_cells]:
+            count = self.ledger[cell].num_eval or 0
+            pairs.setdefault(count, []).append((self._space(cell), cell.source_key, cell.target_key))
+        return {count: MomentGatherer(self.work, some, num_images=count) for count, some in pairs.items()}
+
+    def _tails(self) -> list[TailEvaluation]:
+        ending: dict[LayerKey, list[Stitch]] = {}
+        for stitch in self.stitches:
+            ending.setdefault(stitch.cell.target_key, []).append(stitch)
+        lowest = self.fitted.minima.lowest
+        return [
+            TailEvaluation(
+                self.work,
+                some,
+                fit_minimum_S=torch.stack([lowest[target, self.ledger[stitch.cell].num_fit or 0] for stitch in some]),
+            )
+            for target, some in ending.items()
+        ]
+
+    def run(self) -> None:
+        """Let all images pass, then note every value."""
+        gram_keys = {key: None for cell in self.gram_cells for key in (cell.source_key, cell.target_key)}
+        num_gram = max((self.ledger[cell].num_eval or 0 for cell in self.gram_cells), default=0)
+        groups = gram_groups(self.work, gram_keys, num_images=num_gram, budget=GRAM_BYTES)
+        gathered = [self._grams(group) for group in groups]
+        self._pass(gathered[0] if gathered else [])
+        for some in gathered[1:]:
+            self._pass_grams(some)
+        grams = {(g.num_images, key): gram for some in gathered for g in some for key, gram in g.grams.items()}
+        self._note_indices(grams)
+        self._note_stitches()
+
+    def _grams(self, keys: Sequence[LayerKey]) -> list[GramGatherer]:
+        counts = sorted({self.ledger[cell].num_eval or 0 for cell in self.gram_cells})
+        return [GramGatherer(keys, num_images=count) for count in counts]
+
+    def _pass(self, grams: Sequence[GramGatherer]) -> None:
+        keys = [key for cell in self.moment_cells for key in (cell.source_key, cell.target_key)]
+        keys += [key for stitch in self.stitches for key in (stitch.cell.source_key, stitch.cell.target_key)]
+        counts = [*self.gatherers, *(gram.num_images for gram in grams)]
+        wanted = by_network([*keys, *(key for gram in grams for key in gram.parts)])
+        for batch in batches(self.work, self.work.images.eval, wanted, stop=max(counts, default=0)):
+            for gatherer in self.gatherers.values():
+                gatherer.take(batch)
+            for gram in grams:
+                gram.take(batch)
+            for tail in self.tails:
+                with self.ledger.failing(tail.cells):
+                    tail.take(batch)
+            self.tails = [tail for tail in self.tails if self.ledger.sound(tail.cells)]
+
+    def _pass_grams(self, grams: Sequence[GramGatherer]) -> None:
+        wanted = by_network(key for gram in grams for key in gram.parts)
+        for batch in batches(self.work, self.work.images.eval, wanted, stop=max(gram.num_images for gram in grams)):
+            for gram in grams:
+                gram.take(batch)
+
+    def _note_indices(self, grams: dict[tuple[int, LayerKey], Tensor]) -> None:
+        for cell in self.moment_cells:
+            with self.ledger.failing([cell]):
+                entry = self.ledger[cell]
+                moments = self._moments(cell)
+                entry.values |= MOMENT_INDICES[self._kind(cell)](moments)
+                entry.num_rows = moments.num_rows
+                if moments.num_rows - 1 < sum(moments.xy_DE.shape):
+                    entry.flags.add("saturated")
+        for cell in self.gram_cells:
+            with self.ledger.failing([cell]):
+                count = self.ledger[cell].num_eval or 0
+                pair = grams[count, cell.source_key], grams[count, cell.target_key]
+                self.ledger[cell].values |= GRAM_INDICES[self._kind(cell)](*pair)
+
+    def _note_stitches(self) -> None:
+        for tail in self.tails:
+            for stitch, metrics in zip(tail.stitches, tail.metrics(), strict=True):
+                with self.ledger.failing([stitch.cell]):
+                    entry, moments = self.ledger[stitch.cell], self._moments(stitch.cell)
+                    entry.values |= metrics
+                    entry.values["residual"] = residual(stitch.map, moments)
+                    entry.values["r2"] = r_squared(stitch.map, moments)
+                    fit = self.fitted.fits.get(stitch.cell.cell_id)
+                    if fit is not None and fit.is_underdetermined(moments):
+                        entry.flags.add("underdetermined")
+
+    def _moments(self, cell: Cell) -> PairMoments:
+        gatherer = self.gatherers[self.ledger[cell].num_eval or 0]
+        return gatherer.pair(self._space(cell), cell.source_key, cell.target_key)

@@ -1,0 +1,84 @@
+"""What is known so far of every cell of a shard, and its rows in the end."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+
+from stitchgrid.engine.workspace import Workspace
+from stitchgrid.records import Cell, Row
+from stitchgrid.rows import Remarks, make_row, now
+
+MAX_ERROR_CHARACTERS = 2_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry(Remarks):
+    """One cell's values, or its error, and what is to be said of them."""
+
+    cell: Cell
+    values: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+class Ledger:
+    """The cells of one shard: values are noted as phases end, errors as they happen."""
+
+    def __init__(self, work: Workspace, cells: Iterable[Cell], *, shard: str):
+        self.work, self.shard = work, shard
+        self.entries = {cell.cell_id: Entry(cell=cell, seconds=0.0) for cell in cells}
+
+    def __getitem__(self, cell: Cell) -> Entry:
+        return self.entries[cell.cell_id]
+
+    def sound(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Return the cells that have not failed."""
+        return [cell for cell in cells if self[cell].error is None]
+
+    @contextmanager
+    def timed(self, cells: Sequence[Cell]) -> Iterator[None]:
+        """Divide the time spent inside among the cells it was spent for."""
+        start = perf_counter()
+        yield
+        share = (perf_counter() - start) / max(1, len(cells))
+        for cell in cells:
+            self[cell].seconds = (self[cell].seconds or 0.0) + share
+
+    @contextmanager
+    def failing(self, cells: Iterable[Cell]) -> Iterator[None]:
+        """Turn an exception inside into the error of these cells, so that it costs no others.
+
+        Out of memory is not theirs: it passes on, for the worker to try again with less.
+        """
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as problem:
+            for cell in self.sound(cells):
+                self[cell].error = f"{type(problem).__name__}: {problem}"[:MAX_ERROR_CHARACTERS]
+
+    def rows(self) -> list[Row]:
+        """Return one row per metric asked for of every cell that has values, one row for every other cell."""
+        created_at = now()
+        return [row for entry in self.entries.values() for row in self._rows_of(entry, created_at)]
+
+    def _rows_of(self, entry: Entry, created_at: str) -> Iterator[Row]:
+        failed = entry.error is not None
+        for metric in [None] if failed else self.work.sweep.matchers[entry.cell.matcher].metrics:
+            value = None if metric is None else entry.values[metric]
+            yield make_row(
+                self.work.sweep,
+                entry.cell,
+                entry,
+                shard=self.shard,
+                device=self.work.device.type,
+                created_at=created_at,
+                status="failed" if failed else "done",
+                metric=metric,
+                value=value if value is not None and math.isfinite(value) else None,
+                error=entry.error,
+            )

@@ -1,0 +1,139 @@
+"""Running stitched networks: the sources' representations, mapped and stacked into one batch through one tail.
+
+Shape suffixes: S stitched networks, N images, P rows per image, D features of a source, E of the target, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stitchgrid.engine.workspace import Batch, Workspace
+from stitchgrid.matchers.alignment import install, lay, layout_of, resize_rows, rows_of
+from stitchgrid.matchers.stitchers.affine import AffineMap
+from stitchgrid.records import Cell, Layer
+
+STACK_IMAGES = 1024  # images of all stitched networks that go through a tail together
+
+
+def stitch_rows(stitch: AffineMap, a: Tensor, source: Layer, target: Layer) -> Tensor:
+    """Return T(A) on the target's rows, (N, P, E).
+
+    An affine map commutes with resizing, so it is applied on whichever side has fewer rows.
+    """
+    ours, theirs = layout_of(source), layout_of(target)
+    if ours.num_rows < theirs.num_rows:
+        return resize_rows(stitch(rows_of(a, source)), ours, theirs)
+    return stitch(lay(a, source, theirs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stitch:
+    """A fitted map of one cell."""
+
+    cell: Cell
+    map: AffineMap
+
+
+@dataclass(kw_only=True)
+class SpreadSum:
+    """Total variance of rows (..., N, E), summed in float64 about the first batch's mean."""
+
+    num: int = 0
+    pivot: Tensor = field(default_factory=lambda: torch.zeros(()))
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))
+    square: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def add(self, rows: Tensor) -> None:
+        """Add N rows to each of the leading dimensions."""
+        exact = rows.double()
+        if not self.num:
+            self.pivot = exact.sum(-2, keepdim=True) / exact.shape[-2]
+            self.total = torch.zeros_like(self.pivot)
+            self.square = torch.zeros_like(self.pivot)
+        shifted = exact - self.pivot
+        self.num += rows.shape[-2]
+        self.total += shifted.sum(-2, keepdim=True)
+        self.square += shifted.square().sum(-2, keepdim=True)
+
+    def trace(self) -> Tensor:
+        """Return the trace of the rows' covariance, one number for each of the leading dimensions."""
+        return (self.square / self.num - (self.total / self.num).square()).sum((-2, -1))
+
+
+class TailEvaluation:
+    """Everything measured of the stitched networks that end in one target layer, summed over batches."""
+
+    def __init__(self, work: Workspace, stitches: Sequence[Stitch], *, fit_minimum_S: Tensor):
+        self.work = work
+        self.stitches = list(stitches)
+        self.cells = [stitch.cell for stitch in stitches]
+        self.target = stitches[0].cell.target_key
+        self.layer = work.layer(self.target)
+        self.tail = work.tail(self.target)
+        zeros = torch.zeros(len(stitches), dtype=torch.float64, device=work.device)
+        self.num_images = 0
+        self.correct_S, self.agree_S, self.loss_S = zeros.clone(), zeros.clone(), zeros.clone()
+        self.negative_S, self.absolute_S = zeros.clone(), zeros.clone()
+        self.target_correct = torch.zeros((), dtype=torch.float64, device=work.device)
+        self.target_minimum_S = fit_minimum_S  # over each map's fit rows and the evaluation rows
+        self.spread, self.target_spread = SpreadSum(), SpreadSum()
+
+    @torch.no_grad()
+    def take(self, batch: Batch) -> None:
+        """Run every stitched network on the images of a batch."""
+        b_NPE = rows_of(batch.activations[self.target].float(), self.layer)
+        predicted_N = batch.logits[self.target[0]].argmax(1)
+        self.num_images += len(batch.labels_N)
+        self.target_correct += (predicted_N == batch.labels_N).sum()
+        self.target_minimum_S = torch.minimum(self.target_minimum_S, b_NPE.min())
+        self.target_spread.add(b_NPE[:, self.layer.num_prefix :].mean(1))
+        pooled_SNE: list[Tensor] = []
+        per_stack = max(1, STACK_IMAGES // len(batch.labels_N))
+        for start in range(0, len(self.stitches), per_stack):
+            part = slice(start, min(start + per_stack, len(self.stitches)))
+            t_SNPE = torch.stack(
+                [
+                    stitch_rows(
+                        s.map,
+                        batch.activations[s.cell.source_key].float(),
+                        self.work.layer(s.cell.source_key),
+                        self.layer,
+                    )
+                    for s in self.stitches[part]
+                ]
+            )
+            self._count(part, t_SNPE, batch.labels_N, predicted_N)
+            pooled_SNE.append(t_SNPE[:, :, self.layer.num_prefix :].mean(2))
+        self.spread.add(torch.cat(pooled_SNE))
+
+    def _count(self, part: slice, t_SNPE: Tensor, labels_N: Tensor, predicted_N: Tensor) -> None:
+        with self.work.precision():
+            logits_SNK = self.tail(install(t_SNPE.flatten(0, 1), self.layer)).float().unflatten(0, t_SNPE.shape[:2])
+        answers_SN = logits_SNK.argmax(2)
+        labels_SN = labels_N.expand_as(answers_SN)
+        self.correct_S[part] += (answers_SN == labels_SN).sum(1)
+        self.agree_S[part] += (answers_SN == predicted_N).sum(1)
+        losses_SN = functional.cross_entropy(logits_SNK.mT, labels_SN, reduction="none")
+        self.loss_S[part] += losses_SN.double().sum(1)
+        self.negative_S[part] -= t_SNPE.clamp(max=0).double().sum((1, 2, 3))
+        self.absolute_S[part] += t_SNPE.abs().double().sum((1, 2, 3))
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the functional metrics of every stitched network, in order; NaN where one is undefined."""
+        num = self.num_images
+        accuracy_S, target_accuracy = self.correct_S / num, self.target_correct / num
+        nan_S = torch.full_like(accuracy_S, torch.nan)
+        columns = {
+            "accuracy": accuracy_S,
+            "loss": self.loss_S / num,
+            "relative_accuracy": accuracy_S / target_accuracy if target_accuracy > 0 else nan_S,
+            "penalty": target_accuracy - accuracy_S,
+            "agreement": self.agree_S / num,
+            "variance_ratio": self.spread.trace() / self.target_spread.trace(),
+            "negative_mass": torch.where(self.target_minimum_S >= 0, self.negative_S / self.absolute_S, nan_S),
+        }
+        table = torch.stack(list(columns.values())).mT.tolist()
+        return [dict(zip(columns, values, strict=True)) for values in table]

@@ -1,0 +1,115 @@
+"""Training stitchers through frozen tails: all sources into one target layer together, all target layers in one pass.
+
+Shape suffixes: S stitched networks, N images, K classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from stitchgrid.engine.stitched import STACK_IMAGES, Stitch, stitch_rows
+from stitchgrid.engine.workspace import LayerKey, Workspace, by_network, forward
+from stitchgrid.matchers.alignment import install
+from stitchgrid.matchers.stitchers.affine import AffineMap
+from stitchgrid.matchers.stitchers.task_loss import initial_map, stacked_task_loss
+from stitchgrid.preprocess import augment_crop4_flip
+from stitchgrid.records import Cell, MatcherSpec, digest
+
+CACHE_BYTES = 1 << 30  # of source activations kept between epochs, where nothing changes them
+
+
+def seeded(*parts: object) -> torch.Generator:
+    """Return a CPU generator seeded by a digest of the parts, never by the order in which work is done."""
+    return torch.Generator().manual_seed(int(digest(*map(str, parts))[:15], 16))
+
+
+def train_task_loss(work: Workspace, spec: MatcherSpec, cells: Sequence[Cell], *, num_images: int) -> list[Stitch]:
+    """Return the trained maps of all cells of one matcher, in the order of the cells.
+
+    Every cell starts from its own initialisation and sees the images in the order its matcher's seed decides, so that
+    stacking changes a result by rounding alone. Only the maps have gradients; the networks stay frozen.
+    """
+    params = spec.values
+    maps = [_parameters(work, cell) for cell in cells]
+    stitches = [Stitch(cell=cell, map=initial) for cell, initial in zip(cells, maps, strict=True)]
+    tensors = [tensor for stitch in stitches for tensor in (stitch.map.weight_DE, stitch.map.bias_E)]
+    adam = torch.optim.Adam(tensors, lr=params["lr"], weight_decay=params["weight_decay"], foreach=True)
+    reader = SourceReader(
+        work, sorted({stitch.cell.source_key for stitch in stitches}), num_images, augment=params["augment"]
+    )
+    ordered = sorted(stitches, key=lambda stitch: stitch.cell.target_key)
+    tails = [(key, list(group)) for key, group in groupby(ordered, key=lambda stitch: stitch.cell.target_key)]
+    for epoch in range(params["epochs"]):
+        for labels_N, activations in reader.epoch(epoch, seed=spec.seed or 0, batch_size=params["batch_size"]):
+            adam.zero_grad(set_to_none=True)
+            for target, group in tails:
+                _backward(work, target, group, activations, labels_N)
+            adam.step()
+    return [Stitch(cell=stitch.cell, map=stitch.map.double()) for stitch in stitches]
+
+
+def _parameters(work: Workspace, cell: Cell) -> AffineMap:
+    source, target = work.layer(cell.source_key), work.layer(cell.target_key)
+    initial = initial_map(source.width, target.width, generator=seeded("initial map", cell.cell_id))
+    return AffineMap(
+        weight_DE=initial.weight_DE.to(work.device).requires_grad_(),
+        bias_E=initial.bias_E.to(work.device).requires_grad_(),
+    )
+
+
+def _backward(
+    work: Workspace, target: LayerKey, group: Sequence[Stitch], activations: dict[LayerKey, Tensor], labels_N: Tensor
+) -> None:
+    """Add the gradients of all stitched networks that end in one target layer."""
+    layer = work.layer(target)
+    tail = work.tail(target)
+    per_stack = max(1, STACK_IMAGES // len(labels_N))
+    for start in range(0, len(group), per_stack):
+        stack = group[start : start + per_stack]
+        with torch.enable_grad(), work.precision():
+            rows = [
+                stitch_rows(s.map, activations[s.cell.source_key], work.layer(s.cell.source_key), layer) for s in stack
+            ]
+            logits = tail(install(torch.cat(rows), layer))
+            loss = stacked_task_loss(logits.unflatten(0, (len(stack), len(labels_N))), labels_N)
+            loss.backward()  # type: ignore[no-untyped-call]
+
+
+class SourceReader:
+    """Source activations of the training images, batch by batch, in an order that a seed decides."""
+
+    def __init__(self, work: Workspace, keys: Sequence[LayerKey], num_images: int, *, augment: str):
+        self.work, self.keys, self.num_images, self.augment = work, list(keys), num_images, augment
+        self.wanted = by_network(keys)
+        bytes_per_image = 4 * sum(torch.Size(work.layer(key).shape).numel() for key in keys)
+        self.kept: dict[LayerKey, Tensor] | None = None
+        if augment == "none" and bytes_per_image * num_images <= CACHE_BYTES:
+            self.kept = self._read_all()
+
+    def _read_all(self) -> dict[LayerKey, Tensor]:
+        parts: dict[LayerKey, list[Tensor]] = {key: [] for key in self.keys}
+        for start in range(0, self.num_images, self.work.sweep.batch_size):
+            indices = torch.arange(start, min(start + self.work.sweep.batch_size, self.num_images))
+            for key, tensor in self._run(indices, None).items():
+                parts[key].append(tensor)
+        return {key: torch.cat(tensors) for key, tensors in parts.items()}
+
+    def _run(self, indices: Tensor, generator: torch.Generator | None) -> dict[LayerKey, Tensor]:
+        pixels = self.work.images.fit.batch(indices)
+        if generator is not None:
+            pixels = augment_crop4_flip(pixels, generator)
+        activations, _ = forward(self.work, pixels, self.wanted)
+        return {key: activations[key].float() for key in self.keys}
+
+    def epoch(self, epoch: int, *, seed: int, batch_size: int) -> Iterator[tuple[Tensor, dict[LayerKey, Tensor]]]:
+        """Yield labels and source activations of every batch; the last one may be short."""
+        generator = seeded("order and augmentation", seed, epoch)
+        order = torch.randperm(self.num_images, generator=generator)
+        for indices in torch.split(order, batch_size):
+            labels_N = self.work.images.fit.labels[indices].to(self.work.device)
+            if self.kept is not None:
+                yield labels_N, {key: tensor[indices.to(tensor.device)] for key, tensor in self.kept.items()}
+            else:
+                yield labels_N, self._run(indices, generator if self.augment != "none" else None)

@@ -1,0 +1,109 @@
+"""What the engine computes with, and the forward passes that serve every consumer at once."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stitchgrid.datasets import Images, Split
+from stitchgrid.models.cuts import CutNetwork
+from stitchgrid.preprocess import apply_preprocess
+from stitchgrid.records import Layer, Preprocess, Sweep
+
+LayerKey = tuple[int, int]  # (position of the network in the sweep, position of the layer in the network)
+Pixels = Tensor | list[Tensor]  # uint8 (N, 3, H, W), or one (3, H, W) per image where sizes differ
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Frozen networks and images at hand, on one device."""
+
+    sweep: Sweep
+    images: Images
+    network: Callable[[int], CutNetwork]
+    device: torch.device
+    _parts: dict[tuple[object, ...], Any] = field(default_factory=dict)  # halves of networks, made once
+
+    def taps(self, index: int, layers: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """Return a function of images: the activations of these layers of a network, then its logits."""
+        key = ("taps", index, *layers)
+        if key not in self._parts:
+            network, record = self.network(index), self.sweep.networks[index]
+            self._parts[key] = network.taps([*(record.layers[layer].node for layer in layers), network.logits])
+        return self._parts[key]  # type: ignore[no-any-return]
+
+    def tail(self, key: LayerKey) -> nn.Module:
+        """Return the rest of a network behind one of its layers."""
+        if ("tail", *key) not in self._parts:
+            self._parts["tail", *key] = self.network(key[0]).suffix(self.layer(key).node)
+        return self._parts["tail", *key]  # type: ignore[no-any-return]
+
+    def layer(self, key: LayerKey) -> Layer:
+        """Return the record of a layer."""
+        return self.sweep.networks[key[0]].layers[key[1]]
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Let networks run as the job asks; products outside of it, those of Gram matrices too, are never TF32."""
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        matmul.allow_tf32 = cudnn.allow_tf32 = self.sweep.precision == "tf32"
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.sweep.precision == "bf16"):
+                yield
+        finally:
+            matmul.allow_tf32 = cudnn.allow_tf32 = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What every network made of the same images."""
+
+    start: int  # position of the first image in its split
+    labels_N: Tensor
+    activations: dict[LayerKey, Tensor]
+    logits: dict[int, Tensor]
+
+    def count_below(self, stop: int) -> int:
+        """Return how many of the batch's images lie below position `stop` of the split."""
+        return max(0, min(stop - self.start, len(self.labels_N)))
+
+
+@torch.no_grad()
+def forward(
+    work: Workspace, pixels: Pixels, wanted: Mapping[int, Sequence[int]]
+) -> tuple[dict[LayerKey, Tensor], dict[int, Tensor]]:
+    """Run each wanted network once over the images; return the activations of its wanted layers, and its logits."""
+    activations: dict[LayerKey, Tensor] = {}
+    logits: dict[int, Tensor] = {}
+    inputs: dict[Preprocess, Tensor] = {}
+    for index, layers in wanted.items():
+        record = work.sweep.networks[index]
+        if record.preprocess not in inputs:
+            inputs[record.preprocess] = apply_preprocess(pixels, record.preprocess).to(work.device)
+        with work.precision():
+            *taken, logits[index] = work.taps(index, layers)(inputs[record.preprocess])
+        activations |= {(index, layer): tensor for layer, tensor in zip(layers, taken, strict=True)}
+    return activations, logits
+
+
+def batches(
+    work: Workspace, split: Split, wanted: Mapping[int, Sequence[int]], *, start: int = 0, stop: int
+) -> Iterator[Batch]:
+    """Yield the images of a split from `start` to `stop` in order, seen by every wanted network."""
+    size = work.sweep.batch_size
+    for first in range(start, stop, size):
+        last = min(first + size, stop)
+        activations, logits = forward(work, split.batch(torch.arange(first, last)), wanted)
+        labels_N = split.labels[first:last].to(work.device)
+        yield Batch(start=first, labels_N=labels_N, activations=activations, logits=logits)
+
+
+def by_network(keys: Iterable[LayerKey]) -> dict[int, list[int]]:
+    """Return network -> its layers among the keys, sorted."""
+    wanted: dict[int, set[int]] = {}
+    for network, layer in keys:
+        wanted.setdefault(network, set()).add(layer)
+    return {network: sorted(layers) for network, layers in sorted(wanted.items())}

@@ -1,0 +1,26 @@
+"""What a sweep found, in a few lines: is every layer most like itself?"""
+
+from collections import defaultdict
+
+from stitchgrid.catalog import Catalog, load_question
+
+
+def findings(catalog: Catalog, sweep: str) -> list[str]:
+    """Return lines that say for how many target layers the best source within its network is not the layer itself.
+
+    Empty where no network of the sweep was compared with itself. Best: highest accuracy for trained stitchers, lowest
+    residual for least squares, by direction for indices; a tie that includes the layer itself is none.
+    """
+    rows = catalog.ask(load_question("diagonal_violations"), {"sweep": sweep}).to_pylist()
+    judged: dict[str, int] = defaultdict(int)
+    violated: dict[str, int] = defaultdict(int)
+    for row in rows:
+        judged[row["matcher"]] += row["num_judged"]
+        violated[row["matcher"]] += row["num_violations"]
+    if not any(judged.values()):
+        return []
+    width = max(map(len, judged))
+    return [
+        "Within one network, the best source for a layer is not the layer itself:",
+        *(f"  {matcher:{width}}  for {violated[matcher]} of {judged[matcher]} layers" for matcher in judged),
+    ]

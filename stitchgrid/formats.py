@@ -1,0 +1,150 @@
+"""A table as text for people and for other programs."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from io import StringIO
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stitchgrid.errors import QueryError, nearest
+
+NULL_MARK = "-"  # of a table for people; text that is a lone dash is shown in quotes
+UNLIMITED = 100_000
+
+
+def render(table: pa.Table, format: str, *, width: int | None = None) -> str | bytes:
+    """Return the table as `table`, `csv`, `json`, `markdown` (text) or `parquet` (bytes).
+
+    `width` is that of the reader's terminal; without it no cell of a `table` is folded.
+
+    Raises:
+        QueryError: If there is no such format.
+    """
+    if format == "table":
+        return _as_table(table, width)
+    if format not in FORMATS:
+        raise QueryError(f"no output format {format!r}; {nearest(format, ['table', *FORMATS])}.")
+    return FORMATS[format](table)
+
+
+def _as_table(table: pa.Table, width: int | None) -> str:
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=False)
+    for field in table.schema:
+        right = _is_number(field.type)
+        shown.add_column(Text(_printable(field.name)), justify="right" if right else "left", overflow="fold")
+    for row in _rows(table):
+        shown.add_row(*(Text(_for_people(value)) for value in row))
+    target = StringIO()
+    console = Console(file=target, width=width or UNLIMITED, color_system=None, force_terminal=False, soft_wrap=False)
+    console.print(shown)
+    lines = [line.rstrip() for line in target.getvalue().splitlines()]
+    count = f"({table.num_rows} row{'' if table.num_rows == 1 else 's'})"
+    return "\n".join([*lines, "", count, ""])
+
+
+def _as_csv(table: pa.Table) -> str:
+    target = StringIO()
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow(table.column_names)
+    for row in _rows(table):
+        writer.writerow([_for_programs(value) for value in row])
+    return target.getvalue()
+
+
+def _as_json(table: pa.Table) -> str:
+    names = table.column_names
+    objects = [json.dumps(dict(zip(names, map(_plain, row), strict=True)), ensure_ascii=False) for row in _rows(table)]
+    return "[" + ",\n ".join(objects) + "]\n"
+
+
+def _as_markdown(table: pa.Table) -> str:
+    heads = [_markdown_cell(name) for name in table.column_names]
+    rules = ["---:" if _is_number(field.type) else "---" for field in table.schema]
+    rows = [[_markdown_cell(_for_people(value)) for value in row] for row in _rows(table)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, rules, *rows))
+
+
+def _as_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+FORMATS: dict[str, Callable[[pa.Table], str | bytes]] = {
+    "csv": _as_csv,
+    "json": _as_json,
+    "markdown": _as_markdown,
+    "parquet": _as_parquet,
+}
+
+
+def _rows(table: pa.Table) -> Iterable[tuple[Any, ...]]:
+    columns = [column.to_pylist() for column in table.columns]
+    return zip(*columns, strict=True) if columns else iter(())
+
+
+def _for_people(value: Any) -> str:
+    """Return a value as short text without control characters."""
+    if value is None:
+        return NULL_MARK
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(_for_people, value))
+    text = json.dumps(_plain(value), ensure_ascii=False) if isinstance(value, dict) else _printable(str(value))
+    return f'"{text}"' if text in {NULL_MARK, ""} else text
+
+
+def _for_programs(value: Any) -> str:
+    """Return a value as text that loses nothing; NULL is empty."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, dict)):
+        return json.dumps(_plain(value), ensure_ascii=False)
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON knows it: numbers that JSON cannot write become null."""
+    for kinds, convert in PLAIN:
+        if isinstance(value, kinds):
+            return convert(value)
+    return value
+
+
+PLAIN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (float, lambda value: value if math.isfinite(value) else None),
+    (Decimal, lambda value: int(value) if value == value.to_integral_value() else float(value)),
+    ((date, datetime, time), lambda value: value.isoformat()),
+    (timedelta, timedelta.total_seconds),
+    (bytes, bytes.hex),
+    (dict, lambda value: {str(key): _plain(item) for key, item in value.items()}),
+    ((list, tuple), lambda value: list(map(_plain, value))),
+)
+
+
+def _markdown_cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
+
+
+def _printable(text: str) -> str:
+    """Return text that cannot steer a terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))

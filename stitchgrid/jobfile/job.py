@@ -1,0 +1,125 @@
+"""`Job`: a valid job file, and what it asks for in terms of records."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stitchgrid.jobfile.tables import DataTable, GridTable, ModelTable, NumericsTable, RecipeTable, TrainTable
+from stitchgrid.matchers.catalogue import MATCHERS, Params
+from stitchgrid.records import DataSpec, MatcherSpec, NetworkSpec, canonical
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatcherEntry:
+    """One [[matchers]] entry."""
+
+    kind: str
+    params: Params  # of the kind, after defaults
+    seeds: tuple[int, ...] | None  # None: the kind is not trained
+    samples: int | None
+    metrics: tuple[str, ...]  # in the kind's order
+
+    def specs(self) -> tuple[MatcherSpec, ...]:
+        """Return one record per seed, or the only one."""
+        params = canonical(self.params.model_dump(mode="json"))
+        return tuple(
+            MatcherSpec(
+                kind=self.kind,
+                revision=MATCHERS[self.kind].revision,
+                params=params,
+                seed=seed,
+                samples=self.samples,
+                metrics=self.metrics,
+            )
+            for seed in self.seeds or (None,)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as it could stand in a job file."""
+        optional = {"seeds": self.seeds and list(self.seeds), "samples": self.samples}
+        given = {key: value for key, value in optional.items() if value is not None}
+        return {"kind": self.kind, **self.params.model_dump(mode="json"), **given, "metrics": list(self.metrics)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A valid job file. Nothing in it has been looked up outside the file: networks and images may still not exist."""
+
+    base: Path  # folder of the job file, absolute: where its relative paths start
+    name: str
+    seed: int
+    data: DataTable
+    numerics: NumericsTable
+    models: tuple[ModelTable, ...]
+    recipes: dict[str, RecipeTable]
+    grid: GridTable
+    matchers: tuple[MatcherEntry, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the job as plain JSON, from which `parse_job` makes an equal one; its folder is the key `base`."""
+        return {
+            "base": str(self.base),
+            "name": self.name,
+            "seed": self.seed,
+            "data": self.data.model_dump(mode="json", exclude_none=True),
+            "numerics": self.numerics.model_dump(mode="json"),
+            "models": [model.model_dump(mode="json", exclude_none=True) for model in self.models],
+            "recipes": {
+                name: recipe.model_dump(mode="json", exclude_none=True) for name, recipe in self.recipes.items()
+            },
+            "grid": self.grid.model_dump(mode="json"),
+            "matchers": [matcher.to_dict() for matcher in self.matchers],
+        }
+
+    def data_spec(self) -> DataSpec:
+        """Return which images the job looks at."""
+        data = self.data
+        return DataSpec(
+            dataset=data.dataset,
+            root=None if data.root is None else str((self.base / Path(data.root).expanduser()).resolve()),
+            seed=self.seed,
+            fit_split=data.fit.split,
+            fit_samples=data.fit.samples,
+            eval_split=data.eval.split,
+            eval_samples=data.eval.samples,
+            on_bad_image=data.on_bad_image,
+            download=data.download,
+        )
+
+    def network_specs(self) -> tuple[NetworkSpec, ...]:
+        """Return the networks in the order of the file, an entry with seeds giving one per seed."""
+        return tuple(spec for model in self.models for spec in self._specs(model))
+
+    def matcher_specs(self) -> tuple[MatcherSpec, ...]:
+        """Return the matchers in the order of the file, a trained one once per seed."""
+        return tuple(spec for matcher in self.matchers for spec in matcher.specs())
+
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Return the (source, target) pairs, each once, as positions in `network_specs()`."""
+        specs = self.network_specs()
+        if isinstance(self.grid.pairs, str):
+            kept = {"all": (True, False), "within": (True,), "across": (False,)}[self.grid.pairs]  # by whether f = g
+            return tuple((f, g) for f in range(len(specs)) for g in range(len(specs)) if (f == g) in kept)
+        positions: dict[str, list[int]] = {}
+        for position, spec in enumerate(specs):
+            for word in {spec.name, spec.entry}:
+                positions.setdefault(word, []).append(position)
+        named = ((f, g) for source, target in self.grid.pairs for f in positions[source] for g in positions[target])
+        return tuple(dict.fromkeys(named))
+
+    def _specs(self, model: ModelTable) -> list[NetworkSpec]:
+        return [
+            NetworkSpec(
+                name=model.name if model.seeds is None else f"{model.name}/{seed}",
+                entry=model.name,
+                architecture=model.architecture,
+                args=canonical(model.args),
+                weights="" if isinstance(model.weights, TrainTable) else model.weights.replace("{seed}", str(seed)),
+                recipe=self.recipes[model.weights.train].to_record() if isinstance(model.weights, TrainTable) else None,
+                seed=seed,
+                preprocess=model.preprocess.to_record() if model.preprocess else None,
+                layers=model.layers,
+                base=str(self.base),
+            )
+            for seed in model.seeds or (model.seed or 0,)
+        ]

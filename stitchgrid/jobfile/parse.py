@@ -1,0 +1,213 @@
+"""A parsed TOML table -> a `Job`, or every problem in it at once."""
+
+import itertools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stitchgrid.datasets.catalogue import TORCHVISION, known_splits
+from stitchgrid.errors import JobFileError, nearest
+from stitchgrid.jobfile.job import Job, MatcherEntry
+from stitchgrid.jobfile.problems import Problems
+from stitchgrid.jobfile.tables import (
+    DataTable,
+    GridTable,
+    HeadTable,
+    MatcherTable,
+    ModelTable,
+    NumericsTable,
+    RecipeTable,
+    TrainedMatcherTable,
+    check_name,
+)
+from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.records import MatcherSpec
+
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+SECTIONS = ("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers")
+
+
+def parse_job(table: Mapping[str, Any], *, title: str, base: Path | None = None) -> Job:
+    """Return the job in a table: a parsed job file, or what `Job.to_dict` returned.
+
+    `base` is the folder in which relative paths start; the key `base` of a stored job comes before it.
+
+    Raises:
+        JobFileError: With every problem found.
+    """
+    problems = Problems()
+    stored = dict(table)
+    folder = stored.pop("base", None) or base or Path.cwd()
+    job = read_job(stored, Path(folder), problems)
+    if job is None or problems.found:
+        raise JobFileError(title, problems.found)
+    return job
+
+
+def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | None:
+    """Return the job in a table, or None after noting what is wrong."""
+    table = deepcopy(dict(given))
+    _expand_variables(table, problems)
+    for key in sorted(table.keys() - set(SECTIONS)):
+        problems.add(key, f"unknown key; {nearest(key, SECTIONS)}")
+    head = problems.check(HeadTable, {key: table[key] for key in ("name", "seed") if key in table}, "")
+    data = _data(table, problems)
+    numerics = problems.check(NumericsTable, table.get("numerics", {}), "numerics")
+    recipes = _recipes(table, problems)
+    models = [_model(item, where, recipes, problems) for where, item in _items(table, "models", problems)]
+    grid = problems.check(GridTable, table.get("grid", {}), "grid")
+    _check_names(table, grid, problems)
+    matchers = [_matcher(item, where, problems) for where, item in _items(table, "matchers", problems)]
+    _check_repeated(matchers, problems)
+    if problems.found or head is None or data is None or numerics is None or grid is None:
+        return None
+    return Job(
+        base=base.resolve(),
+        name=head.name,
+        seed=head.seed,
+        data=data,
+        numerics=numerics,
+        models=tuple(model for model in models if model),
+        recipes={name: recipe for name, recipe in recipes.items() if recipe},
+        grid=grid,
+        matchers=tuple(matcher for matcher in matchers if matcher),
+    )
+
+
+def _expand_variables(table: dict[str, Any], problems: Problems) -> None:
+    """Replace ${VAR} where paths stand: the root of the images, and weights."""
+    places = [("data", table.get("data"), "root")]
+    models = table.get("models")
+    for position, model in enumerate(models if isinstance(models, list) else []):
+        places.append((f"models[{position}]", model, "weights"))
+    for where, item, key in places:
+        if isinstance(item, dict) and isinstance(text := item.get(key), str):
+            for name in sorted(set(VARIABLE.findall(text)) - os.environ.keys()):
+                problems.add(f"{where}.{key}", f"environment variable {name} is not set, and {text!r} needs it")
+            item[key] = VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
+
+
+def _items(table: Mapping[str, Any], key: str, problems: Problems) -> list[tuple[str, Any]]:
+    items = table.get(key)
+    if not isinstance(items, list) or not items:
+        problems.add(key, f"at least one [[{key}]] is needed" if items in (None, []) else f"write each as [[{key}]]")
+        return []
+    return [(f"{key}[{position}]", item) for position, item in enumerate(items)]
+
+
+def _data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
+    if "data" not in table:
+        problems.add("data", "missing, but needed: which images to look at")
+        return None
+    data = problems.check(DataTable, table["data"], "data")
+    if data is None:
+        return None
+    if (splits := known_splits(data.dataset)) is not None:
+        for role, split in (("fit", data.fit.split), ("eval", data.eval.split)):
+            if split not in splits:
+                problems.add(f"data.{role}.split", f"{data.dataset} has no split {split!r}; {nearest(split, splits)}")
+    if data.root is None and data.dataset != "digits" and "root" not in table["data"]:
+        problems.add("data.root", f"missing, but needed: where the images of {data.dataset} are")
+    if data.download and not (data.dataset in TORCHVISION and TORCHVISION[data.dataset].can_download):
+        problems.add("data.download", f"{data.dataset} cannot be downloaded; leave `download` out")
+    return data
+
+
+def _recipes(table: Mapping[str, Any], problems: Problems) -> dict[str, RecipeTable | None]:
+    recipes = table.get("recipes", {})
+    if not isinstance(recipes, Mapping):
+        problems.add("recipes", "write each as [recipes.NAME]")
+        return {}
+    for name in recipes:
+        try:
+            check_name(name)
+        except ValueError as problem:
+            problems.add(f"recipes.{name}", str(problem))
+    return {name: problems.check(RecipeTable, recipe, f"recipes.{name}") for name, recipe in recipes.items()}
+
+
+def _model(item: Any, where: str, recipes: Mapping[str, object], problems: Problems) -> ModelTable | None:
+    model = problems.check(ModelTable, item, where)
+    if not isinstance(item, Mapping):
+        return None
+    seeds, weights = item.get("seeds"), item.get("weights", "random")
+    if seeds is not None and item.get("seed") is not None:
+        problems.add(f"{where}.seed", "give `seed` for one network or `seeds` for several, not both")
+    if isinstance(weights, Mapping):
+        if isinstance(name := weights.get("train"), str) and name not in recipes:
+            problems.add(f"{where}.weights", f"no [recipes.{name}]; {nearest(name, recipes)}")
+    elif isinstance(seeds, list) and len(seeds) > 1 and weights != "random" and "{seed}" not in str(weights):
+        what = f"{weights!r} is the same for all `seeds`; put {{seed}} where the paths differ"
+        problems.add(f"{where}.weights", what)
+    return model
+
+
+def _check_names(table: Mapping[str, Any], grid: GridTable | None, problems: Problems) -> None:
+    """Refuse repeated names of models, and pairs that name none or are none."""
+    raw = table.get("models")
+    items = [item if isinstance(item, Mapping) else {} for item in (raw if isinstance(raw, list) else [])]
+    networks: dict[str, list[str]] = {}  # entry -> its networks
+    for position, item in enumerate(items):
+        if (name := str(item.get("name", ""))) in networks:
+            problems.add(f"models[{position}].name", f"{name!r} is also the name of an earlier model")
+        seeds = item.get("seeds")
+        networks.setdefault(name, []).extend(
+            [f"{name}/{seed}" for seed in seeds] if isinstance(seeds, list) else [name]
+        )
+    known = [name for name in dict.fromkeys([*networks, *itertools.chain(*networks.values())]) if name]
+    if grid is None or grid.pairs in ("all", "within"):
+        return
+    if grid.pairs == "across":
+        if sum(map(len, networks.values())) == 1:
+            problems.add("grid.pairs", "'across' needs two networks, and there is one; add a model or `seeds`")
+        return
+    for position, pair in enumerate(grid.pairs):
+        for name in dict.fromkeys(pair):
+            if name not in known:
+                problems.add(f"grid.pairs[{position}]", f"no model {name!r}; {nearest(name, known)}")
+
+
+def _matcher(item: Any, where: str, problems: Problems) -> MatcherEntry | None:
+    kind = item.get("kind") if isinstance(item, Mapping) else None
+    if not isinstance(item, Mapping) or kind is None:
+        problems.check(MatcherTable, item, where)
+        return None
+    if not isinstance(kind, str) or kind not in MATCHERS:
+        problems.add(f"{where}.kind", f"{kind!r} is unknown; {nearest(str(kind), MATCHERS)}")
+        return None
+    matcher = MATCHERS[kind]
+    shared = TrainedMatcherTable.model_fields if matcher.trained else MatcherTable.model_fields
+    if "seeds" in item and not matcher.trained:
+        trained = ", ".join(sorted(name for name, known in MATCHERS.items() if known.trained))
+        problems.add(f"{where}.seeds", f"{kind} is not trained, so seeds mean nothing to it (trained: {trained})")
+    own = {key: value for key, value in item.items() if key not in TrainedMatcherTable.model_fields}
+    table = {key: value for key, value in item.items() if key in shared}
+    common = problems.check(TrainedMatcherTable if matcher.trained else MatcherTable, table, where)
+    params = problems.check(matcher.params, own, where, also_known=tuple(shared))
+    if common is None or params is None:
+        return None
+    for metric in common.metrics or ():
+        if metric not in matcher.metrics:
+            problems.add(f"{where}.metrics", f"{kind} has no metric {metric!r}; {nearest(metric, matcher.metrics)}")
+    return MatcherEntry(
+        kind=kind,
+        params=params,
+        seeds=common.seeds if isinstance(common, TrainedMatcherTable) else None,
+        samples=common.samples,
+        metrics=tuple(metric for metric in matcher.metrics if common.metrics is None or metric in common.metrics),
+    )
+
+
+def _check_repeated(matchers: Sequence[MatcherEntry | None], problems: Problems) -> None:
+    """Refuse two entries that would compute the same cells, whatever their metrics."""
+    first: dict[MatcherSpec, int] = {}
+    for position, matcher in enumerate(matchers):
+        for spec in matcher.specs() if matcher else ():
+            if (other := first.setdefault(replace(spec, metrics=()), position)) != position:
+                seed = "" if spec.seed is None else f" with seed {spec.seed}"
+                what = f"the same as matchers[{other}]: {spec.kind}{seed} and equal parameters; leave one out"
+                problems.add(f"matchers[{position}]", what)

@@ -1,0 +1,212 @@
+"""The tables of a job file, one pydantic model each: a field is a key, its default what leaving it out means."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainValidator
+
+from stitchgrid.datasets.catalogue import known_datasets
+from stitchgrid.errors import nearest
+from stitchgrid.records import Preprocess, Recipe
+
+PAIR_WORDS = ("all", "within", "across")
+ADAPTIVE_LR = 1e-3  # default of adam and adamw: sgd's would make them diverge
+
+
+def check_name(value: Any) -> str:
+    """Return the value if it can name a sweep, model or recipe: it becomes the name of a folder, too."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", value) or not value.strip("."):
+        raise ValueError(f"a name is made of letters, digits and . _ - (and not of dots alone), got {value!r}")
+    return value
+
+
+def _size(value: Any) -> int | tuple[int, int] | None:
+    sides = value if isinstance(value, list) else [value, value]
+    if value is None:
+        return None
+    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+        raise ValueError(f"a number of pixels or [height, width], got {value!r}")
+    return value if isinstance(value, int) else (sides[0], sides[1])
+
+
+def _dataset(value: str) -> str:
+    if value not in known_datasets():
+        raise ValueError(f"{value!r} is unknown; {nearest(value, known_datasets())}")
+    return value
+
+
+def _pairs(value: Any) -> str | tuple[tuple[str, str], ...]:
+    if isinstance(value, str):
+        if value not in PAIR_WORDS:
+            raise ValueError(f"{value!r} is unknown; {nearest(value, PAIR_WORDS)}, or a list of [source, target]")
+        return value
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"one of {', '.join(PAIR_WORDS)}, or a list of [source, target], got {value!r}")
+    for pair in value:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(name, str) for name in pair):
+            raise ValueError(f"a pair is [source, target], two names of models, got {pair!r}")
+    return tuple((source, target) for source, target in value)
+
+
+def _architecture(value: str) -> str:
+    if not re.fullmatch(r"[^:]+:[^:]+|[A-Za-z]:[^:]+:[^:]+", value):
+        raise ValueError(
+            f"{value!r} is no architecture; it is torchvision:NAME, timm:NAME, stitchgrid:NAME, "
+            "package.module:function or FILE.py:function"
+        )
+    return value
+
+
+def _weights(value: Any) -> "str | TrainTable":
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, dict) and value.keys() == {"train"} and isinstance(value["train"], str):
+        return TrainTable(train=value["train"])
+    raise ValueError(f'a checkpoint, a torchvision weights name, "random" or {{ train = "RECIPE" }}, got {value!r}')
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
+        raise ValueError(f"{', '.join(repeated)} given more than once")
+    return values
+
+
+def _three(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) != 3:
+        raise ValueError(f"three numbers are needed, one per channel, got {len(values)}")
+    return values
+
+
+def _positive(values: tuple[float, ...]) -> tuple[float, ...]:
+    if min(values) <= 0:
+        raise ValueError(f"must be greater than 0, got {list(values)}")
+    return values
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Name = Annotated[str, PlainValidator(check_name)]
+Size = Annotated[int | tuple[int, int] | None, PlainValidator(_size)]
+Seed = Annotated[int, Field(ge=0)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
+Channels = Annotated[tuple[float, ...], AfterValidator(_three)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Table(BaseModel):
+    """A table: no key but its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class HeadTable(Table):
+    """The keys outside every section."""
+
+    name: Name
+    seed: Seed = 0
+
+
+class FitTable(Table):
+    """`fit` under [data]."""
+
+    split: str = "train"
+    samples: Count | None = None
+
+
+class EvalTable(Table):
+    """`eval` under [data]."""
+
+    split: str = "test"
+    samples: Count | None = None
+
+
+class DataTable(Table):
+    """[data]."""
+
+    dataset: Annotated[str, AfterValidator(_dataset)]
+    root: str | None = None
+    fit: FitTable = FitTable()
+    eval: EvalTable = EvalTable()
+    on_bad_image: Literal["error", "skip"] = "error"
+    download: bool = False
+
+
+class NumericsTable(Table):
+    """[numerics]."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    batch_size: Count = 256
+
+
+class PreprocessTable(Table):
+    """`preprocess` of a model."""
+
+    resize: Size = None
+    crop: Size = None
+    mean: Channels | None = None
+    std: Annotated[Channels, AfterValidator(_positive)] | None = None
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+
+    def to_record(self) -> Preprocess:
+        """Return it as the record that travels."""
+        return Preprocess(**dict(self))
+
+
+class RecipeTable(Table):
+    """[recipes.NAME]."""
+
+    epochs: Count
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] | None = None  # default: the record's for sgd, ADAPTIVE_LR for the others
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    batch_size: Count = 128
+    schedule: Literal["constant", "cosine", "onecycle"] = "cosine"
+    augment: Literal["none", "crop4_flip"] = "none"
+
+    def to_record(self) -> Recipe:
+        """Return it as the record that travels."""
+        default = {} if self.optimizer == "sgd" else {"lr": ADAPTIVE_LR}
+        return Recipe(**{**default, **self.model_dump(exclude_none=True)})
+
+
+class TrainTable(Table):
+    """`weights = { train = "RECIPE" }`."""
+
+    train: str
+
+
+class ModelTable(Table):
+    """[[models]]: one network, or one per seed."""
+
+    name: Name
+    architecture: Annotated[str, AfterValidator(_architecture)]
+    args: dict[str, JsonValue] = {}
+    weights: Annotated[str | TrainTable, PlainValidator(_weights)] = "random"
+    seed: Seed | None = None  # 0
+    seeds: Seeds | None = None  # instead of seed
+    preprocess: PreprocessTable | None = None
+    layers: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)] = ("blocks",)
+
+
+class GridTable(Table):
+    """[grid]."""
+
+    pairs: Annotated[str | tuple[tuple[str, str], ...], PlainValidator(_pairs)] = "all"
+
+
+class MatcherTable(Table):
+    """The keys every kind of [[matchers]] has; the parameters of the kind come on top."""
+
+    kind: str
+    samples: Count | None = None
+    metrics: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
+
+
+class TrainedMatcherTable(MatcherTable):
+    """The same for trained kinds."""
+
+    seeds: Seeds = (0,)

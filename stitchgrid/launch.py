@@ -1,0 +1,226 @@
+"""Job -> finished sweep: the stages joined, from whatever the store already holds."""
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+from stitchgrid.cluster import Executor, Outcome, open_executor
+from stitchgrid.display import Display
+from stitchgrid.errors import StitchgridError
+from stitchgrid.jobfile import Job
+from stitchgrid.listing import cell_table, layer_table, model_table
+from stitchgrid.plan import Plan, cut_into_shards, make_plan, split_shard
+from stitchgrid.records import Shard, Sweep, Unit
+from stitchgrid.resolve import Resolution, open_job_images, resolve
+from stitchgrid.revision import check_same_cells
+from stitchgrid.rows import lost_rows
+from stitchgrid.store import Store
+from stitchgrid.watch import Watch
+from stitchgrid.worker import Worker
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Where and how to compute; changes no value beyond rounding."""
+
+    address: str = "local"
+    workers: int | None = None
+    gpus_per_worker: float | None = None
+    cpus_per_worker: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What came of a launch."""
+
+    sweep: str
+    num_cells: int
+    num_done: int  # cells with all they ask for, in the store now
+    num_computed: int  # of them by this launch
+    failures: dict[str, int]  # reason -> number of cells without values
+    num_trained: int  # networks trained by this launch
+    seconds: float
+
+
+class Launch:
+    """One launch of one job on one store."""
+
+    def __init__(self, job: Job, store: Store, where: Where, display: Display, *, cache: Path | None = None):
+        self.job, self.store, self.where, self.display, self.cache = job, store, where, display, cache
+        self.launch_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        self._exit = ExitStack()
+        self._executor: Executor | None = None
+
+    def run(self, *, update: bool = False, retry_failed: bool = False, fail_fast: bool = False) -> Summary:
+        """Compute what the store lacks.
+
+        Raises:
+            JobFileError: If the job cannot run, or the sweep's name stands for other cells and `update` is off.
+            StitchgridError: If a network cannot be trained or measured.
+        """
+        start = perf_counter()
+        with self._exit:
+            images = open_job_images(self.job, cache=self.cache)
+            resolution = resolve(self.job, images, self.store)
+            self._say_what_was_found(resolution)
+            self._check_same_cells(resolution.sweep, update=update)
+            revision = self._revision()
+            num_trained = len(resolution.untrained)
+            if resolution.untrained:
+                self._prepare("training networks", resolution.untrained, None)
+                resolution = resolve(self.job, images, self.store)
+                self._check_same_cells(resolution.sweep, update=update)
+            self._measure_networks(resolution)
+            plan = make_plan(resolution.sweep, self.store.outcomes(), retry_failed=retry_failed)
+            self._write_plan(revision, plan, resolution)
+            num_computed = self._compute(plan, fail_fast=fail_fast) if plan.todo else 0
+        return self._summary(plan, num_computed, num_trained, perf_counter() - start)
+
+    def _say_what_was_found(self, resolution: Resolution) -> None:
+        sweep = resolution.sweep
+        layers = sum(len(network.layers) for network in sweep.networks)
+        self.display.say(
+            f"{sweep.name}: {len(sweep.networks)} networks, {layers} layers, {len(sweep.matchers)} matchers; "
+            f"{sweep.num_fit} fit and {sweep.num_eval} evaluation images"
+        )
+        if resolution.num_bad_images:
+            self.display.say(f"{resolution.num_bad_images} unreadable images were skipped")
+
+    def _check_same_cells(self, sweep: Sweep, *, update: bool) -> None:
+        check_same_cells(self.store, sweep, list(cut_into_shards(sweep)), update=update)
+
+    def _revision(self) -> int:
+        """Return the revision of the sweep that stands for this very job, writing it where there is none."""
+        latest = self.store.latest_revision(self.job.name)
+        if latest is not None and self.store.read_job(self.job.name, latest) == self.job.to_dict():
+            return latest
+        return self.store.write_job(self.job.name, self.job.to_dict())
+
+    def _write_plan(self, revision: int, plan: Plan, resolution: Resolution) -> None:
+        evaluations = [
+            json.loads(self.store.read_artefact("evaluation", unit.unit_id)) for unit in resolution.evaluations()
+        ]
+        tables = {
+            "cells": cell_table(plan.sweep, plan.shards),
+            "models": model_table(plan.sweep, evaluations),
+            "layers": layer_table(plan.sweep),
+        }
+        stored = self.store.read_plan(self.job.name, revision)
+        if stored is not None and stored.cells["cell_id"].to_pylist() != tables["cells"]["cell_id"].to_pylist():
+            revision = self.store.write_job(self.job.name, self.job.to_dict())  # same job, other weights or images
+        info = {
+            "num_fit": plan.sweep.num_fit,
+            "num_fit_closed": plan.sweep.num_fit_closed,
+            "num_eval": plan.sweep.num_eval,
+            "dataset": plan.sweep.data.dataset,
+            "precision": plan.sweep.precision,
+            "num_shards": len(plan.shards),
+        }
+        self.store.write_plan(self.job.name, revision, **tables, info=info)
+
+    # Stages -----------------------------------------------------------------------------------------------------------
+
+    def _workers(self, num_units: int) -> Executor:
+        """Return the executor, started when the first stage needs it and kept for the next ones."""
+        if self._executor is None:
+            where = self.where
+            threads = None if where.address == "none" and where.cpus_per_worker is None else where.cpus_per_worker or 1
+            factory = partial(
+                Worker,
+                store=self.store.uri,
+                device=self.job.numerics.device,
+                threads=None if threads is None else max(1, int(threads)),
+                cache=self.cache,
+            )
+            self._executor = self._exit.enter_context(
+                open_executor(
+                    where.address,
+                    factory=factory,
+                    workers=where.workers,
+                    cpus_per_worker=where.cpus_per_worker,
+                    gpus_per_worker=where.gpus_per_worker,
+                    max_units=num_units,
+                )
+            )
+        return self._executor
+
+    def _prepare(self, title: str, units: Sequence[Unit], sweep: Sweep | None) -> None:
+        """Run units of which every one is needed by what comes after.
+
+        Raises:
+            StitchgridError: If one of them failed.
+        """
+        with self._observed(title, units, "networks", num_done=0) as watch:
+            outcome = self._workers(len(units)).run(
+                units, sweep, on_event=watch.on_event, before_submit=watch.before_submit, fail_fast=True
+            )
+        lost = [*outcome.failed, *outcome.quarantined]
+        if lost:
+            raise StitchgridError(f"{title} failed: {lost[0].reason}")
+
+    def _measure_networks(self, resolution: Resolution) -> None:
+        """Measure every network, unstitched, that was not measured on these images before."""
+        missing = [unit for unit in resolution.evaluations() if not self.store.has_artefact("evaluation", unit.unit_id)]
+        if missing:
+            self._prepare("measuring networks", missing, resolution.sweep)
+
+    def _compute(self, plan: Plan, *, fail_fast: bool) -> int:
+        """Run the shards that are left; return the number of cells that got values."""
+
+        def split(unit: Unit) -> tuple[Unit, Unit] | None:
+            assert isinstance(unit, Shard)
+            return split_shard(plan.sweep, unit)
+
+        with self._observed("computing cells", plan.todo, "cells", num_done=plan.num_done) as watch:
+            outcome = self._workers(len(plan.todo)).run(
+                plan.todo,
+                plan.sweep,
+                split=split,
+                on_event=watch.on_event,
+                before_submit=watch.before_submit,
+                fail_fast=fail_fast,
+            )
+        self._write_losses(plan.sweep, outcome)
+        return sum(report.num_cells for report in outcome.finished)
+
+    def _write_losses(self, sweep: Sweep, outcome: Outcome) -> None:
+        """Store the error of every cell whose shard raised or was given up: the worker could not."""
+        for status, losses in (("failed", outcome.failed), ("quarantined", outcome.quarantined)):
+            for loss in losses:
+                assert isinstance(loss.unit, Shard)
+                rows = lost_rows(sweep, loss.unit, status=status, reason=loss.reason)
+                self.store.write_part(loss.unit.unit_id, list(rows))
+
+    @contextmanager
+    def _observed(self, title: str, units: Sequence[Unit], noun: str, *, num_done: int) -> Iterator[Watch]:
+        total = sum(unit.num_cells for unit in units)
+        with self.display.stage(title, total, noun) as stage:
+            watch = Watch(self.store, self.job.name, self.launch_id, stage, num_done=num_done)
+            yield watch
+            watch.beat(is_over=True)
+
+    def _summary(self, plan: Plan, num_computed: int, num_trained: int, seconds: float) -> Summary:
+        outcomes = self.store.outcomes()
+        failures: Counter[str] = Counter()
+        num_done = 0
+        for shard in plan.shards:
+            for cell in plan.sweep.cells(shard):
+                if outcomes.metrics_done(cell.cell_id).issuperset(plan.sweep.matchers[cell.matcher].metrics):
+                    num_done += 1
+                else:
+                    failures[outcomes.failed(cell.cell_id) or "not computed"] += 1
+        return Summary(
+            sweep=self.job.name,
+            num_cells=plan.num_cells,
+            num_done=num_done,
+            num_computed=num_computed,
+            failures=dict(failures.most_common()),
+            num_trained=num_trained,
+            seconds=seconds,
+        )

@@ -1,0 +1,51 @@
+"""The affine map every stitcher ends in, and what second moments say about it.
+
+Shape suffixes: R rows, D features of the source's layer, E of the target's.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from stitchgrid.moments import PairMoments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AffineMap:
+    """T(a) = a W + b: a 1x1 convolution on feature maps, one linear map for all tokens."""
+
+    weight_DE: Tensor
+    bias_E: Tensor
+
+    def __call__(self, a_RD: Tensor) -> Tensor:
+        """Return T(a) for rows (..., D), in their own precision."""
+        return a_RD @ self.weight_DE.to(a_RD.dtype) + self.bias_E.to(a_RD.dtype)
+
+    def double(self) -> "AffineMap":
+        """Return the map in float64, apart from any graph."""
+        return AffineMap(weight_DE=self.weight_DE.detach().double(), bias_E=self.bias_E.detach().double())
+
+
+def squared_error(stitch: AffineMap, moments: PairMoments) -> float:
+    """Return ||T(A) - B||_F^2 over the rows the moments were summed over."""
+    weight_DE, bias_E = stitch.weight_DE.double(), stitch.bias_E.double()
+    offset_E = moments.mean_x_D @ weight_DE + bias_E - moments.mean_y_E
+    explained = (weight_DE * (moments.xx_DD @ weight_DE - 2.0 * moments.xy_DE)).sum()
+    return (moments.yy_EE.trace() + explained + moments.num_rows * offset_E.square().sum()).item()
+
+
+def residual(stitch: AffineMap, moments: PairMoments) -> float:
+    """Return ||T(A) - B||_F^2 / ||B||_F^2, B uncentred: 0 where the map reproduces the target; NaN where B is 0.
+
+    A ratio of sums over all rows, where the authors' "DM (struct.)" averages the ratio over batches: the batch size
+    cannot change it. Rounding may bring an exact match out in (-1e-12, 0), which is returned as 0.
+    """
+    norm = (moments.yy_EE.trace() + moments.num_rows * moments.mean_y_E.square().sum()).item()
+    value = squared_error(stitch, moments) / norm if norm > 0 else float("nan")
+    return 0.0 if -1e-12 < value < 0 else value
+
+
+def r_squared(stitch: AffineMap, moments: PairMoments) -> float:
+    """Return 1 - ||T(A) - B||^2 / ||B - mean(B)||^2, the mean per feature over these rows; NaN for a constant B."""
+    variance = moments.yy_EE.trace().item()
+    return 1.0 - squared_error(stitch, moments) / variance if variance > 0 else float("nan")

@@ -1,0 +1,50 @@
+"""Names of the architectures a job file may use; imports torch only when asked for other libraries' names."""
+
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+
+STITCHGRID = {  # name in a job file -> module:function
+    "resnet20": "stitchgrid.models.nets.resnet:resnet20",
+    "resnet32": "stitchgrid.models.nets.resnet:resnet32",
+    "resnet44": "stitchgrid.models.nets.resnet:resnet44",
+    "resnet56": "stitchgrid.models.nets.resnet:resnet56",
+    "resnet110": "stitchgrid.models.nets.resnet:resnet110",
+    "resnet18": "stitchgrid.models.nets.stem_resnet:resnet18",
+    "resnet34": "stitchgrid.models.nets.stem_resnet:resnet34",
+    "resnet50": "stitchgrid.models.nets.stem_resnet:resnet50",
+    "vit_tiny": "stitchgrid.models.nets.vit:vit_tiny",
+    "tiny10": "stitchgrid.models.nets.tiny:tiny10",
+}
+LIBRARIES = ("stitchgrid", "torchvision", "timm")
+
+
+def library_names(library: str) -> list[str]:
+    """Return the names of a library's classifiers, without the library's own; none when it is not installed.
+
+    >>> library_names("stitchgrid")[:3]
+    ['resnet110', 'resnet18', 'resnet20']
+    """
+    if library == "stitchgrid":
+        return sorted(STITCHGRID)
+    if find_spec(library) is None:
+        return []
+    if library == "timm":
+        import timm
+
+        return sorted(timm.list_models())
+    import torchvision
+
+    return sorted(torchvision.models.list_models(module=torchvision.models))
+
+
+def architecture_names(pattern: str = "*") -> list[str]:
+    """Return every `LIBRARY:NAME` that matches a glob, stitchgrid's own first.
+
+    A pattern without a colon is looked for in the names of every library.
+
+    >>> architecture_names("stitchgrid:vit*")
+    ['stitchgrid:vit_tiny']
+    """
+    wanted = pattern if ":" in pattern else f"*:{pattern}"
+    words = (f"{library}:{name}" for library in LIBRARIES for name in library_names(library))
+    return [word for word in words if fnmatchcase(word, wanted)]

@@ -1,0 +1,1 @@
+"""The architectures that ship with stitchgrid, one family a file; all of them can be traced by torch.fx."""

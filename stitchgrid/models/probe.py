@@ -1,0 +1,128 @@
+"""One run of a traced network on two images: what every operation makes, how much it costs, and whether it is right."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from stitchgrid.errors import InputError
+from stitchgrid.models.trace import Trace
+
+_NUM_IMAGES = 2  # more than one, so that the axis of the images can be told from others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """What one operation made."""
+
+    shape: tuple[int, ...] | None  # for two images; None: not a tensor
+    flops: float  # from the input to here, one image
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """Shape of one image's share, None where images are not the first axis."""
+        return self.shape[1:] if self.shape and self.shape[0] == _NUM_IMAGES else None
+
+
+def probe_input(module: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    """Return two images of noise, always the same, where the network is."""
+    weight = next(module.parameters(), None)
+    noise = torch.rand((_NUM_IMAGES, *input_shape), generator=torch.Generator().manual_seed(0))
+    return noise if weight is None else noise.to(weight.device, weight.dtype)
+
+
+def probe_output(module: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    """Return the class scores of the two images by the network itself.
+
+    Raises:
+        InputError: If the network refuses images of that size, or its output is not one tensor (N, classes).
+    """
+    name = type(module).__name__
+    try:
+        with torch.no_grad():
+            output = module(probe_input(module, input_shape))
+    except Exception as problem:  # networks refuse sizes by whatever their first failing operation raises
+        wanted = getattr(module, "image_size", None)
+        hint = f"it is made for {wanted}x{wanted}" if isinstance(wanted, int) else "choose another size"
+        raise InputError(
+            f"{name} does not run on images of {_size(input_shape)} ({type(problem).__name__}: {problem}); {hint}, "
+            "with `resize` and `crop` in the model's `preprocess`, or change its `args`."
+        ) from problem
+    if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != _NUM_IMAGES:
+        came = f"a tensor of {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise InputError(
+            f"{name} returns {came} for {_NUM_IMAGES} images; wanted one tensor of class scores (N, classes)."
+        )
+    return output
+
+
+def probe(trace: Trace, module: nn.Module, input_shape: Sequence[int]) -> dict[fx.Node, Probed]:
+    """Return what every operation of the graph makes, having checked that the graph computes what the network does.
+
+    Raises:
+        InputError: If network and graph differ, the network is random, or an operation overwrites its input.
+    """
+    expected = probe_output(module, input_shape)
+    graph, copies = copy_graph(trace.nodes, {}, [trace.output])
+    runner = _Runner(fx.GraphModule(trace.targets, graph), type(module).__name__)
+    with torch.no_grad():
+        came = runner.run(probe_input(module, input_shape))
+    if not torch.allclose(came, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
+        raise InputError(
+            f"{type(module).__name__} does not give the same scores again when its traced graph is run; its forward "
+            "must neither be random in eval mode (dropout without `training=self.training`) nor depend on anything "
+            "but its input."
+        )
+    return {node: runner.probed[copies[node].name] for node in trace.nodes}
+
+
+def copy_graph(
+    nodes: Sequence[fx.Node], inputs: dict[fx.Node, str], outputs: Sequence[fx.Node]
+) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """Return a graph of copies of `nodes`, in which `inputs` are placeholders, and the copy of every node."""
+    graph = fx.Graph()
+    copies = {node: graph.placeholder(name) for node, name in inputs.items()}
+    for node in nodes:
+        if node not in copies:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    values = tuple(copies[node] for node in outputs)
+    graph.output(values[0] if len(values) == 1 else values)
+    return graph, copies
+
+
+class _Runner(fx.Interpreter):
+    """Runs a graph node by node and notes what each makes and costs."""
+
+    def __init__(self, graph: fx.GraphModule, name: str):
+        super().__init__(graph)
+        self.name = name
+        self.extra_traceback = False  # it would end up in messages for users
+        self.probed: dict[str, Probed] = {}
+        self.counter = FlopCounterMode(display=False)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        # attention as plain matrix products: fused kernels are not counted alike, or at all, on every device
+        with sdpa_kernel(SDPBackend.MATH), self.counter:
+            return super().run(*args, **kwargs)
+
+    def run_node(self, n: fx.Node) -> Any:
+        given = [value for node in n.all_input_nodes if isinstance(value := self.env[node], Tensor)]
+        versions = [value._version for value in given]
+        made = super().run_node(n)
+        if versions != [value._version for value in given]:
+            raise InputError(
+                f"{self.name} overwrites a tensor inside {n.name!r}, where it cannot be undone; cached activations "
+                "would be wrong. Let the operation return a new tensor."
+            )
+        shape = tuple(made.shape) if isinstance(made, Tensor) else None
+        self.probed[n.name] = Probed(shape=shape, flops=self.counter.get_total_flops() / _NUM_IMAGES)
+        return made
+
+
+def _size(input_shape: Sequence[int]) -> str:
+    channels, height, width = input_shape
+    return f"{height}x{width} with {channels} channels"

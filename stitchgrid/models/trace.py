@@ -1,0 +1,213 @@
+"""A frozen network -> its graph of operations: traced, nothing in place, nothing that the output does not need."""
+
+import inspect
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torchvision.models.feature_extraction import NodePathTracer, _set_default_tracer_kwargs
+
+from stitchgrid.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of a module while the network was traced."""
+
+    path: str
+    type: type[nn.Module]
+    is_leaf: bool  # its inside was not traced
+    made: frozenset[fx.Node]  # what was made between its begin and its end
+    output: fx.Node | None  # what it returned, where that is one value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """The graph of a network, and which module made what."""
+
+    nodes: tuple[fx.Node, ...]  # the input first, the output node left out; all are needed for the output
+    input: fx.Node
+    output: fx.Node
+    dependent: frozenset[fx.Node]  # values that change with the input
+    names: dict[fx.Node, str]  # torchvision's node names
+    calls: tuple[Call, ...]  # in order of their end, so the deepest first
+    targets: dict[str, Any]  # modules, parameters and constants that nodes refer to
+
+
+class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
+    """Torchvision's tracer, which also notes the calls of modules."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.records: list[tuple[str, nn.Module, int, int, Any]] = []
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Trace the call as torchvision does, and note what it made and returned."""
+        begin = len(self.node_to_qualname)
+        value = super().call_module(m, forward, args, kwargs)
+        self.records.append((self.path_of_module(m), m, begin, len(self.node_to_qualname), value))
+        return value
+
+    def calls(self) -> tuple[Call, ...]:
+        """Return the calls noted so far, in order of their end."""
+        nodes = list(self.node_to_qualname)
+        return tuple(
+            Call(
+                path=path,
+                type=type(module),
+                is_leaf=self.is_leaf_module(module, path),
+                made=frozenset(nodes[begin:end]),
+                output=value.node if isinstance(value, fx.Proxy) else None,
+            )
+            for path, module, begin, end, value in self.records
+        )
+
+
+def trace_network(module: nn.Module) -> Trace:
+    """Return the graph of a frozen network, which shares its weights.
+
+    Raises:
+        InputError: If torch.fx cannot follow the network, or the network overwrites a tensor in a way that cannot be
+            undone.
+    """
+    name = type(module).__name__
+    tracer = _Tracer(**_set_default_tracer_kwargs(None))
+    before = set(vars(module))
+    try:
+        graph = tracer.trace(module, concrete_args=_defaults(module) or None)
+    except Exception as problem:  # fx stops on user code in many ways
+        raise InputError(
+            f"{name} cannot be traced by torch.fx ({type(problem).__name__}: {problem}); its forward must not branch "
+            "on values of its input. Functions that must not be looked into can be marked with torch.fx.wrap."
+        ) from problem
+    targets = {node.target: _target(module, node) for node in graph.nodes if node.op in {"call_module", "get_attr"}}
+    for constant in set(vars(module)) - before:  # tensors made by forward, which the tracer leaves on the network
+        delattr(module, constant)
+    names = {node: tracer.node_to_qualname.get(node, node.name) for node in graph.nodes}
+    successors = _undo_in_place(graph, name)
+    calls = tuple(_with_final_output(call, successors) for call in tracer.calls())
+    return _pruned(graph, name, names, calls, targets)
+
+
+def _defaults(module: nn.Module) -> dict[str, Any]:
+    """Return the default values of forward's further arguments: the network is called with its input alone."""
+    parameters = list(inspect.signature(module.forward).parameters.values())[1:]
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _with_final_output(call: Call, successors: dict[fx.Node, fx.Node]) -> Call:
+    """Return the call with the value that its output had become by its end."""
+    output = call.output
+    while output is not None and (successor := successors.get(output)) in call.made:
+        output = successor
+    return replace(call, output=output)
+
+
+def _target(module: nn.Module, node: fx.Node) -> Any:
+    value: Any = module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _pruned(
+    graph: fx.Graph, name: str, names: dict[fx.Node, str], calls: tuple[Call, ...], targets: dict[str, Any]
+) -> Trace:
+    first = next(node for node in graph.nodes if node.op == "placeholder")
+    last = next(node for node in graph.nodes if node.op == "output")
+    output = last.args[0]
+    if not isinstance(output, fx.Node):
+        raise InputError(f"{name} returns a {type(output).__name__}; wanted one tensor of class scores (N, classes).")
+    needed = ancestors([output])
+    nodes = tuple(node for node in graph.nodes if node in needed)
+    dependent = {first}
+    for node in nodes:
+        if dependent.intersection(node.all_input_nodes):
+            dependent.add(node)
+    if first not in needed:
+        raise InputError(f"the output of {name} does not depend on its input.")
+    return Trace(
+        nodes=nodes,
+        input=first,
+        output=output,
+        dependent=frozenset(dependent),
+        names={node: names[node] for node in nodes},
+        calls=calls,
+        targets=targets,
+    )
+
+
+def ancestors(nodes: list[fx.Node], stop: fx.Node | None = None) -> set[fx.Node]:
+    """Return the nodes and everything they are made from, not looking behind `stop`."""
+    found: set[fx.Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend([] if node is stop else node.all_input_nodes)
+    return found
+
+
+def _undo_in_place(graph: fx.Graph, name: str) -> dict[fx.Node, fx.Node]:
+    """Let every operation that overwrites its first argument return a new tensor, which later nodes then use.
+
+    Returns:
+        For each value that was overwritten, the value that took its place.
+    """
+    successors = {}
+    for node in list(graph.nodes):
+        if (_switch_off_flag(node) or _rename_function(node) or _rename_method(node, name)) and node.args:
+            overwritten = node.args[0]
+            position = {other: k for k, other in enumerate(graph.nodes)}
+            overwritten.replace_all_uses_with(node, delete_user_cb=lambda user: position[user] > position[node])  # noqa: B023
+            successors[overwritten] = node
+    return successors
+
+
+def _switch_off_flag(node: fx.Node) -> bool:
+    """Switch `inplace=True` off, wherever in a function's arguments it is; tell whether it was on."""
+    try:
+        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # not a function, or built in C without a signature
+        return False
+    if bound.arguments.get("inplace") is not True:
+        return False
+    bound.arguments["inplace"] = False
+    node.args, node.kwargs = bound.args, bound.kwargs
+    return True
+
+
+def _rename_function(node: fx.Node) -> bool:
+    """Call `operator.add` for `operator.iadd`, `torch.relu` for `torch.relu_`; tell whether it was one."""
+    name = getattr(node.target, "__name__", "")
+    plain = None
+    if getattr(operator, name, None) is node.target and name.startswith("i"):  # iadd, imul, iand, ...
+        plain = getattr(operator, name[1:], None) or getattr(operator, f"{name[1:]}_", None)
+    for home in (torch, F):
+        if name.endswith("_") and getattr(home, name, None) is node.target:
+            plain = getattr(home, name[:-1], None)
+    if node.op != "call_function" or plain is None:
+        return False
+    node.target = plain
+    return True
+
+
+def _rename_method(node: fx.Node, name: str) -> bool:
+    """Call `add` instead of `add_`; tell whether it was such a method."""
+    method = str(node.target)
+    if node.op != "call_method" or not method.endswith("_") or method.endswith("__"):
+        return False
+    if not callable(getattr(Tensor, method[:-1], None)):
+        raise InputError(
+            f"{name} overwrites a tensor with {method}(), at {node.name!r}; wanted operations that return a new one, "
+            "such as torch.where or torch.zeros_like."
+        )
+    node.target = method[:-1]
+    return True

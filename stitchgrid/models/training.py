@@ -1,0 +1,184 @@
+"""Training one network by a recipe: a plain loop whose every draw comes from a generator seeded by the network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
+
+from stitchgrid.errors import InputError, JobFileError, StitchgridError, nearest
+from stitchgrid.models.build import make_network
+from stitchgrid.models.freeze import freeze
+from stitchgrid.records import NetworkSpec, Recipe
+
+# Shape suffixes: N images, C channels, H height, W width, K classes.
+
+_CROP_PADDING = 4
+_AUGMENTATIONS = ("none", "crop4_flip")
+_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+
+
+class Images(Protocol):
+    """Images that a network can be trained on."""
+
+    @property
+    def num(self) -> int:
+        """How many there are."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of each, int64."""
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Return these images as uint8 (N, C, H, W)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A trained network, frozen for good, and how it did on its own images in the last epoch, as it was trained."""
+
+    module: nn.Module
+    loss: float
+    accuracy: float
+
+
+def train_network(
+    spec: NetworkSpec,
+    images: Images,
+    preprocess: Callable[[Tensor], Tensor],
+    *,
+    device: torch.device | str = "cpu",
+    on_epoch: Callable[[int, float, float], None] | None = None,
+) -> Trained:
+    """Return the network of `spec` trained by its recipe, frozen for good.
+
+    Args:
+        spec: Architecture, seed and recipe.
+        images: What it is trained on.
+        preprocess: From uint8 pixels to what the network takes.
+        device: Where it is trained, and stays.
+        on_epoch: Called after each epoch with its number from 1, loss and accuracy.
+
+    Raises:
+        JobFileError: If the recipe names an optimizer, schedule or augmentation that does not exist.
+        InputError: If a label has no output in the network's head.
+        StitchgridError: If the loss becomes infinite or NaN.
+    """
+    assert spec.recipe is not None, spec.name
+    run = _Run(spec, spec.recipe, images, preprocess, torch.device(device))
+    loss = accuracy = float("nan")
+    devices = [run.device] if run.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):  # dropout draws from the device's own generator
+        torch.manual_seed(spec.seed)
+        for epoch in range(1, spec.recipe.epochs + 1):
+            loss, accuracy = run.epoch(epoch)
+            if on_epoch is not None:
+                on_epoch(epoch, loss, accuracy)
+    return Trained(module=freeze(run.module), loss=loss, accuracy=accuracy)
+
+
+class _Run:
+    """One training: network, optimiser, schedule and generator, advanced an epoch at a time."""
+
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        recipe: Recipe,
+        images: Images,
+        preprocess: Callable[[Tensor], Tensor],
+        device: torch.device,
+    ):
+        self.spec, self.recipe, self.images, self.preprocess, self.device = spec, recipe, images, preprocess, device
+        if recipe.augment not in _AUGMENTATIONS:
+            raise JobFileError(f"unknown augment {recipe.augment!r}; {nearest(recipe.augment, _AUGMENTATIONS)}.")
+        self.module = make_network(spec).to(device)
+        self._check_labels()
+        self.module.train()
+        # batches of nearly equal size: no image is dropped, and no short batch weighs more than the others
+        self.num_batches = -(-images.num // recipe.batch_size)
+        self.optimizer = _optimizer(recipe, self.module)
+        self.schedule = _schedule(recipe, self.optimizer, recipe.epochs * self.num_batches)
+        self.generator = Generator().manual_seed(spec.seed)
+
+    def epoch(self, number: int) -> tuple[float, float]:
+        """Train on every image once; return the mean loss and the accuracy of the scores it was trained with."""
+        total_loss = num_right = 0.0
+        order = torch.randperm(self.images.num, generator=self.generator)
+        for step, indices in enumerate(order.tensor_split(self.num_batches), start=1):
+            labels_N = self.images.labels[indices].to(self.device)
+            logits_NK = self.module(self._inputs(indices))
+            loss = F.cross_entropy(logits_NK, labels_N)
+            if not torch.isfinite(loss):
+                raise StitchgridError(
+                    f"training {self.spec.name!r} diverged: the loss is {loss.item()} at step {step} of epoch "
+                    f"{number}; lower the recipe's lr (now {self.recipe.lr:g})."
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.schedule.step()
+            total_loss += loss.item() * len(indices)
+            num_right += (logits_NK.argmax(1) == labels_N).sum().item()
+        return total_loss / self.images.num, num_right / self.images.num
+
+    def _inputs(self, indices: Tensor) -> Tensor:
+        pixels_NCHW = self.images.batch(indices)
+        if self.recipe.augment == "crop4_flip":
+            pixels_NCHW = crop4_flip(pixels_NCHW, self.generator)
+        return self.preprocess(pixels_NCHW.to(self.device))
+
+    def _check_labels(self) -> None:
+        """Compare the labels with the network's outputs for one image, in eval mode so that no statistic moves."""
+        self.module.eval()
+        with torch.no_grad():
+            num_outputs = self.module(self.preprocess(self.images.batch(torch.arange(1)).to(self.device))).shape[-1]
+        lowest, highest = int(self.images.labels.min()), int(self.images.labels.max())
+        if lowest < 0 or highest >= num_outputs:
+            raise InputError(
+                f"labels run from {lowest} to {highest}, but the head of {self.spec.name!r} has {num_outputs} outputs; "
+                f"set num_classes = {highest + 1} in the model's args."
+            )
+
+
+def _optimizer(recipe: Recipe, module: nn.Module) -> Optimizer:
+    if recipe.optimizer not in _OPTIMIZERS:
+        raise JobFileError(f"unknown optimizer {recipe.optimizer!r}; {nearest(recipe.optimizer, _OPTIMIZERS)}.")
+    extra = {"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {}
+    make = _OPTIMIZERS[recipe.optimizer]
+    return make(module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, **extra)
+
+
+def _schedule(recipe: Recipe, optimizer: Optimizer, num_steps: int) -> LRScheduler:
+    """Return the schedule of the learning rate, to be advanced after every step."""
+    schedules: dict[str, Callable[..., Any]] = {
+        "constant": partial(ConstantLR, factor=1.0),
+        "cosine": partial(CosineAnnealingLR, T_max=num_steps),
+        "onecycle": partial(OneCycleLR, max_lr=recipe.lr, total_steps=num_steps, cycle_momentum=False),
+    }
+    if recipe.schedule not in schedules:
+        raise JobFileError(f"unknown schedule {recipe.schedule!r}; {nearest(recipe.schedule, schedules)}.")
+    schedule: LRScheduler = schedules[recipe.schedule](optimizer)
+    return schedule
+
+
+def crop4_flip(pixels_NCHW: Tensor, generator: Generator) -> Tensor:
+    """Return each image shifted by up to 4 pixels either way (zeros come in) and mirrored with probability 1/2.
+
+    That is a random crop after padding by 4; offsets and flips are drawn from `generator`, which is on the CPU.
+    """
+    num, _, height, width = pixels_NCHW.shape
+    device = pixels_NCHW.device
+    padded_NCHW = F.pad(pixels_NCHW, (_CROP_PADDING,) * 4)
+    offsets_2N = torch.randint(2 * _CROP_PADDING + 1, (2, num), generator=generator).to(device)
+    flip_N1 = (torch.rand(num, 1, generator=generator) < 0.5).to(device)
+    rows_NH = offsets_2N[0, :, None] + torch.arange(height, device=device)
+    columns_W = torch.arange(width, device=device)
+    columns_NW = offsets_2N[1, :, None] + torch.where(flip_N1, columns_W.flip(0), columns_W)
+    images_N11 = torch.arange(num, device=device)[:, None, None]
+    cropped_NHWC = padded_NCHW.permute(0, 2, 3, 1)[images_N11, rows_NH[:, :, None], columns_NW[:, None, :]]
+    return cropped_NHWC.permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,207 @@
+"""A resolved sweep and what is done -> the shards to compute. Pure: no torch, no store, stable ids."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from stitchgrid.matchers.catalogue import MATCHERS, images_used
+from stitchgrid.records import Block, MatcherSpec, Shard, Sweep, digest
+
+SHARD_FLOPS = 2e12  # of work in one shard: about half a minute of one CPU core
+TILE_SIDES = (8, 4, 2, 1)  # networks on a side of a tile; the largest that fits is taken
+BACKWARD = 1.0  # cost of a gradient with respect to a tail's input, in forward passes
+
+
+class Done(Protocol):
+    """What a store knows of cells."""
+
+    def metrics_done(self, cell_id: str) -> frozenset[str]:
+        """Return the metrics that have a row."""
+        ...
+
+    def failed(self, cell_id: str) -> str | None:
+        """Return the latest error of a cell that never succeeded."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a launch would do, and why."""
+
+    sweep: Sweep
+    shards: tuple[Shard, ...]  # the whole sweep
+    todo: tuple[Shard, ...]  # what is left of them, with the cells wanted
+    num_cells: int
+    reasons: dict[str, int]  # why cells are (not) computed -> how many
+
+    @property
+    def num_todo(self) -> int:
+        """Number of cells to compute."""
+        return sum(shard.num_cells for shard in self.todo)
+
+    @property
+    def num_done(self) -> int:
+        """Number of cells with all the metrics they ask for."""
+        return self.reasons.get("done", 0)
+
+    @property
+    def num_failed(self) -> int:
+        """Number of cells that failed before and are left alone."""
+        return self.reasons.get("failed before, left alone", 0)
+
+    @property
+    def flops(self) -> float:
+        """Work left, by the cost model."""
+        return sum(shard.flops for shard in self.todo)
+
+
+def make_plan(sweep: Sweep, done: Done, *, retry_failed: bool = False, shard_flops: float = SHARD_FLOPS) -> Plan:
+    """Cut the whole sweep into shards, then take out what the store holds.
+
+    Shards do not depend on what is finished, so that a resume computes what an undisturbed run would.
+    """
+    shards = tuple(cut_into_shards(sweep, shard_flops=shard_flops))
+    reasons: Counter[str] = Counter()
+    todo = []
+    for shard in shards:
+        wanted = set()
+        for cell in sweep.cells(shard):
+            reason, compute = _reason(
+                sweep, sweep.matchers[cell.matcher], done, cell.cell_id, retry_failed=retry_failed
+            )
+            reasons[reason] += 1
+            if compute:
+                wanted.add(cell.cell_id)
+        if len(wanted) == shard.num_cells:
+            todo.append(shard)
+        elif wanted:
+            share = len(wanted) / shard.num_cells
+            todo.append(replace(shard, wanted=frozenset(wanted), num_cells=len(wanted), flops=shard.flops * share))
+    return Plan(sweep=sweep, shards=shards, todo=tuple(todo), num_cells=sum(reasons.values()), reasons=dict(reasons))
+
+
+def _reason(sweep: Sweep, spec: MatcherSpec, done: Done, cell_id: str, *, retry_failed: bool) -> tuple[str, bool]:
+    have = done.metrics_done(cell_id)
+    if have.issuperset(spec.metrics):
+        return "done", False
+    if have:
+        return "new metric", True
+    if done.failed(cell_id) is not None:
+        return ("failed before, tried again", True) if retry_failed else ("failed before, left alone", False)
+    return "missing", True
+
+
+def cut_into_shards(sweep: Sweep, *, shard_flops: float = SHARD_FLOPS) -> Iterable[Shard]:
+    """Yield the shards of a whole sweep: tiles of source x target networks, or target layers of a pair too big.
+
+    The side of the tiles is the largest whose costliest tile stays within `shard_flops`.
+    """
+    matchers = tuple(range(len(sweep.matchers)))
+    tiles: list[list[Block]] = []
+    for side in TILE_SIDES:
+        tiles = _tiles(sweep, side)
+        if max((cost(sweep, tile, matchers) for tile in tiles), default=0.0) <= shard_flops:
+            break
+    for tile in tiles:
+        for blocks in [tile] if len(tile) > 1 else _layer_ranges(sweep, tile[0], matchers, shard_flops):
+            yield _shard(sweep, blocks, matchers)
+
+
+def _tiles(sweep: Sweep, side: int) -> list[list[Block]]:
+    tiles: dict[tuple[int, int], list[Block]] = {}
+    for source, target in sweep.pairs:
+        layers = tuple(range(len(sweep.networks[target].layers)))
+        block = Block(source=source, target=target, target_layers=layers)
+        tiles.setdefault((source // side, target // side), []).append(block)
+    return list(tiles.values())
+
+
+def _layer_ranges(sweep: Sweep, block: Block, matchers: Sequence[int], shard_flops: float) -> Iterable[list[Block]]:
+    """Yield a block in runs of target layers, each within `shard_flops` or a single layer."""
+    run: list[int] = []
+    for layer in block.target_layers:
+        longer = replace(block, target_layers=(*run, layer))
+        if run and cost(sweep, [longer], matchers) > shard_flops:
+            yield [replace(block, target_layers=tuple(run))]
+            run = []
+        run.append(layer)
+    yield [replace(block, target_layers=tuple(run))]
+
+
+def _shard(sweep: Sweep, blocks: Sequence[Block], matchers: tuple[int, ...]) -> Shard:
+    shard = Shard(unit_id="", blocks=tuple(blocks), matchers=matchers, flops=cost(sweep, blocks, matchers), num_cells=0)
+    cell_ids = [cell.cell_id for cell in sweep.cells(shard)]
+    return replace(shard, unit_id=digest(*cell_ids), num_cells=len(cell_ids))
+
+
+def split_shard(sweep: Sweep, shard: Shard) -> tuple[Shard, Shard] | None:
+    """Return a shard's cells in two halves, to find the one that kills its worker; None for a single cell."""
+    cell_ids = [cell.cell_id for cell in sweep.cells(shard)]
+    if len(cell_ids) < 2:
+        return None
+    middle = len(cell_ids) // 2
+    halves = []
+    for some in (cell_ids[:middle], cell_ids[middle:]):
+        share = len(some) / len(cell_ids)
+        halves.append(
+            replace(
+                shard, unit_id=digest(*some), wanted=frozenset(some), num_cells=len(some), flops=shard.flops * share
+            )
+        )
+    return halves[0], halves[1]
+
+
+def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:
+    """Return the floating-point operations of a shard: network passes, tails, moments and Gram matrices.
+
+    The networks' own count multiply-adds twice. Each network runs once over the fit and once over the evaluation
+    images for all layer pairs; every source layer runs once through the tail of every target layer and matcher;
+    training adds its epochs, with a gradient for the tail's input.
+    """
+    total = 0.0
+    sources = {block.source for block in blocks}
+    networks = sources | {block.target for block in blocks}
+    used = {matcher: _images_used(sweep, sweep.matchers[matcher]) for matcher in matchers}
+    closed = [used[m][0] for m in matchers if not MATCHERS[sweep.matchers[m].kind].trained]
+    passes = max(closed, default=0) + max((num_eval for _, num_eval in used.values()), default=0)
+    total += passes * sum(sweep.networks[network].flops for network in networks)
+    for matcher in matchers:
+        spec, (num_fit, num_eval) = sweep.matchers[matcher], used[matcher]
+        kind = MATCHERS[spec.kind]
+        epochs = spec.values["epochs"] if kind.trained else 0
+        total += epochs * num_fit * sum(sweep.networks[source].flops for source in sources)
+        for block in blocks:
+            total += _block_cost(
+                sweep, block, family=kind.family, gram=kind.gram, num_eval=num_eval, num_fit=num_fit, epochs=epochs
+            )
+    return total
+
+
+def _images_used(sweep: Sweep, spec: MatcherSpec) -> tuple[int, int]:
+    return images_used(spec, num_fit=sweep.num_fit, num_fit_closed=sweep.num_fit_closed, num_eval=sweep.num_eval)
+
+
+def _block_cost(
+    sweep: Sweep, block: Block, *, family: str, gram: bool, num_eval: int, num_fit: int, epochs: int
+) -> float:
+    source, target = sweep.networks[block.source], sweep.networks[block.target]
+    total = 0.0
+    for position in block.target_layers:
+        layer = target.layers[position]
+        rows = _rows(layer.shape, layer.width)
+        if gram:
+            total += 2.0 * num_eval**2 * rows * layer.width
+            continue
+        total += sum(4.0 * (num_eval + num_fit * (epochs == 0)) * rows * s.width * layer.width for s in source.layers)
+        if family == "stitcher":
+            runs = num_eval + epochs * num_fit * (1 + BACKWARD)
+            total += runs * len(source.layers) * (target.flops - layer.flops)
+    return total
+
+
+def _rows(shape: Sequence[int], width: int) -> int:
+    size = 1
+    for extent in shape:
+        size *= extent
+    return size // width

@@ -1,0 +1,128 @@
+"""From the pixels of a data set to what a network takes in: scale, resize, crop, normalise; and the augmentation.
+
+Shape suffixes: N images, C = 3 channels, H and W pixels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from stitchgrid.errors import InputError
+from stitchgrid.records import Preprocess
+
+INTERPOLATIONS = {
+    "bilinear": v2.InterpolationMode.BILINEAR,
+    "bicubic": v2.InterpolationMode.BICUBIC,
+    "nearest": v2.InterpolationMode.NEAREST_EXACT,  # the nearest of PIL
+}
+PADDING = 4  # pixels on each side, for crop4_flip
+
+
+def apply_preprocess(
+    pixels: Tensor | Sequence[Tensor], preprocess: Preprocess, *, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Return images as a network wants them, in the order scale to [0, 1], resize, centre crop, normalise.
+
+    Takes uint8 (N,3,H,W), or (3,H,W) images of different sizes that resizing and cropping make equal. The arithmetic is
+    float32 (float64 if asked for), the result is cast to `dtype` last.
+
+    Unlike torchvision's presets, resizing works on floats, without rounding to 8 bits; bicubic is clamped to [0, 1].
+
+    Raises:
+        InputError: If a crop is larger than the image, or images still differ in size.
+    """
+    work = torch.float64 if dtype == torch.float64 else torch.float32
+    if isinstance(pixels, Tensor):
+        x_NCHW = _resize_and_crop(pixels, preprocess, work)
+    else:
+        images = [_resize_and_crop(image_CHW[None], preprocess, work) for image_CHW in pixels]
+        if len(sizes := sorted({tuple(image.shape[-2:]) for image in images})) > 1:
+            raise InputError(
+                f"the images differ in size after preprocessing (heights and widths {sizes[:3]}...); set `resize` and "
+                "`crop`, or `resize = [height, width]`, in the model's `preprocess`."
+            )
+        x_NCHW = torch.cat(images) if images else torch.empty((0, 3, 0, 0), dtype=work)
+    if preprocess.mean is not None:
+        x_NCHW = x_NCHW - _per_channel(preprocess.mean, x_NCHW)
+    if preprocess.std is not None:
+        x_NCHW = x_NCHW / _per_channel(preprocess.std, x_NCHW)
+    return x_NCHW.to(dtype)
+
+
+def output_size(preprocess: Preprocess, height: int, width: int) -> tuple[int, int]:
+    """Return height and width of a preprocessed image.
+
+    >>> output_size(Preprocess(resize=256, crop=224), 300, 600)
+    (224, 224)
+    >>> output_size(Preprocess(resize=256), 300, 600)
+    (256, 512)
+
+    Raises:
+        InputError: If the crop is larger than the image.
+    """
+    if isinstance(preprocess.resize, int):
+        short, long = sorted((height, width))
+        new_long = int(preprocess.resize * long / short)  # rounded as torchvision rounds
+        height, width = (preprocess.resize, new_long) if height <= width else (new_long, preprocess.resize)
+    elif preprocess.resize is not None:
+        height, width = preprocess.resize
+    if preprocess.crop is None:
+        return height, width
+    crop = _pair(preprocess.crop)
+    if crop[0] > height or crop[1] > width:
+        raise InputError(
+            f"cannot crop {crop[0]}x{crop[1]} out of a {height}x{width} image; set `resize` to at least the crop in "
+            "the model's `preprocess`."
+        )
+    return crop
+
+
+def augment_crop4_flip(pixels: Tensor | Sequence[Tensor], generator: torch.Generator) -> Tensor | list[Tensor]:
+    """Return the images moved by up to 4 pixels, zeros coming in, and flipped left to right in half of the cases.
+
+    Each image takes one draw from the generator, so that batches may be cut anywhere: the images come out the same.
+    """
+    if not isinstance(pixels, Tensor):
+        return [_crop4_flip(image_CHW[None], generator)[0] for image_CHW in pixels]
+    return _crop4_flip(pixels, generator)
+
+
+def _crop4_flip(x_NCHW: Tensor, generator: torch.Generator) -> Tensor:
+    num, channels, height, width = x_NCHW.shape
+    steps = 2 * PADDING + 1
+    draw_N = torch.randint(2 * steps * steps, (num,), generator=generator, device=generator.device).to(x_NCHW.device)
+    flip_N, top_N, left_N = draw_N // steps**2, draw_N // steps % steps, draw_N % steps
+    column_W = torch.arange(width, device=x_NCHW.device)
+    column_NW = torch.where(flip_N[:, None] == 1, column_W.flip(0), column_W) + left_N[:, None]
+    row_NH = torch.arange(height, device=x_NCHW.device) + top_N[:, None]
+    padded = F.pad(x_NCHW, (PADDING,) * 4)
+    image_N = torch.arange(num, device=x_NCHW.device)
+    channel_C = torch.arange(channels, device=x_NCHW.device)
+    return padded[
+        image_N[:, None, None, None], channel_C[None, :, None, None], row_NH[:, None, :, None], column_NW[:, None, None]
+    ]
+
+
+def _resize_and_crop(x_NCHW: Tensor, preprocess: Preprocess, dtype: torch.dtype) -> Tensor:
+    output_size(preprocess, *x_NCHW.shape[-2:])
+    x_NCHW = x_NCHW.to(dtype) / 255
+    if preprocess.resize is not None:
+        size = [preprocess.resize] if isinstance(preprocess.resize, int) else list(preprocess.resize)
+        mode = INTERPOLATIONS[preprocess.interpolation]
+        x_NCHW = v2.functional.resize(x_NCHW, size, interpolation=mode, antialias=True)
+        if preprocess.interpolation == "bicubic":
+            x_NCHW = x_NCHW.clamp(0, 1)
+    if preprocess.crop is not None:
+        x_NCHW = v2.functional.center_crop(x_NCHW, list(_pair(preprocess.crop)))
+    return x_NCHW
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]

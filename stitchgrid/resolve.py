@@ -1,0 +1,225 @@
+"""Job -> sweep: networks are built once, cut and hashed, images are drawn; every problem is named at once."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stitchgrid.datasets import Images, open_images
+from stitchgrid.errors import InputError, JobFileError, StitchgridError
+from stitchgrid.jobfile import Job
+from stitchgrid.matchers.catalogue import MATCHERS, images_used
+from stitchgrid.models.architecture import code_digest
+from stitchgrid.models.build import build_network, default_preprocess, make_network
+from stitchgrid.models.cuts import CutNetwork, cut_network
+from stitchgrid.models.select import select_layers
+from stitchgrid.models.weights import load_state, state_digest
+from stitchgrid.preprocess import output_size
+from stitchgrid.records import (
+    DataSpec,
+    EvaluateNetwork,
+    Network,
+    NetworkSpec,
+    Preprocess,
+    Sweep,
+    TrainNetwork,
+    canonical,
+    digest,
+)
+
+TRAINING_REVISION = 1  # raised when the training loop changes, so that stored networks are not mistaken for new ones
+
+
+class Artefacts(Protocol):
+    """Where trained networks are kept."""
+
+    def has_artefact(self, kind: str, key: str) -> bool:
+        """Return whether it is there."""
+        ...
+
+    def read_artefact(self, kind: str, key: str) -> bytes:
+        """Return its content."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolution:
+    """A sweep, and what has to be made before its cells have addresses."""
+
+    sweep: Sweep  # networks still to be trained stand in with an id of their own
+    untrained: tuple[TrainNetwork, ...]
+    num_bad_images: int
+
+    def evaluations(self) -> list[EvaluateNetwork]:
+        """Return the units that measure each network, unstitched, on the evaluation images."""
+        sweep = self.sweep
+        return [
+            EvaluateNetwork(
+                unit_id=digest("evaluation", network.network_id, sweep.eval_data, sweep.precision),
+                network=position,
+                flops=network.flops * sweep.num_eval,
+            )
+            for position, network in enumerate(sweep.networks)
+        ]
+
+
+def open_job_images(job: Job, *, cache: Path | None = None) -> Images:
+    """Return the images a job looks at, decoded as far as its matchers and recipes need them."""
+    return open_images(job.data_spec(), need_fit=_fit_images_needed(job), cache=cache)
+
+
+def _fit_images_needed(job: Job) -> int | None:
+    """Return how many fit images the job looks at, None for all of them."""
+    specs = job.matcher_specs()
+    stitchers = [spec for spec in specs if MATCHERS[spec.kind].family == "stitcher"]
+    whole = any(MATCHERS[spec.kind].trained and spec.samples is None for spec in stitchers)
+    closed = job.data_spec().fit_samples
+    if whole or closed is None or any(spec.recipe for spec in job.network_specs()):
+        return None
+    return max([closed, *(spec.samples or 0 for spec in stitchers)])
+
+
+def resolve(job: Job, images: Images, artefacts: Artefacts) -> Resolution:
+    """Build every network of a job once and return the sweep.
+
+    Raises:
+        JobFileError: With every problem found: architectures, checkpoints, layers, sizes, labels.
+    """
+    data = job.data_spec()
+    networks: list[Network] = []
+    untrained: list[TrainNetwork] = []
+    problems: list[str] = []
+    for spec in job.network_specs():
+        try:
+            network, to_train = _resolve_network(spec, data, images, artefacts)
+        except StitchgridError as problem:
+            problems.append(f"model {spec.name!r}: {problem}")
+            continue
+        networks.append(network)
+        if to_train is not None:
+            untrained.append(to_train)
+    if problems:
+        raise JobFileError(f"job {job.name!r} cannot run:", problems)
+    return Resolution(
+        sweep=_sweep(job, data, images, tuple(networks)),
+        untrained=tuple(untrained),
+        num_bad_images=images.num_bad,
+    )
+
+
+def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ...]) -> Sweep:
+    num_closed = min(data.fit_samples or images.fit.num, images.fit.num)
+    matchers = job.matcher_specs()
+    counts = [
+        images_used(spec, num_fit=images.fit.num, num_fit_closed=num_closed, num_eval=images.eval.num)
+        for spec in matchers
+    ]
+    return Sweep(
+        name=job.name,
+        seed=job.seed,
+        data=data,
+        networks=networks,
+        pairs=job.pairs(),
+        matchers=matchers,
+        precision=job.numerics.precision,
+        batch_size=job.numerics.batch_size,
+        eval_data=images.eval.digest(images.eval.num),
+        fit_data=images.fit.digest(images.fit.num),
+        need_fit=_fit_images_needed(job),
+        num_fit=images.fit.num,
+        num_eval=images.eval.num,
+        num_fit_closed=num_closed,
+        matcher_data=tuple(
+            digest(images.fit.digest(fit) if fit else "", images.eval.digest(evaluated)) for fit, evaluated in counts
+        ),
+    )
+
+
+def _resolve_network(
+    spec: NetworkSpec, data: DataSpec, images: Images, artefacts: Artefacts
+) -> tuple[Network, TrainNetwork | None]:
+    preprocess = spec.preprocess or default_preprocess(spec)
+    key = training_key(spec, preprocess, images) if spec.recipe else None
+    trained = key is not None and artefacts.has_artefact("network", key)
+    state = load_state(artefacts.read_artefact("network", key)) if key is not None and trained else None
+    module = make_network(spec) if key is not None and not trained else build_network(spec, state=state)
+    cut = cut_network(module, input_shape(spec, preprocess, images))
+    if images.num_classes > cut.num_classes:
+        raise InputError(
+            f"the images have {images.num_classes} classes, but the network's head has {cut.num_classes}; "
+            f"give it num_classes = {images.num_classes} in args, or other images."
+        )
+    weights = state_digest(module)
+    network = Network(
+        spec=spec,
+        network_id=f"untrained-{key}" if key and not trained else network_id(spec, preprocess, weights),
+        artefact=key,
+        weights_digest="" if key and not trained else weights,
+        preprocess=preprocess,
+        layers=tuple(chosen.layer for chosen in select_layers(cut, spec.layers)),
+        num_cuts=len(cut.cuts),
+        num_classes=cut.num_classes,
+        num_parameters=sum(parameter.numel() for parameter in module.parameters()),
+        input_shape=cut.input_shape,
+        flops=cut.flops,
+    )
+    if key is None or trained or spec.recipe is None:
+        return network, None
+    # A step costs a forward pass and about twice that backward.
+    flops = 3 * cut.flops * images.fit.num * spec.recipe.epochs
+    return network, TrainNetwork(unit_id=key, spec=replace(spec, preprocess=preprocess), data=data, flops=flops)
+
+
+def network_id(spec: NetworkSpec, preprocess: Preprocess, weights_digest: str) -> str:
+    """Return the address of a frozen network: what it computes from an image, whatever it is called."""
+    return digest("network", weights_digest, code_digest(spec), spec.args, canonical(asdict(preprocess)))
+
+
+def training_key(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> str:
+    """Return the address of a network that a recipe trains: the recipe and everything it starts from."""
+    assert spec.recipe is not None
+    return digest(
+        "recipe",
+        str(TRAINING_REVISION),
+        canonical(asdict(spec.recipe)),
+        code_digest(spec),
+        spec.args,
+        str(spec.seed),
+        canonical(asdict(preprocess)),
+        images.fit.digest(images.fit.num),
+    )
+
+
+def load_network(network: Network, artefacts: Artefacts, *, device: torch.device) -> CutNetwork:
+    """Build a resolved network again, on a worker.
+
+    Raises:
+        InputError: If its weights are no longer those the sweep was planned with.
+    """
+    state: Mapping[str, Tensor] | None = None
+    if network.artefact is not None:
+        state = load_state(artefacts.read_artefact("network", network.artefact))
+    module: nn.Module = build_network(network.spec, state=state)
+    found = network_id(network.spec, network.preprocess, state_digest(module))
+    if found != network.network_id:
+        raise InputError(
+            f"model {network.name!r} is not what it was when the sweep was planned (wanted network "
+            f"{network.network_id}, got {found}): its checkpoint or code has changed; launch the job again."
+        )
+    return cut_network(module.to(device), network.input_shape)
+
+
+def input_shape(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> tuple[int, int, int]:
+    """Return (3, height, width) of a network's images after its preprocessing."""
+    size = images.eval.size
+    if size is None:
+        if preprocess.crop is None and not isinstance(preprocess.resize, tuple):
+            raise InputError(
+                "the images differ in size, so a network needs preprocess = { resize = ..., crop = ... } "
+                "(or resize = [height, width]) to bring them to one."
+            )
+        size = (4096, 4096)
+    return (3, *output_size(preprocess, *size))

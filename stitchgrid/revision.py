@@ -1,0 +1,64 @@
+"""A sweep's name stands for one set of cells: whether a job still means what the store has under its name."""
+
+from collections.abc import Iterable, Sequence
+
+from stitchgrid.errors import JobFileError
+from stitchgrid.records import Shard, Sweep
+from stitchgrid.store import Store
+
+SHOWN = 3  # cells of each kind in a message
+COLUMNS = ("source_model", "source_layer", "target_model", "target_layer", "matcher", "params", "seed")
+
+Named = tuple[str, str, str, str, str, str, int | None]
+
+
+def check_same_cells(store: Store, sweep: Sweep, shards: Sequence[Shard], *, update: bool) -> None:
+    """Compare a sweep with the latest complete revision under its name, if there is one.
+
+    Networks still to be trained are compared by name alone.
+
+    Raises:
+        JobFileError: If the cells differ and `update` is off; says how.
+    """
+    if update or store.latest_revision(sweep.name) is None:
+        return
+    stored = store.read_plan(sweep.name)
+    if stored is None:
+        return
+    before = dict(zip(_names(*(stored.cells[c].to_pylist() for c in COLUMNS)), stored.cells["cell_id"].to_pylist(), strict=True))
+    after = {name: cell_id for name, cell_id in _cells(sweep, shards)}
+    added, removed = [n for n in after if n not in before], [n for n in before if n not in after]
+    changed = [n for n, cell_id in after.items() if cell_id is not None and before.get(n, cell_id) != cell_id]
+    found = {"new": added, "no longer asked for": removed, "of other weights, images or preprocessing": changed}
+    differences = [f"{len(some)} cells {what}, e.g. {_shown(some)}" for what, some in found.items() if some]
+    if differences:
+        raise JobFileError(
+            f"a sweep {sweep.name!r} with other cells is in the store; give the job another name, or use --update to "
+            "make it the sweep's next revision (nothing is lost, nothing finished is computed again):",
+            differences,
+        )
+
+
+def _cells(sweep: Sweep, shards: Sequence[Shard]) -> Iterable[tuple[Named, str | None]]:
+    for shard in shards:
+        for cell in sweep.cells(shard):
+            f, g, spec = sweep.networks[cell.source], sweep.networks[cell.target], sweep.matchers[cell.matcher]
+            name = (
+                f.name,
+                f.layers[cell.source_layer].name,
+                g.name,
+                g.layers[cell.target_layer].name,
+                spec.kind,
+                spec.params,
+                spec.seed,
+            )
+            yield name, cell.cell_id if f.is_known and g.is_known else None
+
+
+def _names(*columns: list[object]) -> list[Named]:
+    return list(zip(*columns, strict=True))  # type: ignore[arg-type]
+
+
+def _shown(names: Sequence[Named]) -> str:
+    shown = [f"{f}:{i} -> {g}:{j} by {kind}{'' if seed is None else f' seed {seed}'}" for f, i, g, j, kind, _, seed in names[:SHOWN]]
+    return "; ".join(shown) + (" ..." if len(names) > SHOWN else "")

@@ -1,0 +1,89 @@
+"""Cells -> rows: the identity that every row of a cell carries, with or without a value."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from stitchgrid import __version__
+from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.records import Cell, Row, Shard, Sweep
+
+
+@dataclass(slots=True, kw_only=True)
+class Remarks:
+    """What is to be said of all values of a cell."""
+
+    flags: set[str] = field(default_factory=set)
+    alignment: str | None = None
+    num_fit: int | None = None  # images
+    num_eval: int | None = None
+    num_rows: int | None = None  # of features
+    seconds: float | None = None
+
+
+def now() -> str:
+    """Return the time as rows carry it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def make_row(
+    sweep: Sweep,
+    cell: Cell,
+    remarks: Remarks,
+    *,
+    shard: str,
+    device: str,
+    created_at: str,
+    status: str = "done",
+    metric: str | None = None,
+    value: float | None = None,
+    error: str | None = None,
+) -> Row:
+    """Return one row of a cell; a value of None, where there is no error, is an undefined one."""
+    spec, f, g = sweep.matchers[cell.matcher], sweep.networks[cell.source], sweep.networks[cell.target]
+    flags = remarks.flags | ({"undefined"} if value is None and error is None else set())
+    return Row(
+        cell_id=cell.cell_id,
+        status=status,
+        metric=metric,
+        value=value,
+        higher_is_similar=None if metric is None else MATCHERS[spec.kind].metrics[metric],
+        error=error,
+        source_network=f.network_id,
+        source_layer=f.layers[cell.source_layer].node,
+        target_network=g.network_id,
+        target_layer=g.layers[cell.target_layer].node,
+        matcher=spec.kind,
+        params=spec.params,
+        seed=spec.seed,
+        num_fit=remarks.num_fit,
+        num_eval=remarks.num_eval,
+        num_rows=remarks.num_rows,
+        seconds=remarks.seconds,
+        device=device,
+        precision=sweep.precision,
+        alignment=remarks.alignment,
+        flags=tuple(sorted(flags)),
+        source_weights=f.weights_digest,
+        target_weights=g.weights_digest,
+        data=sweep.matcher_data[cell.matcher],
+        shard=shard,
+        version=__version__,
+        created_at=created_at,
+    )
+
+
+def lost_rows(sweep: Sweep, shard: Shard, *, status: str, reason: str) -> Iterable[Row]:
+    """Yield an error row for every wanted cell of a shard whose worker could not write one: failed or quarantined."""
+    created_at = now()
+    for cell in sweep.cells(shard):
+        yield make_row(
+            sweep,
+            cell,
+            Remarks(),
+            shard=shard.unit_id,
+            device="unknown",
+            created_at=created_at,
+            status=status,
+            error=reason,
+        )

@@ -1,0 +1,330 @@
+"""The state machine: whoever drives it carries out the commands and reports what happened.
+
+Its rules:
+
+* One unit in flight per worker, so that a death names one unit.
+* A death on a node that lives, or a missed deadline, is a strike: three of them (on at least two workers) and the unit
+  is cut in two, until the one cell at fault is alone and is quarantined. The halves of such a unit are cut again at
+  their first strike; a single cell always has three tries.
+* A node that goes away, or a worker that cannot be reached, counts apart and is never a strike.
+* A worker that cannot start is the pool's problem and no unit's.
+* An error that a unit raises would be raised again: it fails at once. Out of memory has one more try.
+* What is tried again goes to the tail, behind every unit that has not been tried.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count, islice
+from math import inf
+
+from stitchgrid.records import Unit, UnitReport
+from stitchgrid.scheduler.messages import (
+    Bisect,
+    Command,
+    Done,
+    Event,
+    Fail,
+    Failure,
+    Kill,
+    Outcome,
+    PoolFailed,
+    Quarantine,
+    Retry,
+    StartWorker,
+    Stop,
+    StopWorker,
+    Submit,
+    Tick,
+    UnitFinished,
+    UnitRaised,
+    WorkerDied,
+    WorkerReady,
+)
+from stitchgrid.scheduler.queue import UnitQueue
+
+Split = Callable[[Unit], tuple[Unit, Unit] | None]
+Deadline = Callable[[Unit], float]
+
+
+def generous_deadline(unit: Unit) -> float:
+    """Return the seconds after which a unit is taken to hang: an hour, plus its cost at 1 GFLOP/s."""
+    return 3600.0 + unit.flops / 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How much is forgiven."""
+
+    max_strikes: int = 3
+    min_strike_workers: int = 2
+    max_unavailable: int = 5  # times a unit may be lost with its node
+    max_false_starts: int = 3  # workers in a row that cannot start
+    idle_s: float | None = None  # a worker without work is let go after this; None: kept
+    max_held: int = 32  # networks a worker is taken to hold
+
+
+@dataclass(slots=True)
+class _Member:
+    """A worker that was started and is not known to be gone."""
+
+    name: str
+    node: str = ""
+    ready: bool = False
+    unit: Unit | None = None
+    deadline: float = inf
+    idle_since: float = 0.0
+    held: dict[int, None] = field(default_factory=dict)  # networks, least recently used first
+
+
+@dataclass(slots=True)
+class _History:
+    """What has happened to a unit so far."""
+
+    attempts: int = 0
+    strikes: list[str] = field(default_factory=list)  # workers
+    unavailable: int = 0
+    out_of_memory: int = 0
+    suspect: bool = False  # half of a unit that was cut in two
+
+
+class Scheduler:
+    """Decides for the units of one run; the workers may be there before it and stay after it."""
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        *,
+        num_workers: int,
+        split: Split | None = None,
+        deadline_s: Deadline = generous_deadline,
+        fail_fast: bool = False,
+        policy: Policy | None = None,
+        ready: Mapping[str, str] | None = None,  # worker -> node
+        starting: Sequence[str] = (),
+        names: Iterator[str] | None = None,  # for the workers it starts
+        now: float = 0.0,
+    ):
+        assert num_workers > 0
+        self._queue = UnitQueue(units)
+        self._num_workers = num_workers
+        self._split = split
+        self._deadline_s = deadline_s
+        self._fail_fast = fail_fast
+        self._policy = policy or Policy()
+        self._names = names or (f"worker-{i}" for i in count(1))
+        self._members = {name: _Member(name, idle_since=now) for name in starting}
+        for name, node in (ready or {}).items():
+            self._members[name] = _Member(name, node=node, ready=True, idle_since=now)
+        self._seen = {unit.unit_id for unit in units}
+        assert len(self._seen) == len(units), "two units with one id"
+        self._history: defaultdict[str, _History] = defaultdict(_History)
+        self._now = now
+        self._false_starts = 0
+        self._last_false_start = ""
+        self._stopping = False
+        self._over = False
+        self._commands: list[Command] = []
+        self._finished: list[UnitReport] = []
+        self._failed: list[Failure] = []
+        self._quarantined: list[Failure] = []
+
+    def handle(self, *events: Event) -> list[Command]:
+        """Take in what happened, in this order, and return what is to be done, in this order.
+
+        The first call, with a Tick, gets things going. Events about workers that are gone are ignored.
+        """
+        for event in events:
+            self._take_in(event)
+        if not self._over:
+            self._dispatch()
+        commands, self._commands = self._commands, []
+        return commands
+
+    def outcome(self) -> Outcome:
+        """Return what came of the units so far; those in flight are in none of its lists."""
+        return Outcome(
+            finished=tuple(self._finished),
+            failed=tuple(self._failed),
+            quarantined=tuple(self._quarantined),
+            unfinished=tuple(self._queue),
+        )
+
+    def _take_in(self, event: Event) -> None:
+        match event:
+            case Tick():
+                self._now = event.now
+                self._kill_overdue()
+                self._let_idle_go()
+            case Stop():
+                self._stopping = True
+            case WorkerReady():
+                self._welcome(event)
+            case WorkerDied():
+                self._bury(event)
+            case UnitFinished() | UnitRaised():
+                member = self._members.get(event.worker)
+                if member is None or member.unit is None or member.unit.unit_id != event.unit_id:
+                    return
+                unit = self._release(member)
+                if isinstance(event, UnitFinished):
+                    self._finish(unit, event.report)
+                else:
+                    self._raised(unit, event)
+
+    # Workers
+
+    def _welcome(self, event: WorkerReady) -> None:
+        member = self._members.get(event.worker)
+        if member is None:
+            return
+        member.ready, member.node, member.idle_since = True, event.node, self._now
+        self._false_starts = 0
+
+    def _release(self, member: _Member) -> Unit:
+        assert member.unit is not None
+        unit, member.unit = member.unit, None
+        member.deadline, member.idle_since = inf, self._now
+        return unit
+
+    def _bury(self, event: WorkerDied) -> None:
+        member = self._members.get(event.worker)
+        if member is None:
+            return
+        self._remove(member, event.detail)
+        if not member.ready and event.cause != "infrastructure":
+            self._false_starts += 1
+            self._last_false_start = event.detail
+        if member.unit is None:
+            return
+        if event.cause == "crash":
+            self._strike(member.unit, member.name, event.detail)
+        else:
+            self._lose(member.unit, event.detail)
+
+    def _remove(self, member: _Member, reason: str) -> None:
+        del self._members[member.name]
+        self._commands.append(Kill(worker=member.name, reason=reason))  # also when dead: unreachable is not gone
+        if member.ready:  # a worker that did start earns its successor a try
+            self._false_starts = min(self._false_starts, self._policy.max_false_starts - 1)
+
+    def _kill_overdue(self) -> None:
+        for member in [m for m in self._members.values() if m.deadline <= self._now]:
+            assert member.unit is not None
+            reason = f"no answer within {self._deadline_s(member.unit):.0f} s"
+            self._remove(member, reason)
+            self._strike(member.unit, member.name, reason)
+
+    def _let_idle_go(self) -> None:
+        if self._policy.idle_s is None or (self._queue and not self._stopping):
+            return
+        for member in list(self._members.values()):
+            if member.unit is None and self._now - member.idle_since >= self._policy.idle_s:
+                del self._members[member.name]
+                self._commands.append(StopWorker(worker=member.name))
+
+    # Units
+
+    def _finish(self, unit: Unit, report: UnitReport) -> None:
+        self._finished.append(report)
+        self._history.pop(unit.unit_id, None)
+        self._stopping |= self._fail_fast and report.num_failed > 0
+
+    def _raised(self, unit: Unit, event: UnitRaised) -> None:
+        history = self._history[unit.unit_id]
+        if event.out_of_memory and history.out_of_memory == 0:
+            history.out_of_memory += 1
+            self._retry(unit, event.error)
+            return
+        self._failed.append(Failure(unit=unit, reason=event.error, traceback=event.traceback))
+        self._commands.append(Fail(unit=unit, error=event.error, traceback=event.traceback))
+        self._stopping |= self._fail_fast
+
+    def _strike(self, unit: Unit, worker: str, reason: str) -> None:
+        history = self._history[unit.unit_id]
+        history.strikes.append(worker)
+        guilty = (
+            len(history.strikes) >= self._policy.max_strikes
+            and len(set(history.strikes)) >= self._policy.min_strike_workers
+        )
+        if (guilty or history.suspect) and self._bisect(unit, reason):
+            return
+        if guilty:
+            self._give_up(unit, f"killed its worker {len(history.strikes)} times; the last time: {reason}")
+        else:
+            self._retry(unit, reason)
+
+    def _bisect(self, unit: Unit, reason: str) -> bool:
+        halves = self._split(unit) if self._split is not None and unit.num_cells > 1 else None
+        if halves is None:
+            return False
+        for half in halves:
+            assert half.unit_id not in self._seen, "a half needs an id of its own"
+            self._seen.add(half.unit_id)
+            self._history[half.unit_id].suspect = True
+            self._queue.put_back(half)
+        self._commands.append(Bisect(unit=unit, halves=halves, reason=reason))
+        return True
+
+    def _lose(self, unit: Unit, reason: str) -> None:
+        history = self._history[unit.unit_id]
+        history.unavailable += 1
+        if history.unavailable >= self._policy.max_unavailable:
+            self._give_up(unit, f"unavailable: lost with its worker {history.unavailable} times; the last: {reason}")
+        else:
+            self._retry(unit, reason)
+
+    def _retry(self, unit: Unit, reason: str) -> None:
+        self._queue.put_back(unit)
+        self._commands.append(Retry(unit=unit, reason=reason))
+
+    def _give_up(self, unit: Unit, reason: str) -> None:
+        self._quarantined.append(Failure(unit=unit, reason=reason))
+        self._commands.append(Quarantine(unit=unit, reason=reason))
+        self._stopping |= self._fail_fast
+
+    # Who does what
+
+    def _dispatch(self) -> None:
+        wanted = not self._stopping and len(self._queue) > 0
+        if wanted:
+            self._hand_out()
+            self._start_workers()
+        busy = any(member.unit for member in self._members.values())
+        if not busy and (self._stopping or not self._queue):
+            self._over = True
+            self._commands.append(Done())
+        elif wanted and not self._members:
+            self._over = True
+            self._commands.append(PoolFailed(reason=self._last_false_start))
+
+    def _hand_out(self) -> None:
+        for member in self._members.values():
+            if not member.ready or member.unit is not None:
+                continue
+            unit = self._queue.take(member.held, self._num_workers)
+            if unit is None:
+                return
+            self._history[unit.unit_id].attempts += 1
+            member.unit, member.deadline = unit, self._now + self._deadline_s(unit)
+            self._remember(member, unit)
+            attempt = self._history[unit.unit_id].attempts
+            self._commands.append(Submit(worker=member.name, node=member.node, unit=unit, attempt=attempt))
+
+    def _remember(self, member: _Member, unit: Unit) -> None:
+        for network in sorted(unit.networks):
+            member.held.pop(network, None)
+            member.held[network] = None
+        for network in list(member.held)[: -self._policy.max_held]:
+            del member.held[network]
+
+    def _start_workers(self) -> None:
+        members = self._members.values()
+        wanted = min(self._num_workers, sum(member.unit is not None for member in members) + len(self._queue))
+        missing = wanted - len(members)
+        if self._false_starts:  # as many at a time as may still fail
+            num_starting = sum(not member.ready for member in members)
+            missing = min(missing, self._policy.max_false_starts - self._false_starts - num_starting)
+        for name in islice(self._names, max(0, missing)):
+            self._members[name] = _Member(name, idle_since=self._now)
+            self._commands.append(StartWorker(worker=name))

@@ -1,0 +1,170 @@
+"""The scheduler's vocabulary: the events it is told, the commands it gives, and what came of all units in the end."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stitchgrid.records import Unit, UnitReport
+
+# init: the worker could not be made. infrastructure: its node went away, or it cannot be reached. crash: anything else.
+Cause = Literal["init", "infrastructure", "crash"]
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReady:
+    """A worker can take a unit now."""
+
+    worker: str
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitFinished:
+    """A worker has done its unit and written what came of it."""
+
+    worker: str
+    unit_id: str
+    report: UnitReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitRaised:
+    """A unit raised an error and its worker lives on."""
+
+    worker: str
+    unit_id: str
+    error: str  # one line: kind and message
+    traceback: str = ""
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDied:
+    """A worker is gone, with the unit it had."""
+
+    worker: str
+    cause: Cause
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """The time, in seconds since anything; to be told after the events that came before it."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Give out no more units; those in flight may finish."""
+
+
+Event = WorkerReady | UnitFinished | UnitRaised | WorkerDied | Tick | Stop
+
+
+# Commands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartWorker:
+    """Start a worker under this name."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopWorker:
+    """Let a worker go for which there is no work."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """Make sure that a worker is gone; nothing more is to be heard of it."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Give a unit to a worker."""
+
+    worker: str
+    node: str
+    unit: Unit
+    attempt: int  # 1 for the first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """For the record: a unit was lost and waits for its next attempt."""
+
+    unit: Unit
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bisect:
+    """For the record: a unit that kills its workers goes on as two."""
+
+    unit: Unit
+    halves: tuple[Unit, Unit]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail:
+    """A unit ended with an error."""
+
+    unit: Unit
+    error: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantine:
+    """A unit is given up: it kills its workers, or never comes back from them."""
+
+    unit: Unit
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolFailed:
+    """No worker is left and none can be started."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """Every unit has ended, or those in flight when it was stopped have."""
+
+
+Command = StartWorker | StopWorker | Kill | Submit | Retry | Bisect | Fail | Quarantine | PoolFailed | Done
+
+
+# Results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A unit without a result, and why."""
+
+    unit: Unit
+    reason: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of all units; a unit that was cut in two is found as its parts."""
+
+    finished: tuple[UnitReport, ...] = ()
+    failed: tuple[Failure, ...] = ()
+    quarantined: tuple[Failure, ...] = ()
+    unfinished: tuple[Unit, ...] = ()  # not begun, or lost and not tried again, when it was stopped

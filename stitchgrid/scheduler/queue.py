@@ -1,0 +1,71 @@
+"""The units that wait: those never tried by affinity and cost, then those to be tried again, first lost first."""
+
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+
+from stitchgrid.records import Unit
+
+_Place = tuple[float, int]  # (-flops, position in the input): least first
+
+
+class UnitQueue:
+    """Waiting units; taking one costs no more than a look at the groups of units that share a network with it."""
+
+    def __init__(self, units: Sequence[Unit]):
+        places = [((-unit.flops, position), unit) for position, unit in enumerate(units)]
+        self._fresh: dict[_Place, Unit] = dict(sorted(places, key=lambda item: item[0]))
+        self._by_cost = deque(self._fresh)  # most costly first; what affinity took is dropped when met
+        self._groups: dict[frozenset[int], deque[_Place]] = {}  # units that need the same networks, most costly first
+        self._touching: dict[int, dict[frozenset[int], None]] = {}  # network -> groups that need it
+        for place, unit in self._fresh.items():
+            self._groups.setdefault(unit.networks, deque()).append(place)
+        for group in self._groups:
+            for network in group:
+                self._touching.setdefault(network, {})[group] = None
+        self._flops = sum(unit.flops for unit in units)  # of fresh units
+        self._tail: deque[Unit] = deque()
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._tail)
+
+    def __iter__(self) -> Iterator[Unit]:
+        yield from self._fresh.values()
+        yield from self._tail
+
+    def put_back(self, unit: Unit) -> None:
+        """Let a unit wait behind all others."""
+        self._tail.append(unit)
+
+    def take(self, held: Collection[int], num_workers: int) -> Unit | None:
+        """Return the next unit for a worker that holds some networks, None when none waits.
+
+        It is the one that needs the fewest networks the worker lacks among those that need one it holds. The most
+        costly of all goes first when it would take longer than a worker's share of what waits: left for later, it
+        would end alone.
+        """
+        if not self._fresh:
+            return self._tail.popleft() if self._tail else None
+        while self._by_cost[0] not in self._fresh:
+            self._by_cost.popleft()
+        costly = self._by_cost[0]
+        near = self._nearest(frozenset(held))
+        if near is None or (costly[0] < near[0] and -costly[0] * num_workers > self._flops):
+            near = costly
+        return self._remove(near)
+
+    def _nearest(self, held: frozenset[int]) -> _Place | None:
+        groups = {group for network in held for group in self._touching.get(network, ())}
+        if not groups:
+            return None
+        return min((len(group - held), self._groups[group][0]) for group in groups)[1]
+
+    def _remove(self, place: _Place) -> Unit:
+        unit = self._fresh.pop(place)
+        self._flops -= unit.flops
+        group = unit.networks
+        self._groups[group].popleft()  # both ways of choosing take the most costly unit of its group
+        if not self._groups[group]:
+            del self._groups[group]
+            for network in group:
+                del self._touching[network][group]
+        return unit

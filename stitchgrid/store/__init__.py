@@ -1,0 +1,8 @@
+"""The store: parts of rows, artefacts, sweeps, journal, in a folder in which nothing is edited in place."""
+
+from stitchgrid.store.outcomes import Outcomes
+from stitchgrid.store.parts import Damage, PartRows
+from stitchgrid.store.store import Store
+from stitchgrid.store.sweeps import StoredPlan
+
+__all__ = ["Damage", "Outcomes", "PartRows", "Store", "StoredPlan"]

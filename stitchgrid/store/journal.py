@@ -1,0 +1,55 @@
+"""The journal of attempts, written before they start, and the heartbeat of a running launch."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from stitchgrid.errors import StoreError
+from stitchgrid.records import canonical
+from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.layout import Layout
+
+
+class Journal:
+    """Journals and heartbeats of all sweeps of a store."""
+
+    def __init__(self, files: LocalFiles):
+        self.files = files
+        self._last_round: dict[str, int] = {}  # folder of a launch -> number of its last round
+
+    def write(self, sweep: str, launch_id: str, attempts: Sequence[Mapping[str, Any]]) -> None:
+        """Note the attempts of one dispatch round before they start."""
+        folder = Layout.launch(sweep, launch_id)
+        if folder not in self._last_round:
+            self._last_round[folder] = len(self.files.names(folder))
+        entry = {"at": datetime.now(UTC).isoformat(), "launch": launch_id, "attempts": [dict(one) for one in attempts]}
+        written = False
+        while not written:
+            self._last_round[folder] += 1
+            written = self.files.write_once(f"{folder}/{self._last_round[folder]:06d}.json", canonical(entry).encode())
+
+    def attempts(self, sweep: str) -> list[dict[str, Any]]:
+        """Return every attempt with its `launch` and `at`, oldest first; rounds that cannot be read are left out."""
+        found: list[dict[str, Any]] = []
+        for launch_id in self.files.folders(Layout.journal(sweep)):
+            folder = Layout.launch(sweep, launch_id)
+            for name in self.files.names(folder):
+                entry = self._read(f"{folder}/{name}") or {}
+                found += [{**one, "launch": launch_id, "at": entry["at"]} for one in entry.get("attempts", ())]
+        return sorted(found, key=lambda one: str(one["at"]))
+
+    def write_heartbeat(self, sweep: str, beat: Mapping[str, Any]) -> None:
+        """Say what is going on now."""
+        self.files.replace(Layout.heartbeat(sweep), canonical(dict(beat)).encode())
+
+    def read_heartbeat(self, sweep: str) -> dict[str, Any] | None:
+        """Return what was going on last, None if nothing is known."""
+        return self._read(Layout.heartbeat(sweep))
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            value = json.loads(self.files.read(name)) if self.files.exists(name) else None
+        except (ValueError, StoreError):
+            return None
+        return value if isinstance(value, dict) else None

@@ -1,0 +1,119 @@
+"""Where everything in a store lies: the one place that knows the paths.
+
+```
+store.json                                          what makes a folder a store
+parts/v1/SHARD-DIGEST-ROWS.parquet                  rows of one shard: the name is the manifest
+artefacts/KIND/KEY.manifest                         which file is the artefact: written last, the first writer wins
+artefacts/KIND/KEY-DIGEST.SUFFIX                    its data
+sweeps/NAME/0001/job.json                           the job as edited, written first
+sweeps/NAME/0001/{cells,models,layers}.parquet      what the job means
+sweeps/NAME/0001/plan.json                          manifest of the revision: its existence means completeness
+sweeps/NAME/journal/LAUNCH/000001.json              attempts that were about to start, one file a dispatch round
+sweeps/NAME/heartbeat.json                          what is going on now
+```
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from stitchgrid.errors import StoreError
+
+FORMAT = 1  # raised when an older stitchgrid could not read the store
+MARKER = "store.json"
+PARTS = "parts/v1"
+SWEEPS = "sweeps"
+JOB = "job.json"
+PLAN = "plan.json"
+TABLES = ("cells", "models", "layers")
+SUFFIXES = {"network": ".safetensors", "evaluation": ".json"}  # kind of artefact -> suffix of its data
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+PART_NAME = re.compile(r"(?P<shard>.+)-(?P<digest>[0-9a-f]{32})-(?P<rows>\d+)\.parquet")
+REVISION_NAME = re.compile(r"\d{4,}")
+
+
+def content_digest(data: bytes) -> str:
+    """Return 32 hex digits of the SHA-256 of a file's bytes."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def safe(name: str, what: str) -> str:
+    """Return the name if it can be a file name inside a store.
+
+    Raises:
+        StoreError: If it could lead elsewhere.
+    """
+    if not SAFE_NAME.fullmatch(name):
+        raise StoreError(
+            f"{what} {name!r} cannot be a name in a store: use letters, digits, '.', '_' and '-', with no '.' in front."
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartName:
+    """What the name of a part says about its content."""
+
+    shard: str
+    digest: str
+    num_rows: int
+
+    def __str__(self) -> str:
+        return f"{safe(self.shard, 'shard')}-{self.digest}-{self.num_rows}.parquet"
+
+    @classmethod
+    def parse(cls, name: str) -> "PartName | None":
+        """Return the parts of a name, None if no part has such a name.
+
+        >>> PartName.parse("s-1-" + "0" * 32 + "-7.parquet").num_rows
+        7
+        """
+        if not (match := PART_NAME.fullmatch(name)):
+            return None
+        return cls(shard=match["shard"], digest=match["digest"], num_rows=int(match["rows"]))
+
+
+class Layout:
+    """Paths relative to the store; every name that comes from outside is checked."""
+
+    @staticmethod
+    def part(name: PartName) -> str:
+        """Return where a part lies."""
+        return f"{PARTS}/{name}"
+
+    @staticmethod
+    def manifest(kind: str, key: str) -> str:
+        """Return where the manifest of an artefact lies."""
+        assert kind in SUFFIXES, f"unknown kind of artefact {kind!r}"
+        return f"artefacts/{kind}/{safe(key, 'artefact')}.manifest"
+
+    @staticmethod
+    def artefact(kind: str, key: str, data_digest: str) -> str:
+        """Return where the data of an artefact lie."""
+        return f"artefacts/{kind}/{safe(key, 'artefact')}-{data_digest}{SUFFIXES[kind]}"
+
+    @staticmethod
+    def sweep(sweep: str) -> str:
+        """Return the folder of a sweep."""
+        return f"{SWEEPS}/{safe(sweep, 'sweep')}"
+
+    @classmethod
+    def revision(cls, sweep: str, revision: int, file: str) -> str:
+        """Return where a file of a revision lies."""
+        return f"{cls.sweep(sweep)}/{revision:04d}/{file}"
+
+    @classmethod
+    def launch(cls, sweep: str, launch_id: str) -> str:
+        """Return the folder of a launch's journal."""
+        return f"{cls.journal(sweep)}/{safe(launch_id, 'launch')}"
+
+    @classmethod
+    def journal(cls, sweep: str) -> str:
+        """Return the folder of all journals of a sweep."""
+        return f"{cls.sweep(sweep)}/journal"
+
+    @classmethod
+    def heartbeat(cls, sweep: str) -> str:
+        """Return where the heartbeat of a sweep lies."""
+        return f"{cls.sweep(sweep)}/heartbeat.json"

@@ -1,0 +1,132 @@
+"""Parts: the rows of one shard in one Parquet file that is complete or not there at all."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stitchgrid.errors import StoreError
+from stitchgrid.records import Row
+from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.layout import PARTS, Layout, PartName, content_digest
+from stitchgrid.store.schemas import PART, text_columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """A file of the store that cannot be trusted and was left out."""
+
+    file: str  # relative to the store
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartRows:
+    """Rows of all sound parts; text columns are dictionaries."""
+
+    table: pa.Table
+    damaged: tuple[Damage, ...]
+
+
+class DamagedFileError(Exception):
+    """A file whose content is not what its name or manifest says; never leaves the store's package."""
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file, built in memory: pyarrow's writers commit short files when interrupted."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def read_parquet(data: bytes, columns: Sequence[str] | None, dictionaries: Sequence[str]) -> pa.Table:
+    """Return the table in a Parquet file.
+
+    Reads from a `BufferReader`: pyarrow aborts the interpreter's exit after reading from a Python file object.
+
+    Raises:
+        DamagedFileError: If it is not a Parquet file with these columns.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(dictionaries))
+        table = file.read(columns=None if columns is None else list(columns), use_threads=False)
+    except KeyError as problem:  # raised for a column that is to be a dictionary
+        raise DamagedFileError(f"lacks the columns [{problem}]") from problem
+    except (pa.ArrowException, OSError) as problem:
+        raise DamagedFileError(f"not readable as Parquet ({str(problem).splitlines()[0]})") from problem
+    if columns is not None and table.column_names != list(columns):
+        raise DamagedFileError(f"lacks the columns {sorted(set(columns) - set(table.column_names))}")
+    return table
+
+
+def part_table(rows: Sequence[Row]) -> pa.Table:
+    """Return rows as a table with the schema of a part."""
+    return pa.table({name: list(map(attrgetter(name), rows)) for name in PART.names}, schema=PART)
+
+
+class Parts:
+    """All parts of a store."""
+
+    def __init__(self, files: LocalFiles):
+        self.files = files
+
+    def write(self, shard_id: str, rows: Sequence[Row]) -> str:
+        """Write the rows of a shard; return the part's name. The same rows twice are the same file."""
+        assert rows, "a part holds at least one row"
+        data = parquet_bytes(part_table(rows))
+        name = PartName(shard=shard_id, digest=content_digest(data), num_rows=len(rows))
+        # Replaces rather than skips: where a damaged file has the name, this heals it.
+        self.files.replace(Layout.part(name), data)
+        return str(name)
+
+    def names(self) -> list[str]:
+        """Return the names of the parts that count, sound or not."""
+        return [name for name in self.files.names(PARTS) if name.endswith(".parquet")]
+
+    def read(self, columns: Sequence[str] = tuple(PART.names)) -> PartRows:
+        """Return these columns of every sound part, and what was left out because it is damaged."""
+        damaged: list[Damage] = []
+        tables = list(self._sound(columns, damaged))
+        if not tables:
+            return PartRows(table=_as_dictionaries(_empty(columns)), damaged=tuple(damaged))
+        table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+        return PartRows(table=table, damaged=tuple(damaged))
+
+    def _sound(self, columns: Sequence[str], damaged: list[Damage]) -> Iterator[pa.Table]:
+        dictionaries = [name for name in text_columns(PART) if name in columns]
+        schema = _as_dictionaries(_empty(columns)).schema
+        for name in self.names():
+            try:
+                yield self._read_one(name, columns, dictionaries).cast(schema)
+            except (DamagedFileError, StoreError, pa.ArrowException) as problem:
+                damaged.append(Damage(file=f"{PARTS}/{name}", reason=str(problem)))
+
+    def _read_one(self, name: str, columns: Sequence[str], dictionaries: Sequence[str]) -> pa.Table:
+        promise = PartName.parse(name)
+        if promise is None:
+            raise DamagedFileError("not the name of a part")
+        data = self.files.read(f"{PARTS}/{name}")
+        if not data:
+            raise DamagedFileError("empty file")
+        if content_digest(data) != promise.digest:
+            raise DamagedFileError(f"content differs from the digest in its name ({len(data)} bytes are there)")
+        table = read_parquet(data, columns, dictionaries)
+        if table.num_rows != promise.num_rows:
+            raise DamagedFileError(f"holds {table.num_rows} rows, its name promises {promise.num_rows}")
+        return table
+
+
+def _empty(columns: Sequence[str]) -> pa.Table:
+    return pa.schema([PART.field(name) for name in columns]).empty_table()
+
+
+def _as_dictionaries(table: pa.Table) -> pa.Table:
+    for index, field in enumerate(table.schema):
+        if field.name in text_columns(PART):
+            table = table.set_column(index, field.name, table[field.name].dictionary_encode())
+    return table

@@ -1,0 +1,99 @@
+"""The columns of every Parquet file of a store; those of a part are the fields of `records.Row`."""
+
+import pyarrow as pa
+
+TEXT = pa.string()
+TEXTS = pa.list_(pa.string())
+
+PART = pa.schema(
+    [
+        pa.field("cell_id", TEXT, nullable=False),
+        pa.field("status", TEXT, nullable=False),
+        ("metric", TEXT),
+        ("value", pa.float64()),
+        ("higher_is_similar", pa.bool_()),
+        ("error", TEXT),
+        ("source_network", TEXT),
+        ("source_layer", TEXT),
+        ("target_network", TEXT),
+        ("target_layer", TEXT),
+        ("matcher", TEXT),
+        ("params", TEXT),
+        ("seed", pa.int64()),
+        ("num_fit", pa.int64()),
+        ("num_eval", pa.int64()),
+        ("num_rows", pa.int64()),
+        ("seconds", pa.float64()),
+        ("device", TEXT),
+        ("precision", TEXT),
+        ("alignment", TEXT),
+        ("flags", TEXTS),
+        ("source_weights", TEXT),
+        ("target_weights", TEXT),
+        ("data", TEXT),
+        ("shard", TEXT),
+        ("version", TEXT),
+        ("created_at", TEXT),
+    ],
+    metadata={"stitchgrid.part": "1"},
+)
+
+CELLS = pa.schema(
+    [
+        ("cell_id", TEXT),
+        ("source_model", TEXT),
+        ("source_layer", TEXT),
+        ("source_index", pa.int32()),
+        ("source_depth", pa.float64()),
+        ("target_model", TEXT),
+        ("target_layer", TEXT),
+        ("target_index", pa.int32()),
+        ("target_depth", pa.float64()),
+        ("matcher", TEXT),
+        ("params", TEXT),
+        ("seed", pa.int64()),
+        ("metrics", TEXTS),
+        ("shard", TEXT),
+    ]
+)
+
+MODELS = pa.schema(
+    [
+        ("model", TEXT),
+        ("entry", TEXT),
+        ("architecture", TEXT),
+        ("args", TEXT),
+        ("weights_digest", TEXT),
+        ("network_id", TEXT),
+        ("preprocess", TEXT),
+        ("num_parameters", pa.int64()),
+        ("num_classes", pa.int64()),
+        ("num_cuts", pa.int64()),
+        ("flops", pa.float64()),
+        ("accuracy", pa.float64()),
+        ("loss", pa.float64()),
+        ("num_eval", pa.int64()),
+    ]
+)
+
+LAYERS = pa.schema(
+    [
+        ("model", TEXT),
+        ("layer", TEXT),
+        ("node", TEXT),
+        ("layer_index", pa.int32()),
+        ("depth", pa.float64()),
+        ("kind", TEXT),
+        ("shape", pa.list_(pa.int64())),
+        ("width", pa.int64()),
+        ("num_prefix", pa.int64()),
+        ("flops", pa.float64()),
+    ]
+)
+
+SWEEP_TABLES = {"cells": CELLS, "models": MODELS, "layers": LAYERS}
+
+
+def text_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns whose few distinct values are worth a dictionary in memory."""
+    return [field.name for field in schema if field.type == TEXT]

@@ -1,0 +1,156 @@
+"""Sweeps: what a job asked for and what it means in cells, in numbered revisions that never change."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from stitchgrid import __version__
+from stitchgrid.errors import StoreError, nearest
+from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.layout import JOB, PLAN, REVISION_NAME, SWEEPS, TABLES, Layout
+from stitchgrid.store.parts import DamagedFileError, parquet_bytes, read_parquet
+from stitchgrid.store.schemas import SWEEP_TABLES, text_columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPlan:
+    """The tables of one complete revision of a sweep."""
+
+    sweep: str
+    revision: int
+    cells: pa.Table
+    models: pa.Table
+    layers: pa.Table
+    info: dict[str, Any]  # what the planner wanted kept
+    created_at: str
+    version: str  # of stitchgrid
+
+
+class Sweeps:
+    """All sweeps of a store."""
+
+    def __init__(self, files: LocalFiles):
+        self.files = files
+
+    def names(self) -> list[str]:
+        """Return the names of the sweeps that have a job, sorted."""
+        return [name for name in self.files.folders(SWEEPS) if self.latest_revision(name) is not None]
+
+    def latest_revision(self, sweep: str) -> int | None:
+        """Return the highest revision that has a job, planned or not."""
+        return max(self._revisions(sweep, JOB), default=None)
+
+    def write_job(self, sweep: str, job: Mapping[str, Any]) -> int:
+        """Store a job as the sweep's next revision; return its number."""
+        data = _json_bytes(job)
+        revision = (self.latest_revision(sweep) or 0) + 1
+        while not self.files.write_once(Layout.revision(sweep, revision, JOB), data):
+            revision += 1
+        return revision
+
+    def read_job(self, sweep: str, revision: int | None = None) -> dict[str, Any]:
+        """Return the job of a revision, by default of the latest.
+
+        Raises:
+            StoreError: If there is none.
+        """
+        revision = revision or self.latest_revision(sweep)
+        if revision is None:
+            raise self._unknown(sweep)
+        return self._read_json(Layout.revision(sweep, revision, JOB))
+
+    def write_plan(self, sweep: str, revision: int, tables: Mapping[str, pa.Table], info: Mapping[str, Any]) -> None:
+        """Complete a revision; writing the same tables again changes nothing.
+
+        Raises:
+            StoreError: If the revision is complete with other tables.
+        """
+        tables = {name: tables[name].select(schema.names).cast(schema) for name, schema in SWEEP_TABLES.items()}
+        if self.files.exists(Layout.revision(sweep, revision, PLAN)):
+            self._check_same(sweep, revision, tables)
+            return
+        files = {f"{name}.parquet": parquet_bytes(table) for name, table in tables.items()}
+        for file, data in files.items():
+            self.files.replace(Layout.revision(sweep, revision, file), data)
+        manifest = {
+            "created_at": datetime.now(UTC).isoformat(),
+            "version": __version__,
+            "num_rows": {name: table.num_rows for name, table in tables.items()},
+            "sha256": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
+            "info": dict(info),
+        }
+        self.files.write_once(Layout.revision(sweep, revision, PLAN), _json_bytes(manifest))
+
+    def read_plan(self, sweep: str, revision: int | None = None) -> StoredPlan | None:
+        """Return a complete revision, by default the latest; None if the sweep has none yet.
+
+        Raises:
+            StoreError: If there is no such sweep, or a file of the revision is damaged.
+        """
+        if self.latest_revision(sweep) is None:
+            raise self._unknown(sweep)
+        complete = self._revisions(sweep, PLAN)
+        revision = revision or max(complete, default=None)
+        if revision is None or revision not in complete:
+            return None
+        manifest = self._read_json(Layout.revision(sweep, revision, PLAN))
+        try:
+            tables = {name: self._read_table(sweep, revision, name, manifest["sha256"]) for name in TABLES}
+            return StoredPlan(
+                sweep=sweep,
+                revision=revision,
+                info=dict(manifest["info"]),
+                created_at=str(manifest["created_at"]),
+                version=str(manifest["version"]),
+                **tables,
+            )
+        except (DamagedFileError, KeyError, TypeError) as problem:
+            raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
+
+    def _revisions(self, sweep: str, file: str) -> list[int]:
+        folders = [name for name in self.files.folders(Layout.sweep(sweep)) if REVISION_NAME.fullmatch(name)]
+        return [int(name) for name in folders if self.files.exists(Layout.revision(sweep, int(name), file))]
+
+    def _read_table(self, sweep: str, revision: int, name: str, digests: Mapping[str, str]) -> pa.Table:
+        schema, file = SWEEP_TABLES[name], f"{name}.parquet"
+        data = self.files.read(Layout.revision(sweep, revision, file))
+        if hashlib.sha256(data).hexdigest() != digests[file]:
+            raise DamagedFileError(f"{file} differs from its digest in {PLAN}")
+        return read_parquet(data, schema.names, text_columns(schema))
+
+    def _check_same(self, sweep: str, revision: int, tables: Mapping[str, pa.Table]) -> None:
+        plan = self.read_plan(sweep, revision)
+        assert plan is not None
+        for name, schema in SWEEP_TABLES.items():
+            if not getattr(plan, name).cast(schema).equals(tables[name]):
+                raise StoreError(
+                    f"revision {revision} of sweep {sweep!r} in the store {self.files.root} is complete with other "
+                    f"{name}; a revision never changes: make the next one with --update."
+                )
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            value = json.loads(self.files.read(name))
+        except ValueError as problem:
+            raise self._damaged(name, f"not readable as JSON ({problem})") from problem
+        if not isinstance(value, dict):
+            raise self._damaged(name, "not a JSON object")
+        return value
+
+    def _damaged(self, name: str, reason: str) -> StoreError:
+        return StoreError(
+            f"{name} in the store {self.files.root} is damaged: {reason}; launch the job file again with --update "
+            "to write the sweep's next revision: no result is lost."
+        )
+
+    def _unknown(self, sweep: str) -> StoreError:
+        return StoreError(f"no sweep {sweep!r} in the store {self.files.root}; {nearest(sweep, self.names())}.")
+
+
+def _json_bytes(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(dict(value), indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,126 @@
+"""Does one unit of work and writes what came of it; knows nothing of Ray.
+
+A worker holds frozen networks and images between units, so that units which share them cost no loading.
+"""
+
+import json
+import os
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from stitchgrid.datasets import Images, open_images
+from stitchgrid.engine.shard import run_shard
+from stitchgrid.engine.workspace import Workspace, batches
+from stitchgrid.errors import InputError
+from stitchgrid.models.cuts import CutNetwork
+from stitchgrid.models.training import train_network
+from stitchgrid.models.weights import save_state
+from stitchgrid.preprocess import apply_preprocess
+from stitchgrid.records import DataSpec, EvaluateNetwork, Preprocess, Shard, Sweep, TrainNetwork, Unit, UnitReport
+from stitchgrid.resolve import load_network
+from stitchgrid.store import Store
+
+MAX_NETWORKS = 32  # held at a time; the least recently used goes first
+
+
+class Worker:
+    """One worker on one device, with a number of threads of its own."""
+
+    def __init__(self, *, store: str, device: str = "auto", threads: int | None = None, cache: Path | None = None):
+        self.store = Store.open(store)
+        self.cache = cache
+        self.device = torch.device(_device(device))
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        torch.backends.mha.set_fastpath_enabled(False)  # its outputs differ from those with gradients by 4e-6
+        self._networks: OrderedDict[str, CutNetwork] = OrderedDict()
+        self._images: tuple[tuple[DataSpec, int | None], Images] | None = None
+        self._checked: set[str] = set()
+
+    def run(self, unit: Unit, context: Sweep | None) -> UnitReport:
+        """Do one unit of work of a sweep; the context is None while networks are still to be trained."""
+        start = perf_counter()
+        if isinstance(unit, TrainNetwork):
+            report = self._train(unit)
+        else:
+            assert context is not None
+            report = self._shard(unit, context) if isinstance(unit, Shard) else self._evaluate(unit, context)
+        return replace(report, seconds=perf_counter() - start)
+
+    def _train(self, unit: TrainNetwork) -> UnitReport:
+        preprocess = unit.spec.preprocess or Preprocess()
+        images = self._open(unit.data, None)
+        trained = train_network(
+            unit.spec, images.fit, lambda pixels: apply_preprocess(pixels, preprocess), device=self.device
+        )
+        self.store.write_artefact("network", unit.unit_id, save_state(trained.module), suffix=".safetensors")
+        return UnitReport(unit_id=unit.unit_id, num_cells=1)
+
+    def _evaluate(self, unit: EvaluateNetwork, sweep: Sweep) -> UnitReport:
+        """Measure a network as it is: its accuracy and cross-entropy on the evaluation images."""
+        work = self._workspace(sweep)
+        correct, loss = 0, 0.0
+        for batch in batches(work, work.images.eval, {unit.network: []}, stop=sweep.num_eval):
+            logits_NK = batch.logits[unit.network].float()
+            correct += int((logits_NK.argmax(1) == batch.labels_N).sum())
+            loss += float(cross_entropy(logits_NK.double(), batch.labels_N, reduction="sum"))
+        found = {"accuracy": correct / sweep.num_eval, "loss": loss / sweep.num_eval, "num_eval": sweep.num_eval}
+        self.store.write_artefact("evaluation", unit.unit_id, json.dumps(found).encode(), suffix=".json")
+        return UnitReport(unit_id=unit.unit_id, num_cells=1)
+
+    def _shard(self, shard: Shard, sweep: Sweep) -> UnitReport:
+        rows = run_shard(shard, self._workspace(sweep))
+        part = self.store.write_part(shard.unit_id, rows)
+        failed = {row.cell_id: row.error for row in rows if row.error is not None}
+        return UnitReport(
+            unit_id=shard.unit_id,
+            num_cells=len({row.cell_id for row in rows}) - len(failed),
+            num_failed=len(failed),
+            first_error=next(iter(failed.values()), None),
+            part=part,
+        )
+
+    def _workspace(self, sweep: Sweep) -> Workspace:
+        images = self._open(sweep.data, sweep.need_fit)
+        if sweep.eval_data not in self._checked:
+            _check_images(images, sweep)
+            self._checked.add(sweep.eval_data)
+        return Workspace(
+            sweep=sweep,
+            images=images,
+            network=lambda position: self._network(sweep, position),
+            device=self.device,
+        )
+
+    def _open(self, data: DataSpec, need_fit: int | None) -> Images:
+        if self._images is None or self._images[0] != (data, need_fit):
+            self._images = ((data, need_fit), open_images(data, need_fit=need_fit, cache=self.cache))
+        return self._images[1]
+
+    def _network(self, sweep: Sweep, position: int) -> CutNetwork:
+        record = sweep.networks[position]
+        if record.network_id not in self._networks:
+            self._networks[record.network_id] = load_network(record, self.store, device=self.device)
+            if len(self._networks) > MAX_NETWORKS:
+                self._networks.popitem(last=False)
+        self._networks.move_to_end(record.network_id)
+        return self._networks[record.network_id]
+
+
+def _check_images(images: Images, sweep: Sweep) -> None:
+    found = images.eval.digest(images.eval.num), images.fit.digest(images.fit.num)
+    if found != (sweep.eval_data, sweep.fit_data):
+        raise InputError(
+            f"the images of {sweep.data.dataset} at {sweep.data.root} are not those the sweep was planned with "
+            f"(wanted digests {sweep.eval_data}, {sweep.fit_data}; got {found[0]}, {found[1]}); launch the job again."
+        )
+
+
+def _device(word: str) -> str:
+    if word != "auto":
+        return word
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,69 @@
+"""A worker that does what its units say, for the tests of executors; importable where actors run."""
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from stitchgrid.records import Block, Shard, UnitReport
+
+
+def make_unit(name, do="finish", *, flops=1.0, num_cells=1, networks=(0, 1)):
+    """Return a unit whose id says what is to be done: finish, raise, exhaust, crash, hang, exit, or CUDA."""
+    block = Block(source=networks[0], target=networks[1], target_layers=tuple(range(num_cells)))
+    return Shard(unit_id=f"{name}:{do}", blocks=(block,), matchers=(0,), flops=flops, num_cells=num_cells)
+
+
+def halve(unit):
+    """Return the two halves of a unit; only the first cell of all is ever at fault."""
+    name, do = unit.unit_id.split(":")
+    layers = unit.blocks[0].target_layers
+    parts = layers[: len(layers) // 2], layers[len(layers) // 2 :]
+    return tuple(
+        replace(
+            unit,
+            unit_id=f"{name}/{part[0]}-{part[-1]}:{do if part[0] == 0 else 'finish'}",
+            blocks=(replace(unit.blocks[0], target_layers=part),),
+            num_cells=len(part),
+        )
+        for part in parts
+    )
+
+
+@dataclass
+class FakeWorker:
+    """Notes what it did in a file per unit, if it has a folder, and then does what the unit says."""
+
+    folder: str | None = None
+    seen: list[str] = field(default_factory=list)
+
+    def run(self, unit, context):
+        self.seen.append(unit.unit_id)
+        do = unit.unit_id.split(":")[1]
+        if self.folder is not None:
+            with (Path(self.folder) / unit.unit_id.replace("/", "_")).open("a") as notes:
+                print(os.getpid(), file=notes)
+        if do == "raise":
+            raise ValueError(f"{unit.unit_id} went wrong")
+        if do == "exhaust":
+            raise MemoryError("no room")
+        if do == "cuda":
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        if do == "crash":
+            os._exit(3)
+        if do == "exit":
+            sys.exit(3)
+        if do == "hang":
+            time.sleep(600)
+        if do == "print":
+            print("noise of a worker", flush=True)
+        return UnitReport(unit_id=unit.unit_id, num_cells=unit.num_cells, part=f"{context}/{len(self.seen)}")
+
+    def close(self):
+        if self.folder is not None:
+            (Path(self.folder) / f"closed-{os.getpid()}").touch()
+
+
+def broken_factory():
+    raise FileNotFoundError("no data here")

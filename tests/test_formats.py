@@ -1,0 +1,117 @@
+"""Tables as text."""
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stitchgrid.errors import QueryError
+from stitchgrid.formats import render
+
+TABLE = pa.table(
+    {
+        "name": ["a|b", None, "[red]x[/red]"],
+        "value": [0.1234567891, None, float("nan")],
+        "count": [1, 20, None],
+        "flags": pa.array([["x", "y"], [], None], pa.list_(pa.string())),
+        "good": [True, False, None],
+    }
+)
+EMPTY = TABLE.slice(0, 0)
+
+cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\x00"), max_size=8)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(rows=st.lists(st.tuples(cells, st.floats(allow_nan=False), st.integers(-(2**63), 2**63 - 1)), max_size=5))
+def test_machine_formats_lose_nothing(rows):
+    schema = pa.schema([("a", pa.string()), ("b", pa.float64()), ("c", pa.int64())])
+    table = pa.Table.from_pylist([dict(zip("abc", row, strict=True)) for row in rows], schema=schema)
+    read = list(csv.reader(io.StringIO(render(table, "csv"), newline="")))
+    assert read[0] == ["a", "b", "c"]
+    assert [(a, float(b), int(c)) for a, b, c in read[1:]] == rows
+    assert pq.read_table(pa.BufferReader(render(table, "parquet"))) == table
+    finite = [row for row in rows if abs(row[1]) != float("inf")]
+    objects = json.loads(render(table, "json"))
+    assert [tuple(o.values()) for o in objects if o["b"] is not None] == finite
+
+
+def test_null_differs_from_text_and_zero_in_every_format():
+    table = pa.table({"text": ["-", "", None], "value": [0.0, 1.0, None]})
+    shown = [line.split() for line in render(table, "table").splitlines()[2:5]]
+    assert shown == [['"-"', "0"], ['""', "1"], ["-", "-"]]
+    assert render(table, "csv").splitlines()[-1] == ","
+    assert json.loads(render(table, "json"))[-1] == {"text": None, "value": None}
+    assert render(table, "markdown").splitlines()[-1] == "| - | - |"
+
+
+def test_a_table_shows_text_as_it_is_and_never_folds_without_a_width():
+    text = render(pa.table({"long": ["[red]x[/red] " * 40]}), "table")
+    assert "[red]x[/red] " * 39 in text
+    assert "(1 row)" in text
+    assert max(map(len, render(pa.table({"long": ["x" * 300]}), "table", width=60).splitlines())) <= 60
+
+
+def test_a_table_cannot_steer_the_terminal():
+    text = render(pa.table({"\x1b[31mhead": ["\x1b]0;title\x07 body\nline"]}), "table")
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "body\n" in text
+
+
+def test_numbers_are_short_for_people_and_whole_for_programs():
+    assert "0.123457" in render(TABLE, "table")
+    assert "0.1234567891" in render(TABLE, "csv")
+    assert "0.1234567891" in render(TABLE, "json")
+
+
+def test_csv_and_json_write_lists_and_truth_values():
+    lines = render(TABLE, "csv").splitlines()
+    assert lines[1] == 'a|b,0.1234567891,1,"[""x"", ""y""]",true'
+    assert json.loads(render(TABLE, "json"))[2] == {
+        "name": "[red]x[/red]",
+        "value": None,  # JSON has no NaN
+        "count": None,
+        "flags": None,
+        "good": None,
+    }
+
+
+def test_json_writes_what_duckdb_can_return():
+    when = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    values = {"a": Decimal("3"), "b": Decimal("1.5"), "c": when, "d": when.date(), "e": b"\x01", "f": {"g": [1, None]}}
+    assert json.loads(render(pa.Table.from_pylist([values]), "json")) == [
+        {"a": 3, "b": 1.5, "c": "2026-01-02T03:04:00+00:00", "d": "2026-01-02", "e": "01", "f": {"g": [1, None]}}
+    ]
+
+
+def test_markdown_escapes_what_would_break_the_table():
+    table = pa.table({"a|b": ["x|y", "two\nlines", "back\\slash"], "n": [1, 2, 3]})
+    assert render(table, "markdown").splitlines() == [
+        "| a\\|b | n |",
+        "| --- | ---: |",
+        "| x\\|y | 1 |",
+        "| two<br>lines | 2 |",
+        "| back\\\\slash | 3 |",
+    ]
+
+
+@pytest.mark.parametrize("format", ["table", "csv", "json", "markdown", "parquet"])
+def test_an_empty_table_still_has_its_columns(format):
+    text = render(EMPTY, format)
+    if format == "json":
+        assert json.loads(text) == []
+    else:
+        assert b"value" in text if isinstance(text, bytes) else "value" in text
+
+
+def test_an_unknown_format_is_refused_with_the_nearest():
+    with pytest.raises(QueryError, match=r"no output format 'jsn'; did you mean 'json'\? known: csv, json, markdown"):
+        render(TABLE, "jsn")
