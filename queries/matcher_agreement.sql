@@ -32,6 +32,6 @@ correlated as (
     from ranked
     group by all
 )
-select * replace (if(isnan(spearman), null, spearman) as spearman)
+select * replace (if(isnan(spearman), null, round(spearman, 9)) as spearman)
 from correlated
 order by sweep, first_matcher, second_matcher, first_params, second_params, first_samples, second_samples

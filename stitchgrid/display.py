@@ -27,8 +27,10 @@ def pace(done: float, total: float, seconds: float, noun: str) -> str:
     if done <= 0 or seconds <= 0:
         return ""
     rate = done / seconds
-    return f"{rate:.2g} {noun}/s, {clock((total - done) / rate)} left" if rate < 1 else (
-        f"{rate:.1f} {noun}/s, {clock((total - done) / rate)} left"
+    return (
+        f"{rate:.2g} {noun}/s, {clock((total - done) / rate)} left"
+        if rate < 1
+        else (f"{rate:.1f} {noun}/s, {clock((total - done) / rate)} left")
     )
 
 
@@ -47,12 +49,10 @@ class Display:
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self._progress: Progress | None = None
-        self._line_at = monotonic()
 
     def say(self, text: str) -> None:
         """Show one line (or several) of text."""
-        self.console.print(Text(text))
+        self.console.print(Text(text), soft_wrap=True)
 
     def stage(self, title: str, total: int, noun: str) -> "Stage":
         """Return a context in which `total` items are counted."""
@@ -65,7 +65,7 @@ class Stage:
     def __init__(self, console: Console, title: str, total: int, noun: str):
         self.console, self.title, self.total, self.noun = console, title, total, noun
         self.done = self.failed = 0
-        self.started = self.line_at = monotonic()
+        self.started = self.line_at = self.ended_at = monotonic()
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -86,18 +86,19 @@ class Stage:
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.progress.stop()
-        if not self.console.is_terminal:
+        if not self.console.is_terminal and self.line_at < self.ended_at:
             self._line()
 
     def advance(self, done: int = 0, failed: int = 0) -> None:
         """Count items that ended."""
         self.done += done
         self.failed += failed
+        self.ended_at = monotonic()
         self.progress.update(self.task, completed=self.done + self.failed)
 
     def say(self, text: str) -> None:
         """Show one line beside the bar."""
-        self.progress.console.print(Text(text))
+        self.progress.console.print(Text(text), soft_wrap=True)
 
     def tick(self) -> None:
         """Show where things stand, where nobody watches a bar."""
@@ -109,4 +110,4 @@ class Stage:
         ended = self.done + self.failed
         rest = pace(ended, self.total, self.line_at - self.started, self.noun)
         failed = f", {self.failed} failed" if self.failed else ""
-        self.console.print(Text(f"{self.title}: {ended}/{self.total} {self.noun}{failed}{', ' + rest if rest else ''}"))
+        self.console.print(Text(f"{self.title}: {ended}/{self.total} {self.noun}{failed}{', ' + rest if rest else ''}"), soft_wrap=True)

@@ -25,6 +25,7 @@ from stitchgrid.store import Store
 from stitchgrid.watch import Watch
 from stitchgrid.worker import Worker
 
+
 @dataclass(frozen=True, kw_only=True)
 class Where:
     """Where and how to compute; changes no value beyond rounding."""
@@ -56,6 +57,7 @@ class Launch:
         self.launch_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         self._exit = ExitStack()
         self._executor: Executor | None = None
+        self._max_units = 1  # more workers than this have nothing to do
 
     def run(self, *, update: bool = False, retry_failed: bool = False, fail_fast: bool = False) -> Summary:
         """Compute what the store lacks.
@@ -69,13 +71,15 @@ class Launch:
             images = open_job_images(self.job, cache=self.cache)
             resolution = resolve(self.job, images, self.store)
             self._say_what_was_found(resolution)
-            self._check_same_cells(resolution.sweep, update=update)
+            shards = list(cut_into_shards(resolution.sweep))
+            self._max_units = max(len(shards), len(resolution.sweep.networks))
+            check_same_cells(self.store, resolution.sweep, shards, update=update)
             revision = self._revision()
             num_trained = len(resolution.untrained)
             if resolution.untrained:
                 self._prepare("training networks", resolution.untrained, None)
                 resolution = resolve(self.job, images, self.store)
-                self._check_same_cells(resolution.sweep, update=update)
+                check_same_cells(self.store, resolution.sweep, list(cut_into_shards(resolution.sweep)), update=update)
             self._measure_networks(resolution)
             plan = make_plan(resolution.sweep, self.store.outcomes(), retry_failed=retry_failed)
             self._write_plan(revision, plan, resolution)
@@ -91,9 +95,6 @@ class Launch:
         )
         if resolution.num_bad_images:
             self.display.say(f"{resolution.num_bad_images} unreadable images were skipped")
-
-    def _check_same_cells(self, sweep: Sweep, *, update: bool) -> None:
-        check_same_cells(self.store, sweep, list(cut_into_shards(sweep)), update=update)
 
     def _revision(self) -> int:
         """Return the revision of the sweep that stands for this very job, writing it where there is none."""
@@ -126,7 +127,7 @@ class Launch:
 
     # Stages -----------------------------------------------------------------------------------------------------------
 
-    def _workers(self, num_units: int) -> Executor:
+    def _workers(self) -> Executor:
         """Return the executor, started when the first stage needs it and kept for the next ones."""
         if self._executor is None:
             where = self.where
@@ -145,7 +146,7 @@ class Launch:
                     workers=where.workers,
                     cpus_per_worker=where.cpus_per_worker,
                     gpus_per_worker=where.gpus_per_worker,
-                    max_units=num_units,
+                    max_units=self._max_units,
                 )
             )
         return self._executor
@@ -157,7 +158,7 @@ class Launch:
             StitchgridError: If one of them failed.
         """
         with self._observed(title, units, "networks", num_done=0) as watch:
-            outcome = self._workers(len(units)).run(
+            outcome = self._workers().run(
                 units, sweep, on_event=watch.on_event, before_submit=watch.before_submit, fail_fast=True
             )
         lost = [*outcome.failed, *outcome.quarantined]
@@ -178,7 +179,7 @@ class Launch:
             return split_shard(plan.sweep, unit)
 
         with self._observed("computing cells", plan.todo, "cells", num_done=plan.num_done) as watch:
-            outcome = self._workers(len(plan.todo)).run(
+            outcome = self._workers().run(
                 plan.todo,
                 plan.sweep,
                 split=split,

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from stitchgrid.matchers.catalogue import MATCHERS, images_used
-from stitchgrid.records import Block, MatcherSpec, Shard, Sweep, digest
+from stitchgrid.records import Block, Cell, MatcherSpec, Shard, Sweep, digest
 
-SHARD_FLOPS = 2e12  # of work in one shard: about half a minute of one CPU core
+SHARD_FLOPS = 3e11  # of work in one shard: about ten seconds of one CPU core
 TILE_SIDES = (8, 4, 2, 1)  # networks on a side of a tile; the largest that fits is taken
 BACKWARD = 1.0  # cost of a gradient with respect to a tail's input, in forward passes
 
@@ -67,9 +67,7 @@ def make_plan(sweep: Sweep, done: Done, *, retry_failed: bool = False, shard_flo
     for shard in shards:
         wanted = set()
         for cell in sweep.cells(shard):
-            reason, compute = _reason(
-                sweep, sweep.matchers[cell.matcher], done, cell.cell_id, retry_failed=retry_failed
-            )
+            reason, compute = _reason(sweep, cell, done, retry_failed=retry_failed)
             reasons[reason] += 1
             if compute:
                 wanted.add(cell.cell_id)
@@ -81,13 +79,16 @@ def make_plan(sweep: Sweep, done: Done, *, retry_failed: bool = False, shard_flo
     return Plan(sweep=sweep, shards=shards, todo=tuple(todo), num_cells=sum(reasons.values()), reasons=dict(reasons))
 
 
-def _reason(sweep: Sweep, spec: MatcherSpec, done: Done, cell_id: str, *, retry_failed: bool) -> tuple[str, bool]:
-    have = done.metrics_done(cell_id)
-    if have.issuperset(spec.metrics):
+def _reason(sweep: Sweep, cell: Cell, done: Done, *, retry_failed: bool) -> tuple[str, bool]:
+    """Return why a cell is or is not to be computed, and which."""
+    if not (sweep.networks[cell.source].is_known and sweep.networks[cell.target].is_known):
+        return "untrained model", True
+    have = done.metrics_done(cell.cell_id)
+    if have.issuperset(sweep.matchers[cell.matcher].metrics):
         return "done", False
     if have:
         return "new metric", True
-    if done.failed(cell_id) is not None:
+    if done.failed(cell.cell_id) is not None:
         return ("failed before, tried again", True) if retry_failed else ("failed before, left alone", False)
     return "missing", True
 

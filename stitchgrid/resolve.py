@@ -1,6 +1,6 @@
 """Job -> sweep: networks are built once, cut and hashed, images are drawn; every problem is named at once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -82,8 +82,10 @@ def _fit_images_needed(job: Job) -> int | None:
     return max([closed, *(spec.samples or 0 for spec in stitchers)])
 
 
-def resolve(job: Job, images: Images, artefacts: Artefacts) -> Resolution:
-    """Build every network of a job once and return the sweep.
+def resolve(
+    job: Job, images: Images, artefacts: Artefacts, *, visit: Callable[[CutNetwork], None] = lambda _: None
+) -> Resolution:
+    """Build every network of a job once, show each to `visit`, and return the sweep.
 
     Raises:
         JobFileError: With every problem found: architectures, checkpoints, layers, sizes, labels.
@@ -94,7 +96,7 @@ def resolve(job: Job, images: Images, artefacts: Artefacts) -> Resolution:
     problems: list[str] = []
     for spec in job.network_specs():
         try:
-            network, to_train = _resolve_network(spec, data, images, artefacts)
+            network, to_train = _resolve_network(spec, data, images, artefacts, visit)
         except StitchgridError as problem:
             problems.append(f"model {spec.name!r}: {problem}")
             continue
@@ -139,14 +141,18 @@ def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ..
 
 
 def _resolve_network(
-    spec: NetworkSpec, data: DataSpec, images: Images, artefacts: Artefacts
+    spec: NetworkSpec,
+    data: DataSpec,
+    images: Images,
+    artefacts: Artefacts,
+    visit: Callable[[CutNetwork], None],
 ) -> tuple[Network, TrainNetwork | None]:
     preprocess = spec.preprocess or default_preprocess(spec)
     key = training_key(spec, preprocess, images) if spec.recipe else None
     trained = key is not None and artefacts.has_artefact("network", key)
     state = load_state(artefacts.read_artefact("network", key)) if key is not None and trained else None
     module = make_network(spec) if key is not None and not trained else build_network(spec, state=state)
-    cut = cut_network(module, input_shape(spec, preprocess, images))
+    cut = cut_network(module, input_shape(preprocess, images))
     if images.num_classes > cut.num_classes:
         raise InputError(
             f"the images have {images.num_classes} classes, but the network's head has {cut.num_classes}; "
@@ -166,6 +172,7 @@ def _resolve_network(
         input_shape=cut.input_shape,
         flops=cut.flops,
     )
+    visit(cut)
     if key is None or trained or spec.recipe is None:
         return network, None
     # A step costs a forward pass and about twice that backward.
@@ -212,7 +219,7 @@ def load_network(network: Network, artefacts: Artefacts, *, device: torch.device
     return cut_network(module.to(device), network.input_shape)
 
 
-def input_shape(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> tuple[int, int, int]:
+def input_shape(preprocess: Preprocess, images: Images) -> tuple[int, int, int]:
     """Return (3, height, width) of a network's images after its preprocessing."""
     size = images.eval.size
     if size is None:

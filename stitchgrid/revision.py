@@ -25,8 +25,10 @@ def check_same_cells(store: Store, sweep: Sweep, shards: Sequence[Shard], *, upd
     stored = store.read_plan(sweep.name)
     if stored is None:
         return
-    before = dict(zip(_names(*(stored.cells[c].to_pylist() for c in COLUMNS)), stored.cells["cell_id"].to_pylist(), strict=True))
-    after = {name: cell_id for name, cell_id in _cells(sweep, shards)}
+    before = dict(
+        zip(_names(*(stored.cells[c].to_pylist() for c in COLUMNS)), stored.cells["cell_id"].to_pylist(), strict=True)
+    )
+    after = dict(_cells(sweep, shards))
     added, removed = [n for n in after if n not in before], [n for n in before if n not in after]
     changed = [n for n, cell_id in after.items() if cell_id is not None and before.get(n, cell_id) != cell_id]
     found = {"new": added, "no longer asked for": removed, "of other weights, images or preprocessing": changed}
@@ -60,5 +62,8 @@ def _names(*columns: list[object]) -> list[Named]:
 
 
 def _shown(names: Sequence[Named]) -> str:
-    shown = [f"{f}:{i} -> {g}:{j} by {kind}{'' if seed is None else f' seed {seed}'}" for f, i, g, j, kind, _, seed in names[:SHOWN]]
+    shown = [
+        f"{f}:{i} -> {g}:{j} by {kind}{'' if seed is None else f' seed {seed}'}"
+        for f, i, g, j, kind, _, seed in names[:SHOWN]
+    ]
     return "; ".join(shown) + (" ..." if len(names) > SHOWN else "")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from stitchgrid.records import Block, Shard, UnitReport
 
 
 def make_unit(name, do="finish", *, flops=1.0, num_cells=1, networks=(0, 1)):
-    """Return a unit whose id says what is to be done: finish, raise, exhaust, crash, hang, exit, or CUDA."""
+    """Return a unit whose id says what its worker is to do."""
     block = Block(source=networks[0], target=networks[1], target_layers=tuple(range(num_cells)))
     return Shard(unit_id=f"{name}:{do}", blocks=(block,), matchers=(0,), flops=flops, num_cells=num_cells)
 
@@ -23,7 +24,7 @@ def halve(unit):
     return tuple(
         replace(
             unit,
-            unit_id=f"{name}/{part[0]}-{part[-1]}:{do if part[0] == 0 else 'finish'}",
+            unit_id=f"{name.split('/')[0]}/{part[0]}-{part[-1]}:{do if part[0] == 0 else 'finish'}",
             blocks=(replace(unit.blocks[0], target_layers=part),),
             num_cells=len(part),
         )
@@ -56,8 +57,12 @@ class FakeWorker:
             sys.exit(3)
         if do == "hang":
             time.sleep(600)
+        if do == "nap":
+            time.sleep(1.1)
+        if do == "unsendable":
+            return threading.Lock()
         if do == "print":
-            print("noise of a worker", flush=True)
+            os.write(1, b"noise of a worker\n")
         return UnitReport(unit_id=unit.unit_id, num_cells=unit.num_cells, part=f"{context}/{len(self.seen)}")
 
     def close(self):

@@ -138,8 +138,9 @@ def load_question(name_or_path: str) -> Question:
 
 def _parse_param(query: str, comment: str) -> Param:
     match = PARAM.fullmatch(comment)
-    default = _literal(match["default"]) if match and match["default"] is not None else None
-    if match is None or (match["default"] is not None and default is None):
+    written = match["default"] if match else None
+    default = None if written is None else _literal(written)
+    if match is None or (default is None and (written or "=" in comment)):
         raise QueryError(
             f"query {query!r}: cannot understand '-- {comment}'; write '-- param NAME = DEFAULT  description' with "
             "'text' in quotes, a number, true or false as the default, or no '= DEFAULT' if it must be given."

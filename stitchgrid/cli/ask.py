@@ -116,8 +116,6 @@ def atlas(sweeps: tuple[str, ...], out: str, figures: str | None, store: str) ->
     from stitchgrid.store import Store
 
     with Catalog(Store.open(store)) as catalog:
-        report = write_atlas(
-            catalog, sweeps or catalog.sweeps, Path(out), figures=Path(figures) if figures else None
-        )
+        report = write_atlas(catalog, sweeps or catalog.sweeps, Path(out), figures=Path(figures) if figures else None)
         warn_of_damage(catalog.damaged)
     click.echo(f"{out}: {report}")

@@ -29,7 +29,9 @@ def models(pattern: str) -> None:
 @click.command()
 @click.argument("model")
 @click.option("--all", "every", is_flag=True, help="Every cut; default: the blocks.")
-@click.option("--input-size", metavar="HxW", help="Size of the images; default: 32x32 for stitchgrid's own, else 224x224.")
+@click.option(
+    "--input-size", metavar="HxW", help="Size of the images; default: 32x32 for stitchgrid's own, else 224x224."
+)
 @click.option("--args", "arguments", default="{}", help="Keyword arguments of the architecture, as JSON.")
 def layers(model: str, every: bool, input_size: str | None, arguments: str) -> None:
     """List the layers at which a model can be cut: name, depth, kind, shape.
@@ -60,7 +62,9 @@ def _json_object(text: str) -> dict[str, object]:
     try:
         value = json.loads(text)
     except ValueError as problem:
-        raise click.BadParameter(f"wanted JSON such as '{{\"depth\": 8}}': {problem}.", param_hint="--args") from problem
+        raise click.BadParameter(
+            f"wanted JSON such as '{{\"depth\": 8}}': {problem}.", param_hint="--args"
+        ) from problem
     if not isinstance(value, dict):
         raise click.BadParameter(f"wanted a JSON object, got {text!r}.", param_hint="--args")
     return value

@@ -96,9 +96,7 @@ def _show_plan(job: "Job", store: str, *, update: bool, retry_failed: bool, work
     click.echo(preview(job, store, update=update, retry_failed=retry_failed, workers=workers))
 
 
-def _launch(
-    job: "Job", store: str, *, update: bool, retry_failed: bool, keep_going: bool, **where: Any
-) -> int:
+def _launch(job: "Job", store: str, *, update: bool, retry_failed: bool, keep_going: bool, **where: Any) -> int:
     """Run a launch and show its summary; return the exit code."""
     from stitchgrid.display import Display
     from stitchgrid.launch import Launch, Where
@@ -109,7 +107,9 @@ def _launch(
     try:
         summary = started.run(update=update, retry_failed=retry_failed, fail_fast=not keep_going)
     except KeyboardInterrupt:
-        click.echo(f"\nInterrupted; what is finished is kept. Go on with: {_command('resume', job.name, store)}", err=True)
+        click.echo(
+            f"\nInterrupted; what is finished is kept. Go on with: {_command('resume', job.name, store)}", err=True
+        )
         return 130
     _show_summary(summary, opened, store)
     return 0 if summary.num_done == summary.num_cells else 1
@@ -171,4 +171,3 @@ def status(sweep: str | None, watch: bool, form: str, store: str) -> None:
         if not watch or not any(one.is_running for one in found):
             return
         time.sleep(2)
-

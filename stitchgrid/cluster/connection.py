@@ -46,6 +46,8 @@ class Connection:
     """
 
     def __init__(self, address: str, *, min_cpus: float = 0):
+        if address not in ("local", "auto"):
+            check_host_and_port(address, f"--address {address}")
         self.address = address
         self.min_cpus = min_cpus  # what a local cluster has at least, whatever the machine has
         self.is_local = address == "local"
@@ -73,7 +75,11 @@ class Connection:
         self._undo.close()
 
     def _check_that_it_is(self, connected: str) -> None:
-        if not self.is_local and find_cluster(self.address).rpartition(":")[2] != connected.rpartition(":")[2]:
+        if self.is_local:
+            return
+        target = find_cluster(self.address)
+        require_listener(target)
+        if target.rpartition(":")[2] != connected.rpartition(":")[2]:
             raise ClusterError(
                 f"This process is connected to the Ray cluster at {connected}, so it cannot use --address "
                 f"{self.address}; call ray.shutdown() first."
@@ -137,19 +143,27 @@ def find_cluster(address: str) -> str:
     """Return the HOST:PORT that an address stands for.
 
     Raises:
-        InputError: If it is not an address.
+        InputError: If RAY_ADDRESS is no address of a cluster.
         ClusterError: If no cluster is known on this machine.
     """
-    target, origin = address, f"--address {address}"
-    if address == "auto":
-        target = os.environ.get("RAY_ADDRESS", "")
-        origin = f"RAY_ADDRESS={target}"
-        if target in ("", "auto", "local"):
-            target, origin = _recorded_address(), "Ray's record of the cluster on this machine"
+    if address != "auto":
+        return address
+    target = os.environ.get("RAY_ADDRESS", "")
+    if target not in ("", "auto", "local"):
+        check_host_and_port(target, f"RAY_ADDRESS={target}")
+        return target
+    return _recorded_address()
+
+
+def check_host_and_port(target: str, origin: str) -> None:
+    """Refuse what is not HOST:PORT.
+
+    Raises:
+        InputError: Naming where it came from.
+    """
     host, _, port = target.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         raise InputError(f"{origin} is no address of a cluster; use local, auto, none or HOST:PORT (port 6379 mostly).")
-    return target
 
 
 def _recorded_address() -> str:

@@ -52,6 +52,7 @@ class Progress:
     report: UnitReport | None = None  # of a finished unit
     detail: str = ""  # error, reason of a death, what is waited for
     traceback: str = ""
+    log: str = ""  # folder of the log of a worker that died
 
 
 OnEvent = Callable[[Progress], None]

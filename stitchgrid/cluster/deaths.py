@@ -31,7 +31,11 @@ def node_lives(node: str) -> bool:
 
 
 def in_short(problem: Exception) -> str:
-    """Return the line that matters of one of Ray's long messages."""
+    """Return what matters of one of Ray's long messages, in a line."""
+    text = " ".join(str(problem).split())
+    kind, _, detail = text.partition("Worker exit type: ")[2].partition(" Worker exit detail: ")
+    if detail:
+        return f"the worker's process ended ({kind}): {detail.split(' Some common causes')[0][:200]}"
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    telling = [line for line in lines if "Worker exit type" in line or "Memory on the node" in line]
-    return f"{type(problem).__name__}: {' '.join((telling or lines[-1:] or ['no message'])[0].split())[:300]}"
+    telling = [line for line in lines if "Memory on the node" in line or "node has died" in line] or lines[-1:]
+    return f"{type(problem).__name__}: {' '.join(telling)[:300]}"

@@ -56,9 +56,12 @@ class Floor:
             self._tell_event(event)
         commands = self.scheduler.handle(*events, Tick(now=monotonic()))
         submits = [command for command in commands if isinstance(command, Submit)]
+        for command in commands:
+            if not isinstance(command, Submit):
+                self._tell_command(command)
         if submits and self._before_submit is not None:
             self._before_submit([Attempt(one.unit.unit_id, one.worker, one.node) for one in submits])
-        for command in commands:
+        for command in submits:
             self._tell_command(command)
         if monotonic() - self._last_tick >= TICK_S:
             self._last_tick = monotonic()
@@ -69,9 +72,9 @@ class Floor:
         match event:
             case WorkerReady(worker=worker, node=node):
                 self._on_event(Progress(kind="worker_ready", worker=worker, node=node))
-            case WorkerDied(worker=worker, detail=detail):
+            case WorkerDied(worker=worker, detail=detail, log=log):
                 unit = self._units.pop(worker, None)
-                self._on_event(Progress(kind="worker_died", worker=worker, unit=unit, detail=detail))
+                self._on_event(Progress(kind="worker_died", worker=worker, unit=unit, detail=detail, log=log))
             case UnitFinished(worker=worker, report=report):
                 unit = self._units.pop(worker, None)
                 self._on_event(Progress(kind="finished", worker=worker, unit=unit, report=report))

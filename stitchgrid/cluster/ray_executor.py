@@ -253,11 +253,11 @@ class RayExecutor:
     def _death(self, name: str, problem: Exception) -> WorkerDied:
         seat = self._seats[name]
         cause = classify_death(problem, is_node_alive=lambda: node_lives(seat.node), was_ready=seat.ready)
-        detail = in_short(problem)
+        log = ""
         if cause == "crash" and self._connection.log_folder is not None:
             self._connection.keep_logs = True
-            detail = f"{detail} (its log: {self._connection.log_folder}/session_latest/logs)"
-        return WorkerDied(worker=name, cause=cause, detail=detail)
+            log = f"{self._connection.log_folder}/session_latest/logs"
+        return WorkerDied(worker=name, cause=cause, detail=in_short(problem), log=log)
 
     def _what_is_missing(self) -> str:
         import ray

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from stitchgrid.errors import JobFileError, nearest
 from stitchgrid.models.freeze import freeze
-from stitchgrid.models.probe import Probed, copy_graph, probe
+from stitchgrid.models.probe import Probed, copy_graph, probe, probe_output
 from stitchgrid.models.tokens import TokenLayout, TokenReader
 from stitchgrid.models.trace import Call, Trace, ancestors, trace_network
 from stitchgrid.records import Layer
@@ -119,8 +119,9 @@ def cut_network(module: nn.Module, input_shape: tuple[int, int, int]) -> CutNetw
         InputError: If the network cannot be traced, refuses such images, or does not return class scores (N, classes).
     """
     freeze(module)
+    expected = probe_output(module, input_shape)
     trace = trace_network(module)
-    probed = probe(trace, module, input_shape)
+    probed = probe(trace, module, input_shape, expected)
     reader = TokenReader(module, trace, probed)
     positions = [k for k in _bottlenecks(trace) if probed[trace.nodes[k]].shape is not None]
     names = _names(trace, positions)

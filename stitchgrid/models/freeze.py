@@ -1,5 +1,7 @@
 """Making a network frozen for good: eval mode, no gradients for weights, nothing in place."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 
 import torch
@@ -16,12 +18,28 @@ def freeze(module: nn.Module) -> nn.Module:
 
     In place is off because a cached activation must not be overwritten by the layers after it. Attention's fast path
     is off (for the whole process) because it changes values by 4e-6 depending on whether gradients are wanted.
+    Switching in place off changes what the few networks compute that use a tensor after overwriting it; cutting a
+    network finds that out (`as_its_author_wrote_it`).
     """
     module.eval().requires_grad_(False)
     for part in module.modules():
         if getattr(part, "inplace", False) is True:
             part.inplace = False  # type: ignore[assignment]  # some modules have it, Module does not
+            part.was_inplace = True  # type: ignore[assignment]
         # on the instance: a subclass would no longer be recognised as a module of torch.nn when traced
         part.train = MethodType(_stay_in_eval, part)  # type: ignore[method-assign]
     torch.backends.mha.set_fastpath_enabled(False)
     return module
+
+
+@contextmanager
+def as_its_author_wrote_it(module: nn.Module) -> Iterator[None]:
+    """Switch back on what `freeze` switched off in place."""
+    overwriting = [part for part in module.modules() if getattr(part, "was_inplace", False)]
+    try:
+        for part in overwriting:
+            part.inplace = True  # type: ignore[assignment]
+        yield
+    finally:
+        for part in overwriting:
+            part.inplace = False  # type: ignore[assignment]

@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from stitchgrid.errors import InputError
+from stitchgrid.models.freeze import as_its_author_wrote_it
 from stitchgrid.models.trace import Trace
 
 _NUM_IMAGES = 2  # more than one, so that the axis of the images can be told from others
@@ -43,7 +44,7 @@ def probe_output(module: nn.Module, input_shape: Sequence[int]) -> Tensor:
     """
     name = type(module).__name__
     try:
-        with torch.no_grad():
+        with torch.no_grad(), as_its_author_wrote_it(module):
             output = module(probe_input(module, input_shape))
     except Exception as problem:  # networks refuse sizes by whatever their first failing operation raises
         wanted = getattr(module, "image_size", None)
@@ -60,22 +61,22 @@ def probe_output(module: nn.Module, input_shape: Sequence[int]) -> Tensor:
     return output
 
 
-def probe(trace: Trace, module: nn.Module, input_shape: Sequence[int]) -> dict[fx.Node, Probed]:
-    """Return what every operation of the graph makes, having checked that the graph computes what the network does.
+def probe(trace: Trace, module: nn.Module, input_shape: Sequence[int], expected: Tensor) -> dict[fx.Node, Probed]:
+    """Return what every operation of the graph makes, having checked that the graph's scores are the expected ones.
 
     Raises:
-        InputError: If network and graph differ, the network is random, or an operation overwrites its input.
+        InputError: If they are not, because network and graph differ or the network is random, or if an operation
+            overwrites its input.
     """
-    expected = probe_output(module, input_shape)
     graph, copies = copy_graph(trace.nodes, {}, [trace.output])
     runner = _Runner(fx.GraphModule(trace.targets, graph), type(module).__name__)
     with torch.no_grad():
         came = runner.run(probe_input(module, input_shape))
     if not torch.allclose(came, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
         raise InputError(
-            f"{type(module).__name__} does not give the same scores again when its traced graph is run; its forward "
-            "must neither be random in eval mode (dropout without `training=self.training`) nor depend on anything "
-            "but its input."
+            f"{type(module).__name__} does not give the same scores when its traced graph is run; its forward must not "
+            "be random in eval mode (dropout without `training=self.training`), use a tensor after overwriting it in "
+            "place, or depend on anything but its input."
         )
     return {node: runner.probed[copies[node].name] for node in trace.nodes}
 

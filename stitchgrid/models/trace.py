@@ -1,7 +1,6 @@
 """A frozen network -> its graph of operations: traced, nothing in place, nothing that the output does not need."""
 
 import inspect
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,7 +69,7 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
 
 
 def trace_network(module: nn.Module) -> Trace:
-    """Return the graph of a frozen network, which shares its weights.
+    """Return the graph of a frozen network that returns one tensor; the graph shares its weights.
 
     Raises:
         InputError: If torch.fx cannot follow the network, or the network overwrites a tensor in a way that cannot be
@@ -122,8 +121,7 @@ def _pruned(
     first = next(node for node in graph.nodes if node.op == "placeholder")
     last = next(node for node in graph.nodes if node.op == "output")
     output = last.args[0]
-    if not isinstance(output, fx.Node):
-        raise InputError(f"{name} returns a {type(output).__name__}; wanted one tensor of class scores (N, classes).")
+    assert isinstance(output, fx.Node), output
     needed = ancestors([output])
     nodes = tuple(node for node in graph.nodes if node in needed)
     dependent = {first}
@@ -185,11 +183,9 @@ def _switch_off_flag(node: fx.Node) -> bool:
 
 
 def _rename_function(node: fx.Node) -> bool:
-    """Call `operator.add` for `operator.iadd`, `torch.relu` for `torch.relu_`; tell whether it was one."""
+    """Call `torch.relu` instead of `torch.relu_`; tell whether it was such a function."""
     name = getattr(node.target, "__name__", "")
     plain = None
-    if getattr(operator, name, None) is node.target and name.startswith("i"):  # iadd, imul, iand, ...
-        plain = getattr(operator, name[1:], None) or getattr(operator, f"{name[1:]}_", None)
     for home in (torch, F):
         if name.endswith("_") and getattr(home, name, None) is node.target:
             plain = getattr(home, name[:-1], None)

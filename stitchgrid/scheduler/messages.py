@@ -47,6 +47,7 @@ class WorkerDied:
     worker: str
     cause: Cause
     detail: str = ""
+    log: str = ""  # where its process wrote, for whoever wants to know more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,106 @@
+"""Catalog -> grids: what a sweep asked for, joined with what is stored."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from stitchgrid.atlas.grids import Choice, Judgement, LayerInfo, NetworkInfo, SweepGrids
+from stitchgrid.atlas.squares import read_choices
+from stitchgrid.catalog import Catalog, load_question
+
+# One row per metric that a cell was asked for. Two networks of a sweep may share their weights, hence their cells:
+# rows are joined by names as well.
+SQUARES = """
+with asked as (
+    select *, unnest(metrics) as metric from cells where sweep = $sweep
+),
+stored as (
+    select *, array_to_string(list_sort(flags), ', ') as flag_text, metric as stored_metric
+    from results where sweep = $sweep
+)
+select a.source_model, a.source_index, a.target_model, a.target_index, a.matcher, a.params, a.seed, a.cell_id, a.metric,
+       s.value, s.higher_is_similar,
+       case when s.value is not null and not isnan(s.value) then 'value'
+            when s.stored_metric is not null then 'undefined'
+            else a.status end as state,
+       if(s.stored_metric is null, a.error, null) as error, s.num_fit, s.num_eval, s.num_rows, s.alignment,
+       coalesce(s.flag_text, '') as flags, s.device, s.precision,
+       max(coalesce(s.num_fit, s.num_eval)) over (partition by a.cell_id) as samples
+from asked as a
+left join stored as s using (cell_id, source_model, source_index, target_model, target_index, metric)
+order by a.matcher, a.params, a.seed nulls first, a.cell_id, a.metric, a.source_model, a.source_index, a.target_model,
+         a.target_index
+"""
+STATUSES = "select status, count(*) as num_cells from cells where sweep = $sweep group by status order by status"
+LAYERS = "select model, layer, depth, kind, shape from layers where sweep = $sweep order by layer_index"
+MODELS = "select model, architecture, num_parameters, accuracy from models where sweep = $sweep"
+DAYS = "select left(min(created_at), 10) as first, left(max(created_at), 10) as last from results where sweep = $sweep"
+
+
+def read_sweep(catalog: Catalog, sweep: str) -> SweepGrids:
+    """Return everything the atlas shows of a sweep."""
+
+    def rows(query: str) -> list[dict[str, Any]]:
+        table: list[dict[str, Any]] = catalog.query(query, {"sweep": sweep}).to_pylist()
+        return table
+
+    networks = _networks(rows(MODELS), rows(LAYERS))
+    choices, notes = read_choices(catalog.query(SQUARES, {"sweep": sweep}), networks)
+    [days] = rows(DAYS)
+    return SweepGrids(
+        sweep=sweep,
+        networks=networks,
+        choices=choices,
+        notes=notes,
+        judgements=_judgements(catalog, sweep, choices),
+        num_by_status={row["status"]: row["num_cells"] for row in rows(STATUSES)},
+        num_eval=tuple(row["n"] for row in rows(_numbers("num_eval"))),
+        num_fit=tuple(row["n"] for row in rows(_numbers("num_fit"))),
+        computed=(days["first"], days["last"]) if days["first"] else None,
+    )
+
+
+def _numbers(column: str) -> str:
+    return f"select distinct {column} as n from results where sweep = $sweep and {column} > 0 order by n"
+
+
+def _networks(models: Sequence[dict[str, Any]], layers: Sequence[dict[str, Any]]) -> tuple[NetworkInfo, ...]:
+    layers_of: dict[str, list[LayerInfo]] = defaultdict(list)
+    for row in layers:
+        layers_of[row["model"]].append(
+            LayerInfo(name=row["layer"], depth=row["depth"], kind=row["kind"], shape=tuple(row["shape"]))
+        )
+    return tuple(
+        NetworkInfo(
+            name=row["model"],
+            architecture=row["architecture"],
+            num_parameters=row["num_parameters"],
+            accuracy=row["accuracy"],
+            layers=tuple(layers_of[row["model"]]),
+        )
+        for row in models
+    )
+
+
+def _judgements(catalog: Catalog, sweep: str, choices: Sequence[Choice]) -> tuple[Judgement, ...]:
+    """Return how often the diagonal loses, matchers in the order of the choices; each with its first such choice."""
+    by_entry: dict[tuple[str, str, int | None], int] = {}
+    for position, choice in enumerate(choices):
+        if choice.is_score:
+            by_entry.setdefault((choice.matcher, choice.params, choice.samples), position)
+    found = []
+    for row in catalog.ask(load_question("diagonal_violations"), {"sweep": sweep}).to_pylist():
+        position = by_entry.get((row["matcher"], row["params"], row["samples"]))
+        if position is not None:  # a matcher that this version does not know has no score
+            found.append(
+                Judgement(
+                    network=row["model"],
+                    label=choices[position].label,
+                    choice=position,
+                    num_judged=row["num_judged"],
+                    num_violations=row["num_violations"],
+                    num_missing=row["num_missing"],
+                    violations=tuple(row["violations"]),
+                )
+            )
+    return tuple(sorted(found, key=lambda one: one.choice))

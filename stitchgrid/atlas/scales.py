@@ -1,0 +1,71 @@
+"""Colour scales: one per matcher and metric of a sweep, so that its heat maps can be compared."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+UNIT = (0.0, 1.0)
+ANCHORS: dict[str, tuple[float, float | None]] = {  # ends of the scale that do not depend on the data
+    "accuracy": UNIT,
+    "relative_accuracy": UNIT,
+    "agreement": UNIT,
+    "penalty": UNIT,
+    "r2": UNIT,
+    "cka": UNIT,
+    "pwcca": UNIT,
+    "pwcca_reverse": UNIT,
+    "procrustes": (0.0, None),
+    "residual": (0.0, None),
+    "loss": (0.0, None),
+    "variance_ratio": (0.0, None),
+    "negative_mass": (0.0, None),
+}
+TAIL = 2.0  # per cent of the values that may lie beyond each end that comes from the data
+SKEW = 10.0  # a median this many times below the upper end asks for a logarithmic scale
+DECADES = 3.0  # the most that a logarithmic scale spans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """From values to positions between 0 (lowest) and 1 (highest)."""
+
+    low: float
+    high: float
+    is_log: bool = False
+    clips_low: bool = False  # some value lies below
+    clips_high: bool = False
+
+    def position(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return positions in [0, 1], NaN for NaN; what lies beyond an end is put there."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.is_log else (self.low, self.high)
+        clipped = np.clip(values, self.low, self.high)
+        return np.asarray(((np.log(clipped) if self.is_log else clipped) - low) / (high - low))
+
+
+def choose_scale(metric: str, values: npt.NDArray[np.float64]) -> Scale:
+    """Return the scale of a metric: its own ends where it has them, else robust ones from the data.
+
+    Long upper tails of positive values get a logarithmic scale. NaN and infinite values have no say.
+    """
+    low_anchor, high_anchor = ANCHORS.get(metric, (None, None))
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        finite = np.array([low_anchor or 0.0])
+    low, high = (float(end) for end in np.percentile(finite, [TAIL, 100 - TAIL]))
+    low = low if low_anchor is None else low_anchor
+    high = high if high_anchor is None else high_anchor
+    is_log = high_anchor is None and low >= 0 and 0 < float(np.median(finite)) < high / SKEW
+    if is_log:
+        low = max(float(np.percentile(finite, TAIL)), high / 10**DECADES)
+    if not high > low:
+        high = low + (abs(low) or 1.0)
+    return Scale(
+        low=low,
+        high=high,
+        is_log=is_log,
+        clips_low=bool((values < low).any()),
+        clips_high=bool((values > high).any()),
+    )
+

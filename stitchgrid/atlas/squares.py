@@ -1,0 +1,157 @@
+"""Squares, one row per metric that a cell was asked for -> choices: heat maps as arrays, with a note on every square."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from stitchgrid.atlas.grids import Choice, Floats, NetworkInfo, Note, Panel, Positions, matcher_labels
+from stitchgrid.atlas.scales import Scale, choose_scale
+from stitchgrid.catalog import score_metric
+from stitchgrid.matchers.catalogue import MATCHERS
+
+ABSENT = Note()  # of a square that no cell stands for; always the first note
+NOTE = ("state", "error", "num_fit", "num_eval", "num_rows", "alignment", "flags", "device", "precision")
+ENTRY = ("matcher", "params", "seed")
+PLACE = ("metric", "source_model", "source_index", "target_model", "target_index")
+UNKNOWN = -1
+
+
+def read_choices(squares: pa.Table, networks: Sequence[NetworkInfo]) -> tuple[tuple[Choice, ...], tuple[Note, ...]]:
+    """Return what a reader can choose to see, in the order of the catalogue of matchers, and the notes of all squares.
+
+    `squares` has the columns above, `samples`, `value` and `higher_is_similar`, in a fixed order of rows.
+    """
+    values = squares["value"].cast(pa.float64()).fill_null(np.nan).to_numpy()
+    samples = pa.array(_samples(squares))
+    squares = squares.set_column(squares.column_names.index("samples"), "samples", samples)
+    note_of_row, notes = _codes(squares, NOTE)
+    choice_of_row, choices = _codes(squares, (*ENTRY, "samples", "metric"))
+    panels = _panels(squares, networks, choice_of_row, values, note_of_row + 1)
+    palettes = _palettes(squares, values)
+    labels = matcher_labels([_variant(row) for row in choices])
+    found = [
+        Choice(
+            matcher=row["matcher"],
+            label=label,
+            params=row["params"],
+            samples=row["samples"] if row["samples"] > UNKNOWN else None,
+            seed=row["seed"],
+            metric=row["metric"],
+            is_score=row["metric"] == _score(row["matcher"]),
+            higher_is_similar=palettes[row["matcher"], row["metric"]][0],
+            scale=palettes[row["matcher"], row["metric"]][1],
+            panels=tuple(panels[code]),
+        )
+        for code, (row, label) in enumerate(zip(choices, labels, strict=True))
+    ]
+    return tuple(sorted(found, key=_order)), (ABSENT, *(Note(**row) for row in notes))
+
+
+def _variant(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    samples = row["samples"] if row["samples"] > UNKNOWN else "unknown"
+    return row["matcher"], {**json.loads(row["params"]), "samples": samples}
+
+
+def _score(kind: str) -> str | None:
+    return score_metric(kind, MATCHERS[kind]) if kind in MATCHERS else None
+
+
+def _order(choice: Choice) -> tuple[Any, ...]:
+    kinds = list(MATCHERS)
+    metrics = list(MATCHERS[choice.matcher].metrics) if choice.matcher in MATCHERS else []
+    return (
+        _place(choice.matcher, kinds),
+        choice.params,
+        -1 if choice.samples is None else choice.samples,
+        -1 if choice.seed is None else choice.seed,
+        _place(choice.metric, metrics),
+    )
+
+
+def _place(word: str, known: Sequence[str]) -> tuple[int, str]:
+    return (known.index(word) if word in known else len(known)), word
+
+
+def _codes(table: pa.Table, names: Iterable[str]) -> tuple[Positions, list[dict[str, Any]]]:
+    """Return for each row the position of its combination of values, and the combinations, by first appearance."""
+    names = list(names)
+    code = np.zeros(table.num_rows, dtype=np.int64)
+    for name in names:
+        encoded = table[name].combine_chunks()
+        encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
+        value = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
+        # Numbered anew after each column: the codes stay below the number of rows and cannot overflow.
+        code = np.unique(code * (len(encoded.dictionary) + 1) + value + 1, return_inverse=True)[1]
+    _, first, code = np.unique(code, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[code], table.select(names).take(pa.array(first[order])).to_pylist()
+
+
+def _samples(squares: pa.Table) -> Positions:
+    """Return on how many images each square's matcher looks: it tells apart entries that differ in nothing else.
+
+    A cell of which nothing is stored does not say. It takes the number left over at its place; numbers below zero
+    stand for entries of which nothing is stored anywhere.
+    """
+    samples: Positions = squares["samples"].cast(pa.int64()).fill_null(UNKNOWN).to_numpy().copy()
+    unknown = samples == UNKNOWN
+    if not unknown.any():
+        return samples
+    entry, _ = _codes(squares, ENTRY)
+    place, _ = _codes(squares, (*ENTRY, *PLACE))
+    known = {code: np.unique(samples[(entry == code) & ~unknown]) for code in np.unique(entry[unknown])}
+    taken: dict[int, set[int]] = defaultdict(set)
+    for row in np.flatnonzero(np.isin(place, place[unknown]) & ~unknown):
+        taken[place[row]].add(int(samples[row]))
+    for row in np.flatnonzero(unknown):
+        used = taken[place[row]]
+        left = (int(number) for number in known[entry[row]] if number not in used)
+        samples[row] = next(left, UNKNOWN - sum(number < 0 for number in used))
+        used.add(int(samples[row]))
+    return samples
+
+
+def _palettes(squares: pa.Table, values: Floats) -> dict[tuple[str, str], tuple[bool | None, Scale]]:
+    """Return direction and colour scale by matcher and metric: seeds and parameters share them."""
+    code, pairs = _codes(squares, ("matcher", "metric"))
+    stored = squares["higher_is_similar"].to_numpy()
+    palettes = {}
+    for number, pair in enumerate(pairs):
+        kind, metric = pair["matcher"], pair["metric"]
+        rows = code == number
+        directions = [bool(one) for one in stored[rows] if one is not None]
+        planned = MATCHERS[kind].metrics.get(metric) if kind in MATCHERS else None
+        palettes[kind, metric] = (directions[0] if directions else planned, choose_scale(metric, values[rows]))
+    return palettes
+
+
+def _panels(
+    squares: pa.Table, networks: Sequence[NetworkInfo], choice: Positions, values: Floats, notes: Positions
+) -> dict[int, list[Panel]]:
+    source, target = (_network_of(squares, side, networks) for side in ("source_model", "target_model"))
+    i, j = (squares[name].cast(pa.int64()).to_numpy() for name in ("source_index", "target_index"))
+    order = np.lexsort((target, source, choice))
+    keys = np.stack([choice, source, target])[:, order]
+    starts = np.flatnonzero((np.diff(keys, axis=1) != 0).any(axis=0)) + 1
+    panels: dict[int, list[Panel]] = defaultdict(list)
+    for rows in np.split(order, starts) if len(order) else ():
+        f, g = int(source[rows[0]]), int(target[rows[0]])
+        shape = len(networks[f].layers), len(networks[g].layers)
+        values_ST, notes_ST = np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
+        values_ST[i[rows], j[rows]] = values[rows]
+        notes_ST[i[rows], j[rows]] = notes[rows]
+        panels[int(choice[rows[0]])].append(Panel(source=f, target=g, values_ST=values_ST, notes_ST=notes_ST))
+    return panels
+
+
+def _network_of(squares: pa.Table, column: str, networks: Sequence[NetworkInfo]) -> npt.NDArray[np.int64]:
+    positions = {network.name: position for position, network in enumerate(networks)}
+    codes, names = _codes(squares, (column,))
+    return np.array([positions[name[column]] for name in names], dtype=np.int64)[codes]

@@ -1,0 +1,116 @@
+"""What a launch would do, and at what cost, in words."""
+
+from collections.abc import Iterator
+from math import prod
+from os import sched_getaffinity
+
+from rich.filesize import decimal
+
+from stitchgrid.datasets import Images
+from stitchgrid.display import clock
+from stitchgrid.errors import StoreError
+from stitchgrid.estimate import Estimate, SpeedProbe, estimate
+from stitchgrid.jobfile import Job
+from stitchgrid.plan import Plan, make_plan
+from stitchgrid.records import Network
+from stitchgrid.resolve import Resolution, open_job_images, resolve
+from stitchgrid.revision import check_same_cells
+from stitchgrid.store import Store
+
+
+class EmptyStore:
+    """Stands in for a store that a launch would make."""
+
+    def has_artefact(self, kind: str, key: str) -> bool:  # noqa: ARG002
+        """Return that nothing is there."""
+        return False
+
+    def read_artefact(self, kind: str, key: str) -> bytes:
+        """Refuse: nothing is there."""
+        raise StoreError(f"no {kind} {key}: the store does not exist yet.")
+
+    def metrics_done(self, cell_id: str) -> frozenset[str]:  # noqa: ARG002
+        """Return that nothing is done."""
+        return frozenset()
+
+    def failed(self, cell_id: str) -> str | None:  # noqa: ARG002
+        """Return that nothing has failed."""
+        return None
+
+
+def preview(job: Job, store_uri: str, *, update: bool, retry_failed: bool, workers: int | None) -> str:
+    """Return what a launch of the job would do; trains nothing, computes no cell, writes nothing.
+
+    Raises:
+        JobFileError: If the job cannot run, or would be refused under its name.
+    """
+    images = open_job_images(job)
+    store = open_if_there(store_uri)
+    probe = SpeedProbe(job.numerics.batch_size)
+    resolution = resolve(job, images, store or EmptyStore(), visit=probe.visit)
+    plan = make_plan(resolution.sweep, store.outcomes() if store else EmptyStore(), retry_failed=retry_failed)
+    if store:
+        check_same_cells(store, resolution.sweep, plan.shards, update=update)
+    cost = estimate(
+        plan,
+        probe,
+        image_bytes=image_bytes(images),
+        num_workers=workers or len(sched_getaffinity(0)),
+        training=sum(unit.flops for unit in resolution.untrained),
+    )
+    return "\n".join(_lines(job, store_uri, resolution, plan, cost))
+
+
+def open_if_there(uri: str) -> Store | None:
+    """Return a store, None if it does not exist."""
+    try:
+        return Store.open(uri)
+    except StoreError:
+        return None
+
+
+def image_bytes(images: Images) -> int:
+    """Return the size of all decoded images, which each worker maps into memory."""
+    return sum(3 * prod(split.size or (224, 224)) * split.num for split in (images.fit, images.eval))
+
+
+def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, cost: Estimate) -> Iterator[str]:
+    sweep = plan.sweep
+    yield f"{job.name}, store {store_uri}"
+    yield f"images: {sweep.data.dataset}, {sweep.num_fit} to fit on ({sweep.num_fit_closed} for closed forms), " + (
+        f"{sweep.num_eval} to evaluate on"
+    )
+    yield "models:"
+    yield from (f"  {_model(network)}" for network in sweep.networks)
+    yield "matchers:"
+    for spec in sweep.matchers:
+        seed = "" if spec.seed is None else f" seed {spec.seed}"
+        yield f"  {spec.kind}{seed} {spec.params}: {', '.join(spec.metrics)}"
+    if resolution.untrained:
+        yield f"networks to train first: {', '.join(unit.spec.name for unit in resolution.untrained)}"
+    yield f"cells: {plan.num_cells}, to compute {plan.num_todo}, done {plan.num_done}"
+    yield from (f"  {count} {reason}" for reason, count in sorted(plan.reasons.items(), key=lambda one: -one[1]))
+    yield f"shards: {len(plan.shards)}, to run {len(plan.todo)}"
+    if plan.todo or resolution.untrained:
+        yield from _cost(cost)
+
+
+def _model(network: Network) -> str:
+    layers = f"{len(network.layers)} of {network.num_cuts} cuts"
+    trained = "" if network.is_known else ", to be trained"
+    return (
+        f"{network.name}: {network.spec.architecture}, {layers} ({network.layers[0].name} .. "
+        f"{network.layers[-1].name}), {network.num_parameters:,} parameters, {network.flops / 1e6:.4g} MFLOP an image"
+        + trained
+    )
+
+
+def _cost(cost: Estimate) -> Iterator[str]:
+    yield (
+        f"cost: {cost.flops:.3g} FLOPs, at {cost.flops_per_second / 1e9:.3g} GFLOP/s a worker (measured here) about "
+        f"{clock(cost.seconds)} on {cost.num_workers} workers"
+    )
+    yield (
+        f"each worker: {decimal(cost.image_bytes)} of images, up to {decimal(cost.worker_bytes)} of memory; "
+        f"all: {decimal(cost.result_bytes)} of results"
+    )

@@ -1,0 +1,213 @@
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stitchgrid.engine.stitched import stitch_rows
+from stitchgrid.matchers.alignment import (
+    alignment_name,
+    index_shaping,
+    install,
+    is_subsampled,
+    lay,
+    layout_of,
+    pooled,
+    rows_of,
+)
+from stitchgrid.matchers.stitchers.affine import AffineMap
+from stitchgrid.records import Layer
+
+
+def layer(kind: str, shape: tuple[int, ...], *, num_prefix: int = 0, grid: tuple[int, int] | None = None) -> Layer:
+    grid = shape[1:] if kind == "map" else grid
+    return Layer(name="x", node="x", depth=0.5, kind=kind, shape=shape, flops=1.0, num_prefix=num_prefix, grid=grid)
+
+
+LAYERS = {
+    "map 4x4": layer("map", (3, 4, 4)),
+    "map 7x5": layer("map", (5, 7, 5)),
+    "map 12x12": layer("map", (2, 12, 12)),
+    "map 1x1": layer("map", (6, 1, 1)),
+    "tokens 4x4": layer("tokens", (16, 4), grid=(4, 4)),
+    "tokens 3x2": layer("tokens", (6, 4), grid=(3, 2)),
+    "cls, tokens 4x4": layer("tokens", (17, 3), num_prefix=1, grid=(4, 4)),
+    "cls, tokens 3x3": layer("tokens", (10, 3), num_prefix=1, grid=(3, 3)),
+    "cls, 2 registers, tokens 4x4": layer("tokens", (19, 5), num_prefix=3, grid=(4, 4)),
+    "sequence of 9": layer("tokens", (9, 4)),
+    "vector": layer("vector", (7,)),
+}
+every_pair = pytest.mark.parametrize(("source", "target"), list(product(LAYERS, LAYERS)))
+every_layer = pytest.mark.parametrize("name", LAYERS)
+
+
+def activations(of: Layer, *, num: int = 3, seed: int = 0) -> Tensor:
+    return torch.randn(num, *of.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def positions_as_map(a: Tensor, of: Layer) -> Tensor:
+    """Return what lies on the grid as (N, D, H, W); a vector lies on a grid of one."""
+    if of.kind == "map":
+        return a
+    if of.kind == "vector":
+        return a[:, :, None, None]
+    patches = a[:, of.num_prefix :]
+    height, width = of.grid or (1, patches.shape[1])
+    return torch.stack([patches[:, k * width : (k + 1) * width] for k in range(height)], dim=2).permute(0, 3, 2, 1)
+
+
+def laid_by_the_book(a: Tensor, source: Layer, target: Layer) -> Tensor:
+    """Return `a` laid on the target, in the target's own shape but for the number of features."""
+    on_grid = positions_as_map(a, source)
+    mean = on_grid.mean((2, 3))
+    if target.kind == "vector":
+        return mean
+    size = target.shape[1:] if target.kind == "map" else target.grid or (1, target.shape[0] - target.num_prefix)
+    if on_grid.shape[2:] != size:
+        on_grid = functional.interpolate(on_grid, size=size, mode="bilinear", align_corners=False, antialias=False)
+    if target.kind == "map":
+        return on_grid
+    prefix = [a[:, k] if source.kind == "tokens" and k < source.num_prefix else mean for k in range(target.num_prefix)]
+    return torch.stack([*prefix, *on_grid.flatten(2).unbind(2)], dim=1)
+
+
+def in_shape_of(rows: Tensor, target: Layer) -> Tensor:
+    """Return rows (N, rows, D) installed in the target with the width that they have."""
+    width = rows.shape[2]
+    shape = {"map": (width, *target.shape[1:]), "tokens": (target.shape[0], width), "vector": (width,)}[target.kind]
+    return install(rows, layer(target.kind, shape, num_prefix=target.num_prefix, grid=target.grid))
+
+
+@every_pair
+def test_every_layer_is_laid_on_every_other_as_interpolate_does_on_the_real_tensors(source, target):
+    f, g = LAYERS[source], LAYERS[target]
+    a = activations(f)
+    came = lay(a, f, layout_of(g))
+    assert came.shape == (3, layout_of(g).num_rows, f.width)
+    torch.testing.assert_close(in_shape_of(came, g), laid_by_the_book(a, f, g), rtol=1e-12, atol=1e-12)
+
+
+@every_pair
+def test_an_affine_map_commutes_with_laying(source, target):
+    f, g = LAYERS[source], LAYERS[target]
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    stitch = AffineMap(weight_DE=draw(f.width, g.width), bias_E=draw(g.width))
+    a = activations(f)
+    wanted = stitch(lay(a, f, layout_of(g)))
+    torch.testing.assert_close(stitch_rows(stitch, a, f, g), wanted, rtol=1e-12, atol=1e-12)
+
+
+@every_layer
+def test_laying_a_layer_on_itself_and_installing_it_is_the_identity(name):
+    of = LAYERS[name]
+    a = activations(of)
+    back = install(lay(a, of, layout_of(of)), of)
+    assert torch.equal(back, a)
+    assert back.is_contiguous()
+
+
+def test_an_installed_map_can_be_flattened_by_view():
+    of = LAYERS["map 4x4"]
+    a = activations(of)
+    assert torch.equal(install(rows_of(a, of), of).view(3, -1), a.view(3, -1))
+
+
+@every_layer
+def test_rows_have_one_feature_per_channel_and_pooling_leaves_prefix_tokens_out(name):
+    of = LAYERS[name]
+    a = activations(of)
+    assert rows_of(a, of).shape == (3, layout_of(of).num_rows, of.width)
+    torch.testing.assert_close(pooled(a, of), positions_as_map(a, of).mean((2, 3)))
+
+
+def test_class_and_register_tokens_go_to_their_own_kind_and_the_mean_stands_in_for_those_that_lack():
+    source, target = LAYERS["cls, tokens 4x4"], LAYERS["cls, 2 registers, tokens 4x4"]
+    a = activations(source)
+    laid = lay(a, source, layout_of(target))
+    mean = a[:, 1:].mean(1)
+    assert torch.equal(laid[:, 0], a[:, 0])
+    torch.testing.assert_close(laid[:, 1], mean)
+    torch.testing.assert_close(laid[:, 2], mean)
+    assert torch.equal(laid[:, 3:], a[:, 1:])
+    b = activations(target)
+    assert torch.equal(lay(b, target, layout_of(source)), torch.cat([b[:, :1], b[:, 3:]], dim=1))
+
+
+NAMES = {
+    ("map 4x4", "map 4x4"): "identity",
+    ("vector", "vector"): "identity",
+    ("cls, tokens 4x4", "cls, tokens 4x4"): "identity",
+    ("map 7x5", "map 4x4"): "bilinear",
+    ("map 4x4", "vector"): "pool",
+    ("cls, tokens 4x4", "vector"): "pool",
+    ("vector", "map 4x4"): "broadcast",
+    ("vector", "cls, tokens 4x4"): "broadcast",
+    ("map 4x4", "tokens 4x4"): "map_to_tokens",
+    ("map 4x4", "cls, tokens 4x4"): "map_to_tokens",
+    ("tokens 4x4", "map 4x4"): "tokens_to_map",
+    ("cls, tokens 4x4", "map 7x5"): "tokens_to_map+bilinear",
+    ("tokens 4x4", "cls, tokens 4x4"): "prefix",
+    ("cls, tokens 4x4", "cls, tokens 3x3"): "bilinear",
+    ("cls, tokens 3x3", "cls, 2 registers, tokens 4x4"): "prefix+bilinear",
+}
+
+
+@pytest.mark.parametrize(("source", "target"), NAMES)
+def test_an_alignment_is_named_after_what_is_done(source, target):
+    assert alignment_name(LAYERS[source], LAYERS[target]) == NAMES[source, target]
+
+
+@every_pair
+def test_an_alignment_is_called_identity_exactly_where_rows_stay_what_they_are(source, target):
+    f, g = LAYERS[source], LAYERS[target]
+    name = alignment_name(f, g)
+    stays = f.kind == g.kind and layout_of(f) == layout_of(g)
+    assert (name == "identity") == stays
+    assert ("bilinear" in name) == (f.kind != "vector" != g.kind and layout_of(f).grid != layout_of(g).grid)
+
+
+@every_pair
+def test_subsampled_is_flagged_exactly_where_a_threefold_reduction_leaves_positions_unread(source, target):
+    f, g = LAYERS[source], LAYERS[target]
+    ours, theirs = layout_of(f).grid, layout_of(g).grid
+    threefold = bool(ours and theirs) and any(a / b >= 3 for a, b in zip(ours, theirs, strict=True))
+    assert is_subsampled(f, g) == threefold
+    if threefold:
+        assert unread_positions(f, g)
+
+
+def unread_positions(source: Layer, target: Layer) -> int:
+    """Return how many positions of the source do not move the laid rows, but for the mean of prefix tokens."""
+    a = activations(source, num=1).requires_grad_()
+    laid = lay(a, source, layout_of(target))[:, target.num_prefix :]
+    (gradient,) = torch.autograd.grad(laid.sum(), a)
+    return int((positions_as_map(gradient, source)[0, 0] == 0).sum())
+
+
+def test_halving_a_map_reads_all_of_its_positions():
+    half = layer("map", (1, 6, 6))
+    assert unread_positions(LAYERS["map 12x12"], half) == 0
+    assert not is_subsampled(LAYERS["map 12x12"], half)
+
+
+SHAPINGS = {
+    ("map 4x4", "map 4x4"): "positions",
+    ("map 4x4", "map 7x5"): "pooled",
+    ("cls, tokens 4x4", "cls, tokens 4x4"): "tokens",
+    ("cls, tokens 4x4", "tokens 4x4"): "pooled",
+    ("tokens 4x4", "map 4x4"): "pooled",
+    ("vector", "map 1x1"): "pooled",
+    ("vector", "vector"): "pooled",
+}
+
+
+@pytest.mark.parametrize(("source", "target"), SHAPINGS)
+def test_indices_compare_positions_of_equal_maps_tokens_of_equal_sequences_and_pooled_rows_otherwise(source, target):
+    assert index_shaping(LAYERS[source], LAYERS[target]) == SHAPINGS[source, target]
+
+
+def test_equal_maps_and_equal_sequences_of_unequal_width_are_compared_row_by_row():
+    assert index_shaping(LAYERS["map 4x4"], layer("map", (9, 4, 4))) == "positions"
+    assert index_shaping(LAYERS["cls, tokens 4x4"], layer("tokens", (17, 9))) == "tokens"

@@ -1,0 +1,161 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stitchgrid.moments import MomentSums, PairMoments, exact_mean, pair_moments
+
+X_WIDTHS, Y_WIDTHS = [3, 1, 4], [2, 5]
+FIELDS = ("mean_x_D", "mean_y_E", "xx_DD", "xy_DE", "yy_EE")
+
+Sides = tuple[list[Tensor], list[Tensor]]
+
+
+def draw(
+    rows: int, widths: list[int], *, seed: int, offset: float = 0.0, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    mixed = [
+        torch.randn(rows, width, generator=generator) @ torch.randn(width, width, generator=generator)
+        for width in widths
+    ]
+    return [(offset + block).to(dtype) for block in mixed]
+
+
+def both_sides(rows: int, *, seed: int, offset: float = 0.0) -> Sides:
+    return draw(rows, X_WIDTHS, seed=seed, offset=offset), draw(rows, Y_WIDTHS, seed=seed + 1, offset=-offset)
+
+
+def summed(sides: Sides, *parts: slice) -> MomentSums:
+    sums = MomentSums(X_WIDTHS, Y_WIDTHS)
+    for part in parts:
+        sums.add([block[part] for block in sides[0]], [block[part] for block in sides[1]])
+    return sums
+
+
+def explicit(x: Tensor, y: Tensor) -> dict[str, NDArray[np.float64]]:
+    """Return the moments by their definition: subtract the mean of every column, then multiply."""
+    x_RD, y_RE = x.numpy().astype(np.float64), y.numpy().astype(np.float64)
+    x_c, y_c = x_RD - x_RD.mean(0), y_RE - y_RE.mean(0)
+    return dict(zip(FIELDS, (x_RD.mean(0), y_RE.mean(0), x_c.T @ x_c, x_c.T @ y_c, y_c.T @ y_c), strict=True))
+
+
+def assert_same(came: PairMoments, wanted: dict[str, NDArray[np.float64]], *, rtol: float = 1e-12) -> None:
+    for name, matrix in wanted.items():
+        scale = np.abs(matrix).max(initial=1e-300)
+        np.testing.assert_allclose(getattr(came, name).numpy(), matrix, rtol=rtol, atol=rtol * scale, err_msg=name)
+
+
+def every_pair(sums: MomentSums, sides: Sides, *, rtol: float = 1e-12) -> None:
+    for i, x in enumerate(sides[0]):
+        for j, y in enumerate(sides[1]):
+            assert_same(sums.pair(i, j), explicit(x, y), rtol=rtol)
+
+
+def test_moments_of_every_pair_are_those_of_the_explicit_centred_matrices():
+    sides = both_sides(50, seed=0)
+    sums = summed(sides, slice(0, 50))
+    every_pair(sums, sides)
+    assert sums.pair(2, 1).num_rows == 50
+
+
+@given(
+    cuts=st.lists(st.integers(0, 30), max_size=6),
+    owners=st.lists(st.integers(0, 2), min_size=7, max_size=7),
+    order=st.permutations(range(3)),
+    offset=st.sampled_from([0.0, 1e4]),
+)
+@settings(max_examples=60, deadline=None)
+def test_batches_and_merges_in_any_split_and_order_equal_one_pass(cuts, owners, order, offset):
+    sides = both_sides(30, seed=3, offset=offset)
+    edges = [0, *sorted(cuts), 30]
+    parts = [slice(a, b) for a, b in pairwise(edges)]
+    workers = [
+        summed(sides, *(part for part, owner in zip(parts, owners, strict=False) if owner == w)) for w in range(3)
+    ]
+    total = MomentSums(X_WIDTHS, Y_WIDTHS)
+    for worker in order:
+        total.merge(workers[worker])
+    assert total.num_rows == 30
+    every_pair(total, sides, rtol=1e-9 if offset else 1e-11)
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e5, 1e6])
+@pytest.mark.parametrize("parts", [1, 7])
+def test_a_large_offset_of_float32_features_keeps_centring(offset, parts):
+    sides = both_sides(700, seed=5, offset=offset)
+    edges = torch.linspace(0, 700, parts + 1).int().tolist()
+    sums = summed(sides, *(slice(a, b) for a, b in pairwise(edges)))
+    every_pair(sums, sides, rtol=1e-11)
+
+
+def test_merging_leaves_what_is_merged_as_it_was():
+    sides = both_sides(20, seed=7)
+    first, second = summed(sides, slice(0, 8)), summed(sides, slice(8, 20))
+    before = second.pair(0, 0)
+    total = MomentSums(X_WIDTHS, Y_WIDTHS)
+    total.merge(second)
+    total.merge(first)
+    assert torch.equal(second.pair(0, 0).xx_DD, before.xx_DD)
+    assert torch.equal(second.pair(0, 0).mean_x_D, before.mean_x_D)
+    assert second.num_rows == 12
+
+
+def test_adding_rows_leaves_the_given_tensors_as_they_were():
+    x, y = torch.randn(6, 2, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    kept = x.clone(), y.clone()
+    pair_moments(x, y)
+    assert torch.equal(x, kept[0])
+    assert torch.equal(y, kept[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_features_of_any_floating_type_are_summed_in_float64(dtype):
+    [x], [y] = draw(40, [3], seed=9, dtype=dtype), draw(40, [2], seed=10, dtype=dtype)
+    came = pair_moments(x, y)
+    assert all(getattr(came, name).dtype == torch.float64 for name in FIELDS)
+    assert_same(came, explicit(x.double(), y.double()))
+
+
+@pytest.mark.parametrize("value", [0.1, -1 / 3, 1e-7, 12345.678])
+def test_a_constant_feature_has_exactly_no_variance(value):
+    x, y = torch.full((1_000, 2), value), torch.randn(1_000, 3, generator=torch.Generator().manual_seed(0))
+    sums = MomentSums([2], [3])
+    for part in (slice(0, 7), slice(7, 400), slice(400, 1_000)):
+        sums.add([x[part]], [y[part]])
+    assert not sums.pair(0, 0).xx_DD.any()
+    assert not sums.pair(0, 0).xy_DE.any()
+    assert torch.equal(exact_mean(x.double()), x[0].double())
+
+
+def test_swapping_exchanges_the_sides():
+    [x], [y] = draw(30, [3], seed=11), draw(30, [2], seed=12)
+    swapped = pair_moments(x, y).swapped()
+    assert_same(swapped, explicit(y, x))
+    assert swapped.num_rows == 30
+
+
+def test_no_rows_change_nothing_and_give_no_moments():
+    sums = MomentSums([2], [3])
+    sums.add([torch.empty(0, 2)], [torch.empty(0, 3)])
+    sums.merge(MomentSums([2], [3]))
+    assert sums.num_rows == 0
+    with pytest.raises(ValueError, match=r"at least one row, got none; call add\(\) first"):
+        sums.pair(0, 0)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_activations_that_are_not_finite_spoil_only_their_own_pairs(bad, side):
+    sides = both_sides(20, seed=13)
+    sides[0 if side == "source" else 1][1][4, 0] = bad
+    sums = summed(sides, slice(0, 20))
+    spoilt, sound = ((1, 0), (0, 0)) if side == "source" else ((0, 1), (0, 0))
+    assert_same(sums.pair(*sound), explicit(sides[0][sound[0]], sides[1][sound[1]]))
+    with pytest.raises(ValueError, match=r"need finite activations, got inf or NaN; look at the network's weights"):
+        sums.pair(*spoilt)
