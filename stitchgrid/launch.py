@@ -113,8 +113,8 @@ class Launch:
             "layers": layer_table(plan.sweep),
         }
         stored = self.store.read_plan(self.job.name, revision)
-        if stored is not None and stored.cells["cell_id"].to_pylist() != tables["cells"]["cell_id"].to_pylist():
-            revision = self.store.write_job(self.job.name, self.job.to_dict())  # same job, other weights or images
+        if stored is not None and not stored.holds(**tables):
+            revision = self.store.write_job(self.job.name, self.job.to_dict())  # other weights, images or shards
         info = {
             "num_fit": plan.sweep.num_fit,
             "num_fit_closed": plan.sweep.num_fit_closed,
@@ -202,9 +202,8 @@ class Launch:
     def _observed(self, title: str, units: Sequence[Unit], noun: str, *, num_done: int) -> Iterator[Watch]:
         total = sum(unit.num_cells for unit in units)
         with self.display.stage(title, total, noun) as stage:
-            watch = Watch(self.store, self.job.name, self.launch_id, stage, num_done=num_done)
-            yield watch
-            watch.beat(is_over=True)
+            with Watch(self.store, self.job.name, self.launch_id, stage, num_done=num_done) as watch:
+                yield watch
 
     def _summary(self, plan: Plan, num_computed: int, num_trained: int, seconds: float) -> Summary:
         outcomes = self.store.outcomes()

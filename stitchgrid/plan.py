@@ -8,7 +8,9 @@ from typing import Protocol
 from stitchgrid.matchers.catalogue import MATCHERS, images_used
 from stitchgrid.records import Block, Cell, MatcherSpec, Shard, Sweep, digest
 
-SHARD_FLOPS = 3e11  # of work in one shard: about ten seconds of one CPU core
+MIN_SHARD_FLOPS, MAX_SHARD_FLOPS = 1e11, 3e12  # a few seconds, and two minutes, of one CPU core
+MIN_SHARDS = 16  # of a sweep big enough, so that workers share it and a crash costs little
+PIECE = "-"  # between the id of a shard and the number of its half
 TILE_SIDES = (8, 4, 2, 1)  # networks on a side of a tile; the largest that fits is taken
 BACKWARD = 1.0  # cost of a gradient with respect to a tail's input, in forward passes
 
@@ -56,7 +58,7 @@ class Plan:
         return sum(shard.flops for shard in self.todo)
 
 
-def make_plan(sweep: Sweep, done: Done, *, retry_failed: bool = False, shard_flops: float = SHARD_FLOPS) -> Plan:
+def make_plan(sweep: Sweep, done: Done, *, retry_failed: bool = False, shard_flops: float | None = None) -> Plan:
     """Cut the whole sweep into shards, then take out what the store holds.
 
     Shards do not depend on what is finished, so that a resume computes what an undisturbed run would.
@@ -86,19 +88,21 @@ def _reason(sweep: Sweep, cell: Cell, done: Done, *, retry_failed: bool) -> tupl
     have = done.metrics_done(cell.cell_id)
     if have.issuperset(sweep.matchers[cell.matcher].metrics):
         return "done", False
-    if have:
-        return "new metric", True
     if done.failed(cell.cell_id) is not None:
         return ("failed before, tried again", True) if retry_failed else ("failed before, left alone", False)
-    return "missing", True
+    return ("new metric" if have else "missing"), True
 
 
-def cut_into_shards(sweep: Sweep, *, shard_flops: float = SHARD_FLOPS) -> Iterable[Shard]:
+def cut_into_shards(sweep: Sweep, *, shard_flops: float | None = None) -> Iterable[Shard]:
     """Yield the shards of a whole sweep: tiles of source x target networks, or target layers of a pair too big.
 
-    The side of the tiles is the largest whose costliest tile stays within `shard_flops`.
+    The side of the tiles is the largest whose costliest tile stays within `shard_flops`, by default a share of the
+    whole sweep.
     """
     matchers = tuple(range(len(sweep.matchers)))
+    if shard_flops is None:
+        total = sum(cost(sweep, tile, matchers) for tile in _tiles(sweep, 1))
+        shard_flops = min(max(total / MIN_SHARDS, MIN_SHARD_FLOPS), MAX_SHARD_FLOPS)
     tiles: list[list[Block]] = []
     for side in TILE_SIDES:
         tiles = _tiles(sweep, side)
@@ -142,15 +146,26 @@ def split_shard(sweep: Sweep, shard: Shard) -> tuple[Shard, Shard] | None:
     if len(cell_ids) < 2:
         return None
     middle = len(cell_ids) // 2
-    halves = []
-    for some in (cell_ids[:middle], cell_ids[middle:]):
-        share = len(some) / len(cell_ids)
-        halves.append(
-            replace(
-                shard, unit_id=digest(*some), wanted=frozenset(some), num_cells=len(some), flops=shard.flops * share
-            )
+    first, second = (
+        replace(
+            shard,
+            unit_id=f"{shard.unit_id}{PIECE}{position}",
+            wanted=frozenset(some),
+            num_cells=len(some),
+            flops=shard.flops * len(some) / len(cell_ids),
         )
-    return halves[0], halves[1]
+        for position, some in enumerate((cell_ids[:middle], cell_ids[middle:]))
+    )
+    return first, second
+
+
+def planned_shard(unit_id: str) -> str:
+    """Return the id of the planned shard that a unit is, or is a piece of.
+
+    >>> planned_shard("5f3a-1-0")
+    '5f3a'
+    """
+    return unit_id.partition(PIECE)[0]
 
 
 def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:

@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from stitchgrid.records import Block, Shard, UnitReport
 
@@ -38,6 +39,10 @@ class FakeWorker:
 
     folder: str | None = None
     seen: list[str] = field(default_factory=list)
+    num_made: ClassVar[int] = 0  # in this process
+
+    def __post_init__(self):
+        type(self).num_made += 1
 
     def run(self, unit, context):
         self.seen.append(unit.unit_id)
@@ -63,7 +68,7 @@ class FakeWorker:
             return threading.Lock()
         if do == "print":
             os.write(1, b"noise of a worker\n")
-        return UnitReport(unit_id=unit.unit_id, num_cells=unit.num_cells, part=f"{context}/{len(self.seen)}")
+        return UnitReport(unit_id=unit.unit_id, num_cells=unit.num_cells, part=f"{context}/{self.num_made}")
 
     def close(self):
         if self.folder is not None:

@@ -1,28 +1,33 @@
-"""Small trained networks, images and a sweep made by hand, and everything the engine measures computed the slow way.
+"""Small trained networks, images and a sweep made by hand.
 
-Networks are chains of stages, so that the oracle cuts them by counting stages, without any of the package's own code.
+Networks are chains of stages, so that an oracle can cut them by counting stages, without the package's own code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cache
+from math import isnan
 
-import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.matchers.catalogue import MATCHERS
 from stitchgrid.models.cuts import CutNetwork, cut_network
 from stitchgrid.records import (
     Block,
+    Cell,
     DataSpec,
     Layer,
     MatcherSpec,
     Network,
     NetworkSpec,
     Preprocess,
+    Row,
     Shard,
     Sweep,
     canonical,
@@ -30,6 +35,15 @@ from stitchgrid.records import (
 
 SIDE, NUM_CLASSES = 12, 4
 MEAN = (0.5, 0.4, 0.45)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small products are slower on many threads, much slower on busy ones."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class ConvStage(nn.Module):
@@ -117,8 +131,8 @@ def token_net() -> Staged:
     return net
 
 
-MAKE = {"conv": conv_net, "conv-again": conv_net, "view": view_net, "token": token_net}
-SEEDS = {"conv": 0, "conv-again": 1, "view": 2, "token": 3}
+MAKE = {"conv": conv_net, "conv_again": conv_net, "view": view_net, "token": token_net}
+SEEDS = {"conv": 0, "conv_again": 1, "view": 2, "token": 3}
 
 
 class FakeSplit:
@@ -167,17 +181,15 @@ def trained(name: str, *, num_steps: int = 60) -> Staged:
 
 @dataclass(frozen=True)
 class Zoo:
-    """Networks as the oracle sees them (stages) and as the engine does (cut)."""
+    """Networks as an oracle sees them (stages) and as the engine does (cut)."""
 
     staged: dict[str, Staged]
     cut: dict[str, CutNetwork]
 
     @classmethod
-    def make(cls, names: Sequence[str]) -> "Zoo":
-        staged = {name: trained(name) for name in names}
-        return cls(
-            staged=staged, cut={name: cut_network(deepcopy(net), (3, SIDE, SIDE)) for name, net in staged.items()}
-        )
+    def of(cls, **staged: Staged) -> "Zoo":
+        cut = {name: cut_network(deepcopy(net), (3, SIDE, SIDE)) for name, net in staged.items()}
+        return cls(staged=staged, cut=cut)
 
     def layers(self, name: str) -> tuple[Layer, ...]:
         """Return the layers that the stages end in."""
@@ -185,6 +197,12 @@ class Zoo:
         made = {call.path: call.output for call in cut.calls}
         position = {cut.trace.nodes[c.position]: c.layer for c in cut.cuts}
         return tuple(position[made[f"stages.{k}"]] for k in range(len(net.stages)))
+
+
+@cache
+def trained_zoo() -> Zoo:
+    """Return all the networks, trained once for all tests."""
+    return Zoo.of(**{name: trained(name) for name in MAKE})
 
 
 def network_record(zoo: Zoo, name: str, layers: Sequence[int] | None = None) -> Network:
@@ -221,6 +239,8 @@ def make_sweep(
     *,
     num_fit_closed: int = 60,
     batch_size: int = 32,
+    precision: str = "fp32",
+    images: FakeImages = IMAGES,
 ) -> Sweep:
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     return Sweep(
@@ -230,13 +250,13 @@ def make_sweep(
         networks=tuple(network_record(zoo, name) for name in names),
         pairs=tuple((names.index(f), names.index(g)) for f, g in pairs),
         matchers=tuple(matchers),
-        precision="fp32",
+        precision=precision,
         batch_size=batch_size,
         eval_data="eval",
         fit_data="fit",
         need_fit=None,
-        num_fit=IMAGES.fit.num,
-        num_eval=IMAGES.eval.num,
+        num_fit=images.fit.num,
+        num_eval=images.eval.num,
         num_fit_closed=num_fit_closed,
         matcher_data=tuple("data" for _ in matchers),
     )
@@ -245,7 +265,7 @@ def make_sweep(
 def workspace(zoo: Zoo, sweep: Sweep, images: FakeImages = IMAGES) -> Workspace:
     return Workspace(
         sweep=sweep,
-        images=images,  # type: ignore[arg-type]
+        images=images,
         network=lambda position: zoo.cut[sweep.networks[position].name],
         device=torch.device("cpu"),
     )
@@ -259,128 +279,52 @@ def whole_shard(sweep: Sweep) -> Shard:
     return replace(shard, num_cells=len(list(sweep.cells(shard))))
 
 
-# The slow way, in float64. Shape suffixes: N images, R rows, D features of the source, E of the target.
+def run(zoo: Zoo, sweep: Sweep, *, images: FakeImages = IMAGES, wanted: Iterable[str] | None = None) -> list[Row]:
+    """Return the rows of a whole sweep as one shard, or of the wanted cells of it."""
+    shard = replace(whole_shard(sweep), wanted=None if wanted is None else frozenset(wanted))
+    return run_shard(shard, workspace(zoo, sweep, images))
 
 
-def prefix_run(net: Staged, last: int, pixels: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    x = preprocessed(pixels, dtype)
-    for stage in deepcopy(net).to(dtype).stages[: last + 1]:
-        x = stage(x)
-    return x
+def every_cell(sweep: Sweep) -> dict[str, Cell]:
+    return {cell.cell_id: cell for cell in sweep.cells(whole_shard(sweep))}
 
 
-def suffix_run(net: Staged, after: int, x: Tensor) -> Tensor:
-    for stage in deepcopy(net).to(x.dtype).stages[after + 1 :]:
-        x = stage(x)
-    return x
+def by_cell(rows: Iterable[Row], kind: str | None = None) -> dict[str, dict[str | None, Row]]:
+    """Return cell -> metric (None for an error) -> row."""
+    found: dict[str, dict[str | None, Row]] = {}
+    for row in rows:
+        if kind in (None, row.matcher):
+            found.setdefault(row.cell_id, {})[row.metric] = row
+    return found
 
 
-def laid(a: Tensor, b: Tensor) -> Tensor:
-    """Return A resized to B's positions, in the shape of B with A's features; here sequences have one class token."""
-    if b.dim() == 2:
-        return pool(a)
-    size = b.shape[2:] if b.dim() == 4 else (3, 3)
-    grid = a[:, :, None, None] if a.dim() == 2 else a
-    if a.dim() == 3:
-        grid = a[:, 1:].transpose(1, 2).reshape(len(a), -1, 3, 3)
-    if grid.shape[2:] != size:
-        grid = functional.interpolate(grid, size=tuple(size), mode="bilinear", align_corners=False)
-    if b.dim() == 4:
-        return grid
-    class_token = a[:, :1] if a.dim() == 3 else pool(a)[:, None]
-    return torch.cat([class_token, grid.flatten(2).transpose(1, 2)], dim=1)
+Values = dict[tuple[str, str | None], float | None]
 
 
-def pool(a: Tensor) -> Tensor:
-    if a.dim() == 4:
-        return a.mean((2, 3))
-    return a[:, 1:].mean(1) if a.dim() == 3 else a
+def values(rows: Iterable[Row]) -> Values:
+    return {(row.cell_id, row.metric): row.value for row in rows}
 
 
-def as_rows(a: Tensor) -> np.ndarray:
-    moved = a.permute(0, 2, 3, 1) if a.dim() == 4 else a
-    return moved.reshape(-1, moved.shape[-1]).numpy()
+def close(came: float | None, wanted: float | None, *, floor: float = 1e-3) -> bool:
+    """Return whether two values agree as closed-form ones must; undefined agrees with undefined alone."""
+    if came is None or wanted is None or isnan(wanted):
+        return came is None and (wanted is None or isnan(wanted))
+    return abs(came - wanted) <= 1e-5 * max(abs(wanted), floor)
 
 
-def apply_map(a: Tensor, weight_DE: Tensor, bias_E: Tensor) -> Tensor:
-    if a.dim() == 4:
-        return functional.conv2d(a, weight_DE.T[:, :, None, None], bias_E)
-    return functional.linear(a, weight_DE.T, bias_E)
+def assert_close(came: Values, wanted: Values) -> None:
+    assert came
+    assert came.keys() <= wanted.keys()
+    assert not {key: (value, wanted[key]) for key, value in came.items() if not close(value, wanted[key])}
 
 
-def least_squares(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    rows = as_rows(laid(a, b))
-    solution = torch.from_numpy(np.linalg.lstsq(np.column_stack([rows, np.ones(len(rows))]), as_rows(b), rcond=1e-6)[0])
-    return solution[:-1], solution[-1]
+def differences(
+    came: dict[str | None, Row], wanted: Mapping[str | None, float]
+) -> dict[str | None, tuple[float | None, float]]:
+    """Return the metrics of one cell that differ from those of an oracle, whose networks ran in float64.
 
-
-def stitched_metrics(
-    zoo: Zoo, source: str, i: int, target: str, j: int, weight_DE: Tensor, bias_E: Tensor, *, num_fit: int
-) -> dict[str, float]:
-    """Return every metric of METHOD 2 of one stitched network, run whole, in float64 and in one batch."""
-    f, g, images = zoo.staged[source], zoo.staged[target], IMAGES
-    labels = images.eval.labels
-    a, b = prefix_run(f, i, images.eval.pixels), prefix_run(g, j, images.eval.pixels)
-    t = apply_map(laid(a, b), weight_DE, bias_E)
-    h_logits, g_logits = suffix_run(g, j, t), suffix_run(g, j, b)
-    accuracy = (h_logits.argmax(1) == labels).double().mean().item()
-    target_accuracy = (g_logits.argmax(1) == labels).double().mean().item()
-    rows_t, rows_b, pooled_t, pooled_b = as_rows(t), as_rows(b), pool(t).numpy(), pool(b).numpy()
-    error = np.sum((rows_t - rows_b) ** 2)
-    lowest = min(b.min(), prefix_run(g, j, images.fit.pixels[:num_fit]).min())
-    covariance = lambda rows: np.atleast_2d(np.cov(rows, rowvar=False))  # noqa: E731
-    return {
-        "accuracy": accuracy,
-        "loss": -torch.log_softmax(h_logits, 1)[torch.arange(len(labels)), labels].mean().item(),
-        "relative_accuracy": accuracy / target_accuracy,
-        "penalty": (1 - accuracy) - (1 - target_accuracy),
-        "agreement": (h_logits.argmax(1) == g_logits.argmax(1)).double().mean().item(),
-        "residual": error / np.sum(rows_b**2),
-        "r2": 1 - error / np.sum((rows_b - rows_b.mean(0)) ** 2),
-        "variance_ratio": np.trace(covariance(pooled_t)) / np.trace(covariance(pooled_b)),
-        "negative_mass": np.abs(np.minimum(rows_t, 0)).sum() / np.abs(rows_t).sum() if lowest >= 0 else float("nan"),
-    }
-
-
-def index_sides(zoo: Zoo, source: str, i: int, target: str, j: int, *, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the explicit matrices that CCA and Procrustes compare."""
-    pixels = IMAGES.eval.pixels[:num]
-    a, b = prefix_run(zoo.staged[source], i, pixels), prefix_run(zoo.staged[target], j, pixels)
-    same = a.dim() == b.dim() and (a.shape[2:] == b.shape[2:] if a.dim() == 4 else a.shape[1:2] == b.shape[1:2])
-    if a.dim() > 2 and same:
-        return as_rows(a), as_rows(b)
-    return pool(a).numpy(), pool(b).numpy()
-
-
-def flattened_sides(zoo: Zoo, source: str, i: int, target: str, j: int, *, num: int) -> tuple[np.ndarray, np.ndarray]:
-    pixels = IMAGES.eval.pixels[:num]
-    sides = prefix_run(zoo.staged[source], i, pixels), prefix_run(zoo.staged[target], j, pixels)
-    return sides[0].flatten(1).numpy(), sides[1].flatten(1).numpy()
-
-
-def task_loss_alone(
-    zoo: Zoo,
-    source: str,
-    i: int,
-    target: str,
-    j: int,
-    initial: nn.Linear,
-    batches: Sequence[Tensor],
-    *,
-    lr: float,
-    weight_decay: float,
-) -> nn.Linear:
-    """Return the map trained by itself through the whole stitched network, the plain way, in float32."""
-    f, g, images = zoo.staged[source], zoo.staged[target], IMAGES
-    module = deepcopy(initial)
-    adam = torch.optim.Adam(module.parameters(), lr=lr, weight_decay=weight_decay)
-    for chosen in batches:
-        with torch.no_grad():
-            a = prefix_run(f, i, images.fit.pixels[chosen], torch.float32)
-            b = prefix_run(g, j, images.fit.pixels[chosen], torch.float32)
-        logits = suffix_run(g, j, apply_map(laid(a, b), module.weight.T, module.bias))
-        loss = functional.cross_entropy(logits, images.fit.labels[chosen])
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-    return module
+    A difference of two near numbers, as r2 near 0 is, has the rounding of float32 networks in full: hence the floor.
+    """
+    assert came.keys() == wanted.keys()
+    found = {metric: (came[metric].value, value) for metric, value in wanted.items()}
+    return {metric: pair for metric, pair in found.items() if not close(*pair, floor=1e-2)}

@@ -254,6 +254,16 @@ def test_scores_average_seeds_and_turn_every_matcher_the_same_way(catalog):
     }
 
 
+def test_what_is_no_number_is_no_score(tmp_path):
+    store = Store.open(tmp_path, create=True)
+    store.write_plan(SWEEP, store.write_job(SWEEP, {}), **plan_tables(), info={})
+    values = [("residual", float("nan")), ("accuracy", 0.5), ("negative_mass", None)]
+    store.write_part("a", [make_row(CELL, metric, value) for metric, value in values])
+    with Catalog(store) as catalog:
+        assert catalog.query("from scores").num_rows == 0
+        assert catalog.query("from results").num_rows == 3
+
+
 def test_every_matcher_has_a_score_among_its_metrics(catalog):
     for name, matcher in MATCHERS.items():
         assert matcher.metrics[score_metric(name, matcher)] is not None
@@ -332,6 +342,17 @@ def test_everything_else_is_refused_and_changes_nothing(tmp_path_factory, catalo
         catalog.query(sql.format(folder=folder))
     assert list(folder.iterdir()) == []
     assert column(catalog.query("select count(*) as value from cells")) == [216]
+
+
+def test_the_catalog_is_locked(catalog):
+    names = (
+        "enable_external_access",
+        "python_enable_replacements",
+        "autoinstall_known_extensions",
+        "lock_configuration",
+    )
+    settings = [catalog.query(f"select current_setting('{name}') as value")["value"][0].as_py() for name in names]
+    assert settings == [False, False, False, True]
 
 
 def test_refused_statements_leave_the_catalog_usable(catalog):

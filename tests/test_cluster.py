@@ -99,12 +99,12 @@ def test_nothing_to_run_is_no_work(executor):
     assert not log.of("worker_started")
 
 
-def test_the_same_workers_serve_several_runs(executor):
-    executor.run([make_unit(f"first{i}") for i in range(4)], "one")
+def test_the_same_workers_serve_several_runs_and_are_made_once(executor):
+    first = executor.run([make_unit(f"first{i}") for i in range(4)], "one")
     log = Log()
-    outcome = executor.run([make_unit(f"second{i}") for i in range(4)], "two", on_event=log.on_event)
-    assert {report.part.split("/")[0] for report in outcome.finished} == {"two"}
-    assert max(int(report.part.split("/")[1]) for report in outcome.finished) > 2, "it remembers the first run"
+    second = executor.run([make_unit(f"second{i}") for i in range(4)], "two", on_event=log.on_event)
+    made = {report.part.split("/")[1] for report in first.finished}
+    assert {report.part for report in second.finished} == {f"two/{number}" for number in made}
     assert not log.of("worker_started")
 
 
@@ -172,8 +172,8 @@ def test_a_request_to_stop_lets_what_is_in_flight_finish(executor):
 
 def test_ticks_come_while_units_take_their_time(executor):
     log = Log()
-    executor.run([make_unit("a", "nap"), make_unit("b", "nap")], "context", on_event=log.on_event)
-    assert 1 <= len(log.of("tick")) <= 4
+    executor.run([make_unit("a", "nap")], "context", on_event=log.on_event)
+    assert 1 <= len(log.of("tick")) <= 3
 
 
 def test_an_interrupt_reaches_the_caller(executor):
@@ -307,10 +307,10 @@ def test_another_version_of_stitchgrid_on_a_node_is_refused(cluster, monkeypatch
 
 
 @pytest.mark.ray
-def test_a_pool_larger_than_the_cluster_starts_with_what_there_is(cluster, monkeypatch):
+def test_a_pool_larger_than_the_cluster_starts_with_what_there_is(cluster):
     """The rest stays pending, and would be used as soon as a node joins."""
     with open_executor("local", factory=FakeWorker, workers=3, cpus_per_worker=2) as executor:
-        outcome = executor.run([make_unit(f"u{i}", "nap") for i in range(3)], "context")
+        outcome = executor.run([make_unit(f"u{i}") for i in range(3)], "context")
     assert len(outcome.finished) == 3
 
 
@@ -362,7 +362,7 @@ def test_what_an_error_of_ray_says_about_a_death():
     assert ask(unavailable) == "infrastructure"
     assert ask(unavailable, was_ready=False) == "infrastructure"
     assert ask(exceptions.RuntimeEnvSetupError("no"), was_ready=False) == "init"
-    assert ask(exceptions.OwnerDiedError("00" * 28, None, None)) == "infrastructure"
+    assert ask(exceptions.NodeDiedError("lost")) == "infrastructure"
     died._actor_init_failed = True
     assert ask(died) == "init"
 
@@ -526,7 +526,9 @@ def test_a_listener_that_is_no_cluster_is_found_out(no_cluster, monkeypatch):
 
 
 def test_settings_are_put_back(no_cluster, monkeypatch):
+    monkeypatch.setattr(connection, "_read_settings_again", lambda: None)  # other tests have a cluster open
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
     with connection.Settings({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x"}, loopback=True):
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
         assert os.environ["RAY_AUTH_MODE"] == "token"

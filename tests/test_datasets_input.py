@@ -88,6 +88,8 @@ def test_unreadable_images_are_all_named_or_skipped_and_counted(root, cache, tmp
     for _ in range(2):  # decoded, and from the cache
         images = open_images(spec_of(where, on_bad_image="skip"), cache=cache)
         assert (images.fit.num, images.eval.num, images.num_bad) == (16, 11, 3)
+    with pytest.raises(InputError, match="3 unreadable images"):  # what was skipped once is not forgotten
+        open_images(spec_of(where), cache=cache)
 
 
 def test_the_next_images_move_up_for_skipped_ones_so_that_samples_still_nest(root, cache):

@@ -131,6 +131,16 @@ def test_the_best_source_of_every_target_layer_is_the_planted_one(catalog):
     assert fewer == [("cka", "net/1", "net/0"), ("procrustes", "net/1", "net/1")]
 
 
+def test_of_tied_sources_the_layer_itself_is_named_else_the_most_similar(catalog):
+    for row in answer(catalog, "best_source", matcher="direct", tolerance="10"):
+        assert row["num_tied"] == row["num_sources"] == 3
+        if row["source_model"] == row["target_model"]:
+            assert row["best_source_layer"] == row["target_layer"]
+        else:
+            to_target = [(row["source_model"], layer, row["target_model"], row["target_layer"]) for layer in LAYERS]
+            assert row["best_source_layer"] == max(to_target, key=similarities("direct").get)[1]
+
+
 def test_best_source_can_be_asked_of_one_matcher(catalog):
     rows = answer(catalog, "best_source", matcher="cka")
     assert {row["matcher"] for row in rows} == {"cka"}

@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 from helpers_store import SWEEP, make_synthetic_store, plan_tables
 
@@ -65,8 +66,22 @@ def test_a_complete_revision_never_changes(store):
     store.write_plan("s", store.write_job("s", {}), **tables, info={"n": 1})
     store.write_plan("s", 1, **tables, info={"n": 2})
     assert store.read_plan("s").info == {"n": 1}
-    with pytest.raises(StoreError, match=r"revision 1 of sweep 's' .* complete with other cells; .*--update"):
+    with pytest.raises(StoreError, match=r"revision 1 of sweep 's' .* complete with other tables; .*--update"):
         store.write_plan("s", 1, **(tables | {"cells": tables["cells"].slice(1)}), info={})
+
+
+def test_a_plan_knows_its_own_tables_even_those_with_no_number_in_them(store):
+    tables = plan_tables()
+    models = tables["models"]
+    position = models.schema.get_field_index("loss")
+    models = models.set_column(position, "loss", pa.array([float("nan"), 0.3]))
+    store.write_plan("s", store.write_job("s", {}), **(tables | {"models": models}), info={})
+    plan = store.read_plan("s")
+    assert plan.holds(**(tables | {"models": models}))
+    store.write_plan("s", 1, **(tables | {"models": models}), info={})
+    for name in SWEEP_TABLES:
+        assert not plan.holds(**(tables | {"models": models} | {name: tables[name].slice(1)}))
+    assert not plan.holds(**tables)
 
 
 def test_an_unknown_sweep_is_refused_with_the_nearest(store):
@@ -90,6 +105,15 @@ def test_a_damaged_plan_is_an_error_that_says_what_to_do(store, file, content):
     store.write_plan("s", store.write_job("s", {}), **plan_tables(), info={})
     store.files.path(f"sweeps/s/0001/{file}").write_bytes(content)
     with pytest.raises(StoreError, match=r"sweeps/s/0001.* is damaged: .*--update"):
+        store.read_plan("s")
+
+
+def test_a_table_of_another_plan_is_damage(store):
+    tables = plan_tables()
+    store.write_plan("s", store.write_job("s", {}), **tables, info={})
+    store.write_plan("t", store.write_job("t", {}), **(tables | {"cells": tables["cells"].slice(9)}), info={})
+    store.files.replace("sweeps/s/0001/cells.parquet", store.files.read("sweeps/t/0001/cells.parquet"))
+    with pytest.raises(StoreError, match=r"cells\.parquet differs from its digest in plan\.json"):
         store.read_plan("s")
 
 

@@ -62,7 +62,7 @@ class Panel:
     values_ST: Floats  # NaN where there is no value
     notes_ST: Positions  # position among the sweep's notes
 
-    def best_ST(self, higher_is_similar: bool | None) -> npt.NDArray[np.bool_]:
+    def best(self, higher_is_similar: bool | None) -> npt.NDArray[np.bool_]:
         """Return which squares hold the best source of their target layer; ties within `TIE` all do."""
         if higher_is_similar is None:
             return np.zeros(self.values_ST.shape, dtype=bool)
@@ -153,7 +153,7 @@ def connected(pairs: Iterable[tuple[int, int]]) -> list[tuple[list[int], list[in
 def matcher_labels(variants: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
     """Return a label for each (kind, parameters): the kind, and the parameters in which those of its kind differ.
 
-    >>> matcher_labels([("cka", {}), ("direct", {"rcond": 0.1, "samples": 9}), ("direct", {"rcond": 0.1, "samples": 5})])
+    >>> matcher_labels([("cka", {}), ("direct", {"k": 1, "samples": 9}), ("direct", {"k": 1, "samples": 5})])
     ['cka', 'direct (samples 9)', 'direct (samples 5)']
     """
     labels = []

@@ -1,4 +1,4 @@
-"""Grids -> one HTML page that needs nothing else; the page itself is page.html, page.css and page.js beside this file."""
+"""Grids -> one HTML page that needs nothing else: page.html, page.css and page.js beside this file, and the data."""
 
 import base64
 import hashlib
@@ -78,13 +78,13 @@ def _choice(choice: Choice) -> dict[str, Any]:
 
 
 def _panel(panel: Panel, higher_is_similar: bool | None) -> dict[str, Any]:
-    """Return a panel row by row: values (null where there is none), notes (one number where all are equal), the best."""
+    """Return a panel row by row: values (null where there is none), notes (one where all are equal), the best squares."""
     return {
         "source": panel.source,
         "target": panel.target,
         "values": _numbers(panel.values_ST),
         "notes": _shortest(panel.notes_ST),
-        "best": panel.best_ST(higher_is_similar).ravel().nonzero()[0].tolist(),
+        "best": panel.best(higher_is_similar).ravel().nonzero()[0].tolist(),
     }
 
 

@@ -90,8 +90,9 @@ def _judgements(catalog: Catalog, sweep: str, choices: Sequence[Choice]) -> tupl
             by_entry.setdefault((choice.matcher, choice.params, choice.samples), position)
     found = []
     for row in catalog.ask(load_question("diagonal_violations"), {"sweep": sweep}).to_pylist():
-        position = by_entry.get((row["matcher"], row["params"], row["samples"]))
-        if position is not None:  # a matcher that this version does not know has no score
+        entry = row["matcher"], row["params"], row["samples"]
+        if entry in by_entry:  # a matcher that this version does not know has no score
+            position = by_entry[entry]
             found.append(
                 Judgement(
                     network=row["model"],

@@ -22,7 +22,8 @@ ANCHORS: dict[str, tuple[float, float | None]] = {  # ends of the scale that do 
     "variance_ratio": (0.0, None),
     "negative_mass": (0.0, None),
 }
-TAIL = 2.0  # per cent of the values that may lie beyond each end that comes from the data
+TAIL = 2.0  # per cent of the values that may lie beyond an end that comes from the data
+STRETCH = 1.5  # an end reaches out to the last value unless that stretches the scale more than this
 SKEW = 10.0  # a median this many times below the upper end asks for a logarithmic scale
 DECADES = 3.0  # the most that a logarithmic scale spans
 
@@ -53,12 +54,12 @@ def choose_scale(metric: str, values: npt.NDArray[np.float64]) -> Scale:
     finite = values[np.isfinite(values)]
     if not finite.size:
         finite = np.array([low_anchor or 0.0])
-    low, high = (float(end) for end in np.percentile(finite, [TAIL, 100 - TAIL]))
-    low = low if low_anchor is None else low_anchor
-    high = high if high_anchor is None else high_anchor
+    tail_low, tail_high = (float(end) for end in np.percentile(finite, [TAIL, 100 - TAIL]))
+    low = _reach(tail_low, float(finite.min()), tail_high) if low_anchor is None else low_anchor
+    high = _reach(tail_high, float(finite.max()), low) if high_anchor is None else high_anchor
     is_log = high_anchor is None and low >= 0 and 0 < float(np.median(finite)) < high / SKEW
     if is_log:
-        low = max(float(np.percentile(finite, TAIL)), high / 10**DECADES)
+        low = max(tail_low, high / 10**DECADES)
     if not high > low:
         high = low + (abs(low) or 1.0)
     return Scale(
@@ -69,3 +70,8 @@ def choose_scale(metric: str, values: npt.NDArray[np.float64]) -> Scale:
         clips_high=bool((values > high).any()),
     )
 
+
+
+def _reach(end: float, last: float, other: float) -> float:
+    """Return the last value if a scale from `other` can reach it, else the robust end."""
+    return last if abs(last - other) <= STRETCH * abs(end - other) else end

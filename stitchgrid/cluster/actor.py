@@ -41,13 +41,13 @@ class WorkerActor:
         self._context: tuple[int, Any] = (-1, None)
 
     def start(self, version: str, factory: bytes) -> Hello:
-        """Make the worker, unless driver and worker are of different versions of stitchgrid."""
+        """Make the worker unless there is one, or unless driver and worker are of different versions of stitchgrid."""
         import ray
         from ray import cloudpickle
 
         problem = ""
         try:
-            if version == stitchgrid.__version__:
+            if version == stitchgrid.__version__ and self._worker is None:
                 self._worker = cloudpickle.loads(factory)()
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"

@@ -43,7 +43,7 @@ def _matcher(work: Workspace, cell: Cell) -> Matcher:
 
 def _train(work: Workspace, ledger: Ledger, cells: list[Cell]) -> list[Stitch]:
     spec = work.sweep.matchers[cells[0].matcher]
-    stitches = train_task_loss(work, spec, cells, num_images=ledger[cells[0]].num_fit or 0)
+    stitches = train_task_loss(work, ledger, cells)
     for stitch in stitches:
         if not (torch.isfinite(stitch.map.weight_DE).all() and torch.isfinite(stitch.map.bias_E).all()):
             ledger[stitch.cell].error = (

@@ -9,13 +9,14 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import STACK_IMAGES, Stitch, stitch_rows
 from stitchgrid.engine.workspace import LayerKey, Workspace, by_network, forward
 from stitchgrid.matchers.alignment import install
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.matchers.stitchers.task_loss import initial_map, stacked_task_loss
 from stitchgrid.preprocess import augment_crop4_flip
-from stitchgrid.records import Cell, MatcherSpec, digest
+from stitchgrid.records import Cell, digest
 
 CACHE_BYTES = 1 << 30  # of source activations kept between epochs, where nothing changes them
 
@@ -25,12 +26,13 @@ def seeded(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(int(digest(*map(str, parts))[:15], 16))
 
 
-def train_task_loss(work: Workspace, spec: MatcherSpec, cells: Sequence[Cell], *, num_images: int) -> list[Stitch]:
-    """Return the trained maps of all cells of one matcher, in the order of the cells.
+def train_task_loss(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> list[Stitch]:
+    """Return the trained maps of all cells of one matcher, in the order of the cells, but for those that failed.
 
     Every cell starts from its own initialisation and sees the images in the order its matcher's seed decides, so that
     stacking changes a result by rounding alone. Only the maps have gradients; the networks stay frozen.
     """
+    spec, num_images = work.sweep.matchers[cells[0].matcher], ledger[cells[0]].num_fit or 0
     params = spec.values
     maps = [_parameters(work, cell) for cell in cells]
     stitches = [Stitch(cell=cell, map=initial) for cell, initial in zip(cells, maps, strict=True)]
@@ -45,9 +47,11 @@ def train_task_loss(work: Workspace, spec: MatcherSpec, cells: Sequence[Cell], *
         for labels_N, activations in reader.epoch(epoch, seed=spec.seed or 0, batch_size=params["batch_size"]):
             adam.zero_grad(set_to_none=True)
             for target, group in tails:
-                _backward(work, target, group, activations, labels_N)
+                if sound := ledger.sound(stitch.cell for stitch in group):
+                    with ledger.failing(sound):
+                        _backward(work, target, group, activations, labels_N)
             adam.step()
-    return [Stitch(cell=stitch.cell, map=stitch.map.double()) for stitch in stitches]
+    return [Stitch(cell=s.cell, map=s.map.double()) for s in stitches if ledger[s.cell].error is None]
 
 
 def _parameters(work: Workspace, cell: Cell) -> AffineMap:

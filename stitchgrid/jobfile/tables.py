@@ -84,7 +84,9 @@ def _positive(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 Name = Annotated[str, PlainValidator(check_name)]

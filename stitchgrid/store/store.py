@@ -127,7 +127,10 @@ class Store:
     # Journal ----------------------------------------------------------------------------------------------------------
 
     def journal(self, sweep: str, launch_id: str, attempts: Sequence[Mapping[str, Any]]) -> None:
-        """Note the attempts of one dispatch round before they start; each names its `unit`."""
+        """Note the attempts of one dispatch round before they start.
+
+        Each names its `unit`, and a piece of a bisected shard the planned `shard` that it is a piece of.
+        """
         self._journal.write(sweep, launch_id, attempts)
 
     def attempts(self, sweep: str) -> list[dict[str, Any]]:
@@ -135,7 +138,7 @@ class Store:
         return self._journal.attempts(sweep)
 
     def write_heartbeat(self, sweep: str, beat: Mapping[str, Any]) -> None:
-        """Say what a launch is doing now: `at` (ISO 8601, UTC) and `running` (a list of {unit, ...}) at least."""
+        """Say what a launch is doing now: `at` (ISO 8601, UTC) and `running`, a list like that of `journal`."""
         self._journal.write_heartbeat(sweep, beat)
 
     def read_heartbeat(self, sweep: str) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError, nearest
@@ -29,6 +30,13 @@ class StoredPlan:
     info: dict[str, Any]  # what the planner wanted kept
     created_at: str
     version: str  # of stitchgrid
+
+    def holds(self, *, cells: pa.Table, models: pa.Table, layers: pa.Table) -> bool:
+        """Return whether these are the very tables of the revision, row by row."""
+        given = {"cells": cells, "models": models, "layers": layers}
+        return all(
+            _comparable(table, name).equals(_comparable(getattr(self, name), name)) for name, table in given.items()
+        )
 
 
 class Sweeps:
@@ -126,12 +134,11 @@ class Sweeps:
     def _check_same(self, sweep: str, revision: int, tables: Mapping[str, pa.Table]) -> None:
         plan = self.read_plan(sweep, revision)
         assert plan is not None
-        for name, schema in SWEEP_TABLES.items():
-            if not getattr(plan, name).cast(schema).equals(tables[name]):
-                raise StoreError(
-                    f"revision {revision} of sweep {sweep!r} in the store {self.files.root} is complete with other "
-                    f"{name}; a revision never changes: make the next one with --update."
-                )
+        if not plan.holds(**tables):
+            raise StoreError(
+                f"revision {revision} of sweep {sweep!r} in the store {self.files.root} is complete with other tables; "
+                "a revision never changes: make the next one with --update."
+            )
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
@@ -150,6 +157,17 @@ class Sweeps:
 
     def _unknown(self, sweep: str) -> StoreError:
         return StoreError(f"no sweep {sweep!r} in the store {self.files.root}; {nearest(sweep, self.names())}.")
+
+
+def _comparable(table: pa.Table, name: str) -> pa.Table:
+    """Return the table with its stored types, and with NULL for what is no number: it would differ from itself."""
+    schema = SWEEP_TABLES[name]
+    table = table.select(schema.names).cast(schema)
+    for index, field in enumerate(schema):
+        if pa.types.is_floating(field.type):
+            column = table[field.name]
+            table = table.set_column(index, field, pc.if_else(pc.is_nan(column), pa.scalar(None, field.type), column))
+    return table
 
 
 def _json_bytes(value: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,333 @@
+"""What a shard measures, against the textbook, and what must not change it. Training: test_engine_training.py."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers_engine import (
+    IMAGES,
+    FakeImages,
+    FakeSplit,
+    Staged,
+    Values,
+    Zoo,
+    assert_close,
+    by_cell,
+    close,
+    differences,
+    every_cell,
+    make_sweep,
+    matcher,
+    one_thread,  # noqa: F401  # a fixture
+    run,
+    trained_zoo,
+    values,
+    workspace,
+)
+from helpers_indices import explicit_procrustes, explicit_pwcca, hsic_cka
+from helpers_oracle import Oracle, ends
+from torch import Tensor, nn
+
+from stitchgrid.engine import evaluate, gather, stitched
+from stitchgrid.engine.workspace import forward
+from stitchgrid.records import Row, Sweep
+
+PAIRS = [("conv", "conv"), ("conv", "conv_again"), ("conv", "token"), ("token", "view"), ("view", "token")]
+DIRECT = matcher("direct")
+CLOSED = [DIRECT, matcher("cka"), matcher("pwcca"), matcher("procrustes")]
+FORMULAS = {
+    "cka": hsic_cka,
+    "pwcca": explicit_pwcca,
+    "pwcca_reverse": lambda x, y: explicit_pwcca(y, x),
+    "procrustes": explicit_procrustes,
+}
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Zoo:
+    return trained_zoo()
+
+
+@pytest.fixture(scope="module")
+def oracle(zoo: Zoo) -> Oracle:
+    return Oracle(zoo)
+
+
+@pytest.fixture(scope="module")
+def closed(zoo: Zoo) -> tuple[Sweep, list[Row]]:
+    sweep = make_sweep(zoo, PAIRS, CLOSED)
+    return sweep, run(zoo, sweep)
+
+
+def of_pair(sweep: Sweep, rows: list[Row], pair: tuple[str, str]) -> list[Row]:
+    cells = every_cell(sweep)
+    names = {cell_id: tuple(end.network for end in ends(sweep, cell)) for cell_id, cell in cells.items()}
+    return [row for row in rows if names[row.cell_id] == pair]
+
+
+def assert_is_textbook_direct(sweep: Sweep, rows: list[Row], oracle: Oracle, *, num_fit: int) -> None:
+    for cell_id, came in by_cell(rows, "direct").items():
+        source, target = ends(sweep, every_cell(sweep)[cell_id])
+        stitch = oracle.direct(source, target, num_fit=num_fit)
+        assert not differences(came, oracle.stitched(source, target, stitch, num_fit=num_fit)), (source, target)
+
+
+def assert_is_textbook_index(sweep: Sweep, rows: list[Row], oracle: Oracle, *, num: int) -> None:
+    for row in rows:
+        source, target = ends(sweep, every_cell(sweep)[row.cell_id])
+        x, y = (oracle.flattened if row.metric == "cka" else oracle.compared_rows)(source, target, num=num)
+        wanted = FORMULAS[row.metric or ""](x, y)
+        assert close(row.value, wanted), (row.metric, source, target, row.value, wanted)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="->".join)
+def test_every_metric_of_direct_is_that_of_the_whole_stitched_network(closed, oracle, pair):
+    sweep, rows = closed
+    found = of_pair(sweep, rows, pair)
+    assert len(by_cell(found, "direct")) >= 16
+    assert_is_textbook_direct(sweep, found, oracle, num_fit=60)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="->".join)
+def test_every_index_is_its_formula_on_explicit_matrices(closed, oracle, pair):
+    sweep, rows = closed
+    found = [row for row in of_pair(sweep, rows, pair) if row.metric in FORMULAS]
+    assert len(found) >= 64
+    assert_is_textbook_index(sweep, found, oracle, num=90)
+
+
+def test_every_matcher_looks_at_its_own_number_of_images(zoo, oracle):
+    few = [matcher("direct", samples=40), matcher("cka", samples=25), matcher("pwcca", samples=33)]
+    sweep = make_sweep(zoo, [("conv", "view")], [*few, *CLOSED])
+    rows = run(zoo, sweep)
+    assert {(row.matcher, row.num_fit, row.num_eval) for row in rows} == {
+        *{("direct", num, 90) for num in (40, 60)},
+        *{("cka", None, num) for num in (25, 90)},
+        *{("pwcca", None, num) for num in (33, 90)},
+        ("procrustes", None, 90),
+    }
+    for num in (40, 60):
+        assert_is_textbook_direct(sweep, [row for row in rows if row.num_fit == num], oracle, num_fit=num)
+    for num in (25, 33, 90):
+        some = [row for row in rows if row.metric in FORMULAS and row.num_eval == num]
+        assert_is_textbook_index(sweep, some, oracle, num=num)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 90, 1_000])
+def test_the_batch_size_changes_no_closed_form_value(zoo, closed, batch_size):
+    sweep = make_sweep(zoo, PAIRS[2:], CLOSED, batch_size=batch_size)
+    assert_close(values(run(zoo, sweep)), values(closed[1]))
+
+
+def test_cells_computed_in_parts_have_the_values_they_have_together(zoo, closed):
+    sweep, rows = closed
+    cells = sorted(every_cell(sweep))
+    parts: Values = {}
+    for k in range(6):
+        parts |= values(run(zoo, sweep, wanted=cells[k::6]))
+    assert parts.keys() == values(rows).keys()
+    assert_close(parts, values(rows))
+
+
+@pytest.mark.parametrize("kind", ["direct", "cka", "pwcca", "procrustes"])
+def test_a_cell_computed_alone_has_the_value_it_has_among_others(zoo, closed, kind):
+    sweep, rows = closed
+    for cell_id in sorted(by_cell(rows, kind))[:8]:
+        assert_close(values(run(zoo, sweep, wanted=[cell_id])), values(rows))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "size"),
+    [
+        (stitched, "STACK_IMAGES", 1),
+        (stitched, "STACK_IMAGES", 70),
+        (evaluate, "GRAM_BYTES", 1),
+        (evaluate, "GRAM_BYTES", 4 * 90 * 900),
+        (gather, "CHUNK_BYTES", 1),
+        (gather, "CHUNK_BYTES", 100_000),
+    ],
+)
+def test_how_much_is_held_at_a_time_changes_no_closed_form_value(zoo, closed, monkeypatch, module, name, size):
+    monkeypatch.setattr(module, name, size)
+    assert_close(values(run(zoo, make_sweep(zoo, PAIRS[2:], CLOSED))), values(closed[1]))
+
+
+def test_layers_whose_activations_fit_the_budget_share_a_pass_for_their_gram_matrices(zoo):
+    work = workspace(zoo, make_sweep(zoo, [("conv", "token")], [matcher("cka")]))
+    keys = [(0, 0), (0, 1), (1, 0)]
+    groups = lambda budget: gather.gram_groups(work, keys, num_images=90, budget=budget)  # noqa: E731
+    assert groups(1) == [[key] for key in keys]
+    assert groups(4 * 90 * 6 * 12 * 12) == [keys[:1], keys[1:]]
+    assert groups(1 << 30) == [keys]
+
+
+def test_a_layer_stitched_to_itself_leaves_the_network_as_it_is(zoo):
+    sweep = make_sweep(zoo, [(name, name) for name in zoo.staged], [DIRECT])
+    num = 0
+    for cell_id, row in by_cell(run(zoo, sweep)).items():
+        cell = every_cell(sweep)[cell_id]
+        if cell.source_layer == cell.target_layer:
+            assert row["residual"].value < 1e-6
+            assert (row["agreement"].value, row["relative_accuracy"].value, row["penalty"].value) == (1, 1, 0)
+            assert "underdetermined" not in row["residual"].flags
+            num += 1
+    assert num == 5 + 5 + 4 + 4
+
+
+def test_too_few_images_are_flagged_and_the_value_is_kept(zoo):
+    sweep = make_sweep(zoo, [("conv", "conv")], [DIRECT], num_fit_closed=5)
+    for cell_id, row in by_cell(run(zoo, sweep)).items():
+        cell = every_cell(sweep)[cell_id]
+        source_is_wide_vector = cell.source_layer == 3
+        if source_is_wide_vector:
+            assert "underdetermined" in row["residual"].flags
+        if cell.source_layer == cell.target_layer == 3:
+            assert row["residual"].value > 1e-6
+
+
+def test_no_trained_map_has_a_lower_residual_on_the_fit_rows_than_direct(zoo):
+    images = FakeImages(fit=IMAGES.fit, eval=IMAGES.fit)
+    matchers = [DIRECT, matcher("task_loss", epochs=2, batch_size=32, lr=1e-2)]
+    sweep = make_sweep(zoo, [("conv", "conv"), ("conv", "token")], matchers, num_fit_closed=160, images=images)
+    rows = run(zoo, sweep, images=images)
+    lowest = {}
+    for cell_id, found in by_cell(rows, "direct").items():
+        cell = every_cell(sweep)[cell_id]
+        lowest[cell.source_key, cell.target_key] = found["residual"].value
+    assert len(lowest) == 25 + 20
+    for cell_id, found in by_cell(rows, "task_loss").items():
+        cell = every_cell(sweep)[cell_id]
+        assert found["residual"].value > lowest[cell.source_key, cell.target_key]
+
+
+@pytest.mark.parametrize("name", ["conv", "view", "token"])
+def test_within_a_network_the_layer_itself_is_the_source_of_lowest_residual(zoo, name):
+    sweep = make_sweep(zoo, [(name, name)], [DIRECT])
+    table: dict[int, dict[int, float]] = {}
+    for cell_id, found in by_cell(run(zoo, sweep)).items():
+        cell = every_cell(sweep)[cell_id]
+        table.setdefault(cell.target_layer, {})[cell.source_layer] = found["residual"].value
+    for target, by_source in table.items():
+        assert by_source[target] <= min(by_source.values()) + 1e-9  # a linear layer is matched by its input as well
+        assert max(by_source.values()) > 1e-2
+
+
+def test_negative_mass_is_undefined_where_any_fit_or_evaluation_row_of_the_target_is_negative():
+    black = lambda split, *positions: _blackened(split, positions)  # noqa: E731
+    fit, evaluation = FakeSplit(30, seed=1), FakeSplit(20, seed=2)
+    assert _defined(FakeImages(fit=fit, eval=evaluation)) == {"few": True, "many": True, "task_loss": True}
+    assert _defined(FakeImages(fit=fit, eval=black(evaluation, 19))) == dict.fromkeys(
+        ("few", "many", "task_loss"), False
+    )
+    late = FakeImages(fit=black(fit, 29), eval=evaluation)
+    assert _defined(late) == {"few": True, "many": True, "task_loss": False}
+    middle = FakeImages(fit=black(fit, 14), eval=evaluation)
+    assert _defined(middle) == {"few": True, "many": False, "task_loss": False}
+
+
+class Brightness(nn.Module):
+    """Positive features of every image that is not black."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 0.45).mean((2, 3)) - 0.01
+
+
+def _blackened(split: FakeSplit, positions: tuple[int, ...]) -> FakeSplit:
+    changed = FakeSplit(split.num, seed=0)
+    changed.pixels, changed.labels = split.pixels.clone(), split.labels
+    changed.pixels[list(positions)] = 0
+    return changed
+
+
+def _defined(images: FakeImages) -> dict[str, bool]:
+    """Return for maps fitted on 9 images, on 16 and on all 30 whether negative_mass has a value; alone and together."""
+    torch.manual_seed(0)
+    zoo = Zoo.of(bright=Staged([Brightness(), nn.Linear(3, 4)]).eval())
+    matchers = {"few": matcher("direct", samples=9), "many": DIRECT, "task_loss": matcher("task_loss", epochs=1)}
+    sweep = make_sweep(
+        zoo, [("bright", "bright")], list(matchers.values()), num_fit_closed=16, batch_size=4, images=images
+    )
+    cells = {name: sweep.cell(0, 0, 0, 0, k).cell_id for k, name in enumerate(matchers)}
+    together = by_cell(run(zoo, sweep, images=images))
+    alone = {name: by_cell(run(zoo, sweep, images=images, wanted=[cell])) for name, cell in cells.items()}
+    found = {name: together[cell]["negative_mass"].value is not None for name, cell in cells.items()}
+    assert found == {name: alone[name][cell]["negative_mass"].value is not None for name, cell in cells.items()}
+    return found
+
+
+def test_rows_say_what_they_were_made_of(zoo):
+    sweep = make_sweep(zoo, [("conv", "token")], CLOSED)
+    rows = {
+        (row.matcher, cell.source_layer, cell.target_layer): row
+        for row in run(zoo, sweep)
+        if (cell := every_cell(sweep)[row.cell_id])
+    }
+    described = {key: (row.num_fit, row.num_eval, row.num_rows, row.alignment, row.flags) for key, row in rows.items()}
+    assert described["direct", 0, 0] == (60, 90, 900, "map_to_tokens+bilinear", ("subsampled", "undefined"))
+    assert described["direct", 1, 0] == (60, 90, 900, "map_to_tokens+bilinear", ("undefined",))
+    assert described["direct", 0, 3] == (60, 90, 90, "pool", ("undefined",))
+    assert described["direct", 3, 0] == (60, 90, 900, "broadcast", ("undefined",))
+    assert described["cka", 0, 0] == (None, 90, 90, "flattened", ())
+    assert described["pwcca", 0, 0] == (None, 90, 90, "pooled", ())
+    assert all(row.seconds > 0 for row in rows.values())
+    assert {row.status for row in rows.values()} == {"done"}
+
+
+def test_position_and_token_rows_are_counted_and_few_rows_are_flagged_saturated(zoo):
+    sweep = make_sweep(
+        zoo, [("conv", "conv"), ("token", "token")], [matcher(k, samples=15) for k in ("pwcca", "procrustes")]
+    )
+    for row in run(zoo, sweep):
+        cell = every_cell(sweep)[row.cell_id]
+        f, g = (sweep.networks[key[0]].layers[key[1]] for key in (cell.source_key, cell.target_key))
+        if f.kind == g.kind == "map" and f.shape[1:] == g.shape[1:]:
+            wanted = 15 * f.shape[1] * f.shape[2], "positions"
+        elif f.kind == g.kind == "tokens":
+            wanted = 15 * 10, "tokens"
+        else:
+            wanted = 15, "pooled"
+        assert (row.num_rows, row.alignment) == wanted
+        assert row.flags == (("saturated",) if wanted[0] - 1 < f.width + g.width else ())
+
+
+def test_each_network_gets_its_own_preprocessing(zoo):
+    sweep = make_sweep(zoo, [("conv", "token")], [matcher("cka")])
+    dark = replace(sweep.networks[1].preprocess, std=(10.0, 10.0, 10.0))
+    changed = replace(sweep, networks=(sweep.networks[0], replace(sweep.networks[1], preprocess=dark)))
+    before, after = (forward(workspace(zoo, s), IMAGES.eval.pixels[:4], {0: [0], 1: [0]})[0] for s in (sweep, changed))
+    assert torch.equal(before[0, 0], after[0, 0])
+    assert not torch.allclose(before[1, 0], after[1, 0])
+
+
+def test_networks_stay_as_they_were_through_training_and_evaluation(zoo):
+    before = {name: {k: v.clone() for k, v in cut.module.state_dict().items()} for name, cut in zoo.cut.items()}
+    run(zoo, make_sweep(zoo, PAIRS[2:3], [*CLOSED, matcher("task_loss", epochs=1)]))
+    for name, cut in zoo.cut.items():
+        assert all(torch.equal(value, before[name][key]) for key, value in cut.module.state_dict().items())
+        assert all(parameter.grad is None for parameter in cut.module.parameters())
+
+
+def test_indices_alone_need_no_fit_images(zoo, closed):
+    images = FakeImages(fit=None, eval=IMAGES.eval)  # type: ignore[arg-type]
+    sweep = replace(make_sweep(zoo, PAIRS[:1], CLOSED[1:]), num_fit=0, num_fit_closed=0)
+    assert_close(values(run(zoo, sweep, images=images)), values(closed[1]))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_reduced_precision_holds_inside_networks_alone(zoo, precision):
+    work = workspace(zoo, make_sweep(zoo, PAIRS[:1], CLOSED, precision=precision))
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    with work.precision():
+        assert matmul.allow_tf32 == cudnn.allow_tf32 == (precision == "tf32")
+        assert torch.is_autocast_enabled("cpu") == (precision == "bf16")
+    assert not matmul.allow_tf32
+    assert not cudnn.allow_tf32
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_bf16_moves_the_values_a_little_and_is_recorded(zoo, closed):
+    exact = {row.value for row in of_pair(*closed, PAIRS[2]) if row.metric == "cka"}
+    rows = run(zoo, make_sweep(zoo, PAIRS[2:3], CLOSED[1:2], precision="bf16"))
+    assert {row.precision for row in rows} == {"bf16"}
+    moved = [min(abs(row.value - value) for value in exact) for row in rows]
+    assert 0 < max(moved) < 0.02

@@ -1,0 +1,210 @@
+"""A cell that fails is one row with its error; what is not the cell's fault passes on."""
+
+import pytest
+import torch
+from helpers_engine import (
+    ConvStage,
+    MeanStage,
+    Staged,
+    Zoo,
+    assert_close,
+    by_cell,
+    every_cell,
+    make_sweep,
+    matcher,
+    one_thread,  # noqa: F401  # a fixture
+    run,
+    trained_zoo,
+    values,
+    workspace,
+)
+from torch import Tensor, nn
+
+from stitchgrid.engine import evaluate, fit, shard
+from stitchgrid.engine.ledger import MAX_ERROR_CHARACTERS, Ledger
+from stitchgrid.engine.stitched import TailEvaluation
+from stitchgrid.records import Row, Sweep
+
+CLOSED = [matcher("direct"), matcher("cka"), matcher("pwcca"), matcher("procrustes")]
+TRAINED = matcher("task_loss", epochs=1, lr=1e-2)
+Failed = dict[str, str | None]
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Zoo:
+    return trained_zoo()
+
+
+@pytest.fixture(scope="module")
+def sweep(zoo: Zoo) -> Sweep:
+    return make_sweep(zoo, [("conv", "view")], [*CLOSED, TRAINED])
+
+
+@pytest.fixture(scope="module")
+def sound(zoo: Zoo, sweep: Sweep) -> list[Row]:
+    return run(zoo, sweep)
+
+
+def failures(rows: list[Row]) -> Failed:
+    """Return cell -> error, having seen that a failed cell is one row without a value."""
+    failed = [row for row in rows if row.status == "failed"]
+    assert len({row.cell_id for row in failed}) == len(failed)
+    assert all((row.metric, row.value) == (None, None) for row in failed)
+    assert not {row.cell_id for row in failed} & {row.cell_id for row in rows if row.status == "done"}
+    return {row.cell_id: row.error for row in failed}
+
+
+def assert_others_are_sound(rows: list[Row], sound: list[Row], failed: Failed) -> None:
+    others = [row for row in rows if row.cell_id not in failed]
+    assert {row.cell_id for row in others} == {row.cell_id for row in sound} - failed.keys()
+    closed = [row for row in others if row.matcher != "task_loss"]
+    assert_close(values(closed), values(sound))
+
+
+class FailsAt:
+    """Calls a function, but for one call."""
+
+    def __init__(self, function, *, call: int, error: Exception):
+        self.function, self.call, self.error, self.num_calls = function, call, error, 0
+
+    def __call__(self, *args, **kwargs):
+        self.num_calls += 1
+        if self.num_calls == self.call:
+            raise self.error
+        return self.function(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "kind"),
+    [
+        (fit, "fit_direct", "direct"),
+        (evaluate, "residual", "direct"),
+        (evaluate, "pwcca", "pwcca"),
+        (evaluate, "cka", "cka"),
+    ],
+)
+def test_a_cell_that_raises_is_one_failed_row_and_the_rest_are_fine(zoo, sweep, sound, monkeypatch, module, name, kind):
+    failing = FailsAt(getattr(module, name), call=5, error=ArithmeticError("no luck"))
+    monkeypatch.setattr(module, name, failing)
+    rows = run(zoo, sweep)
+    assert failing.num_calls > 5
+    failed = failures(rows)
+    assert list(failed.values()) == ["ArithmeticError: no luck"]
+    assert by_cell(sound, kind).keys() > failed.keys()
+    assert_others_are_sound(rows, sound, failed)
+
+
+def test_a_tail_that_cannot_be_run_costs_the_stitches_that_end_in_it_alone(zoo, sweep, sound, monkeypatch):
+    take = TailEvaluation.take
+
+    def take_unless_second(self, batch):
+        if self.target == (1, 1):
+            raise RuntimeError("broken tail")
+        take(self, batch)
+
+    monkeypatch.setattr(TailEvaluation, "take", take_unless_second)
+    rows = run(zoo, sweep)
+    failed = failures(rows)
+    assert set(failed.values()) == {"RuntimeError: broken tail"}
+    ending = {
+        cell_id for cell_id, cell in every_cell(sweep).items() if cell.target_layer == 1 and cell.matcher in (0, 4)
+    }
+    assert failed.keys() == ending
+    assert_others_are_sound(rows, sound, failed)
+
+
+class NoGradientStage(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x.detach())
+
+
+def test_a_tail_without_gradients_costs_the_maps_trained_through_it_alone():
+    torch.manual_seed(0)
+    zoo = Zoo.of(cutoff=Staged([ConvStage(3, 4), NoGradientStage(), MeanStage(), nn.Linear(4, 4)]).eval())
+    sweep = make_sweep(zoo, [("cutoff", "cutoff")], [matcher("direct"), TRAINED])
+    rows = run(zoo, sweep)
+    failed = failures(rows)
+    cells = every_cell(sweep)
+    assert failed.keys() == {key for key, cell in cells.items() if cell.matcher == 1 and cell.target_layer == 0}
+    assert all("does not require grad" in error for error in failed.values())
+
+
+def test_training_that_diverges_fails_its_own_cells_with_the_remedy(zoo):
+    wild = matcher("task_loss", epochs=1, batch_size=32, lr=1e30)
+    sweep = make_sweep(zoo, [("conv", "conv")], [wild, TRAINED])
+    rows = run(zoo, sweep)
+    failed = failures(rows)
+    assert len(failed) >= 10
+    assert set(failed.values()) == {"task_loss diverged: the map is not finite after 1 epochs at lr 1e+30; lower lr."}
+    assert {every_cell(sweep)[cell_id].matcher for cell_id in failed} == {0}
+    alone = values(run(zoo, make_sweep(zoo, [("conv", "conv")], [TRAINED])))
+    assert_close({key: value for key, value in values(rows).items() if key in alone}, alone)
+
+
+class Overflow(nn.Module):
+    """Infinite for bright images, of which there are some in every split."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.where(x[:, :1] > 0, torch.inf, 1.0)
+
+
+def test_activations_that_are_not_finite_fail_the_cells_they_are_part_of_and_no_others():
+    torch.manual_seed(0)
+    stages = [ConvStage(3, 4), MeanStage(), Overflow(), nn.Linear(4, 4)]
+    zoo = Zoo.of(overflow=Staged(stages).eval())
+    sweep = make_sweep(zoo, [("overflow", "overflow")], CLOSED)
+    rows = run(zoo, sweep)
+    failed = failures(rows)
+    touched = {
+        cell_id for cell_id, cell in every_cell(sweep).items() if {cell.source_layer, cell.target_layer} & {2, 3}
+    }
+    assert failed.keys() == touched
+    assert all(
+        "need finite activations, got inf or NaN" in error or "cka needs finite" in error for error in failed.values()
+    )
+    whole = [row for row in rows if row.status == "done" and row.metric in ("residual", "cka", "pwcca", "procrustes")]
+    assert len(whole) == 4 * 4
+    assert all(row.value is not None for row in whole)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("device"), MemoryError("host")])
+def test_lack_of_memory_is_nobodys_error_and_passes_on(zoo, sweep, monkeypatch, error):
+    monkeypatch.setattr(fit, "fit_direct", FailsAt(fit.fit_direct, call=3, error=error))
+    with pytest.raises(type(error)):
+        run(zoo, sweep)
+
+
+def test_what_breaks_a_whole_phase_fails_every_cell_once(zoo, sweep, monkeypatch):
+    monkeypatch.setattr(shard, "fit_closed_form", FailsAt(shard.fit_closed_form, call=1, error=OSError("disk gone")))
+    rows = run(zoo, sweep)
+    assert failures(rows) == dict.fromkeys(every_cell(sweep), "OSError: disk gone")
+
+
+def test_an_endless_message_is_cut(zoo, sweep):
+    cells = list(every_cell(sweep).values())
+    ledger = Ledger(workspace(zoo, sweep), cells, shard="unit")
+    with ledger.failing(cells[:1]):
+        raise ValueError("x" * 10_000)
+    assert len(ledger[cells[0]].error) == MAX_ERROR_CHARACTERS
+    with ledger.failing(cells[:1]):
+        raise KeyError("later")
+    assert ledger[cells[0]].error.startswith("ValueError: xxx")  # the first error is the cause
+    assert ledger.sound(cells) == cells[1:]
+
+
+@pytest.mark.parametrize("batch_size", [7, 32, 90])
+def test_a_constant_layer_has_no_index_and_is_never_a_zero(batch_size):
+    torch.manual_seed(0)
+    dead = ConvStage(3, 4)
+    nn.init.constant_(dead.norm.weight, 0.0)
+    nn.init.constant_(dead.norm.bias, 0.1)
+    zoo = Zoo.of(constant=Staged([dead, MeanStage(), nn.Linear(4, 4)]).eval(), conv=trained_zoo().staged["conv"])
+    sweep = make_sweep(zoo, [("constant", "conv"), ("conv", "constant")], CLOSED, batch_size=batch_size)
+    for row in run(zoo, sweep):
+        cell = every_cell(sweep)[row.cell_id]
+        if row.matcher != "direct":
+            assert (row.value, row.flags[-1:]) == (None, ("undefined",)), (row.metric, cell)
+        elif sweep.networks[cell.source].name == "constant":
+            assert row.metric not in ("r2", "variance_ratio") or row.value == pytest.approx(0, abs=0.1)
+        elif row.metric == "r2":
+            assert row.value is None

@@ -1,0 +1,349 @@
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stitchgrid.errors import JobFileError
+from stitchgrid.jobfile import Job, parse_job
+from stitchgrid.matchers.catalogue import MATCHERS, STITCHER_METRICS
+from stitchgrid.records import DataSpec, Preprocess, Recipe
+
+BASE = Path("/jobs")
+RESNET = {"name": "resnet", "architecture": "stitchgrid:resnet20", "seeds": [0, 1]}
+VIT = {"name": "vit", "architecture": "stitchgrid:vit_tiny"}
+
+
+def table(**changes: Any) -> dict[str, Any]:
+    small = {
+        "name": "small",
+        "data": {"dataset": "digits"},
+        "models": [RESNET, VIT],
+        "matchers": [{"kind": "direct"}, {"kind": "task_loss"}],
+    }
+    return copy.deepcopy({**small, **changes})
+
+
+def parse(**changes: Any) -> Job:
+    return parse_job(table(**changes), base=BASE, title="small.toml")
+
+
+def problems_of(**changes: Any) -> tuple[str, ...]:
+    with pytest.raises(JobFileError) as caught:
+        parse(**changes)
+    return caught.value.problems
+
+
+# ---- what a job asks for
+
+
+def test_defaults_are_those_of_the_contract():
+    job = parse()
+    assert (job.seed, job.numerics.device, job.numerics.precision, job.numerics.batch_size) == (0, "auto", "fp32", 256)
+    assert job.data_spec() == DataSpec(dataset="digits")
+    vit = job.network_specs()[2]
+    assert (vit.name, vit.weights, vit.seed, vit.layers, vit.preprocess, vit.recipe) == (
+        "vit", "random", 0, ("blocks",), None, None,
+    )  # fmt: skip
+    assert vit.base == str(BASE)
+    direct, task_loss = job.matcher_specs()
+    assert (direct.seed, direct.samples, direct.metrics) == (None, None, tuple(STITCHER_METRICS))
+    assert direct.values == {"rcond": 1e-12}
+    assert task_loss.seed == 0
+    assert task_loss.values["epochs"] == 30
+    assert task_loss.revision == MATCHERS["task_loss"].revision
+
+
+def test_seeds_of_a_model_make_one_network_each():
+    model = {**RESNET, "weights": "runs/{seed}/{seed}.pt", "args": {"width": 4, "depth": 8}, "seeds": [3, 1]}
+    specs = parse(models=[model]).network_specs()
+    assert [(spec.name, spec.entry, spec.seed, spec.weights) for spec in specs] == [
+        ("resnet/3", "resnet", 3, "runs/3/3.pt"),
+        ("resnet/1", "resnet", 1, "runs/1/1.pt"),
+    ]
+    assert specs[0].args == '{"depth":8,"width":4}'
+
+
+def test_one_seed_fills_the_weights_and_keeps_the_name():
+    [spec] = parse(models=[{**VIT, "seed": 7, "weights": "vit-{seed}.pt"}]).network_specs()
+    assert (spec.name, spec.seed, spec.weights) == ("vit", 7, "vit-7.pt")
+
+
+def test_seeds_of_a_matcher_make_one_spec_each():
+    specs = parse(matchers=[{"kind": "task_loss", "seeds": [2, 0], "samples": 50, "epochs": 3}]).matcher_specs()
+    assert [(spec.seed, spec.samples, spec.values["epochs"]) for spec in specs] == [(2, 50, 3), (0, 50, 3)]
+    assert specs[0].params == specs[1].params
+
+
+def test_parameters_are_canonical_whether_given_or_left_out():
+    given = {"kind": "task_loss", "epochs": 30, "lr": 0.001, "augment": "none"}
+    assert parse(matchers=[given]).matcher_specs() == parse(matchers=[{"kind": "task_loss"}]).matcher_specs()
+    whole = {"kind": "task_loss", "lr": 1}
+    assert parse(matchers=[whole]).matcher_specs()[0].values["lr"] == 1.0
+    assert '"lr":1.0' in parse(matchers=[whole]).matcher_specs()[0].params
+
+
+def test_metrics_come_in_the_order_of_the_kind():
+    [spec] = parse(matchers=[{"kind": "direct", "metrics": ["residual", "accuracy"]}]).matcher_specs()
+    assert spec.metrics == ("accuracy", "residual")
+
+
+def test_recipes_become_records_and_adaptive_optimizers_start_slower():
+    models = [{**VIT, "weights": {"train": "slow"}}, {**RESNET, "weights": {"train": "plain"}}]
+    recipes = {"slow": {"epochs": 2, "optimizer": "adamw"}, "plain": {"epochs": 3}}
+    slow, plain, _ = parse(models=models, recipes=recipes).network_specs()
+    assert slow.recipe == Recipe(epochs=2, optimizer="adamw", lr=1e-3)
+    assert plain.recipe == Recipe(epochs=3)
+    assert slow.weights == plain.weights == ""
+
+
+def test_preprocessing_and_layers_are_passed_on():
+    model = {**VIT, "layers": "all", "preprocess": {"resize": [9, 8], "crop": 8, "mean": [0, 0.5, 1], "std": [1, 1, 2]}}
+    [spec] = parse(models=[model]).network_specs()
+    assert spec.layers == ("all",)
+    assert spec.preprocess == Preprocess(resize=(9, 8), crop=8, mean=(0.0, 0.5, 1.0), std=(1.0, 1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ("all", {(f, g) for f in range(3) for g in range(3)}),
+        ("within", {(0, 0), (1, 1), (2, 2)}),
+        ("across", {(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)}),
+        ([["vit", "resnet"]], {(2, 0), (2, 1)}),
+        ([["resnet", "resnet"]], {(0, 0), (0, 1), (1, 0), (1, 1)}),
+        ([["resnet/1", "vit"], ["resnet", "vit"]], {(1, 2), (0, 2)}),
+    ],
+)
+def test_pairs_are_ordered_and_each_comes_once(pairs, expected):
+    found = parse(grid={"pairs": pairs}).pairs()
+    assert set(found) == expected
+    assert len(found) == len(expected)
+
+
+def test_the_root_of_the_images_is_relative_to_the_job_file():
+    data = {"dataset": "imagefolder", "root": "../images", "on_bad_image": "skip", "fit": {"samples": 3}}
+    assert parse(data=data).data_spec() == DataSpec(
+        dataset="imagefolder", root="/images", fit_samples=3, on_bad_image="skip"
+    )
+
+
+def test_environment_variables_are_filled_into_paths(monkeypatch):
+    monkeypatch.setenv("IMAGES", "/mnt/images")
+    job = parse(
+        data={"dataset": "imagefolder", "root": "${IMAGES}/cifar"}, models=[{**VIT, "weights": "${IMAGES}/{seed}.pt"}]
+    )
+    assert job.data_spec().root == "/mnt/images/cifar"
+    assert job.network_specs()[0].weights == "/mnt/images/0.pt"
+    assert "${" not in json.dumps(job.to_dict())
+
+
+def test_a_stored_job_is_the_same_job():
+    job = parse(
+        seed=3,
+        data={"dataset": "CIFAR10", "root": "x", "download": True, "eval": {"split": "test", "samples": 9}},
+        numerics={"precision": "bf16"},
+        models=[
+            {**RESNET, "weights": {"train": "r"}, "preprocess": {"crop": [7, 8], "std": [1, 2, 3]}},
+            {**VIT, "args": {"a": [1, {"b": None}]}, "layers": ["x*", "y"], "seed": 4},
+        ],
+        recipes={"r": {"epochs": 1, "lr": 0.5}},
+        grid={"pairs": [["vit", "resnet/0"]]},
+        matchers=[{"kind": "task_loss", "seeds": [0, 5], "metrics": ["r2"]}, {"kind": "cka", "samples": 7}],
+    )
+    stored = json.loads(json.dumps(job.to_dict()))
+    again = parse_job(stored, base=Path("/elsewhere"), title="stored")
+    assert again == job
+    assert again.base == BASE
+    assert again.to_dict() == stored
+    assert again.network_specs() == job.network_specs()
+
+
+# ---- what is refused
+
+
+PROBLEMS = [
+    ({"sead": 1}, "sead: unknown key; did you mean 'seed'?"),
+    ({"name": "a b"}, "name: a name is made of letters, digits and . _ -"),
+    ({"name": ".."}, "name: a name is made of"),
+    ({"seed": -1}, "seed: should be greater than or equal to 0, got -1"),
+    ({"seed": True}, "seed: should be a valid integer, got True"),
+    ({"data": {"dataset": "CIFAR1"}}, "data.dataset: 'CIFAR1' is unknown; did you mean 'CIFAR10'?"),
+    ({"data": {"dataset": "digits", "rot": ""}}, "data.rot: unknown key; did you mean 'root'?"),
+    ({"data": {"dataset": "imagefolder"}}, "data.root: missing, but needed: where the images of imagefolder are"),
+    ({"data": {}}, "data.dataset: missing, but needed"),
+    (
+        {"data": {"dataset": "digits", "fit": {"split": "trian"}}},
+        "data.fit.split: digits has no split 'trian'; did you mean 'train'?",
+    ),
+    (
+        {"data": {"dataset": "ImageNet", "root": "x"}},
+        "data.eval.split: ImageNet has no split 'test'; known: train, val",
+    ),
+    ({"data": {"dataset": "digits", "fit": {"sample": 3}}}, "data.fit.sample: unknown key; did you mean 'samples'?"),
+    (
+        {"data": {"dataset": "digits", "eval": {"samples": 0}}},
+        "data.eval.samples: should be greater than or equal to 1",
+    ),
+    ({"data": {"dataset": "digits", "download": True}}, "data.download: digits cannot be downloaded"),
+    ({"data": 3}, "data: a table was expected, got 3"),
+    (
+        {"data": {"dataset": "digits", "on_bad_image": "skp"}},
+        "data.on_bad_image: 'skp' is unknown; did you mean 'skip'?",
+    ),
+    ({"numerics": {"device": "gpu"}}, "numerics.device: 'gpu' is unknown; did you mean 'cpu'?"),
+    ({"numerics": {"precison": "fp32"}}, "numerics.precison: unknown key; did you mean 'precision'?"),
+    ({"numerics": {"batch_size": "3"}}, "numerics.batch_size: should be a valid integer, got '3'"),
+    ({"models": []}, "models: at least one [[models]] is needed"),
+    ({"models": {"name": "x"}}, "models: write each as [[models]]"),
+    ({"models": [VIT, {**VIT}]}, "models[1].name: 'vit' is also the name of an earlier model"),
+    ({"models": [{**VIT, "name": "a/b"}]}, "models[0].name: a name is made of"),
+    ({"models": [RESNET, {**VIT, "layer": "x"}]}, "models[1].layer: unknown key; did you mean 'layers'?"),
+    (
+        {"models": [{**VIT, "architecture": "vit"}]},
+        "models[0].architecture: 'vit' is no architecture; it is torchvision:NAME",
+    ),
+    ({"models": [{"name": "x"}]}, "models[0].architecture: missing, but needed"),
+    ({"models": [{**VIT, "weights": {"train": "R"}}]}, "models[0].weights: no [recipes.R]; known: none"),
+    ({"models": [{**VIT, "weights": {"trian": "R"}}]}, "models[0].weights: a checkpoint, a torchvision weights name"),
+    ({"models": [{**VIT, "weights": 3}]}, "models[0].weights: a checkpoint, a torchvision weights name"),
+    ({"models": [{**RESNET, "weights": "a.pt"}]}, "models[0].weights: 'a.pt' is the same for all `seeds`; put {seed}"),
+    ({"models": [{**RESNET, "seed": 1}]}, "models[0].seed: give `seed` for one network or `seeds` for several"),
+    ({"models": [{**RESNET, "seeds": [0, 0]}]}, "models[0].seeds: 0 given more than once"),
+    ({"models": [{**RESNET, "seeds": []}]}, "models[0].seeds: should have at least 1 item"),
+    (
+        {"models": [{**VIT, "preprocess": {"crop": [1]}}]},
+        "models[0].preprocess.crop: a number of pixels or [height, width]",
+    ),
+    (
+        {"models": [{**VIT, "preprocess": {"cropp": 1}}]},
+        "models[0].preprocess.cropp: unknown key; did you mean 'crop'?",
+    ),
+    ({"models": [{**VIT, "preprocess": {"mean": [0.5]}}]}, "models[0].preprocess.mean: three numbers are needed"),
+    ({"models": [{**VIT, "preprocess": {"std": [1, 1, 0]}}]}, "models[0].preprocess.std: must be greater than 0"),
+    (
+        {"models": [{**VIT, "weights": "${UNSET_VARIABLE}/a"}]},
+        "models[0].weights: environment variable UNSET_VARIABLE is not set",
+    ),
+    (
+        {"data": {"dataset": "imagefolder", "root": "${UNSET_VARIABLE}"}},
+        "data.root: environment variable UNSET_VARIABLE",
+    ),
+    ({"recipes": {"R": {"epochs": 3, "epoch": 3}}}, "recipes.R.epoch: unknown key; did you mean 'epochs'?"),
+    ({"recipes": {"R": {"epochs": 3, "lr": 0}}}, "recipes.R.lr: should be greater than 0, got 0"),
+    (
+        {"recipes": {"R": {"epochs": 3, "optimizer": "adan"}}},
+        "recipes.R.optimizer: 'adan' is unknown; did you mean 'adam'?",
+    ),
+    ({"recipes": {"a b": {"epochs": 3}}}, "recipes.a b: a name is made of"),
+    ({"recipes": 3}, "recipes: write each as [recipes.NAME]"),
+    ({"grid": {"pairs": "every"}}, "grid.pairs: 'every' is unknown; known: across, all, within"),
+    ({"grid": {"pairs": []}}, "grid.pairs: one of all, within, across, or a list of [source, target], got []"),
+    ({"grid": {"pairs": [["vit"]]}}, "grid.pairs: a pair is [source, target], two names of models, got ['vit']"),
+    ({"grid": {"pairs": [["vit", "vit"], ["vti", "resnet"]]}}, "grid.pairs[1]: no model 'vti'; did you mean 'vit'?"),
+    ({"grid": {"pairs": [["vit", "resnet/2"]]}}, "grid.pairs[0]: no model 'resnet/2'; did you mean 'resnet/"),
+    ({"models": [VIT], "grid": {"pairs": "across"}}, "grid.pairs: 'across' needs two networks"),
+    ({"matchers": []}, "matchers: at least one [[matchers]] is needed"),
+    ({"matchers": [{"kind": "dirct"}]}, "matchers[0].kind: 'dirct' is unknown; did you mean 'direct'?"),
+    ({"matchers": [{}]}, "matchers[0].kind: missing, but needed"),
+    ({"matchers": [{"kind": "cka", "epochs": 3}]}, "matchers[0].epochs: unknown key; known: kind, metrics, samples"),
+    ({"matchers": [{"kind": "task_loss", "epoch": 3}]}, "matchers[0].epoch: unknown key; did you mean 'epochs'?"),
+    (
+        {"matchers": [{"kind": "task_loss", "epochs": 0}]},
+        "matchers[0].epochs: should be greater than or equal to 1, got 0",
+    ),
+    (
+        {"matchers": [{"kind": "cka", "seeds": [0]}]},
+        "matchers[0].seeds: cka is not trained, so seeds mean nothing to it",
+    ),
+    (
+        {"matchers": [{"kind": "direct", "metrics": ["r3"]}]},
+        "matchers[0].metrics: direct has no metric 'r3'; did you mean 'r2'?",
+    ),
+    (
+        {"matchers": [{"kind": "cka"}, {"kind": "cka", "metrics": ["cka"]}]},
+        "matchers[1]: the same as matchers[0]: cka and",
+    ),
+    (
+        {"matchers": [{"kind": "task_loss", "seeds": [0, 1]}, {"kind": "task_loss", "seeds": [1], "epochs": 30}]},
+        "matchers[1]: the same as matchers[0]: task_loss with seed 1 and equal parameters",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "problem"), PROBLEMS, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_wrong_job_is_refused_with_place_and_remedy(changes, problem):
+    [found] = problems_of(**changes)
+    assert found.startswith(problem)
+
+
+def test_matchers_that_differ_in_any_way_are_kept_apart():
+    kinds = [{"kind": "cka"}, {"kind": "cka", "samples": 9}, {"kind": "direct"}, {"kind": "direct", "rcond": 1e-6}]
+    assert len(parse(matchers=kinds).matcher_specs()) == 4
+
+
+def test_every_problem_is_reported_at_once():
+    wrong = {
+        "name": "a b",
+        "sead": 1,
+        "data": {"dataset": "digits", "fit": {"split": "trian"}, "rot": ""},
+        "numerics": {"device": "gpu", "batch_size": "3"},
+        "models": [{**VIT, "layer": "x", "weights": {"train": "R"}}, {**VIT, "architecture": "vit"}],
+        "recipes": {"S": {"epoch": 3}},
+        "grid": {"pairs": [["vit", "nobody"]]},
+        "matchers": [{"kind": "dirct"}, {"kind": "cka", "seeds": [0], "metrics": ["x"]}, {"kind": "direct", "rcnd": 1}],
+    }
+    places = [problem.split(": ")[0] for problem in problems_of(**wrong)]
+    assert sorted(places) == sorted(
+        [
+            "name", "sead", "data.fit.split", "data.rot", "numerics.device", "numerics.batch_size", "models[0].layer",
+            "models[0].weights", "models[1].architecture", "models[1].name", "recipes.S.epochs", "recipes.S.epoch",
+            "grid.pairs[0]", "matchers[0].kind", "matchers[1].seeds", "matchers[1].metrics", "matchers[2].rcnd",
+        ]
+    )  # fmt: skip
+
+
+def test_the_message_lists_the_problems_below_the_title():
+    with pytest.raises(JobFileError, match=r"small.toml\n  - sead: unknown key"):
+        parse(sead=1)
+    assert JobFileError.exit_code == 2
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats()
+    | st.sampled_from(["", "x", "cka", "all", "${X}", "a/b", "vit"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["kind", "name", "train", "x"]), inner),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    words=st.lists(
+        st.sampled_from(["models", "matchers", "data", "fit", "recipes", "r", "grid", "numerics"]), max_size=3
+    ),
+    position=st.integers(0, 1),
+    key=st.sampled_from(
+        ["seeds", "weights", "pairs", "new", "metrics", "layers", "preprocess", "kind", "name", "models"]
+    ),
+    value=json_values,
+)
+def test_whatever_is_wrong_it_is_a_job_file_error(words, position, key, value):
+    wrong = table(recipes={"r": {"epochs": 1}}, grid={"pairs": "all"}, numerics={"device": "cpu"})
+    here = wrong
+    for word in words:
+        inside = here.get(word)
+        here = inside[position] if isinstance(inside, list) else inside if isinstance(inside, dict) else here
+    here[key] = value
+    try:
+        job = parse_job(wrong, base=BASE, title="fuzzed")
+    except JobFileError as problem:
+        assert problem.problems  # noqa: PT017
+    else:
+        assert parse_job(job.to_dict(), title="again") == job
