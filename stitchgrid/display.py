@@ -110,4 +110,6 @@ class Stage:
         ended = self.done + self.failed
         rest = pace(ended, self.total, self.line_at - self.started, self.noun)
         failed = f", {self.failed} failed" if self.failed else ""
-        self.console.print(Text(f"{self.title}: {ended}/{self.total} {self.noun}{failed}{', ' + rest if rest else ''}"), soft_wrap=True)
+        self.console.print(
+            Text(f"{self.title}: {ended}/{self.total} {self.noun}{failed}{', ' + rest if rest else ''}"), soft_wrap=True
+        )

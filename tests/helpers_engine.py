@@ -188,7 +188,8 @@ class Zoo:
 
     @classmethod
     def of(cls, **staged: Staged) -> "Zoo":
-        cut = {name: cut_network(deepcopy(net), (3, SIDE, SIDE)) for name, net in staged.items()}
+        awake = {name: deepcopy(net).train().requires_grad_() for name, net in staged.items()}  # cutting freezes
+        cut = {name: cut_network(net, (3, SIDE, SIDE)) for name, net in awake.items()}
         return cls(staged=staged, cut=cut)
 
     def layers(self, name: str) -> tuple[Layer, ...]:

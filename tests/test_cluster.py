@@ -82,6 +82,19 @@ def is_running(pid):
     return False
 
 
+def pids_of(note):
+    """Return the processes that have begun a unit."""
+    return {int(pid) for pid in note.read_text().split()}
+
+
+def all_gone(pids, seconds=10.0):
+    """Wait for processes to end; return whether they did."""
+    deadline = time.monotonic() + seconds
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(pids) and not any(map(is_running, pids))
+
+
 # The contract
 
 
@@ -217,10 +230,16 @@ def test_importing_the_executors_loads_neither_ray_nor_torch():
 
 
 def test_sigterm_is_an_interrupt_within_the_block_and_what_it_was_after_it():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), sigterm_interrupts():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
+    def mine(number, frame):
+        raise AssertionError("not within the block")
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with pytest.raises(KeyboardInterrupt), sigterm_interrupts():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # On Ray: deaths
@@ -243,7 +262,7 @@ def test_a_unit_that_kills_its_worker_is_cut_until_the_cell_at_fault_is_alone(on
 
 
 @pytest.mark.ray
-def test_a_unit_that_hangs_costs_its_worker_after_its_deadline(on_ray):
+def test_a_unit_that_hangs_costs_its_worker_after_its_deadline(on_ray, notes):
     log = Log()
     outcome = on_ray.run(
         [make_unit("bad", "hang"), make_unit("good")],
@@ -255,6 +274,18 @@ def test_a_unit_that_hangs_costs_its_worker_after_its_deadline(on_ray):
     assert "no answer within 0 s" in outcome.quarantined[0].reason
     assert len(outcome.finished) == 1
     assert log.of("worker_died") == ["bad:hang"] * 3
+    assert all_gone(pids_of(notes / "bad:hang"))
+
+
+@pytest.mark.ray
+def test_an_interrupt_leaves_no_worker_at_its_unit(on_ray, notes):
+    def interrupt(event):
+        if event.kind == "tick":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        on_ray.run([make_unit("left", "hang")], "context", on_event=interrupt)
+    assert all_gone(pids_of(notes / "left:hang"))
 
 
 @pytest.mark.ray
@@ -268,10 +299,9 @@ def test_a_broken_cuda_context_takes_its_process_with_it(on_ray):
 @pytest.mark.ray
 def test_a_worker_that_died_between_runs_is_held_against_no_unit(on_ray, notes):
     on_ray.run([make_unit("before1", "nap"), make_unit("before2", "nap")], "context")
-    victim = int((notes / "before1:nap").read_text().split()[-1])
+    (victim,) = pids_of(notes / "before1:nap")
     os.kill(victim, signal.SIGKILL)
-    while is_running(victim):
-        time.sleep(0.01)
+    assert all_gone({victim})
     log = Log()
     outcome = on_ray.run([make_unit(f"after{i}") for i in range(4)], "context", on_event=log.on_event)
     assert len(outcome.finished) == 4
@@ -579,7 +609,7 @@ def start_script(*arguments, **environment):
 
 
 def pids_in(folder):
-    return {int(pid) for note in folder.iterdir() for pid in note.read_text().split()}
+    return set().union(*map(pids_of, folder.iterdir()))
 
 
 def processes_that_mention(text):
@@ -605,7 +635,7 @@ def test_a_whole_run_prints_nothing_of_rays_writes_no_token_and_leaves_no_proces
         assert errors == ""
         assert not list(home.iterdir())
         assert len(pids_in(folder)) >= 3
-        assert not [pid for pid in pids_in(folder) if is_running(pid)]
+        assert all_gone(pids_in(folder))
         assert not processes_that_mention(str(temporary))
         logs = list(temporary.glob("stitchgrid-*/session_*/logs"))
         assert logs, "kept, because a worker crashed"
@@ -625,7 +655,7 @@ def test_sigterm_takes_the_workers_down_and_ends_the_run(tmp_path):
     script.send_signal(signal.SIGTERM)
     output, _ = script.communicate(timeout=60)
     assert (script.returncode, output) == (130, "open\n")
-    assert not [pid for pid in started if is_running(pid)]
+    assert all_gone(started)
 
 
 @pytest.fixture(scope="module")

@@ -223,6 +223,8 @@ def test_negative_mass_is_undefined_where_any_fit_or_evaluation_row_of_the_targe
     assert _defined(late) == {"few": True, "many": True, "task_loss": False}
     middle = FakeImages(fit=black(fit, 14), eval=evaluation)
     assert _defined(middle) == {"few": True, "many": False, "task_loss": False}
+    just_behind_nine = FakeImages(fit=black(fit, 9), eval=evaluation)
+    assert _defined(just_behind_nine) == {"few": True, "many": False, "task_loss": False}
 
 
 class Brightness(nn.Module):

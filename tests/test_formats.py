@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stitchgrid.catalog.formats import render
 from stitchgrid.errors import QueryError
-from stitchgrid.formats import render
 
 TABLE = pa.table(
     {

@@ -195,11 +195,27 @@ def test_more_of_the_networks_held_beats_fewer():
 
 
 def test_only_so_many_networks_count_as_held():
-    units = [make_unit("first", flops=3.0, networks=(0, 1)), make_unit("second", flops=2.0, networks=(2, 3))]
-    units += [make_unit("old", flops=0.5, networks=(0, 1)), make_unit("fresh", flops=0.4, networks=(2, 3))]
-    crowd = world(units, policy=Policy(max_held=2))
-    outcome = run_to_the_end(crowd)
-    assert [report.unit_id for report in outcome.finished] == ["first", "old", "second", "fresh"]
+    chain = [make_unit(f"{i}{i + 1}", flops=10.0 - i, networks=(i, i + 1)) for i in range(3)]
+    forgotten, held = make_unit("09", flops=2.0, networks=(0, 9)), make_unit("39", networks=(3, 9))
+    outcome = run_to_the_end(world([*chain, forgotten, held], policy=Policy(max_held=2)))
+    assert [report.unit_id for report in outcome.finished] == ["01", "12", "23", "39", "09"]
+
+
+def test_a_workers_share_shrinks_with_what_waits():
+    units = [make_unit("big", flops=30.0, networks=(2, 3)), *(make_unit(f"u{i}", flops=10.0) for i in range(8))]
+    queue = UnitQueue(units)
+    order = [queue.take({0, 1}, num_workers=2).unit_id for _ in range(9)]
+    assert order.index("big") == 6, "60 for it alone, 50 for what is left by two"
+    assert len(queue) == 0
+
+
+def test_what_was_lost_first_is_tried_again_first():
+    queue = UnitQueue([make_unit("fresh")])
+    queue.put_back(make_unit("first"))
+    queue.put_back(make_unit("second"))
+    assert [unit.unit_id for unit in queue] == ["fresh", "first", "second"]
+    assert [queue.take((), num_workers=1).unit_id for _ in range(3)] == ["fresh", "first", "second"]
+    assert queue.take((), num_workers=1) is None
 
 
 def test_the_same_events_give_the_same_commands():
@@ -288,6 +304,16 @@ def test_the_last_worker_that_could_start_gets_a_successor():
     assert len(crowd.starting) == 1
 
 
+def test_a_worker_that_starts_makes_up_for_those_that_could_not():
+    crowd = world([make_unit(f"u{i}") for i in range(9)], num_workers=2)
+    crowd.die("worker-1", cause="init")
+    crowd.die("worker-2", cause="init")
+    crowd.ready()
+    crowd.die(crowd.starting[0], cause="init")
+    crowd.die(crowd.starting[0], cause="init")
+    assert len(crowd.starting) == 1
+
+
 def test_nodes_that_vanish_while_workers_start_are_no_false_starts():
     crowd = world([make_unit("a")])
     for _ in range(20):
@@ -305,6 +331,13 @@ def test_idle_workers_are_let_go_only_after_their_time_and_only_without_work():
     assert [command.worker for command in crowd.said(StopWorker)] == ["worker-2"]
     crowd.die("worker-1")
     assert len(crowd.starting) == 1, "the unit that was lost needs a worker again"
+
+
+def test_a_worker_that_waits_for_a_place_is_not_let_go_while_there_is_work():
+    crowd = world([make_unit(f"u{i}") for i in range(9)], num_workers=2, policy=Policy(idle_s=60.0))
+    crowd.ready("worker-1")
+    crowd.pass_time(1000.0)
+    assert crowd.starting == ["worker-2"]
 
 
 def test_workers_are_kept_by_default():
@@ -350,11 +383,15 @@ def test_a_unit_of_one_cell_that_kills_three_workers_is_quarantined():
 
 
 def test_strikes_by_one_worker_alone_do_not_condemn_a_unit():
-    """A worker that comes back under its name would be the one at fault."""
-    scheduler = Scheduler([make_unit("a")], num_workers=1, policy=Policy(max_strikes=1, min_strike_workers=2))
-    scheduler.handle(Tick(now=0.0), WorkerReady(worker="worker-1"))
-    commands = scheduler.handle(WorkerDied(worker="worker-1", cause="crash"))
-    assert not [command for command in commands if isinstance(command, Quarantine)]
+    """A worker that comes back under its name may be the one at fault."""
+    policy = Policy(max_strikes=2, min_strike_workers=2)
+    scheduler = Scheduler([make_unit("a")], num_workers=1, policy=policy, names=iter(["same", "same", "other"]))
+    scheduler.handle(Tick(now=0.0))
+    for expected in (Retry, Retry, Quarantine):
+        name = "other" if expected is Quarantine else "same"
+        scheduler.handle(WorkerReady(worker=name))
+        commands = scheduler.handle(WorkerDied(worker=name, cause="crash"))
+        assert expected in map(type, commands)
 
 
 @pytest.mark.parametrize("poison", [{0}, {5}, {7}, {2, 6}])
@@ -423,6 +460,14 @@ def test_a_report_that_comes_with_the_tick_of_its_deadline_counts():
     report = UnitReport(unit_id="u")
     crowd.tell(UnitFinished(worker="worker-1", unit_id="u", report=report), Tick(now=1e6))
     assert crowd.scheduler.outcome().finished == (report,)
+
+
+def test_an_answer_about_a_unit_that_the_worker_does_not_have_is_ignored():
+    crowd = world([make_unit("u"), make_unit("v")])
+    crowd.ready()
+    crowd.tell(UnitFinished(worker="worker-1", unit_id="v", report=UnitReport(unit_id="v")))
+    assert crowd.scheduler.outcome().finished == ()
+    assert len(run_to_the_end(crowd).finished) == 2
 
 
 def test_the_default_deadline_grows_with_the_cost():

@@ -9,7 +9,7 @@ from helpers_models import spec
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, JobFileError, StitchgridError
-from stitchgrid.models.training import crop4_flip, train_network
+from stitchgrid.models.training import train_network
 from stitchgrid.models.weights import state_digest
 from stitchgrid.records import Recipe
 
@@ -183,37 +183,3 @@ def test_a_training_that_diverges_is_stopped_and_says_where():
     ) as caught:
         train(recipe=recipe)
     assert caught.value.exit_code == 1
-
-
-# crop4_flip
-
-
-def draw(pixels, seed):
-    return crop4_flip(pixels, torch.Generator().manual_seed(seed))
-
-
-def shifted(image, down, right, mirrored):
-    padded = np.pad(image, ((0, 0), (4, 4), (4, 4)))
-    crop = padded[:, down : down + image.shape[1], right : right + image.shape[2]]
-    return crop[:, :, ::-1] if mirrored else crop
-
-
-def test_augmented_images_are_shifted_by_up_to_four_pixels_and_mirrored_half_the_time():
-    pixels = torch.randint(1, 256, (120, 3, 6, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    augmented = draw(pixels, seed=1)
-    assert augmented.shape == pixels.shape
-    assert augmented.dtype == torch.uint8
-    ways = [(down, right, mirrored) for down in range(9) for right in range(9) for mirrored in (False, True)]
-    seen = []
-    for before, after in zip(pixels.numpy(), augmented.numpy(), strict=True):
-        matches = [way for way in ways if np.array_equal(shifted(before, *way), after)]
-        assert matches
-        seen.extend(matches[:1])
-    assert {down for down, _, _ in seen} == set(range(9))
-    assert 0.35 < np.mean([mirrored for _, _, mirrored in seen]) < 0.65
-
-
-def test_augmentation_is_drawn_from_the_generator_alone():
-    pixels = torch.randint(0, 256, (20, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    assert torch.equal(draw(pixels, 5), draw(pixels, 5))
-    assert not torch.equal(draw(pixels, 5), draw(pixels, 6))

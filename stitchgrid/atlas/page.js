@@ -4,6 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const VIRIDIS = ["#440154", "#482475", "#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151",
   "#bddf26", "#fde725"];
 const SMALLEST = 13, LARGEST = 46, READABLE = 34; // side of a square in pixels; from READABLE on it holds its number
+const AT_ONCE = 4000; // squares drawn when a choice is made; beyond, a panel is drawn when it comes into view
 const WHY = {
   absent: "not part of the sweep", undefined: "undefined here", failed: "failed", quarantined: "quarantined",
   running: "running", pending: "not computed yet",
@@ -172,6 +173,12 @@ function layOut() {
   const side = Math.max(SMALLEST, Math.min(LARGEST, Math.floor(room / Math.max(...sizes))));
   $("figures").className = sweep.blocks.length > 1 ? "many" : "";
   $("figures").replaceChildren(...sweep.blocks.map((block) => figure(block, side)));
+  let left = AT_ONCE;
+  for (const svg of document.querySelectorAll(".panel")) {
+    left -= svg.rows * svg.columns;
+    if (left >= 0) draw(svg);
+    else drawer.observe(svg);
+  }
 }
 
 function figure([sources, targets], side) {
@@ -214,9 +221,7 @@ function frame(panel, side) {
   const svg = shape("svg", {
     class: panel.source === panel.target ? "panel self" : "panel", width: side * columns, height: side * rows,
   });
-  Object.assign(svg, {panel, side, rows, columns});
-  drawer.observe(svg);
-  return svg;
+  return Object.assign(svg, {panel, side, rows, columns});
 }
 
 function draw(svg) {

@@ -71,7 +71,6 @@ def choose_scale(metric: str, values: npt.NDArray[np.float64]) -> Scale:
     )
 
 
-
 def _reach(end: float, last: float, other: float) -> float:
     """Return the last value if a scale from `other` can reach it, else the robust end."""
     return last if abs(last - other) <= STRETCH * abs(end - other) else end

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def emit(table: "pa.Table", form: str, out: str | None) -> None:
     """Write a table to a file or to stdout, in one of the formats."""
-    from stitchgrid.formats import render
+    from stitchgrid.catalog.formats import render
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() and out is None else None
     text = render(table, form, width=width)

@@ -7,8 +7,8 @@ import click
 from stitchgrid.cli.options import HOW, STORE, WHERE
 
 if TYPE_CHECKING:
+    from stitchgrid.driver import Summary
     from stitchgrid.jobfile import Job
-    from stitchgrid.launch import Summary
     from stitchgrid.store import Store
 
 SET = click.option(
@@ -28,6 +28,7 @@ UPDATE = click.option("--update", is_flag=True, help="Let this job be the next r
 @click.pass_context
 def launch(
     ctx: click.Context,
+    /,
     jobfile: str,
     store: str,
     overrides: tuple[str, ...],
@@ -58,7 +59,7 @@ def launch(
 @WHERE
 @HOW
 @click.pass_context
-def resume(ctx: click.Context, sweep: str, store: str, retry_failed: bool, **flags: Any) -> None:
+def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **flags: Any) -> None:
     """Go on with a sweep of the store where it stopped, for whatever reason; needs no job file.
 
     \b
@@ -91,7 +92,7 @@ def plan(jobfile: str, store: str, overrides: tuple[str, ...], retry_failed: boo
 
 
 def _show_plan(job: "Job", store: str, *, update: bool, retry_failed: bool, workers: int | None) -> None:
-    from stitchgrid.preview import preview
+    from stitchgrid.driver import preview
 
     click.echo(preview(job, store, update=update, retry_failed=retry_failed, workers=workers))
 
@@ -99,7 +100,7 @@ def _show_plan(job: "Job", store: str, *, update: bool, retry_failed: bool, work
 def _launch(job: "Job", store: str, *, update: bool, retry_failed: bool, keep_going: bool, **where: Any) -> int:
     """Run a launch and show its summary; return the exit code."""
     from stitchgrid.display import Display
-    from stitchgrid.launch import Launch, Where
+    from stitchgrid.driver import Launch, Where
     from stitchgrid.store import Store
 
     opened = Store.open(store, create=True)
@@ -121,8 +122,8 @@ def _command(verb: str, rest: str, store: str) -> str:
 
 def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:
     from stitchgrid.catalog import Catalog
+    from stitchgrid.catalog.findings import findings
     from stitchgrid.display import clock
-    from stitchgrid.findings import findings
 
     before = summary.num_done - summary.num_computed
     computed = f"computed {summary.num_computed} cells" if summary.num_computed else "nothing to compute"
@@ -159,7 +160,7 @@ def status(sweep: str | None, watch: bool, form: str, store: str) -> None:
     """
     import time
 
-    from stitchgrid.progress import as_json, as_text, read_progress
+    from stitchgrid.catalog.progress import as_json, as_text, read_progress
     from stitchgrid.store import Store
 
     opened = Store.open(store)

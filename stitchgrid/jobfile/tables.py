@@ -1,9 +1,10 @@
 """The tables of a job file, one pydantic model each: a field is a key, its default what leaving it out means."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WrapValidator
 
 from stitchgrid.datasets.catalogue import known_datasets
 from stitchgrid.errors import nearest
@@ -11,6 +12,14 @@ from stitchgrid.records import Preprocess, Recipe
 
 PAIR_WORDS = ("all", "within", "across")
 ADAPTIVE_LR = 1e-3  # default of adam and adamw: sgd's would make them diverge
+
+
+def _by(function: Callable[[Any], Any]) -> WrapValidator:
+    """Validate by the function alone, so that a union gives one message instead of one per member.
+
+    A PlainValidator would do, but for pydantic's warnings when such a union is written out.
+    """
+    return WrapValidator(lambda value, _: function(value))
 
 
 def check_name(value: Any) -> str:
@@ -89,8 +98,8 @@ def _listed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Name = Annotated[str, PlainValidator(check_name)]
-Size = Annotated[int | tuple[int, int] | None, PlainValidator(_size)]
+Name = Annotated[str, _by(check_name)]
+Size = Annotated[int | tuple[int, int] | None, _by(_size)]
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
 Channels = Annotated[tuple[float, ...], AfterValidator(_three)]
@@ -187,7 +196,7 @@ class ModelTable(Table):
     name: Name
     architecture: Annotated[str, AfterValidator(_architecture)]
     args: dict[str, JsonValue] = {}
-    weights: Annotated[str | TrainTable, PlainValidator(_weights)] = "random"
+    weights: Annotated[str | TrainTable, _by(_weights)] = "random"
     seed: Seed | None = None  # 0
     seeds: Seeds | None = None  # instead of seed
     preprocess: PreprocessTable | None = None
@@ -197,7 +206,7 @@ class ModelTable(Table):
 class GridTable(Table):
     """[grid]."""
 
-    pairs: Annotated[str | tuple[tuple[str, str], ...], PlainValidator(_pairs)] = "all"
+    pairs: Annotated[str | tuple[tuple[str, str], ...], _by(_pairs)] = "all"
 
 
 class MatcherTable(Table):

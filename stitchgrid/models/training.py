@@ -14,11 +14,11 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler,
 from stitchgrid.errors import InputError, JobFileError, StitchgridError, nearest
 from stitchgrid.models.build import make_network
 from stitchgrid.models.freeze import freeze
+from stitchgrid.preprocess import augment_crop4_flip
 from stitchgrid.records import NetworkSpec, Recipe
 
 # Shape suffixes: N images, C channels, H height, W width, K classes.
 
-_CROP_PADDING = 4
 _AUGMENTATIONS = ("none", "crop4_flip")
 _OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
@@ -34,8 +34,8 @@ class Images(Protocol):
     def labels(self) -> Tensor:
         """Class of each, int64."""
 
-    def batch(self, indices: Tensor) -> Tensor:
-        """Return these images as uint8 (N, C, H, W)."""
+    def batch(self, start: Tensor, /) -> Tensor | list[Tensor]:
+        """Return the images at these positions as uint8 (N, C, H, W), or one by one where sizes differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Trained:
 def train_network(
     spec: NetworkSpec,
     images: Images,
-    preprocess: Callable[[Tensor], Tensor],
+    preprocess: Callable[[Tensor | list[Tensor]], Tensor],
     *,
     device: torch.device | str = "cpu",
     on_epoch: Callable[[int, float, float], None] | None = None,
@@ -90,7 +90,7 @@ class _Run:
         spec: NetworkSpec,
         recipe: Recipe,
         images: Images,
-        preprocess: Callable[[Tensor], Tensor],
+        preprocess: Callable[[Tensor | list[Tensor]], Tensor],
         device: torch.device,
     ):
         self.spec, self.recipe, self.images, self.preprocess, self.device = spec, recipe, images, preprocess, device
@@ -127,16 +127,16 @@ class _Run:
         return total_loss / self.images.num, num_right / self.images.num
 
     def _inputs(self, indices: Tensor) -> Tensor:
-        pixels_NCHW = self.images.batch(indices)
+        pixels = self.images.batch(indices)
         if self.recipe.augment == "crop4_flip":
-            pixels_NCHW = crop4_flip(pixels_NCHW, self.generator)
-        return self.preprocess(pixels_NCHW.to(self.device))
+            pixels = augment_crop4_flip(pixels, self.generator)
+        return self.preprocess(pixels).to(self.device)
 
     def _check_labels(self) -> None:
         """Compare the labels with the network's outputs for one image, in eval mode so that no statistic moves."""
         self.module.eval()
         with torch.no_grad():
-            num_outputs = self.module(self.preprocess(self.images.batch(torch.arange(1)).to(self.device))).shape[-1]
+            num_outputs = self.module(self.preprocess(self.images.batch(torch.arange(1))).to(self.device)).shape[-1]
         lowest, highest = int(self.images.labels.min()), int(self.images.labels.max())
         if lowest < 0 or highest >= num_outputs:
             raise InputError(
@@ -164,21 +164,3 @@ def _schedule(recipe: Recipe, optimizer: Optimizer, num_steps: int) -> LRSchedul
         raise JobFileError(f"unknown schedule {recipe.schedule!r}; {nearest(recipe.schedule, schedules)}.")
     schedule: LRScheduler = schedules[recipe.schedule](optimizer)
     return schedule
-
-
-def crop4_flip(pixels_NCHW: Tensor, generator: Generator) -> Tensor:
-    """Return each image shifted by up to 4 pixels either way (zeros come in) and mirrored with probability 1/2.
-
-    That is a random crop after padding by 4; offsets and flips are drawn from `generator`, which is on the CPU.
-    """
-    num, _, height, width = pixels_NCHW.shape
-    device = pixels_NCHW.device
-    padded_NCHW = F.pad(pixels_NCHW, (_CROP_PADDING,) * 4)
-    offsets_2N = torch.randint(2 * _CROP_PADDING + 1, (2, num), generator=generator).to(device)
-    flip_N1 = (torch.rand(num, 1, generator=generator) < 0.5).to(device)
-    rows_NH = offsets_2N[0, :, None] + torch.arange(height, device=device)
-    columns_W = torch.arange(width, device=device)
-    columns_NW = offsets_2N[1, :, None] + torch.where(flip_N1, columns_W.flip(0), columns_W)
-    images_N11 = torch.arange(num, device=device)[:, None, None]
-    cropped_NHWC = padded_NCHW.permute(0, 2, 3, 1)[images_N11, rows_NH[:, :, None], columns_NW[:, None, :]]
-    return cropped_NHWC.permute(0, 3, 1, 2).contiguous()

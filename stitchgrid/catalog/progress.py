@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from stitchgrid.catalog import Catalog, is_fresh
+from stitchgrid.catalog.catalog import Catalog
+from stitchgrid.catalog.tables import is_fresh
 from stitchgrid.display import clock, pace
 from stitchgrid.errors import StoreError, nearest
 from stitchgrid.store import Store

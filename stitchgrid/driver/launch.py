@@ -13,16 +13,16 @@ from time import perf_counter
 
 from stitchgrid.cluster import Executor, Outcome, open_executor
 from stitchgrid.display import Display
+from stitchgrid.driver.listing import cell_table, layer_table, model_table
+from stitchgrid.driver.revision import check_same_cells
+from stitchgrid.driver.watch import Watch
 from stitchgrid.errors import StitchgridError
 from stitchgrid.jobfile import Job
-from stitchgrid.listing import cell_table, layer_table, model_table
 from stitchgrid.plan import Plan, cut_into_shards, make_plan, split_shard
 from stitchgrid.records import Shard, Sweep, Unit
 from stitchgrid.resolve import Resolution, open_job_images, resolve
-from stitchgrid.revision import check_same_cells
 from stitchgrid.rows import lost_rows
 from stitchgrid.store import Store
-from stitchgrid.watch import Watch
 from stitchgrid.worker import Worker
 
 

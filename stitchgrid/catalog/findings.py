@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 
-from stitchgrid.catalog import Catalog, load_question
+from stitchgrid.catalog.catalog import Catalog
+from stitchgrid.catalog.questions import load_question
 
 
 def findings(catalog: Catalog, sweep: str) -> list[str]:

@@ -58,7 +58,7 @@ def _cells(sweep: Sweep, shards: Sequence[Shard]) -> Iterable[tuple[Named, str |
 
 
 def _names(*columns: list[object]) -> list[Named]:
-    return list(zip(*columns, strict=True))  # type: ignore[arg-type]
+    return list(zip(*columns, strict=True))
 
 
 def _shown(names: Sequence[Named]) -> str:

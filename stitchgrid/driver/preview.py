@@ -8,13 +8,13 @@ from rich.filesize import decimal
 
 from stitchgrid.datasets import Images
 from stitchgrid.display import clock
+from stitchgrid.driver.estimate import Estimate, SpeedProbe, estimate
+from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.errors import StoreError
-from stitchgrid.estimate import Estimate, SpeedProbe, estimate
 from stitchgrid.jobfile import Job
 from stitchgrid.plan import Plan, make_plan
 from stitchgrid.records import Network
 from stitchgrid.resolve import Resolution, open_job_images, resolve
-from stitchgrid.revision import check_same_cells
 from stitchgrid.store import Store
 
 
