@@ -23,7 +23,8 @@ def emit(table: "pa.Table", form: str, out: str | None) -> None:
     if out is not None:
         write_file(Path(out), data)
     else:
-        click.get_binary_stream("stdout").write(data)
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -1,0 +1,169 @@
+"""From job file to atlas, in process, as a user would."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from stitchgrid.catalog import Catalog
+from stitchgrid.cli import cli
+from stitchgrid.store import Store
+
+JOB = """
+name = "tiny"
+[data]
+dataset = "digits"
+fit = { split = "train", samples = 96 }
+eval = { split = "test", samples = 64 }
+[[models]]
+name = "net"
+architecture = "stitchgrid:resnet20"
+args = { depth = 8, width = 4 }
+weights = { train = "short" }
+seeds = [0, 1]
+[recipes.short]
+epochs = 1
+[[matchers]]
+kind = "direct"
+[[matchers]]
+kind = "task_loss"
+epochs = 1
+samples = 64
+[[matchers]]
+kind = "cka"
+[[matchers]]
+kind = "pwcca"
+[[matchers]]
+kind = "procrustes"
+"""
+NUM_CELLS = 4 * 3 * 3 * 5
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(cli, [str(one) for one in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flow")
+    (folder / "tiny.toml").write_text(JOB)
+    where = folder / "tiny.toml", "--store", folder / "grid"
+    first = run("launch", *where, "--address", "none")
+    return folder, where, first
+
+
+def values(store):
+    with Catalog(Store.open(store)) as catalog:
+        rows = catalog.query("select cell_id, metric, value from results order by all").to_pylist()
+    return {(row["cell_id"], row["metric"]): row["value"] for row in rows}
+
+
+def close(a, b, tolerance=1e-5):
+    return a == b or (a is not None and b is not None and abs(a - b) <= tolerance * max(abs(a), 1e-3))
+
+
+def test_a_launch_computes_every_cell_and_says_what_it_found(here):
+    _, _, first = here
+    assert f"{NUM_CELLS} of {NUM_CELLS} cells are there" in first.stdout
+    assert "best source for a layer is not the layer itself" in first.stdout
+
+
+def test_a_second_launch_computes_nothing(here):
+    folder, where, _ = here
+    before = sorted((folder / "grid" / "parts").rglob("*.parquet"))
+    assert "nothing to compute" in run("launch", *where, "--address", "none").stdout
+    assert sorted((folder / "grid" / "parts").rglob("*.parquet")) == before
+
+
+def test_resume_recomputes_only_what_is_missing_and_gets_the_same_values(here):
+    folder, where, _ = here
+    before = values(folder / "grid")
+    parts = sorted((folder / "grid" / "parts").rglob("*.parquet"))
+    parts[0].unlink()
+    run("resume", "tiny", "--store", folder / "grid", "--address", "none")
+    after = values(folder / "grid")
+    assert after.keys() == before.keys()
+    assert all(close(after[key], before[key]) for key in before)
+    assert len(sorted((folder / "grid" / "parts").rglob("*.parquet"))) == len(parts)
+
+
+def test_every_layer_stitched_to_itself_by_least_squares_is_itself(here):
+    folder, _, _ = here
+    with Catalog(Store.open(folder / "grid")) as catalog:
+        rows = catalog.query(
+            "select metric, value, flags from results where matcher = 'direct' and source_model = target_model "
+            "and source_layer = target_layer and metric in ('residual', 'agreement')"
+        ).to_pylist()
+    sound = [row for row in rows if "underdetermined" not in (row["flags"] or [])]
+    assert sound
+    assert all(row["value"] < 1e-6 if row["metric"] == "residual" else row["value"] == 1 for row in sound)
+
+
+def test_an_overlapping_sweep_computes_only_its_own_cells(here):
+    folder, where, _ = here
+    result = run("launch", *where, "--address", "none", "--set", "name=other", "--set", "matchers.task_loss.epochs=2")
+    assert f"computed {NUM_CELLS // 5} cells" in result.stdout
+
+
+def test_other_cells_under_an_old_name_are_refused_with_the_difference(here):
+    _, where, _ = here
+    changed = "--set", "matchers.task_loss.epochs=3"
+    result = run("launch", *where, "--address", "none", *changed, code=2)
+    assert "use --update" in result.stderr
+    assert f"{NUM_CELLS // 5} cells new" in result.stderr
+    assert f"to compute {NUM_CELLS // 5}" in run("plan", *where, *changed).stdout
+
+
+def test_status_query_sql_and_atlas_read_the_store(here):
+    folder, where, _ = here
+    store = where[1:]
+    found = json.loads(run("status", "tiny", *store, "--format", "json").stdout)
+    assert found[0]["counts"] == {"done": NUM_CELLS}
+    assert "best_source" in run("query", *store).stdout
+    assert "net/0" in run("query", "best_source", *store).stdout
+    assert "180" in run("sql", "select count(*) from cells where sweep = 'tiny'", *store).stdout
+    run("atlas", "tiny", "--out", folder / "atlas.html", *store)
+    assert "net/0" in (folder / "atlas.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("models.net.architecture=stitchgrid:resnet21", "did you mean 'stitchgrid:resnet20'|resnet20"),
+        ("matchers.cka.kind=ckaa", "did you mean 'cka'"),
+        ("models.net.layers=['layer9']", "layer9"),
+        ("models.net.args.num_classes=4", "10 classes"),
+        ("data.dataset=digitz", "did you mean 'digits'"),
+        ("matchers.direct.metrics=['acuracy']", "accuracy"),
+        ("models.net.weights=missing.pt", "missing.pt"),
+    ],
+)
+def test_bad_input_is_named_before_anything_runs(here, change, message):
+    import re
+
+    _, where, _ = here
+    result = run("launch", *where, "--address", "none", "--set", "name=bad", "--set", change, code=2)
+    assert re.search(message, result.stderr)
+
+
+def test_a_store_that_is_not_there_is_named(tmp_path):
+    assert "no store at" in run("status", "--store", tmp_path / "none", code=1).stderr
+
+
+@pytest.mark.ray
+def test_ray_and_in_process_agree(here):
+    folder, where, _ = here
+    run("launch", where[0], "--store", folder / "ray", "--workers", 2)
+    there, here_values = values(folder / "ray"), values(folder / "grid")
+    with Catalog(Store.open(folder / "grid")) as catalog:
+        closed = {
+            (row["cell_id"], row["metric"])
+            for row in catalog.query(
+                "select cell_id, metric from results where sweep = 'tiny' and matcher <> 'task_loss'"
+            ).to_pylist()
+        }
+    shared = closed & there.keys()
+    assert shared
+    assert all(close(there[key], here_values[key]) for key in shared)
