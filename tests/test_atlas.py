@@ -42,7 +42,9 @@ def test_missing_and_failed_cells_are_counted(catalog, tmp_path):
 
 def test_figures_are_one_file_per_matcher_and_metric(catalog, tmp_path):
     report = write_atlas(catalog, catalog.sweeps, tmp_path / "atlas.html", figures=tmp_path / "figures")
-    kinds = catalog.query("select count(distinct (matcher, params, seed, metric)) as n from results").to_pylist()[0]["n"]
+    kinds = catalog.query("select count(distinct (matcher, params, seed, metric)) as n from results").to_pylist()[0][
+        "n"
+    ]
     assert len(report.figures) >= kinds
     assert all(path.read_bytes().startswith(b"%PDF") for path in report.figures)
 

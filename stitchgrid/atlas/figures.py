@@ -30,7 +30,9 @@ def _draw(grids: SweepGrids, number: int, choice: Choice, folder: Path) -> Path:
         here = axes[sources.index(panel.source), targets.index(panel.target)]
         here.set_visible(True)
         _draw_panel(here, grids, choice, panel)
-    figure.suptitle(f"{grids.sweep}: {choice.label} {choice.metric} ({choice.direction}; hatched: no value)", fontsize=8)
+    figure.suptitle(
+        f"{grids.sweep}: {choice.label} {choice.metric} ({choice.direction}; hatched: no value)", fontsize=8
+    )
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{grids.sweep}-{number:02d}-{choice.matcher}-{choice.metric}")
     path = folder / f"{name}.pdf"
     figure.savefig(path, metadata={"CreationDate": None})

@@ -78,7 +78,7 @@ def _choice(choice: Choice) -> dict[str, Any]:
 
 
 def _panel(panel: Panel, higher_is_similar: bool | None) -> dict[str, Any]:
-    """Return a panel row by row: values (null where there is none), notes (one where all are equal), the best squares."""
+    """Return a panel row by row: values (null where there is none), notes (one if all are equal), best squares."""
     return {
         "source": panel.source,
         "target": panel.target,

@@ -1,4 +1,4 @@
-"""Squares (one row per metric that a cell was asked for) -> choices: heat maps as arrays, with notes on every square."""
+"""Squares (a row per metric that a cell was asked for) -> choices: heat maps as arrays, notes on every square."""
 
 import json
 from collections import defaultdict

@@ -201,9 +201,11 @@ class Launch:
     @contextmanager
     def _observed(self, title: str, units: Sequence[Unit], noun: str, *, num_done: int) -> Iterator[Watch]:
         total = sum(unit.num_cells for unit in units)
-        with self.display.stage(title, total, noun) as stage:
-            with Watch(self.store, self.job.name, self.launch_id, stage, num_done=num_done) as watch:
-                yield watch
+        with (
+            self.display.stage(title, total, noun) as stage,
+            Watch(self.store, self.job.name, self.launch_id, stage, num_done=num_done) as watch,
+        ):
+            yield watch
 
     def _summary(self, plan: Plan, num_computed: int, num_trained: int, seconds: float) -> Summary:
         outcomes = self.store.outcomes()
