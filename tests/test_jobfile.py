@@ -141,6 +141,14 @@ def test_environment_variables_are_filled_into_paths(monkeypatch):
     assert "${" not in json.dumps(job.to_dict())
 
 
+def test_parsing_leaves_the_table_alone(monkeypatch):
+    monkeypatch.setenv("IMAGES", "/mnt/images")
+    given = table(data={"dataset": "imagefolder", "root": "${IMAGES}"})
+    before = copy.deepcopy(given)
+    parse_job(given, base=BASE, title="small.toml")
+    assert given == before
+
+
 def test_a_stored_job_is_the_same_job():
     job = parse(
         seed=3,

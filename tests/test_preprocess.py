@@ -60,6 +60,12 @@ def test_every_interpolation_stays_in_range_and_keeps_a_constant(interpolation):
     assert found.max() <= 1
 
 
+def test_nearest_makes_no_new_values():
+    pixels = (draw_pixels(2, 3, 5, 5) > 127).to(torch.uint8) * 255
+    found = apply_preprocess(pixels, Preprocess(resize=13, interpolation="nearest"))
+    assert set(found.unique().tolist()) == {0, 1}
+
+
 def test_shrinking_is_antialiased():
     stripes = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     stripes[..., ::2] = 255
@@ -126,6 +132,7 @@ def test_every_augmented_image_is_a_shift_or_a_mirrored_shift_of_its_own():
     assert {top for top, _, _ in seen} == set(range(9))
     assert {left for _, left, _ in seen} == set(range(9))
     assert {flipped for _, _, flipped in seen} == {False, True}
+    assert len(seen) > 100  # of 162 combinations: top, left and flip do not go together
 
 
 def test_about_half_of_the_images_are_flipped_and_shifts_are_even():

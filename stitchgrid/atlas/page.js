@@ -4,13 +4,13 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const VIRIDIS = ["#440154", "#482475", "#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151",
   "#bddf26", "#fde725"];
 const SMALLEST = 13, LARGEST = 46, READABLE = 34; // side of a square in pixels; from READABLE on it holds its number
-const AT_ONCE = 4000; // squares drawn when a choice is made; beyond, a panel is drawn when it comes into view
+const AT_ONCE = 10000; // squares drawn when a choice is made; beyond, a panel is drawn when it comes into view
 const WHY = {
   absent: "not part of the sweep", undefined: "undefined here", failed: "failed", quarantined: "quarantined",
   running: "running", pending: "not computed yet",
 };
 
-let sweep = data.sweeps[0], choice = null, drawer = null;
+let sweep = data.sweeps[0], choice = null, drawer = null, width = innerWidth;
 const $ = (id) => document.getElementById(id);
 
 /* Elements. Text only ever arrives as text nodes: names in a store may be anything. */
@@ -55,7 +55,7 @@ function colour(place) {
   return `rgb(${mix(0)} ${mix(1)} ${mix(2)})`;
 }
 
-const contrast = (place) => place > 0.55 ? "#14141a" : "#ffffff";
+const contrast = (place) => place > 0.45 ? "#14141a" : "#ffffff";
 
 /* The header and the table of networks */
 
@@ -84,7 +84,7 @@ function describe() {
 
 function tabulate() {
   const columns = [...new Map(sweep.judgements.map((one) => [one.choice, one.label])).entries()];
-  const head = make("tr", {}, ...["Network", "Architecture", "Parameters", "Layers", "Accuracy"].map((name, k) =>
+  const head = make("tr", {}, ...["Network", "Architecture", "Parameters", "Layers", "Clean accuracy"].map((name, k) =>
     make("th", {scope: "col", className: k > 1 ? "number" : ""}, name)));
   for (const [, label] of columns) head.append(make("th", {scope: "col", className: "verdict"}, label));
   const body = sweep.networks.map((network) => {
@@ -173,6 +173,8 @@ function layOut() {
   const side = Math.max(SMALLEST, Math.min(LARGEST, Math.floor(room / Math.max(...sizes))));
   $("figures").className = sweep.blocks.length > 1 ? "many" : "";
   $("figures").replaceChildren(...sweep.blocks.map((block) => figure(block, side)));
+  const names = [...document.querySelectorAll(".rows .names")], widest = Math.max(...names.map((one) => one.offsetWidth));
+  for (const one of names) one.style.width = `${widest}px`;
   let left = AT_ONCE;
   for (const svg of document.querySelectorAll(".panel")) {
     left -= svg.rows * svg.columns;
@@ -186,6 +188,7 @@ function figure([sources, targets], side) {
   const matrix = make("div", {className: "matrix", tabIndex: 0});
   matrix.setAttribute("role", "application");
   matrix.setAttribute("aria-label", `Heat maps of ${entry(choice)}, ${choice.metric}; arrow keys move through the squares`);
+  matrix.style.fontSize = `${Math.min(11.5, side - 2)}px`;
   matrix.style.gridTemplateColumns = `repeat(${targets.length + 1}, max-content)`;
   matrix.append(make("div", {className: "corner"}, make("span", {}, "target →"), make("span", {}, "source ↓")));
   matrix.append(...targets.map((t) => labels("columns", sweep.networks[t], side)));
@@ -356,7 +359,10 @@ function start() {
   $("choice").addEventListener("change", () => select(Number($("choice").value)));
   $("figures").addEventListener("scroll", hideTip, true);
   addEventListener("scroll", hideTip);
-  addEventListener("resize", () => choice && layOut());
+  addEventListener("resize", () => {
+    if (innerWidth !== width) layOut();
+    width = innerWidth;
+  });
   addEventListener("beforeprint", () => document.querySelectorAll(".panel").forEach(draw));
   open(0);
 }
