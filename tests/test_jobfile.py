@@ -272,8 +272,8 @@ PROBLEMS = [
         "matchers[0].metrics: direct has no metric 'r3'; did you mean 'r2'?",
     ),
     (
-        {"matchers": [{"kind": "cka"}, {"kind": "cka", "metrics": ["cka"]}]},
-        "matchers[1]: the same as matchers[0]: cka and",
+        {"matchers": [{"kind": "direct"}, {"kind": "direct", "metrics": ["r2"]}]},
+        "matchers[1]: the same as matchers[0]: direct and equal parameters",
     ),
     (
         {"matchers": [{"kind": "task_loss", "seeds": [0, 1]}, {"kind": "task_loss", "seeds": [1], "epochs": 30}]},
