@@ -1,54 +1,452 @@
-import re
-from html.parser import HTMLParser
+"""The atlas: what the page holds is what the store holds, gaps included, whatever the names in it."""
 
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib.resources import files
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
 import pytest
-from helpers_store import make_synthetic_store
+from helpers_store import (
+    ERROR,
+    FAILED,
+    FLAG,
+    FLAGGED,
+    LAYERS,
+    MODELS,
+    PENDING,
+    SWEEP,
+    TIE,
+    VIOLATION,
+    find_cell,
+    make_row,
+    make_synthetic_store,
+    plan_tables,
+    planned_cells,
+    value_of,
+)
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stitchgrid.atlas import write_atlas
+from stitchgrid.atlas.figures import draw_choice
+from stitchgrid.atlas.grids import Panel, connected
+from stitchgrid.atlas.page import embed
+from stitchgrid.atlas.reading import read_sweep
+from stitchgrid.atlas.scales import choose_scale
 from stitchgrid.catalog import Catalog
-from stitchgrid.errors import QueryError
+from stitchgrid.errors import InputError, QueryError
+from stitchgrid.store import Store
+
+HOSTILE = {
+    "net/0": "</script><script>alert(1)</script>",
+    "net/1": "\"><img src='https://evil.example/x' onerror=alert(2)> $x^{$ \u2028 層",
+    "conv1": "<!--<script>",
+    "block1": "a'b\"c&amp;",
+}
 
 
-@pytest.fixture
-def catalog(tmp_path):
-    synthetic = make_synthetic_store(tmp_path / "grid")
-    with Catalog(synthetic.store) as opened:
-        yield opened
+class Page(HTMLParser):
+    """A page as a browser's parser sees it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text, self._inside = [], {}, None
+        self.feed(text)
+        self.close()
+        self.data = json.loads(self.text["data"])
+        self.sweeps = {sweep["name"]: sweep for sweep in self.data["sweeps"]}
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.elements.append((tag, attributes))
+        self._inside = attributes.get("id") or tag
+
+    def handle_endtag(self, tag):
+        self._inside = None
+
+    def handle_data(self, data):
+        if self._inside:
+            self.text[self._inside] = self.text.get(self._inside, "") + data
+
+    def choice(self, label, metric, seed=None, sweep=SWEEP):
+        wanted = label, metric, seed
+        choices = self.sweeps[sweep]["choices"]
+        return next(one for one in choices if (one["label"], one["metric"], one["seed"]) == wanted)
+
+    def square(self, cell, metric):
+        """Return value and note of a cell's square."""
+        source, target = MODELS.index(cell.source_model), MODELS.index(cell.target_model)
+        k = LAYERS.index(cell.source_layer) * len(LAYERS) + LAYERS.index(cell.target_layer)
+        panels = self.choice(cell.matcher, metric, cell.seed)["panels"]
+        panel = next(one for one in panels if (one["source"], one["target"]) == (source, target))
+        note = panel["notes"] if isinstance(panel["notes"], int) else panel["notes"][k]
+        return panel["values"][k], self.sweeps[SWEEP]["notes"][note]
 
 
-def test_the_page_stands_alone_and_can_be_parsed(catalog, tmp_path):
-    report = write_atlas(catalog, catalog.sweeps, tmp_path / "atlas.html")
-    page = (tmp_path / "atlas.html").read_text()
-    HTMLParser().feed(page)
-    assert not re.findall(r"(?:src|href)\s*=\s*[\"']?https?:", page)
-    assert report.num_panels > 0
-    assert catalog.sweeps[0] in page
+def write_page(store, path, sweeps=None, **options):
+    with Catalog(store) as catalog:
+        report = write_atlas(catalog, catalog.sweeps if sweeps is None else sweeps, path, **options)
+    return Page(path.read_text("utf-8")), report
 
 
-def test_the_same_store_gives_the_same_page(catalog, tmp_path):
-    for name in ("a.html", "b.html"):
-        write_atlas(catalog, catalog.sweeps, tmp_path / name)
+def grids_of(store, sweep=SWEEP):
+    with Catalog(store) as catalog:
+        return read_sweep(catalog, sweep)
+
+
+def write_sweep(folder, cells, rows, tables=None):
+    """Write a sweep of some of the synthetic cells with these rows."""
+    store = Store.open(folder, create=True)
+    tables = tables or plan_tables()
+    ids = pa.array([cell.cell_id for cell in cells])
+    tables["cells"] = tables["cells"].filter(pa.compute.is_in(tables["cells"]["cell_id"], ids))
+    store.write_plan(SWEEP, store.write_job(SWEEP, {}), **tables, info={})
+    if rows:
+        store.write_part("shard", rows)
+    return store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_synthetic_store(tmp_path_factory.mktemp("grid")).store
+
+
+@pytest.fixture(scope="module")
+def written(store, tmp_path_factory):
+    return write_page(store, tmp_path_factory.mktemp("page") / "atlas.html")
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return written[0]
+
+
+# What the page holds --------------------------------------------------------------------------------------------------
+
+
+def test_every_square_holds_the_stored_value_to_the_last_bit(page):
+    without_row = {find_cell(FAILED, "cka").cell_id, find_cell(PENDING, "procrustes").cell_id}
+    for cell in planned_cells():
+        for metric in cell.metrics:
+            value, note = page.square(cell, metric)
+            expected = None if cell.cell_id in without_row else value_of(cell, metric)
+            assert value == expected
+            assert (value is None) == (note["state"] != "value")
+
+
+def test_a_missing_square_says_why_and_is_never_zero(page):
+    failed = page.square(find_cell(FAILED, "cka"), "cka")
+    pending = page.square(find_cell(PENDING, "procrustes"), "procrustes")
+    undefined = page.square(find_cell(("net/0", "conv1", "net/0", "block2"), "direct"), "negative_mass")
+    assert failed == (None, {"state": "failed", "error": ERROR})
+    assert pending == (None, {"state": "pending"})
+    assert undefined[0] is None
+    assert (undefined[1]["state"], undefined[1]["flags"]) == ("undefined", "undefined")
+
+
+def test_a_square_carries_images_rows_alignment_and_flags(page):
+    _, note = page.square(find_cell(FLAGGED, "direct"), "residual")
+    facts = {"num_fit": 200, "num_eval": 1000, "num_rows": 64_000, "alignment": "resized", "flags": FLAG}
+    assert facts.items() <= note.items()
+    assert (note["precision"], note["device"]) == ("fp32", "cpu")
+
+
+def test_the_page_tells_networks_layers_and_cells(page):
+    sweep = page.sweeps[SWEEP]
+    assert [one["name"] for one in sweep["networks"]] == list(MODELS)
+    assert [one["accuracy"] for one in sweep["networks"]] == [0.9, 0.89]
+    assert [one["name"] for one in sweep["networks"][0]["layers"]] == list(LAYERS)
+    assert [one["depth"] for one in sweep["networks"][0]["layers"]] == [0.0, 0.5, 1.0]
+    assert sweep["cells"] == {"done": 214, "failed": 1, "pending": 1}
+    assert (sweep["numEval"], sweep["numFit"], sweep["computed"]) == ([1000], [200], ["2026-01-02", "2026-01-02"])
+
+
+def test_the_report_counts_heat_maps_missing_and_failed_cells(written):
+    page, report = written
+    assert report.num_panels == sum(len(one["panels"]) for one in page.sweeps[SWEEP]["choices"]) == 13 * 4
+    assert (report.num_missing, report.num_failed) == (1, 1)
+    assert str(report) == "52 heat maps, 1 cells missing, 1 failed"
+
+
+def test_the_headline_counts_the_planted_violation_and_forgives_the_tie(page):
+    found = {(one["network"], one["label"]): one for one in page.sweeps[SWEEP]["judgements"]}
+    lost = {key: (one["num_violations"], one["violations"]) for key, one in found.items() if one["num_violations"]}
+    assert lost == {("net/0", "task_loss"): (1, [f"{VIOLATION[3]} <- {VIOLATION[1]}"])}
+    assert all(one["num_judged"] == 3 for one in found.values())
+    assert found["net/1", "procrustes"]["num_missing"] == 1
+    assert len(found) == len(MODELS) * 5
+    for (_, label), one in found.items():
+        choice = page.sweeps[SWEEP]["choices"][one["choice"]]
+        assert (choice["label"], choice["isScore"]) == (label, True)
+
+
+@pytest.mark.parametrize(
+    ("label", "metric", "seed", "direction"),
+    [
+        ("cka", "cka", None, "higher = more similar"),
+        ("direct", "residual", None, "lower = more similar"),
+        ("task_loss", "negative_mass", 1, "neither end is more similar"),
+    ],
+)
+def test_every_choice_states_its_direction(page, label, metric, seed, direction):
+    assert page.choice(label, metric, seed)["direction"] == direction
+
+
+def test_the_best_source_of_each_target_layer_is_marked_with_its_ties(page):
+    def best(label, metric, pair, seed=None):
+        panels = page.choice(label, metric, seed)["panels"]
+        panel = next(one for one in panels if (one["source"], one["target"]) == pair)
+        return [(LAYERS[k // 3], LAYERS[k % 3]) for k in panel["best"]]
+
+    diagonal = [(layer, layer) for layer in LAYERS]
+    assert best("direct", "residual", (0, 0)) == diagonal
+    assert best("task_loss", "accuracy", (0, 0), 0) == [*diagonal[1:2], (VIOLATION[1], VIOLATION[3]), diagonal[2]]
+    assert set(best("procrustes", "procrustes", (1, 1))) == {*diagonal, (TIE[1], TIE[3])}
+    assert best("direct", "negative_mass", (0, 0)) == []
+
+
+# What the page is -----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_stands_alone(page):
+    for tag, attributes in page.elements:
+        assert tag not in {"link", "img", "iframe", "object", "embed", "base"}
+        assert not {"src", "href", "action"} & set(attributes), (tag, attributes)
+    assert "url(http" not in page.text["style"]
+    assert "@import" not in page.text["style"]
+    policy = next(one["content"] for _, one in page.elements if one.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+
+
+def test_names_from_the_store_cannot_leave_their_place(store, tmp_path):
+    def rename(row):
+        return {key: HOSTILE.get(one, one) if isinstance(one, str) else one for key, one in row.items()}
+
+    tables = {name: pa.Table.from_pylist(list(map(rename, table.to_pylist()))) for name, table in plan_tables().items()}
+    cells = list(planned_cells())
+    rows = [make_row(cell, metric, 0.5) for cell in cells[:-1] for metric in cell.metrics]
+    rows.append(replace(make_row(cells[-1], None, None), status="failed", error="</script><script>alert(3)"))
+    page, report = write_page(write_sweep(tmp_path, cells, rows, tables), tmp_path / "atlas.html")
+    assert [tag for tag, _ in page.elements].count("script") == 2
+    assert not any(tag == "img" or "onerror" in attributes for tag, attributes in page.elements)
+    networks = page.sweeps[SWEEP]["networks"]
+    assert [one["name"] for one in networks] == [HOSTILE["net/0"], HOSTILE["net/1"]]
+    assert networks[0]["layers"][0]["name"] == HOSTILE["conv1"]
+    assert report.num_failed == 1
+    grids = grids_of(Store.open(tmp_path))
+    with pytest.warns(UserWarning, match="Glyph"):
+        draw_choice(grids, grids.choices[0]).savefig(tmp_path / "figure.pdf")
+
+
+@given(st.lists(st.text() | st.none() | st.floats(allow_nan=False, allow_infinity=False)))
+def test_embedded_data_survive_and_hold_no_markup(content):
+    text = embed(content)
+    assert json.loads(text) == content
+    assert not re.search(r"[<>&]|[^\x20-\x7e]", text)
+
+
+def test_the_script_builds_text_never_markup():
+    script = files("stitchgrid.atlas").joinpath("page.js").read_text("utf-8")
+    assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|fetch\(|XMLHttp", script)
+
+
+def test_the_page_uses_the_same_viridis_as_the_figures():
+    script = files("stitchgrid.atlas").joinpath("page.js").read_text("utf-8")
+    stops = re.findall(r'"(#[0-9a-f]{6})"', script.partition("const VIRIDIS")[2].partition("]")[0])
+    ours = np.array([mpl.colors.to_rgb(stop) for stop in stops])
+    at = np.linspace(0, 1, 256)
+    mixed = np.stack([np.interp(at, np.linspace(0, 1, len(stops)), ours[:, k]) for k in range(3)], axis=1)
+    np.testing.assert_allclose(mixed, mpl.colormaps["viridis"](at)[:, :3], atol=0.06)
+
+
+def test_the_same_store_gives_the_same_bytes(store, tmp_path):
+    for name in ("a", "b"):
+        write_page(store, tmp_path / f"{name}.html")
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
-def test_missing_and_failed_cells_are_counted(catalog, tmp_path):
-    report = write_atlas(catalog, catalog.sweeps, tmp_path / "atlas.html")
-    counts = catalog.query("select status, count(*) as n from cells group by status").to_pylist()
-    found = {row["status"]: row["n"] for row in counts}
-    assert (report.num_missing, report.num_failed) == (found["pending"], found["failed"])
-    assert report.num_missing > 0
-    assert report.num_failed > 0
+# Unusual sweeps -------------------------------------------------------------------------------------------------------
 
 
-def test_figures_are_one_file_per_matcher_and_metric(catalog, tmp_path):
-    report = write_atlas(catalog, catalog.sweeps, tmp_path / "atlas.html", figures=tmp_path / "figures")
-    kinds = catalog.query("select count(distinct (matcher, params, seed, metric)) as n from results").to_pylist()[0][
-        "n"
+def test_several_sweeps_share_a_page(tmp_path):
+    make_synthetic_store(tmp_path / "grid", sweep="first")
+    store = make_synthetic_store(tmp_path / "grid", sweep="second").store
+    page, report = write_page(store, tmp_path / "atlas.html", ["second", "first", "second"])
+    assert list(page.sweeps) == ["second", "first"]
+    assert page.sweeps["first"]["choices"] == page.sweeps["second"]["choices"]
+    assert (report.num_sweeps, report.num_panels) == (2, 104)
+
+
+def test_a_sweep_of_which_nothing_is_computed_is_all_missing(tmp_path):
+    cells = list(planned_cells())
+    page, report = write_page(write_sweep(tmp_path, cells, []), tmp_path / "atlas.html")
+    sweep = page.sweeps[SWEEP]
+    assert (sweep["cells"], sweep["computed"], sweep["numEval"]) == ({"pending": len(cells)}, None, [])
+    assert {value for one in sweep["choices"] for panel in one["panels"] for value in panel["values"]} == {None}
+    assert {one["num_judged"] for one in sweep["judgements"]} == {0}
+    assert page.choice("direct", "residual")["direction"] == "lower = more similar"
+    assert report.num_missing == len(cells)
+
+
+def test_a_store_without_sweeps_gives_a_page_that_says_so(tmp_path):
+    page, report = write_page(Store.open(tmp_path, create=True), tmp_path / "atlas.html")
+    assert page.sweeps == {}
+    assert "The store holds no planned sweep" in page.text["script"]
+    assert report.num_panels == 0
+
+
+def test_an_unknown_sweep_is_refused_with_the_nearest_names(store, tmp_path):
+    with (
+        Catalog(store) as catalog,
+        pytest.raises(QueryError, match=r"no planned sweep 'sinthetic'.*did you mean 'synthetic'"),
+    ):
+        write_atlas(catalog, ["sinthetic"], tmp_path / "atlas.html")
+    assert not (tmp_path / "atlas.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_named(store, tmp_path):
+    with pytest.raises(InputError, match=r"cannot write .*atlas\.html: No such file or directory; name another"):
+        write_page(store, tmp_path / "nowhere" / "atlas.html")
+
+
+def test_pairs_that_were_not_compared_make_no_panel(tmp_path):
+    cells = [cell for cell in planned_cells() if cell.source_model == cell.target_model]
+    rows = [make_row(cell, metric, 0.5) for cell in cells for metric in cell.metrics]
+    page, _ = write_page(write_sweep(tmp_path, cells, rows), tmp_path / "atlas.html")
+    assert page.sweeps[SWEEP]["blocks"] == [[[0], [0]], [[1], [1]]]
+    assert {(one["source"], one["target"]) for one in page.choice("cka", "cka")["panels"]} == {(0, 0), (1, 1)}
+
+
+def test_a_layer_pair_outside_the_sweep_is_absent(tmp_path):
+    gone = find_cell(("net/0", "conv1", "net/1", "block1"), "cka")
+    cells = [cell for cell in planned_cells() if cell.cell_id != gone.cell_id]
+    store = write_sweep(tmp_path, cells, [make_row(cell, metric, 0.5) for cell in cells for metric in cell.metrics])
+    page, _ = write_page(store, tmp_path / "atlas.html")
+    assert page.square(gone, "cka") == (None, {"state": "absent"})
+
+
+@pytest.mark.parametrize(("value", "shown"), [(math.inf, "Infinity"), (-math.inf, "-Infinity"), (math.nan, None)])
+def test_values_that_are_no_numbers_are_kept_apart(tmp_path, value, shown):
+    cell, other = find_cell(PENDING, "direct"), find_cell(FLAGGED, "direct")
+    rows = [make_row(cell, "residual", value), make_row(other, "residual", 2.0)]
+    page, _ = write_page(write_sweep(tmp_path, [cell, other], rows), tmp_path / "atlas.html")
+    found, note = page.square(cell, "residual")
+    assert found == shown
+    assert note["state"] == ("undefined" if shown is None else "value")
+    assert page.choice("direct", "residual")["scale"]["high"] == 2.0
+
+
+def test_entries_that_differ_in_samples_alone_are_two_choices(tmp_path):
+    """The second entry's cells have ids of their own; one of them is missing and takes the place left over."""
+    cells = [cell for cell in planned_cells() if cell.matcher == "cka"]
+    again = {cell.cell_id: cell.cell_id[::-1] for cell in cells}
+    tables = plan_tables()
+    planned = [row for row in tables["cells"].to_pylist() if row["cell_id"] in again]
+    twins = [{**row, "cell_id": again[row["cell_id"]]} for row in planned]
+    tables["cells"] = pa.Table.from_pylist(planned + twins)
+    lost = find_cell(("net/0", "conv1", "net/1", "block1"), "cka")
+    rows = [make_row(cell, "cka", 0.25) for cell in cells if cell != lost]
+    rows += [make_row(cell, "cka", 0.75, cell_id=again[cell.cell_id], num_eval=500) for cell in cells]
+    store = Store.open(tmp_path, create=True)
+    store.write_plan(SWEEP, store.write_job(SWEEP, {}), **tables, info={})
+    store.write_part("shard", rows)
+    page, _ = write_page(store, tmp_path / "atlas.html")
+    values = {
+        one["label"]: [value for panel in one["panels"] for value in panel["values"]]
+        for one in page.sweeps[SWEEP]["choices"]
+    }
+    assert {label: set(found) for label, found in values.items()} == {
+        "cka (samples 500)": {0.75},
+        "cka (samples 1000)": {0.25, None},
+    }
+    assert values["cka (samples 1000)"].count(None) == 1
+
+
+# Scales and blocks ----------------------------------------------------------------------------------------------------
+
+
+def test_bounded_metrics_have_the_same_scale_whatever_the_data():
+    for values in ([0.2, 0.3], [0.9, 1.0], []):
+        scale = choose_scale("cka", np.array(values, dtype=float))
+        assert (scale.low, scale.high, scale.is_log) == (0.0, 1.0, False)
+    assert choose_scale("r2", np.array([-7.0, 0.5])).clips_low
+
+
+def test_a_long_tail_gets_a_logarithmic_scale_that_says_what_it_clips():
+    values = np.array([0.0, *np.geomspace(0.5, 500, 200), 1e9])
+    scale = choose_scale("residual", values)
+    assert scale.is_log
+    assert scale.high < 1e3
+    assert scale.clips_low
+    assert scale.clips_high
+    assert not choose_scale("residual", np.linspace(0, 1, 50)).is_log
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=30), st.sampled_from(["residual", "cka", "?"]))
+def test_positions_rise_with_the_values_and_stay_on_the_scale(values, metric):
+    values = np.array(sorted(values, key=lambda value: (math.isnan(value), value)), dtype=float)
+    with np.errstate(over="ignore", invalid="ignore"):
+        places = choose_scale(metric, values).position(values)
+    found = places[~np.isnan(values)]
+    assert np.isnan(places[np.isnan(values)]).all()
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (np.diff(found) >= 0).all()
+
+
+def test_a_target_layer_without_values_has_no_best_source():
+    values_ST = np.array([[np.nan, 1.0, np.inf], [np.nan, np.nan, np.inf]])
+    panel = Panel(source=0, target=0, values_ST=values_ST, notes_ST=np.zeros((2, 3), dtype=np.int64))
+    assert panel.best(True).tolist() == [[False, True, True], [False, False, True]]
+    assert not panel.best(None).any()
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), unique=True))
+def test_blocks_hold_every_pair_and_share_no_network_on_one_side(pairs):
+    blocks = connected(pairs)
+    assert all(any(f in sources and g in targets for sources, targets in blocks) for f, g in pairs)
+    for side in (0, 1):
+        networks = [network for block in blocks for network in block[side]]
+        assert sorted(networks) == sorted({pair[side] for pair in pairs})
+
+
+# Figures --------------------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_one_pdf_a_choice_and_the_same_each_time(tmp_path):
+    cells = [cell for cell in planned_cells() if cell.matcher in {"cka", "pwcca"}]
+    store = write_sweep(tmp_path, cells, [make_row(cell, m, 0.5) for cell in cells for m in cell.metrics])
+    _, report = write_page(store, tmp_path / "a.html", figures=tmp_path / "one" / "figures")
+    _, again = write_page(store, tmp_path / "a.html", figures=tmp_path / "two")
+    assert [path.name for path in report.figures] == [
+        "synthetic-00-cka-cka.pdf",
+        "synthetic-01-pwcca-pwcca.pdf",
+        "synthetic-02-pwcca-pwcca_reverse.pdf",
     ]
-    assert len(report.figures) >= kinds
-    assert all(path.read_bytes().startswith(b"%PDF") for path in report.figures)
+    assert str(report).endswith(", 3 figures")
+    for one, other in zip(report.figures, again.figures, strict=True):
+        assert one.read_bytes().startswith(b"%PDF")
+        assert one.read_bytes() == other.read_bytes()
 
 
-def test_an_unknown_sweep_is_refused_with_the_known_ones(catalog, tmp_path):
-    with pytest.raises(QueryError, match=r"no planned sweep 'nothing'.*known"):
-        write_atlas(catalog, ["nothing"], tmp_path / "atlas.html")
+def test_a_figure_hatches_what_is_missing_and_crosses_what_failed(store):
+    grids = grids_of(store)
+    cka = next(choice for choice in grids.choices if choice.matcher == "cka")
+    axes = draw_choice(grids, cka).axes[0]
+    assert sum(bool(patch.get_hatch()) for patch in axes.patches) == 1
+    assert sum(line.get_marker() == "x" for line in axes.lines) == 1
+    assert sum(mesh.get_array().count() for mesh in axes.collections) == 4 * 9 - 1
+    assert sum(line.get_marker() == "." for line in axes.lines) == sum(panel.best(True).sum() for panel in cka.panels)
+
+
+def test_the_colour_bar_of_a_figure_ends_with_more_similar(store):
+    grids = grids_of(store)
+    for choice in {one.higher_is_similar: one for one in grids.choices}.values():
+        bar = draw_choice(grids, choice).axes[-1]
+        left, right = bar.get_xlim()
+        assert (left > right) == (choice.higher_is_similar is False)

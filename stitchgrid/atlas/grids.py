@@ -88,6 +88,11 @@ class Choice:
     panels: tuple[Panel, ...]
 
     @property
+    def title(self) -> str:
+        """What is shown, in words."""
+        return f"{self.label}{'' if self.seed is None else f', seed {self.seed}'} · {self.metric}"
+
+    @property
     def direction(self) -> str:
         """Which end of the metric means more similar, in words."""
         return {True: "higher = more similar", False: "lower = more similar", None: "neither end is more similar"}[
