@@ -1,0 +1,151 @@
+from dataclasses import replace
+
+import pytest
+
+from stitchgrid.plan import cost, cut_into_shards, make_plan, planned_shard, split_shard
+from stitchgrid.records import DataSpec, Layer, MatcherSpec, Network, NetworkSpec, Preprocess, Sweep
+
+DIRECT = MatcherSpec(kind="direct", revision=1, params='{"rcond":1e-12}', metrics=("accuracy", "residual"))
+TASK = MatcherSpec(
+    kind="task_loss",
+    revision=1,
+    params='{"augment":"none","batch_size":64,"epochs":2,"lr":0.001,"weight_decay":0.0}',
+    seed=0,
+    metrics=("accuracy",),
+)
+CKA = MatcherSpec(kind="cka", revision=1, params="{}", metrics=("cka",))
+
+
+def network(name, weights="w", num_layers=3):
+    layers = tuple(
+        Layer(name=f"l{k}", node=f"n{k}", depth=k / 2, kind="map", shape=(4, 4, 4), flops=1e6 * (k + 1), grid=(4, 4))
+        for k in range(num_layers)
+    )
+    return Network(
+        spec=NetworkSpec(name=name, entry=name, architecture="stitchgrid:tiny10"),
+        network_id=f"id-{name}-{weights}",
+        weights_digest=weights,
+        preprocess=Preprocess(),
+        layers=layers,
+        num_cuts=5,
+        num_classes=10,
+        num_parameters=100,
+        input_shape=(3, 8, 8),
+        flops=1e7,
+    )
+
+
+def sweep(num_networks=5, matchers=(DIRECT, TASK, CKA), **changes):
+    networks = tuple(network(f"m{k}") for k in range(num_networks))
+    made = Sweep(
+        name="s",
+        seed=0,
+        data=DataSpec(dataset="digits"),
+        networks=networks,
+        pairs=tuple((f, g) for f in range(num_networks) for g in range(num_networks)),
+        matchers=matchers,
+        precision="fp32",
+        batch_size=32,
+        eval_data="e",
+        fit_data="f",
+        need_fit=None,
+        num_fit=200,
+        num_eval=100,
+        num_fit_closed=50,
+        matcher_data=tuple("d" for _ in matchers),
+    )
+    return replace(made, **changes)
+
+
+class Store:
+    def __init__(self, done=None, failed=()):
+        self.done, self.errors = done or {}, set(failed)
+
+    def metrics_done(self, cell_id):
+        return self.done.get(cell_id, frozenset())
+
+    def failed(self, cell_id):
+        return "broke" if cell_id in self.errors else None
+
+
+def cell_ids(sweep, shards):
+    return [cell.cell_id for shard in shards for cell in sweep.cells(shard)]
+
+
+@pytest.mark.parametrize("shard_flops", [1.0, 1e9, 1e11, 1e15, None])
+def test_shards_hold_every_cell_once_however_they_are_cut(shard_flops):
+    asked = sweep()
+    found = cell_ids(asked, cut_into_shards(asked, shard_flops=shard_flops))
+    assert len(found) == len(set(found)) == 25 * 9 * 3
+
+
+def test_shards_keep_within_the_budget_or_are_a_single_target_layer():
+    asked = sweep()
+    for shard in cut_into_shards(asked, shard_flops=2e10):
+        single = len(shard.blocks) == 1 and len(shard.blocks[0].target_layers) == 1
+        assert single or cost(asked, shard.blocks, shard.matchers) <= 2e10
+
+
+def test_finished_cells_do_not_move_the_borders_of_shards():
+    asked = sweep()
+    whole = make_plan(asked, Store())
+    done = {cell.cell_id: frozenset(asked.matchers[cell.matcher].metrics) for cell in asked.cells(whole.todo[0])}
+    rest = make_plan(asked, Store(done))
+    assert rest.shards == whole.shards
+    assert rest.todo == whole.todo[1:]
+    assert rest.num_done == len(done)
+
+
+def test_a_plan_says_why_each_cell_is_computed_or_not():
+    asked = sweep(num_networks=1)
+    first, second, third, *_ = cell_ids(asked, cut_into_shards(asked))
+    store = Store({first: frozenset({"accuracy"}), second: frozenset({"accuracy"})}, failed=[third])
+    plan = make_plan(asked, store)
+    assert plan.reasons == {"new metric": 1, "done": 1, "failed before, left alone": 1, "missing": 24}
+    assert plan.num_todo == 25
+    again = make_plan(asked, store, retry_failed=True)
+    assert again.reasons["failed before, tried again"] == 1
+    assert again.num_todo == 26
+
+
+def test_cells_of_untrained_networks_are_to_be_computed():
+    asked = sweep(num_networks=1)
+    untrained = replace(asked, networks=(network("m0", weights=""),))
+    plan = make_plan(untrained, Store())
+    assert plan.reasons == {"untrained model": 27}
+    assert plan.num_todo == 27
+
+
+def test_addresses_of_cells_depend_on_content_and_not_on_names_or_speed():
+    asked = sweep(num_networks=2)
+    before = cell_ids(asked, cut_into_shards(asked))
+    renamed = replace(
+        asked,
+        name="other",
+        batch_size=7,
+        networks=tuple(replace(one, spec=replace(one.spec, name=f"x{k}")) for k, one in enumerate(asked.networks)),
+    )
+    assert cell_ids(renamed, cut_into_shards(renamed)) == before
+    others = tuple(replace(one, network_id=f"{one.network_id}-retrained") for one in asked.networks)
+    for changed in (
+        replace(asked, precision="bf16"),
+        replace(asked, matcher_data=("other",) * 3),
+        replace(asked, networks=others),
+        replace(asked, matchers=tuple(replace(one, revision=2) for one in asked.matchers)),
+    ):
+        assert not set(cell_ids(changed, cut_into_shards(changed))) & set(before)
+
+
+def test_halves_of_a_shard_share_its_cells_between_them_down_to_single_cells():
+    asked = sweep(num_networks=1)
+    [shard] = cut_into_shards(asked, shard_flops=1e15)
+    pieces, singles = [shard], []
+    while pieces:
+        halves = split_shard(asked, pieces.pop())
+        if halves is None:
+            break
+        pieces += [half for half in halves if half.num_cells > 1]
+        singles += [half for half in halves if half.num_cells == 1]
+    assert sorted(cell_ids(asked, singles)) == sorted(cell_ids(asked, [shard]))
+    assert {planned_shard(one.unit_id) for one in singles} == {shard.unit_id}
+    assert split_shard(asked, singles[0]) is None
