@@ -1,6 +1,8 @@
 """From job file to atlas, in process, as a user would."""
 
 import json
+import pickle
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -141,11 +143,58 @@ def test_status_query_sql_and_atlas_read_the_store(here):
     ],
 )
 def test_bad_input_is_named_before_anything_runs(here, change, message):
-    import re
-
     _, where, _ = here
     result = run("launch", *where, "--address", "none", "--set", "name=bad", "--set", change, code=2)
     assert re.search(message, result.stderr)
+
+
+UNTRACEABLE = """
+import torch
+class Branching(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(192, 10)
+    def forward(self, x):
+        return self.fc((x + 1 if x.sum() > 0 else x).flatten(1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weights", "message"),
+    [
+        ("stitchgrid:resnet20", "truncated.pt", "damaged, truncated or no checkpoint"),
+        ("stitchgrid:resnet20", "pickle.pt", "a pickle but not a plain checkpoint"),
+        ("stitchgrid:resnet20", "gone.pt", "there is no checkpoint"),
+        ("branching.py:Branching", "random", "cannot be traced by torch.fx"),
+    ],
+)
+def test_a_network_that_cannot_be_used_is_named_with_the_reason(tmp_path, architecture, weights, message):
+    (tmp_path / "job.toml").write_text(JOB)
+    (tmp_path / "branching.py").write_text(UNTRACEABLE)
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"weights": print}))
+    (tmp_path / "truncated.pt").write_bytes(b"PK\x03\x04" + bytes(100))
+    model = f'models.net={{name="net",architecture="{architecture}",weights="{weights}"}}'
+    where = tmp_path / "job.toml", "--store", tmp_path / "grid", "--address", "none"
+    assert message in run("launch", *where, "--set", model, code=2).stderr
+
+
+def test_a_layer_inside_a_residual_block_is_refused_with_the_nearest_cut(here):
+    _, where, _ = here
+    change = "--set", "name=bad", "--set", "models.net.layers=['layer1.0.conv1']"
+    assert "is not a cut" in run("launch", *where, "--address", "none", *change, code=2).stderr
+
+
+def test_a_cluster_that_is_not_there_is_named(here, tmp_path):
+    _, where, _ = here
+    nobody = "--address", "127.0.0.1:1"
+    found = run("launch", where[0], "--store", tmp_path / "grid", *nobody, code=1)
+    assert "No Ray cluster listens at 127.0.0.1:1" in found.stderr
+
+
+def test_a_store_that_cannot_be_made_is_named(here, tmp_path):
+    _, where, _ = here
+    (tmp_path / "file").touch()
+    assert "cannot make a store at" in run("launch", where[0], "--store", tmp_path / "file" / "grid", code=1).stderr
 
 
 def test_a_store_that_is_not_there_is_named(tmp_path):
