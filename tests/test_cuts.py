@@ -488,3 +488,21 @@ def test_a_size_that_the_network_refuses_is_named_with_the_one_it_wants():
         cut_network(network("stitchgrid:tiny10"), (3, 8, 8))
     with pytest.raises(InputError, match="SmallResNet does not run on images of 8x8 with 1 channels"):
         cut_network(network("stitchgrid:resnet20"), (1, 8, 8))
+
+
+def test_halves_take_activations_in_any_memory_format():
+    class Flattening(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.fc = nn.Linear(4 * 8 * 8, 10)
+
+        def forward(self, x):
+            a = self.conv(x)
+            return self.fc(a.view(a.size(0), -1))
+
+    torch.manual_seed(0)
+    cut = cut_network(Flattening(), (3, 8, 8))
+    [a] = cut.taps(["conv"])(torch.rand(2, 3, 8, 8))
+    suffix = cut.suffix("conv")
+    assert torch.equal(suffix(a.contiguous(memory_format=torch.channels_last)), suffix(a))

@@ -90,6 +90,7 @@ def trace_network(module: nn.Module) -> Trace:
         delattr(module, constant)
     names = {node: tracer.node_to_qualname.get(node, node.name) for node in graph.nodes}
     successors = _undo_in_place(graph, name)
+    _let_views_copy(graph)
     calls = tuple(_with_final_output(call, successors) for call in tracer.calls())
     return _pruned(graph, name, names, calls, targets)
 
@@ -167,6 +168,14 @@ def _undo_in_place(graph: fx.Graph, name: str) -> dict[fx.Node, fx.Node]:
             overwritten.replace_all_uses_with(node, delete_user_cb=lambda user: position[user] > position[node])  # noqa: B023
             successors[overwritten] = node
     return successors
+
+
+def _let_views_copy(graph: fx.Graph) -> None:
+    """Call `reshape` instead of `view`, so that halves accept an activation in any memory format."""
+    for node in graph.nodes:
+        is_reinterpreting = any(isinstance(given, torch.dtype) for given in (*node.args, *node.kwargs.values()))
+        if node.op == "call_method" and node.target == "view" and not is_reinterpreting:
+            node.target = "reshape"
 
 
 def _switch_off_flag(node: fx.Node) -> bool:
