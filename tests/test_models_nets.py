@@ -98,9 +98,7 @@ def test_tiny10_widens_by_a_factor():
     assert num_parameters(make_network(spec("stitchgrid:tiny10"))) == 86_778
 
 
-@pytest.mark.skipif(
-    "STITCHGRID_TEST_DATA" not in os.environ, reason="STITCHGRID_TEST_DATA names no folder of checkpoints"
-)
+@pytest.mark.skipif("STITCHGRID_DATA" not in os.environ, reason="STITCHGRID_DATA names no folder of checkpoints")
 @pytest.mark.parametrize(
     ("pattern", "name", "args"),
     [
@@ -113,7 +111,7 @@ def test_tiny10_widens_by_a_factor():
     ],
 )
 def test_published_checkpoints_load(pattern, name, args):
-    paths = sorted(Path(os.environ["STITCHGRID_TEST_DATA"], "checkpoints").glob(pattern))
+    paths = sorted(Path(os.environ["STITCHGRID_DATA"], "checkpoints").glob(pattern))
     assert paths
     for path in paths:
         module = build_network(spec(f"stitchgrid:{name}", base=path.parent, weights=path.name, **args))
