@@ -27,11 +27,8 @@ def pace(done: float, total: float, seconds: float, noun: str) -> str:
     if done <= 0 or seconds <= 0:
         return ""
     rate = done / seconds
-    return (
-        f"{rate:.2g} {noun}/s, {clock((total - done) / rate)} left"
-        if rate < 1
-        else (f"{rate:.1f} {noun}/s, {clock((total - done) / rate)} left")
-    )
+    shown = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
+    return f"{shown} {noun}/s, {clock((total - done) / rate)} left"
 
 
 def clock(seconds: float) -> str:

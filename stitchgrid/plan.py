@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from stitchgrid.matchers.catalogue import MATCHERS, images_used
-from stitchgrid.records import Block, Cell, MatcherSpec, Shard, Sweep, digest
+from stitchgrid.records import Block, Cell, Shard, Sweep, digest
 
 MIN_SHARD_FLOPS, MAX_SHARD_FLOPS = 1e11, 3e12  # a few seconds, and two minutes, of one CPU core
 MIN_SHARDS = 16  # of a sweep big enough, so that workers share it and a crash costs little
@@ -178,7 +178,7 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
     total = 0.0
     sources = {block.source for block in blocks}
     networks = sources | {block.target for block in blocks}
-    used = {matcher: _images_used(sweep, sweep.matchers[matcher]) for matcher in matchers}
+    used = {matcher: images_of(sweep, matcher) for matcher in matchers}
     closed = [used[m][0] for m in matchers if not MATCHERS[sweep.matchers[m].kind].trained]
     passes = max(closed, default=0) + max((num_eval for _, num_eval in used.values()), default=0)
     total += passes * sum(sweep.networks[network].flops for network in networks)
@@ -194,7 +194,9 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
     return total
 
 
-def _images_used(sweep: Sweep, spec: MatcherSpec) -> tuple[int, int]:
+def images_of(sweep: Sweep, matcher: int) -> tuple[int, int]:
+    """Return how many fit and evaluation images a matcher of a sweep looks at."""
+    spec = sweep.matchers[matcher]
     return images_used(spec, num_fit=sweep.num_fit, num_fit_closed=sweep.num_fit_closed, num_eval=sweep.num_eval)
 
 

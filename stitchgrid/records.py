@@ -243,7 +243,6 @@ class UnitReport:
     unit_id: str
     num_cells: int = 0  # with values
     num_failed: int = 0  # with an error
-    first_error: str | None = None
     seconds: float = 0.0
     part: str | None = None  # name of the part written
 

@@ -75,12 +75,11 @@ class Worker:
     def _shard(self, shard: Shard, sweep: Sweep) -> UnitReport:
         rows = run_shard(shard, self._workspace(sweep))
         part = self.store.write_part(shard.unit_id, rows)
-        failed = {row.cell_id: row.error for row in rows if row.error is not None}
+        failed = {row.cell_id for row in rows if row.error is not None}
         return UnitReport(
             unit_id=shard.unit_id,
             num_cells=len({row.cell_id for row in rows}) - len(failed),
             num_failed=len(failed),
-            first_error=next(iter(failed.values()), None),
             part=part,
         )
 

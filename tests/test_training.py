@@ -135,7 +135,8 @@ def test_schedules_are_what_they_are_called(monkeypatch):
 
 def test_one_step_is_a_training_too():
     for schedule in ("constant", "cosine", "onecycle"):
-        train(Stripes(num=10), recipe=replace(RECIPE, epochs=1, schedule=schedule))
+        trained = train(Stripes(num=10), recipe=replace(RECIPE, epochs=1, schedule=schedule))
+        assert np.isfinite(trained.loss)
 
 
 def test_weight_decay_reaches_the_optimiser():

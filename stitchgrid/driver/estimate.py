@@ -13,7 +13,7 @@ from stitchgrid.engine.stitched import STACK_IMAGES
 from stitchgrid.engine.train import CACHE_BYTES
 from stitchgrid.matchers.catalogue import MATCHERS
 from stitchgrid.models.cuts import CutNetwork
-from stitchgrid.plan import Plan
+from stitchgrid.plan import Plan, images_of
 from stitchgrid.records import Layer, Network, Shard, Sweep
 
 PROCESS_BYTES = 600 << 20  # of a worker with torch and torchvision before it has loaded anything
@@ -87,8 +87,8 @@ def worker_bytes(sweep: Sweep, shard: Shard) -> int:
     stack = 3 * 4 * max(STACK_IMAGES, sweep.batch_size) * max(prod(layer.shape) for layer in layers)
     kinds = [MATCHERS[sweep.matchers[matcher].kind] for matcher in shard.matchers]
     grams = 0
-    if any(kind.gram for kind in kinds):
-        num = min(1000, sweep.num_eval)
+    if counts := [images_of(sweep, m)[1] for m, kind in zip(shard.matchers, kinds, strict=True) if kind.gram]:
+        num = max(counts)
         grams = min(GRAM_BYTES, 4 * num * sum(prod(layer.shape) for layer in layers)) + 8 * num**2 * (len(layers) + 1)
     kept = CACHE_BYTES if any(kind.trained for kind in kinds) else 0
     weights = 4 * sum(network.num_parameters for network in networks)

@@ -12,13 +12,14 @@ from pathlib import Path
 from time import perf_counter
 
 from stitchgrid.cluster import Executor, Outcome, open_executor
+from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.listing import cell_table, layer_table, model_table
 from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.driver.watch import Watch
 from stitchgrid.errors import StitchgridError
 from stitchgrid.jobfile import Job
-from stitchgrid.plan import Plan, cut_into_shards, make_plan, split_shard
+from stitchgrid.plan import Plan, make_plan, split_shard
 from stitchgrid.records import Shard, Sweep, Unit
 from stitchgrid.resolve import Resolution, open_job_images, resolve
 from stitchgrid.rows import lost_rows
@@ -45,7 +46,6 @@ class Summary:
     num_done: int  # cells with all they ask for, in the store now
     num_computed: int  # of them by this launch
     failures: dict[str, int]  # reason -> number of cells without values
-    num_trained: int  # networks trained by this launch
     seconds: float
 
 
@@ -69,22 +69,24 @@ class Launch:
         start = perf_counter()
         with self._exit:
             images = open_job_images(self.job, cache=self.cache)
-            resolution = resolve(self.job, images, self.store)
+            resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
             self._say_what_was_found(resolution)
-            shards = list(cut_into_shards(resolution.sweep))
-            self._max_units = max(len(shards), len(resolution.sweep.networks))
-            check_same_cells(self.store, resolution.sweep, shards, update=update)
+            self._max_units = max(len(plan.shards), len(resolution.sweep.networks))
             revision = self._revision()
-            num_trained = len(resolution.untrained)
             if resolution.untrained:
                 self._prepare("training networks", resolution.untrained, None)
-                resolution = resolve(self.job, images, self.store)
-                check_same_cells(self.store, resolution.sweep, list(cut_into_shards(resolution.sweep)), update=update)
+                resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
             self._measure_networks(resolution)
-            plan = make_plan(resolution.sweep, self.store.outcomes(), retry_failed=retry_failed)
             self._write_plan(revision, plan, resolution)
             num_computed = self._compute(plan, fail_fast=fail_fast) if plan.todo else 0
-        return self._summary(plan, num_computed, num_trained, perf_counter() - start)
+        return self._summary(plan, num_computed, perf_counter() - start)
+
+    def _resolve(self, images: Images, *, update: bool, retry_failed: bool) -> tuple[Resolution, Plan]:
+        """Return the sweep and what is left of it, having checked that it is the one its name stands for."""
+        resolution = resolve(self.job, images, self.store)
+        plan = make_plan(resolution.sweep, self.store.outcomes(), retry_failed=retry_failed)
+        check_same_cells(self.store, resolution.sweep, plan.shards, update=update)
+        return resolution, plan
 
     def _say_what_was_found(self, resolution: Resolution) -> None:
         sweep = resolution.sweep
@@ -207,7 +209,7 @@ class Launch:
         ):
             yield watch
 
-    def _summary(self, plan: Plan, num_computed: int, num_trained: int, seconds: float) -> Summary:
+    def _summary(self, plan: Plan, num_computed: int, seconds: float) -> Summary:
         outcomes = self.store.outcomes()
         failures: Counter[str] = Counter()
         num_done = 0
@@ -223,6 +225,5 @@ class Launch:
             num_done=num_done,
             num_computed=num_computed,
             failures=dict(failures.most_common()),
-            num_trained=num_trained,
             seconds=seconds,
         )

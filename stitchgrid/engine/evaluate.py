@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from stitchgrid.engine.fit import ClosedForm
-from stitchgrid.engine.gather import GramGatherer, MomentGatherer, SpaceKey, gram_groups, index_space
+from stitchgrid.engine.gather import (
+    GramGatherer,
+    MomentGatherer,
+    SpaceKey,
+    gatherers_by_count,
+    gram_groups,
+    index_space,
+)
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import Stitch, TailEvaluation
 from stitchgrid.engine.workspace import LayerKey, Workspace, batches, by_network
@@ -50,11 +57,11 @@ class Evaluation:
         return layout_of(target) if stitched else index_space(source, target)
 
     def _gatherers(self) -> dict[int, MomentGatherer]:
-        pairs: dict[int, list[tuple[SpaceKey, LayerKey, LayerKey]]] = {}
-        for cell in [*(stitch.cell for stitch in self.stitches), *self.moment_cells]:
-            count = self.ledger[cell].num_eval or 0
-            pairs.setdefault(count, []).append((self._space(cell), cell.source_key, cell.target_key))
-        return {count: MomentGatherer(self.work, some, num_images=count) for count, some in pairs.items()}
+        cells = [*(stitch.cell for stitch in self.stitches), *self.moment_cells]
+        return gatherers_by_count(
+            self.work,
+            ((self.ledger[cell].num_eval or 0, self._space(cell), cell.source_key, cell.target_key) for cell in cells),
+        )
 
     def _tails(self) -> list[TailEvaluation]:
         ending: dict[LayerKey, list[Stitch]] = {}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from stitchgrid.engine.gather import MomentGatherer
+from stitchgrid.engine.gather import gatherers_by_count
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches, by_network
@@ -45,18 +45,12 @@ def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], sti
     """Fit every least-squares cell, and note how low the targets of all stitched cells reach on their fit images."""
     counts = {cell.cell_id: ledger[cell].num_fit or 0 for cell in stitched}
     found = ClosedForm(minima=Minima(work, {(cell.target_key, counts[cell.cell_id]): None for cell in stitched}))
-    by_count: dict[int, list[Cell]] = {}
-    for cell in closed:
-        by_count.setdefault(counts[cell.cell_id], []).append(cell)
-    gatherers = {
-        count: MomentGatherer(
-            work,
-            [(layout_of(work.layer(cell.target_key)), cell.source_key, cell.target_key) for cell in some],
-            num_images=count,
-        )
-        for count, some in by_count.items()
-    }
-    num_seen = max(by_count, default=0)
+    layouts = {cell.target_key: layout_of(work.layer(cell.target_key)) for cell in closed}
+    gatherers = gatherers_by_count(
+        work,
+        ((counts[cell.cell_id], layouts[cell.target_key], cell.source_key, cell.target_key) for cell in closed),
+    )
+    num_seen = max(gatherers, default=0)
     wanted = by_network([*(cell.target_key for cell in stitched), *(cell.source_key for cell in closed)])
     for batch in batches(work, work.images.fit, wanted, stop=num_seen):
         found.minima.take(batch)
@@ -65,12 +59,11 @@ def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], sti
     if targets := by_network(found.minima.open_after(num_seen)):
         for batch in batches(work, work.images.fit, targets, start=num_seen, stop=max(counts.values())):
             found.minima.take(batch)
-    for count, some in by_count.items():
-        for cell in some:
-            with ledger.failing([cell]):
-                layout = layout_of(work.layer(cell.target_key))
-                moments = gatherers[count].pair(layout, cell.source_key, cell.target_key)
-                fit = fit_direct(moments, rcond=work.sweep.matchers[cell.matcher].values["rcond"])
-                found.fits[cell.cell_id] = fit
-                found.stitches.append(Stitch(cell=cell, map=fit.stitch))
+    for cell in closed:
+        with ledger.failing([cell]):
+            gatherer = gatherers[counts[cell.cell_id]]
+            moments = gatherer.pair(layouts[cell.target_key], cell.source_key, cell.target_key)
+            fit = fit_direct(moments, rcond=work.sweep.matchers[cell.matcher].values["rcond"])
+            found.fits[cell.cell_id] = fit
+            found.stitches.append(Stitch(cell=cell, map=fit.stitch))
     return found

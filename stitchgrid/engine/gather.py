@@ -77,6 +77,16 @@ class MomentGatherer:
         return self.sums[space].pair(self.sources[space].index(source), self.targets[space].index(target))
 
 
+def gatherers_by_count(
+    work: Workspace, wanted: Iterable[tuple[int, SpaceKey, LayerKey, LayerKey]]
+) -> dict[int, MomentGatherer]:
+    """Return a gatherer for every number of images among the (number, row space, source, target) wanted."""
+    pairs: dict[int, list[tuple[SpaceKey, LayerKey, LayerKey]]] = {}
+    for count, space, source, target in wanted:
+        pairs.setdefault(count, []).append((space, source, target))
+    return {count: MomentGatherer(work, some, num_images=count) for count, some in pairs.items()}
+
+
 class GramGatherer:
     """Centred n x n Gram matrices, one per layer, over the first n images of a split."""
 

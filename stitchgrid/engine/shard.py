@@ -9,7 +9,8 @@ from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.train import train_task_loss
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.matchers.alignment import alignment_name, index_shaping, is_subsampled, layout_of
-from stitchgrid.matchers.catalogue import MATCHERS, Matcher, images_used
+from stitchgrid.matchers.catalogue import MATCHERS, Matcher
+from stitchgrid.plan import images_of
 from stitchgrid.records import Cell, Row, Shard
 
 
@@ -57,12 +58,7 @@ def _describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
     """Note how many images and rows a cell's values are made of, and how shapes are made to agree."""
     sweep, entry, matcher = work.sweep, ledger[cell], _matcher(work, cell)
     source, target = work.layer(cell.source_key), work.layer(cell.target_key)
-    num_fit, num_eval = images_used(
-        sweep.matchers[cell.matcher],
-        num_fit=sweep.num_fit,
-        num_fit_closed=sweep.num_fit_closed,
-        num_eval=sweep.num_eval,
-    )
+    num_fit, num_eval = images_of(sweep, cell.matcher)
     entry.num_eval = entry.num_rows = num_eval
     if matcher.family == "stitcher":
         entry.num_fit = num_fit

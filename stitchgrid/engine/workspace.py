@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +24,15 @@ class Workspace:
     images: Images
     network: Callable[[int], CutNetwork]
     device: torch.device
-    _parts: dict[tuple[object, ...], Any] = field(default_factory=dict)  # halves of networks, made once
 
     def taps(self, index: int, layers: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """Return a function of images: the activations of these layers of a network, then its logits."""
-        key = ("taps", index, *layers)
-        if key not in self._parts:
-            network, record = self.network(index), self.sweep.networks[index]
-            self._parts[key] = network.taps([*(record.layers[layer].node for layer in layers), network.logits])
-        return self._parts[key]  # type: ignore[no-any-return]
+        network, record = self.network(index), self.sweep.networks[index]
+        return network.taps([*(record.layers[layer].node for layer in layers), network.logits])
 
     def tail(self, key: LayerKey) -> nn.Module:
         """Return the rest of a network behind one of its layers."""
-        if ("tail", *key) not in self._parts:
-            self._parts["tail", *key] = self.network(key[0]).suffix(self.layer(key).node)
-        return self._parts["tail", *key]  # type: ignore[no-any-return]
+        return self.network(key[0]).suffix(self.layer(key).node)
 
     def layer(self, key: LayerKey) -> Layer:
         """Return the record of a layer."""

@@ -57,6 +57,7 @@ class CutNetwork:
         self.cuts = cuts
         self.trace = trace
         self._by_node = {cut.node: cut for cut in cuts}
+        self._parts: dict[tuple[fx.Node, ...], nn.Module] = {}  # by begin and outputs: compiling one takes a while
 
     @property
     def num_classes(self) -> int:
@@ -106,10 +107,13 @@ class CutNetwork:
         return self._part(self.trace.nodes[self.cut(node).position], [self.trace.output])
 
     def _part(self, begin: fx.Node, outputs: Sequence[fx.Node]) -> nn.Module:
-        needed = ancestors(list(outputs), stop=begin)
-        nodes = [node for node in self.trace.nodes if node in needed]
-        graph, _ = copy_graph(nodes, {begin: "x"}, outputs)
-        return fx.GraphModule(self.trace.targets, graph).eval()
+        key = (begin, *outputs)
+        if key not in self._parts:
+            needed = ancestors(list(outputs), stop=begin)
+            nodes = [node for node in self.trace.nodes if node in needed]
+            graph, _ = copy_graph(nodes, {begin: "x"}, outputs)
+            self._parts[key] = fx.GraphModule(self.trace.targets, graph).eval()
+        return self._parts[key]
 
 
 def cut_network(module: nn.Module, input_shape: tuple[int, int, int]) -> CutNetwork:
