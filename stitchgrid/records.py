@@ -83,16 +83,31 @@ class Layer:
     name: str
     node: str  # torchvision's node name
     depth: float  # position among all cuts of the network, in [0, 1]
-    kind: str  # map (N,C,H,W) | tokens (N,T,D) | vector (N,D)
+    kind: str  # map | tokens | vector
+    axes: str  # what the axes of a batch stand for: NCHW | NHWC | NTD | NDT | ND
     shape: tuple[int, ...]  # of one image's activation, without the batch
     flops: float  # multiply-adds times two, from the input to here, one image
     num_prefix: int = 0  # tokens before the grid: CLS and registers
     grid: tuple[int, int] | None = None  # (height, width) of the positions, None for vectors and 1-d sequences
 
     @property
+    def feature_axis(self) -> int:
+        """Position of the features among the axes of a batch.
+
+        >>> Layer(name="x", node="x", depth=0, kind="map", axes="NHWC", shape=(7, 7, 96), flops=0).feature_axis
+        3
+        """
+        return max(self.axes.find("C"), self.axes.find("D"))
+
+    @property
     def width(self) -> int:
         """Number of features of one row: channels of a map, D of tokens and vectors."""
-        return self.shape[0] if self.kind == "map" else self.shape[-1]
+        return self.shape[self.feature_axis - 1]
+
+    @property
+    def layout(self) -> str:
+        """How a batch is read, as far as its shape does not say: part of a cell's address."""
+        return canonical([self.axes, self.num_prefix, self.grid])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,8 +339,10 @@ class Sweep:
         address = digest(
             f.network_id,
             f.layers[source_layer].node,
+            f.layers[source_layer].layout,
             g.network_id,
             g.layers[target_layer].node,
+            g.layers[target_layer].layout,
             self.matcher_address[matcher],
         )
         return Cell(

@@ -14,7 +14,8 @@ from stitchgrid.jobfile import Job
 from stitchgrid.matchers.catalogue import MATCHERS, images_used
 from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.build import build_network, default_preprocess, make_network
-from stitchgrid.models.cuts import CutNetwork, cut_network
+from stitchgrid.models.cuts import CutNetwork
+from stitchgrid.models.cutting import cut_network
 from stitchgrid.models.select import select_layers
 from stitchgrid.models.weights import load_state, state_digest
 from stitchgrid.preprocess import output_size

@@ -22,7 +22,10 @@ from stitchgrid.records import Layer
 
 def layer(kind: str, shape: tuple[int, ...], *, num_prefix: int = 0, grid: tuple[int, int] | None = None) -> Layer:
     grid = shape[1:] if kind == "map" else grid
-    return Layer(name="x", node="x", depth=0.5, kind=kind, shape=shape, flops=1.0, num_prefix=num_prefix, grid=grid)
+    axes = {"map": "NCHW", "tokens": "NTD", "vector": "ND"}[kind]
+    return Layer(
+        name="x", node="x", depth=0.5, kind=kind, axes=axes, shape=shape, flops=1.0, num_prefix=num_prefix, grid=grid
+    )
 
 
 LAYERS = {

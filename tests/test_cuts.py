@@ -10,7 +10,8 @@ from torch import fx, nn
 from torchvision.models.feature_extraction import get_graph_node_names
 
 from stitchgrid.errors import InputError, JobFileError
-from stitchgrid.models.cuts import OTHER, cut_network
+from stitchgrid.models.cuts import OTHER
+from stitchgrid.models.cutting import cut_network
 from stitchgrid.models.freeze import freeze
 
 SMALL_VIT = {"image_size": 8, "patch_size": 2, "num_layers": 3, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 24}

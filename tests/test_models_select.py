@@ -5,7 +5,7 @@ from helpers_models import network
 from torch import nn
 
 from stitchgrid.errors import JobFileError
-from stitchgrid.models.cuts import cut_network
+from stitchgrid.models.cutting import cut_network
 from stitchgrid.models.select import select_layers
 
 

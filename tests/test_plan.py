@@ -18,7 +18,16 @@ CKA = MatcherSpec(kind="cka", revision=1, params="{}", metrics=("cka",))
 
 def network(name, weights="w", num_layers=3):
     layers = tuple(
-        Layer(name=f"l{k}", node=f"n{k}", depth=k / 2, kind="map", shape=(4, 4, 4), flops=1e6 * (k + 1), grid=(4, 4))
+        Layer(
+            name=f"l{k}",
+            node=f"n{k}",
+            depth=k / 2,
+            kind="map",
+            axes="NCHW",
+            shape=(4, 4, 4),
+            flops=1e6 * (k + 1),
+            grid=(4, 4),
+        )
         for k in range(num_layers)
     )
     return Network(

@@ -44,7 +44,7 @@ def layers(model: str, every: bool, input_size: str | None, arguments: str) -> N
       stitchgrid layers stitchgrid:resnet20 --all --input-size 32x32
     """
     from stitchgrid.models.build import make_network
-    from stitchgrid.models.cuts import cut_network
+    from stitchgrid.models.cutting import cut_network
     from stitchgrid.models.select import select_layers
     from stitchgrid.records import NetworkSpec, canonical
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
-from stitchgrid.matchers.alignment import Layout, index_shaping, lay, layout_of, pooled, rows_of
+from stitchgrid.matchers.alignment import Layout, index_shaping, lay, layout_of, num_tokens, pooled, rows_of
 from stitchgrid.matchers.indices.cka import centred_gram
 from stitchgrid.moments import MomentSums, PairMoments
 from stitchgrid.records import Layer
@@ -21,7 +21,7 @@ def index_space(source: Layer, target: Layer) -> SpaceKey:
     """Return the row space in which CCA and Procrustes compare two layers."""
     if index_shaping(source, target) == "pooled":
         return "pooled"
-    return layout_of(target) if layout_of(source) == layout_of(target) else f"tokens:{target.shape[0]}"
+    return layout_of(target) if layout_of(source) == layout_of(target) else f"tokens:{num_tokens(target)}"
 
 
 def space_rows(a: Tensor, layer: Layer, space: SpaceKey) -> Tensor:
@@ -67,7 +67,7 @@ class MomentGatherer:
     def _rows_per_image(self, space: SpaceKey) -> int:
         if isinstance(space, Layout):
             return space.num_rows
-        return 1 if space == "pooled" else self.work.layer(self.targets[space][0]).shape[0]
+        return 1 if space == "pooled" else num_tokens(self.work.layer(self.targets[space][0]))
 
     def _rows(self, batch: Batch, key: LayerKey, part: slice, space: SpaceKey) -> Tensor:
         return space_rows(batch.activations[key][part].float(), self.work.layer(key), space).flatten(0, 1)

@@ -42,7 +42,12 @@ def layout_of(layer: Layer) -> Layout:
         return Layout(num_prefix=0, grid=None)
     if layer.grid is not None:
         return Layout(num_prefix=layer.num_prefix, grid=layer.grid)
-    return Layout(num_prefix=layer.num_prefix, grid=(1, layer.shape[0] - layer.num_prefix))
+    return Layout(num_prefix=layer.num_prefix, grid=(1, num_tokens(layer) - layer.num_prefix))
+
+
+def num_tokens(layer: Layer) -> int:
+    """Return how many tokens a sequence has, those before its grid included."""
+    return layer.shape[layer.axes.index("T") - 1]
 
 
 def alignment_name(source: Layer, target: Layer) -> str:
@@ -76,18 +81,18 @@ def index_shaping(source: Layer, target: Layer) -> str:
     Two maps of equal height and width give position rows, two sequences of equal token count token rows, anything
     else one pooled row an image. (The authors ask for equal width of maps too.)
     """
-    if source.kind == target.kind == "map" and source.shape[1:] == target.shape[1:]:
+    if source.kind == target.kind == "map" and source.grid == target.grid:
         return "positions"
-    if source.kind == target.kind == "tokens" and source.shape[0] == target.shape[0]:
+    if source.kind == target.kind == "tokens" and num_tokens(source) == num_tokens(target):
         return "tokens"
     return "pooled"
 
 
 def rows_of(a: Tensor, layer: Layer) -> Tensor:
     """Return a batch of activations as (N, rows, D), prefix tokens first."""
-    if layer.kind == "map":
-        return a.flatten(2).mT
-    return a if layer.kind == "tokens" else a.unsqueeze(1)
+    if layer.kind == "vector":
+        return a.unsqueeze(1)
+    return a.flatten(2).mT if layer.feature_axis == 1 else a.flatten(1, -2)
 
 
 def pooled(a: Tensor, layer: Layer) -> Tensor:
@@ -125,6 +130,7 @@ def install(rows_NPE: Tensor, target: Layer) -> Tensor:
 
     That is the faster one for convolutions, forward and backward; `cut_network` makes halves accept it.
     """
-    if target.kind == "map":
-        return rows_NPE.mT.view(-1, *target.shape)
-    return rows_NPE if target.kind == "tokens" else rows_NPE.squeeze(1)
+    if target.kind == "vector":
+        return rows_NPE.squeeze(1)
+    positions = target.shape[: target.feature_axis - 1] + target.shape[target.feature_axis :]
+    return rows_NPE.view(len(rows_NPE), *positions, -1).movedim(-1, target.feature_axis)

@@ -4,23 +4,21 @@ from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
 from stitchgrid.errors import JobFileError, nearest
-from stitchgrid.models.cuts import Cut, CutNetwork
-from stitchgrid.models.trace import Call
+from stitchgrid.models.cuts import Call, Cut, CutNetwork
+from stitchgrid.models.graph_cuts import ACTIVATIONS
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # by exact type: a subclass may well be a block
-_ACTIVATIONS = tuple(
-    kind
-    for kind in vars(torch.nn.modules.activation).values()
-    if isinstance(kind, type) and issubclass(kind, nn.Module) and kind not in {nn.Module, nn.MultiheadAttention}
-)
-_FUNCTIONS = frozenset(  # of torch, torch.nn.functional and tensors
-    {"celu", "elu", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish", "prelu"}
-    | {"relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh", "tanhshrink"}
+_LAYERS = (  # layers of torch.nn: what is derived from one is a layer too, and no block
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.Linear,
+    *ACTIVATIONS,
 )
 
 
@@ -58,7 +56,7 @@ def _find(network: CutNetwork, pattern: str) -> list[Cut]:
     by_name = [cut for cut in cuts if cut.name == pattern] or [cut for cut in cuts if cut.node == pattern]
     if by_name:
         return by_name
-    return [cut for call in network.calls if call.path == pattern for cut in _inside(network, call)][-1:]
+    return [cut for call in network.operations.calls if call.path == pattern for cut in _inside(network, call)][-1:]
 
 
 def _matching(cuts: Sequence[Cut], pattern: str) -> list[Cut]:
@@ -66,7 +64,7 @@ def _matching(cuts: Sequence[Cut], pattern: str) -> list[Cut]:
 
 
 def _inside(network: CutNetwork, call: Call) -> list[Cut]:
-    return [cut for cut in network.cuts if cut.can_be_stitched and network.trace.nodes[cut.position] in call.made]
+    return [cut for cut in network.cuts if cut.can_be_stitched and cut.position in call.made]
 
 
 def _blocks(network: CutNetwork) -> list[Cut]:
@@ -74,23 +72,18 @@ def _blocks(network: CutNetwork) -> list[Cut]:
 
     Calls are counted, not modules: a block that is applied again and again is repeated.
     """
-    inner = [call for call in network.calls if not call.is_leaf and call.type not in _CONTAINERS]
+    inner = [call for call in network.operations.calls if not call.is_leaf and _is_block(call.type)]
     num_calls = Counter(call.type for call in inner)
     repeated = [(call, cuts) for call in inner if num_calls[call.type] > 1 and (cuts := _inside(network, call))]
     innermost = [cuts[-1] for call, cuts in repeated if not any(other.made < call.made for other, _ in repeated)]
     if innermost:
         return [cut for cut in network.cuts if cut in innermost]
-    return [cut for cut in network.cuts if cut.can_be_stitched and _is_activation(network, cut)]
+    activations = network.operations.activations
+    return [cut for cut in network.cuts if cut.can_be_stitched and cut.position in activations]
 
 
-def _is_activation(network: CutNetwork, cut: Cut) -> bool:
-    node = network.trace.nodes[cut.position]
-    if node.op == "call_module":
-        return isinstance(network.trace.targets[str(node.target)], _ACTIVATIONS)
-    if node.op == "call_method":
-        return node.target in _FUNCTIONS
-    name = getattr(node.target, "__name__", "")
-    return name in _FUNCTIONS and node.target in (getattr(torch, name, None), getattr(F, name, None))
+def _is_block(kind: type[nn.Module]) -> bool:
+    return kind not in _CONTAINERS and not issubclass(kind, _LAYERS)
 
 
 def _explain(network: CutNetwork, pattern: str) -> str:
@@ -121,15 +114,15 @@ def _cause(network: CutNetwork, name: str) -> str:
 
 def _positions(network: CutNetwork, name: str) -> list[int]:
     """Return where in the graph a node lies, or what a module makes; nothing for what is never run."""
-    trace = network.trace
-    made = {node for call in network.calls if call.path == name for node in call.made}
-    return [k for k, node in enumerate(trace.nodes) if trace.names[node] == name or node in made]
+    made = {position for call in network.operations.calls if call.path == name for position in call.made}
+    named = {position for position, node in enumerate(network.operations.nodes) if node == name}
+    return sorted(made | named)
 
 
 def _near(network: CutNetwork, position: int) -> str:
     """Return the names of the last cut of the innermost module around an operation, and of the cut before it."""
     cuts = [cut for cut in network.cuts if cut.can_be_stitched]
-    around = [_inside(network, call) for call in network.calls if network.trace.nodes[position] in call.made]
+    around = [_inside(network, call) for call in network.operations.calls if position in call.made]
     block = next((inside[-1:] for inside in around if inside), [])
     after = block or [cut for cut in cuts if cut.position >= position][:1]
     before = [cut for cut in cuts if cut.position < position][-1:]

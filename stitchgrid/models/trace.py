@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,17 +11,7 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer, _set_default_tracer_kwargs
 
 from stitchgrid.errors import InputError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call of a module while the network was traced."""
-
-    path: str
-    type: type[nn.Module]
-    is_leaf: bool  # its inside was not traced
-    made: frozenset[fx.Node]  # what was made between its begin and its end
-    output: fx.Node | None  # what it returned, where that is one value
+from stitchgrid.models.cuts import Call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +43,26 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
         self.records.append((self.path_of_module(m), m, begin, len(self.node_to_qualname), value))
         return value
 
-    def calls(self) -> tuple[Call, ...]:
-        """Return the calls noted so far, in order of their end."""
+    def calls(self, kept: tuple[fx.Node, ...], successors: dict[fx.Node, fx.Node]) -> tuple[Call, ...]:
+        """Return the calls noted so far, in order of their end, in terms of the operations that are kept."""
         nodes = list(self.node_to_qualname)
-        return tuple(
-            Call(
-                path=path,
-                type=type(module),
-                is_leaf=self.is_leaf_module(module, path),
-                made=frozenset(nodes[begin:end]),
-                output=value.node if isinstance(value, fx.Proxy) else None,
+        positions = {node: k for k, node in enumerate(kept)}
+        found = []
+        for path, module, begin, end, value in self.records:
+            made = set(nodes[begin:end])
+            output = value.node if isinstance(value, fx.Proxy) else None
+            while output is not None and (successor := successors.get(output)) in made:
+                output = successor  # what its output had become by its end
+            found.append(
+                Call(
+                    path=path,
+                    type=type(module),
+                    is_leaf=self.is_leaf_module(module, path),
+                    made=frozenset(positions[node] for node in made if node in positions),
+                    output=positions.get(output) if output is not None and output in made else None,
+                )
             )
-            for path, module, begin, end, value in self.records
-        )
+        return tuple(found)
 
 
 def trace_network(module: nn.Module) -> Trace:
@@ -91,22 +88,22 @@ def trace_network(module: nn.Module) -> Trace:
     names = {node: tracer.node_to_qualname.get(node, node.name) for node in graph.nodes}
     successors = _undo_in_place(graph, name)
     _let_views_copy(graph)
-    calls = tuple(_with_final_output(call, successors) for call in tracer.calls())
-    return _pruned(graph, name, names, calls, targets)
+    nodes = _needed(graph, name)
+    return Trace(
+        nodes=nodes,
+        input=nodes[0],
+        output=_output(graph),
+        dependent=_dependent(nodes),
+        names={node: names[node] for node in nodes},
+        calls=tracer.calls(nodes, successors),
+        targets=targets,
+    )
 
 
 def _defaults(module: nn.Module) -> dict[str, Any]:
     """Return the default values of forward's further arguments: the network is called with its input alone."""
     parameters = list(inspect.signature(module.forward).parameters.values())[1:]
     return {p.name: p.default for p in parameters if p.default is not p.empty}
-
-
-def _with_final_output(call: Call, successors: dict[fx.Node, fx.Node]) -> Call:
-    """Return the call with the value that its output had become by its end."""
-    output = call.output
-    while output is not None and (successor := successors.get(output)) in call.made:
-        output = successor
-    return replace(call, output=output)
 
 
 def _target(module: nn.Module, node: fx.Node) -> Any:
@@ -116,30 +113,27 @@ def _target(module: nn.Module, node: fx.Node) -> Any:
     return value
 
 
-def _pruned(
-    graph: fx.Graph, name: str, names: dict[fx.Node, str], calls: tuple[Call, ...], targets: dict[str, Any]
-) -> Trace:
-    first = next(node for node in graph.nodes if node.op == "placeholder")
-    last = next(node for node in graph.nodes if node.op == "output")
-    output = last.args[0]
+def _output(graph: fx.Graph) -> fx.Node:
+    output = next(node for node in graph.nodes if node.op == "output").args[0]
     assert isinstance(output, fx.Node), output
-    needed = ancestors([output])
+    return output
+
+
+def _needed(graph: fx.Graph, name: str) -> tuple[fx.Node, ...]:
+    """Return the nodes that the output is made of, the input first."""
+    needed = ancestors([_output(graph)])
     nodes = tuple(node for node in graph.nodes if node in needed)
-    dependent = {first}
+    if not nodes or nodes[0].op != "placeholder":
+        raise InputError(f"the output of {name} does not depend on its input.")
+    return nodes
+
+
+def _dependent(nodes: tuple[fx.Node, ...]) -> frozenset[fx.Node]:
+    dependent = {nodes[0]}
     for node in nodes:
         if dependent.intersection(node.all_input_nodes):
             dependent.add(node)
-    if first not in needed:
-        raise InputError(f"the output of {name} does not depend on its input.")
-    return Trace(
-        nodes=nodes,
-        input=first,
-        output=output,
-        dependent=frozenset(dependent),
-        names={node: names[node] for node in nodes},
-        calls=calls,
-        targets=targets,
-    )
+    return frozenset(dependent)
 
 
 def ancestors(nodes: list[fx.Node], stop: fx.Node | None = None) -> set[fx.Node]:

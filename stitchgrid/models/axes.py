@@ -1,0 +1,193 @@
+"""The algebra of axes: what each axis of a tensor stands for, and what becomes of it.
+
+Shapes alone do not tell: a map may be (N,C,H,W) or, in Swin, (N,H,W,C), windows of tokens have four axes too, and one
+token more than a grid holds may or may not be a class token. So axes are followed from the images on (`follow.py`), and
+what cannot be followed is unknown, never guessed.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factor:
+    """A share of one letter: N images, C features, H rows, W columns, ? unknown.
+
+    An axis of 56 rows in windows of 7 splits into (H, 8, stride 7) and (H, 7, stride 1).
+    """
+
+    letter: str
+    size: int
+    stride: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One axis of a tensor: its factors from the slowest to the fastest, none where its size is 1."""
+
+    factors: tuple[Factor, ...] = ()
+    num_prefix: int = 0  # entries before them that are made of parameters alone: class and register tokens
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return self.num_prefix + prod(factor.size for factor in self.factors)
+
+    @property
+    def letters(self) -> str:
+        """The letters of the factors, each once."""
+        return "".join(dict.fromkeys(factor.letter for factor in self.factors))
+
+    def is_only(self, letter: str) -> bool:
+        """Return whether it holds nothing but one letter, or nothing at all."""
+        return self.letters in {letter, ""} and not self.num_prefix
+
+
+Axes = tuple[Axis, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How one image's activation is read."""
+
+    axes: str  # NCHW | NHWC | NTD | NDT | ND
+    num_prefix: int = 0  # tokens before the grid
+    grid: tuple[int, int] | None = None  # height and width
+
+
+def fresh(shape: Sequence[int], letters: Iterable[str]) -> Axes:
+    """Return undivided axes of these sizes and letters."""
+    return tuple(
+        Axis(factors=(Factor(letter=letter, size=size),) if size > 1 else ())
+        for letter, size in zip(letters, shape, strict=True)
+    )
+
+
+def read(axes: Axes | None) -> Reading | None:
+    """Return how a tensor with these axes is read, None where it has no rows of features.
+
+    >>> read(fresh((2, 14, 14, 96), "NHWC"))
+    Reading(axes='NHWC', num_prefix=0, grid=(14, 14))
+    """
+    if not axes or not axes[0].is_only("N"):
+        return None
+    if len(axes) == 2:
+        return Reading(axes="ND")
+    if len(axes) == 4:
+        for word in ("NCHW", "NHWC"):
+            if all(axis.is_only(letter) for axis, letter in zip(axes, word, strict=True)):
+                return Reading(axes=word, grid=(axes[word.index("H")].size, axes[word.index("W")].size))
+    if len(axes) == 3:
+        for word in ("NTD", "NDT"):
+            tokens, features = axes[word.index("T")], axes[word.index("D")]
+            if features.is_only("C") and "C" not in tokens.letters:
+                return Reading(axes=word, num_prefix=tokens.num_prefix, grid=_grid(tokens))
+    return None
+
+
+def _grid(tokens: Axis) -> tuple[int, int] | None:
+    """Return height and width of the tokens after the prefix, where they are a grid row by row."""
+    pairs = zip(tokens.factors, tokens.factors[1:], strict=False)
+    in_order = all(a.letter != b.letter or a.stride == b.stride * b.size for a, b in pairs)
+    if tokens.letters not in {"HW", "H", "W"} or not in_order:
+        return None
+    height, width = (prod(f.size for f in tokens.factors if f.letter == letter) for letter in "HW")
+    return height, width
+
+
+def reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
+    """Return axes split and merged to another shape of as many entries; None where a size cuts across a factor.
+
+    >>> windows = reshaped(fresh((2, 3, 8, 8), "NCHW"), (2, 3, 4, 2, 4, 2))
+    >>> [axis.letters for axis in windows]
+    ['N', 'C', 'H', 'H', 'W', 'W']
+    """
+    waiting = [part for axis in axes for part in ([axis] if axis.num_prefix else _apart(axis))]
+    made = []
+    for size in shape:
+        parts: list[Axis] = []
+        while (left := size // prod(part.size for part in parts)) > 1:
+            if not waiting or size % prod(part.size for part in parts):
+                return None
+            part = waiting.pop(0)
+            if part.size > left:
+                halves = _halves(part, left)
+                if halves is None:
+                    return None
+                part, rest = halves
+                waiting.insert(0, rest)
+            parts.append(part)
+        if prod(part.size for part in parts) != size or any(part.num_prefix for part in parts[1:]):
+            return None
+        num_prefix = parts[0].num_prefix if parts else 0
+        if num_prefix and len(parts) > 1:
+            return None
+        made.append(Axis(factors=tuple(factor for part in parts for factor in part.factors), num_prefix=num_prefix))
+    return None if waiting else tuple(made)
+
+
+def _apart(axis: Axis) -> list[Axis]:
+    return [Axis(factors=(factor,)) for factor in axis.factors]
+
+
+def _halves(axis: Axis, size: int) -> tuple[Axis, Axis] | None:
+    """Return an axis of one factor in two, the first of `size` entries; None where that does not divide it."""
+    if axis.num_prefix or axis.size % size:
+        return None
+    (factor,) = axis.factors
+    minor = factor.size // size
+    slow = replace(factor, size=size, stride=factor.stride * minor)
+    return Axis(factors=(slow,)), Axis(factors=(replace(factor, size=minor),))
+
+
+def permuted(axes: Axes, order: Sequence[int]) -> Axes | None:
+    """Return axes in another order, None where it is none."""
+    places = [position % len(axes) for position in order]
+    return tuple(axes[place] for place in places) if sorted(places) == list(range(len(axes))) else None
+
+
+def resized(axes: Axes, shape: Sequence[int]) -> Axes | None:
+    """Return axes of the same letters and other sizes, None where their number changes."""
+    return tuple(map(_resize, axes, shape)) if len(axes) == len(shape) else None
+
+
+def _resize(axis: Axis, size: int) -> Axis:
+    if axis.size == size:
+        return axis
+    letter = axis.letters if len(axis.letters) == 1 and not axis.num_prefix else "?"
+    return fresh((size,), letter)[0]
+
+
+def sliced(axis: Axis, key: slice, size: int) -> Axis:
+    """Return what a slice of `size` entries leaves of an axis; tokens before a grid can be left out."""
+    first = key.start or 0
+    whole = key.step in {None, 1} and key.stop is None
+    if axis.num_prefix and whole and 0 <= first <= axis.num_prefix:
+        return replace(axis, num_prefix=axis.num_prefix - first)
+    return _resize(axis, size)
+
+
+def scaled(axes: Axes, shape: Sequence[int]) -> Axes | None:
+    """Return the axes of a map made coarser, or finer, by one factor along height and width; else None."""
+    was = read(axes)
+    if was is None or was.grid is None or len(shape) != 4:
+        return None
+    height, width = was.grid
+    new_height, new_width = shape[was.axes.index("H")], shape[was.axes.index("W")]
+    coarser, finer = max(1, round(height / new_height)), max(1, round(new_height / height))
+    if (-(-height // coarser) * finer, -(-width // coarser) * finer) != (new_height, new_width):
+        return None
+    return fresh(shape, was.axes)
+
+
+def joined(axes: Axes, at: int, more: int, *, in_front: bool) -> Axes:
+    """Return axes with `more` entries joined to the one at `at`: of features, or constant tokens in front of a grid."""
+    made = list(axes)
+    if axes[at].is_only("C"):
+        made[at] = fresh((axes[at].size + more,), "C")[0]
+    elif in_front:
+        made[at] = replace(axes[at], num_prefix=axes[at].num_prefix + more)
+    else:
+        made[at] = fresh((axes[at].size + more,), "?")[0]
+    return tuple(made)
