@@ -265,9 +265,9 @@ def test_rows_say_what_they_were_made_of(zoo):
         if (cell := every_cell(sweep)[row.cell_id])
     }
     described = {key: (row.num_fit, row.num_eval, row.num_rows, row.alignment, row.flags) for key, row in rows.items()}
-    assert described["direct", 0, 0] == (60, 90, 900, "map_to_tokens+bilinear", ("subsampled", "undefined"))
-    assert described["direct", 1, 0] == (60, 90, 900, "map_to_tokens+bilinear", ("undefined",))
-    assert described["direct", 0, 3] == (60, 90, 90, "pool", ("undefined",))
+    assert described["direct", 0, 0] == (60, 90, 900, "map_to_tokens+cls_pool+bilinear", ("subsampled", "undefined"))
+    assert described["direct", 1, 0] == (60, 90, 900, "map_to_tokens+cls_pool+bilinear", ("undefined",))
+    assert described["direct", 0, 3] == (60, 90, 90, "mean", ("undefined",))
     assert described["direct", 3, 0] == (60, 90, 900, "broadcast", ("undefined",))
     assert described["cka", 0, 0] == (None, 90, 90, "flattened", ())
     assert described["pwcca", 0, 0] == (None, 90, 90, "pooled", ())

@@ -10,6 +10,7 @@ from stitchgrid.engine.gather import (
     GramGatherer,
     MomentGatherer,
     SpaceKey,
+    TargetRows,
     gatherers_by_count,
     gram_groups,
     index_space,
@@ -53,8 +54,9 @@ class Evaluation:
 
     def _space(self, cell: Cell) -> SpaceKey:
         source, target = self.work.layer(cell.source_key), self.work.layer(cell.target_key)
-        stitched = MATCHERS[self._kind(cell)].family == "stitcher"
-        return layout_of(target) if stitched else index_space(source, target)
+        if MATCHERS[self._kind(cell)].family == "stitcher":
+            return TargetRows(layout=layout_of(target), rules=self.work.rules(cell))
+        return index_space(source, target)
 
     def _gatherers(self) -> dict[int, MomentGatherer]:
         cells = [*(stitch.cell for stitch in self.stitches), *self.moment_cells]

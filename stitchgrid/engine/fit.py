@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from stitchgrid.engine.gather import gatherers_by_count
+from stitchgrid.engine.gather import TargetRows, gatherers_by_count
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches, by_network
@@ -45,10 +45,13 @@ def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], sti
     """Fit every least-squares cell, and note how low the targets of all stitched cells reach on their fit images."""
     counts = {cell.cell_id: ledger[cell].num_fit or 0 for cell in stitched}
     found = ClosedForm(minima=Minima(work, {(cell.target_key, counts[cell.cell_id]): None for cell in stitched}))
-    layouts = {cell.target_key: layout_of(work.layer(cell.target_key)) for cell in closed}
+    spaces = {
+        cell.cell_id: TargetRows(layout=layout_of(work.layer(cell.target_key)), rules=work.rules(cell))
+        for cell in closed
+    }
     gatherers = gatherers_by_count(
         work,
-        ((counts[cell.cell_id], layouts[cell.target_key], cell.source_key, cell.target_key) for cell in closed),
+        ((counts[cell.cell_id], spaces[cell.cell_id], cell.source_key, cell.target_key) for cell in closed),
     )
     num_seen = max(gatherers, default=0)
     wanted = by_network([*(cell.target_key for cell in stitched), *(cell.source_key for cell in closed)])
@@ -62,8 +65,8 @@ def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], sti
     for cell in closed:
         with ledger.failing([cell]):
             gatherer = gatherers[counts[cell.cell_id]]
-            moments = gatherer.pair(layouts[cell.target_key], cell.source_key, cell.target_key)
+            moments = gatherer.pair(spaces[cell.cell_id], cell.source_key, cell.target_key)
             fit = fit_direct(moments, rcond=work.sweep.matchers[cell.matcher].values["rcond"])
             found.fits[cell.cell_id] = fit
-            found.stitches.append(Stitch(cell=cell, map=fit.stitch))
+            found.stitches.append(Stitch(cell=cell, map=fit.stitch, rules=spaces[cell.cell_id].rules))
     return found

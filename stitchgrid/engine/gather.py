@@ -1,33 +1,54 @@
 """What is gathered while images pass: second moments per row space, Gram matrices per layer."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
-from stitchgrid.matchers.alignment import Layout, index_shaping, lay, layout_of, num_tokens, pooled, rows_of
+from stitchgrid.matchers.alignment import (
+    DEFAULT_RULES,
+    Layout,
+    Rules,
+    index_shaping,
+    lay,
+    layout_of,
+    num_tokens,
+    pooled,
+    rows_of,
+)
 from stitchgrid.matchers.indices.cka import centred_gram
 from stitchgrid.moments import MomentSums, PairMoments
 from stitchgrid.records import Layer
 
 CHUNK_BYTES = 128 << 20  # of float64 rows multiplied at a time
 
-#: The rows two layers share: those of a target's layout, one pooled row an image, or tokens of equally long sequences.
-SpaceKey = Layout | str
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetRows:
+    """The rows of a target's layout, and how sources are laid on them."""
+
+    layout: Layout
+    rules: Rules = DEFAULT_RULES
+
+
+#: The rows two layers share: a target's, one pooled row an image, or tokens of equally long sequences.
+SpaceKey = TargetRows | str
 
 
 def index_space(source: Layer, target: Layer) -> SpaceKey:
     """Return the row space in which CCA and Procrustes compare two layers."""
     if index_shaping(source, target) == "pooled":
         return "pooled"
-    return layout_of(target) if layout_of(source) == layout_of(target) else f"tokens:{num_tokens(target)}"
+    same = layout_of(source) == layout_of(target)
+    return TargetRows(layout=layout_of(target)) if same else f"tokens:{num_tokens(target)}"
 
 
 def space_rows(a: Tensor, layer: Layer, space: SpaceKey) -> Tensor:
     """Return a batch of activations as (N, rows, D) of a row space."""
-    if isinstance(space, Layout):
-        return lay(a, layer, space)
+    if isinstance(space, TargetRows):
+        return lay(a, layer, space.layout, space.rules)
     return pooled(a, layer).unsqueeze(1) if space == "pooled" else rows_of(a, layer)
 
 
@@ -65,8 +86,8 @@ class MomentGatherer:
                 )
 
     def _rows_per_image(self, space: SpaceKey) -> int:
-        if isinstance(space, Layout):
-            return space.num_rows
+        if isinstance(space, TargetRows):
+            return space.layout.num_rows
         return 1 if space == "pooled" else num_tokens(self.work.layer(self.targets[space][0]))
 
     def _rows(self, batch: Batch, key: LayerKey, part: slice, space: SpaceKey) -> Tensor:

@@ -8,7 +8,7 @@ from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.train import train_task_loss
 from stitchgrid.engine.workspace import Workspace
-from stitchgrid.matchers.alignment import alignment_name, index_shaping, is_subsampled, layout_of
+from stitchgrid.matchers.alignment import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher
 from stitchgrid.plan import images_of
 from stitchgrid.records import Cell, Row, Shard
@@ -63,8 +63,11 @@ def _describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
     if matcher.family == "stitcher":
         entry.num_fit = num_fit
         entry.num_rows = num_eval * layout_of(target).num_rows
-        entry.alignment = alignment_name(source, target)
-        if is_subsampled(source, target):
+        rules = work.rules(cell)
+        entry.alignment = alignment_name(source, target, rules)
+        if is_subsampled(source, target, rules):
             entry.flags.add("subsampled")
+        if is_upsampled(source, target):
+            entry.flags.add("upsampled")
     else:
         entry.alignment = "flattened" if matcher.gram else index_shaping(source, target)

@@ -11,22 +11,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from stitchgrid.engine.workspace import Batch, Workspace
-from stitchgrid.matchers.alignment import install, lay, layout_of, resize_rows, rows_of
+from stitchgrid.matchers.alignment import DEFAULT_RULES, Rules, install, lay, layout_of, resize_rows, rows_of
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.records import Cell, Layer
 
 STACK_IMAGES = 1024  # images of all stitched networks that go through a tail together
 
 
-def stitch_rows(stitch: AffineMap, a: Tensor, source: Layer, target: Layer) -> Tensor:
+def stitch_rows(stitch: AffineMap, a: Tensor, source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> Tensor:
     """Return T(A) on the target's rows, (N, P, E).
 
-    An affine map commutes with resizing, so it is applied on whichever side has fewer rows.
+    An affine map commutes with resizing, so it is applied on whichever side has fewer rows; not with dropping tokens.
     """
     ours, theirs = layout_of(source), layout_of(target)
-    if ours.num_rows < theirs.num_rows:
-        return resize_rows(stitch(rows_of(a, source)), ours, theirs)
-    return stitch(lay(a, source, theirs))
+    commutes = rules.cls != "drop" or not theirs.num_prefix
+    if ours.num_rows < theirs.num_rows and commutes:
+        return resize_rows(stitch(rows_of(a, source)), ours, theirs, rules)
+    return stitch(lay(a, source, theirs, rules))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class Stitch:
 
     cell: Cell
     map: AffineMap
+    rules: Rules
 
 
 @dataclass(kw_only=True)
@@ -101,6 +103,7 @@ class TailEvaluation:
                         batch.activations[s.cell.source_key].float(),
                         self.work.layer(s.cell.source_key),
                         self.layer,
+                        s.rules,
                     )
                     for s in self.stitches[part]
                 ]

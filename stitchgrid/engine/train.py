@@ -4,6 +4,7 @@ Shape suffixes: S stitched networks, N images, K classes.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import STACK_IMAGES, Stitch, stitch_rows
 from stitchgrid.engine.workspace import LayerKey, Workspace, by_network, forward
-from stitchgrid.matchers.alignment import install
+from stitchgrid.matchers.alignment import Rules, install
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.matchers.stitchers.task_loss import initial_map, stacked_task_loss
 from stitchgrid.preprocess import augment_crop4_flip
@@ -35,7 +36,8 @@ def train_task_loss(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> l
     spec, num_images = work.sweep.matchers[cells[0].matcher], ledger[cells[0]].num_fit or 0
     params = spec.values
     maps = [_parameters(work, cell) for cell in cells]
-    stitches = [Stitch(cell=cell, map=initial) for cell, initial in zip(cells, maps, strict=True)]
+    rules = Rules.of(params)
+    stitches = [Stitch(cell=cell, map=initial, rules=rules) for cell, initial in zip(cells, maps, strict=True)]
     tensors = [tensor for stitch in stitches for tensor in (stitch.map.weight_DE, stitch.map.bias_E)]
     adam = torch.optim.Adam(tensors, lr=params["lr"], weight_decay=params["weight_decay"], foreach=True)
     reader = SourceReader(
@@ -51,7 +53,7 @@ def train_task_loss(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> l
                     with ledger.failing(sound):
                         _backward(work, target, group, activations, labels_N)
             adam.step()
-    return [Stitch(cell=s.cell, map=s.map.double()) for s in stitches if ledger[s.cell].error is None]
+    return [replace(s, map=s.map.double()) for s in stitches if ledger[s.cell].error is None]
 
 
 def _parameters(work: Workspace, cell: Cell) -> AffineMap:
@@ -74,7 +76,8 @@ def _backward(
         stack = group[start : start + per_stack]
         with torch.enable_grad(), work.precision():
             rows = [
-                stitch_rows(s.map, activations[s.cell.source_key], work.layer(s.cell.source_key), layer) for s in stack
+                stitch_rows(s.map, activations[s.cell.source_key], work.layer(s.cell.source_key), layer, s.rules)
+                for s in stack
             ]
             logits = tail(install(torch.cat(rows), layer))
             loss = stacked_task_loss(logits.unflatten(0, (len(stack), len(labels_N))), labels_N)

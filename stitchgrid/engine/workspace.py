@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from stitchgrid.datasets import Images, Split
+from stitchgrid.matchers.alignment import Rules
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.preprocess import apply_preprocess
-from stitchgrid.records import Layer, Preprocess, Sweep
+from stitchgrid.records import Cell, Layer, Preprocess, Sweep
 
 LayerKey = tuple[int, int]  # (position of the network in the sweep, position of the layer in the network)
 Pixels = Tensor | list[Tensor]  # uint8 (N, 3, H, W), or one (3, H, W) per image where sizes differ
@@ -37,6 +38,10 @@ class Workspace:
     def layer(self, key: LayerKey) -> Layer:
         """Return the record of a layer."""
         return self.sweep.networks[key[0]].layers[key[1]]
+
+    def rules(self, cell: Cell) -> Rules:
+        """Return how a stitcher lays its source on its target."""
+        return Rules.of(self.sweep.matchers[cell.matcher].values)
 
     @contextmanager
     def precision(self) -> Iterator[None]:

@@ -1,18 +1,13 @@
 """Laying the representation of one layer on the positions of another, and how rows are shaped for the indices.
 
-A representation is split into *prefix* tokens (CLS, registers) and *positions* (of a map, or patch tokens).
-
-| source -> target | rule |
-|---|---|
-| map or tokens -> map, tokens | positions resized bilinearly (align_corners off, no antialiasing) to that grid |
-| anything -> prefix tokens | the source's own prefix token of that index, else the source's mean over positions |
-| map or tokens -> vector | mean over positions |
-| vector -> map or tokens | the same vector at every position |
+A representation is split into *prefix* tokens (class and register tokens) and *positions* (of a map, or patch tokens);
+a vector is one position. README has the table of rules with their formulas; `alignment_name` names the one used.
 
 Shape suffixes: N images, P positions, K prefix tokens, D features.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +15,26 @@ from torch.nn import functional
 
 from stitchgrid.records import Layer
 
-SUBSAMPLED_FROM = 3  # a reduction by this factor reads only some of the source's positions
+SUBSAMPLED_FROM = 3  # a bilinear reduction by this factor reads only some of the source's positions
+UPSAMPLED_ABOVE = 16  # times a side: the target's neighbours then share their source
+_MODES = {"bilinear": "bilinear", "area": "area", "nearest": "nearest-exact"}  # of torch's interpolate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Which rule is taken where there is a choice; parameters of every stitcher."""
+
+    resize: str = "bilinear"  # bilinear | area | nearest, where grids differ
+    cls: str = "copy"  # copy | pool | drop: what the target's prefix tokens are made of
+    pool: str = "mean"  # mean | cls: what a vector is made of
+
+    @classmethod
+    def of(cls, params: dict[str, Any]) -> "Rules":
+        """Return the rules among a stitcher's parameters."""
+        return cls(resize=params["resize"], cls=params["cls"], pool=params["pool"])
+
+
+DEFAULT_RULES = Rules()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,29 +64,53 @@ def num_tokens(layer: Layer) -> int:
     return layer.shape[layer.axes.index("T") - 1]
 
 
-def alignment_name(source: Layer, target: Layer) -> str:
-    """Return the name of the rule that lays `source` on `target`, as the `alignment` column shows it."""
+def alignment_name(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> str:
+    """Return the name of what is done to lay `source` on `target`, as the `alignment` column shows it.
+
+    Steps are joined by `+`; `identity` where rows stay what they are.
+    """
     ours, theirs = layout_of(source), layout_of(target)
-    if ours == theirs and source.kind == target.kind:
-        return "identity"
-    if theirs.grid is None:
-        return "pool"
-    if ours.grid is None:
-        return "broadcast"
-    steps = [] if source.kind == target.kind else [f"{source.kind}_to_{target.kind}"]
-    if source.kind == target.kind and ours.num_prefix != theirs.num_prefix:
-        steps.append("prefix")
-    if ours.grid != theirs.grid:
-        steps.append("bilinear")
-    return "+".join(steps)
+    steps = [f"{source.kind}_to_{target.kind}"] if {source.kind, target.kind} == {"map", "tokens"} else []
+    if theirs.grid is None and ours.grid is not None:
+        return "cls" if rules.pool == "cls" and ours.num_prefix else "mean"
+    if theirs.num_prefix:
+        steps += _prefix_steps(ours, theirs, rules)
+    elif ours.num_prefix:
+        steps.append("cls_left_out")
+    if ours.grid is None and theirs.grid is not None:
+        steps.append("broadcast")
+    elif ours.grid != theirs.grid:
+        steps.append(rules.resize)
+    return "+".join(steps) or "identity"
 
 
-def is_subsampled(source: Layer, target: Layer) -> bool:
+def _prefix_steps(ours: Layout, theirs: Layout, rules: Rules) -> list[str]:
+    if rules.cls == "drop":
+        return ["cls_drop"]
+    if rules.cls == "pool" or not ours.num_prefix:
+        return ["cls_pool"]
+    if ours.num_prefix < theirs.num_prefix:
+        return ["cls_copy_pool"]
+    return [] if ours.num_prefix == theirs.num_prefix else ["cls_left_out"]
+
+
+def is_subsampled(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> bool:
     """Return whether resizing reads only some of the source's positions."""
-    ours, theirs = layout_of(source).grid, layout_of(target).grid
-    if ours is None or theirs is None:
-        return False
-    return any(a >= SUBSAMPLED_FROM * b for a, b in zip(ours, theirs, strict=True))
+    reductions = [ours / theirs for ours, theirs in _sides(source, target)]
+    if rules.resize == "nearest":
+        return any(reduction > 1 for reduction in reductions)
+    return rules.resize == "bilinear" and any(reduction >= SUBSAMPLED_FROM for reduction in reductions)
+
+
+def is_upsampled(source: Layer, target: Layer) -> bool:
+    """Return whether a side of the source's grid is blown up more than 16-fold; a vector has a grid of one."""
+    return any(theirs > UPSAMPLED_ABOVE * ours for ours, theirs in _sides(source, target))
+
+
+def _sides(source: Layer, target: Layer) -> list[tuple[int, int]]:
+    """Return (source, target) sizes of both sides of the grids; none where the target is a vector."""
+    ours, theirs = layout_of(source).grid or (1, 1), layout_of(target).grid
+    return [] if theirs is None else list(zip(ours, theirs, strict=True))
 
 
 def index_shaping(source: Layer, target: Layer) -> str:
@@ -100,29 +138,41 @@ def pooled(a: Tensor, layer: Layer) -> Tensor:
     return rows_of(a, layer)[:, layer.num_prefix :].mean(1)
 
 
-def lay(a: Tensor, source: Layer, target: Layout) -> Tensor:
+def lay(a: Tensor, source: Layer, target: Layout, rules: Rules = DEFAULT_RULES) -> Tensor:
     """Return activations of `source` laid on the target's rows: (N, target.num_rows, D)."""
-    rows_NPD = rows_of(a, source)
-    if layout_of(source) == target:
+    return resize_rows(rows_of(a, source), layout_of(source), target, rules)
+
+
+def resize_rows(rows_NPD: Tensor, source: Layout, target: Layout, rules: Rules = DEFAULT_RULES) -> Tensor:
+    """Return rows of one layout laid on another.
+
+    The operation is linear and, but for dropped prefix tokens, its weights sum to one: it commutes with affine maps.
+    """
+    keeps_prefix = rules.cls == "copy" or not target.num_prefix
+    if source == target and keeps_prefix:
         return rows_NPD
-    return resize_rows(rows_NPD, layout_of(source), target)
-
-
-def resize_rows(rows_NPD: Tensor, source: Layout, target: Layout) -> Tensor:
-    """Return rows of one layout laid on another; linear, and its weights sum to one, so it commutes with T."""
     prefix_NKD, positions_NPD = rows_NPD[:, : source.num_prefix], rows_NPD[:, source.num_prefix :]
-    mean_N1D = positions_NPD.mean(1, keepdim=True)
     if target.grid is None:
-        return mean_N1D
+        takes_cls = rules.pool == "cls" and source.num_prefix
+        return prefix_NKD[:, :1] if takes_cls else positions_NPD.mean(1, keepdim=True)
+    prefix_NKD = _prefix(prefix_NKD, positions_NPD, target.num_prefix, rules.cls)
     if source.grid is None:
-        return mean_N1D.expand(-1, target.num_rows, -1)
-    if source.grid != target.grid:
+        positions_NPD = positions_NPD.expand(-1, target.grid[0] * target.grid[1], -1)
+    elif source.grid != target.grid:
         map_NDHW = positions_NPD.mT.reshape(len(rows_NPD), -1, *source.grid)
-        resized = functional.interpolate(map_NDHW, size=target.grid, mode="bilinear", align_corners=False)
+        corners = {"align_corners": False} if rules.resize == "bilinear" else {}
+        resized = functional.interpolate(map_NDHW, size=target.grid, mode=_MODES[rules.resize], **corners)
         positions_NPD = resized.flatten(2).mT
-    missing = max(target.num_prefix - source.num_prefix, 0)
-    kept = prefix_NKD[:, : target.num_prefix]
-    return torch.cat([kept, *[mean_N1D] * missing, positions_NPD], dim=1)
+    return torch.cat([prefix_NKD, positions_NPD], dim=1)
+
+
+def _prefix(prefix_NKD: Tensor, positions_NPD: Tensor, num: int, rule: str) -> Tensor:
+    """Return `num` prefix tokens made of a source's own and its positions."""
+    if rule == "drop":
+        return positions_NPD.new_zeros(len(positions_NPD), num, positions_NPD.shape[2])
+    kept = prefix_NKD[:, : num if rule == "copy" else 0]
+    missing = positions_NPD.mean(1, keepdim=True).expand(-1, num - kept.shape[1], -1)
+    return torch.cat([kept, missing], dim=1)
 
 
 def install(rows_NPE: Tensor, target: Layer) -> Tensor:

@@ -23,13 +23,21 @@ class NoParams(Params):
     """A kind without parameters."""
 
 
-class DirectParams(Params):
+class StitcherParams(Params):
+    """How a source is laid on a target of another shape; README has the table of rules."""
+
+    resize: Literal["bilinear", "area", "nearest"] = "bilinear"
+    cls: Literal["copy", "pool", "drop"] = "copy"
+    pool: Literal["mean", "cls"] = "mean"
+
+
+class DirectParams(StitcherParams):
     """Least squares."""
 
     rcond: Annotated[float, Field(gt=0, lt=1)] = 1e-12  # eigenvalues of cov(A) below rcond * largest are dropped
 
 
-class TaskLossParams(Params):
+class TaskLossParams(StitcherParams):
     """Cross-entropy on the labels; defaults are those of Balogh & Jelasity (2025), but for the augmentation."""
 
     epochs: Annotated[int, Field(ge=1)] = 30
