@@ -122,6 +122,7 @@ class Network:
     layers: tuple[Layer, ...]  # the selected ones, in order of execution
     num_cuts: int
     num_classes: int
+    is_labelled: bool = True  # whether its classes are those of the images
     num_parameters: int
     input_shape: tuple[int, int, int]  # (C, H, W) after preprocessing
     flops: float  # one forward pass of one image

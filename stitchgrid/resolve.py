@@ -1,6 +1,6 @@
 """Job -> sweep: networks are built once, cut and hashed, images are drawn; every problem is named at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -104,6 +104,7 @@ def resolve(
         networks.append(network)
         if to_train is not None:
             untrained.append(to_train)
+    problems += problems_of_labels(job, networks, images.num_classes)
     if problems:
         raise JobFileError(f"job {job.name!r} cannot run:", problems)
     return Resolution(
@@ -154,11 +155,6 @@ def _resolve_network(
     state = load_state(artefacts.read_artefact("network", key)) if key is not None and trained else None
     module = make_network(spec) if key is not None and not trained else build_network(spec, state=state)
     cut = cut_network(module, input_shape(preprocess, images))
-    if images.num_classes > cut.num_classes:
-        raise InputError(
-            f"the images have {images.num_classes} classes, but the network's head has {cut.num_classes}; "
-            f"give it num_classes = {images.num_classes} in args, or other images."
-        )
     weights = state_digest(module)
     network = Network(
         spec=spec,
@@ -169,6 +165,7 @@ def _resolve_network(
         layers=tuple(chosen.layer for chosen in select_layers(cut, spec.layers)),
         num_cuts=len(cut.cuts),
         num_classes=cut.num_classes,
+        is_labelled=cut.num_classes == images.num_classes,
         num_parameters=sum(parameter.numel() for parameter in module.parameters()),
         input_shape=cut.input_shape,
         flops=cut.flops,
@@ -179,6 +176,36 @@ def _resolve_network(
     # A step costs a forward pass and about twice that backward.
     flops = 3 * cut.flops * images.fit.num * spec.recipe.epochs
     return network, TrainNetwork(unit_id=key, spec=replace(spec, preprocess=preprocess), data=data, flops=flops)
+
+
+def problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) -> list[str]:
+    """Return what forbids stitching into networks whose classes are not those of the images."""
+    specs = job.network_specs()
+    targets = {specs[target].name for _, target in job.pairs()}
+    kinds = {spec.kind: MATCHERS[spec.kind] for spec in job.matcher_specs()}
+    stitchers = [kind for kind, matcher in kinds.items() if matcher.family == "stitcher"]
+    if job.data.labels == "agreement":
+        stitchers = [kind for kind in stitchers if kinds[kind].trained]
+    found = []
+    for network in networks:
+        if network.is_labelled or network.name not in targets or not stitchers:
+            continue
+        problem = (
+            f"model {network.name!r}: the images have {num_classes} classes, the network {network.num_classes}, so "
+            f"that {', '.join(stitchers)} into it cannot be compared with labels; "
+        )
+        if network.spec.weights == "random" or network.spec.recipe:
+            problem += f"give it num_classes = {num_classes} in args, "
+        problem += "or use it as a source alone ([grid] pairs)"
+        found.append(
+            problem
+            + (
+                '; labels = "agreement" does without labels, but not for kinds that are trained on them.'
+                if job.data.labels == "agreement"
+                else ', or set labels = "agreement" in [data], to have its agreement alone reported.'
+            )
+        )
+    return found
 
 
 def network_id(spec: NetworkSpec, preprocess: Preprocess, weights_digest: str) -> str:

@@ -63,12 +63,18 @@ class Worker:
     def _evaluate(self, unit: EvaluateNetwork, sweep: Sweep) -> UnitReport:
         """Measure a network as it is: its accuracy and cross-entropy on the evaluation images."""
         work = self._workspace(sweep)
+        is_labelled = sweep.networks[unit.network].is_labelled
         correct, loss = 0, 0.0
         for batch in batches(work, work.images.eval, {unit.network: []}, stop=sweep.num_eval):
             logits_NK = batch.logits[unit.network].float()
             correct += int((logits_NK.argmax(1) == batch.labels_N).sum())
-            loss += float(cross_entropy(logits_NK.double(), batch.labels_N, reduction="sum"))
-        found = {"accuracy": correct / sweep.num_eval, "loss": loss / sweep.num_eval, "num_eval": sweep.num_eval}
+            if is_labelled:
+                loss += float(cross_entropy(logits_NK.double(), batch.labels_N, reduction="sum"))
+        found = {
+            "accuracy": correct / sweep.num_eval if is_labelled else None,
+            "loss": loss / sweep.num_eval if is_labelled else None,
+            "num_eval": sweep.num_eval,
+        }
         self.store.write_artefact("evaluation", unit.unit_id, json.dumps(found).encode(), suffix=".json")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 

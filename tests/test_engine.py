@@ -268,7 +268,7 @@ def test_rows_say_what_they_were_made_of(zoo):
     assert described["direct", 0, 0] == (60, 90, 900, "map_to_tokens+cls_pool+bilinear", ("subsampled", "undefined"))
     assert described["direct", 1, 0] == (60, 90, 900, "map_to_tokens+cls_pool+bilinear", ("undefined",))
     assert described["direct", 0, 3] == (60, 90, 90, "mean", ("undefined",))
-    assert described["direct", 3, 0] == (60, 90, 900, "broadcast", ("undefined",))
+    assert described["direct", 3, 0] == (60, 90, 900, "cls_pool+broadcast", ("undefined",))
     assert described["cka", 0, 0] == (None, 90, 90, "flattened", ())
     assert described["pwcca", 0, 0] == (None, 90, 90, "pooled", ())
     assert all(row.seconds > 0 for row in rows.values())

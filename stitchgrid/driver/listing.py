@@ -36,7 +36,7 @@ def cell_table(sweep: Sweep, shards: Sequence[Shard]) -> pa.Table:
     return pa.table(columns, schema=CELLS)
 
 
-def model_table(sweep: Sweep, evaluations: Sequence[Mapping[str, float]]) -> pa.Table:
+def model_table(sweep: Sweep, evaluations: Sequence[Mapping[str, float | None]]) -> pa.Table:
     """Return the networks of a sweep, with what was measured of each of them unstitched."""
     networks = sweep.networks
     columns: dict[str, list[object]] = {

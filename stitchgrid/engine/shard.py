@@ -69,5 +69,7 @@ def _describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
             entry.flags.add("subsampled")
         if is_upsampled(source, target):
             entry.flags.add("upsampled")
+        if not sweep.networks[cell.target].is_labelled:
+            entry.flags.add("unlabelled")
     else:
         entry.alignment = "flattened" if matcher.gram else index_shaping(source, target)

@@ -15,6 +15,7 @@ from stitchgrid.matchers.alignment import DEFAULT_RULES, Rules, install, lay, la
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.records import Cell, Layer
 
+OF_LABELS = ("accuracy", "loss", "relative_accuracy", "penalty")  # undefined for classes that are not the images'
 STACK_IMAGES = 1024  # images of all stitched networks that go through a tail together
 
 
@@ -75,6 +76,7 @@ class TailEvaluation:
         self.target = stitches[0].cell.target_key
         self.layer = work.layer(self.target)
         self.tail = work.tail(self.target)
+        self.is_labelled = work.sweep.networks[self.target[0]].is_labelled
         zeros = torch.zeros(len(stitches), dtype=torch.float64, device=work.device)
         self.num_images = 0
         self.correct_S, self.agree_S, self.loss_S = zeros.clone(), zeros.clone(), zeros.clone()
@@ -119,8 +121,9 @@ class TailEvaluation:
         labels_SN = labels_N.expand_as(answers_SN)
         self.correct_S[part] += (answers_SN == labels_SN).sum(1)
         self.agree_S[part] += (answers_SN == predicted_N).sum(1)
-        losses_SN = functional.cross_entropy(logits_SNK.mT, labels_SN, reduction="none")
-        self.loss_S[part] += losses_SN.double().sum(1)
+        if self.is_labelled:
+            losses_SN = functional.cross_entropy(logits_SNK.mT, labels_SN, reduction="none")
+            self.loss_S[part] += losses_SN.double().sum(1)
         self.negative_S[part] -= t_SNPE.clamp(max=0).double().sum((1, 2, 3))
         self.absolute_S[part] += t_SNPE.abs().double().sum((1, 2, 3))
 
@@ -138,5 +141,7 @@ class TailEvaluation:
             "variance_ratio": self.spread.trace() / self.target_spread.trace(),
             "negative_mass": torch.where(self.target_minimum_S >= 0, self.negative_S / self.absolute_S, nan_S),
         }
+        if not self.is_labelled:
+            columns |= dict.fromkeys(OF_LABELS, nan_S)
         table = torch.stack(list(columns.values())).mT.tolist()
         return [dict(zip(columns, values, strict=True)) for values in table]

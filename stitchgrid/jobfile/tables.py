@@ -140,6 +140,7 @@ class DataTable(Table):
     root: str | None = None
     fit: FitTable = FitTable()
     eval: EvalTable = EvalTable()
+    labels: Literal["classes", "agreement"] = "classes"  # agreement: networks may know other classes than the images
     on_bad_image: Literal["error", "skip"] = "error"
     download: bool = False
 

@@ -12,6 +12,7 @@ from torchvision.models.feature_extraction import NodePathTracer, _set_default_t
 
 from stitchgrid.errors import InputError
 from stitchgrid.models.cuts import Call
+from stitchgrid.models.leaves import timm_leaves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +74,9 @@ def trace_network(module: nn.Module) -> Trace:
             undone.
     """
     name = type(module).__name__
-    tracer = _Tracer(**_set_default_tracer_kwargs(None))
     before = set(vars(module))
     try:
-        graph = tracer.trace(module, concrete_args=_defaults(module) or None)
+        tracer, graph = _graph(module)
     except Exception as problem:  # fx stops on user code in many ways
         raise InputError(
             f"{name} cannot be traced by torch.fx ({type(problem).__name__}: {problem}); its forward must not branch "
@@ -98,6 +98,22 @@ def trace_network(module: nn.Module) -> Trace:
         calls=tracer.calls(nodes, successors),
         targets=targets,
     )
+
+
+def _graph(module: nn.Module) -> tuple[_Tracer, fx.Graph]:
+    """Return the graph as fx traces it; a network of timm that fx cannot follow, with timm's own leaves."""
+
+    def traced(**leaves: Any) -> tuple[_Tracer, fx.Graph]:
+        tracer = _Tracer(**_set_default_tracer_kwargs(leaves))
+        return tracer, tracer.trace(module, concrete_args=_defaults(module) or None)
+
+    try:
+        return traced()
+    except Exception:  # fx stops on user code in many ways
+        leaves = timm_leaves(module)
+        if leaves is None:
+            raise
+        return traced(leaf_modules=list(leaves.modules), autowrap_functions=leaves.functions)
 
 
 def _defaults(module: nn.Module) -> dict[str, Any]:
