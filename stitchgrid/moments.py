@@ -8,7 +8,7 @@ Shape suffixes: R rows, X features of all sources side by side, Y features of al
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, pairwise
 
 import torch
@@ -17,27 +17,68 @@ from torch import Tensor
 NOT_FINITE = "look at the network's weights, and at the job's precision"  # what to do about inf and NaN
 
 
+RCOND = 1e-12  # eigenvalues below this share of the largest are rounding, not variance
+
+
+def principal_axes(scatter_DD: Tensor, rcond: float = RCOND) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (K,) and eigenvectors (D, K) of a symmetric scatter matrix, largest first, K its rank.
+
+    A matrix of zeros has rank 0. Least squares and CCA agree on the rank, since both ask here.
+
+    >>> values_K, axes_DK = principal_axes(torch.diag(torch.tensor([4.0, 1.0, 0.0], dtype=torch.float64)))
+    >>> values_K.tolist(), tuple(axes_DK.shape)
+    ([4.0, 1.0], (3, 2))
+    """
+    values_D, axes_DD = torch.linalg.eigh(scatter_DD)
+    keep = (values_D > rcond * values_D[-1]) & (values_D > 0)
+    return values_D[keep].flip(0), axes_DD[:, keep].flip(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One layer's share of the moments of all its pairs; what depends on it alone is computed once."""
+
+    mean_D: Tensor
+    scatter_DD: Tensor  # (x - mean)'(x - mean), a sum, not an average
+
+    @cached_property
+    def axes(self) -> tuple[Tensor, Tensor]:
+        """Its `principal_axes`."""
+        return principal_axes(self.scatter_DD)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairMoments:
     """Centred second moments of one layer pair, all float64."""
 
     num_rows: int
-    mean_x_D: Tensor
-    mean_y_E: Tensor
-    xx_DD: Tensor  # (x - mean)'(x - mean), a sum, not an average
+    x: Side
+    y: Side
     xy_DE: Tensor
-    yy_EE: Tensor
+
+    @property
+    def mean_x_D(self) -> Tensor:
+        """Mean of the source's rows."""
+        return self.x.mean_D
+
+    @property
+    def mean_y_E(self) -> Tensor:
+        """Mean of the target's rows."""
+        return self.y.mean_D
+
+    @property
+    def xx_DD(self) -> Tensor:
+        """Scatter of the source's rows."""
+        return self.x.scatter_DD
+
+    @property
+    def yy_EE(self) -> Tensor:
+        """Scatter of the target's rows."""
+        return self.y.scatter_DD
 
     def swapped(self) -> "PairMoments":
         """Return the moments with the two sides exchanged."""
-        return PairMoments(
-            num_rows=self.num_rows,
-            mean_x_D=self.mean_y_E,
-            mean_y_E=self.mean_x_D,
-            xx_DD=self.yy_EE,
-            xy_DE=self.xy_DE.mT,
-            yy_EE=self.xx_DD,
-        )
+        return PairMoments(num_rows=self.num_rows, x=self.y, y=self.x, xy_DE=self.xy_DE.mT)
 
 
 class MomentSums:
@@ -66,6 +107,7 @@ class MomentSums:
         self.xx = [zeros(width, width) for width in x_widths]
         self.yy = [zeros(width, width) for width in y_widths]
         self.xy_XY = zeros(num_x, num_y)
+        self._sides: dict[tuple[str, int], Side] = {}  # until more rows come
 
     def add(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> None:
         """Add rows: one (R, width) tensor per source and per target, of any floating type."""
@@ -73,6 +115,7 @@ class MomentSums:
         y_RY = torch.cat(list(y), dim=1).double()
         if not len(x_RX):
             return
+        self._sides.clear()
         if not self.num_rows:
             self.pivot_x_X, self.pivot_y_Y = exact_mean(x_RX), exact_mean(y_RY)
         x_RX -= self.pivot_x_X
@@ -90,6 +133,7 @@ class MomentSums:
         """Add the rows that `other` has seen; its pivot may differ."""
         if not other.num_rows:
             return
+        self._sides.clear()
         if not self.num_rows:
             self.pivot_x_X, self.pivot_y_Y = other.pivot_x_X.clone(), other.pivot_y_Y.clone()
         shift_x_X, shift_y_Y = other.pivot_x_X - self.pivot_x_X, other.pivot_y_Y - self.pivot_y_Y
@@ -116,19 +160,24 @@ class MomentSums:
         """
         if not self.num_rows:
             raise ValueError("moments of a layer pair need at least one row, got none; call add() first.")
-        if not torch.isfinite(self.xx[source].trace() + self.yy[target].trace()):
-            raise ValueError(f"moments of a layer pair need finite activations, got inf or NaN; {NOT_FINITE}.")
         columns_x, columns_y = self.x_slices[source], self.y_slices[target]
         sum_x_D, sum_y_E = self.sum_x_X[columns_x], self.sum_y_Y[columns_y]
-        rows = self.num_rows
         return PairMoments(
-            num_rows=rows,
-            mean_x_D=self.pivot_x_X[columns_x] + sum_x_D / rows,
-            mean_y_E=self.pivot_y_Y[columns_y] + sum_y_E / rows,
-            xx_DD=self.xx[source] - torch.outer(sum_x_D, sum_x_D) / rows,
-            xy_DE=self.xy_XY[columns_x, columns_y] - torch.outer(sum_x_D, sum_y_E) / rows,
-            yy_EE=self.yy[target] - torch.outer(sum_y_E, sum_y_E) / rows,
+            num_rows=self.num_rows,
+            x=self._side("x", source, self.pivot_x_X[columns_x], sum_x_D, self.xx[source]),
+            y=self._side("y", target, self.pivot_y_Y[columns_y], sum_y_E, self.yy[target]),
+            xy_DE=self.xy_XY[columns_x, columns_y] - torch.outer(sum_x_D, sum_y_E) / self.num_rows,
         )
+
+    def _side(self, name: str, position: int, pivot_D: Tensor, sum_D: Tensor, products_DD: Tensor) -> Side:
+        if (name, position) not in self._sides:
+            if not torch.isfinite(products_DD.trace()):
+                raise ValueError(f"moments of a layer pair need finite activations, got inf or NaN; {NOT_FINITE}.")
+            self._sides[name, position] = Side(
+                mean_D=pivot_D + sum_D / self.num_rows,
+                scatter_DD=products_DD - torch.outer(sum_D, sum_D) / self.num_rows,
+            )
+        return self._sides[name, position]
 
 
 def exact_mean(exact_RX: Tensor) -> Tensor:

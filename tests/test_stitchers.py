@@ -7,7 +7,7 @@ from torch.nn import functional
 from stitchgrid.matchers.stitchers.affine import AffineMap, r_squared, residual, squared_error
 from stitchgrid.matchers.stitchers.direct import DirectFit, fit_direct
 from stitchgrid.matchers.stitchers.task_loss import initial_map, stacked_task_loss
-from stitchgrid.moments import PairMoments, pair_moments
+from stitchgrid.moments import PairMoments, Side, pair_moments
 
 
 def rows(count: int, width: int, *, seed: int, rank: int | None = None) -> Tensor:
@@ -114,7 +114,12 @@ def moments_with_error(error: float) -> tuple[AffineMap, PairMoments]:
     """Return the identity of one feature, and moments in which it misses by `error` of the target's square."""
     one = torch.ones(1, 1, dtype=torch.float64)
     zero = torch.zeros(1, dtype=torch.float64)
-    moments = PairMoments(num_rows=10, mean_x_D=zero, mean_y_E=zero, xx_DD=one * (1 + error), xy_DE=one, yy_EE=one)
+    moments = PairMoments(
+        num_rows=10,
+        x=Side(mean_D=zero, scatter_DD=one * (1 + error)),
+        y=Side(mean_D=zero, scatter_DD=one),
+        xy_DE=one,
+    )
     return AffineMap(weight_DE=one, bias_E=zero), moments
 
 

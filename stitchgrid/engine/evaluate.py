@@ -30,7 +30,7 @@ from stitchgrid.records import Cell
 GRAM_BYTES = 1 << 30  # of activations kept at a time for Gram matrices
 
 MOMENT_INDICES: dict[str, Callable[[PairMoments], dict[str, float]]] = {
-    "pwcca": lambda moments: {"pwcca": pwcca(moments), "pwcca_reverse": pwcca(moments.swapped())},
+    "pwcca": lambda moments: dict(zip(("pwcca", "pwcca_reverse"), pwcca(moments), strict=True)),
     "procrustes": lambda moments: {"procrustes": procrustes(moments)},
 }
 GRAM_INDICES: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
