@@ -110,9 +110,8 @@ class MomentSums:
         self._sides: dict[tuple[str, int], Side] = {}  # until more rows come
 
     def add(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> None:
-        """Add rows: one (R, width) tensor per source and per target, of any floating type."""
-        x_RX = torch.cat(list(x), dim=1).double()
-        y_RY = torch.cat(list(y), dim=1).double()
+        """Add rows: one (..., width) tensor per source and per target, of any floating type."""
+        x_RX, y_RY = _side_by_side(x), _side_by_side(y)
         if not len(x_RX):
             return
         self._sides.clear()
@@ -193,6 +192,15 @@ def pair_moments(x_RD: Tensor, y_RE: Tensor) -> PairMoments:
     sums = MomentSums([x_RD.shape[1]], [y_RE.shape[1]], device=x_RD.device)
     sums.add([x_RD], [y_RE])
     return sums.pair(0, 0)
+
+
+def _side_by_side(tensors: Sequence[Tensor]) -> Tensor:
+    """Return float64 rows with the features of all tensors, copied once whatever their strides."""
+    widths = [tensor.shape[-1] for tensor in tensors]
+    rows = torch.empty(*tensors[0].shape[:-1], sum(widths), dtype=torch.float64, device=tensors[0].device)
+    for tensor, columns in zip(tensors, _slices(widths), strict=True):
+        rows[..., columns] = tensor
+    return rows.flatten(0, -2)
 
 
 def _slices(widths: Sequence[int]) -> list[slice]:

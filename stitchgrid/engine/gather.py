@@ -91,7 +91,7 @@ class MomentGatherer:
         return 1 if space == "pooled" else num_tokens(self.work.layer(self.targets[space][0]))
 
     def _rows(self, batch: Batch, key: LayerKey, part: slice, space: SpaceKey) -> Tensor:
-        return space_rows(batch.activations[key][part].float(), self.work.layer(key), space).flatten(0, 1)
+        return space_rows(batch.activations[key][part].float(), self.work.layer(key), space)
 
     def pair(self, space: SpaceKey, source: LayerKey, target: LayerKey) -> PairMoments:
         """Return the moments of one layer pair."""

@@ -19,16 +19,25 @@ OF_LABELS = ("accuracy", "loss", "relative_accuracy", "penalty")  # undefined fo
 STACK_IMAGES = 1024  # images of all stitched networks that go through a tail together
 
 
-def stitch_rows(stitch: AffineMap, a: Tensor, source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> Tensor:
-    """Return T(A) on the target's rows, (N, P, E).
+def stitch_rows(
+    stitch: AffineMap,
+    a: Tensor,
+    source: Layer,
+    target: Layer,
+    rules: Rules = DEFAULT_RULES,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Return T(A) on the target's rows, (N, P, E), in `out` where it is given.
 
     An affine map commutes with resizing, so it is applied on whichever side has fewer rows; not with dropping tokens.
     """
     ours, theirs = layout_of(source), layout_of(target)
     commutes = rules.cls != "drop" or not theirs.num_prefix
     if ours.num_rows < theirs.num_rows and commutes:
-        return resize_rows(stitch(rows_of(a, source)), ours, theirs, rules)
-    return stitch(lay(a, source, theirs, rules))
+        laid = resize_rows(stitch(rows_of(a, source)), ours, theirs, rules)
+        return laid if out is None else out.copy_(laid)
+    return stitch(lay(a, source, theirs, rules), out=out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +89,7 @@ class TailEvaluation:
         zeros = torch.zeros(len(stitches), dtype=torch.float64, device=work.device)
         self.num_images = 0
         self.correct_S, self.agree_S, self.loss_S = zeros.clone(), zeros.clone(), zeros.clone()
-        self.negative_S, self.absolute_S = zeros.clone(), zeros.clone()
+        self.total_S, self.absolute_S = zeros.clone(), zeros.clone()
         self.target_correct = torch.zeros((), dtype=torch.float64, device=work.device)
         self.target_minimum_S = fit_minimum_S  # over each map's fit rows and the evaluation rows
         self.spread, self.target_spread = SpreadSum(), SpreadSum()
@@ -98,18 +107,10 @@ class TailEvaluation:
         per_stack = max(1, STACK_IMAGES // len(batch.labels_N))
         for start in range(0, len(self.stitches), per_stack):
             part = slice(start, min(start + per_stack, len(self.stitches)))
-            t_SNPE = torch.stack(
-                [
-                    stitch_rows(
-                        s.map,
-                        batch.activations[s.cell.source_key].float(),
-                        self.work.layer(s.cell.source_key),
-                        self.layer,
-                        s.rules,
-                    )
-                    for s in self.stitches[part]
-                ]
-            )
+            t_SNPE = b_NPE.new_empty(part.stop - start, *b_NPE.shape)
+            for t_NPE, s in zip(t_SNPE, self.stitches[part], strict=True):
+                a = batch.activations[s.cell.source_key].float()
+                stitch_rows(s.map, a, self.work.layer(s.cell.source_key), self.layer, s.rules, out=t_NPE)
             self._count(part, t_SNPE, batch.labels_N, predicted_N)
             pooled_SNE.append(t_SNPE[:, :, self.layer.num_prefix :].mean(2))
         self.spread.add(torch.cat(pooled_SNE))
@@ -124,14 +125,15 @@ class TailEvaluation:
         if self.is_labelled:
             losses_SN = functional.cross_entropy(logits_SNK.mT, labels_SN, reduction="none")
             self.loss_S[part] += losses_SN.double().sum(1)
-        self.negative_S[part] -= t_SNPE.clamp(max=0).double().sum((1, 2, 3))
-        self.absolute_S[part] += t_SNPE.abs().double().sum((1, 2, 3))
+        self.total_S[part] += t_SNPE.sum((1, 2, 3), dtype=torch.float64)
+        self.absolute_S[part] += torch.linalg.vector_norm(t_SNPE, ord=1, dim=(1, 2, 3), dtype=torch.float64)
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the functional metrics of every stitched network, in order; NaN where one is undefined."""
         num = self.num_images
         accuracy_S, target_accuracy = self.correct_S / num, self.target_correct / num
         nan_S = torch.full_like(accuracy_S, torch.nan)
+        negative_S = (self.absolute_S - self.total_S).clamp(min=0) / 2  # the sum of |min(T(A), 0)|
         columns = {
             "accuracy": accuracy_S,
             "loss": self.loss_S / num,
@@ -139,7 +141,7 @@ class TailEvaluation:
             "penalty": target_accuracy - accuracy_S,
             "agreement": self.agree_S / num,
             "variance_ratio": self.spread.trace() / self.target_spread.trace(),
-            "negative_mass": torch.where(self.target_minimum_S >= 0, self.negative_S / self.absolute_S, nan_S),
+            "negative_mass": torch.where(self.target_minimum_S >= 0, negative_S / self.absolute_S, nan_S),
         }
         if not self.is_labelled:
             columns |= dict.fromkeys(OF_LABELS, nan_S)

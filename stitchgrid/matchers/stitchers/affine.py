@@ -5,6 +5,7 @@ Shape suffixes: R rows, D features of the source's layer, E of the target's.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from stitchgrid.moments import PairMoments
@@ -17,9 +18,12 @@ class AffineMap:
     weight_DE: Tensor
     bias_E: Tensor
 
-    def __call__(self, a_RD: Tensor) -> Tensor:
-        """Return T(a) for rows (..., D), in their own precision."""
-        return a_RD @ self.weight_DE.to(a_RD.dtype) + self.bias_E.to(a_RD.dtype)
+    def __call__(self, a_RD: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """Return T(a) for rows (..., D), in their own precision, and in `out` where it is given."""
+        weight_DE, bias_E = self.weight_DE.to(a_RD.dtype), self.bias_E.to(a_RD.dtype)
+        if out is None:
+            return a_RD @ weight_DE + bias_E
+        return torch.matmul(a_RD, weight_DE, out=out).add_(bias_E)
 
     def double(self) -> "AffineMap":
         """Return the map in float64, apart from any graph."""
