@@ -1,10 +1,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from stitchgrid.cli import cli
+from stitchgrid.matchers.catalogue import StitcherParams
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -18,10 +20,18 @@ def test_the_readme_maps_every_module(name):
 
 
 def test_the_readme_names_no_module_that_is_not_there():
-    rows = [line.split("`")[1] for line in README.splitlines() if line.startswith("| `") and "stitchgrid " not in line]
-    assert rows
+    named = [line.split("`")[1] for line in README.splitlines() if line.startswith("| `")]
+    rows = [name for name in named if name.endswith(("/", ".py"))]
+    assert len(rows) > 10
     missing = [row for row in rows if not (ROOT / row).exists() and not (ROOT / "stitchgrid" / row).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("name", StitcherParams.model_fields)
+def test_the_readme_explains_every_rule_of_alignment(name):
+    field = StitcherParams.model_fields[name]
+    for value in get_args(field.annotation):
+        assert value == field.default or f'`{name} = "{value}"`' in README
 
 
 @pytest.mark.parametrize("command", cli.commands.values(), ids=lambda command: command.name)
