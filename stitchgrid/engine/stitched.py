@@ -5,6 +5,7 @@ Shape suffixes: S stitched networks, N images, P rows per image, D features of a
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch import Tensor
@@ -16,7 +17,14 @@ from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.records import Cell, Layer
 
 OF_LABELS = ("accuracy", "loss", "relative_accuracy", "penalty")  # undefined for classes that are not the images'
-STACK_IMAGES = 1024  # images of all stitched networks that go through a tail together
+STACK_IMAGES = 1024  # images of all stitched networks that go through a tail together,
+STACK_BYTES = 256 << 20  # and their activations at the stitch, unless those of one batch are more
+
+
+def networks_per_stack(target: Layer, num_images: int) -> int:
+    """Return how many stitched networks see a batch of so many images together."""
+    fitting = min(STACK_IMAGES, STACK_BYTES // (4 * prod(target.shape)))
+    return max(1, fitting // num_images)
 
 
 def stitch_rows(
@@ -104,7 +112,7 @@ class TailEvaluation:
         self.target_minimum_S = torch.minimum(self.target_minimum_S, b_NPE.min())
         self.target_spread.add(b_NPE[:, self.layer.num_prefix :].mean(1))
         pooled_SNE: list[Tensor] = []
-        per_stack = max(1, STACK_IMAGES // len(batch.labels_N))
+        per_stack = networks_per_stack(self.layer, len(batch.labels_N))
         for start in range(0, len(self.stitches), per_stack):
             part = slice(start, min(start + per_stack, len(self.stitches)))
             t_SNPE = b_NPE.new_empty(part.stop - start, *b_NPE.shape)

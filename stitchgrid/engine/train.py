@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stitchgrid.engine.ledger import Ledger
-from stitchgrid.engine.stitched import STACK_IMAGES, Stitch, stitch_rows
+from stitchgrid.engine.stitched import Stitch, networks_per_stack, stitch_rows
 from stitchgrid.engine.workspace import LayerKey, Workspace, by_network, forward
 from stitchgrid.matchers.alignment import Rules, install
 from stitchgrid.matchers.stitchers.affine import AffineMap
@@ -71,7 +71,7 @@ def _backward(
     """Add the gradients of all stitched networks that end in one target layer."""
     layer = work.layer(target)
     tail = work.tail(target)
-    per_stack = max(1, STACK_IMAGES // len(labels_N))
+    per_stack = networks_per_stack(layer, len(labels_N))
     for start in range(0, len(group), per_stack):
         stack = group[start : start + per_stack]
         with torch.enable_grad(), work.precision():
