@@ -117,9 +117,12 @@ def test_the_order_of_the_cells_changes_no_map(zoo, sweep, maps):
     assert_same_maps(train(zoo, sweep, list(every_cell(sweep).values())[::-1]), maps)
 
 
-@pytest.mark.parametrize(("name", "size"), [("STACK_IMAGES", 1), ("STACK_IMAGES", 70), ("CACHE_BYTES", 0)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("stitched.STACK_IMAGES", 1), ("stitched.STACK_IMAGES", 70), ("stitched.STACK_BYTES", 1), ("train.CACHE_BYTES", 0)],
+)
 def test_neither_stacking_nor_reading_the_images_again_changes_a_map(zoo, sweep, maps, monkeypatch, name, size):
-    monkeypatch.setattr(f"stitchgrid.engine.train.{name}", size)
+    monkeypatch.setattr(f"stitchgrid.engine.{name}", size)
     assert_same_maps(train(zoo, sweep), maps)
 
 
