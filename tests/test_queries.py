@@ -240,6 +240,25 @@ def test_corresponding_layers_of_two_seeds_match_best(catalog, tmp_path):
         assert violated[0]["violations"] == ["conv1 <- block2"]
 
 
+def test_depths_correspond_as_the_planted_best_sources_do(catalog):
+    depth = {name: k / (len(LAYERS) - 1) for k, name in enumerate(LAYERS)}
+    for row in answer(catalog, "depth_correspondence", within="true"):
+        by_target = {}
+        for (f, source, g, target), value in similarities(row["matcher"]).items():
+            if (f, g) == (row["source_model"], row["target_model"]):
+                by_target.setdefault(target, {})[source] = value
+        best = {target: max(sources, key=sources.get) for target, sources in by_target.items()}
+        gaps = [depth[source] - depth[target] for target, source in best.items()]
+        assert row["num_target_layers"] == len(best)
+        assert row["mean_depth_gap"] == pytest.approx(np.mean(gaps))
+        assert row["mean_distance"] == pytest.approx(np.mean(np.abs(gaps)))
+        spread = [np.mean([abs(depth[s] - depth[t]) for s in sources]) for t, sources in by_target.items()]
+        assert row["chance_distance"] == pytest.approx(np.mean(spread))
+        constant = len(set(best.values())) == 1
+        wanted = None if constant else spearmanr([depth[t] for t in best], [depth[s] for s in best.values()])[0]
+        assert row["rank_correlation"] == (None if constant else pytest.approx(wanted))
+
+
 def test_networks_of_another_architecture_do_not_correspond(tmp_path):
     store = Store.open(tmp_path, create=True)
     tables = plan_tables()
