@@ -126,6 +126,7 @@ class Network:
     num_parameters: int
     input_shape: tuple[int, int, int]  # (C, H, W) after preprocessing
     flops: float  # one forward pass of one image
+    way: str = "graph"  # graph | hooks: how its halves are made
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network
+from stitchgrid.models.memory import move
 from stitchgrid.models.select import select_layers
 from stitchgrid.models.weights import load_state, state_digest
 from stitchgrid.preprocess import output_size
@@ -169,6 +170,7 @@ def _resolve_network(
         num_parameters=sum(parameter.numel() for parameter in module.parameters()),
         input_shape=cut.input_shape,
         flops=cut.flops,
+        way=cut.way,
     )
     visit(cut)
     if key is None or trained or spec.recipe is None:
@@ -244,7 +246,7 @@ def load_network(network: Network, artefacts: Artefacts, *, device: torch.device
             f"model {network.name!r} is not what it was when the sweep was planned (wanted network "
             f"{network.network_id}, got {found}): its checkpoint or code has changed; launch the job again."
         )
-    return cut_network(module.to(device), network.input_shape)
+    return cut_network(move(module, device, network.name), network.input_shape)
 
 
 def input_shape(preprocess: Preprocess, images: Images) -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ from stitchgrid.models.training import train_network
 from stitchgrid.models.weights import save_state
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import DataSpec, EvaluateNetwork, Preprocess, Shard, Sweep, TrainNetwork, Unit, UnitReport
-from stitchgrid.resolve import load_network
+from stitchgrid.resolve import load_network, training_key
 from stitchgrid.store import Store
 
 MAX_NETWORKS = 32  # held at a time; the least recently used goes first
@@ -54,6 +54,11 @@ class Worker:
     def _train(self, unit: TrainNetwork) -> UnitReport:
         preprocess = unit.spec.preprocess or Preprocess()
         images = self._open(unit.data, None)
+        if training_key(unit.spec, preprocess, images) != unit.unit_id:
+            raise InputError(
+                f"model {unit.spec.name!r} would not be trained as the sweep was planned: its code or the images have "
+                "changed; launch the job again."
+            )
         trained = train_network(
             unit.spec, images.fit, lambda pixels: apply_preprocess(pixels, preprocess), device=self.device
         )

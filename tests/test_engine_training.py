@@ -119,7 +119,12 @@ def test_the_order_of_the_cells_changes_no_map(zoo, sweep, maps):
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("stitched.STACK_IMAGES", 1), ("stitched.STACK_IMAGES", 70), ("stitched.STACK_BYTES", 1), ("train.CACHE_BYTES", 0)],
+    [
+        ("stitched.STACK_IMAGES", 1),
+        ("stitched.STACK_IMAGES", 70),
+        ("stitched.STACK_BYTES", 1),
+        ("train.CACHE_BYTES", 0),
+    ],
 )
 def test_neither_stacking_nor_reading_the_images_again_changes_a_map(zoo, sweep, maps, monkeypatch, name, size):
     monkeypatch.setattr(f"stitchgrid.engine.{name}", size)

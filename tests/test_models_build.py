@@ -11,11 +11,13 @@ import torch
 from helpers_models import noise, spec
 from torch import nn
 
+from stitchgrid.cluster.floor import is_out_of_memory
 from stitchgrid.errors import InputError, JobFileError
 from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.catalogue import architecture_names, library_names
-from stitchgrid.models.weights import save_state, state_digest
+from stitchgrid.models.memory import move
+from stitchgrid.models.weights import load_checkpoint, save_state, state_digest
 from stitchgrid.records import Preprocess
 
 OWN_FILE = """
@@ -249,3 +251,116 @@ def test_every_torchvision_name_is_a_classifier_that_can_be_asked_for():
     names = library_names("torchvision")
     assert {"vit_b_16", "swin_t", "maxvit_t", "regnet_y_400mf"} <= set(names)
     assert isinstance(make_network(spec("torchvision:mnasnet0_5")), nn.Module)
+
+
+class Outline(nn.Module):
+    """Stands for a RegNet, whose widths are worked out with tensors that need values."""
+
+    def __init__(self, *_, num_classes=1000, **__):
+        super().__init__()
+        self.num_classes = num_classes
+
+
+def facts(module):
+    """Return the shapes and the settings of a network."""
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    return shapes, {key: value for key, value in vars(module).items() if isinstance(value, int)}
+
+
+def test_a_given_state_fits_the_network_that_torchvision_builds_for_every_published_name(monkeypatch):
+    """Torchvision's own builders are the oracle, with weights that load nothing and tensors without content."""
+    from torchvision.models import get_model, get_model_weights, regnet
+    from torchvision.models._api import WeightsEnum
+
+    monkeypatch.setattr(regnet, "RegNet", Outline)
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: {})
+    wrong, num_seen = [], 0
+    for name in library_names("torchvision"):
+        for weights in get_model_weights(name):
+            if weights.meta["categories"] is None:  # refused
+                continue
+            num_seen += 1
+            with torch.device("cpu" if name.startswith("regnet") else "meta"):
+                theirs = get_model(name, weights=weights, progress=False)
+                ours = make_network(spec(f"torchvision:{name}", weights=weights.name))
+            if facts(ours) != facts(theirs):
+                wrong.append(str(weights))
+    assert not wrong
+    assert num_seen > 100
+
+
+def test_published_weights_without_a_head_are_refused():
+    with pytest.raises(JobFileError, match=r"IMAGENET1K_FEATURES of .*vgg16 have no head.*known: .*IMAGENET1K_V1"):
+        build_network(spec("torchvision:vgg16", weights="IMAGENET1K_FEATURES"))
+
+
+HUGE = """
+from torch import nn
+
+def huge(width=10**7):
+    return nn.Linear(width, width)
+
+def knows_its_values(width=10**7):
+    assert nn.Linear(3, 3).bias.tolist()
+    return nn.Linear(width, width)
+
+def gives_up():
+    raise MemoryError
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            "huge",
+            r"model 'net' needs 372,529 GiB for its weights alone, and this machine has [\d,.]+ GiB; make it small",
+        ),
+        ("knows_its_values", r"model 'net' asked for 372,529 GiB at once, and this machine has"),
+        ("gives_up", "model 'net' does not fit into memory, and this machine has"),
+    ],
+)
+def test_a_network_too_large_for_this_machine_is_refused_with_what_it_needs(tmp_path, function, message):
+    (tmp_path / "huge.py").write_text(HUGE)
+    with pytest.raises(InputError, match=message) as caught:
+        make_network(spec(f"huge.py:{function}", base=tmp_path))
+    assert is_out_of_memory(caught.value)  # so that workers try once more
+
+
+def test_a_network_too_large_for_its_device_is_refused_with_what_it_needs(monkeypatch):
+    module = nn.Linear(256, 1023, bias=False)
+    moved = move(module, torch.device("cpu"), "net")
+    assert moved is module
+
+    def refuse(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "to", refuse)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 * 2**30, 80 * 2**30))
+    with pytest.raises(
+        InputError, match=r"'net' needs 0.00098 GiB for its weights alone, and 3 GiB of the 80 GiB of cuda:0 are free"
+    ):
+        move(module, torch.device("cuda:0"), "net")
+
+
+def test_other_errors_than_a_lack_of_memory_are_left_as_they_are(monkeypatch):
+    module = nn.Linear(2, 2)
+
+    def refuse(*_):
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(module, "to", refuse)
+    with pytest.raises(RuntimeError, match="no such device"):
+        move(module, torch.device("cpu"), "net")
+
+
+def test_a_checkpoint_too_large_for_this_machine_is_not_called_damaged(monkeypatch, tmp_path):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "w.pt")
+
+    def refuse(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000 bytes.")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(InputError, match=r"checkpoint .*w.pt needs .* GiB for its weights alone, and this machine has"):
+        load_checkpoint(tmp_path / "w.pt")

@@ -44,13 +44,15 @@ def layers(model: str, every: bool, input_size: str | None, arguments: str) -> N
       stitchgrid layers stitchgrid:resnet20 --all --input-size 32x32
     """
     from stitchgrid.models.build import make_network
-    from stitchgrid.models.cutting import cut_network
+    from stitchgrid.models.cutting import cut_network, way_notice
     from stitchgrid.models.select import select_layers
     from stitchgrid.records import NetworkSpec, canonical
 
     spec = NetworkSpec(name=model, entry=model, architecture=model, args=canonical(_json_object(arguments)))
     height, width = _size(input_size) if input_size else _usual_size(model)
     cut = cut_network(make_network(spec), (3, height, width))
+    if notice := way_notice(model, cut):
+        click.echo(notice, err=True)
     chosen = cut.cuts if every else select_layers(cut, ("blocks",))
     longest = max(len(one.name) for one in chosen)
     for one in chosen:

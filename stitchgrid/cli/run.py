@@ -92,9 +92,11 @@ def plan(jobfile: str, store: str, overrides: tuple[str, ...], retry_failed: boo
 
 
 def _show_plan(job: "Job", store: str, *, update: bool, retry_failed: bool, workers: int | None) -> None:
+    from stitchgrid.display import Display
     from stitchgrid.driver import preview
 
-    click.echo(preview(job, store, update=update, retry_failed=retry_failed, workers=workers))
+    shown = preview(job, store, update=update, retry_failed=retry_failed, workers=workers, say=Display().say)
+    click.echo(shown)
 
 
 def _launch(job: "Job", store: str, *, update: bool, retry_failed: bool, keep_going: bool, **where: Any) -> int:

@@ -1,6 +1,7 @@
 """Carries out the scheduler's commands, on Ray actors or in this process: the only place that knows Ray."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from stitchgrid.cluster.contract import Attempt, Executor, Progress, Worker
 from stitchgrid.cluster.in_process import InProcessExecutor
@@ -28,11 +29,13 @@ def open_executor(
     cpus_per_worker: float | None = None,
     gpus_per_worker: float | None = None,
     max_units: int | None = None,
+    package: Path | None = None,
 ) -> Executor:
     """Return the executor for an address; it connects and starts workers within `with`, not before.
 
     `factory` makes a worker where it is to work, and must be picklable unless the address is "none". Defaults: a worker
-    per GPU, else per `cpus_per_worker` (1) CPUs, as memory allows, and no more than `max_units`.
+    per GPU, else per `cpus_per_worker` (1) CPUs, as memory allows, and no more than `max_units`. The folder `package`
+    is sent to every node, where workers can import it; in this process nothing is sent.
 
     >>> open_executor("none", factory=object).num_workers
     1
@@ -49,4 +52,5 @@ def open_executor(
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=gpus_per_worker,
         max_units=max_units,
+        package=package,
     )

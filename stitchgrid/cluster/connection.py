@@ -43,14 +43,17 @@ class Connection:
     """Ray, connected for the time of a block; one to which this process is connected already is used and left as it is.
 
     `address` is "local" (a cluster of this process, on the loopback device, gone with it), "auto" or "HOST:PORT".
+    The folder `package` is sent to every node, where workers can import it; a process that is connected already sends
+    nothing more, so its workers need the files themselves.
     """
 
-    def __init__(self, address: str, *, min_cpus: float = 0):
+    def __init__(self, address: str, *, min_cpus: float = 0, package: Path | None = None):
         if address not in ("local", "auto"):
             check_host_and_port(address, f"--address {address}")
         self.address = address
         self.min_cpus = min_cpus  # what a local cluster has at least, whatever the machine has
         self.is_local = address == "local"
+        self.package = package
         self.log_folder: Path | None = None  # of a local cluster
         self.keep_logs = False
         self._undo = ExitStack()
@@ -96,6 +99,7 @@ class Connection:
         num_cpus = max(_num_cpus(), ceil(self.min_cpus))
         _init(
             undo,
+            self.package,
             address="local",
             num_cpus=num_cpus,
             object_store_memory=OBJECT_STORE_BYTES,
@@ -109,7 +113,7 @@ class Connection:
         require_listener(target)
         undo.enter_context(Settings({"RAY_AUTH_MODE": _authentication_mode()}, loopback=False))
         _probe(target)
-        _init(undo, address=target)
+        _init(undo, self.package, address=target)
 
     def _remove_logs(self) -> None:
         if self.log_folder is not None and not self.keep_logs:
@@ -228,8 +232,11 @@ def _probe(target: str) -> None:
         )
 
 
-def _init(undo: ExitStack, **options: Any) -> None:
+def _init(undo: ExitStack, package: Path | None, **options: Any) -> None:
     import ray
+
+    if package is not None:
+        options["runtime_env"] = {"py_modules": [str(package)]}
 
     undo.enter_context(quiet_driver())
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -238,6 +245,12 @@ def _init(undo: ExitStack, **options: Any) -> None:
     try:
         ray.init(logging_level="ERROR", log_to_driver=False, **options)
     except Exception as problem:
+        if package is not None and "Failed to merge" in str(problem):
+            raise ClusterError(
+                "The job's own architecture files are sent to the workers as `py_modules` of a runtime environment, "
+                "but the one that `ray job submit` was given has `py_modules` too; give those as `working_dir`, or "
+                "set RAY_OVERRIDE_JOB_RUNTIME_ENV=1 to do without them."
+            ) from problem
         raise ClusterError(
             f"Ray could not be {'started' if options['address'] == 'local' else 'joined'}: {problem}"
         ) from problem

@@ -5,6 +5,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -63,10 +64,11 @@ class RayExecutor:
         cpus_per_worker: float | None = None,
         gpus_per_worker: float | None = None,
         max_units: int | None = None,
+        package: Path | None = None,
     ):
         check_shares(workers, cpus_per_worker, gpus_per_worker)
         min_cpus = (workers or 0) * (1.0 if cpus_per_worker is None else cpus_per_worker)
-        self._connection = Connection(address, min_cpus=min_cpus)
+        self._connection = Connection(address, min_cpus=min_cpus, package=package)
         self._factory = factory
         self._choose_size = partial(
             choose_size,

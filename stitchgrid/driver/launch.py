@@ -15,10 +15,12 @@ from stitchgrid.cluster import Executor, Outcome, open_executor
 from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.listing import cell_table, layer_table, model_table
+from stitchgrid.driver.preview import way_notices
 from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.driver.watch import Watch
 from stitchgrid.errors import StitchgridError
 from stitchgrid.jobfile import Job
+from stitchgrid.models.own_code import staged
 from stitchgrid.plan import Plan, make_plan, split_shard
 from stitchgrid.records import Shard, Sweep, Unit
 from stitchgrid.resolve import Resolution, open_job_images, resolve
@@ -57,6 +59,7 @@ class Launch:
         self.launch_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         self._exit = ExitStack()
         self._executor: Executor | None = None
+        self._package: Path | None = None  # the users' own code behind the networks, for workers on other nodes
         self._max_units = 1  # more workers than this have nothing to do
 
     def run(self, *, update: bool = False, retry_failed: bool = False, fail_fast: bool = False) -> Summary:
@@ -70,6 +73,7 @@ class Launch:
         with self._exit:
             images = open_job_images(self.job, cache=self.cache)
             resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
+            self._stage_own_code(resolution)
             self._say_what_was_found(resolution)
             self._max_units = max(len(plan.shards), len(resolution.sweep.networks))
             revision = self._revision()
@@ -88,6 +92,11 @@ class Launch:
         check_same_cells(self.store, resolution.sweep, plan.shards, update=update)
         return resolution, plan
 
+    def _stage_own_code(self, resolution: Resolution) -> None:
+        if self.where.address != "none":
+            specs = [network.spec for network in resolution.sweep.networks]
+            self._package = self._exit.enter_context(staged(specs))
+
     def _say_what_was_found(self, resolution: Resolution) -> None:
         sweep = resolution.sweep
         layers = sum(len(network.layers) for network in sweep.networks)
@@ -95,6 +104,8 @@ class Launch:
             f"{sweep.name}: {len(sweep.networks)} networks, {layers} layers, {len(sweep.matchers)} matchers; "
             f"{sweep.num_fit} fit and {sweep.num_eval} evaluation images"
         )
+        for notice in way_notices(sweep):
+            self.display.say(notice)
         if resolution.num_bad_images:
             self.display.say(f"{resolution.num_bad_images} unreadable images were skipped")
 
@@ -149,6 +160,7 @@ class Launch:
                     cpus_per_worker=where.cpus_per_worker,
                     gpus_per_worker=where.gpus_per_worker,
                     max_units=self._max_units,
+                    package=self._package,
                 )
             )
         return self._executor

@@ -1,6 +1,6 @@
 """What a launch would do, and at what cost, in words."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from os import sched_getaffinity
 
@@ -13,7 +13,7 @@ from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.errors import StoreError
 from stitchgrid.jobfile import Job
 from stitchgrid.plan import Plan, make_plan
-from stitchgrid.records import Network
+from stitchgrid.records import Network, Sweep
 from stitchgrid.resolve import Resolution, open_job_images, resolve
 from stitchgrid.store import Store
 
@@ -38,8 +38,18 @@ class EmptyStore:
         return None
 
 
-def preview(job: Job, store_uri: str, *, update: bool, retry_failed: bool, workers: int | None) -> str:
+def preview(
+    job: Job,
+    store_uri: str,
+    *,
+    update: bool,
+    retry_failed: bool,
+    workers: int | None,
+    say: Callable[[str], None],
+) -> str:
     """Return what a launch of the job would do; trains nothing, computes no cell, writes nothing.
+
+    What to know of its networks besides is said to `say`.
 
     Raises:
         JobFileError: If the job cannot run, or would be refused under its name.
@@ -48,6 +58,8 @@ def preview(job: Job, store_uri: str, *, update: bool, retry_failed: bool, worke
     store = open_if_there(store_uri)
     probe = SpeedProbe(job.numerics.batch_size)
     resolution = resolve(job, images, store or EmptyStore(), visit=probe.visit)
+    for notice in way_notices(resolution.sweep):
+        say(notice)
     plan = make_plan(resolution.sweep, store.outcomes() if store else EmptyStore(), retry_failed=retry_failed)
     if store:
         check_same_cells(store, resolution.sweep, plan.shards, update=update)
@@ -59,6 +71,15 @@ def preview(job: Job, store_uri: str, *, update: bool, retry_failed: bool, worke
         training=sum(unit.flops for unit in resolution.untrained),
     )
     return "\n".join(_lines(job, store_uri, resolution, plan, cost))
+
+
+def way_notices(sweep: Sweep) -> list[str]:
+    """Return a line for each network that is not cut by its graph."""
+    return [
+        f"{network.name} cannot be traced; it is cut through hooks on its modules, which is slower"
+        for network in sweep.networks
+        if network.way == "hooks"
+    ]
 
 
 def open_if_there(uri: str) -> Store | None:

@@ -11,10 +11,11 @@ from types import ModuleType
 from typing import Any
 
 from stitchgrid.errors import InputError, JobFileError, nearest
-from stitchgrid.models.catalogue import LIBRARIES, STITCHGRID, library_names
+from stitchgrid.models.catalogue import LIBRARIES, STITCHGRID, library_names, timm_tags
+from stitchgrid.models.own_code import as_planned, sent
 from stitchgrid.records import NetworkSpec, digest
 
-FORMS = "stitchgrid:NAME, torchvision:NAME, timm:NAME, package.module:function or FILE.py:function"
+FORMS = "stitchgrid:NAME, torchvision:NAME, timm:NAME[.TAG], package.module:function or FILE.py:function"
 
 
 def find_function(spec: NetworkSpec) -> Callable[..., Any]:
@@ -53,9 +54,10 @@ def code_digest(spec: NetworkSpec) -> str:
     return digest(spec.architecture)
 
 
-def is_torchvision(spec: NetworkSpec) -> bool:
-    """Tell whether torchvision publishes weights for the architecture."""
-    return _parts(spec.architecture)[0] == "torchvision"
+def library_of(spec: NetworkSpec) -> str | None:
+    """Return the library that the architecture is of: stitchgrid, torchvision or timm; None for users' own code."""
+    where = _parts(spec.architecture)[0]
+    return where if where in LIBRARIES else None
 
 
 def _parts(word: str) -> tuple[str, str]:
@@ -70,8 +72,11 @@ def _library_function(library: str, name: str) -> Callable[..., Any]:
     if library == "timm" and importlib.util.find_spec("timm") is None:
         raise JobFileError(f"architecture 'timm:{name}' needs timm, which is not installed; pip install timm.")
     known = library_names(library)
-    if name not in known:
-        raise JobFileError(f"unknown architecture '{library}:{name}'; {nearest(name, known)}.")
+    plain, _, tag = name.partition(".") if library == "timm" else (name, "", "")
+    if plain not in known:
+        raise JobFileError(f"unknown architecture '{library}:{name}'; {nearest(plain, known)}.")
+    if tag and tag not in (tags := timm_tags(plain)):
+        raise JobFileError(f"timm has no weights {tag!r} of {plain!r}; {nearest(tag, tags)}.")
     if library == "stitchgrid":
         where, function = STITCHGRID[name].split(":")
         return getattr(importlib.import_module(where), function)  # type: ignore[no-any-return]
@@ -81,7 +86,7 @@ def _library_function(library: str, name: str) -> Callable[..., Any]:
 
 
 def _own_file(spec: NetworkSpec) -> Path:
-    path = Path(spec.base, _parts(spec.architecture)[0])
+    path = as_planned(Path(spec.base, _parts(spec.architecture)[0]))
     if not path.is_file():
         raise InputError(f"architecture {spec.architecture!r}: there is no file {path}; paths start at the job file.")
     return path
@@ -101,11 +106,15 @@ def _load_file(path: Path) -> ModuleType:
         loader.loader.exec_module(module)
     except Exception as problem:  # the user's code may fail in any way
         del sys.modules[name]
-        raise InputError(f"{path} does not run: {type(problem).__name__}: {problem}.") from problem
+        hint = ""
+        if isinstance(problem, ModuleNotFoundError):
+            hint = " An own file has to be self-contained, or be part of a package: package.module:function."
+        raise InputError(f"{path} does not run: {type(problem).__name__}: {problem}.{hint}") from problem
     return module
 
 
 def _import(where: str, word: str) -> ModuleType:
+    sent()  # an own package that was sent along comes before one that this node has
     try:
         return importlib.import_module(where)
     except Exception as problem:  # the user's code may fail in any way

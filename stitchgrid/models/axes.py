@@ -39,6 +39,12 @@ class Axis:
         """The letters of the factors, each once."""
         return "".join(dict.fromkeys(factor.letter for factor in self.factors))
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the factors of each letter follow one another as they do in an undivided axis."""
+        pairs = zip(self.factors, self.factors[1:], strict=False)
+        return all(a.letter != b.letter or a.stride == b.stride * b.size for a, b in pairs)
+
     def is_only(self, letter: str) -> bool:
         """Return whether it holds nothing but one letter, or nothing at all."""
         return self.letters in {letter, ""} and not self.num_prefix
@@ -76,7 +82,8 @@ def read(axes: Axes | None) -> Reading | None:
         return Reading(axes="ND")
     if len(axes) == 4:
         for word in ("NCHW", "NHWC"):
-            if all(axis.is_only(letter) for axis, letter in zip(axes, word, strict=True)):
+            in_place = all(axis.is_only(letter) for axis, letter in zip(axes, word, strict=True))
+            if in_place and all(axes[word.index(letter)].is_in_order for letter in "HW"):
                 return Reading(axes=word, grid=(axes[word.index("H")].size, axes[word.index("W")].size))
     if len(axes) == 3:
         for word in ("NTD", "NDT"):
@@ -88,9 +95,9 @@ def read(axes: Axes | None) -> Reading | None:
 
 def _grid(tokens: Axis) -> tuple[int, int] | None:
     """Return height and width of the tokens after the prefix, where they are a grid row by row."""
-    pairs = zip(tokens.factors, tokens.factors[1:], strict=False)
-    in_order = all(a.letter != b.letter or a.stride == b.stride * b.size for a, b in pairs)
-    if tokens.letters not in {"HW", "H", "W"} or not in_order:
+    letters = [factor.letter for factor in tokens.factors]
+    in_windows = letters != sorted(letters)
+    if not letters or not set(letters) <= {"H", "W"} or in_windows or not tokens.is_in_order:
         return None
     height, width = (prod(f.size for f in tokens.factors if f.letter == letter) for letter in "HW")
     return height, width

@@ -37,6 +37,13 @@ def library_names(library: str) -> list[str]:
     return sorted(torchvision.models.list_models(module=torchvision.models))
 
 
+def timm_tags(name: str) -> list[str]:
+    """Return the tags of the weights that timm publishes for one of its architectures."""
+    import timm
+
+    return sorted(word.partition(".")[2] for word in timm.list_models(f"{name}.*", pretrained=True))
+
+
 def architecture_names(pattern: str = "*") -> list[str]:
     """Return every `LIBRARY:NAME` that matches a glob, stitchgrid's own first.
 

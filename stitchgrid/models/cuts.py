@@ -26,7 +26,7 @@ class Cut:
 
     @property
     def name(self) -> str:
-        """The path of the deepest module whose output it is, else torchvision's node name."""
+        """The path of the block or deepest module whose output it is, else torchvision's node name."""
         return self.layer.name
 
     @property
@@ -47,6 +47,7 @@ class Call:
     path: str
     type: type[nn.Module]
     is_leaf: bool  # its inside was not looked into
+    has_weights: bool
     made: frozenset[int]  # positions of the operations between its begin and its end
     output: int | None  # position of the one that made what it returned, where it made that itself
 

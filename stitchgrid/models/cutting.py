@@ -2,9 +2,11 @@
 
 from torch import nn
 
+from stitchgrid.errors import InputError
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.freeze import freeze
 from stitchgrid.models.graph_cuts import cut_by_graph
+from stitchgrid.models.hook_cuts import HookedNetwork, cut_by_hooks
 from stitchgrid.models.probe import probe_output
 
 
@@ -16,4 +18,28 @@ def cut_network(module: nn.Module, input_shape: tuple[int, int, int]) -> CutNetw
     """
     freeze(module)
     expected = probe_output(module, input_shape)
-    return cut_by_graph(module, input_shape, expected)
+    try:
+        return cut_by_graph(module, input_shape, expected)
+    except InputError as by_graph:
+        try:
+            return cut_by_hooks(module, input_shape, expected, reason=_in_short(by_graph))
+        except InputError as by_hooks:
+            raise InputError(f"{by_graph} Nor can it be cut through hooks on its modules: {by_hooks}") from by_graph
+
+
+def way_notice(name: str, network: CutNetwork) -> str | None:
+    """Return what to know of a network that is not cut by its graph.
+
+    >>> from torch import nn
+    >>> way_notice("net", cut_network(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), (3, 2, 2)))
+    """
+    if not isinstance(network, HookedNetwork):
+        return None
+    return f"{name} cannot be traced ({network.reason}); it is cut through hooks on its modules, which is slower"
+
+
+def _in_short(problem: InputError) -> str:
+    """Return what kept a network from being traced, without the advice."""
+    cause = problem.__cause__
+    text = f"{type(cause).__name__}: {cause}" if cause is not None else str(problem).split(";")[0]
+    return text.strip().splitlines()[0].rstrip(".")

@@ -32,6 +32,7 @@ _AVERAGING = {"mean", "sum", "amax", "amin"}
 _RESIZING = {"chunk", "split", "tensor_split", "narrow", "pad"}
 _JOINING = {"cat", "concat", "concatenate"}
 _MULTIPLYING = {"matmul", "bmm"}
+_ATTENDING = {"scaled_dot_product_attention"}
 _OPAQUE_TO_US = {"movedim", "moveaxis", "einsum", "rot90", "getattr"}
 
 
@@ -121,6 +122,8 @@ class _Follower:
         if name in _MULTIPLYING:
             second = self.axes.get(node.args[1]) if isinstance(node.args[1], fx.Node) else None
             return (*axes[:-1], second[-1] if second else fresh(shape[-1:], "C")[0])
+        if name in _ATTENDING and isinstance(node.args[0], fx.Node) and node.args[0] not in self.varying:
+            return self._attended(node, shape)
         if name in _OPAQUE_TO_US:
             return None
         for tensor in known:
@@ -145,19 +148,10 @@ class _Follower:
         return found
 
     def _puts_features(self, node: fx.Node) -> str | None:
-        """Return whether an operation puts features `first`, after the images, or `last`; None where it does not say.
-
-        Of a module that was not looked into, the last part that says so decides.
-        """
+        """Return whether an operation puts features `first` or `last`; None where it does not say."""
         if node.op == "call_module":
-            for part in reversed(list(self.trace.targets[str(node.target)].modules())):
-                if isinstance(part, _FEATURES_FIRST):
-                    return "first"
-                if isinstance(part, nn.Linear):
-                    return "last"
-                if isinstance(part, Permute):
-                    return None
-        elif node.op == "call_function":
+            return puts_features(self.trace.targets[str(node.target)])
+        if node.op == "call_function":
             name = _name(node)
             if name == "linear":
                 return "last"
@@ -169,6 +163,9 @@ class _Follower:
         """Return what indexing leaves of axes."""
         whole, keys = node.args[0], node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
         if not isinstance(whole, fx.Node) or self.probed[whole].shape is None:  # one of several tensors
+            if isinstance(whole, fx.Node) and _name(whole) == "unbind":
+                gone = [*_integers(whole, "dim"), 0][0] % len(axes)
+                return (*axes[:gone], *axes[gone + 1 :])
             return resized(axes, shape)
         if Ellipsis in keys:
             at = keys.index(Ellipsis)
@@ -179,6 +176,13 @@ class _Follower:
         sizes = iter(shape)
         kept = [(axis, key) for axis, key in zip(axes, keys, strict=True) if isinstance(key, slice)]
         return tuple(sliced(axis, key, next(sizes)) for axis, key in kept)
+
+    def _attended(self, node: fx.Node, shape: tuple[int, ...]) -> Axes | None:
+        """Return the axes of what learned queries, the same for all images, find among an image's tokens."""
+        keys, values = (self.axes.get(given) if isinstance(given, fx.Node) else None for given in node.args[1:3])
+        if keys is None or values is None or len(keys) != len(shape):
+            return None
+        return (*keys[:-2], fresh((shape[-2],), "?")[0], values[-1])
 
     def _joined(self, node: fx.Node, shape: tuple[int, ...]) -> Axes | None:
         """Return the axes of tensors side by side."""
@@ -192,6 +196,19 @@ class _Follower:
             return None
         in_front = len(varying) == 1 and tensors[-1] is varying[0]
         return joined(axes, at, shape[at] - axes[at].size, in_front=in_front)
+
+
+def puts_features(module: nn.Module) -> str | None:
+    """Return whether a module puts features `first`, after the images, or `last`; None where it does not say.
+
+    One with parts says so where all of them that do are of one mind.
+    """
+    parts = list(module.modules())
+    if any(isinstance(part, Permute) for part in parts):
+        return None
+    said = {"first" for part in parts if isinstance(part, _FEATURES_FIRST)}
+    said |= {"last" for part in parts if isinstance(part, nn.Linear)}
+    return said.pop() if len(said) == 1 else None
 
 
 def _name(node: fx.Node) -> str:

@@ -10,16 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from stitchgrid.models.blocks import ACTIVATIONS, block_calls
 from stitchgrid.models.cuts import Cut, CutNetwork, Operations, make_layer
 from stitchgrid.models.follow import follow_axes
 from stitchgrid.models.probe import Probed, copy_graph, probe
 from stitchgrid.models.trace import Trace, ancestors, trace_network
 
-ACTIVATIONS = tuple(
-    kind
-    for kind in vars(torch.nn.modules.activation).values()
-    if isinstance(kind, type) and issubclass(kind, nn.Module) and kind not in {nn.Module, nn.MultiheadAttention}
-)
 _FUNCTIONS = frozenset(  # of torch, torch.nn.functional and tensors
     {"celu", "elu", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish", "prelu"}
     | {"relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh", "tanhshrink"}
@@ -72,8 +68,9 @@ def cut_by_graph(module: nn.Module, input_shape: tuple[int, int, int], expected:
 def _cuts(trace: Trace, probed: Mapping[fx.Node, Probed]) -> list[Cut]:
     readings = follow_axes(trace, probed)
     positions = [k for k in _bottlenecks(trace) if probed[trace.nodes[k]].shape is not None]
+    stitchable = [k for k in positions if trace.nodes[k] in readings]
     cuts = []
-    for order, (position, name) in enumerate(zip(positions, _names(trace, positions), strict=True)):
+    for order, (position, name) in enumerate(zip(positions, _names(trace, positions, stitchable), strict=True)):
         node = trace.nodes[position]
         layer = make_layer(
             name=name,
@@ -102,14 +99,16 @@ def _bottlenecks(trace: Trace) -> list[int]:
     return found
 
 
-def _names(trace: Trace, positions: Sequence[int]) -> list[str]:
+def _names(trace: Trace, positions: Sequence[int], stitchable: Sequence[int]) -> list[str]:
     """Return the names of the cuts at these positions, each of another name.
 
-    A module called more than once has no output of its own, nor has one that returns what it was given.
+    That of the block whose output it is, else that of the deepest module. A module called more than once has no output
+    of its own, nor has one that returns what it was given.
     """
     num_calls = Counter(call.path for call in trace.calls)
     by_output: dict[int, str] = {}
-    for call in trace.calls:  # the deepest first
+    blocks = [call for call, last in block_calls(trace.calls, stitchable) if call.output == last]
+    for call in [*blocks, *trace.calls]:  # the deepest first
         if call.output is not None and num_calls[call.path] == 1:
             by_output.setdefault(call.output, call.path)
     taken = {by_output[position] for position in positions if position in by_output}

@@ -1,25 +1,11 @@
 """Words of a job file's `layers` -> cuts of one network."""
 
-from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
-
 from stitchgrid.errors import JobFileError, nearest
+from stitchgrid.models.blocks import block_calls
 from stitchgrid.models.cuts import Call, Cut, CutNetwork
-from stitchgrid.models.graph_cuts import ACTIVATIONS
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # by exact type: a subclass may well be a block
-_LAYERS = (  # layers of torch.nn: what is derived from one is a layer too, and no block
-    nn.modules.conv._ConvNd,
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-    nn.Linear,
-    *ACTIVATIONS,
-)
 
 
 def select_layers(network: CutNetwork, patterns: Sequence[str]) -> tuple[Cut, ...]:
@@ -68,22 +54,10 @@ def _inside(network: CutNetwork, call: Call) -> list[Cut]:
 
 
 def _blocks(network: CutNetwork) -> list[Cut]:
-    """Return the last cut inside each call of an innermost repeated module, else each activation.
-
-    Calls are counted, not modules: a block that is applied again and again is repeated.
-    """
-    inner = [call for call in network.operations.calls if not call.is_leaf and _is_block(call.type)]
-    num_calls = Counter(call.type for call in inner)
-    repeated = [(call, cuts) for call in inner if num_calls[call.type] > 1 and (cuts := _inside(network, call))]
-    innermost = [cuts[-1] for call, cuts in repeated if not any(other.made < call.made for other, _ in repeated)]
-    if innermost:
-        return [cut for cut in network.cuts if cut in innermost]
-    activations = network.operations.activations
-    return [cut for cut in network.cuts if cut.can_be_stitched and cut.position in activations]
-
-
-def _is_block(kind: type[nn.Module]) -> bool:
-    return kind not in _CONTAINERS and not issubclass(kind, _LAYERS)
+    """Return the last cut inside each block, else each activation."""
+    cuts = [cut for cut in network.cuts if cut.can_be_stitched]
+    positions = {last for _, last in block_calls(network.operations.calls, [cut.position for cut in cuts])}
+    return [cut for cut in cuts if cut.position in (positions or network.operations.activations)]
 
 
 def _explain(network: CutNetwork, pattern: str) -> str:

@@ -59,6 +59,7 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
                     path=path,
                     type=type(module),
                     is_leaf=self.is_leaf_module(module, path),
+                    has_weights=any(True for _ in module.parameters()),
                     made=frozenset(positions[node] for node in made if node in positions),
                     output=positions.get(output) if output is not None and output in made else None,
                 )
@@ -77,14 +78,15 @@ def trace_network(module: nn.Module) -> Trace:
     before = set(vars(module))
     try:
         tracer, graph = _graph(module)
+        targets = {node.target: _target(module, node) for node in graph.nodes if node.op in {"call_module", "get_attr"}}
     except Exception as problem:  # fx stops on user code in many ways
         raise InputError(
             f"{name} cannot be traced by torch.fx ({type(problem).__name__}: {problem}); its forward must not branch "
             "on values of its input. Functions that must not be looked into can be marked with torch.fx.wrap."
         ) from problem
-    targets = {node.target: _target(module, node) for node in graph.nodes if node.op in {"call_module", "get_attr"}}
-    for constant in set(vars(module)) - before:  # tensors made by forward, which the tracer leaves on the network
-        delattr(module, constant)
+    finally:
+        for constant in set(vars(module)) - before:  # tensors made by forward, which the tracer leaves on the network
+            delattr(module, constant)
     names = {node: tracer.node_to_qualname.get(node, node.name) for node in graph.nodes}
     successors = _undo_in_place(graph, name)
     _let_views_copy(graph)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError
+from stitchgrid.models.memory import is_out_of_memory, memory_told
 
 _NESTED = ("state_dict", "model")  # where training scripts put the weights
 _UNTRACKED = "num_batches_tracked"  # a counter of batch norm that no output depends on
@@ -32,7 +33,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}; relative paths start at the job file's folder.")
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
+    load = _load_safetensors if path.suffix == ".safetensors" else _load_torch
+    with memory_told(f"checkpoint {path}", device=torch.device("cpu"), count=lambda: path.stat().st_size):
+        content = load(path)
     return _without_prefix(_find_tensors(content, path))
 
 
@@ -57,6 +60,8 @@ def _load_torch(path: Path) -> Any:
             ) from problem
         raise _damaged(path, problem) from problem
     except Exception as problem:  # torch reports damage by many types: RuntimeError, EOFError, KeyError, ...
+        if is_out_of_memory(problem):
+            raise
         raise _damaged(path, problem) from problem
 
 

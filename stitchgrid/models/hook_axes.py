@@ -1,0 +1,66 @@
+"""How activations of modules are read where there is no graph to follow: by what the modules around them are."""
+
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+from torchvision.ops import Permute
+
+from stitchgrid.models.axes import Reading
+from stitchgrid.models.follow import puts_features
+from stitchgrid.models.hook_runs import ModuleCall
+from stitchgrid.models.hook_trial import is_leaf
+from stitchgrid.models.tokens import DeclaredTokens
+
+
+class CallReader:
+    """Tells how what a call returned is read.
+
+    A layer of torch.nn that says where it puts features does. Else the last leaf module up to there, and the first one
+    after, that say so of a tensor of this shape decide; where neither does, or they do not agree, nothing is known.
+    """
+
+    def __init__(self, network: nn.Module, calls: Sequence[ModuleCall]):
+        self.calls = calls
+        self.tokens = DeclaredTokens(network)
+
+    def read(self, position: int) -> Reading | None:
+        """Return how the output of a call is read, None where it has no rows of features or they are not known."""
+        returned = self.calls[position].returned
+        shape = returned.shape if returned else ()
+        if len(shape) == 2:
+            return Reading(axes="ND")
+        where = self._where(position, shape) if len(shape) in {3, 4} else None
+        if len(shape) == 4 and where == "first":
+            return Reading(axes="NCHW", grid=(shape[2], shape[3]))
+        if len(shape) == 4 and where == "last":
+            return Reading(axes="NHWC", grid=(shape[1], shape[2]))
+        if len(shape) == 3 and where == "last":
+            num_prefix, grid = self.tokens.layout(shape[1], self._last_map(position))
+            return Reading(axes="NTD", num_prefix=num_prefix, grid=grid)
+        return None
+
+    def _where(self, position: int, shape: tuple[int, ...]) -> str | None:
+        own = self.calls[position].module
+        if is_leaf(own) and (where := puts_features(own)):
+            return where
+        leaves = [(k, call) for k, call in enumerate(self.calls) if call.begin == k]
+        before = ((c, c.returned.shape if c.returned else None) for k, c in reversed(leaves) if k <= position)
+        after = ((c, c.given) for k, c in leaves if k > position)
+        said = {_first_said(before, shape), _first_said(after, shape)} - {None}
+        return said.pop() if len(said) == 1 else None
+
+    def _last_map(self, position: int) -> tuple[int, int] | None:
+        """Return height and width of what the last convolution up to a call made."""
+        for call in reversed(self.calls[: position + 1]):
+            if isinstance(call.module, nn.Conv2d) and call.returned and len(call.returned.shape) == 4:
+                return call.returned.shape[2], call.returned.shape[3]
+        return None
+
+
+def _first_said(calls: Iterable[tuple[ModuleCall, tuple[int, ...] | None]], shape: tuple[int, ...]) -> str | None:
+    for call, its_shape in calls:
+        if isinstance(call.module, Permute):
+            return None
+        if its_shape == shape and (where := puts_features(call.module)):
+            return where
+    return None

@@ -1,0 +1,132 @@
+"""Cutting a network that has no graph: at what its modules return, by hooks on them."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from stitchgrid.errors import InputError
+from stitchgrid.models.axes import Reading
+from stitchgrid.models.blocks import ACTIVATIONS, block_calls
+from stitchgrid.models.cuts import Call, Cut, CutNetwork, Operations, make_layer
+from stitchgrid.models.hook_axes import CallReader
+from stitchgrid.models.hook_runs import Detour, capture
+from stitchgrid.models.hook_trial import Trial, is_leaf
+
+_SCORES = "output"  # node of class scores that no module returns
+
+
+class HookedNetwork(CutNetwork):
+    """A network cut by hooks on its modules; `reason` says why it has no graph."""
+
+    way = "hooks"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        input_shape: tuple[int, int, int],
+        cuts: Sequence[Cut],
+        operations: Operations,
+        detours: dict[str, Detour],
+        reason: str,
+    ):
+        super().__init__(module, input_shape, cuts, operations)
+        self.reason = reason
+        self._detours = detours
+
+    def taps(self, nodes: Sequence[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:  # noqa: D102
+        keys = ["" if self.cut(node).node == self.logits else node for node in nodes]
+        paths = list(dict.fromkeys(key for key in keys if key))
+
+        def run(images: Tensor) -> tuple[Tensor, ...]:
+            found = capture(self.module, paths, images, to_end="" in keys) if keys else {}
+            if missing := [path for path in paths if path not in found]:
+                raise InputError(
+                    f"{type(self.module).__name__} did not run {missing[0]!r} on these images, as it did when it was "
+                    "cut; its forward must call the modules at which it is cut whatever the images."
+                )
+            return tuple(found[key] for key in keys)
+
+        return run
+
+    def suffix(self, node: str) -> nn.Module:  # noqa: D102
+        is_end = self.cut(node).node == self.logits
+        return nn.Identity() if is_end else _Rest(self.module, self._detours[node])
+
+
+class _Rest(nn.Module):
+    """A network from one module's output on."""
+
+    def __init__(self, network: nn.Module, detour: Detour):
+        super().__init__()
+        self.network, self.detour = network, detour
+
+    def forward(self, a: Tensor) -> Tensor:
+        """Return the class scores."""
+        return self.detour.run(self.network, a)
+
+
+def cut_by_hooks(
+    module: nn.Module, input_shape: tuple[int, int, int], expected: Tensor, *, reason: str
+) -> HookedNetwork:
+    """Return a frozen network with its cuts; `expected` are its scores of `probe_input`.
+
+    Raises:
+        InputError: If it gives other scores when run again, or cannot be cut before its scores.
+    """
+    trial = Trial(module, input_shape, expected)
+    calls = trial.run.calls
+    nodes = [call.path for call in calls]
+    end = trial.scores_from
+    if end is None:
+        end = len(calls)
+        nodes.append(f"node:{_SCORES}" if _SCORES in nodes else _SCORES)
+    detours = {k: detour for k in trial.candidates if k < end and (detour := trial.detour(k)) is not None}
+    positions = [*detours, end]
+    if len(positions) == 1:
+        raise InputError(
+            f"none of the {len(set(nodes[: len(calls)]))} modules that {type(module).__name__} runs returns, called "
+            "once, one tensor (images first) that decides the scores alone; wanted blocks that are modules of their "
+            "own, called once."
+        )
+    operations = _operations(trial, nodes)
+    cuts = _cuts(trial, positions, operations, num_classes=expected.shape[1])
+    return HookedNetwork(module, input_shape, cuts, operations, {nodes[k]: one for k, one in detours.items()}, reason)
+
+
+def _operations(trial: Trial, nodes: Sequence[str]) -> Operations:
+    calls = trial.run.calls
+    return Operations(
+        nodes=tuple(nodes),
+        activations=frozenset(k for k, call in enumerate(calls) if isinstance(call.module, ACTIVATIONS)),
+        calls=tuple(
+            Call(
+                path=call.path,
+                type=type(call.module),
+                is_leaf=is_leaf(call.module),
+                has_weights=any(True for _ in call.module.parameters()),
+                made=frozenset(range(call.begin, k + 1)),
+                output=trial.outputs[k],
+            )
+            for k, call in enumerate(calls)
+        ),
+    )
+
+
+def _cuts(trial: Trial, positions: Sequence[int], operations: Operations, *, num_classes: int) -> list[Cut]:
+    calls, reader = trial.run.calls, CallReader(trial.module, trial.run.calls)
+    readings = {k: reader.read(k) if k < len(calls) else Reading(axes="ND") for k in positions}
+    blocks = block_calls(operations.calls, [k for k in positions if readings[k] is not None])
+    names = {last: call.path for call, last in blocks if call.output == last}
+    cuts = []
+    for order, position in enumerate(positions):
+        returned = calls[position].returned if position < len(calls) else None
+        layer = make_layer(
+            name=names.get(position, operations.nodes[position]),
+            node=operations.nodes[position],
+            depth=order / (len(positions) - 1),
+            shape=returned.shape[1:] if returned else (num_classes,),
+            flops=calls[position].flops if position < len(calls) else trial.run.flops,
+            reading=readings[position],
+        )
+        cuts.append(Cut(position=position, layer=layer))
+    return cuts

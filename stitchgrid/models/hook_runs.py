@@ -1,0 +1,258 @@
+"""Running a network under hooks: what every module returned, and runs in which modules return something else."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from stitchgrid.errors import InputError
+from stitchgrid.models.probe import probe_input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """The tensor that a module returned, without its values."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    order: tuple[int, ...]  # axes from the slowest to the fastest in memory
+    made_by: Node | None  # of autograd's graph: None where it does not depend on the images
+
+    def laid_out(self, a: Tensor) -> Tensor:
+        """Return a copy of `a` in new memory, whose axes lie there in the same order."""
+        return torch.empty_permuted(a.shape, self.order, dtype=a.dtype, device=a.device).copy_(a)
+
+    def zeros(self, num_images: int, device: torch.device, *, own_memory: bool) -> Tensor:
+        """Return zeros in its place for some images, which share one image's memory or can be overwritten."""
+        shape = (num_images if own_memory else 1, *self.shape[1:])
+        zeros = torch.empty_permuted(shape, self.order, dtype=self.dtype, device=device).zero_()
+        return zeros if own_memory else zeros.expand(num_images, *self.shape[1:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleCall:
+    """One call of a module; its position is the number of calls that ended before it did."""
+
+    path: str
+    module: nn.Module
+    begin: int  # number of calls that had ended when it began: those from there to its own position lie inside it
+    given: tuple[int, ...] | None  # shape of the first tensor among its arguments
+    returned: Returned | None  # None: not one tensor
+    same: tuple[int, ...]  # positions of the calls inside that returned this very tensor
+    passed_on: bool  # it returned what it was given
+    flops: float  # from the images to its end, one image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of a network."""
+
+    calls: tuple[ModuleCall, ...]  # in order of their end
+    same: tuple[int, ...]  # positions of the calls that returned the network's output
+    flops: float  # one image
+    images: Node | None  # of autograd's graph
+    scores: Node | None
+
+
+class _Watch:
+    """Notes the calls of modules while a network runs."""
+
+    def __init__(self, counter: FlopCounterMode, num_images: int):
+        self.counter, self.num_images = counter, num_images
+        self.calls: list[ModuleCall] = []
+        self.values: list[tuple[Any, int]] = []  # what they returned: kept, so that no other tensor takes its identity
+        self.running: list[tuple[nn.Module, int, list[tuple[Any, int]]]] = []
+
+    def began(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = [_state(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        self.running.append((module, len(self.calls), given))
+
+    def ended(self, path: str, module: nn.Module, value: Any) -> None:
+        while self.running[-1][0] is not module:  # calls that ended in an exception that the network caught
+            self.running.pop()
+        _, begin, given = self.running.pop()
+        self.calls.append(
+            ModuleCall(
+                path=path,
+                module=module,
+                begin=begin,
+                given=tuple(given[0][0].shape) if given else None,
+                returned=_returned(value) if isinstance(value, Tensor) else None,
+                same=self.same(value, begin),
+                passed_on=any(_is_same(one, _state(value)) for one in given),
+                flops=self.counter.get_total_flops() / self.num_images,
+            )
+        )
+        self.values.append(_state(value))
+
+    def same(self, value: Any, begin: int = 0) -> tuple[int, ...]:
+        state = _state(value)
+        return tuple(k for k in range(begin, len(self.calls)) if _is_same(self.values[k], state))
+
+
+def _state(value: Any) -> tuple[Any, int]:
+    """Return a value with a number that grows when it is overwritten."""
+    return value, value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+
+
+def _is_same(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
+    return isinstance(one[0], Tensor) and one[0] is other[0] and one[1] == other[1]
+
+
+def _returned(value: Tensor) -> Returned:
+    strides = value.stride()
+    order = tuple(sorted(range(value.dim()), key=lambda axis: -strides[axis]))
+    return Returned(shape=tuple(value.shape), dtype=value.dtype, order=order, made_by=value.grad_fn)
+
+
+def watch(network: nn.Module, images: Tensor, *, gradients: bool) -> Run:
+    """Run a network and return what its modules did, with autograd's graph of it or else with its costs."""
+    counter = FlopCounterMode(display=False)
+    seen = _Watch(counter, len(images))
+    with ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(gradients))
+        if gradients:
+            images = images.detach().clone().requires_grad_() * 1  # no longer a leaf, which must not be overwritten
+        # attention as plain matrix products: fused kernels are not counted alike, or at all, on every device
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        for path, module in network.named_modules():
+            if module is not network:
+                begin = module.register_forward_pre_hook(seen.began, with_kwargs=True)
+                end = module.register_forward_hook(lambda m, _, value, path=path: seen.ended(path, m, value))
+                stack.callback(begin.remove)
+                stack.callback(end.remove)
+        with nullcontext() if gradients else counter:
+            scores = network(images)
+    return Run(
+        calls=tuple(seen.calls),
+        same=seen.same(scores),
+        flops=counter.get_total_flops() / len(images),
+        images=images.grad_fn,
+        scores=scores.grad_fn,
+    )
+
+
+class _AllCaptured(BaseException):  # no error, and not for networks that catch every Exception
+    """The last activation that was asked for is there."""
+
+
+def capture(network: nn.Module, paths: Sequence[str], images: Tensor, *, to_end: bool) -> dict[str, Tensor]:
+    """Return copies of what the modules at these paths return, and under "" the scores if the run is to the end."""
+    found: dict[str, Tensor] = {}
+
+    def keep(path: str, value: Tensor) -> None:
+        found[path] = value.clone()  # what comes after may overwrite it
+        if not to_end and len(found) == len(paths):
+            raise _AllCaptured
+
+    modules = dict(network.named_modules())
+    hooks = [modules[path].register_forward_hook(lambda _, __, value, path=path: keep(path, value)) for path in paths]
+    try:
+        scores = network(images)
+    except _AllCaptured:
+        return found
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found | {"": scores}
+
+
+@contextmanager
+def _forwards(replacements: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Let modules do something else for a while."""
+    own = {module: vars(module).get("forward") for module in replacements}  # None: that of its class
+    try:
+        for module, forward in replacements.items():
+            module.forward = forward
+        yield
+    finally:
+        for module, before in own.items():
+            vars(module).pop("forward", None)
+            if before is not None:
+                module.forward = before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detour:
+    """How to run a network from one module's output on, without the work before it."""
+
+    at: ModuleCall
+    skipped: Mapping[nn.Module, Sequence[ModuleCall | None]]  # per module, its calls before; None: it is really run
+    own_memory: bool  # whether the zeros in place of what is skipped may be overwritten, and do not share memory
+    noise: bool = False  # whether the images before are noise, for what does not run on zeros
+    input_shape: tuple[int, ...]
+
+    def run(self, network: nn.Module, a: Tensor, *, images: Tensor | None = None) -> Tensor:
+        """Return the scores of a network with `a` for the module's output; `images` do not count, by default blank."""
+        made = self.at.returned
+        assert made is not None
+        reached = False
+
+        def give(*_: Any, **__: Any) -> Tensor:
+            nonlocal reached
+            reached = True
+            return made.laid_out(a)
+
+        def stand_in(real: Callable[..., Any], calls: Iterator[ModuleCall | None]) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                call = None if reached else next(calls, None)
+                if call is None or call.returned is None:
+                    return real(*args, **kwargs)
+                return call.returned.zeros(len(a), a.device, own_memory=self.own_memory)
+
+            return forward
+
+        skipping = {module: stand_in(module.forward, iter(calls)) for module, calls in self.skipped.items()}
+        with _forwards({**skipping, self.at.module: give}):
+            scores: Tensor = network(self._blank(network, a) if images is None else images)
+        if not reached:
+            raise InputError(
+                f"{type(network).__name__} did not run {self.at.path!r} on {len(a)} images, as it did when it was cut; "
+                "its forward must call the modules at which it is cut whatever the images."
+            )
+        return scores
+
+    def _blank(self, network: nn.Module, a: Tensor) -> Tensor:
+        image = probe_input(network, self.input_shape)[:1].to(a.device)
+        images = (image if self.noise else torch.zeros_like(image)).expand(len(a), *self.input_shape)
+        return images.clone() if self.own_memory else images
+
+
+def skipped_before(
+    calls: Sequence[ModuleCall], begin: int, skippable: frozenset[int]
+) -> dict[nn.Module, list[ModuleCall | None]]:
+    """Return, for `Detour`, the outermost of the skippable calls that had ended when a call began."""
+    before: list[tuple[ModuleCall, bool]] = []
+    position = begin - 1
+    while position >= 0:
+        skip = position in skippable
+        before.append((calls[position], skip))
+        position = (calls[position].begin if skip else position) - 1
+    found: dict[nn.Module, list[ModuleCall | None]] = {}
+    for call, skip in reversed(before):
+        found.setdefault(call.module, []).append(call if skip else None)
+    return {module: some for module, some in found.items() if any(some)}
+
+
+class Patience(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
+    """Counts operations, and ends a run that takes more than a limit: a loop until some value is reached may not."""
+
+    def __init__(self, limit: float = float("inf")):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.limit, self.count = limit, 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Carry out the operation."""
+        self.count += 1
+        if self.count > self.limit:
+            raise RuntimeError(f"still running after {self.count} operations")
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,197 @@
+"""Trials of a network that has no graph: at which of its modules it can be cut, and how it is run from there on.
+
+A module's output is a cut if the network, given that output in place of its own, returns the scores that belong to it
+whatever the images: noise, other noise, none. Autograd's graph tells besides whether another path passes by, which
+numbers do not where a head is still zero.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from stitchgrid.errors import InputError
+from stitchgrid.models.hook_runs import Detour, ModuleCall, Patience, Run, capture, skipped_before, watch
+from stitchgrid.models.probe import probe_input
+
+_LOOKED_INTO = (  # of torch.nn, by exact type
+    nn.Sequential,
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+    nn.Transformer,
+)
+
+
+class Trial:
+    """What some runs of a network on noise tell."""
+
+    def __init__(self, module: nn.Module, input_shape: Sequence[int], expected: Tensor):
+        self.module, self.input_shape = module, input_shape
+        images = probe_input(module, input_shape)
+        more = torch.cat([images.flip(0), images[:1] / 2])  # so that a number of images is not taken for a size
+        noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
+        self.others = -noise.to(images.device, images.dtype)  # of other sign, for branches on a sum
+        self.run = watch(module, images, gradients=False)
+        self.graph = self._watch(more)
+        self.runs = (self.run, self.graph, self._watch(self.others))
+        self.turns = [_by_turn(run.calls) for run in self.runs]
+        self.depends = _leads(self.graph, around=None)  # else nothing can be told from autograd's graph
+        self._check_scores(images, expected)
+        self.outputs = self._outputs()
+        self.candidates = self._candidates()
+        self.scores_from = self._scores_from()
+        self.skippable = self._skippable()
+        paths = [self.run.calls[k].path for k in self.candidates]
+        with torch.no_grad(), Patience() as patience:
+            self.captured = [capture(module, paths, some, to_end=True) for some in (images, more)]
+        self.limit = 5 * patience.count
+
+    def _check_scores(self, images: Tensor, expected: Tensor) -> None:
+        with torch.no_grad():
+            again, other = self.module(images), self.module(self.others)
+        if not _close(again, expected):
+            raise InputError(
+                f"{self._name} does not give the same scores when it is run again, with no module in place; its "
+                "forward must not be random in eval mode (dropout without `training=self.training`) or use a tensor "
+                "after overwriting it in place."
+            )
+        if _close(other, expected) and not self.depends:
+            raise InputError(f"the output of {self._name} does not depend on its input.")
+
+    @property
+    def _name(self) -> str:
+        return type(self.module).__name__
+
+    def _watch(self, images: Tensor) -> Run:
+        try:
+            return watch(self.module, images, gradients=True)
+        except Exception:  # some operations refuse gradients
+            pass
+        try:
+            return watch(self.module, images, gradients=False)
+        except Exception as problem:
+            raise InputError(
+                f"{self._name} fails on {len(images)} images of noise ({type(problem).__name__}: {problem}), though "
+                "not on others; its forward must take any number of images and any values."
+            ) from problem
+
+    def _outputs(self) -> list[int | None]:
+        """Return, for each call, the position of the one that stands for what it returned.
+
+        It is the last call inside it that returned that tensor, if its module is called only once, else itself. What
+        was passed on was made by none; a layer of torch.nn makes something of its own even so.
+        """
+        found: list[int | None] = []
+        for k, call in enumerate(self.run.calls):
+            inside = [output for same in call.same if (output := found[same]) is not None and self._is_once(output)]
+            own = None if call.passed_on and not is_leaf(call.module) else k
+            found.append(inside[-1] if inside else own)
+        return found
+
+    def _is_once(self, position: int) -> bool:
+        path = self.run.calls[position].path
+        return all((path, 0) in run and (path, 1) not in run for run in self.turns)
+
+    def _keeps_images_apart(self, path: str, turn: int) -> bool:
+        """Return whether a module's call returns, in every run, one tensor with the images first."""
+        returned = [run[path, turn].returned if (path, turn) in run else None for run in self.turns]
+        shapes = [one.shape for one in returned if one is not None and one.shape]
+        return [shape[0] for shape in shapes] == [2, 3, 2] and len({shape[1:] for shape in shapes}) == 1
+
+    def _made_by(self, path: str, turn: int) -> Node | None:
+        call = self.turns[1].get((path, turn))
+        return call.returned.made_by if call and call.returned else None
+
+    def _candidates(self) -> list[int]:
+        """Return the positions of the calls whose outputs may be cuts."""
+        return [
+            k
+            for k, call in enumerate(self.run.calls)
+            if self.outputs[k] == k
+            and self._is_once(k)
+            and self._keeps_images_apart(call.path, 0)
+            and not (self.depends and _leads(self.graph, around=self._made_by(call.path, 0)))
+        ]
+
+    def _scores_from(self) -> int | None:
+        """Return the position of the candidate whose output is the network's in every run."""
+        returning = [{run.calls[k].path for k in run.same} for run in self.runs]
+        found = [k for k in self.candidates if all(self.run.calls[k].path in paths for paths in returning)]
+        return found[-1] if found else None
+
+    def _skippable(self) -> frozenset[int]:
+        """Return the positions of the calls in whose place zeros can be returned: they only tell of the images."""
+        turns = _by_turn(self.run.calls)
+        return frozenset(
+            position
+            for position, key in enumerate(turns)
+            if self._keeps_images_apart(*key) and (not self.depends or self._made_by(*key) is not None)
+        )
+
+    def detour(self, position: int) -> Detour | None:
+        """Return how to run the network from a call's output on, the cheapest way that works; None if there is none."""
+        call = self.run.calls[position]
+        size = tuple(self.input_shape)
+        whole = Detour(at=call, skipped={}, own_memory=True, input_shape=size)
+        if not self._is_right(lambda a: whole.run(self.module, a, images=self.others), self.captured[:1], call):
+            return None
+        skipped = skipped_before(self.run.calls, call.begin, self.skippable)
+        ways = (
+            replace(whole, skipped=skipped, own_memory=False),
+            replace(whole, skipped=skipped),
+            replace(whole, noise=True),
+        )
+        for detour in ways:
+            if self._is_right(lambda a, detour=detour: detour.run(self.module, a), self.captured, call):  # type: ignore[misc]
+                return detour
+        return None
+
+    def _is_right(
+        self, rest: Callable[[Tensor], Tensor], captured: Sequence[dict[str, Tensor]], call: ModuleCall
+    ) -> bool:
+        try:
+            with torch.no_grad(), Patience(self.limit):
+                return all(_close(rest(found[call.path]), found[""]) for found in captured)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # a network run on what it was not made for stops in any way
+            return False
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Return whether a module is one operation, as when a network is traced: a layer of torch.nn or torchvision."""
+    home = type(module).__module__
+    return home.startswith("torchvision.ops") or (home.startswith("torch.nn") and type(module) not in _LOOKED_INTO)
+
+
+def _by_turn(calls: Sequence[ModuleCall]) -> dict[tuple[str, int], ModuleCall]:
+    """Return calls by their module's path and how many calls of it came before, in order of their end."""
+    num = Counter[str]()
+    found = {}
+    for call in calls:
+        found[call.path, num[call.path]] = call
+        num[call.path] += 1
+    return found
+
+
+def _leads(run: Run, *, around: Node | None) -> bool:
+    """Return whether gradients find a way from the scores to the images that passes `around` a node."""
+    seen = {around, None}
+    waiting = [run.scores]
+    while waiting:
+        node = waiting.pop()
+        if node is run.images and node not in seen:
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(following for following, _ in node.next_functions)
+    return False
+
+
+def _close(came: Tensor, wanted: Tensor) -> bool:
+    return torch.allclose(came, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)

@@ -1,0 +1,71 @@
+"""Networks that do not fit into memory: how much they need, and how much there is."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from stitchgrid.errors import InputError
+
+
+class OutOfMemoryError(InputError):
+    """A network does not fit; the workers' side knows the error by this name, and tries its unit once more."""
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Return whether an error says that there was not enough memory."""
+    return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
+
+
+@contextmanager
+def memory_told(what: str, *, device: torch.device, count: Callable[[], int | None]) -> Iterator[None]:
+    """Turn a lack of memory within the block into an error that names the bytes that `count` finds are needed.
+
+    Raises:
+        OutOfMemoryError: If there is not enough memory.
+    """
+    try:
+        yield
+    except Exception as problem:
+        if not is_out_of_memory(problem):
+            raise
+        needed, asked = count(), re.search(r"tried to allocate (\d+) bytes", str(problem))
+        if needed is not None:
+            need = f"needs {_gib(needed)} for its weights alone"
+        elif asked is not None:
+            need = f"asked for {_gib(int(asked[1]))} at once"
+        else:
+            need = "does not fit into memory"
+        raise OutOfMemoryError(
+            f"{what} {need}, and {_there_is(device)}; make it smaller by its `args`, or compute where there is more."
+        ) from problem
+
+
+def count_bytes(module: nn.Module) -> int:
+    """Return the bytes of parameters and buffers."""
+    return sum(value.numel() * value.element_size() for value in [*module.parameters(), *module.buffers()])
+
+
+def move(module: nn.Module, device: torch.device, name: str) -> nn.Module:
+    """Return the network on another device; `name` is the model's, for the error.
+
+    Raises:
+        OutOfMemoryError: If it does not fit there.
+    """
+    with memory_told(f"model {name!r}", device=device, count=lambda: count_bytes(module)):
+        return module.to(device)
+
+
+def _there_is(device: torch.device) -> str:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return f"{_gib(free)} of the {_gib(total)} of {device} are free"
+    return f"this machine has {_gib(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))}"
+
+
+def _gib(num_bytes: int) -> str:
+    gib = num_bytes / 2**30
+    return f"{gib:,.0f} GiB" if gib >= 10 else f"{gib:.2g} GiB"

@@ -1,0 +1,261 @@
+"""Files and packages that a job names reach workers that do not see them, as they were when the job was planned."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from helpers_models import spec
+
+from stitchgrid.catalog import Catalog
+from stitchgrid.cli import cli
+from stitchgrid.cluster.connection import Connection
+from stitchgrid.driver.launch import Launch
+from stitchgrid.errors import ClusterError, InputError
+from stitchgrid.models import own_code
+from stitchgrid.models.architecture import code_digest
+from stitchgrid.models.build import build_network, make_network
+from stitchgrid.models.own_code import MAX_BYTES, PACKAGE, as_planned, sent, staged
+from stitchgrid.store import Store
+
+NET = """
+from torch import nn
+
+def make(width=6):
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, width), nn.ReLU(), nn.Linear(width, 10))
+"""
+OTHER_NET = NET.replace("width=6", "width=7")
+PACKAGE_NET = "from own_package_of_a_test.parts import WIDTH\n" + NET.replace("width=6", "width=WIDTH")
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Return a job's folder with two files, and a package that only this process is told of."""
+    (tmp_path / "gone.py").write_text(NET)
+    (tmp_path / "changed.py").write_text(OTHER_NET)
+    package = tmp_path / "elsewhere" / "own_package_of_a_test"
+    (package / "__pycache__").mkdir(parents=True)
+    (package / "__pycache__" / "junk.pyc").touch()
+    (package / "__init__.py").touch()
+    (package / "parts.py").write_text("WIDTH = 5\n")
+    (package / "nets.py").write_text(PACKAGE_NET)
+    monkeypatch.syspath_prepend(package.parent)
+    yield tmp_path
+    forget()
+
+
+def forget():
+    for name in [name for name in sys.modules if name.startswith("own_package_of_a_test")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def at_a_worker(monkeypatch):
+    """Make this process one to which a package was sent."""
+
+    def arrive(package):
+        monkeypatch.setattr(sys, "path", [str(package.parent), *sys.path])
+        sent.cache_clear()
+        forget()
+
+    yield arrive
+    sent.cache_clear()
+    sys.modules.pop(PACKAGE, None)
+
+
+def all_specs(own):
+    words = "gone.py:make", "changed.py:make", "own_package_of_a_test.nets:make", "torchvision:resnet18"
+    return [spec(word, base=own) for word in words]
+
+
+def test_nothing_is_staged_for_libraries_and_installed_packages():
+    with staged([spec("torchvision:resnet18"), spec("torchvision.models.squeezenet:squeezenet1_1")]) as package:
+        assert package is None
+
+
+def test_what_is_staged_is_what_the_job_names_and_nothing_that_python_made_of_it(own):
+    with staged(all_specs(own)) as package:
+        files = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
+        assert package.name == PACKAGE
+    assert not package.exists()
+    assert {name for name in files if name.startswith("modules/")} == {
+        f"modules/own_package_of_a_test/{name}.py" for name in ("__init__", "parts", "nets")
+    }
+    assert len(files) == 3 + 4  # with __init__.py, the manifest, and the two files
+
+
+def test_a_worker_runs_an_own_file_as_it_was_planned(own, at_a_worker):
+    gone, changed, *_ = all_specs(own)
+    planned = code_digest(gone), code_digest(changed)
+    with staged([gone, changed]) as package:
+        (own / "gone.py").unlink()
+        (own / "changed.py").write_text(NET)
+        with pytest.raises(InputError, match="there is no file"):
+            build_network(gone)
+        at_a_worker(package)
+        assert (code_digest(gone), code_digest(changed)) == planned
+        assert [build_network(one)[1].out_features for one in (gone, changed)] == [6, 7]
+
+
+def test_a_file_that_is_as_planned_is_run_where_it_lies(own, at_a_worker):
+    with staged(all_specs(own)) as package:
+        at_a_worker(package)
+        assert as_planned(own / "gone.py") == own / "gone.py"
+        assert as_planned(own / "other.py") == own / "other.py"
+
+
+def test_a_worker_imports_an_own_package_as_it_was_planned(own, at_a_worker):
+    network = all_specs(own)[2]
+    assert make_network(network)[1].out_features == 5
+    with staged([network]) as package:
+        (own / "elsewhere" / "own_package_of_a_test" / "parts.py").write_text("WIDTH = 9\n")
+        at_a_worker(package)
+        assert make_network(network)[1].out_features == 5
+        assert Path(sys.modules["own_package_of_a_test"].__file__).is_relative_to(package)
+
+
+def test_a_module_that_is_one_file_is_sent_alone(own, monkeypatch):
+    (own / "one_file_of_a_test.py").write_text(NET)
+    monkeypatch.syspath_prepend(own)
+    with staged([spec("one_file_of_a_test:make")]) as package:
+        assert [path.name for path in (package / "modules").iterdir()] == ["one_file_of_a_test.py"]
+    del sys.modules["one_file_of_a_test"]
+
+
+def test_a_package_too_large_to_be_sent_is_refused(own, monkeypatch):
+    with (own / "elsewhere" / "own_package_of_a_test" / "data.bin").open("wb") as file:
+        file.truncate(2 * MAX_BYTES)
+    with (
+        pytest.raises(InputError, match=r"own_package_of_a_test is sent .* 40 MB, more than the 20 MB allowed"),
+        staged(all_specs(own)),
+    ):
+        pass
+
+
+def test_a_file_that_imports_its_neighbour_is_told_what_to_be_instead(own):
+    (own / "neighbour.py").write_text("import gone_of_a_test\n")
+    with pytest.raises(
+        InputError, match=r"neighbour.py does not run: ModuleNotFoundError.*self-contained.*package.module:function"
+    ):
+        build_network(spec("neighbour.py:make", base=own))
+
+
+JOB = """
+name = "own"
+[data]
+dataset = "digits"
+fit = { split = "train", samples = 64 }
+eval = { split = "test", samples = 32 }
+[[models]]
+name = "gone"
+architecture = "gone.py:make"
+weights = "random"
+layers = ["2"]
+[[models]]
+name = "changed"
+architecture = "changed.py:make"
+weights = "random"
+layers = ["2"]
+[[matchers]]
+kind = "cka"
+"""
+TRAINED = """
+[[models]]
+name = "trained"
+architecture = "own_package_of_a_test.nets:make"
+weights = { train = "short" }
+layers = ["2"]
+[recipes.short]
+epochs = 1
+"""
+
+
+def launch(own, store, *flags):
+    return CliRunner().invoke(cli, ["launch", str(own / "job.toml"), "--store", str(own / store), *flags])
+
+
+@pytest.fixture
+def change_after_planning(own, monkeypatch):
+    """Change the files once all is planned and trained, before any network of the sweep is loaded."""
+    plain = Launch._measure_networks
+
+    def change(*names):
+        def measure(self, resolution):
+            if "gone" in names:
+                (own / "gone.py").unlink()
+            if "changed" in names:
+                (own / "changed.py").write_text(NET)
+            plain(self, resolution)
+
+        monkeypatch.setattr(Launch, "_measure_networks", measure)
+
+    return change
+
+
+def values(store):
+    """Return the values between the networks that are not trained: training is not the same to the last digit."""
+    untrained = "source_model != 'trained' and target_model != 'trained'"
+    with Catalog(Store.open(store)) as catalog:
+        rows = catalog.query(
+            f"select cell_id, metric, round(value, 5) as value from results where {untrained} order by all"
+        )
+        return rows.to_pylist()
+
+
+@pytest.mark.ray
+def test_a_sweep_on_ray_is_computed_as_planned_whatever_becomes_of_its_files(own, change_after_planning):
+    (own / "job.toml").write_text(JOB + TRAINED)
+    alone = launch(own, "alone", "--address", "none")
+    assert alone.exit_code == 0, alone.output
+    change_after_planning("gone", "changed")
+    there = launch(own, "ray", "--workers", "1")
+    assert there.exit_code == 0, there.output
+    assert values(own / "ray") == values(own / "alone")
+    assert len(values(own / "ray")) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("gone", "there is no file .*gone.py"), ("changed", "'changed' is not what it was when the")]
+)
+def test_in_this_process_a_file_that_changed_stops_the_launch(own, change_after_planning, name, message):
+    (own / "job.toml").write_text(JOB)
+    change_after_planning(name)
+    result = launch(own, "grid", "--address", "none")
+    assert result.exit_code == 1
+    assert re.search(message, result.output), result.output
+
+
+def test_a_clash_with_the_runtime_environment_of_a_submitted_job_is_explained(own, monkeypatch):
+    import ray
+
+    def refuse(**options):
+        assert options["runtime_env"] == {"py_modules": [str(own)]}
+        raise ValueError("Failed to merge the Job's runtime env {} with a ray.init's runtime env {}")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with (
+        pytest.raises(ClusterError, match="`py_modules` too; give those as `working_dir`"),
+        Connection("local", package=own),
+    ):
+        pass
+
+
+def test_a_change_of_code_between_plan_and_training_is_noticed(own, monkeypatch):
+    package = own / "elsewhere" / "own_package_of_a_test"
+    (own / "job.toml").write_text(JOB + TRAINED)
+    plain = Launch._prepare
+
+    def prepare(self, *arguments):
+        (package / "nets.py").write_text(PACKAGE_NET + "\n")
+        plain(self, *arguments)
+
+    monkeypatch.setattr(Launch, "_prepare", prepare)
+    result = launch(own, "grid", "--address", "none")
+    assert result.exit_code == 1
+    assert "'trained' would not be trained as the sweep was planned" in result.output
+
+
+def test_the_standard_library_is_not_own_code():
+    assert not own_code._is_own(sys.modules["json"])
+    assert not own_code._is_own(sys.modules["sys"])
