@@ -51,7 +51,7 @@ def test_defaults_are_those_of_the_contract():
     assert vit.base == str(BASE)
     direct, task_loss = job.matcher_specs()
     assert (direct.seed, direct.samples, direct.metrics) == (None, None, tuple(STITCHER_METRICS))
-    assert direct.values == {"rcond": 1e-12}
+    assert direct.values == {"rcond": 1e-12, "resize": "bilinear", "cls": "copy", "pool": "mean"}
     assert task_loss.seed == 0
     assert task_loss.values["epochs"] == 30
     assert task_loss.revision == MATCHERS["task_loss"].revision

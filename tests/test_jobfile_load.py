@@ -39,6 +39,7 @@ def test_the_cifar10_job_reads_checkpoints_below_a_folder_of_the_environment(mon
 @pytest.mark.parametrize("path", shipped_names("jobs", ".toml").values(), ids=lambda path: path.stem)
 def test_a_shipped_job_is_named_like_its_file_and_begins_with_its_question(path, monkeypatch):
     monkeypatch.setenv("STITCHGRID_DATA", "/data")
+    monkeypatch.setenv("IMAGENET", "/imagenet")
     first = path.read_text().splitlines()[0]
     assert first.startswith("# ")
     assert first.endswith("?")
