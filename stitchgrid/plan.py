@@ -65,7 +65,7 @@ def make_plan(sweep: Sweep, done: Done, *, retry_failed: bool = False, shard_flo
     """
     shards = tuple(cut_into_shards(sweep, shard_flops=shard_flops))
     reasons: Counter[str] = Counter()
-    todo = []
+    todo: dict[str, Shard] = {}  # by id: where two names stand for one network, so do shards
     for shard in shards:
         wanted = set()
         for cell in sweep.cells(shard):
@@ -74,11 +74,13 @@ def make_plan(sweep: Sweep, done: Done, *, retry_failed: bool = False, shard_flo
             if compute:
                 wanted.add(cell.cell_id)
         if len(wanted) == shard.num_cells:
-            todo.append(shard)
+            todo[shard.unit_id] = shard
         elif wanted:
             share = len(wanted) / shard.num_cells
-            todo.append(replace(shard, wanted=frozenset(wanted), num_cells=len(wanted), flops=shard.flops * share))
-    return Plan(sweep=sweep, shards=shards, todo=tuple(todo), num_cells=sum(reasons.values()), reasons=dict(reasons))
+            todo[shard.unit_id] = replace(
+                shard, wanted=frozenset(wanted), num_cells=len(wanted), flops=shard.flops * share
+            )
+    return Plan(sweep=sweep, shards=shards, todo=tuple(todo.values()), num_cells=sum(reasons.values()), reasons=dict(reasons))
 
 
 def _reason(sweep: Sweep, cell: Cell, done: Done, *, retry_failed: bool) -> tuple[str, bool]:

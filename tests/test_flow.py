@@ -184,6 +184,17 @@ def test_a_layer_inside_a_residual_block_is_refused_with_the_nearest_cut(here):
     assert "is not a cut" in run("launch", *where, "--address", "none", *change, code=2).stderr
 
 
+def test_one_network_under_two_names_is_computed_once_and_listed_under_both(tmp_path):
+    model = '[[models]]\nname = "{}"\narchitecture = "stitchgrid:resnet20"\nargs = {{ depth = 8, width = 4 }}\n'
+    head, _, tail = JOB.partition("[[models]]")
+    matchers = "[[matchers]]" + tail.partition("[[matchers]]")[2]
+    (tmp_path / "twins.toml").write_text(head + model.format("a") + model.format("b") + matchers)
+    run("launch", tmp_path / "twins.toml", "--store", tmp_path / "grid", "--address", "none")
+    with Catalog(Store.open(tmp_path / "grid")) as catalog:
+        (found,) = catalog.query("select count(*) as num, count(distinct cell_id) as own from cells").to_pylist()
+    assert found == {"num": NUM_CELLS, "own": NUM_CELLS // 4}
+
+
 def test_a_cluster_that_is_not_there_is_named(here, tmp_path):
     _, where, _ = here
     nobody = "--address", "127.0.0.1:1"

@@ -31,7 +31,7 @@ PACKAGE_NET = "from own_package_of_a_test.parts import WIDTH\n" + NET.replace("w
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Return a job's folder with two files, and a package that only this process is told of."""
+    """Make a job's folder with two files, and a package that only this process is told of."""
     (tmp_path / "gone.py").write_text(NET)
     (tmp_path / "changed.py").write_text(OTHER_NET)
     package = tmp_path / "elsewhere" / "own_package_of_a_test"

@@ -125,6 +125,21 @@ def test_cells_of_untrained_networks_are_to_be_computed():
     assert plan.num_todo == 27
 
 
+def test_shards_of_one_network_under_two_names_are_run_once():
+    one = network("m0")
+    twins = sweep(networks=(one, replace(one, spec=replace(one.spec, name="again"))), pairs=((0, 0), (1, 1)))
+    plan = make_plan(twins, Store(), shard_flops=1.0)
+    assert len(plan.shards) == 2 * len(plan.todo) == 6
+    assert len({shard.unit_id for shard in plan.todo}) == len(plan.todo)
+
+
+def test_the_layout_of_a_layer_is_part_of_a_cells_address():
+    (a, b) = (sweep(num_networks=1), sweep(num_networks=1))
+    turned = tuple(replace(layer, axes="NHWC") for layer in b.networks[0].layers)
+    b = replace(b, networks=(replace(b.networks[0], layers=turned),))
+    assert a.cell(0, 0, 0, 1, 0).cell_id != b.cell(0, 0, 0, 1, 0).cell_id
+
+
 def test_addresses_of_cells_depend_on_content_and_not_on_names_or_speed():
     asked = sweep(num_networks=2)
     before = cell_ids(asked, cut_into_shards(asked))

@@ -34,7 +34,10 @@ def models(pattern: str) -> None:
 )
 @click.option("--args", "arguments", default="{}", help="Keyword arguments of the architecture, as JSON.")
 def layers(model: str, every: bool, input_size: str | None, arguments: str) -> None:
-    """List the layers at which a model can be cut: name, depth, kind, shape.
+    """List the layers at which a model can be cut: name, depth, kind, axes, shape.
+
+    Of axes N are images, C and D features, H rows, W columns, T tokens; the shape is one image's. Tokens are so many
+    before a grid (class and register tokens), and the grid. Layers of kind `other` cannot be stitched.
 
     MODEL is an architecture as in a job file: torchvision:NAME, stitchgrid:NAME, FILE.py:function, ...
 
@@ -56,8 +59,14 @@ def layers(model: str, every: bool, input_size: str | None, arguments: str) -> N
     chosen = cut.cuts if every else select_layers(cut, ("blocks",))
     longest = max(len(one.name) for one in chosen)
     for one in chosen:
-        shape = "x".join(map(str, one.layer.shape))
-        click.echo(f"{one.name:{longest}}  {one.layer.depth:.3f}  {one.layer.kind:6}  {shape}")
+        layer = one.layer
+        shape = "x".join(map(str, layer.shape))
+        grid = (
+            ""
+            if layer.grid is None or layer.kind == "map"
+            else f"  {layer.num_prefix} + {layer.grid[0]}x{layer.grid[1]}"
+        )
+        click.echo(f"{one.name:{longest}}  {layer.depth:.3f}  {layer.kind:6}  {layer.axes:4}  {shape}{grid}")
 
 
 def _json_object(text: str) -> dict[str, object]:

@@ -181,7 +181,8 @@ class Launch:
 
     def _measure_networks(self, resolution: Resolution) -> None:
         """Measure every network, unstitched, that was not measured on these images before."""
-        missing = [unit for unit in resolution.evaluations() if not self.store.has_artefact("evaluation", unit.unit_id)]
+        units = {unit.unit_id: unit for unit in resolution.evaluations()}  # two names may stand for one network
+        missing = [unit for unit in units.values() if not self.store.has_artefact("evaluation", unit.unit_id)]
         if missing:
             self._prepare("measuring networks", missing, resolution.sweep)
 
