@@ -80,7 +80,9 @@ def make_plan(sweep: Sweep, done: Done, *, retry_failed: bool = False, shard_flo
             todo[shard.unit_id] = replace(
                 shard, wanted=frozenset(wanted), num_cells=len(wanted), flops=shard.flops * share
             )
-    return Plan(sweep=sweep, shards=shards, todo=tuple(todo.values()), num_cells=sum(reasons.values()), reasons=dict(reasons))
+    return Plan(
+        sweep=sweep, shards=shards, todo=tuple(todo.values()), num_cells=sum(reasons.values()), reasons=dict(reasons)
+    )
 
 
 def _reason(sweep: Sweep, cell: Cell, done: Done, *, retry_failed: bool) -> tuple[str, bool]:
