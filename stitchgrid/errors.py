@@ -58,3 +58,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
     close = get_close_matches(word, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}? known: {shown}" if close else f"known: {shown or 'none'}"
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Return whether an error says that there was not enough memory; torch's own are told by name, without torch.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    (True, False)
+    """
+    by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(problem).__mro__)
+    return by_name or isinstance(problem, MemoryError) or "can't allocate memory" in str(problem)

@@ -105,7 +105,7 @@ def resolve(
         networks.append(network)
         if to_train is not None:
             untrained.append(to_train)
-    problems += problems_of_labels(job, networks, images.num_classes)
+    problems += _problems_of_labels(job, networks, images.num_classes)
     if problems:
         raise JobFileError(f"job {job.name!r} cannot run:", problems)
     return Resolution(
@@ -180,7 +180,7 @@ def _resolve_network(
     return network, TrainNetwork(unit_id=key, spec=replace(spec, preprocess=preprocess), data=data, flops=flops)
 
 
-def problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) -> list[str]:
+def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) -> list[str]:
     """Return what forbids stitching into networks whose classes are not those of the images."""
     specs = job.network_specs()
     targets = {specs[target].name for _, target in job.pairs()}
@@ -188,24 +188,21 @@ def problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) 
     stitchers = [kind for kind, matcher in kinds.items() if matcher.family == "stitcher"]
     if job.data.labels == "agreement":
         stitchers = [kind for kind in stitchers if kinds[kind].trained]
+        way_out = '; labels = "agreement" does without labels, but not for kinds that are trained on them.'
+    else:
+        way_out = ', or set labels = "agreement" in [data], to have its agreement alone reported.'
+    if not stitchers:
+        return []
     found = []
     for network in networks:
-        if network.is_labelled or network.name not in targets or not stitchers:
+        if network.is_labelled or network.name not in targets:
             continue
-        problem = (
-            f"model {network.name!r}: the images have {num_classes} classes, the network {network.num_classes}, so "
-            f"that {', '.join(stitchers)} into it cannot be compared with labels; "
-        )
-        if network.spec.weights == "random" or network.spec.recipe:
-            problem += f"give it num_classes = {num_classes} in args, "
-        problem += "or use it as a source alone ([grid] pairs)"
+        has_any_head = network.spec.weights == "random" or network.spec.recipe
+        other_head = f"give it num_classes = {num_classes} in args, " if has_any_head else ""
         found.append(
-            problem
-            + (
-                '; labels = "agreement" does without labels, but not for kinds that are trained on them.'
-                if job.data.labels == "agreement"
-                else ', or set labels = "agreement" in [data], to have its agreement alone reported.'
-            )
+            f"model {network.name!r}: the images have {num_classes} classes, the network {network.num_classes}, so "
+            f"that {', '.join(stitchers)} into it cannot be compared with labels; {other_head}or use it as a source "
+            f"alone ([grid] pairs){way_out}"
         )
     return found
 

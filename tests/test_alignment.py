@@ -9,7 +9,6 @@ from torch.nn import functional
 from stitchgrid.engine.stitched import stitch_rows
 from stitchgrid.matchers.alignment import (
     DEFAULT_RULES,
-    Rules,
     alignment_name,
     index_shaping,
     install,
@@ -20,6 +19,7 @@ from stitchgrid.matchers.alignment import (
     pooled,
     rows_of,
 )
+from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.records import Layer
 

@@ -18,9 +18,9 @@ import stitchgrid
 from stitchgrid.cluster import connection, open_executor
 from stitchgrid.cluster.connection import Connection, find_cluster, quiet_driver, require_listener
 from stitchgrid.cluster.deaths import classify_death, in_short
-from stitchgrid.cluster.floor import is_out_of_memory, sigterm_interrupts
+from stitchgrid.cluster.floor import sigterm_interrupts
 from stitchgrid.cluster.sizing import check_shares, choose_size
-from stitchgrid.errors import ClusterError, InputError
+from stitchgrid.errors import ClusterError, InputError, is_out_of_memory
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from stitchgrid.cli import cli
-from stitchgrid.matchers.catalogue import StitcherParams
+from stitchgrid.matchers.catalogue import Rules
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,9 +27,9 @@ def test_the_readme_names_no_module_that_is_not_there():
     assert missing == []
 
 
-@pytest.mark.parametrize("name", StitcherParams.model_fields)
+@pytest.mark.parametrize("name", Rules.model_fields)
 def test_the_readme_explains_every_rule_of_alignment(name):
-    field = StitcherParams.model_fields[name]
+    field = Rules.model_fields[name]
     for value in get_args(field.annotation):
         assert value == field.default or f'`{name} = "{value}"`' in README
 

@@ -555,4 +555,5 @@ def test_layers_says_that_a_network_cannot_be_traced_and_why(tmp_path):
 
 
 def test_a_network_with_a_graph_gives_no_notice():
-    assert way_notice("net", cut_network(network("stitchgrid:tiny10", padding=1), (3, 8, 8))) is None
+    traced = cut_network(network("stitchgrid:tiny10", padding=1), (3, 8, 8))
+    assert way_notice("net", traced.way, traced.reason) is None

@@ -11,8 +11,7 @@ import torch
 from helpers_models import noise, spec
 from torch import nn
 
-from stitchgrid.cluster.floor import is_out_of_memory
-from stitchgrid.errors import InputError, JobFileError
+from stitchgrid.errors import InputError, JobFileError, is_out_of_memory
 from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.catalogue import architecture_names, library_names

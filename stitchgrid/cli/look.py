@@ -54,7 +54,7 @@ def layers(model: str, every: bool, input_size: str | None, arguments: str) -> N
     spec = NetworkSpec(name=model, entry=model, architecture=model, args=canonical(_json_object(arguments)))
     height, width = _size(input_size) if input_size else _usual_size(model)
     cut = cut_network(make_network(spec), (3, height, width))
-    if notice := way_notice(model, cut):
+    if notice := way_notice(model, cut.way, cut.reason):
         click.echo(notice, err=True)
     chosen = cut.cuts if every else select_layers(cut, ("blocks",))
     longest = max(len(one.name) for one in chosen)

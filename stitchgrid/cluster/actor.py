@@ -8,7 +8,8 @@ from typing import Any
 
 import stitchgrid
 from stitchgrid.cluster.contract import Worker
-from stitchgrid.cluster.floor import close_worker, is_out_of_memory
+from stitchgrid.cluster.floor import close_worker
+from stitchgrid.errors import is_out_of_memory
 from stitchgrid.records import Unit, UnitReport
 
 

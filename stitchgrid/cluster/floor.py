@@ -9,7 +9,7 @@ from time import monotonic
 from types import FrameType
 
 from stitchgrid.cluster.contract import Attempt, BeforeSubmit, OnEvent, Progress
-from stitchgrid.errors import ClusterError
+from stitchgrid.errors import ClusterError, is_out_of_memory
 from stitchgrid.records import Unit
 from stitchgrid.scheduler import (
     Bisect,
@@ -116,16 +116,6 @@ def raised(worker: str, unit: Unit, problem: BaseException) -> UnitRaised:
         traceback="".join(traceback.format_exception(problem)),
         out_of_memory=is_out_of_memory(problem),
     )
-
-
-def is_out_of_memory(problem: BaseException) -> bool:
-    """Return whether an error says that there was not enough memory; torch's own are told by name, without torch.
-
-    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
-    (True, False)
-    """
-    by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(problem).__mro__)
-    return by_name or isinstance(problem, MemoryError) or "can't allocate memory" in str(problem)
 
 
 def close_worker(worker: object) -> None:

@@ -12,6 +12,7 @@ from stitchgrid.driver.estimate import Estimate, SpeedProbe, estimate
 from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.errors import StoreError
 from stitchgrid.jobfile import Job
+from stitchgrid.models.cutting import way_notice
 from stitchgrid.plan import Plan, make_plan
 from stitchgrid.records import Network, Sweep
 from stitchgrid.resolve import Resolution, open_job_images, resolve
@@ -75,11 +76,8 @@ def preview(
 
 def way_notices(sweep: Sweep) -> list[str]:
     """Return a line for each network that is not cut by its graph."""
-    return [
-        f"{network.name} cannot be traced; it is cut through hooks on its modules, which is slower"
-        for network in sweep.networks
-        if network.way == "hooks"
-    ]
+    notices = (way_notice(network.name, network.way) for network in sweep.networks)
+    return [notice for notice in notices if notice is not None]
 
 
 def open_if_there(uri: str) -> Store | None:

@@ -10,7 +10,6 @@ from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
 from stitchgrid.matchers.alignment import (
     DEFAULT_RULES,
     Layout,
-    Rules,
     index_shaping,
     lay,
     layout_of,
@@ -18,6 +17,7 @@ from stitchgrid.matchers.alignment import (
     pooled,
     rows_of,
 )
+from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.matchers.indices.cka import centred_gram
 from stitchgrid.moments import MomentSums, PairMoments
 from stitchgrid.records import Layer

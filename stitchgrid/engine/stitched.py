@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from stitchgrid.engine.workspace import Batch, Workspace
-from stitchgrid.matchers.alignment import DEFAULT_RULES, Rules, install, lay, layout_of, resize_rows, rows_of
+from stitchgrid.matchers.alignment import DEFAULT_RULES, install, lay, layout_of, resize_rows, rows_of
+from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.records import Cell, Layer
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import Stitch, networks_per_stack, stitch_rows
 from stitchgrid.engine.workspace import LayerKey, Workspace, by_network, forward
-from stitchgrid.matchers.alignment import Rules, install
+from stitchgrid.matchers.alignment import install
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.matchers.stitchers.task_loss import initial_map, stacked_task_loss
 from stitchgrid.preprocess import augment_crop4_flip
@@ -36,7 +36,7 @@ def train_task_loss(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> l
     spec, num_images = work.sweep.matchers[cells[0].matcher], ledger[cells[0]].num_fit or 0
     params = spec.values
     maps = [_parameters(work, cell) for cell in cells]
-    rules = Rules.of(params)
+    rules = work.rules(cells[0])
     stitches = [Stitch(cell=cell, map=initial, rules=rules) for cell, initial in zip(cells, maps, strict=True)]
     tensors = [tensor for stitch in stitches for tensor in (stitch.map.weight_DE, stitch.map.bias_E)]
     adam = torch.optim.Adam(tensors, lr=params["lr"], weight_decay=params["weight_decay"], foreach=True)

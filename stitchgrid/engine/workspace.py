@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stitchgrid.datasets import Images, Split
-from stitchgrid.matchers.alignment import Rules
+from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import Cell, Layer, Preprocess, Sweep
@@ -41,7 +41,8 @@ class Workspace:
 
     def rules(self, cell: Cell) -> Rules:
         """Return how a stitcher lays its source on its target."""
-        return Rules.of(self.sweep.matchers[cell.matcher].values)
+        params = self.sweep.matchers[cell.matcher].values
+        return Rules(**{name: params[name] for name in Rules.model_fields})
 
     @contextmanager
     def precision(self) -> Iterator[None]:

@@ -7,31 +7,17 @@ Shape suffixes: N images, P positions, K prefix tokens, D features.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.records import Layer
 
 SUBSAMPLED_FROM = 3  # a bilinear reduction by this factor reads only some of the source's positions
 UPSAMPLED_ABOVE = 16  # times a side: the target's neighbours then share their source
 _MODES = {"bilinear": "bilinear", "area": "area", "nearest": "nearest-exact"}  # of torch's interpolate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """Which rule is taken where there is a choice; parameters of every stitcher."""
-
-    resize: str = "bilinear"  # bilinear | area | nearest, where grids differ
-    cls: str = "copy"  # copy | pool | drop: what the target's prefix tokens are made of
-    pool: str = "mean"  # mean | cls: what a vector is made of
-
-    @classmethod
-    def of(cls, params: dict[str, Any]) -> "Rules":
-        """Return the rules among a stitcher's parameters."""
-        return cls(resize=params["resize"], cls=params["cls"], pool=params["pool"])
 
 
 DEFAULT_RULES = Rules()

@@ -23,21 +23,21 @@ class NoParams(Params):
     """A kind without parameters."""
 
 
-class StitcherParams(Params):
-    """How a source is laid on a target of another shape; README has the table of rules."""
+class Rules(Params):
+    """Which rule lays a source on a target of another shape, where there is a choice; README has the table."""
 
-    resize: Literal["bilinear", "area", "nearest"] = "bilinear"
-    cls: Literal["copy", "pool", "drop"] = "copy"
-    pool: Literal["mean", "cls"] = "mean"
+    resize: Literal["bilinear", "area", "nearest"] = "bilinear"  # where grids differ
+    cls: Literal["copy", "pool", "drop"] = "copy"  # what the target's prefix tokens are made of
+    pool: Literal["mean", "cls"] = "mean"  # what a vector is made of
 
 
-class DirectParams(StitcherParams):
+class DirectParams(Rules):
     """Least squares."""
 
     rcond: Annotated[float, Field(gt=0, lt=1)] = 1e-12  # eigenvalues of cov(A) below rcond * largest are dropped
 
 
-class TaskLossParams(StitcherParams):
+class TaskLossParams(Rules):
     """Cross-entropy on the labels; defaults are those of Balogh & Jelasity (2025), but for the augmentation."""
 
     epochs: Annotated[int, Field(ge=1)] = 30

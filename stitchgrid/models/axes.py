@@ -114,8 +114,9 @@ def reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
     made = []
     for size in shape:
         parts: list[Axis] = []
-        while (left := size // prod(part.size for part in parts)) > 1:
-            if not waiting or size % prod(part.size for part in parts):
+        left = size
+        while left > 1:
+            if not waiting:
                 return None
             part = waiting.pop(0)
             if part.size > left:
@@ -124,10 +125,11 @@ def reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
                     return None
                 part, rest = halves
                 waiting.insert(0, rest)
+            if left % part.size:
+                return None
+            left //= part.size
             parts.append(part)
-        if prod(part.size for part in parts) != size or any(part.num_prefix for part in parts[1:]):
-            return None
-        num_prefix = parts[0].num_prefix if parts else 0
+        num_prefix = sum(part.num_prefix for part in parts)
         if num_prefix and len(parts) > 1:
             return None
         made.append(Axis(factors=tuple(factor for part in parts for factor in part.factors), num_prefix=num_prefix))

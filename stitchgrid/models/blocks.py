@@ -31,7 +31,9 @@ def block_calls(calls: Sequence[Call], cuts: Collection[int]) -> list[tuple[Call
     """
     inner = [call for call in calls if call.has_weights and not call.is_leaf and _is_block(call.type)]
     num_calls = Counter(call.type for call in inner)
-    repeated = [(call, max(found)) for call in inner if num_calls[call.type] > 1 and (found := call.made & set(cuts))]
+    repeated = [
+        (call, max(found)) for call in inner if num_calls[call.type] > 1 and (found := call.made.intersection(cuts))
+    ]
     return [(call, last) for call, last in repeated if not any(other.made < call.made for other, _ in repeated)]
 
 

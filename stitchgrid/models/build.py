@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stitchgrid.errors import InputError, JobFileError
+from stitchgrid.errors import InputError, JobFileError, is_out_of_memory
 from stitchgrid.models.architecture import find_function, library_of, misfit
 from stitchgrid.models.freeze import freeze
-from stitchgrid.models.memory import count_bytes, is_out_of_memory, memory_told
+from stitchgrid.models.memory import count_bytes, memory_told
 from stitchgrid.models.published import find_published
 from stitchgrid.models.weights import load_checkpoint, load_into
 from stitchgrid.records import NetworkSpec, Preprocess

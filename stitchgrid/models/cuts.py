@@ -69,6 +69,8 @@ class CutNetwork(ABC):
 
     #: How the halves are made: by the network's `graph`, or by `hooks` on its modules.
     way: str
+    #: Why there is no graph.
+    reason: str = ""
 
     def __init__(
         self, module: nn.Module, input_shape: tuple[int, int, int], cuts: Sequence[Cut], operations: Operations

@@ -6,7 +6,7 @@ from stitchgrid.errors import InputError
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.freeze import freeze
 from stitchgrid.models.graph_cuts import cut_by_graph
-from stitchgrid.models.hook_cuts import HookedNetwork, cut_by_hooks
+from stitchgrid.models.hook_cuts import cut_by_hooks
 from stitchgrid.models.probe import probe_output
 
 
@@ -27,15 +27,17 @@ def cut_network(module: nn.Module, input_shape: tuple[int, int, int]) -> CutNetw
             raise InputError(f"{by_graph} Nor can it be cut through hooks on its modules: {by_hooks}") from by_graph
 
 
-def way_notice(name: str, network: CutNetwork) -> str | None:
+def way_notice(name: str, way: str, reason: str = "") -> str | None:
     """Return what to know of a network that is not cut by its graph.
 
-    >>> from torch import nn
-    >>> way_notice("net", cut_network(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), (3, 2, 2)))
+    >>> way_notice("net", "graph")
+    >>> way_notice("net", "hooks")
+    'net cannot be traced; it is cut through hooks on its modules, which is slower'
     """
-    if not isinstance(network, HookedNetwork):
+    if way == "graph":
         return None
-    return f"{name} cannot be traced ({network.reason}); it is cut through hooks on its modules, which is slower"
+    why = f" ({reason})" if reason else ""
+    return f"{name} cannot be traced{why}; it is cut through hooks on its modules, which is slower"
 
 
 def _in_short(problem: InputError) -> str:

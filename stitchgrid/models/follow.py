@@ -129,8 +129,8 @@ class _Follower:
         for tensor in known:
             if self.probed[tensor].shape == shape:
                 return self.axes[tensor]
-        is_own = node.op == "call_function" and not str(getattr(node.target, "__module__", "")).startswith("torch.")
-        return scaled(axes, shape) if is_own or "torchvision" in str(getattr(node.target, "__module__", "")) else None
+        is_torchs = str(getattr(node.target, "__module__", "")).startswith("torch.")
+        return scaled(axes, shape) if node.op == "call_function" and not is_torchs else None
 
     def _operation(self, node: fx.Node) -> str:
         if node.op == "call_module":

@@ -16,7 +16,7 @@ _SCORES = "output"  # node of class scores that no module returns
 
 
 class HookedNetwork(CutNetwork):
-    """A network cut by hooks on its modules; `reason` says why it has no graph."""
+    """A network cut by hooks on its modules."""
 
     way = "hooks"
 

@@ -8,16 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from stitchgrid.errors import InputError
+from stitchgrid.errors import InputError, is_out_of_memory
 
 
 class OutOfMemoryError(InputError):
     """A network does not fit; the workers' side knows the error by this name, and tries its unit once more."""
-
-
-def is_out_of_memory(problem: BaseException) -> bool:
-    """Return whether an error says that there was not enough memory."""
-    return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(problem)
 
 
 @contextmanager

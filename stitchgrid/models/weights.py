@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from stitchgrid.errors import InputError
-from stitchgrid.models.memory import is_out_of_memory, memory_told
+from stitchgrid.errors import InputError, is_out_of_memory
+from stitchgrid.models.memory import memory_told
 
 _NESTED = ("state_dict", "model")  # where training scripts put the weights
 _UNTRACKED = "num_batches_tracked"  # a counter of batch norm that no output depends on
