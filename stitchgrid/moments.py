@@ -1,4 +1,4 @@
-"""Mergeable float64 second moments of two sets of features over the same rows.
+"""Float64 second moments of two sets of features over the same rows.
 
 Least squares, CCA, Procrustes and linear regression need nothing else, and moments add up over batches, workers and
 machines: one pass over the images serves every layer pair, exactly, in memory that does not depend on their number.
@@ -8,7 +8,7 @@ Shape suffixes: R rows, X features of all sources side by side, Y features of al
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import accumulate, pairwise
 
 import torch
@@ -81,102 +81,104 @@ class PairMoments:
         return PairMoments(num_rows=self.num_rows, x=self.y, y=self.x, xy_DE=self.xy_DE.mT)
 
 
-class MomentSums:
-    """Sums over rows of sources `x` (one block of columns each), targets `y`, and all products x'y.
+class RowSums:
+    """Sums over the rows of several layers side by side: their number, their total, each layer's products with itself.
 
-    Products of a source with itself are kept per block, since no index needs those of two different sources.
     Rows are taken about a pivot, the mean of the first rows seen, so that a large offset does not cost precision.
-
-    >>> x, y = torch.randn(100, 5), torch.randn(100, 3)
-    >>> whole, half = MomentSums([2, 3], [3]), MomentSums([2, 3], [3])
-    >>> whole.add([x[:, :2], x[:, 2:]], [y])
-    >>> for part in (slice(0, 50), slice(50, 100)):
-    ...     half.add([x[part, :2], x[part, 2:]], [y[part]])
-    >>> torch.allclose(whole.pair(1, 0).xy_DE, half.pair(1, 0).xy_DE)
-    True
     """
 
-    def __init__(self, x_widths: Sequence[int], y_widths: Sequence[int], *, device: str | torch.device = "cpu"):
+    def __init__(self, widths: Sequence[int], *, device: str | torch.device = "cpu"):
+        self.slices = [slice(start, stop) for start, stop in pairwise(accumulate(widths, initial=0))]
         self.num_rows = 0
-        self.x_slices = _slices(x_widths)
-        self.y_slices = _slices(y_widths)
-        zeros = partial(torch.zeros, dtype=torch.float64, device=device)
-        num_x, num_y = sum(x_widths), sum(y_widths)
-        self.pivot_x_X, self.pivot_y_Y = zeros(num_x), zeros(num_y)
-        self.sum_x_X, self.sum_y_Y = zeros(num_x), zeros(num_y)
-        self.xx = [zeros(width, width) for width in x_widths]
-        self.yy = [zeros(width, width) for width in y_widths]
-        self.xy_XY = zeros(num_x, num_y)
-        self._sides: dict[tuple[str, int], Side] = {}  # until more rows come
+        self.pivot_X = torch.zeros(sum(widths), dtype=torch.float64, device=device)
+        self.total_X = torch.zeros_like(self.pivot_X)
+        self.products = [self.pivot_X.new_zeros(width, width) for width in widths]
+        self._has_pivot = False
+        self._are_products_shared = False
+        self._sides: dict[int, Side] = {}  # until more rows come
 
-    def add(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> None:
-        """Add rows: one (..., width) tensor per source and per target, of any floating type."""
-        x_RX, y_RY = _side_by_side(x), _side_by_side(y)
-        if not len(x_RX):
-            return
+    def centre(self, layers: Sequence[Tensor]) -> Tensor:
+        """Return float64 rows (..., X) about the pivot, from a (..., width) tensor of any floating type per layer."""
+        rows = torch.empty(*layers[0].shape[:-1], len(self.pivot_X), dtype=torch.float64, device=self.pivot_X.device)
+        for layer, columns in zip(layers, self.slices, strict=True):
+            rows[..., columns] = layer
+        if not self._has_pivot and rows.numel():
+            self.pivot_X, self._has_pivot = exact_mean(rows.flatten(0, -2)), True
+        return rows.sub_(self.pivot_X)
+
+    def add(self, rows: Tensor, *, partners: Tensor | None = None, num_rows: int | None = None) -> None:
+        """Add rows (..., X) about the pivot.
+
+        Rows Lz that a linear operator L would make of fewer rows z are never made: give z, `partners` L'Lz and the
+        number of rows of Lz. For (Lz)'(Lz) = z'(L'Lz), and the rows Lz sum to what the partners sum to, where L's
+        weights sum to one for each of its rows.
+        """
+        rows_RX = rows.flatten(0, -2)
+        partners_RX = rows_RX if partners is None else partners.flatten(0, -2)
         self._sides.clear()
-        if not self.num_rows:
-            self.pivot_x_X, self.pivot_y_Y = exact_mean(x_RX), exact_mean(y_RY)
-        x_RX -= self.pivot_x_X
-        y_RY -= self.pivot_y_Y
-        self.num_rows += len(x_RX)
-        self.sum_x_X += x_RX.sum(0)
-        self.sum_y_Y += y_RY.sum(0)
-        for xx, columns in zip(self.xx, self.x_slices, strict=True):
-            xx.addmm_(x_RX[:, columns].mT, x_RX[:, columns])
-        for yy, columns in zip(self.yy, self.y_slices, strict=True):
-            yy.addmm_(y_RY[:, columns].mT, y_RY[:, columns])
-        self.xy_XY.addmm_(x_RX.mT, y_RY)
+        self.num_rows += len(partners_RX) if num_rows is None else num_rows
+        self.total_X += partners_RX.sum(0)
+        if not self._are_products_shared:
+            for products_DD, columns in zip(self.products, self.slices, strict=True):
+                products_DD.addmm_(rows_RX[:, columns].mT, partners_RX[:, columns])
 
-    def merge(self, other: "MomentSums") -> None:
-        """Add the rows that `other` has seen; its pivot may differ."""
-        if not other.num_rows:
-            return
-        self._sides.clear()
-        if not self.num_rows:
-            self.pivot_x_X, self.pivot_y_Y = other.pivot_x_X.clone(), other.pivot_y_Y.clone()
-        shift_x_X, shift_y_Y = other.pivot_x_X - self.pivot_x_X, other.pivot_y_Y - self.pivot_y_Y
-        rows = other.num_rows
-        for mine, theirs, columns in zip(self.xx, other.xx, self.x_slices, strict=True):
-            mine.add_(_moved(theirs, rows, other.sum_x_X[columns], shift_x_X[columns]))
-        for mine, theirs, columns in zip(self.yy, other.yy, self.y_slices, strict=True):
-            mine.add_(_moved(theirs, rows, other.sum_y_Y[columns], shift_y_Y[columns]))
-        self.xy_XY += (
-            other.xy_XY
-            + torch.outer(other.sum_x_X, shift_y_Y)
-            + torch.outer(shift_x_X, other.sum_y_Y)
-            + rows * torch.outer(shift_x_X, shift_y_Y)
-        )
-        self.sum_x_X += other.sum_x_X + rows * shift_x_X
-        self.sum_y_Y += other.sum_y_Y + rows * shift_y_Y
-        self.num_rows += rows
+    def share_products(self, all_XX: Tensor) -> None:
+        """Read each layer's products with itself from those of all layers with all, which are summed elsewhere."""
+        self.products, self._are_products_shared = [all_XX[columns, columns] for columns in self.slices], True
 
-    def pair(self, source: int, target: int) -> PairMoments:
-        """Return the centred moments of one source block and one target block.
+    def side(self, layer: int) -> Side:
+        """Return one layer's share of the moments of its pairs.
 
         Raises:
             ValueError: If no row has been added, or an activation was infinite or NaN.
         """
         if not self.num_rows:
             raise ValueError("moments of a layer pair need at least one row, got none; call add() first.")
-        columns_x, columns_y = self.x_slices[source], self.y_slices[target]
-        sum_x_D, sum_y_E = self.sum_x_X[columns_x], self.sum_y_Y[columns_y]
-        return PairMoments(
-            num_rows=self.num_rows,
-            x=self._side("x", source, self.pivot_x_X[columns_x], sum_x_D, self.xx[source]),
-            y=self._side("y", target, self.pivot_y_Y[columns_y], sum_y_E, self.yy[target]),
-            xy_DE=self.xy_XY[columns_x, columns_y] - torch.outer(sum_x_D, sum_y_E) / self.num_rows,
-        )
-
-    def _side(self, name: str, position: int, pivot_D: Tensor, sum_D: Tensor, products_DD: Tensor) -> Side:
-        if (name, position) not in self._sides:
+        if layer not in self._sides:
+            total_D, products_DD = self.total_X[self.slices[layer]], self.products[layer]
             if not torch.isfinite(products_DD.trace()):
                 raise ValueError(f"moments of a layer pair need finite activations, got inf or NaN; {NOT_FINITE}.")
-            self._sides[name, position] = Side(
-                mean_D=pivot_D + sum_D / self.num_rows,
-                scatter_DD=products_DD - torch.outer(sum_D, sum_D) / self.num_rows,
+            self._sides[layer] = Side(
+                mean_D=self.pivot_X[self.slices[layer]] + total_D / self.num_rows,
+                scatter_DD=products_DD - torch.outer(total_D, total_D) / self.num_rows,
             )
-        return self._sides[name, position]
+        return self._sides[layer]
+
+
+class CrossSums:
+    """All products x'y of the rows of two sets of layers, or of one set with itself.
+
+    >>> x, y = RowSums([2, 3]), RowSums([3])
+    >>> cross = CrossSums(x, y)
+    >>> for _ in range(2):
+    ...     rows_x, rows_y = x.centre([torch.randn(50, 2), torch.randn(50, 3)]), y.centre([torch.randn(50, 3)])
+    ...     cross.add(rows_x, rows_y)
+    ...     x.add(rows_x)
+    ...     y.add(rows_y)
+    >>> cross.pair(1, 0).num_rows, tuple(cross.pair(1, 0).xy_DE.shape)
+    (100, (3, 3))
+    """
+
+    def __init__(self, x: RowSums, y: RowSums):
+        self.x, self.y = x, y
+        self.xy_XY = x.pivot_X.new_zeros(len(x.pivot_X), len(y.pivot_X))
+        if x is y:
+            x.share_products(self.xy_XY)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add rows (..., X) and (..., Y) about their pivots."""
+        self.xy_XY.addmm_(x.flatten(0, -2).mT, y.flatten(0, -2))
+
+    def pair(self, source: int, target: int) -> PairMoments:
+        """Return the centred moments of a layer of the one side and a layer of the other.
+
+        Raises:
+            ValueError: If no row has been added, or an activation was infinite or NaN.
+        """
+        columns_x, columns_y = self.x.slices[source], self.y.slices[target]
+        x, y = self.x.side(source), self.y.side(target)
+        shift_DE = torch.outer(self.x.total_X[columns_x], self.y.total_X[columns_y]) / self.y.num_rows
+        return PairMoments(num_rows=self.y.num_rows, x=x, y=y, xy_DE=self.xy_XY[columns_x, columns_y] - shift_DE)
 
 
 def exact_mean(exact_RX: Tensor) -> Tensor:
@@ -189,25 +191,10 @@ def exact_mean(exact_RX: Tensor) -> Tensor:
 
 def pair_moments(x_RD: Tensor, y_RE: Tensor) -> PairMoments:
     """Return the centred moments of two matrices with the same rows."""
-    sums = MomentSums([x_RD.shape[1]], [y_RE.shape[1]], device=x_RD.device)
-    sums.add([x_RD], [y_RE])
-    return sums.pair(0, 0)
-
-
-def _side_by_side(tensors: Sequence[Tensor]) -> Tensor:
-    """Return float64 rows with the features of all tensors, copied once whatever their strides."""
-    widths = [tensor.shape[-1] for tensor in tensors]
-    rows = torch.empty(*tensors[0].shape[:-1], sum(widths), dtype=torch.float64, device=tensors[0].device)
-    for tensor, columns in zip(tensors, _slices(widths), strict=True):
-        rows[..., columns] = tensor
-    return rows.flatten(0, -2)
-
-
-def _slices(widths: Sequence[int]) -> list[slice]:
-    return [slice(start, stop) for start, stop in pairwise(accumulate(widths, initial=0))]
-
-
-def _moved(products: Tensor, rows: int, total: Tensor, shift: Tensor) -> Tensor:
-    """Return sum (z + shift)(z + shift)' from sum z z', sum z and the number of rows."""
-    cross = torch.outer(total, shift)
-    return products + cross + cross.mT + rows * torch.outer(shift, shift)
+    x, y = RowSums([x_RD.shape[1]], device=x_RD.device), RowSums([y_RE.shape[1]], device=y_RE.device)
+    cross = CrossSums(x, y)
+    rows_x, rows_y = x.centre([x_RD]), y.centre([y_RE])
+    cross.add(rows_x, rows_y)
+    x.add(rows_x)
+    y.add(rows_y)
+    return cross.pair(0, 0)

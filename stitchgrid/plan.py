@@ -3,15 +3,17 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Protocol
 
-from stitchgrid.matchers.catalogue import MATCHERS, images_used
-from stitchgrid.records import Block, Cell, Shard, Sweep, digest
+from stitchgrid.matchers.catalogue import FROM_MOMENTS, MATCHERS, images_used
+from stitchgrid.records import Block, Cell, Layer, Shard, Sweep, digest
 
-MIN_SHARD_FLOPS, MAX_SHARD_FLOPS = 1e11, 3e12  # a few seconds, and two minutes, of one CPU core
+MIN_SHARD_FLOPS, MAX_SHARD_FLOPS = 6e11, 6e12  # some ten seconds, and two minutes, of one CPU core
 MIN_SHARDS = 16  # of a sweep big enough, so that workers share it and a crash costs little
 PIECE = "-"  # between the id of a shard and the number of its half
 TILE_SIDES = (8, 4, 2, 1)  # networks on a side of a tile; the largest that fits is taken
+EXACT = 2.0  # cost of a float64 operation, in float32 ones
 BACKWARD = 1.0  # cost of a gradient with respect to a tail's input, in forward passes
 
 
@@ -191,10 +193,15 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
         kind = MATCHERS[spec.kind]
         epochs = spec.values["epochs"] if kind.trained else 0
         total += epochs * num_fit * sum(sweep.networks[source].flops for source in sources)
+        runs = num_eval + epochs * num_fit * (1 + BACKWARD)  # of each stitched network's tail
+        if kind.family != "stitcher" or FROM_MOMENTS.issuperset(spec.metrics):
+            runs = epochs * num_fit * (1 + BACKWARD)
         for block in blocks:
-            total += _block_cost(
-                sweep, block, family=kind.family, gram=kind.gram, num_eval=num_eval, num_fit=num_fit, epochs=epochs
-            )
+            if kind.gram:
+                total += _gram_cost(sweep, block, num_eval)
+            else:
+                total += _moment_cost(sweep, block, num_eval + num_fit * (epochs == 0))
+            total += runs * _tail_cost(sweep, block)
     return total
 
 
@@ -204,26 +211,23 @@ def images_of(sweep: Sweep, matcher: int) -> tuple[int, int]:
     return images_used(spec, num_fit=sweep.num_fit, num_fit_closed=sweep.num_fit_closed, num_eval=sweep.num_eval)
 
 
-def _block_cost(
-    sweep: Sweep, block: Block, *, family: str, gram: bool, num_eval: int, num_fit: int, epochs: int
-) -> float:
+def _gram_cost(sweep: Sweep, block: Block, num_images: int) -> float:
+    target = sweep.networks[block.target]
+    return sum(1.0 * num_images**2 * prod(target.layers[layer].shape) for layer in block.target_layers)
+
+
+def _moment_cost(sweep: Sweep, block: Block, num_images: int) -> float:
+    """Return the operations of the products x'y, in float64, on whichever side has fewer rows."""
     source, target = sweep.networks[block.source], sweep.networks[block.target]
-    total = 0.0
-    for position in block.target_layers:
-        layer = target.layers[position]
-        rows = _rows(layer.shape, layer.width)
-        if gram:
-            total += 2.0 * num_eval**2 * rows * layer.width
-            continue
-        total += sum(4.0 * (num_eval + num_fit * (epochs == 0)) * rows * s.width * layer.width for s in source.layers)
-        if family == "stitcher":
-            runs = num_eval + epochs * num_fit * (1 + BACKWARD)
-            total += runs * len(source.layers) * (target.flops - layer.flops)
-    return total
+    pairs = ((s, target.layers[position]) for position in block.target_layers for s in source.layers)
+    return sum(2.0 * EXACT * num_images * min(_rows(s), _rows(t)) * s.width * t.width for s, t in pairs)
 
 
-def _rows(shape: Sequence[int], width: int) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size // width
+def _tail_cost(sweep: Sweep, block: Block) -> float:
+    """Return the operations for one image to pass all of a block's stitched networks behind their stitch."""
+    source, target = sweep.networks[block.source], sweep.networks[block.target]
+    return len(source.layers) * sum(target.flops - target.layers[layer].flops for layer in block.target_layers)
+
+
+def _rows(layer: Layer) -> int:
+    return prod(layer.shape) // layer.width

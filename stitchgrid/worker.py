@@ -13,6 +13,7 @@ from time import perf_counter
 import torch
 from torch.nn.functional import cross_entropy
 
+from stitchgrid.allocator import keep_freed_memory
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace, batches
@@ -36,6 +37,7 @@ class Worker:
         self.cache = cache
         self.device = torch.device(_device(device))
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        keep_freed_memory()
         torch.backends.mha.set_fastpath_enabled(False)  # its outputs differ from those with gradients by 4e-6
         self._networks: OrderedDict[str, CutNetwork] = OrderedDict()
         self._images: tuple[tuple[DataSpec, int | None], Images] | None = None
@@ -70,7 +72,7 @@ class Worker:
         work = self._workspace(sweep)
         is_labelled = sweep.networks[unit.network].is_labelled
         correct, loss = 0, 0.0
-        for batch in batches(work, work.images.eval, {unit.network: []}, stop=sweep.num_eval):
+        for batch in batches(work, work.images.eval, {unit.network: []}, scored={unit.network}, stop=sweep.num_eval):
             logits_NK = batch.logits[unit.network].float()
             correct += int((logits_NK.argmax(1) == batch.labels_N).sum())
             if is_labelled:

@@ -130,8 +130,8 @@ def test_only_rounding_below_zero_is_stored_as_zero(error, stored):
 
 def test_residual_of_an_all_zero_target_and_r2_of_a_constant_one_are_undefined():
     a, zero, constant = rows(20, 5, seed=9), torch.zeros(20, 4), torch.full((20, 4), 0.1)
-    assert np.isnan(residual(any_map(5, 10), pair_moments(a, zero)))
-    assert np.isnan(r_squared(any_map(5, 10), pair_moments(a, constant)))
+    assert residual(any_map(5, 10), pair_moments(a, zero)).isnan()
+    assert r_squared(any_map(5, 10), pair_moments(a, constant)).isnan()
     assert residual(fitted(a, constant).stitch, pair_moments(a, constant)) == 0
 
 
@@ -149,7 +149,7 @@ INVERTIBLE = torch.eye(5).double() + rows(5, 5, seed=12) / 4
 def test_the_residual_does_not_change_when_the_source_is_mapped_invertibly(held_out):
     a, b = noisy_pair()
     fit, judge = (slice(0, 40), slice(40, 60)) if held_out else (slice(0, 60), slice(0, 60))
-    value = lambda a: residual(fitted(a[fit], b[fit]).stitch, pair_moments(a[judge], b[judge]))  # noqa: E731
+    value = lambda a: float(residual(fitted(a[fit], b[fit]).stitch, pair_moments(a[judge], b[judge])))  # noqa: E731
     assert value(a @ INVERTIBLE + 3) == pytest.approx(value(a), rel=1e-7)
     singular = INVERTIBLE.clone()
     singular[:, 0] = singular[:, 1]

@@ -9,7 +9,7 @@ import torch
 
 from stitchgrid.engine.evaluate import GRAM_BYTES
 from stitchgrid.engine.gather import CHUNK_BYTES
-from stitchgrid.engine.stitched import networks_per_stack
+from stitchgrid.engine.stitched import STACK_BYTES, STACK_IMAGES
 from stitchgrid.engine.train import CACHE_BYTES
 from stitchgrid.matchers.catalogue import MATCHERS
 from stitchgrid.models.cuts import CutNetwork
@@ -85,7 +85,13 @@ def worker_bytes(sweep: Sweep, shard: Shard) -> int:
     layers = [layer for network in networks for layer in network.layers]
     batch = 4 * sweep.batch_size * sum(prod(layer.shape) for layer in layers)
     images = sweep.batch_size
-    stack = 3 * 4 * images * max(networks_per_stack(layer, images) * prod(layer.shape) for layer in layers)
+    stack = (
+        3
+        * 4
+        * max(
+            min(STACK_IMAGES * prod(layer.shape), max(STACK_BYTES // 4, images * prod(layer.shape))) for layer in layers
+        )
+    )
     kinds = [MATCHERS[sweep.matchers[matcher].kind] for matcher in shard.matchers]
     grams = 0
     if counts := [images_of(sweep, m)[1] for m, kind in zip(shard.matchers, kinds, strict=True) if kind.gram]:

@@ -9,21 +9,21 @@ from stitchgrid.engine.fit import ClosedForm
 from stitchgrid.engine.gather import (
     GramGatherer,
     MomentGatherer,
-    SpaceKey,
-    TargetRows,
+    RowSpace,
     gatherers_by_count,
     gram_groups,
     index_space,
+    stitch_space,
 )
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import Stitch, TailEvaluation
 from stitchgrid.engine.workspace import LayerKey, Workspace, batches, by_network
-from stitchgrid.matchers.alignment import layout_of
-from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.catalogue import FROM_MOMENTS, MATCHERS
 from stitchgrid.matchers.indices.cka import cka
 from stitchgrid.matchers.indices.procrustes import procrustes
 from stitchgrid.matchers.indices.pwcca import pwcca
 from stitchgrid.matchers.stitchers.affine import r_squared, residual
+from stitchgrid.matchers.stitchers.direct import LEAK
 from stitchgrid.moments import PairMoments
 from stitchgrid.records import Cell
 
@@ -52,10 +52,10 @@ class Evaluation:
     def _kind(self, cell: Cell) -> str:
         return self.work.sweep.matchers[cell.matcher].kind
 
-    def _space(self, cell: Cell) -> SpaceKey:
+    def _space(self, cell: Cell) -> RowSpace:
         source, target = self.work.layer(cell.source_key), self.work.layer(cell.target_key)
         if MATCHERS[self._kind(cell)].family == "stitcher":
-            return TargetRows(layout=layout_of(target), rules=self.work.rules(cell))
+            return stitch_space(source, target, self.work.rules(cell))
         return index_space(source, target)
 
     def _gatherers(self) -> dict[int, MomentGatherer]:
@@ -68,22 +68,18 @@ class Evaluation:
     def _tails(self) -> list[TailEvaluation]:
         ending: dict[LayerKey, list[Stitch]] = {}
         for stitch in self.stitches:
-            ending.setdefault(stitch.cell.target_key, []).append(stitch)
-        lowest = self.fitted.minima.lowest
+            if not FROM_MOMENTS.issuperset(self.work.sweep.matchers[stitch.cell.matcher].metrics):
+                ending.setdefault(stitch.cell.target_key, []).append(stitch)
         return [
-            TailEvaluation(
-                self.work,
-                some,
-                fit_minimum_S=torch.stack([lowest[target, self.ledger[stitch.cell].num_fit or 0] for stitch in some]),
-            )
-            for target, some in ending.items()
+            TailEvaluation(self.work, some, fit_minimum_S=torch.stack([self.fitted.minima[s.cell] for s in some]))
+            for some in ending.values()
         ]
 
     def run(self) -> None:
         """Let all images pass, then note every value."""
         gram_keys = {key: None for cell in self.gram_cells for key in (cell.source_key, cell.target_key)}
         num_gram = max((self.ledger[cell].num_eval or 0 for cell in self.gram_cells), default=0)
-        groups = gram_groups(self.work, gram_keys, num_images=num_gram, budget=GRAM_BYTES)
+        groups = gram_groups(self.work, gram_keys, num_images=num_gram, budget=self.work.share(GRAM_BYTES))
         gathered = [self._grams(group) for group in groups]
         self._pass(gathered[0] if gathered else [])
         for some in gathered[1:]:
@@ -94,14 +90,15 @@ class Evaluation:
 
     def _grams(self, keys: Sequence[LayerKey]) -> list[GramGatherer]:
         counts = sorted({self.ledger[cell].num_eval or 0 for cell in self.gram_cells})
-        return [GramGatherer(keys, num_images=count) for count in counts]
+        return [GramGatherer(self.work, keys, num_images=count) for count in counts]
 
     def _pass(self, grams: Sequence[GramGatherer]) -> None:
         keys = [key for cell in self.moment_cells for key in (cell.source_key, cell.target_key)]
         keys += [key for stitch in self.stitches for key in (stitch.cell.source_key, stitch.cell.target_key)]
         counts = [*self.gatherers, *(gram.num_images for gram in grams)]
         wanted = by_network([*keys, *(key for gram in grams for key in gram.parts)])
-        for batch in batches(self.work, self.work.images.eval, wanted, stop=max(counts, default=0)):
+        scored = {tail.target[0] for tail in self.tails}
+        for batch in batches(self.work, self.work.images.eval, wanted, scored=scored, stop=max(counts, default=0)):
             for gatherer in self.gatherers.values():
                 gatherer.take(batch)
             for gram in grams:
@@ -135,14 +132,19 @@ class Evaluation:
     def _note_stitches(self) -> None:
         for tail in self.tails:
             for stitch, metrics in zip(tail.stitches, tail.metrics(), strict=True):
-                with self.ledger.failing([stitch.cell]):
-                    entry, moments = self.ledger[stitch.cell], self._moments(stitch.cell)
-                    entry.values |= metrics
-                    entry.values["residual"] = residual(stitch.map, moments)
-                    entry.values["r2"] = r_squared(stitch.map, moments)
-                    fit = self.fitted.fits.get(stitch.cell.cell_id)
-                    if fit is not None and fit.is_underdetermined(moments):
-                        entry.flags.add("underdetermined")
+                self.ledger[stitch.cell].values |= metrics
+        noted: list[tuple[Cell, list[Tensor]]] = []  # residual, r2, share of the source that the fit rows do not span
+        for stitch in self.stitches:
+            with self.ledger.failing([stitch.cell]):
+                moments = self._moments(stitch.cell)
+                fit = self.fitted.fits.get(stitch.cell.cell_id)
+                unseen = torch.zeros_like(moments.mean_x_D[0]) if fit is None else fit.unseen_share(moments)
+                noted.append((stitch.cell, [residual(stitch.map, moments), r_squared(stitch.map, moments), unseen]))
+        values = torch.stack([torch.stack(row) for _, row in noted]).tolist() if noted else []  # one transfer for all
+        for (cell, _), (error, share, unseen) in zip(noted, values, strict=True):
+            self.ledger[cell].values |= {"residual": error, "r2": share}
+            if unseen > LEAK:
+                self.ledger[cell].flags.add("underdetermined")
 
     def _moments(self, cell: Cell) -> PairMoments:
         gatherer = self.gatherers[self.ledger[cell].num_eval or 0]

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from stitchgrid.engine.gather import TargetRows, gatherers_by_count
+from stitchgrid.engine.gather import gatherers_by_count, stitch_space
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches, by_network
-from stitchgrid.matchers.alignment import layout_of
 from stitchgrid.matchers.stitchers.direct import DirectFit, fit_direct
 from stitchgrid.records import Cell
 
@@ -24,10 +24,27 @@ class ClosedForm:
 
 
 class Minima:
-    """The lowest value of target representations on the first n fit images, for every n that a map is fitted on."""
+    """The lowest value of target representations on the fit images of the maps into them, where a metric asks for it.
 
-    def __init__(self, work: Workspace, keys: Iterable[tuple[LayerKey, int]]):
-        self.lowest = {key: torch.full((), torch.inf, device=work.device) for key in keys}
+    A number of images and a layer share one value, whatever the maps.
+    """
+
+    def __init__(self, work: Workspace, ledger: Ledger, cells: Iterable[Cell]):
+        self.ledger = ledger
+        self.none = torch.full((), torch.inf, device=work.device)
+        asking = (cell for cell in cells if "negative_mass" in work.sweep.matchers[cell.matcher].metrics)
+        self.lowest = {self._key(cell): self.none for cell in asking}
+
+    def _key(self, cell: Cell) -> tuple[LayerKey, int]:
+        return cell.target_key, self.ledger[cell].num_fit or 0
+
+    def __getitem__(self, cell: Cell) -> Tensor:
+        return self.lowest.get(self._key(cell), self.none)
+
+    @property
+    def layers(self) -> list[LayerKey]:
+        """The layers looked at."""
+        return [layer for layer, _ in self.lowest]
 
     def take(self, batch: Batch) -> None:
         """Look at the images of a batch."""
@@ -36,17 +53,17 @@ class Minima:
                 seen = batch.activations[layer][: batch.count_below(count)]
                 self.lowest[layer, count] = torch.minimum(lowest, seen.min().float())
 
-    def open_after(self, num_seen: int) -> list[LayerKey]:
-        """Return the layers that were never negative on the images seen, where more images belong to them."""
-        return [layer for (layer, count), lowest in self.lowest.items() if count > num_seen and lowest >= 0]
+    def open_after(self, num_seen: int) -> list[tuple[LayerKey, int]]:
+        """Return the layers never negative on the images seen, with their number of images where that is more."""
+        return [key for key, lowest in self.lowest.items() if key[1] > num_seen and lowest >= 0]
 
 
 def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], stitched: Sequence[Cell]) -> ClosedForm:
     """Fit every least-squares cell, and note how low the targets of all stitched cells reach on their fit images."""
     counts = {cell.cell_id: ledger[cell].num_fit or 0 for cell in stitched}
-    found = ClosedForm(minima=Minima(work, {(cell.target_key, counts[cell.cell_id]): None for cell in stitched}))
+    found = ClosedForm(minima=Minima(work, ledger, stitched))
     spaces = {
-        cell.cell_id: TargetRows(layout=layout_of(work.layer(cell.target_key)), rules=work.rules(cell))
+        cell.cell_id: stitch_space(work.layer(cell.source_key), work.layer(cell.target_key), work.rules(cell))
         for cell in closed
     }
     gatherers = gatherers_by_count(
@@ -54,13 +71,14 @@ def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], sti
         ((counts[cell.cell_id], spaces[cell.cell_id], cell.source_key, cell.target_key) for cell in closed),
     )
     num_seen = max(gatherers, default=0)
-    wanted = by_network([*(cell.target_key for cell in stitched), *(cell.source_key for cell in closed)])
+    wanted = by_network([*found.minima.layers, *(key for cell in closed for key in (cell.source_key, cell.target_key))])
     for batch in batches(work, work.images.fit, wanted, stop=num_seen):
         found.minima.take(batch)
         for gatherer in gatherers.values():
             gatherer.take(batch)
-    if targets := by_network(found.minima.open_after(num_seen)):
-        for batch in batches(work, work.images.fit, targets, start=num_seen, stop=max(counts.values())):
+    if left := found.minima.open_after(num_seen):
+        layers = by_network(layer for layer, _ in left)
+        for batch in batches(work, work.images.fit, layers, start=num_seen, stop=max(count for _, count in left)):
             found.minima.take(batch)
     for cell in closed:
         with ledger.failing([cell]):
@@ -68,5 +86,5 @@ def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], sti
             moments = gatherer.pair(spaces[cell.cell_id], cell.source_key, cell.target_key)
             fit = fit_direct(moments, rcond=work.sweep.matchers[cell.matcher].values["rcond"])
             found.fits[cell.cell_id] = fit
-            found.stitches.append(Stitch(cell=cell, map=fit.stitch, rules=spaces[cell.cell_id].rules))
+            found.stitches.append(Stitch(cell=cell, map=fit.stitch, rules=work.rules(cell)))
     return found

@@ -1,7 +1,7 @@
-"""What is gathered while images pass: second moments per row space, Gram matrices per layer."""
+"""What is gathered while images pass: second moments per layer pair, Gram matrices per layer."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,98 +11,179 @@ from stitchgrid.matchers.alignment import (
     DEFAULT_RULES,
     Layout,
     index_shaping,
-    lay,
+    is_identity,
+    keeps_means,
     layout_of,
-    num_tokens,
     pooled,
+    resize_adjoint,
+    resize_and_back,
+    resize_rows,
     rows_of,
 )
 from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.matchers.indices.cka import centred_gram
-from stitchgrid.moments import MomentSums, PairMoments
+from stitchgrid.moments import CrossSums, PairMoments, RowSums
 from stitchgrid.records import Layer
 
-CHUNK_BYTES = 128 << 20  # of float64 rows multiplied at a time
+CHUNK_BYTES = 32 << 20  # of float64 rows of layers multiplied at a time
+POOLED = Layout(num_prefix=0, grid=None)  # the rows of a vector: one an image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TargetRows:
-    """The rows of a target's layout, and how sources are laid on them."""
+class RowSpace:
+    """The rows in which two layers are compared: what each of them is read as, and what is done to the source's."""
+
+    source: Layout
+    target: Layout
+    pools: bool = False  # both are read as one pooled row an image
+    rules: Rules | None = None  # by which the source's rows are laid on the target's; None: they are compared as is
+
+
+def index_space(source: Layer, target: Layer) -> RowSpace:
+    """Return the rows in which CCA and Procrustes compare two layers."""
+    if index_shaping(source, target) == "pooled":
+        return RowSpace(source=POOLED, target=POOLED, pools=True)
+    return RowSpace(source=layout_of(source), target=layout_of(target))
+
+
+def stitch_space(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> RowSpace:
+    """Return the rows between which a stitcher maps: the target's, and the source's laid on them."""
+    ours, theirs = layout_of(source), layout_of(target)
+    is_laid = not is_identity(ours, theirs, rules)
+    return RowSpace(source=ours, target=theirs, rules=rules if is_laid else None)
+
+
+@dataclass(kw_only=True, eq=False)
+class Frame:
+    """Layers of one layout, read side by side."""
 
     layout: Layout
-    rules: Rules = DEFAULT_RULES
+    pools: bool
+    keys: list[LayerKey]
+    sums: RowSums
+    needs_sums: bool = False  # not where its rows are only laid on others
+
+    def read(self, work: Workspace, batch: Batch, part: slice) -> Tensor:
+        """Return the rows of some images, (N, P, X), about their pivot."""
+        layers = [(batch.activations[key][part], work.layer(key)) for key in self.keys]
+        if self.pools:
+            return self.sums.centre([pooled(a.float(), layer).unsqueeze(1) for a, layer in layers])
+        return self.sums.centre([rows_of(a, layer) for a, layer in layers])
 
 
-#: The rows two layers share: a target's, one pooled row an image, or tokens of equally long sequences.
-SpaceKey = TargetRows | str
+@dataclass(kw_only=True)
+class Cross:
+    """A frame of sources against a frame of targets, in one row space."""
 
+    space: RowSpace
+    source: Frame
+    target: Frame
+    laid: RowSums  # of the sources as the targets meet them
+    products: CrossSums = field(init=False)
 
-def index_space(source: Layer, target: Layer) -> SpaceKey:
-    """Return the row space in which CCA and Procrustes compare two layers."""
-    if index_shaping(source, target) == "pooled":
-        return "pooled"
-    same = layout_of(source) == layout_of(target)
-    return TargetRows(layout=layout_of(target)) if same else f"tokens:{num_tokens(target)}"
+    def __post_init__(self) -> None:
+        self.products = CrossSums(self.laid, self.target.sums)
 
+    def add(self, x_NPX: Tensor, y_NPY: Tensor) -> None:
+        """Add the rows of a few images, about their pivots.
 
-def space_rows(a: Tensor, layer: Layer, space: SpaceKey) -> Tensor:
-    """Return a batch of activations as (N, rows, D) of a row space."""
-    if isinstance(space, TargetRows):
-        return lay(a, layer, space.layout, space.rules)
-    return pooled(a, layer).unsqueeze(1) if space == "pooled" else rows_of(a, layer)
+        Whichever side has more rows is brought to the other's: a small source is never blown up.
+        """
+        ours, theirs, rules = self.space.source, self.space.target, self.space.rules
+        self.laid.pivot_X = self.source.sums.pivot_X
+        if rules is None:
+            self.products.add(x_NPX, y_NPY)
+        elif ours.num_rows < theirs.num_rows and keeps_means(theirs, rules):
+            self.products.add(x_NPX, resize_adjoint(y_NPY, ours, theirs, rules))
+            partners_NPX = resize_and_back(x_NPX, ours, theirs, rules)
+            self.laid.add(x_NPX, partners=partners_NPX, num_rows=len(x_NPX) * theirs.num_rows)
+        else:
+            laid_NPX = self._laid(x_NPX)
+            self.products.add(laid_NPX, y_NPY)
+            self.laid.add(laid_NPX)
+
+    def _laid(self, x_NPX: Tensor) -> Tensor:
+        ours, theirs, rules = self.space.source, self.space.target, self.space.rules or DEFAULT_RULES
+        if keeps_means(theirs, rules):
+            return resize_rows(x_NPX, ours, theirs, rules)
+        pivot_X = self.source.sums.pivot_X
+        return resize_rows(x_NPX + pivot_X, ours, theirs, rules) - pivot_X
 
 
 class MomentGatherer:
     """Second moments of all layer pairs that were asked for, over the first images of a split."""
 
-    def __init__(self, work: Workspace, pairs: Iterable[tuple[SpaceKey, LayerKey, LayerKey]], *, num_images: int):
+    def __init__(self, work: Workspace, pairs: Iterable[tuple[RowSpace, LayerKey, LayerKey]], *, num_images: int):
         self.work, self.num_images = work, num_images
-        sources: dict[SpaceKey, dict[LayerKey, None]] = {}
-        targets: dict[SpaceKey, dict[LayerKey, None]] = {}
+        sources: dict[tuple[Layout, bool], set[LayerKey]] = {}
+        targets: dict[tuple[Layout, bool], set[LayerKey]] = {}
+        spaces: dict[RowSpace, None] = {}
         for space, source, target in pairs:
-            sources.setdefault(space, {})[source] = None
-            targets.setdefault(space, {})[target] = None
-        self.sources = {space: list(keys) for space, keys in sources.items()}
-        self.targets = {space: list(keys) for space, keys in targets.items()}
-        self.sums = {
-            space: MomentSums(self._widths(self.sources[space]), self._widths(self.targets[space]), device=work.device)
-            for space in self.sources
+            spaces[space] = None
+            sources.setdefault((space.source, space.pools), set()).add(source)
+            targets.setdefault((space.target, space.pools), set()).add(target)
+        self.frames: list[Frame] = []
+        self.crosses = {
+            space: self._cross(
+                space,
+                self._frame(space.source, space.pools, sorted(sources[space.source, space.pools])),
+                self._frame(space.target, space.pools, sorted(targets[space.target, space.pools])),
+            )
+            for space in spaces
         }
 
-    def _widths(self, keys: Sequence[LayerKey]) -> list[int]:
-        return [self.work.layer(key).width for key in keys]
+    def _frame(self, layout: Layout, pools: bool, keys: list[LayerKey]) -> Frame:
+        for frame in self.frames:
+            if (frame.layout, frame.pools, frame.keys) == (layout, pools, keys):
+                return frame
+        self.frames.append(Frame(layout=layout, pools=pools, keys=keys, sums=self._sums(keys)))
+        return self.frames[-1]
+
+    def _sums(self, keys: Sequence[LayerKey]) -> RowSums:
+        return RowSums([self.work.layer(key).width for key in keys], device=self.work.device)
+
+    def _cross(self, space: RowSpace, source: Frame, target: Frame) -> Cross:
+        target.needs_sums = True
+        if space.rules is None:
+            source.needs_sums = True
+        laid = source.sums if space.rules is None else self._sums(source.keys)
+        return Cross(space=space, source=source, target=target, laid=laid)
 
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch, a few images at a time so that memory stays bounded."""
         count = batch.count_below(self.num_images)
-        for space, sums in self.sums.items():
-            bytes_per_image = 8 * self._rows_per_image(space) * (len(sums.sum_x_X) + len(sums.sum_y_Y))
-            step = max(1, CHUNK_BYTES // bytes_per_image)
-            for start in range(0, count, step):
-                part = slice(start, min(start + step, count))
-                sums.add(
-                    [self._rows(batch, key, part, space) for key in self.sources[space]],
-                    [self._rows(batch, key, part, space) for key in self.targets[space]],
-                )
+        step = max(1, self.work.share(CHUNK_BYTES) // self._bytes_per_image())
+        for start in range(0, count, step):
+            self._add(batch, slice(start, min(start + step, count)))
 
-    def _rows_per_image(self, space: SpaceKey) -> int:
-        if isinstance(space, TargetRows):
-            return space.layout.num_rows
-        return 1 if space == "pooled" else num_tokens(self.work.layer(self.targets[space][0]))
+    def _bytes_per_image(self) -> int:
+        frames = sum(frame.layout.num_rows * len(frame.sums.total_X) for frame in self.frames)
+        laid = (cross.space.target.num_rows * len(cross.laid.total_X) for cross in self.crosses.values())
+        return 8 * (frames + max(laid, default=0))
 
-    def _rows(self, batch: Batch, key: LayerKey, part: slice, space: SpaceKey) -> Tensor:
-        return space_rows(batch.activations[key][part].float(), self.work.layer(key), space)
+    def _add(self, batch: Batch, part: slice) -> None:
+        rows = {frame: frame.read(self.work, batch, part) for frame in self.frames}
+        for cross in self.crosses.values():
+            cross.add(rows[cross.source], rows[cross.target])
+        for frame in self.frames:
+            if frame.needs_sums:
+                frame.sums.add(rows[frame])
 
-    def pair(self, space: SpaceKey, source: LayerKey, target: LayerKey) -> PairMoments:
-        """Return the moments of one layer pair."""
-        return self.sums[space].pair(self.sources[space].index(source), self.targets[space].index(target))
+    def pair(self, space: RowSpace, source: LayerKey, target: LayerKey) -> PairMoments:
+        """Return the moments of one layer pair.
+
+        Raises:
+            ValueError: If no image was taken, or an activation was infinite or NaN.
+        """
+        cross = self.crosses[space]
+        return cross.products.pair(cross.source.keys.index(source), cross.target.keys.index(target))
 
 
 def gatherers_by_count(
-    work: Workspace, wanted: Iterable[tuple[int, SpaceKey, LayerKey, LayerKey]]
+    work: Workspace, wanted: Iterable[tuple[int, RowSpace, LayerKey, LayerKey]]
 ) -> dict[int, MomentGatherer]:
     """Return a gatherer for every number of images among the (number, row space, source, target) wanted."""
-    pairs: dict[int, list[tuple[SpaceKey, LayerKey, LayerKey]]] = {}
+    pairs: dict[int, list[tuple[RowSpace, LayerKey, LayerKey]]] = {}
     for count, space, source, target in wanted:
         pairs.setdefault(count, []).append((space, source, target))
     return {count: MomentGatherer(work, some, num_images=count) for count, some in pairs.items()}
@@ -111,17 +192,21 @@ def gatherers_by_count(
 class GramGatherer:
     """Centred n x n Gram matrices, one per layer, over the first n images of a split."""
 
-    def __init__(self, keys: Iterable[LayerKey], *, num_images: int):
-        self.num_images = num_images
+    def __init__(self, work: Workspace, keys: Iterable[LayerKey], *, num_images: int):
+        self.work, self.num_images = work, num_images
         self.parts: dict[LayerKey, list[Tensor]] = {key: [] for key in keys}
         self.grams: dict[LayerKey, Tensor] = {}
 
     def take(self, batch: Batch) -> None:
-        """Keep the activations of the images that belong to the sample; the last of them completes the matrices."""
+        """Keep the activations of the images that belong to the sample; the last of them completes the matrices.
+
+        Features are kept in the order in which they lie in memory, which products of all of them do not know.
+        """
         count = batch.count_below(self.num_images)
         for key, parts in self.parts.items():
             if count:
-                parts.append(batch.activations[key][:count].float().flatten(1).clone())
+                rows_NPD = rows_of(batch.activations[key][:count], self.work.layer(key))
+                parts.append(rows_NPD.flatten(1).to(torch.float32, copy=True))
         if batch.start + count == self.num_images:
             for key in list(self.parts):
                 self.grams[key] = centred_gram(self.parts.pop(key))

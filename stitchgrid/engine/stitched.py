@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stitchgrid.engine.workspace import Batch, Workspace
-from stitchgrid.matchers.alignment import DEFAULT_RULES, install, lay, layout_of, resize_rows, rows_of
+from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, lay, layout_of, resize_rows, rows_of
 from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.records import Cell, Layer
@@ -22,9 +22,9 @@ STACK_IMAGES = 1024  # images of all stitched networks that go through a tail to
 STACK_BYTES = 256 << 20  # and their activations at the stitch, unless those of one batch are more
 
 
-def networks_per_stack(target: Layer, num_images: int) -> int:
+def networks_per_stack(work: Workspace, target: Layer, num_images: int) -> int:
     """Return how many stitched networks see a batch of so many images together."""
-    fitting = min(STACK_IMAGES, STACK_BYTES // (4 * prod(target.shape)))
+    fitting = min(work.share(STACK_IMAGES), work.share(STACK_BYTES) // (4 * prod(target.shape)))
     return max(1, fitting // num_images)
 
 
@@ -42,8 +42,7 @@ def stitch_rows(
     An affine map commutes with resizing, so it is applied on whichever side has fewer rows; not with dropping tokens.
     """
     ours, theirs = layout_of(source), layout_of(target)
-    commutes = rules.cls != "drop" or not theirs.num_prefix
-    if ours.num_rows < theirs.num_rows and commutes:
+    if ours.num_rows < theirs.num_rows and keeps_means(theirs, rules):
         laid = resize_rows(stitch(rows_of(a, source)), ours, theirs, rules)
         return laid if out is None else out.copy_(laid)
     return stitch(lay(a, source, theirs, rules), out=out)
@@ -98,7 +97,7 @@ class TailEvaluation:
         zeros = torch.zeros(len(stitches), dtype=torch.float64, device=work.device)
         self.num_images = 0
         self.correct_S, self.agree_S, self.loss_S = zeros.clone(), zeros.clone(), zeros.clone()
-        self.total_S, self.absolute_S = zeros.clone(), zeros.clone()
+        self.negative_S, self.absolute_S = zeros.clone(), zeros.clone()  # sums of |min(T(A), 0)| and |T(A)|
         self.target_correct = torch.zeros((), dtype=torch.float64, device=work.device)
         self.target_minimum_S = fit_minimum_S  # over each map's fit rows and the evaluation rows
         self.spread, self.target_spread = SpreadSum(), SpreadSum()
@@ -113,18 +112,18 @@ class TailEvaluation:
         self.target_minimum_S = torch.minimum(self.target_minimum_S, b_NPE.min())
         self.target_spread.add(b_NPE[:, self.layer.num_prefix :].mean(1))
         pooled_SNE: list[Tensor] = []
-        per_stack = networks_per_stack(self.layer, len(batch.labels_N))
+        per_stack = networks_per_stack(self.work, self.layer, len(batch.labels_N))
         for start in range(0, len(self.stitches), per_stack):
             part = slice(start, min(start + per_stack, len(self.stitches)))
             t_SNPE = b_NPE.new_empty(part.stop - start, *b_NPE.shape)
             for t_NPE, s in zip(t_SNPE, self.stitches[part], strict=True):
                 a = batch.activations[s.cell.source_key].float()
                 stitch_rows(s.map, a, self.work.layer(s.cell.source_key), self.layer, s.rules, out=t_NPE)
-            self._count(part, t_SNPE, batch.labels_N, predicted_N)
-            pooled_SNE.append(t_SNPE[:, :, self.layer.num_prefix :].mean(2))
+            self._run(part, t_SNPE, batch.labels_N, predicted_N)
+            pooled_SNE.append(self._look_at(part, t_SNPE))
         self.spread.add(torch.cat(pooled_SNE))
 
-    def _count(self, part: slice, t_SNPE: Tensor, labels_N: Tensor, predicted_N: Tensor) -> None:
+    def _run(self, part: slice, t_SNPE: Tensor, labels_N: Tensor, predicted_N: Tensor) -> None:
         with self.work.precision():
             logits_SNK = self.tail(install(t_SNPE.flatten(0, 1), self.layer)).float().unflatten(0, t_SNPE.shape[:2])
         answers_SN = logits_SNK.argmax(2)
@@ -134,15 +133,19 @@ class TailEvaluation:
         if self.is_labelled:
             losses_SN = functional.cross_entropy(logits_SNK.mT, labels_SN, reduction="none")
             self.loss_S[part] += losses_SN.double().sum(1)
-        self.total_S[part] += t_SNPE.sum((1, 2, 3), dtype=torch.float64)
-        self.absolute_S[part] += torch.linalg.vector_norm(t_SNPE, ord=1, dim=(1, 2, 3), dtype=torch.float64)
+
+    def _look_at(self, part: slice, t_SNPE: Tensor) -> Tensor:
+        """Sum up the rows T(A) themselves, which are lost, and return them pooled: (S, N, E)."""
+        pooled_SNE = t_SNPE[:, :, self.layer.num_prefix :].mean(2)
+        self.absolute_S[part] += torch.linalg.vector_norm(t_SNPE, ord=1, dim=(2, 3)).sum(1, dtype=torch.float64)
+        self.negative_S[part] -= t_SNPE.clamp_(max=0).sum((2, 3)).sum(1, dtype=torch.float64)
+        return pooled_SNE
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the functional metrics of every stitched network, in order; NaN where one is undefined."""
         num = self.num_images
         accuracy_S, target_accuracy = self.correct_S / num, self.target_correct / num
         nan_S = torch.full_like(accuracy_S, torch.nan)
-        negative_S = (self.absolute_S - self.total_S).clamp(min=0) / 2  # the sum of |min(T(A), 0)|
         columns = {
             "accuracy": accuracy_S,
             "loss": self.loss_S / num,
@@ -150,7 +153,7 @@ class TailEvaluation:
             "penalty": target_accuracy - accuracy_S,
             "agreement": self.agree_S / num,
             "variance_ratio": self.spread.trace() / self.target_spread.trace(),
-            "negative_mass": torch.where(self.target_minimum_S >= 0, negative_S / self.absolute_S, nan_S),
+            "negative_mass": torch.where(self.target_minimum_S >= 0, self.negative_S / self.absolute_S, nan_S),
         }
         if not self.is_labelled:
             columns |= dict.fromkeys(OF_LABELS, nan_S)

@@ -71,7 +71,7 @@ def _backward(
     """Add the gradients of all stitched networks that end in one target layer."""
     layer = work.layer(target)
     tail = work.tail(target)
-    per_stack = networks_per_stack(layer, len(labels_N))
+    per_stack = networks_per_stack(work, layer, len(labels_N))
     for start in range(0, len(group), per_stack):
         stack = group[start : start + per_stack]
         with torch.enable_grad(), work.precision():
@@ -97,8 +97,8 @@ class SourceReader:
 
     def _read_all(self) -> dict[LayerKey, Tensor]:
         parts: dict[LayerKey, list[Tensor]] = {key: [] for key in self.keys}
-        for start in range(0, self.num_images, self.work.sweep.batch_size):
-            indices = torch.arange(start, min(start + self.work.sweep.batch_size, self.num_images))
+        for start in range(0, self.num_images, self.work.batch_size):
+            indices = torch.arange(start, min(start + self.work.batch_size, self.num_images))
             for key, tensor in self._run(indices, None).items():
                 parts[key].append(tensor)
         return {key: torch.cat(tensors) for key, tensors in parts.items()}

@@ -1,6 +1,6 @@
 """What the engine computes with, and the forward passes that serve every consumer at once."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,11 +25,22 @@ class Workspace:
     images: Images
     network: Callable[[int], CutNetwork]
     device: torch.device
+    halvings: int = 0  # of everything that is held at a time, after memory did not suffice
 
-    def taps(self, index: int, layers: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, ...]]:
-        """Return a function of images: the activations of these layers of a network, then its logits."""
+    @property
+    def batch_size(self) -> int:
+        """How many images the networks see at a time."""
+        return self.share(self.sweep.batch_size)
+
+    def share(self, amount: int) -> int:
+        """Return what is left of an amount of images or bytes after the halvings."""
+        return max(1, amount >> self.halvings)
+
+    def taps(self, index: int, layers: Sequence[int], *, scores: bool) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """Return a function of images: the activations of these layers of a network, then its logits if asked for."""
         network, record = self.network(index), self.sweep.networks[index]
-        return network.taps([*(record.layers[layer].node for layer in layers), network.logits])
+        nodes = [record.layers[layer].node for layer in layers]
+        return network.taps([*nodes, network.logits] if scores else nodes)
 
     def tail(self, key: LayerKey) -> nn.Module:
         """Return the rest of a network behind one of its layers."""
@@ -72,30 +83,42 @@ class Batch:
 
 @torch.no_grad()
 def forward(
-    work: Workspace, pixels: Pixels, wanted: Mapping[int, Sequence[int]]
+    work: Workspace, pixels: Pixels, wanted: Mapping[int, Sequence[int]], scored: Collection[int] = ()
 ) -> tuple[dict[LayerKey, Tensor], dict[int, Tensor]]:
-    """Run each wanted network once over the images; return the activations of its wanted layers, and its logits."""
+    """Run each wanted network once over the images, no further than needed.
+
+    Return the activations of their wanted layers, and the logits of those that are scored. Images, hence maps, are in
+    the channels-last memory format: the faster one for convolutions, and rows of features lie side by side.
+    """
     activations: dict[LayerKey, Tensor] = {}
     logits: dict[int, Tensor] = {}
     inputs: dict[Preprocess, Tensor] = {}
     for index, layers in wanted.items():
-        record = work.sweep.networks[index]
-        if record.preprocess not in inputs:
-            inputs[record.preprocess] = apply_preprocess(pixels, record.preprocess).to(work.device)
+        preprocess = work.sweep.networks[index].preprocess
+        if preprocess not in inputs:
+            images = apply_preprocess(pixels, preprocess).to(work.device)
+            inputs[preprocess] = images.contiguous(memory_format=torch.channels_last)
         with work.precision():
-            *taken, logits[index] = work.taps(index, layers)(inputs[record.preprocess])
-        activations |= {(index, layer): tensor for layer, tensor in zip(layers, taken, strict=True)}
+            taken = work.taps(index, layers, scores=index in scored)(inputs[preprocess])
+        activations |= {(index, layer): tensor for layer, tensor in zip(layers, taken, strict=False)}
+        if index in scored:
+            logits[index] = taken[-1]
     return activations, logits
 
 
 def batches(
-    work: Workspace, split: Split, wanted: Mapping[int, Sequence[int]], *, start: int = 0, stop: int
+    work: Workspace,
+    split: Split,
+    wanted: Mapping[int, Sequence[int]],
+    *,
+    scored: Collection[int] = (),
+    start: int = 0,
+    stop: int,
 ) -> Iterator[Batch]:
     """Yield the images of a split from `start` to `stop` in order, seen by every wanted network."""
-    size = work.sweep.batch_size
-    for first in range(start, stop, size):
-        last = min(first + size, stop)
-        activations, logits = forward(work, split.batch(torch.arange(first, last)), wanted)
+    for first in range(start, stop, work.batch_size):
+        last = min(first + work.batch_size, stop)
+        activations, logits = forward(work, split.batch(torch.arange(first, last)), wanted, scored)
         labels_N = split.labels[first:last].to(work.device)
         yield Batch(start=first, labels_N=labels_N, activations=activations, logits=logits)
 

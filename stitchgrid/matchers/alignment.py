@@ -134,8 +134,7 @@ def resize_rows(rows_NPD: Tensor, source: Layout, target: Layout, rules: Rules =
 
     The operation is linear and, but for dropped prefix tokens, its weights sum to one: it commutes with affine maps.
     """
-    keeps_prefix = rules.cls == "copy" or not target.num_prefix
-    if source == target and keeps_prefix:
+    if is_identity(source, target, rules):
         return rows_NPD
     prefix_NKD, positions_NPD = rows_NPD[:, : source.num_prefix], rows_NPD[:, source.num_prefix :]
     if target.grid is None:
@@ -149,7 +148,35 @@ def resize_rows(rows_NPD: Tensor, source: Layout, target: Layout, rules: Rules =
         corners = {"align_corners": False} if rules.resize == "bilinear" else {}
         resized = functional.interpolate(map_NDHW, size=target.grid, mode=_MODES[rules.resize], **corners)
         positions_NPD = resized.flatten(2).mT
-    return torch.cat([prefix_NKD, positions_NPD], dim=1)
+    return torch.cat([prefix_NKD, positions_NPD], dim=1) if target.num_prefix else positions_NPD
+
+
+def resize_adjoint(rows_NPE: Tensor, source: Layout, target: Layout, rules: Rules = DEFAULT_RULES) -> Tensor:
+    """Return L'y for rows y of the target's layout, where `resize_rows` computes Lx: on the source's layout.
+
+    With it, products of resized rows need no resizing: (Lx)'y = x'(L'y).
+    """
+    with torch.enable_grad():
+        start_NPE = rows_NPE.new_zeros(len(rows_NPE), source.num_rows, rows_NPE.shape[2], requires_grad=True)
+        return torch.autograd.grad(resize_rows(start_NPE, source, target, rules), start_NPE, rows_NPE)[0]
+
+
+def resize_and_back(rows_NPD: Tensor, source: Layout, target: Layout, rules: Rules = DEFAULT_RULES) -> Tensor:
+    """Return L'Lx for rows x of the source's layout, where `resize_rows` computes Lx: (Lx)'(Lx) = x'(L'Lx)."""
+    with torch.enable_grad():
+        rows_NPD = rows_NPD.detach().requires_grad_()
+        resized_NPD = resize_rows(rows_NPD, source, target, rules)
+        return torch.autograd.grad(resized_NPD, rows_NPD, resized_NPD.detach())[0]
+
+
+def keeps_means(target: Layout, rules: Rules = DEFAULT_RULES) -> bool:
+    """Return whether the weights of `resize_rows` sum to one for each row, so that it commutes with affine maps."""
+    return rules.cls != "drop" or not target.num_prefix
+
+
+def is_identity(source: Layout, target: Layout, rules: Rules = DEFAULT_RULES) -> bool:
+    """Return whether `resize_rows` returns the rows as they are."""
+    return source == target and (rules.cls == "copy" or not target.num_prefix)
 
 
 def _prefix(prefix_NKD: Tensor, positions_NPD: Tensor, num: int, rule: str) -> Tensor:

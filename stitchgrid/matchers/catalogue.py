@@ -74,6 +74,8 @@ STITCHER_METRICS: dict[str, bool | None] = {
     "negative_mass": NEITHER,
 }
 
+FROM_MOMENTS = frozenset({"residual", "r2"})  # of a stitcher's metrics, those for which no stitched network is run
+
 MATCHERS: dict[str, Matcher] = {
     "direct": Matcher(
         family="stitcher",

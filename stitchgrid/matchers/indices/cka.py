@@ -8,17 +8,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stitchgrid.moments import NOT_FINITE, exact_mean
+from stitchgrid.moments import NOT_FINITE
 
-BLOCK_FEATURES = 4096  # columns multiplied at a time: bounds the float64 copy
+BLOCK_FEATURES = 4096  # columns multiplied at a time: bounds the copies
+BLOCK_IMAGES = 256  # rows multiplied with those before them at a time: half of the products are mirror images
 
 
 def centred_gram(batches: Sequence[Tensor]) -> Tensor:
     """Return the (N, N) float64 Gram matrix of the rows of all batches, features centred over the N images.
 
-    Features are centred in float64 before the products are taken: the square root of a rounded self-product of
-    uncentred float32 features may be that of a negative number. Products of centred features are taken in the batches'
-    own precision, a block of features at a time, and summed in float64.
+    The square root of a rounded self-product of uncentred float32 features may be that of a negative number. Hence
+    each feature's mean, summed in float64, is taken off before the products; these are taken in the batches' own
+    precision, a block of features at a time, and summed in float64. What rounding the mean has left of it is the same
+    for all images, and is taken off the matrix.
 
     >>> centred_gram([torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0]])]).diagonal().tolist()
     [4.0, 0.0, 4.0]
@@ -27,10 +29,14 @@ def centred_gram(batches: Sequence[Tensor]) -> Tensor:
     gram_NN = torch.zeros(num_images, num_images, dtype=torch.float64, device=batches[0].device)
     for start in range(0, num_features, BLOCK_FEATURES):
         block_NP = torch.cat([batch[:, start : start + BLOCK_FEATURES] for batch in batches])
-        exact_NP = block_NP.double()
-        centred_NP = (exact_NP - exact_mean(exact_NP)).to(block_NP.dtype)
-        gram_NN += (centred_NP @ centred_NP.mT).double()
-    return gram_NN
+        mean_P = block_NP.sum(0, dtype=torch.float64) / num_images
+        block_NP -= mean_P.to(block_NP.dtype)
+        for first in range(0, num_images, BLOCK_IMAGES):
+            stop = min(first + BLOCK_IMAGES, num_images)
+            gram_NN[first:stop, :stop] += block_NP[first:stop] @ block_NP[:stop].mT
+    gram_NN = gram_NN.tril() + gram_NN.tril(-1).mT
+    mean_N = gram_NN.mean(0)
+    return gram_NN - mean_N[:, None] - mean_N + mean_N.mean()
 
 
 def cka(gram_x_NN: Tensor, gram_y_NN: Tensor) -> float:

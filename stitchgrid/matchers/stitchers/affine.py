@@ -30,26 +30,26 @@ class AffineMap:
         return AffineMap(weight_DE=self.weight_DE.detach().double(), bias_E=self.bias_E.detach().double())
 
 
-def squared_error(stitch: AffineMap, moments: PairMoments) -> float:
+def squared_error(stitch: AffineMap, moments: PairMoments) -> Tensor:
     """Return ||T(A) - B||_F^2 over the rows the moments were summed over."""
     weight_DE, bias_E = stitch.weight_DE.double(), stitch.bias_E.double()
     offset_E = moments.mean_x_D @ weight_DE + bias_E - moments.mean_y_E
     explained = (weight_DE * (moments.xx_DD @ weight_DE - 2.0 * moments.xy_DE)).sum()
-    return (moments.yy_EE.trace() + explained + moments.num_rows * offset_E.square().sum()).item()
+    return moments.yy_EE.trace() + explained + moments.num_rows * offset_E.square().sum()
 
 
-def residual(stitch: AffineMap, moments: PairMoments) -> float:
+def residual(stitch: AffineMap, moments: PairMoments) -> Tensor:
     """Return ||T(A) - B||_F^2 / ||B||_F^2, B uncentred: 0 where the map reproduces the target; NaN where B is 0.
 
     A ratio of sums over all rows, where the authors' "DM (struct.)" averages the ratio over batches: the batch size
     cannot change it. Rounding may bring an exact match out in (-1e-12, 0), which is returned as 0.
     """
-    norm = (moments.yy_EE.trace() + moments.num_rows * moments.mean_y_E.square().sum()).item()
-    value = squared_error(stitch, moments) / norm if norm > 0 else float("nan")
-    return 0.0 if -1e-12 < value < 0 else value
+    norm = moments.yy_EE.trace() + moments.num_rows * moments.mean_y_E.square().sum()
+    value = squared_error(stitch, moments) / torch.where(norm > 0, norm, torch.nan)
+    return torch.where((value > -1e-12) & (value < 0), 0.0, value)
 
 
-def r_squared(stitch: AffineMap, moments: PairMoments) -> float:
+def r_squared(stitch: AffineMap, moments: PairMoments) -> Tensor:
     """Return 1 - ||T(A) - B||^2 / ||B - mean(B)||^2, the mean per feature over these rows; NaN for a constant B."""
-    variance = moments.yy_EE.trace().item()
-    return 1.0 - squared_error(stitch, moments) / variance if variance > 0 else float("nan")
+    variance = moments.yy_EE.trace()
+    return 1.0 - squared_error(stitch, moments) / torch.where(variance > 0, variance, torch.nan)

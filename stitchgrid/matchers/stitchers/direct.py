@@ -20,20 +20,23 @@ class DirectFit:
     mean_D: Tensor
     num_rows: int
 
-    def is_underdetermined(self, evaluation: PairMoments) -> bool:
-        """Return whether the evaluation rows of the source leave the span of the fit rows, or no map could miss those.
+    def unseen_share(self, evaluation: PairMoments) -> Tensor:
+        """Return the share of the source's variance on the evaluation rows outside of the span of the fit rows.
 
-        Rows are not rank: ten upsampled images give thousands of rows and a rank of forty, and channels that are dead
-        on all images need no rows. Hence the judgement is by the fit rows' rank, and by what of the evaluation rows
-        lies outside of their span.
+        All of it where no map could miss the fit rows. Rows are not rank: ten upsampled images give thousands of rows
+        and a rank of forty, and channels that are dead on all images need no rows. Hence the judgement is by the fit
+        rows' rank, and by what of the evaluation rows lies outside of their span.
         """
-        if self.axes_DK.shape[1] >= self.num_rows - 1:
-            return True
         shift_D = evaluation.mean_x_D - self.mean_D
         spread_DD = evaluation.xx_DD + evaluation.num_rows * shift_D.outer(shift_D)
-        total = spread_DD.trace().item()
-        seen = (self.axes_DK * (spread_DD @ self.axes_DK)).sum().item()
-        return total - seen > LEAK * total
+        total = spread_DD.trace()
+        if self.axes_DK.shape[1] >= self.num_rows - 1:
+            return torch.ones_like(total)
+        return 1.0 - (self.axes_DK * (spread_DD @ self.axes_DK)).sum() / total
+
+    def is_underdetermined(self, evaluation: PairMoments) -> bool:
+        """Return whether the evaluation rows of the source leave the span of the fit rows."""
+        return bool(self.unseen_share(evaluation) > LEAK)
 
 
 def fit_direct(moments: PairMoments, *, rcond: float = RCOND) -> DirectFit:
