@@ -8,7 +8,8 @@ import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-KEPT_BYTES = 1 << 30  # buffers above are given back at once, and so is a free top of the heap above
+LARGEST_KEPT = 64 << 20  # bytes of a buffer; a larger one is given back at once, so that no holes of its size are left
+KEPT_TOP = 1 << 30  # bytes at the top of the heap
 
 
 def keep_freed_memory() -> bool:
@@ -18,4 +19,4 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))
+    return bool(mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT)) and bool(mallopt(_M_TRIM_THRESHOLD, KEPT_TOP))

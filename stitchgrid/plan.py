@@ -10,6 +10,7 @@ from stitchgrid.matchers.catalogue import FROM_MOMENTS, MATCHERS, images_used
 from stitchgrid.records import Block, Cell, Layer, Shard, Sweep, digest
 
 MIN_SHARD_FLOPS, MAX_SHARD_FLOPS = 6e11, 6e12  # some ten seconds, and two minutes, of one CPU core
+MAX_SHARED = 1 / 12  # of a shard's work: what other shards of the same networks do as well
 MIN_SHARDS = 16  # of a sweep big enough, so that workers share it and a crash costs little
 PIECE = "-"  # between the id of a shard and the number of its half
 TILE_SIDES = (8, 4, 2, 1)  # networks on a side of a tile; the largest that fits is taken
@@ -107,8 +108,11 @@ def cut_into_shards(sweep: Sweep, *, shard_flops: float | None = None) -> Iterab
     """
     matchers = tuple(range(len(sweep.matchers)))
     if shard_flops is None:
-        total = sum(cost(sweep, tile, matchers) for tile in _tiles(sweep, 1))
-        shard_flops = min(max(total / MIN_SHARDS, MIN_SHARD_FLOPS), MAX_SHARD_FLOPS)
+        pairs = _tiles(sweep, 1)
+        total = sum(cost(sweep, tile, matchers) for tile in pairs)
+        shared = max((_shared_cost(sweep, tile, matchers) for tile in pairs), default=0.0)
+        least = max(MIN_SHARD_FLOPS, shared / MAX_SHARED)
+        shard_flops = min(max(total / MIN_SHARDS, least), MAX_SHARD_FLOPS)
     tiles: list[list[Block]] = []
     for side in TILE_SIDES:
         tiles = _tiles(sweep, side)
@@ -181,15 +185,10 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
     images for all layer pairs; every source layer runs once through the tail of every target layer and matcher;
     training adds its epochs, with a gradient for the tail's input.
     """
-    total = 0.0
+    total = _shared_cost(sweep, blocks, matchers)
     sources = {block.source for block in blocks}
-    networks = sources | {block.target for block in blocks}
-    used = {matcher: images_of(sweep, matcher) for matcher in matchers}
-    closed = [used[m][0] for m in matchers if not MATCHERS[sweep.matchers[m].kind].trained]
-    passes = max(closed, default=0) + max((num_eval for _, num_eval in used.values()), default=0)
-    total += passes * sum(sweep.networks[network].flops for network in networks)
     for matcher in matchers:
-        spec, (num_fit, num_eval) = sweep.matchers[matcher], used[matcher]
+        spec, (num_fit, num_eval) = sweep.matchers[matcher], images_of(sweep, matcher)
         kind = MATCHERS[spec.kind]
         epochs = spec.values["epochs"] if kind.trained else 0
         total += epochs * num_fit * sum(sweep.networks[source].flops for source in sources)
@@ -209,6 +208,15 @@ def images_of(sweep: Sweep, matcher: int) -> tuple[int, int]:
     """Return how many fit and evaluation images a matcher of a sweep looks at."""
     spec = sweep.matchers[matcher]
     return images_used(spec, num_fit=sweep.num_fit, num_fit_closed=sweep.num_fit_closed, num_eval=sweep.num_eval)
+
+
+def _shared_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:
+    """Return the operations of the passes that serve all layer pairs."""
+    networks = {position for block in blocks for position in (block.source, block.target)}
+    used = {matcher: images_of(sweep, matcher) for matcher in matchers}
+    closed = [used[m][0] for m in matchers if not MATCHERS[sweep.matchers[m].kind].trained]
+    passes = max(closed, default=0) + max((num_eval for _, num_eval in used.values()), default=0)
+    return passes * sum(sweep.networks[network].flops for network in networks)
 
 
 def _gram_cost(sweep: Sweep, block: Block, num_images: int) -> float:

@@ -18,7 +18,7 @@ from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.records import Cell, Layer
 
 OF_LABELS = ("accuracy", "loss", "relative_accuracy", "penalty")  # undefined for classes that are not the images'
-STACK_IMAGES = 1024  # images of all stitched networks that go through a tail together,
+STACK_IMAGES = 256  # images of all stitched networks that go through a tail together,
 STACK_BYTES = 256 << 20  # and their activations at the stitch, unless those of one batch are more
 
 
