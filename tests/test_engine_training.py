@@ -21,9 +21,9 @@ from helpers_oracle import Oracle, ends
 from torch import Tensor
 
 from stitchgrid.engine.ledger import Ledger
-from stitchgrid.engine.train import SourceReader, seeded, train_task_loss
+from stitchgrid.engine.train import SourceReader, train_task_loss
 from stitchgrid.matchers.stitchers.affine import AffineMap
-from stitchgrid.matchers.stitchers.task_loss import initial_map
+from stitchgrid.matchers.stitchers.task_loss import initial_map, seeded
 from stitchgrid.preprocess import augment_crop4_flip
 from stitchgrid.records import Cell, Sweep
 

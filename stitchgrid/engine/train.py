@@ -15,16 +15,11 @@ from stitchgrid.engine.stitched import Stitch, networks_per_stack, stitch_rows
 from stitchgrid.engine.workspace import LayerKey, Workspace, by_network, forward
 from stitchgrid.matchers.alignment import install
 from stitchgrid.matchers.stitchers.affine import AffineMap
-from stitchgrid.matchers.stitchers.task_loss import initial_map, stacked_task_loss
+from stitchgrid.matchers.stitchers.task_loss import image_order, initial_map, seeded, stacked_task_loss
 from stitchgrid.preprocess import augment_crop4_flip
-from stitchgrid.records import Cell, digest
+from stitchgrid.records import Cell
 
 CACHE_BYTES = 1 << 30  # of source activations kept between epochs, where nothing changes them
-
-
-def seeded(*parts: object) -> torch.Generator:
-    """Return a CPU generator seeded by a digest of the parts, never by the order in which work is done."""
-    return torch.Generator().manual_seed(int(digest(*map(str, parts))[:15], 16))
 
 
 def train_task_loss(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> list[Stitch]:
@@ -112,8 +107,7 @@ class SourceReader:
 
     def epoch(self, epoch: int, *, seed: int, batch_size: int) -> Iterator[tuple[Tensor, dict[LayerKey, Tensor]]]:
         """Yield labels and source activations of every batch; the last one may be short."""
-        generator = seeded("order and augmentation", seed, epoch)
-        order = torch.randperm(self.num_images, generator=generator)
+        order, generator = image_order(self.num_images, seed=seed, epoch=epoch)
         for indices in torch.split(order, batch_size):
             labels_N = self.work.images.fit.labels[indices].to(self.work.device)
             if self.kept is not None:

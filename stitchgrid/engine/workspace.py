@@ -1,7 +1,7 @@
 """What the engine computes with, and the forward passes that serve every consumer at once."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stitchgrid.datasets import Images, Split
 from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.models.cuts import CutNetwork
+from stitchgrid.precision import running_in
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import Cell, Layer, Preprocess, Sweep
 
@@ -55,16 +56,9 @@ class Workspace:
         params = self.sweep.matchers[cell.matcher].values
         return Rules(**{name: params[name] for name in Rules.model_fields})
 
-    @contextmanager
-    def precision(self) -> Iterator[None]:
-        """Let networks run as the job asks; products outside of it, those of Gram matrices too, are never TF32."""
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-        matmul.allow_tf32 = cudnn.allow_tf32 = self.sweep.precision == "tf32"
-        try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.sweep.precision == "bf16"):
-                yield
-        finally:
-            matmul.allow_tf32 = cudnn.allow_tf32 = False
+    def precision(self) -> AbstractContextManager[None]:
+        """Let networks run as the job asks."""
+        return running_in(self.sweep.precision, self.device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,12 @@ from torch import Tensor
 from torch.nn import functional, init
 
 from stitchgrid.matchers.stitchers.affine import AffineMap
+from stitchgrid.records import digest
+
+
+def seeded(*parts: object) -> torch.Generator:
+    """Return a CPU generator seeded by a digest of the parts, never by the order in which work is done."""
+    return torch.Generator().manual_seed(int(digest(*map(str, parts))[:15], 16))
 
 
 def initial_map(num_in: int, num_out: int, *, generator: torch.Generator) -> AffineMap:
@@ -19,6 +25,12 @@ def initial_map(num_in: int, num_out: int, *, generator: torch.Generator) -> Aff
     bound = 1 / math.sqrt(num_in)
     bias_E = torch.empty(num_out).uniform_(-bound, bound, generator=generator)
     return AffineMap(weight_DE=weight_ED.mT.contiguous(), bias_E=bias_E)
+
+
+def image_order(num_images: int, *, seed: int, epoch: int) -> tuple[Tensor, torch.Generator]:
+    """Return the order in which an epoch sees its images, and the generator that augments its batches in turn."""
+    generator = seeded("order and augmentation", seed, epoch)
+    return torch.randperm(num_images, generator=generator), generator
 
 
 def stacked_task_loss(logits_SNK: Tensor, labels_N: Tensor) -> Tensor:

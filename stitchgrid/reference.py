@@ -1,0 +1,286 @@
+"""Every value the textbook way: whole networks with hooks, one layer pair at a time, explicit float64 matrices.
+
+This is the specification in code. It shares nothing with the engine but the drawing of initial maps and of the images'
+order, and the preprocessing; tests hold the two together, and `stitchgrid bench` measures what sharing work is worth.
+
+Shape suffixes: N images, P rows per image, R rows of all images, D features of the source, E of the target, K classes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from math import nan
+
+import torch
+from torch import Tensor
+from torch.linalg import svd
+from torch.nn import functional as F
+
+from stitchgrid.datasets import Images, Split
+from stitchgrid.matchers.catalogue import MATCHERS, Rules, images_used
+from stitchgrid.matchers.stitchers.task_loss import image_order, initial_map, seeded
+from stitchgrid.models.cuts import CutNetwork
+from stitchgrid.precision import running_in
+from stitchgrid.preprocess import apply_preprocess, augment_crop4_flip
+from stitchgrid.records import Cell, Layer, Sweep
+
+Key = tuple[int, int]  # network and layer, by position
+Pixels = Tensor | list[Tensor]
+Map = tuple[Tensor, Tensor]  # weight (D, E) and bias (E,)
+RANK = 1e-12  # singular values squared below this share of the largest are rounding
+
+
+class Reference:
+    """The values of cells, computed one layer pair at a time."""
+
+    def __init__(self, sweep: Sweep, images: Images, network: Callable[[int], CutNetwork], *, device: torch.device):
+        self.sweep, self.images, self.network, self.device = sweep, images, network, device
+
+    def values(self, cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
+        """Return cell id -> metric -> value of cells of one layer pair; undefined ones are NaN."""
+        return {cell.cell_id: self._values(cell) for cell in cells}
+
+    def _values(self, cell: Cell) -> dict[str, float]:
+        spec = self.sweep.matchers[cell.matcher]
+        num_fit, num_eval = images_used(
+            spec, num_fit=self.sweep.num_fit, num_fit_closed=self.sweep.num_fit_closed, num_eval=self.sweep.num_eval
+        )
+        source, target = self._layer(cell.source_key), self._layer(cell.target_key)
+        if MATCHERS[spec.kind].family == "stitcher":
+            found = self._stitcher(cell, num_fit=num_fit, num_eval=num_eval)
+        else:
+            a, b = (self._activations(key, self.images.eval, num_eval) for key in (cell.source_key, cell.target_key))
+            found = INDICES[spec.kind](a, b, source, target)
+        return {metric: found[metric] for metric in spec.metrics}
+
+    def _layer(self, key: Key) -> Layer:
+        return self.sweep.networks[key[0]].layers[key[1]]
+
+    def _batches(self, split: Split, num: int) -> Iterator[tuple[Pixels, Tensor]]:
+        for indices in torch.split(torch.arange(num), self.sweep.batch_size):
+            yield split.batch(indices), split.labels[indices].to(self.device)
+
+    def _run(self, key: Key, pixels: Pixels, instead: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return a layer's activation and the logits of a whole network, or those with another activation instead."""
+        layer, network = self._layer(key), self.network(key[0])
+        seen: list[Tensor] = []
+
+        def hook(_module: object, _inputs: object, output: Tensor) -> Tensor | None:
+            seen.append(output.clone())  # what follows may overwrite it
+            return instead
+
+        x = apply_preprocess(pixels, self.sweep.networks[key[0]].preprocess).to(self.device)
+        with running_in(self.sweep.precision, self.device):
+            if layer.name not in dict(network.module.named_modules()):  # no module's output: only a graph reaches it
+                (activation,) = network.taps([layer.node])(x)
+                return activation, network.suffix(layer.node)(activation if instead is None else instead)
+            handle = network.module.get_submodule(layer.name).register_forward_hook(hook)
+            try:
+                logits = network.module(x)
+            finally:
+                handle.remove()
+        return seen[0], logits.float()
+
+    @torch.no_grad()
+    def _activations(self, key: Key, split: Split, num: int) -> Tensor:
+        """Return a layer's activations of the first images of a split, in float64."""
+        return torch.cat([self._run(key, pixels)[0].double() for pixels, _ in self._batches(split, num)])
+
+    def _stitcher(self, cell: Cell, *, num_fit: int, num_eval: int) -> dict[str, float]:
+        spec = self.sweep.matchers[cell.matcher]
+        source, target = self._layer(cell.source_key), self._layer(cell.target_key)
+        rules = Rules(**{name: spec.values[name] for name in Rules.model_fields})
+        b_fit_NPE = rows(self._activations(cell.target_key, self.images.fit, num_fit), target)
+        if MATCHERS[spec.kind].trained:
+            stitch = self._train(cell, rules, num_fit=num_fit)
+        else:
+            a_fit = self._activations(cell.source_key, self.images.fit, num_fit)
+            a_fit_NPD = lay(a_fit, source, target, rules)
+            stitch = least_squares(a_fit_NPD.flatten(0, 1), b_fit_NPE.flatten(0, 1), rcond=spec.values["rcond"])
+        return self._evaluate(cell, stitch, rules, lowest=b_fit_NPE.min().item(), num_eval=num_eval)
+
+    def _train(self, cell: Cell, rules: Rules, *, num_fit: int) -> Map:
+        """Return the map trained on the labels, by itself, through the whole stitched network."""
+        spec = self.sweep.matchers[cell.matcher]
+        params = spec.values
+        source, target = self._layer(cell.source_key), self._layer(cell.target_key)
+        initial = initial_map(source.width, target.width, generator=seeded("initial map", cell.cell_id))
+        weight_DE = initial.weight_DE.to(self.device).requires_grad_()
+        bias_E = initial.bias_E.to(self.device).requires_grad_()
+        adam = torch.optim.Adam([weight_DE, bias_E], lr=params["lr"], weight_decay=params["weight_decay"])
+        for epoch in range(params["epochs"]):
+            order, generator = image_order(num_fit, seed=spec.seed or 0, epoch=epoch)
+            for indices in torch.split(order, params["batch_size"]):
+                pixels, labels_N = self.images.fit.batch(indices), self.images.fit.labels[indices].to(self.device)
+                if params["augment"] == "crop4_flip":
+                    pixels = augment_crop4_flip(pixels, generator)
+                with torch.no_grad():
+                    a_NPD = lay(self._run(cell.source_key, pixels)[0].float(), source, target, rules)
+                t = installed(a_NPD @ weight_DE + bias_E, target)
+                loss = F.cross_entropy(self._run(cell.target_key, pixels, instead=t)[1], labels_N)
+                adam.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                adam.step()
+        return weight_DE.detach().double(), bias_E.detach().double()
+
+    @torch.no_grad()
+    def _evaluate(self, cell: Cell, stitch: Map, rules: Rules, *, lowest: float, num_eval: int) -> dict[str, float]:
+        """Return every metric of the stitched network h = g_{>j}(T(f_{<=i}(x))) on the evaluation images."""
+        source, target = self._layer(cell.source_key), self._layer(cell.target_key)
+        weight_DE, bias_E = (part.float() for part in stitch)
+        t_parts, b_parts, h_parts, g_parts, label_parts = [], [], [], [], []
+        for pixels, labels_N in self._batches(self.images.eval, num_eval):
+            a_NPD = lay(self._run(cell.source_key, pixels)[0].float(), source, target, rules)
+            t_NPE = a_NPD @ weight_DE + bias_E
+            b, g_NK = self._run(cell.target_key, pixels)
+            h_parts.append(self._run(cell.target_key, pixels, instead=installed(t_NPE, target))[1])
+            t_parts.append(a_NPD.double() @ stitch[0] + stitch[1])
+            b_parts.append(rows(b, target).double())
+            g_parts.append(g_NK)
+            label_parts.append(labels_N)
+        t_NPE, b_NPE = torch.cat(t_parts), torch.cat(b_parts)
+        h_NK, g_NK, labels_N = torch.cat(h_parts), torch.cat(g_parts), torch.cat(label_parts)
+        is_labelled = self.sweep.networks[cell.target].is_labelled
+        accuracy = mean(h_NK.argmax(1) == labels_N) if is_labelled else nan
+        target_accuracy = mean(g_NK.argmax(1) == labels_N) if is_labelled else nan
+        error = (t_NPE - b_NPE).square().sum().item()
+        negative, absolute = t_NPE.clamp(max=0).abs().sum().item(), t_NPE.abs().sum().item()
+        return {
+            "accuracy": accuracy,
+            "loss": F.cross_entropy(h_NK.double(), labels_N).item() if is_labelled else nan,
+            "relative_accuracy": ratio(accuracy, target_accuracy),
+            "penalty": (1 - accuracy) - (1 - target_accuracy),
+            "agreement": mean(h_NK.argmax(1) == g_NK.argmax(1)),
+            "residual": ratio(error, b_NPE.square().sum().item()),
+            "r2": 1 - ratio(error, (b_NPE - b_NPE.mean((0, 1))).square().sum().item()),
+            "variance_ratio": ratio(total_variance(pooled(t_NPE, target)), total_variance(pooled(b_NPE, target))),
+            "negative_mass": ratio(negative, absolute) if min(lowest, b_NPE.min().item()) >= 0 else nan,
+        }
+
+
+def ratio(part: float, whole: float) -> float:
+    """Return part / whole, NaN where that is undefined."""
+    return part / whole if whole > 0 else nan
+
+
+def mean(hits_N: Tensor) -> float:
+    """Return the share of hits."""
+    return hits_N.double().mean().item()
+
+
+def total_variance(x_ND: Tensor) -> float:
+    """Return the trace of the covariance."""
+    return (x_ND - x_ND.mean(0)).square().sum().item()
+
+
+def rows(a: Tensor, layer: Layer) -> Tensor:
+    """Return a batch of activations as (N, P, D): one row per position, prefix tokens first, one row for a vector."""
+    return a.movedim(layer.feature_axis, -1).reshape(len(a), -1, layer.width)
+
+
+def installed(rows_NPE: Tensor, layer: Layer) -> Tensor:
+    """Return rows in the shape of a layer's activations."""
+    extents = [extent for axis, extent in enumerate(layer.shape, start=1) if axis != layer.feature_axis]
+    return rows_NPE.reshape(len(rows_NPE), *extents, layer.width).movedim(-1, layer.feature_axis).contiguous()
+
+
+def pooled(rows_NPD: Tensor, layer: Layer) -> Tensor:
+    """Return the mean over positions, class and register tokens left out: one row an image."""
+    return rows_NPD[:, layer.num_prefix :].mean(1)
+
+
+def lay(a: Tensor, source: Layer, target: Layer, rules: Rules) -> Tensor:
+    """Return a source's activations on the target's positions, (N, P, D); README has the table of the rules."""
+    prefix_NKD, positions_NPD = rows(a, source).tensor_split([source.num_prefix], dim=1)
+    mean_N1D = positions_NPD.mean(1, keepdim=True)
+    if target.kind == "vector":
+        return prefix_NKD[:, :1] if rules.pool == "cls" and source.num_prefix else mean_N1D
+    height, width = grid(target)
+    if source.kind == "vector":
+        positions_NPD = mean_N1D.expand(-1, height * width, -1)
+    elif grid(source) != (height, width):
+        map_NDHW = positions_NPD.mT.reshape(len(a), -1, *grid(source))
+        mode = {"nearest": "nearest-exact"}.get(rules.resize, rules.resize)
+        corners = {"align_corners": False} if mode == "bilinear" else {}
+        positions_NPD = F.interpolate(map_NDHW, size=(height, width), mode=mode, **corners).flatten(2).mT
+    if rules.cls == "drop":
+        prefix_NKD = torch.zeros_like(mean_N1D).expand(-1, target.num_prefix, -1)
+    else:
+        kept_NKD = prefix_NKD[:, : target.num_prefix if rules.cls == "copy" else 0]
+        filled_NKD = mean_N1D.expand(-1, target.num_prefix - kept_NKD.shape[1], -1)
+        prefix_NKD = torch.cat([kept_NKD, filled_NKD], dim=1)
+    return torch.cat([prefix_NKD, positions_NPD], dim=1)
+
+
+def grid(layer: Layer) -> tuple[int, int]:
+    """Return the height and width of a layer's positions; a sequence without a grid is one row of them."""
+    if layer.grid is not None:
+        return layer.grid
+    tokens = layer.shape[layer.axes.index("T") - 1]
+    return 1, tokens - layer.num_prefix
+
+
+def least_squares(a_RD: Tensor, b_RE: Tensor, *, rcond: float) -> Map:
+    """Return W = pinv(cov A) cov(A, B), eigenvalues below `rcond` of the largest dropped, and b = mean B - mean A W."""
+    a_mean_D, b_mean_E = a_RD.mean(0), b_RE.mean(0)
+    centred_RD = a_RD - a_mean_D
+    covariance_DD, cross_DE = centred_RD.mT @ centred_RD, centred_RD.mT @ (b_RE - b_mean_E)
+    weight_DE = torch.linalg.pinv(covariance_DD, rtol=rcond, hermitian=True) @ cross_DE
+    return weight_DE, b_mean_E - a_mean_D @ weight_DE
+
+
+def compared(a: Tensor, b: Tensor, source: Layer, target: Layer) -> tuple[Tensor, Tensor]:
+    """Return centred matrices with equal rows: positions of equal maps, tokens of equal sequences, else pooled."""
+    rows_a, rows_b = rows(a, source), rows(b, target)
+    maps = source.kind == target.kind == "map" and source.grid == target.grid
+    sequences = source.kind == target.kind == "tokens" and rows_a.shape[1] == rows_b.shape[1]
+    if maps or sequences:
+        x, y = rows_a.flatten(0, 1), rows_b.flatten(0, 1)
+    else:
+        x, y = pooled(rows_a, source), pooled(rows_b, target)
+    return x - x.mean(0), y - y.mean(0)
+
+
+def cka(a: Tensor, b: Tensor, _source: Layer, _target: Layer) -> dict[str, float]:
+    """Return <K, L> / (||K|| ||L||) of the centred Gram matrices of flattened activations."""
+    grams = [(flat - flat.mean(0)) @ (flat - flat.mean(0)).mT for flat in (a.flatten(1), b.flatten(1))]
+    norms = [gram.square().sum().sqrt().item() for gram in grams]
+    return {"cka": ratio((grams[0] * grams[1]).sum().item(), norms[0] * norms[1])}
+
+
+def pwcca(a: Tensor, b: Tensor, source: Layer, target: Layer) -> dict[str, float]:
+    """Return 1 - sum_k alpha_k rho_k, alpha_k ~ sum_j |<h_k, x_j>| for the variates h_k of the source; and reversed."""
+    x_RD, y_RE = compared(a, b, source, target)
+    basis_x_RK, basis_y_RL = orthonormal(x_RD), orthonormal(y_RE)
+    if not basis_x_RK.shape[1] or not basis_y_RL.shape[1]:
+        return {"pwcca": nan, "pwcca_reverse": nan}
+    left_KM, correlations_M, right_ML = svd(basis_x_RK.mT @ basis_y_RL, full_matrices=False)
+
+    def distance(variates_RM: Tensor, features_RD: Tensor) -> float:
+        weights_M = (variates_RM.mT @ features_RD).abs().sum(1)
+        return 1.0 - float((weights_M * correlations_M.clamp(0, 1)).sum() / weights_M.sum())
+
+    return {
+        "pwcca": distance(basis_x_RK @ left_KM, x_RD),
+        "pwcca_reverse": distance(basis_y_RL @ right_ML.mT, y_RE),
+    }
+
+
+def orthonormal(x_RD: Tensor) -> Tensor:
+    """Return an orthonormal basis (R, K) of the columns, K their numerical rank."""
+    basis_RD: Tensor
+    basis_RD, scales_D, _ = svd(x_RD, full_matrices=False)
+    keeps_D: Tensor = (scales_D.square() > RANK * scales_D[:1].square()) & (scales_D > 0)
+    return basis_RD[:, keeps_D]
+
+
+def procrustes(a: Tensor, b: Tensor, source: Layer, target: Layer) -> dict[str, float]:
+    """Return 2 - 2 ||X'Y||_* of both sides centred and scaled to unit Frobenius norm."""
+    x_RD, y_RE = compared(a, b, source, target)
+    norms = x_RD.square().sum().sqrt() * y_RE.square().sum().sqrt()
+    return {"procrustes": 2 - 2 * ratio(torch.linalg.svdvals(x_RD.mT @ y_RE).sum().item(), norms.item())}
+
+
+INDICES: dict[str, Callable[[Tensor, Tensor, Layer, Layer], dict[str, float]]] = {
+    "cka": cka,
+    "pwcca": pwcca,
+    "procrustes": procrustes,
+}
