@@ -33,9 +33,14 @@ class Reference:
 
     def __init__(self, sweep: Sweep, images: Images, network: Callable[[int], CutNetwork], *, device: torch.device):
         self.sweep, self.images, self.network, self.device = sweep, images, network, device
+        self._seen: dict[tuple[Key, int, int], Tensor] = {}  # activations of the layer pair at hand
 
     def values(self, cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
-        """Return cell id -> metric -> value of cells of one layer pair; undefined ones are NaN."""
+        """Return cell id -> metric -> value of cells of one layer pair; undefined ones are NaN.
+
+        Cells of the pair share its two layers' activations, as they would in a careful script.
+        """
+        self._seen.clear()
         return {cell.cell_id: self._values(cell) for cell in cells}
 
     def _values(self, cell: Cell) -> dict[str, float]:
@@ -82,7 +87,11 @@ class Reference:
     @torch.no_grad()
     def _activations(self, key: Key, split: Split, num: int) -> Tensor:
         """Return a layer's activations of the first images of a split, in float64."""
-        return torch.cat([self._run(key, pixels)[0].double() for pixels, _ in self._batches(split, num)])
+        seen = (key, id(split), num)
+        if seen not in self._seen:
+            parts = [self._run(key, pixels)[0].double() for pixels, _ in self._batches(split, num)]
+            self._seen[seen] = torch.cat(parts)
+        return self._seen[seen]
 
     def _stitcher(self, cell: Cell, *, num_fit: int, num_eval: int) -> dict[str, float]:
         spec = self.sweep.matchers[cell.matcher]

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from stitchgrid.allocator import keep_freed_memory
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.engine.shard import run_shard
+from stitchgrid.engine.stitched import stack_images
 from stitchgrid.engine.workspace import Workspace, batches
 from stitchgrid.errors import InputError
 from stitchgrid.models.cuts import CutNetwork
@@ -37,7 +38,7 @@ class Worker:
         self.cache = cache
         self.device = torch.device(_device(device))
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-        keep_freed_memory()
+        self._keeps_memory = keep_freed_memory()
         torch.backends.mha.set_fastpath_enabled(False)  # its outputs differ from those with gradients by 4e-6
         self._networks: OrderedDict[str, CutNetwork] = OrderedDict()
         self._images: tuple[tuple[DataSpec, int | None], Images] | None = None
@@ -69,7 +70,7 @@ class Worker:
 
     def _evaluate(self, unit: EvaluateNetwork, sweep: Sweep) -> UnitReport:
         """Measure a network as it is: its accuracy and cross-entropy on the evaluation images."""
-        work = self._workspace(sweep)
+        work = self.workspace(sweep)
         is_labelled = sweep.networks[unit.network].is_labelled
         correct, loss = 0, 0.0
         for batch in batches(work, work.images.eval, {unit.network: []}, scored={unit.network}, stop=sweep.num_eval):
@@ -86,7 +87,7 @@ class Worker:
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
     def _shard(self, shard: Shard, sweep: Sweep) -> UnitReport:
-        rows = run_shard(shard, self._workspace(sweep))
+        rows = run_shard(shard, self.workspace(sweep))
         part = self.store.write_part(shard.unit_id, rows)
         failed = {row.cell_id for row in rows if row.error is not None}
         return UnitReport(
@@ -96,7 +97,24 @@ class Worker:
             part=part,
         )
 
-    def _workspace(self, sweep: Sweep) -> Workspace:
+    @property
+    def settings(self) -> list[str]:
+        """What was chosen for this machine; none of it changes a value beyond rounding."""
+        onednn = "oneDNN" if torch.backends.mkldnn.enabled and self.device.type == "cpu" else ""
+        return [
+            f"{torch.get_num_threads()} threads",
+            *([onednn] if onednn else []),
+            "maps channels-last",
+            f"{stack_images(self.device)} images of stitched networks at a time",
+            "freed memory kept" if self._keeps_memory else "freed memory given back",
+        ]
+
+    def workspace(self, sweep: Sweep) -> Workspace:
+        """Return what a sweep's shards are computed with.
+
+        Raises:
+            InputError: If the images are not those the sweep was planned with.
+        """
         images = self._open(sweep.data, sweep.need_fit)
         if sweep.eval_data not in self._checked:
             _check_images(images, sweep)

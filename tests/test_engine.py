@@ -139,8 +139,8 @@ def test_a_cell_computed_alone_has_the_value_it_has_among_others(zoo, closed, ki
 @pytest.mark.parametrize(
     ("module", "name", "size"),
     [
-        (stitched, "STACK_IMAGES", 1),
-        (stitched, "STACK_IMAGES", 70),
+        (stitched, "STACK_IMAGES", {"cpu": 1}),
+        (stitched, "STACK_IMAGES", {"cpu": 70}),
         (stitched, "STACK_BYTES", 1),
         (evaluate, "GRAM_BYTES", 1),
         (evaluate, "GRAM_BYTES", 4 * 90 * 900),

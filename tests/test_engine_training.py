@@ -120,8 +120,8 @@ def test_the_order_of_the_cells_changes_no_map(zoo, sweep, maps):
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("stitched.STACK_IMAGES", 1),
-        ("stitched.STACK_IMAGES", 70),
+        ("stitched.STACK_IMAGES", {"cpu": 1}),
+        ("stitched.STACK_IMAGES", {"cpu": 70}),
         ("stitched.STACK_BYTES", 1),
         ("train.CACHE_BYTES", 0),
     ],

@@ -8,7 +8,7 @@ import click
 from stitchgrid import __version__
 from stitchgrid.cli.ask import atlas, query, sql
 from stitchgrid.cli.look import layers, models
-from stitchgrid.cli.run import launch, plan, resume, status
+from stitchgrid.cli.run import bench, launch, plan, resume, status
 from stitchgrid.errors import StitchgridError
 
 
@@ -40,7 +40,7 @@ def cli() -> None:
     """
 
 
-for command in (launch, resume, plan, status, layers, models, query, sql, atlas):
+for command in (launch, resume, plan, bench, status, layers, models, query, sql, atlas):
     cli.add_command(command)
 
 

@@ -91,6 +91,55 @@ def plan(jobfile: str, store: str, overrides: tuple[str, ...], retry_failed: boo
     _show_plan(load_job(jobfile, overrides), store, update=True, retry_failed=retry_failed, workers=workers)
 
 
+@click.command()
+@click.argument("jobfile")
+@STORE
+@SET
+@click.option(
+    "--pairs",
+    default="9",
+    show_default=True,
+    metavar="N|all",
+    help="Layer pairs that the textbook procedure is run on; its time is scaled up to all of them.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per CPU.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def bench(jobfile: str, store: str, overrides: tuple[str, ...], pairs: str, threads: int | None, as_json: bool) -> None:
+    """Time a job by the engine and by the textbook procedure, side by side, and compare their values.
+
+    In this process; nothing is stored. The overhead is the engine's time over that of the network evaluations that no
+    sharing can save, at the speed of the plain networks.
+
+    \b
+    Example:
+      stitchgrid bench jobs/bench_resnet20.toml --pairs 4
+    """
+    import json
+    from dataclasses import asdict
+
+    from stitchgrid.bench import bench_text, run_bench
+    from stitchgrid.display import Display
+    from stitchgrid.jobfile import load_job
+
+    if pairs != "all" and not (pairs.isdecimal() and int(pairs)):
+        raise click.BadParameter(f"wanted a number of layer pairs or 'all', got {pairs!r}.", param_hint="--pairs")
+    display = Display()
+    found = run_bench(
+        load_job(jobfile, overrides),
+        store,
+        num_pairs=None if pairs == "all" else int(pairs),
+        threads=threads,
+        say=display.say,
+    )
+    if as_json:
+        shown = asdict(found)
+        for part, figures in zip(shown["parts"], found.parts, strict=True):
+            part |= {"ratio": figures.ratio, "overhead": figures.overhead}
+        click.echo(json.dumps(shown, indent=2))
+        return
+    click.echo(bench_text(found))
+
+
 def _show_plan(job: "Job", store: str, *, update: bool, retry_failed: bool, workers: int | None) -> None:
     from stitchgrid.display import Display
     from stitchgrid.driver import preview

@@ -89,7 +89,8 @@ def worker_bytes(sweep: Sweep, shard: Shard) -> int:
         3
         * 4
         * max(
-            min(STACK_IMAGES * prod(layer.shape), max(STACK_BYTES // 4, images * prod(layer.shape))) for layer in layers
+            min(STACK_IMAGES["cpu"] * prod(layer.shape), max(STACK_BYTES // 4, images * prod(layer.shape)))
+            for layer in layers
         )
     )
     kinds = [MATCHERS[sweep.matchers[matcher].kind] for matcher in shard.matchers]

@@ -18,13 +18,21 @@ from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.records import Cell, Layer
 
 OF_LABELS = ("accuracy", "loss", "relative_accuracy", "penalty")  # undefined for classes that are not the images'
-STACK_IMAGES = 256  # images of all stitched networks that go through a tail together,
+STACK_IMAGES = {"cpu": 256, "cuda": 2048}  # images of all stitched networks that go through a tail together,
 STACK_BYTES = 256 << 20  # and their activations at the stitch, unless those of one batch are more
+
+
+def stack_images(device: torch.device) -> int:
+    """Return how many images of stitched networks go through a tail together.
+
+    On a CPU more than these are slower: their activations leave the caches.
+    """
+    return STACK_IMAGES.get(device.type, STACK_IMAGES["cpu"])
 
 
 def networks_per_stack(work: Workspace, target: Layer, num_images: int) -> int:
     """Return how many stitched networks see a batch of so many images together."""
-    fitting = min(work.share(STACK_IMAGES), work.share(STACK_BYTES) // (4 * prod(target.shape)))
+    fitting = min(work.share(stack_images(work.device)), work.share(STACK_BYTES) // (4 * prod(target.shape)))
     return max(1, fitting // num_images)
 
 

@@ -1,0 +1,260 @@
+"""Times the parts of a job by the engine and by the reference, and compares their values."""
+
+import resource
+import tempfile
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from math import isnan
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from stitchgrid.bench.parts import Part, irreducible_flops, parts_of, sample_pairs
+from stitchgrid.datasets import Images
+from stitchgrid.driver.preview import EmptyStore, open_if_there
+from stitchgrid.engine.shard import run_shard
+from stitchgrid.engine.workspace import Workspace
+from stitchgrid.errors import InputError
+from stitchgrid.jobfile import Job
+from stitchgrid.preprocess import apply_preprocess
+from stitchgrid.records import Cell, Row, Sweep
+from stitchgrid.reference import Reference
+from stitchgrid.resolve import open_job_images, resolve
+from stitchgrid.store import Store
+from stitchgrid.worker import Worker
+
+PLAIN_SECONDS = 2.0  # for which a plain network is timed, in each memory format
+FLOOR = 1e-3  # values below are compared absolutely
+COUNTS = frozenset({"accuracy", "agreement", "penalty", "relative_accuracy"})  # compared absolutely, too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Where engine and reference are furthest apart in a metric."""
+
+    difference: float  # relative; absolute for shares of images, and for values below 1e-3
+    engine: float | None
+    reference: float | None
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartFigures:
+    """What was measured of one part."""
+
+    name: str
+    num_cells: int
+    num_pairs: int
+    num_reference_pairs: int  # layer pairs that the reference was run on; its time is scaled up to all
+    engine_seconds: float
+    reference_seconds: float
+    irreducible_seconds: float  # of network evaluations, at the speed of the plain networks
+    images_per_second: float  # as passes of whole networks
+    flops_per_second: float
+    peak_bytes: int  # of the process, or of the GPU's memory
+    errors: int  # cells that failed
+    differences: dict[str, Difference] = field(default_factory=dict)  # by metric
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long the reference takes."""
+        return self.reference_seconds / self.engine_seconds
+
+    @property
+    def overhead(self) -> float:
+        """Engine time over that of the irreducible network evaluations."""
+        return self.engine_seconds / self.irreducible_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """All that was measured of a job, and where."""
+
+    job: str
+    machine: dict[str, str | int]
+    settings: list[str]  # chosen by themselves
+    plain_flops_per_second: dict[str, float]  # by network
+    parts: list[PartFigures]
+
+
+def run_bench(
+    job: Job, store_uri: str, *, num_pairs: int | None, threads: int | None, say: Callable[[str], None]
+) -> Bench:
+    """Return the figures of a job; `num_pairs` of the layer pairs go through the reference, None: all. Stores nothing.
+
+    Raises:
+        JobFileError: If the job cannot run.
+        InputError: If it needs networks that are still to be trained.
+    """
+    images = open_job_images(job)
+    store = open_if_there(store_uri)
+    sweep = _resolved(job, images, store, store_uri)
+    with tempfile.TemporaryDirectory() as folder:
+        uri = (store or Store.open(folder, create=True)).uri  # a worker wants one, for the networks it holds
+        worker = Worker(store=uri, device=job.numerics.device, threads=threads)
+        work = worker.workspace(sweep)
+        speeds = {}
+        for position, network in enumerate(sweep.networks):
+            say(f"plain {network.name}")
+            speeds[position] = _plain_speed(work, position)
+        parts = [_measure(part, work, speeds, num_pairs=num_pairs, say=say) for part in parts_of(sweep)]
+    return Bench(
+        job=job.name,
+        machine=_machine(work),
+        settings=worker.settings,
+        plain_flops_per_second={sweep.networks[position].name: speed for position, speed in speeds.items()},
+        parts=parts,
+    )
+
+
+def _resolved(job: Job, images: Images, store: Store | None, store_uri: str) -> Sweep:
+    resolution = resolve(job, images, store or EmptyStore())
+    if resolution.untrained:
+        names = ", ".join(unit.spec.name for unit in resolution.untrained)
+        raise InputError(f"{names}: not trained yet in store {store_uri}; launch the job first, then measure it.")
+    return resolution.sweep
+
+
+@torch.no_grad()
+def _plain_speed(work: Workspace, position: int) -> float:
+    """Return FLOP/s of the network as it was built, in the faster memory format, at the job's batch and precision."""
+    record = work.sweep.networks[position]
+    size = min(work.sweep.batch_size, work.sweep.num_eval)
+    images = apply_preprocess(work.images.eval.batch(torch.arange(size)), record.preprocess).to(work.device)
+    best = 0.0
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        network = deepcopy(work.network(position).module).to(memory_format=memory_format)
+        x = images.contiguous(memory_format=memory_format)
+        with work.precision():
+            network(x)
+            _synchronise(work)
+            start, passes = perf_counter(), 0
+            while not passes or perf_counter() - start < PLAIN_SECONDS:
+                network(x)
+                passes += 1
+                _synchronise(work)
+        best = max(best, passes * size * record.flops / (perf_counter() - start))
+    return best
+
+
+def _measure(
+    part: Part, work: Workspace, speeds: dict[int, float], *, num_pairs: int | None, say: Callable[[str], None]
+) -> PartFigures:
+    work = Workspace(sweep=part.sweep, images=work.images, network=work.network, device=work.device)
+    pairs = part.layer_pairs()
+    say(f"{part.name}: engine, {len(part.cells)} cells")
+    rows, engine_seconds, peak_bytes = _engine(part, work)
+    chosen = pairs if num_pairs is None else sample_pairs(pairs, num_pairs, seed=part.sweep.seed)
+    say(f"{part.name}: reference, {len(chosen)} of {len(pairs)} layer pairs")
+    values, reference_seconds = _reference(chosen, work)
+    flops = irreducible_flops(part)
+    networks = part.sweep.networks
+    return PartFigures(
+        name=part.name,
+        num_cells=len(part.cells),
+        num_pairs=len(pairs),
+        num_reference_pairs=len(chosen),
+        engine_seconds=engine_seconds,
+        reference_seconds=reference_seconds * len(pairs) / len(chosen),
+        irreducible_seconds=sum(flops[position] / speeds[position] for position in flops),
+        images_per_second=sum(flops[position] / networks[position].flops for position in flops) / engine_seconds,
+        flops_per_second=sum(flops.values()) / engine_seconds,
+        peak_bytes=peak_bytes,
+        errors=sum(row.error is not None for row in rows),
+        differences=_differences(part.sweep, chosen, rows, values),
+    )
+
+
+def _engine(part: Part, work: Workspace) -> tuple[list[Row], float, int]:
+    _forget_peak(work)
+    start = perf_counter()
+    rows = [row for shard in part.shards for row in run_shard(shard, work)]
+    _synchronise(work)
+    return rows, perf_counter() - start, _peak(work)
+
+
+def _reference(pairs: Sequence[list[Cell]], work: Workspace) -> tuple[dict[str, dict[str, float]], float]:
+    reference = Reference(work.sweep, work.images, work.network, device=work.device)
+    start = perf_counter()
+    values: dict[str, dict[str, float]] = {}
+    for cells in pairs:
+        values |= reference.values(cells)
+    return values, perf_counter() - start
+
+
+def _differences(
+    sweep: Sweep, pairs: Sequence[list[Cell]], rows: Sequence[Row], values: dict[str, dict[str, float]]
+) -> dict[str, Difference]:
+    came = {(row.cell_id, row.metric): row.value for row in rows}
+    worst: dict[str, Difference] = {}
+    for cell in (cell for cells in pairs for cell in cells):
+        for metric, wanted in values[cell.cell_id].items():
+            value = came.get((cell.cell_id, metric))
+            found = Difference(
+                difference=_apart(metric, value, wanted),
+                engine=value,
+                reference=None if isnan(wanted) else wanted,
+                source=_place(sweep, cell.source_key),
+                target=_place(sweep, cell.target_key),
+            )
+            if metric not in worst or found.difference > worst[metric].difference:
+                worst[metric] = found
+    return worst
+
+
+def _apart(metric: str, value: float | None, wanted: float) -> float:
+    if value is None or isnan(wanted):
+        return 0.0 if value is None and isnan(wanted) else float("inf")
+    return abs(value - wanted) / (1.0 if metric in COUNTS else max(abs(wanted), FLOOR))
+
+
+def _place(sweep: Sweep, key: tuple[int, int]) -> str:
+    network = sweep.networks[key[0]]
+    return f"{network.name} {network.layers[key[1]].name}"
+
+
+def _synchronise(work: Workspace) -> None:
+    if work.device.type == "cuda":
+        torch.cuda.synchronize(work.device)
+
+
+def _forget_peak(work: Workspace) -> None:
+    if work.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(work.device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux, or not allowed: the peak of the whole process is what there is
+        return
+
+
+def _peak(work: Workspace) -> int:
+    if work.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(work.device)
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _machine(work: Workspace) -> dict[str, str | int]:
+    return {
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name(work.device) if work.device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": work.sweep.precision,
+        "batch_size": work.sweep.batch_size,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,0 +1,111 @@
+"""A sweep in parts that cost different things: rows alone, stitched networks run once, stitched networks trained."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from stitchgrid.matchers.catalogue import FROM_MOMENTS, MATCHERS
+from stitchgrid.plan import BACKWARD, cut_into_shards, images_of
+from stitchgrid.records import Cell, MatcherSpec, Shard, Sweep
+
+STRUCTURAL = "structural"  # what no network is run for past the two layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some matchers of a sweep, with some of their metrics."""
+
+    name: str
+    sweep: Sweep
+    shards: tuple[Shard, ...]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All of its cells."""
+        return [cell for shard in self.shards for cell in self.sweep.cells(shard)]
+
+    def layer_pairs(self) -> list[list[Cell]]:
+        """Return its cells by layer pair."""
+        pairs: dict[tuple[object, object], list[Cell]] = {}
+        for cell in self.cells:
+            pairs.setdefault((cell.source_key, cell.target_key), []).append(cell)
+        return list(pairs.values())
+
+
+def parts_of(sweep: Sweep) -> list[Part]:
+    """Return the parts of a sweep: structural, then one per stitcher that asks for more than moments tell."""
+    structural: list[tuple[int, MatcherSpec]] = []
+    others: list[tuple[int, MatcherSpec]] = []
+    for position, spec in enumerate(sweep.matchers):
+        kind = MATCHERS[spec.kind]
+        told = tuple(metric for metric in spec.metrics if metric in FROM_MOMENTS)
+        if kind.family == "index":
+            structural.append((position, spec))
+        elif not kind.trained and told:
+            structural.append((position, replace(spec, metrics=told)))
+        if kind.family == "stitcher" and (kind.trained or told != spec.metrics):
+            others.append((position, spec))
+    parts = [(STRUCTURAL, structural)] if structural else []
+    parts += [(_name(spec), [(position, spec)]) for position, spec in others]
+    return [_part(sweep, name, some) for name, some in parts]
+
+
+def _name(spec: MatcherSpec) -> str:
+    return spec.kind if spec.seed is None else f"{spec.kind} seed {spec.seed}"
+
+
+def _part(sweep: Sweep, name: str, matchers: Sequence[tuple[int, MatcherSpec]]) -> Part:
+    some = replace(
+        sweep,
+        matchers=tuple(spec for _, spec in matchers),
+        matcher_data=tuple(sweep.matcher_data[position] for position, _ in matchers),
+    )
+    return Part(name=name, sweep=some, shards=tuple(cut_into_shards(some)))
+
+
+def sample_pairs(pairs: Sequence[list[Cell]], num: int, *, seed: int) -> list[list[Cell]]:
+    """Return `num` layer pairs: target layers as evenly spread as can be, a source layer drawn for each."""
+    if num >= len(pairs):
+        return list(pairs)
+    generator = torch.Generator().manual_seed(seed)
+    by_target: dict[tuple[int, int], list[list[Cell]]] = {}
+    for position in torch.randperm(len(pairs), generator=generator).tolist():
+        by_target.setdefault(pairs[position][0].target_key, []).append(pairs[position])
+    targets = sorted(by_target)
+    chosen: list[list[Cell]] = []
+    while len(chosen) < num:
+        left = [target for target in targets if by_target[target]]
+        wanted = min(num - len(chosen), len(left))
+        chosen += [by_target[target].pop() for target in _spread(left, wanted)]
+    return chosen
+
+
+def _spread(items: Sequence[tuple[int, int]], num: int) -> Iterable[tuple[int, int]]:
+    if num == 1:
+        return [items[len(items) // 2]]
+    return [items[round(k * (len(items) - 1) / (num - 1))] for k in range(num)]
+
+
+def irreducible_flops(part: Part) -> dict[int, float]:
+    """Return network -> operations that no sharing of work can save.
+
+    One pass of each network up to its last layer over the images that maps are fitted on, one over the evaluation
+    images; of each stitched network that a metric runs, the tail over the evaluation images; of each trained one, the
+    tail forward and back to its input, over the fit images in every epoch.
+    """
+    sweep = part.sweep
+    flops = {position: 0.0 for pair in sweep.pairs for position in pair}
+    counts = [images_of(sweep, matcher) for matcher in range(len(sweep.matchers))]
+    stitchers = [k for k, spec in enumerate(sweep.matchers) if MATCHERS[spec.kind].family == "stitcher"]
+    passes = max((counts[k][0] for k in stitchers), default=0) + max(num_eval for _, num_eval in counts)
+    for position in flops:
+        flops[position] += passes * sweep.networks[position].layers[-1].flops
+    for cell in part.cells:
+        spec, (num_fit, num_eval) = sweep.matchers[cell.matcher], counts[cell.matcher]
+        network = sweep.networks[cell.target]
+        epochs = spec.values["epochs"] if MATCHERS[spec.kind].trained else 0
+        is_run = cell.matcher in stitchers and not FROM_MOMENTS.issuperset(spec.metrics)
+        images = num_eval * is_run + epochs * num_fit * (1 + BACKWARD)
+        flops[cell.target] += images * (network.flops - network.layers[cell.target_layer].flops)
+    return flops
