@@ -6,11 +6,11 @@ order, and the preprocessing; tests hold the two together, and `stitchgrid bench
 Shape suffixes: N images, P rows per image, R rows of all images, D features of the source, E of the target, K classes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from math import nan
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.linalg import svd
 from torch.nn import functional as F
 
@@ -33,14 +33,14 @@ class Reference:
 
     def __init__(self, sweep: Sweep, images: Images, network: Callable[[int], CutNetwork], *, device: torch.device):
         self.sweep, self.images, self.network, self.device = sweep, images, network, device
-        self._seen: dict[tuple[Key, int, int], Tensor] = {}  # activations of the layer pair at hand
+        self._passes: dict[tuple[Key, int, int], tuple[Tensor, Tensor]] = {}  # of the layer pair at hand
 
     def values(self, cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
         """Return cell id -> metric -> value of cells of one layer pair; undefined ones are NaN.
 
         Cells of the pair share its two layers' activations, as they would in a careful script.
         """
-        self._seen.clear()
+        self._passes.clear()
         return {cell.cell_id: self._values(cell) for cell in cells}
 
     def _values(self, cell: Cell) -> dict[str, float]:
@@ -48,24 +48,29 @@ class Reference:
         num_fit, num_eval = images_used(
             spec, num_fit=self.sweep.num_fit, num_fit_closed=self.sweep.num_fit_closed, num_eval=self.sweep.num_eval
         )
-        source, target = self._layer(cell.source_key), self._layer(cell.target_key)
         if MATCHERS[spec.kind].family == "stitcher":
             found = self._stitcher(cell, num_fit=num_fit, num_eval=num_eval)
         else:
-            a, b = (self._activations(key, self.images.eval, num_eval) for key in (cell.source_key, cell.target_key))
-            found = INDICES[spec.kind](a, b, source, target)
+            a, b = (self._pass(key, self.images.eval, num_eval)[0] for key in (cell.source_key, cell.target_key))
+            found = INDICES[spec.kind](a, b, self._layer(cell.source_key), self._layer(cell.target_key))
         return {metric: found[metric] for metric in spec.metrics}
 
     def _layer(self, key: Key) -> Layer:
         return self.sweep.networks[key[0]].layers[key[1]]
 
-    def _batches(self, split: Split, num: int) -> Iterator[tuple[Pixels, Tensor]]:
-        for indices in torch.split(torch.arange(num), self.sweep.batch_size):
-            yield split.batch(indices), split.labels[indices].to(self.device)
+    @torch.no_grad()
+    def _pass(self, key: Key, split: Split, num: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's activations of the first images of a split, in float64, and its network's logits."""
+        seen = (key, id(split), num)
+        if seen not in self._passes:
+            parts = [self._run(key, split.batch(some)) for some in torch.arange(num).split(self.sweep.batch_size)]
+            activations, logits = zip(*((a.double(), logits_NK) for a, logits_NK in parts), strict=True)
+            self._passes[seen] = torch.cat(activations), torch.cat(logits)
+        return self._passes[seen]
 
     def _run(self, key: Key, pixels: Pixels, instead: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return a layer's activation and the logits of a whole network, or those with another activation instead."""
-        layer, network = self._layer(key), self.network(key[0])
+        node, network, module = self._layer(key).node, self.network(key[0]), self._module(key)
         seen: list[Tensor] = []
 
         def hook(_module: object, _inputs: object, output: Tensor) -> Tensor | None:
@@ -74,37 +79,47 @@ class Reference:
 
         x = apply_preprocess(pixels, self.sweep.networks[key[0]].preprocess).to(self.device)
         with running_in(self.sweep.precision, self.device):
-            if layer.name not in dict(network.module.named_modules()):  # no module's output: only a graph reaches it
-                (activation,) = network.taps([layer.node])(x)
-                return activation, network.suffix(layer.node)(activation if instead is None else instead)
-            handle = network.module.get_submodule(layer.name).register_forward_hook(hook)
+            if module is None:
+                (activation,) = network.taps([node])(x)
+                return activation, network.suffix(node)(activation if instead is None else instead).float()
+            handle = module.register_forward_hook(hook)
             try:
                 logits = network.module(x)
             finally:
                 handle.remove()
         return seen[0], logits.float()
 
-    @torch.no_grad()
-    def _activations(self, key: Key, split: Split, num: int) -> Tensor:
-        """Return a layer's activations of the first images of a split, in float64."""
-        seen = (key, id(split), num)
-        if seen not in self._seen:
-            parts = [self._run(key, pixels)[0].double() for pixels, _ in self._batches(split, num)]
-            self._seen[seen] = torch.cat(parts)
-        return self._seen[seen]
+    def _module(self, key: Key) -> nn.Module | None:
+        """Return the module that returns a layer's activation, called once; None where only the graph reaches it."""
+        layer, network = self._layer(key), self.network(key[0])
+        outputs = [call.output for call in network.operations.calls if call.path == layer.name]
+        return network.module.get_submodule(layer.name) if outputs == [network.cut(layer.node).position] else None
 
     def _stitcher(self, cell: Cell, *, num_fit: int, num_eval: int) -> dict[str, float]:
         spec = self.sweep.matchers[cell.matcher]
         source, target = self._layer(cell.source_key), self._layer(cell.target_key)
         rules = Rules(**{name: spec.values[name] for name in Rules.model_fields})
-        b_fit_NPE = rows(self._activations(cell.target_key, self.images.fit, num_fit), target)
         if MATCHERS[spec.kind].trained:
             stitch = self._train(cell, rules, num_fit=num_fit)
         else:
-            a_fit = self._activations(cell.source_key, self.images.fit, num_fit)
-            a_fit_NPD = lay(a_fit, source, target, rules)
-            stitch = least_squares(a_fit_NPD.flatten(0, 1), b_fit_NPE.flatten(0, 1), rcond=spec.values["rcond"])
-        return self._evaluate(cell, stitch, rules, lowest=b_fit_NPE.min().item(), num_eval=num_eval)
+            a, b = (self._pass(key, self.images.fit, num_fit)[0] for key in (cell.source_key, cell.target_key))
+            a_RD, b_RE = lay(a, source, target, rules).flatten(0, 1), rows(b, target).flatten(0, 1)
+            stitch = least_squares(a_RD, b_RE, rcond=spec.values["rcond"])
+        a, b = (self._pass(key, self.images.eval, num_eval)[0] for key in (cell.source_key, cell.target_key))
+        t_NPE, b_NPE = lay(a, source, target, rules) @ stitch[0] + stitch[1], rows(b, target)
+        error = (t_NPE - b_NPE).square().sum().item()
+        found = {
+            "residual": ratio(error, b_NPE.square().sum().item()),
+            "r2": 1 - ratio(error, (b_NPE - b_NPE.mean((0, 1))).square().sum().item()),
+            "variance_ratio": ratio(total_variance(pooled(t_NPE, target)), total_variance(pooled(b_NPE, target))),
+        }
+        if "negative_mass" in spec.metrics:
+            lowest = min(b.min().item(), self._pass(cell.target_key, self.images.fit, num_fit)[0].min().item())
+            negative = ratio(t_NPE.clamp(max=0).abs().sum().item(), t_NPE.abs().sum().item())
+            found["negative_mass"] = negative if lowest >= 0 else nan
+        if found.keys() >= set(spec.metrics):
+            return found
+        return found | self._compared_answers(cell, t_NPE)
 
     def _train(self, cell: Cell, rules: Rules, *, num_fit: int) -> Map:
         """Return the map trained on the labels, by itself, through the whole stitched network."""
@@ -131,37 +146,27 @@ class Reference:
         return weight_DE.detach().double(), bias_E.detach().double()
 
     @torch.no_grad()
-    def _evaluate(self, cell: Cell, stitch: Map, rules: Rules, *, lowest: float, num_eval: int) -> dict[str, float]:
-        """Return every metric of the stitched network h = g_{>j}(T(f_{<=i}(x))) on the evaluation images."""
-        source, target = self._layer(cell.source_key), self._layer(cell.target_key)
-        weight_DE, bias_E = (part.float() for part in stitch)
-        t_parts, b_parts, h_parts, g_parts, label_parts = [], [], [], [], []
-        for pixels, labels_N in self._batches(self.images.eval, num_eval):
-            a_NPD = lay(self._run(cell.source_key, pixels)[0].float(), source, target, rules)
-            t_NPE = a_NPD @ weight_DE + bias_E
-            b, g_NK = self._run(cell.target_key, pixels)
-            h_parts.append(self._run(cell.target_key, pixels, instead=installed(t_NPE, target))[1])
-            t_parts.append(a_NPD.double() @ stitch[0] + stitch[1])
-            b_parts.append(rows(b, target).double())
-            g_parts.append(g_NK)
-            label_parts.append(labels_N)
-        t_NPE, b_NPE = torch.cat(t_parts), torch.cat(b_parts)
-        h_NK, g_NK, labels_N = torch.cat(h_parts), torch.cat(g_parts), torch.cat(label_parts)
+    def _compared_answers(self, cell: Cell, t_NPE: Tensor) -> dict[str, float]:
+        """Return what the answers of h = g_{>j}(T(f_{<=i}(x))) and of g on the evaluation images say."""
+        target, num = self._layer(cell.target_key), len(t_NPE)
+        t = installed(t_NPE.float(), target)
+        _, g_NK = self._pass(cell.target_key, self.images.eval, num)
+        h_NK = torch.cat(
+            [
+                self._run(cell.target_key, self.images.eval.batch(some), instead=t[some])[1]
+                for some in torch.arange(num).split(self.sweep.batch_size)
+            ]
+        )
+        labels_N = self.images.eval.labels[:num].to(self.device)
         is_labelled = self.sweep.networks[cell.target].is_labelled
         accuracy = mean(h_NK.argmax(1) == labels_N) if is_labelled else nan
         target_accuracy = mean(g_NK.argmax(1) == labels_N) if is_labelled else nan
-        error = (t_NPE - b_NPE).square().sum().item()
-        negative, absolute = t_NPE.clamp(max=0).abs().sum().item(), t_NPE.abs().sum().item()
         return {
             "accuracy": accuracy,
             "loss": F.cross_entropy(h_NK.double(), labels_N).item() if is_labelled else nan,
             "relative_accuracy": ratio(accuracy, target_accuracy),
             "penalty": (1 - accuracy) - (1 - target_accuracy),
             "agreement": mean(h_NK.argmax(1) == g_NK.argmax(1)),
-            "residual": ratio(error, b_NPE.square().sum().item()),
-            "r2": 1 - ratio(error, (b_NPE - b_NPE.mean((0, 1))).square().sum().item()),
-            "variance_ratio": ratio(total_variance(pooled(t_NPE, target)), total_variance(pooled(b_NPE, target))),
-            "negative_mass": ratio(negative, absolute) if min(lowest, b_NPE.min().item()) >= 0 else nan,
         }
 
 

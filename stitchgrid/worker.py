@@ -15,18 +15,20 @@ from torch.nn.functional import cross_entropy
 
 from stitchgrid.allocator import keep_freed_memory
 from stitchgrid.datasets import Images, open_images
+from stitchgrid.engine.memory import available_bytes, fitting_pieces
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
 from stitchgrid.engine.workspace import Workspace, batches
-from stitchgrid.errors import InputError
+from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.training import train_network
 from stitchgrid.models.weights import save_state
 from stitchgrid.preprocess import apply_preprocess
-from stitchgrid.records import DataSpec, EvaluateNetwork, Preprocess, Shard, Sweep, TrainNetwork, Unit, UnitReport
+from stitchgrid.records import DataSpec, EvaluateNetwork, Preprocess, Row, Shard, Sweep, TrainNetwork, Unit, UnitReport
 from stitchgrid.resolve import load_network, training_key
 from stitchgrid.store import Store
 
+MEMORY_SHARE = 0.8  # of the memory there is, for one shard
 MAX_NETWORKS = 32  # held at a time; the least recently used goes first
 
 
@@ -43,6 +45,7 @@ class Worker:
         self._networks: OrderedDict[str, CutNetwork] = OrderedDict()
         self._images: tuple[tuple[DataSpec, int | None], Images] | None = None
         self._checked: set[str] = set()
+        self._halvings = 0  # of what is held at a time, since memory did not suffice
 
     def run(self, unit: Unit, context: Sweep | None) -> UnitReport:
         """Do one unit of work of a sweep; the context is None while networks are still to be trained."""
@@ -87,7 +90,7 @@ class Worker:
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
     def _shard(self, shard: Shard, sweep: Sweep) -> UnitReport:
-        rows = run_shard(shard, self.workspace(sweep))
+        rows = self.rows(shard, self.workspace(sweep))
         part = self.store.write_part(shard.unit_id, rows)
         failed = {row.cell_id for row in rows if row.error is not None}
         return UnitReport(
@@ -96,6 +99,30 @@ class Worker:
             num_failed=len(failed),
             part=part,
         )
+
+    def rows(self, shard: Shard, work: Workspace) -> list[Row]:
+        """Return a shard's rows, in pieces where memory asks for it, with less at a time where it did not suffice."""
+        budget = int(MEMORY_SHARE * available_bytes(self.device))
+        rows: list[Row] = []
+        for piece in fitting_pieces(work.sweep, shard, self.device, budget=budget):
+            found = None
+            while found is None:
+                found = self._rows_if_they_fit(piece, replace(work, halvings=self._halvings))
+            rows += found
+        return rows
+
+    def _rows_if_they_fit(self, piece: Shard, work: Workspace) -> list[Row] | None:
+        """Return the rows of a piece, or None when it is to be tried again with half as much at a time."""
+        try:
+            return run_shard(piece, work)
+        except Exception as problem:
+            is_hopeless = isinstance(problem, InputError) or work.batch_size == 1
+            if is_hopeless or not is_out_of_memory(problem):
+                raise
+        self._halvings += 1
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
     @property
     def settings(self) -> list[str]:

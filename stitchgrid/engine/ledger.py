@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
-import torch
-
 from stitchgrid.engine.workspace import Workspace
+from stitchgrid.errors import is_out_of_memory
 from stitchgrid.records import Cell, Row
 from stitchgrid.rows import Remarks, make_row, now
 
@@ -55,9 +54,9 @@ class Ledger:
         """
         try:
             yield
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
         except Exception as problem:
+            if is_out_of_memory(problem):
+                raise
             for cell in self.sound(cells):
                 self[cell].error = f"{type(problem).__name__}: {problem}"[:MAX_ERROR_CHARACTERS]
 

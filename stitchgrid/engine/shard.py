@@ -18,7 +18,7 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
     """Return the rows of every wanted cell of a shard; a cell that fails is a row with its error.
 
     Raises:
-        torch.OutOfMemoryError: If the device's memory does not suffice; nothing is kept.
+        torch.OutOfMemoryError: If the device's memory does not suffice, or another error that says so; nothing is kept.
     """
     cells = list(work.sweep.cells(shard))
     ledger = Ledger(work, cells, shard=shard.unit_id)
@@ -69,6 +69,8 @@ def _describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
             entry.flags.add("subsampled")
         if is_upsampled(source, target):
             entry.flags.add("upsampled")
+        if matcher.trained and work.halvings:
+            entry.flags.add("micro_batched")
         if not sweep.networks[cell.target].is_labelled:
             entry.flags.add("unlabelled")
     else:

@@ -65,18 +65,28 @@ def _backward(
 ) -> None:
     """Add the gradients of all stitched networks that end in one target layer."""
     layer = work.layer(target)
-    tail = work.tail(target)
-    per_stack = networks_per_stack(work, layer, len(labels_N))
-    for start in range(0, len(group), per_stack):
-        stack = group[start : start + per_stack]
-        with torch.enable_grad(), work.precision():
-            rows = [
-                stitch_rows(s.map, activations[s.cell.source_key], work.layer(s.cell.source_key), layer, s.rules)
-                for s in stack
-            ]
-            logits = tail(install(torch.cat(rows), layer))
-            loss = stacked_task_loss(logits.unflatten(0, (len(stack), len(labels_N))), labels_N)
-            loss.backward()  # type: ignore[no-untyped-call]
+    num_images = len(labels_N)
+    for images in torch.split(torch.arange(num_images), work.share(num_images)):
+        some = slice(int(images[0]), int(images[-1]) + 1)
+        per_stack = networks_per_stack(work, layer, len(images))
+        for start in range(0, len(group), per_stack):
+            stack = group[start : start + per_stack]
+            with torch.enable_grad(), work.precision():
+                loss = _stack_loss(
+                    work, stack, target, {key: a[some] for key, a in activations.items()}, labels_N[some]
+                )
+                (loss * len(images) / num_images).backward()  # type: ignore[no-untyped-call]
+
+
+def _stack_loss(
+    work: Workspace, stack: Sequence[Stitch], target: LayerKey, activations: dict[LayerKey, Tensor], labels_N: Tensor
+) -> Tensor:
+    layer = work.layer(target)
+    rows = [
+        stitch_rows(s.map, activations[s.cell.source_key], work.layer(s.cell.source_key), layer, s.rules) for s in stack
+    ]
+    logits = work.tail(target)(install(torch.cat(rows), layer))
+    return stacked_task_loss(logits.unflatten(0, (len(stack), len(labels_N))), labels_N)
 
 
 class SourceReader:
@@ -87,7 +97,7 @@ class SourceReader:
         self.wanted = by_network(keys)
         bytes_per_image = 4 * sum(torch.Size(work.layer(key).shape).numel() for key in keys)
         self.kept: dict[LayerKey, Tensor] | None = None
-        if augment == "none" and bytes_per_image * num_images <= CACHE_BYTES:
+        if augment == "none" and bytes_per_image * num_images <= work.share(CACHE_BYTES):
             self.kept = self._read_all()
 
     def _read_all(self) -> dict[LayerKey, Tensor]:
@@ -102,8 +112,9 @@ class SourceReader:
         pixels = self.work.images.fit.batch(indices)
         if generator is not None:
             pixels = augment_crop4_flip(pixels, generator)
-        activations, _ = forward(self.work, pixels, self.wanted)
-        return {key: activations[key].float() for key in self.keys}
+        size = self.work.batch_size
+        parts = [forward(self.work, pixels[k : k + size], self.wanted)[0] for k in range(0, len(pixels), size)]
+        return {key: torch.cat([part[key].float() for part in parts]) for key in self.keys}
 
     def epoch(self, epoch: int, *, seed: int, batch_size: int) -> Iterator[tuple[Tensor, dict[LayerKey, Tensor]]]:
         """Yield labels and source activations of every batch; the last one may be short."""

@@ -1,0 +1,159 @@
+"""Shards that do not fit into memory: what is known beforehand is cut, what fails is tried with less at a time."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_engine import (
+    Zoo,
+    assert_close,
+    by_cell,
+    every_cell,
+    make_sweep,
+    matcher,
+    one_thread,  # noqa: F401  # a fixture
+    run,
+    trained_zoo,
+    values,
+    whole_shard,
+    workspace,
+)
+
+from stitchgrid import worker as worker_module
+from stitchgrid.engine import memory
+from stitchgrid.engine.memory import fitting_pieces, shard_bytes
+from stitchgrid.engine.shard import run_shard
+from stitchgrid.engine.workspace import Workspace
+from stitchgrid.errors import InputError
+from stitchgrid.records import Row, Shard
+from stitchgrid.store import Store
+from stitchgrid.worker import Worker
+
+PAIRS = [("conv", "view"), ("view", "conv")]
+CLOSED = [matcher("direct"), matcher("cka"), matcher("pwcca"), matcher("procrustes")]
+TRAINED = matcher("task_loss", epochs=2, batch_size=32, samples=80)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Zoo:
+    return trained_zoo()
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Worker:
+    Store.open(tmp_path / "grid", create=True)
+    return Worker(store=str(tmp_path / "grid"), device="cpu", threads=1)
+
+
+def starving(until: int, error: Callable[[], Exception]) -> Callable[[Shard, Workspace], list[Row]]:
+    """Return `run_shard` that fails until so many halvings."""
+
+    def run_or_fail(shard: Shard, work: Workspace) -> list[Row]:
+        if work.halvings < until:
+            raise error()
+        return run_shard(shard, work)
+
+    return run_or_fail
+
+
+def test_a_shard_too_big_is_cut_by_target_layers_into_the_same_cells(zoo):
+    sweep = make_sweep(zoo, PAIRS, CLOSED)
+    whole = whole_shard(sweep)
+    need = shard_bytes(sweep, whole, CPU)
+    assert list(fitting_pieces(sweep, whole, CPU, budget=need)) == [whole]
+    half = list(fitting_pieces(sweep, whole, CPU, budget=need - 1))
+    single = list(fitting_pieces(sweep, whole, CPU, budget=0))
+    assert 1 < len(half) < len(single) == 9
+    for pieces in (half, single):
+        assert [cell for piece in pieces for cell in sweep.cells(piece)] == list(every_cell(sweep).values())
+
+
+def test_more_layers_images_and_wider_matrices_need_more(zoo):
+    sweep = make_sweep(zoo, PAIRS, CLOSED)
+    need = lambda sweep: shard_bytes(sweep, whole_shard(sweep), CPU)  # noqa: E731
+    assert need(replace(sweep, batch_size=512)) > need(sweep) > need(make_sweep(zoo, PAIRS[:1], CLOSED))
+    assert need(make_sweep(zoo, PAIRS, [*CLOSED, TRAINED])) > need(sweep)
+    assert need(make_sweep(zoo, PAIRS, CLOSED[:1])) < need(sweep)
+
+
+def test_a_worker_short_of_memory_gives_the_same_values_piece_by_piece(zoo, worker, monkeypatch):
+    sweep = make_sweep(zoo, PAIRS, [*CLOSED, TRAINED])
+    pieces: list[Shard] = []
+    monkeypatch.setattr(worker_module, "available_bytes", lambda device: 0)
+    monkeypatch.setattr(worker_module, "run_shard", lambda shard, work: pieces.append(shard) or run_shard(shard, work))
+    rows = worker.rows(whole_shard(sweep), workspace(zoo, sweep))
+    assert len(pieces) == 9
+    assert_close(values(rows), values(run(zoo, sweep)))
+    assert {row.shard for row in rows} == {"u"}
+
+
+ERRORS = [
+    lambda: torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError,
+    lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_out_of_memory_halves_what_is_held_and_says_so_of_trained_maps(zoo, worker, monkeypatch, error):
+    sweep = make_sweep(zoo, PAIRS[:1], [*CLOSED, TRAINED])
+    monkeypatch.setattr(worker_module, "run_shard", starving(2, error))
+    rows = worker.rows(whole_shard(sweep), workspace(zoo, sweep))
+    wanted = run(zoo, sweep)
+    closed = {cell_id for row in wanted if row.matcher != "task_loss" for cell_id in [row.cell_id]}
+    assert_close(
+        {key: value for key, value in values(rows).items() if key[0] in closed},
+        {key: value for key, value in values(wanted).items() if key[0] in closed},
+    )
+    assert {row.matcher for row in rows if "micro_batched" in row.flags} == {"task_loss"}
+    assert not any("micro_batched" in row.flags for row in wanted)
+
+
+def test_what_a_worker_learnt_about_its_memory_holds_for_its_next_shard(zoo, worker, monkeypatch):
+    sweep = make_sweep(zoo, PAIRS[:1], CLOSED[:1])
+    tries: list[int] = []
+    starve = starving(1, MemoryError)
+    monkeypatch.setattr(
+        worker_module, "run_shard", lambda shard, work: tries.append(work.halvings) or starve(shard, work)
+    )
+    for _ in range(2):
+        worker.rows(whole_shard(sweep), workspace(zoo, sweep))
+    assert tries == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("error", "num_tries"),
+    [(MemoryError("none at all"), 6), (ValueError("no memory's fault"), 1), (InputError("not one network fits"), 1)],
+)
+def test_what_less_at_a_time_cannot_help_is_raised(zoo, worker, monkeypatch, error, num_tries):
+    sweep = make_sweep(zoo, PAIRS[:1], CLOSED[:1], batch_size=32)
+    tries: list[int] = []
+
+    def fail(_shard: Shard, work: Workspace) -> list[Row]:
+        tries.append(work.batch_size)
+        raise error
+
+    monkeypatch.setattr(worker_module, "run_shard", fail)
+    with pytest.raises(type(error), match=str(error)):
+        worker.rows(whole_shard(sweep), workspace(zoo, sweep))
+    assert tries == [32, 16, 8, 4, 2, 1][:num_tries]
+
+
+@pytest.mark.parametrize("halvings", [1, 3, 9])
+def test_training_in_micro_batches_gives_the_map_of_whole_batches(zoo, halvings):
+    sweep = make_sweep(zoo, PAIRS[:1], [TRAINED])
+    work = replace(workspace(zoo, sweep), halvings=halvings)
+    came = by_cell(run_shard(whole_shard(sweep), work))
+    for cell_id, wanted in by_cell(run(zoo, sweep)).items():
+        for metric in ("loss", "residual"):
+            assert came[cell_id][metric].value == pytest.approx(wanted[metric].value, rel=1e-4)
+
+
+def test_there_is_memory_and_a_containers_limit_counts(monkeypatch):
+    free = memory.available_bytes(CPU)
+    assert 1 << 20 < free < 1 << 50
+    monkeypatch.setattr(memory, "_free_in_group", lambda: 77)
+    assert memory.available_bytes(CPU) == 77
