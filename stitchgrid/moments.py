@@ -16,7 +16,7 @@ from torch import Tensor
 
 NOT_FINITE = "look at the network's weights, and at the job's precision"  # what to do about inf and NaN
 
-
+NARROW = 256  # features up to which one product of all layers costs less than one per layer
 RCOND = 1e-12  # eigenvalues below this share of the largest are rounding, not variance
 
 
@@ -92,7 +92,12 @@ class RowSums:
         self.num_rows = 0
         self.pivot_X = torch.zeros(sum(widths), dtype=torch.float64, device=device)
         self.total_X = torch.zeros_like(self.pivot_X)
-        self.products = [self.pivot_X.new_zeros(width, width) for width in widths]
+        is_narrow = sum(widths) <= NARROW
+        self._all_XX = self.pivot_X.new_zeros(sum(widths), sum(widths)) if is_narrow else None
+        self.products = [
+            self.pivot_X.new_zeros(width, width) if self._all_XX is None else self._all_XX[columns, columns]
+            for width, columns in zip(widths, self.slices, strict=True)
+        ]
         self._has_pivot = False
         self._are_products_shared = False
         self._sides: dict[int, Side] = {}  # until more rows come
@@ -118,7 +123,11 @@ class RowSums:
         self._sides.clear()
         self.num_rows += len(partners_RX) if num_rows is None else num_rows
         self.total_X += partners_RX.sum(0)
-        if not self._are_products_shared:
+        if self._are_products_shared:
+            return
+        if self._all_XX is not None:
+            self._all_XX.addmm_(rows_RX.mT, partners_RX)
+        else:
             for products_DD, columns in zip(self.products, self.slices, strict=True):
                 products_DD.addmm_(rows_RX[:, columns].mT, partners_RX[:, columns])
 

@@ -14,7 +14,7 @@ MAX_SHARED = 1 / 12  # of a shard's work: what other shards of the same networks
 MIN_SHARDS = 16  # of a sweep big enough, so that workers share it and a crash costs little
 PIECE = "-"  # between the id of a shard and the number of its half
 TILE_SIDES = (8, 4, 2, 1)  # networks on a side of a tile; the largest that fits is taken
-EXACT = 2.0  # cost of a float64 operation, in float32 ones
+EXACT = 10.0  # cost of a product of rows in float64, with all it needs, in operations of a network
 BACKWARD = 1.0  # cost of a gradient with respect to a tail's input, in forward passes
 
 
@@ -183,9 +183,10 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
 
     The networks' own count multiply-adds twice. Each network runs once over the fit and once over the evaluation
     images for all layer pairs; every source layer runs once through the tail of every target layer and matcher;
-    training adds its epochs, with a gradient for the tail's input.
+    training adds its epochs, with a gradient for the tail's input. What is no network's counts as much as it takes.
     """
     total = _shared_cost(sweep, blocks, matchers)
+    total += sum(_moment_cost(sweep, block, _images_passed(sweep, matchers, gram=False)) for block in blocks)
     sources = {block.source for block in blocks}
     for matcher in matchers:
         spec, (num_fit, num_eval) = sweep.matchers[matcher], images_of(sweep, matcher)
@@ -196,11 +197,7 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
         if kind.family != "stitcher" or FROM_MOMENTS.issuperset(spec.metrics):
             runs = epochs * num_fit * (1 + BACKWARD)
         for block in blocks:
-            if kind.gram:
-                total += _gram_cost(sweep, block, num_eval)
-            else:
-                total += _moment_cost(sweep, block, num_eval + num_fit * (epochs == 0))
-            total += runs * _tail_cost(sweep, block)
+            total += _gram_cost(sweep, block, num_eval) * kind.gram + runs * _tail_cost(sweep, block)
     return total
 
 
@@ -210,13 +207,19 @@ def images_of(sweep: Sweep, matcher: int) -> tuple[int, int]:
     return images_used(spec, num_fit=sweep.num_fit, num_fit_closed=sweep.num_fit_closed, num_eval=sweep.num_eval)
 
 
+def _images_passed(sweep: Sweep, matchers: Sequence[int], *, gram: bool) -> int:
+    """Return how many fit and evaluation images pass for all layer pairs and matchers at once."""
+    used = {m: (MATCHERS[sweep.matchers[m].kind], *images_of(sweep, m)) for m in matchers}
+    fit = max(
+        (num_fit for kind, num_fit, _ in used.values() if kind.family == "stitcher" and not kind.trained), default=0
+    )
+    return fit + max((num_eval for kind, _, num_eval in used.values() if gram or not kind.gram), default=0)
+
+
 def _shared_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:
     """Return the operations of the passes that serve all layer pairs."""
     networks = {position for block in blocks for position in (block.source, block.target)}
-    used = {matcher: images_of(sweep, matcher) for matcher in matchers}
-    closed = [used[m][0] for m in matchers if not MATCHERS[sweep.matchers[m].kind].trained]
-    passes = max(closed, default=0) + max((num_eval for _, num_eval in used.values()), default=0)
-    return passes * sum(sweep.networks[network].flops for network in networks)
+    return _images_passed(sweep, matchers, gram=True) * sum(sweep.networks[network].flops for network in networks)
 
 
 def _gram_cost(sweep: Sweep, block: Block, num_images: int) -> float:
@@ -225,7 +228,7 @@ def _gram_cost(sweep: Sweep, block: Block, num_images: int) -> float:
 
 
 def _moment_cost(sweep: Sweep, block: Block, num_images: int) -> float:
-    """Return the operations of the products x'y, in float64, on whichever side has fewer rows."""
+    """Return the cost of the products x'y, in float64, on whichever side has fewer rows."""
     source, target = sweep.networks[block.source], sweep.networks[block.target]
     pairs = ((s, target.layers[position]) for position in block.target_layers for s in source.layers)
     return sum(2.0 * EXACT * num_images * min(_rows(s), _rows(t)) * s.width * t.width for s, t in pairs)

@@ -5,6 +5,7 @@ from time import perf_counter
 
 import torch
 
+from stitchgrid.allocator import keep_freed_memory
 from stitchgrid.engine.memory import PROCESS_BYTES, shard_bytes
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.plan import Plan
@@ -40,13 +41,15 @@ class SpeedProbe:
     @torch.no_grad()
     def visit(self, network: CutNetwork) -> None:
         """Run a network on blank images for a moment."""
+        keep_freed_memory()
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        images = torch.zeros(self.batch_size, *network.input_shape)
-        network.module(images)
+        images = torch.rand(self.batch_size, *network.input_shape).contiguous(memory_format=torch.channels_last)
+        run = network.taps([network.logits])
+        run(images)
         start = perf_counter()
         while perf_counter() - start < PROBE_SECONDS:
-            network.module(images)
+            run(images)
             self.flops += network.flops * len(images)
         self.seconds += perf_counter() - start
         torch.set_num_threads(threads)

@@ -6,18 +6,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from stitchgrid.engine.laying import Laying
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
 from stitchgrid.matchers.alignment import (
     DEFAULT_RULES,
     Layout,
     index_shaping,
     is_identity,
-    keeps_means,
     layout_of,
     pooled,
-    resize_adjoint,
-    resize_and_back,
-    resize_rows,
     rows_of,
 )
 from stitchgrid.matchers.catalogue import Rules
@@ -25,7 +22,7 @@ from stitchgrid.matchers.indices.cka import centred_gram
 from stitchgrid.moments import CrossSums, PairMoments, RowSums
 from stitchgrid.records import Layer
 
-CHUNK_BYTES = 32 << 20  # of float64 rows of layers multiplied at a time
+CHUNK_BYTES = 64 << 20  # of float64 rows of layers multiplied at a time
 POOLED = Layout(num_prefix=0, grid=None)  # the rows of a vector: one an image
 
 
@@ -75,39 +72,33 @@ class Frame:
 class Cross:
     """A frame of sources against a frame of targets, in one row space."""
 
-    space: RowSpace
     source: Frame
     target: Frame
+    laying: Laying | None  # None: rows are compared as they are
     laid: RowSums  # of the sources as the targets meet them
     products: CrossSums = field(init=False)
 
     def __post_init__(self) -> None:
         self.products = CrossSums(self.laid, self.target.sums)
 
-    def add(self, x_NPX: Tensor, y_NPY: Tensor) -> None:
+    def add(self, x_NPX: Tensor, y_NQY: Tensor) -> None:
         """Add the rows of a few images, about their pivots.
 
         Whichever side has more rows is brought to the other's: a small source is never blown up.
         """
-        ours, theirs, rules = self.space.source, self.space.target, self.space.rules
+        if self.laying is None:
+            self.products.add(x_NPX, y_NQY)
+            return
         self.laid.pivot_X = self.source.sums.pivot_X
-        if rules is None:
-            self.products.add(x_NPX, y_NPY)
-        elif ours.num_rows < theirs.num_rows and keeps_means(theirs, rules):
-            self.products.add(x_NPX, resize_adjoint(y_NPY, ours, theirs, rules))
-            partners_NPX = resize_and_back(x_NPX, ours, theirs, rules)
-            self.laid.add(x_NPX, partners=partners_NPX, num_rows=len(x_NPX) * theirs.num_rows)
-        else:
-            laid_NPX = self._laid(x_NPX)
-            self.products.add(laid_NPX, y_NPY)
-            self.laid.add(laid_NPX)
-
-    def _laid(self, x_NPX: Tensor) -> Tensor:
-        ours, theirs, rules = self.space.source, self.space.target, self.space.rules or DEFAULT_RULES
-        if keeps_means(theirs, rules):
-            return resize_rows(x_NPX, ours, theirs, rules)
-        pivot_X = self.source.sums.pivot_X
-        return resize_rows(x_NPX + pivot_X, ours, theirs, rules) - pivot_X
+        if self.laying.enlarges and self.laying.keeps_means:
+            self.products.add(x_NPX, self.laying.back(y_NQY))
+            partners_NPX = self.laying.there_and_back(x_NPX)
+            self.laid.add(x_NPX, partners=partners_NPX, num_rows=y_NQY.shape[0] * y_NQY.shape[1])
+            return
+        pivot_X = 0.0 if self.laying.keeps_means else self.laid.pivot_X
+        laid_NQX = self.laying.there(x_NPX + pivot_X) - pivot_X
+        self.products.add(laid_NQX, y_NQY)
+        self.laid.add(laid_NQX)
 
 
 class MomentGatherer:
@@ -146,8 +137,9 @@ class MomentGatherer:
         target.needs_sums = True
         if space.rules is None:
             source.needs_sums = True
-        laid = source.sums if space.rules is None else self._sums(source.keys)
-        return Cross(space=space, source=source, target=target, laid=laid)
+            return Cross(source=source, target=target, laying=None, laid=source.sums)
+        laying = Laying(space.source, space.target, space.rules, device=self.work.device)
+        return Cross(source=source, target=target, laying=laying, laid=self._sums(source.keys))
 
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch, a few images at a time so that memory stays bounded."""
@@ -158,7 +150,7 @@ class MomentGatherer:
 
     def _bytes_per_image(self) -> int:
         frames = sum(frame.layout.num_rows * len(frame.sums.total_X) for frame in self.frames)
-        laid = (cross.space.target.num_rows * len(cross.laid.total_X) for cross in self.crosses.values())
+        laid = (cross.target.layout.num_rows * len(cross.laid.total_X) for cross in self.crosses.values())
         return 8 * (frames + max(laid, default=0))
 
     def _add(self, batch: Batch, part: slice) -> None:

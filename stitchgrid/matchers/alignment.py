@@ -140,7 +140,8 @@ def resize_rows(rows_NPD: Tensor, source: Layout, target: Layout, rules: Rules =
     if target.grid is None:
         takes_cls = rules.pool == "cls" and source.num_prefix
         return prefix_NKD[:, :1] if takes_cls else positions_NPD.mean(1, keepdim=True)
-    prefix_NKD = _prefix(prefix_NKD, positions_NPD, target.num_prefix, rules.cls)
+    if target.num_prefix:
+        prefix_NKD = _prefix(prefix_NKD, positions_NPD, target.num_prefix, rules.cls)
     if source.grid is None:
         positions_NPD = positions_NPD.expand(-1, target.grid[0] * target.grid[1], -1)
     elif source.grid != target.grid:
@@ -149,24 +150,6 @@ def resize_rows(rows_NPD: Tensor, source: Layout, target: Layout, rules: Rules =
         resized = functional.interpolate(map_NDHW, size=target.grid, mode=_MODES[rules.resize], **corners)
         positions_NPD = resized.flatten(2).mT
     return torch.cat([prefix_NKD, positions_NPD], dim=1) if target.num_prefix else positions_NPD
-
-
-def resize_adjoint(rows_NPE: Tensor, source: Layout, target: Layout, rules: Rules = DEFAULT_RULES) -> Tensor:
-    """Return L'y for rows y of the target's layout, where `resize_rows` computes Lx: on the source's layout.
-
-    With it, products of resized rows need no resizing: (Lx)'y = x'(L'y).
-    """
-    with torch.enable_grad():
-        start_NPE = rows_NPE.new_zeros(len(rows_NPE), source.num_rows, rows_NPE.shape[2], requires_grad=True)
-        return torch.autograd.grad(resize_rows(start_NPE, source, target, rules), start_NPE, rows_NPE)[0]
-
-
-def resize_and_back(rows_NPD: Tensor, source: Layout, target: Layout, rules: Rules = DEFAULT_RULES) -> Tensor:
-    """Return L'Lx for rows x of the source's layout, where `resize_rows` computes Lx: (Lx)'(Lx) = x'(L'Lx)."""
-    with torch.enable_grad():
-        rows_NPD = rows_NPD.detach().requires_grad_()
-        resized_NPD = resize_rows(rows_NPD, source, target, rules)
-        return torch.autograd.grad(resized_NPD, rows_NPD, resized_NPD.detach())[0]
 
 
 def keeps_means(target: Layout, rules: Rules = DEFAULT_RULES) -> bool:
