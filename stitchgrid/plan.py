@@ -209,11 +209,10 @@ def images_of(sweep: Sweep, matcher: int) -> tuple[int, int]:
 
 def _images_passed(sweep: Sweep, matchers: Sequence[int], *, gram: bool) -> int:
     """Return how many fit and evaluation images pass for all layer pairs and matchers at once."""
-    used = {m: (MATCHERS[sweep.matchers[m].kind], *images_of(sweep, m)) for m in matchers}
-    fit = max(
-        (num_fit for kind, num_fit, _ in used.values() if kind.family == "stitcher" and not kind.trained), default=0
-    )
-    return fit + max((num_eval for kind, _, num_eval in used.values() if gram or not kind.gram), default=0)
+    used = [(MATCHERS[sweep.matchers[matcher].kind], *images_of(sweep, matcher)) for matcher in matchers]
+    fit = (num_fit for kind, num_fit, _ in used if kind.family == "stitcher" and not kind.trained)
+    evaluation = (num_eval for kind, _, num_eval in used if gram or not kind.gram)
+    return max(fit, default=0) + max(evaluation, default=0)
 
 
 def _shared_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:
