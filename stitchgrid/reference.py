@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.linalg import svd
 from torch.nn import functional as F
 
-from stitchgrid.datasets import Images, Split
+from stitchgrid.datasets.resident import PicturePair, Pictures
 from stitchgrid.matchers.catalogue import MATCHERS, Rules, images_used
 from stitchgrid.matchers.stitchers.task_loss import image_order, initial_map, seeded
 from stitchgrid.models.cuts import CutNetwork
@@ -31,7 +31,9 @@ RANK = 1e-12  # singular values squared below this share of the largest are roun
 class Reference:
     """The values of cells, computed one layer pair at a time."""
 
-    def __init__(self, sweep: Sweep, images: Images, network: Callable[[int], CutNetwork], *, device: torch.device):
+    def __init__(
+        self, sweep: Sweep, images: PicturePair, network: Callable[[int], CutNetwork], *, device: torch.device
+    ):
         self.sweep, self.images, self.network, self.device = sweep, images, network, device
         self._passes: dict[tuple[Key, int, int], tuple[Tensor, Tensor]] = {}  # of the layer pair at hand
 
@@ -44,26 +46,34 @@ class Reference:
         return {cell.cell_id: self._values(cell) for cell in cells}
 
     def _values(self, cell: Cell) -> dict[str, float]:
-        spec = self.sweep.matchers[cell.matcher]
-        num_fit, num_eval = images_used(
-            spec, num_fit=self.sweep.num_fit, num_fit_closed=self.sweep.num_fit_closed, num_eval=self.sweep.num_eval
-        )
+        spec, (_, num_eval) = self.sweep.matchers[cell.matcher], self._images_used(cell)
         if MATCHERS[spec.kind].family == "stitcher":
-            found = self._stitcher(cell, num_fit=num_fit, num_eval=num_eval)
+            found = self.measured(cell, self.fitted(cell))
         else:
             a, b = (self._pass(key, self.images.eval, num_eval)[0] for key in (cell.source_key, cell.target_key))
             found = INDICES[spec.kind](a, b, self._layer(cell.source_key), self._layer(cell.target_key))
         return {metric: found[metric] for metric in spec.metrics}
 
+    def _images_used(self, cell: Cell) -> tuple[int, int]:
+        """Return how many fit and evaluation images the cell's matcher looks at."""
+        return images_used(
+            self.sweep.matchers[cell.matcher],
+            num_fit=self.sweep.num_fit,
+            num_fit_closed=self.sweep.num_fit_closed,
+            num_eval=self.sweep.num_eval,
+        )
+
     def _layer(self, key: Key) -> Layer:
         return self.sweep.networks[key[0]].layers[key[1]]
 
     @torch.no_grad()
-    def _pass(self, key: Key, split: Split, num: int) -> tuple[Tensor, Tensor]:
+    def _pass(self, key: Key, split: Pictures, num: int) -> tuple[Tensor, Tensor]:
         """Return a layer's activations of the first images of a split, in float64, and its network's logits."""
         seen = (key, id(split), num)
         if seen not in self._passes:
-            parts = [self._run(key, split.batch(some)) for some in torch.arange(num).split(self.sweep.batch_size)]
+            parts = [
+                self._run(key, split.batch(some)) for some in torch.split(torch.arange(num), self.sweep.batch_size)
+            ]
             activations, logits = zip(*((a.double(), logits_NK) for a, logits_NK in parts), strict=True)
             self._passes[seen] = torch.cat(activations), torch.cat(logits)
         return self._passes[seen]
@@ -95,18 +105,27 @@ class Reference:
         outputs = [call.output for call in network.operations.calls if call.path == layer.name]
         return network.module.get_submodule(layer.name) if outputs == [network.cut(layer.node).position] else None
 
-    def _stitcher(self, cell: Cell, *, num_fit: int, num_eval: int) -> dict[str, float]:
-        spec = self.sweep.matchers[cell.matcher]
-        source, target = self._layer(cell.source_key), self._layer(cell.target_key)
-        rules = Rules(**{name: spec.values[name] for name in Rules.model_fields})
+    def _lay(self, cell: Cell, a: Tensor) -> Tensor:
+        """Return the source's activations on the target's positions."""
+        params = self.sweep.matchers[cell.matcher].values
+        rules = Rules(**{name: params[name] for name in Rules.model_fields})
+        return lay(a, self._layer(cell.source_key), self._layer(cell.target_key), rules)
+
+    def fitted(self, cell: Cell) -> Map:
+        """Return the map of a stitcher's cell, by least squares or trained."""
+        spec, (num_fit, _) = self.sweep.matchers[cell.matcher], self._images_used(cell)
         if MATCHERS[spec.kind].trained:
-            stitch = self._train(cell, rules, num_fit=num_fit)
-        else:
-            a, b = (self._pass(key, self.images.fit, num_fit)[0] for key in (cell.source_key, cell.target_key))
-            a_RD, b_RE = lay(a, source, target, rules).flatten(0, 1), rows(b, target).flatten(0, 1)
-            stitch = least_squares(a_RD, b_RE, rcond=spec.values["rcond"])
+            return self._train(cell, num_fit=num_fit)
+        a, b = (self._pass(key, self.images.fit, num_fit)[0] for key in (cell.source_key, cell.target_key))
+        a_RD, b_RE = self._lay(cell, a).flatten(0, 1), rows(b, self._layer(cell.target_key)).flatten(0, 1)
+        return least_squares(a_RD, b_RE, rcond=spec.values["rcond"])
+
+    def measured(self, cell: Cell, stitch: Map) -> dict[str, float]:
+        """Return at least the metrics that a stitcher's cell asks for, of any map; h is run where one needs it."""
+        spec, target = self.sweep.matchers[cell.matcher], self._layer(cell.target_key)
+        num_fit, num_eval = self._images_used(cell)
         a, b = (self._pass(key, self.images.eval, num_eval)[0] for key in (cell.source_key, cell.target_key))
-        t_NPE, b_NPE = lay(a, source, target, rules) @ stitch[0] + stitch[1], rows(b, target)
+        t_NPE, b_NPE = self._lay(cell, a) @ stitch[0] + stitch[1], rows(b, target)
         error = (t_NPE - b_NPE).square().sum().item()
         found = {
             "residual": ratio(error, b_NPE.square().sum().item()),
@@ -119,9 +138,9 @@ class Reference:
             found["negative_mass"] = negative if lowest >= 0 else nan
         if found.keys() >= set(spec.metrics):
             return found
-        return found | self._compared_answers(cell, t_NPE)
+        return found | self._answers(cell, t_NPE)
 
-    def _train(self, cell: Cell, rules: Rules, *, num_fit: int) -> Map:
+    def _train(self, cell: Cell, *, num_fit: int) -> Map:
         """Return the map trained on the labels, by itself, through the whole stitched network."""
         spec = self.sweep.matchers[cell.matcher]
         params = spec.values
@@ -137,7 +156,7 @@ class Reference:
                 if params["augment"] == "crop4_flip":
                     pixels = augment_crop4_flip(pixels, generator)
                 with torch.no_grad():
-                    a_NPD = lay(self._run(cell.source_key, pixels)[0].float(), source, target, rules)
+                    a_NPD = self._lay(cell, self._run(cell.source_key, pixels)[0].float())
                 t = installed(a_NPD @ weight_DE + bias_E, target)
                 loss = F.cross_entropy(self._run(cell.target_key, pixels, instead=t)[1], labels_N)
                 adam.zero_grad()
@@ -146,7 +165,7 @@ class Reference:
         return weight_DE.detach().double(), bias_E.detach().double()
 
     @torch.no_grad()
-    def _compared_answers(self, cell: Cell, t_NPE: Tensor) -> dict[str, float]:
+    def _answers(self, cell: Cell, t_NPE: Tensor) -> dict[str, float]:
         """Return what the answers of h = g_{>j}(T(f_{<=i}(x))) and of g on the evaluation images say."""
         target, num = self._layer(cell.target_key), len(t_NPE)
         t = installed(t_NPE.float(), target)
@@ -154,7 +173,7 @@ class Reference:
         h_NK = torch.cat(
             [
                 self._run(cell.target_key, self.images.eval.batch(some), instead=t[some])[1]
-                for some in torch.arange(num).split(self.sweep.batch_size)
+                for some in torch.split(torch.arange(num), self.sweep.batch_size)
             ]
         )
         labels_N = self.images.eval.labels[:num].to(self.device)

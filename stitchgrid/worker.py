@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from stitchgrid.allocator import keep_freed_memory
 from stitchgrid.datasets import Images, open_images
+from stitchgrid.datasets.resident import PicturePair, near
 from stitchgrid.engine.memory import available_bytes, fitting_pieces
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
@@ -43,7 +44,7 @@ class Worker:
         self._keeps_memory = keep_freed_memory()
         torch.backends.mha.set_fastpath_enabled(False)  # its outputs differ from those with gradients by 4e-6
         self._networks: OrderedDict[str, CutNetwork] = OrderedDict()
-        self._images: tuple[tuple[DataSpec, int | None], Images] | None = None
+        self._images: tuple[tuple[DataSpec, int | None], Images, PicturePair] | None = None
         self._checked: set[str] = set()
         self._halvings = 0  # of what is held at a time, since memory did not suffice
 
@@ -59,7 +60,7 @@ class Worker:
 
     def _train(self, unit: TrainNetwork) -> UnitReport:
         preprocess = unit.spec.preprocess or Preprocess()
-        images = self._open(unit.data, None)
+        images, _ = self._open(unit.data, None)
         if training_key(unit.spec, preprocess, images) != unit.unit_id:
             raise InputError(
                 f"model {unit.spec.name!r} would not be trained as the sweep was planned: its code or the images have "
@@ -132,6 +133,7 @@ class Worker:
             f"{torch.get_num_threads()} threads",
             *([onednn] if onednn else []),
             "maps channels-last",
+            *(["images on the device"] if self.device.type == "cuda" else []),
             f"{stack_images(self.device)} images of stitched networks at a time",
             "freed memory kept" if self._keeps_memory else "freed memory given back",
         ]
@@ -142,21 +144,23 @@ class Worker:
         Raises:
             InputError: If the images are not those the sweep was planned with.
         """
-        images = self._open(sweep.data, sweep.need_fit)
+        images, near_images = self._open(sweep.data, sweep.need_fit)
         if sweep.eval_data not in self._checked:
             _check_images(images, sweep)
             self._checked.add(sweep.eval_data)
         return Workspace(
             sweep=sweep,
-            images=images,
+            images=near_images,
             network=lambda position: self._network(sweep, position),
             device=self.device,
         )
 
-    def _open(self, data: DataSpec, need_fit: int | None) -> Images:
+    def _open(self, data: DataSpec, need_fit: int | None) -> tuple[Images, PicturePair]:
+        """Return the images as they lie on disk, and where the device finds them fastest."""
         if self._images is None or self._images[0] != (data, need_fit):
-            self._images = ((data, need_fit), open_images(data, need_fit=need_fit, cache=self.cache))
-        return self._images[1]
+            images = open_images(data, need_fit=need_fit, cache=self.cache)
+            self._images = ((data, need_fit), images, near(images, self.device))
+        return self._images[1:]
 
     def _network(self, sweep: Sweep, position: int) -> CutNetwork:
         record = sweep.networks[position]

@@ -1,9 +1,9 @@
 """Small trained networks, images and a sweep made by hand.
 
-Networks are chains of stages, so that an oracle can cut them by counting stages, without the package's own code.
+Networks are chains of stages, so that tests can cut them by counting stages, without the package's own code.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
@@ -33,6 +33,7 @@ from stitchgrid.records import (
     Sweep,
     canonical,
 )
+from stitchgrid.reference import Reference
 
 SIDE, NUM_CLASSES = 12, 4
 MEAN = (0.5, 0.4, 0.45)
@@ -182,7 +183,7 @@ def trained(name: str, *, num_steps: int = 60) -> Staged:
 
 @dataclass(frozen=True)
 class Zoo:
-    """Networks as an oracle sees them (stages) and as the engine does (cut)."""
+    """Networks as chains of stages, and as the engine sees them (cut)."""
 
     staged: dict[str, Staged]
     cut: dict[str, CutNetwork]
@@ -307,33 +308,45 @@ def values(rows: Iterable[Row]) -> Values:
     return {(row.cell_id, row.metric): row.value for row in rows}
 
 
-def close(came: float | None, wanted: float | None, *, floor: float = 1e-3) -> bool:
+def close(came: float | None, wanted: float | None, *, floor: float = 1e-3, tolerance: float = 1e-5) -> bool:
     """Return whether two values agree as closed-form ones must; undefined agrees with undefined alone."""
     if came is None or wanted is None or isnan(wanted):
         return came is None and (wanted is None or isnan(wanted))
-    return abs(came - wanted) <= 1e-5 * max(abs(wanted), floor)
+    return abs(came - wanted) <= tolerance * max(abs(wanted), floor)
+
+
+def ratio(metric: str | None, value: float | None) -> float | None:
+    """Return a value as rounding moves it in proportion: r2 is 1 less a ratio of sums of squares."""
+    return 1 - value if metric == "r2" and value is not None else value
 
 
 def assert_close(came: Values, wanted: Values) -> None:
     assert came
     assert came.keys() <= wanted.keys()
-    # r2 is 1 less a ratio of sums of squares, so it is the ratio that rounding moves in proportion
-    ratio = lambda key, value: value if value is None or key[1] != "r2" else 1 - value  # noqa: E731
     different = {
         key: (value, wanted[key])
         for key, value in came.items()
-        if not close(ratio(key, value), ratio(key, wanted[key]))
+        if not close(ratio(key[1], value), ratio(key[1], wanted[key]))
     }
     assert not different, different
 
 
-def differences(
-    came: dict[str | None, Row], wanted: Mapping[str | None, float]
-) -> dict[str | None, tuple[float | None, float]]:
-    """Return the metrics of one cell that differ from those of an oracle, whose networks ran in float64.
+def reference(zoo: Zoo, sweep: Sweep, images: FakeImages = IMAGES) -> Reference:
+    work = workspace(zoo, sweep, images)
+    return Reference(sweep, images, work.network, device=work.device)
 
-    A difference of two near numbers, as r2 near 0 is, has the rounding of float32 networks in full: hence the floor.
-    """
-    assert came.keys() == wanted.keys()
-    found = {metric: (came[metric].value, value) for metric, value in wanted.items()}
-    return {metric: pair for metric, pair in found.items() if not close(*pair, floor=1e-2)}
+
+def unlike(
+    sweep: Sweep, rows: Iterable[Row], wanted: Callable[[Cell], Mapping[str, float]], *, tolerance: float = 1e-5
+) -> dict[str, tuple[float | None, float]]:
+    """Return where rows differ from the values wanted of their cells, by what they measured."""
+    different = {}
+    cells = every_cell(sweep)
+    for cell_id, found in by_cell(rows).items():
+        values_wanted = wanted(cells[cell_id])
+        assert found.keys() == values_wanted.keys()
+        for metric, row in found.items():
+            came, value = ratio(metric, row.value), ratio(metric, values_wanted[metric or ""])
+            if not close(came, value, tolerance=tolerance):
+                different[f"{row.matcher} {metric} {row.source_layer} {row.target_layer}"] = (came, value)
+    return different

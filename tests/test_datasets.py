@@ -10,6 +10,7 @@ from helpers_images import CLASSES, pack, pixels_of, spec_of, whole_digest, writ
 from PIL import Image
 
 from stitchgrid.datasets import Split, open_images
+from stitchgrid.datasets.resident import ResidentImages, near
 from stitchgrid.datasets.sources import permutation, to_rgb
 from stitchgrid.errors import InputError
 
@@ -223,3 +224,14 @@ def test_reading_images_warns_of_nothing(root, cache):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         everything(open_images(spec_of(root), cache=cache).fit)
+
+
+def test_images_on_a_device_are_those_on_disk(root, cache):
+    images = open_images(spec_of(root), cache=cache)
+    resident = ResidentImages(images, torch.device("cpu"))
+    chosen = torch.tensor([3, 0, 3, 1])
+    for near_split, split in ((resident.fit, images.fit), (resident.eval, images.eval)):
+        assert near_split.num == split.num
+        assert torch.equal(near_split.batch(chosen), split.batch(chosen))
+        assert torch.equal(near_split.labels, split.labels)
+    assert near(images, torch.device("cpu")) is images

@@ -1,4 +1,4 @@
-"""What a shard measures, against the textbook, and what must not change it. Training: test_engine_training.py."""
+"""What must not change what a shard measures, and what must come out. The values themselves: test_reference.py."""
 
 from dataclasses import replace
 
@@ -13,8 +13,6 @@ from helpers_engine import (
     Zoo,
     assert_close,
     by_cell,
-    close,
-    differences,
     every_cell,
     make_sweep,
     matcher,
@@ -24,8 +22,6 @@ from helpers_engine import (
     values,
     workspace,
 )
-from helpers_indices import explicit_procrustes, explicit_pwcca, hsic_cka
-from helpers_oracle import Oracle, ends
 from torch import Tensor, nn
 
 from stitchgrid.engine import evaluate, gather, stitched
@@ -35,22 +31,11 @@ from stitchgrid.records import Row, Sweep
 PAIRS = [("conv", "conv"), ("conv", "conv_again"), ("conv", "token"), ("token", "view"), ("view", "token")]
 DIRECT = matcher("direct")
 CLOSED = [DIRECT, matcher("cka"), matcher("pwcca"), matcher("procrustes")]
-FORMULAS = {
-    "cka": hsic_cka,
-    "pwcca": explicit_pwcca,
-    "pwcca_reverse": lambda x, y: explicit_pwcca(y, x),
-    "procrustes": explicit_procrustes,
-}
 
 
 @pytest.fixture(scope="module")
 def zoo() -> Zoo:
     return trained_zoo()
-
-
-@pytest.fixture(scope="module")
-def oracle(zoo: Zoo) -> Oracle:
-    return Oracle(zoo)
 
 
 @pytest.fixture(scope="module")
@@ -60,57 +45,11 @@ def closed(zoo: Zoo) -> tuple[Sweep, list[Row]]:
 
 
 def of_pair(sweep: Sweep, rows: list[Row], pair: tuple[str, str]) -> list[Row]:
-    cells = every_cell(sweep)
-    names = {cell_id: tuple(end.network for end in ends(sweep, cell)) for cell_id, cell in cells.items()}
-    return [row for row in rows if names[row.cell_id] == pair]
-
-
-def assert_is_textbook_direct(sweep: Sweep, rows: list[Row], oracle: Oracle, *, num_fit: int) -> None:
-    for cell_id, came in by_cell(rows, "direct").items():
-        source, target = ends(sweep, every_cell(sweep)[cell_id])
-        stitch = oracle.direct(source, target, num_fit=num_fit)
-        assert not differences(came, oracle.stitched(source, target, stitch, num_fit=num_fit)), (source, target)
-
-
-def assert_is_textbook_index(sweep: Sweep, rows: list[Row], oracle: Oracle, *, num: int) -> None:
-    for row in rows:
-        source, target = ends(sweep, every_cell(sweep)[row.cell_id])
-        x, y = (oracle.flattened if row.metric == "cka" else oracle.compared_rows)(source, target, num=num)
-        wanted = FORMULAS[row.metric or ""](x, y)
-        assert close(row.value, wanted), (row.metric, source, target, row.value, wanted)
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids="->".join)
-def test_every_metric_of_direct_is_that_of_the_whole_stitched_network(closed, oracle, pair):
-    sweep, rows = closed
-    found = of_pair(sweep, rows, pair)
-    assert len(by_cell(found, "direct")) >= 16
-    assert_is_textbook_direct(sweep, found, oracle, num_fit=60)
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids="->".join)
-def test_every_index_is_its_formula_on_explicit_matrices(closed, oracle, pair):
-    sweep, rows = closed
-    found = [row for row in of_pair(sweep, rows, pair) if row.metric in FORMULAS]
-    assert len(found) >= 64
-    assert_is_textbook_index(sweep, found, oracle, num=90)
-
-
-def test_every_matcher_looks_at_its_own_number_of_images(zoo, oracle):
-    few = [matcher("direct", samples=40), matcher("cka", samples=25), matcher("pwcca", samples=33)]
-    sweep = make_sweep(zoo, [("conv", "view")], [*few, *CLOSED])
-    rows = run(zoo, sweep)
-    assert {(row.matcher, row.num_fit, row.num_eval) for row in rows} == {
-        *{("direct", num, 90) for num in (40, 60)},
-        *{("cka", None, num) for num in (25, 90)},
-        *{("pwcca", None, num) for num in (33, 90)},
-        ("procrustes", None, 90),
+    names = {
+        cell_id: (sweep.networks[cell.source].name, sweep.networks[cell.target].name)
+        for cell_id, cell in every_cell(sweep).items()
     }
-    for num in (40, 60):
-        assert_is_textbook_direct(sweep, [row for row in rows if row.num_fit == num], oracle, num_fit=num)
-    for num in (25, 33, 90):
-        some = [row for row in rows if row.metric in FORMULAS and row.num_eval == num]
-        assert_is_textbook_index(sweep, some, oracle, num=num)
+    return [row for row in rows if names[row.cell_id] == pair]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 90, 1_000])

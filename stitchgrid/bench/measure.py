@@ -5,7 +5,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from math import isnan
+from math import inf, isnan
+from os import sched_getaffinity
 from pathlib import Path
 from time import perf_counter
 
@@ -34,7 +35,7 @@ COUNTS = frozenset({"accuracy", "agreement", "penalty", "relative_accuracy"})  #
 class Difference:
     """Where engine and reference are furthest apart in a metric."""
 
-    difference: float  # relative; absolute for shares of images, and for values below 1e-3
+    difference: float  # relative; absolute for shares of images, and for values below 1e-3; inf: one is undefined
     engine: float | None
     reference: float | None
     source: str
@@ -189,8 +190,9 @@ def _differences(
     sweep: Sweep, pairs: Sequence[list[Cell]], rows: Sequence[Row], values: dict[str, dict[str, float]]
 ) -> dict[str, Difference]:
     came = {(row.cell_id, row.metric): row.value for row in rows}
+    failed = {row.cell_id for row in rows if row.error is not None}  # counted, not compared
     worst: dict[str, Difference] = {}
-    for cell in (cell for cells in pairs for cell in cells):
+    for cell in (cell for cells in pairs for cell in cells if cell.cell_id not in failed):
         for metric, wanted in values[cell.cell_id].items():
             value = came.get((cell.cell_id, metric))
             found = Difference(
@@ -207,7 +209,9 @@ def _differences(
 
 def _apart(metric: str, value: float | None, wanted: float) -> float:
     if value is None or isnan(wanted):
-        return 0.0 if value is None and isnan(wanted) else float("inf")
+        return 0.0 if value is None and isnan(wanted) else inf
+    if metric == "r2":  # 1 less a ratio of sums of squares: it is the ratio that rounding moves in proportion
+        value, wanted = 1 - value, 1 - wanted
     return abs(value - wanted) / (1.0 if metric in COUNTS else max(abs(wanted), FLOOR))
 
 
@@ -245,6 +249,7 @@ def _machine(work: Workspace) -> dict[str, str | int]:
     return {
         "processor": _processor(),
         "device": torch.cuda.get_device_name(work.device) if work.device.type == "cuda" else "cpu",
+        "cores": len(sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": work.sweep.precision,

@@ -1,5 +1,6 @@
 """A sweep in parts that cost different things: rows alone, stitched networks run once, stitched networks trained."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -47,12 +48,16 @@ def parts_of(sweep: Sweep) -> list[Part]:
         if kind.family == "stitcher" and (kind.trained or told != spec.metrics):
             others.append((position, spec))
     parts = [(STRUCTURAL, structural)] if structural else []
-    parts += [(_name(spec), [(position, spec)]) for position, spec in others]
+    parts += [(name, [one]) for name, one in zip(_names([spec for _, spec in others]), others, strict=True)]
     return [_part(sweep, name, some) for name, some in parts]
 
 
-def _name(spec: MatcherSpec) -> str:
-    return spec.kind if spec.seed is None else f"{spec.kind} seed {spec.seed}"
+def _names(specs: Sequence[MatcherSpec]) -> list[str]:
+    """Return the kinds, told apart where there are several of one."""
+    names = [spec.kind if spec.seed is None else f"{spec.kind} seed {spec.seed}" for spec in specs]
+    count = Counter(names)
+    numbers = {name: iter(range(1, num + 1)) for name, num in count.items()}
+    return [name if count[name] == 1 else f"{name} #{next(numbers[name])}" for name in names]
 
 
 def _part(sweep: Sweep, name: str, matchers: Sequence[tuple[int, MatcherSpec]]) -> Part:

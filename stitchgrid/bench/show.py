@@ -1,7 +1,10 @@
 """The figures of a bench, for people."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from io import StringIO
+from math import isfinite
 
 from rich import box
 from rich.console import Console
@@ -19,6 +22,16 @@ def bench_text(bench: Bench) -> str:
     return "\n".join([*lines, *_remarks(bench)])
 
 
+def bench_json(bench: Bench) -> str:
+    """Return all the figures as JSON; what is undefined is null there."""
+    shown = asdict(bench)
+    for part, figures in zip(shown["parts"], bench.parts, strict=True):
+        part |= {"ratio": figures.ratio, "overhead": figures.overhead}
+        for worst in part["differences"].values():
+            worst["difference"] = worst["difference"] if isfinite(worst["difference"]) else None
+    return json.dumps(shown, indent=2, allow_nan=False)
+
+
 def _table(bench: Bench) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in ("part", "cells", "engine", "reference", "ratio", "overhead", "images/s", "GFLOP/s", "peak memory"):
@@ -32,7 +45,7 @@ def _table(bench: Bench) -> Table:
             f"{part.ratio:.1f}",
             f"{part.overhead:.2f}",
             f"{part.images_per_second:,.0f}",
-            f"{part.flops_per_second / 1e9:,.0f}",
+            f"{part.flops_per_second / 1e9:,.1f}",
             decimal(part.peak_bytes),
         )
     return table
@@ -42,7 +55,7 @@ def _remarks(bench: Bench) -> Iterator[str]:
     yield "machine: " + ", ".join(f"{name} {value}" for name, value in bench.machine.items())
     yield "chosen: " + ", ".join(bench.settings)
     yield "plain networks: " + ", ".join(
-        f"{name} {speed / 1e9:,.0f} GFLOP/s" for name, speed in bench.plain_flops_per_second.items()
+        f"{name} {speed / 1e9:,.1f} GFLOP/s" for name, speed in bench.plain_flops_per_second.items()
     )
     for part in bench.parts:
         if part.errors:

@@ -1,4 +1,4 @@
-"""Commands that compute, or say what would be computed: launch, resume, plan, status."""
+"""Commands that compute, or say what would be computed: launch, resume, plan, bench, status."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -114,10 +114,7 @@ def bench(jobfile: str, store: str, overrides: tuple[str, ...], pairs: str, thre
     Example:
       stitchgrid bench jobs/bench_resnet20.toml --pairs 4
     """
-    import json
-    from dataclasses import asdict
-
-    from stitchgrid.bench import bench_text, run_bench
+    from stitchgrid.bench import bench_json, bench_text, run_bench
     from stitchgrid.display import Display
     from stitchgrid.jobfile import load_job
 
@@ -131,13 +128,7 @@ def bench(jobfile: str, store: str, overrides: tuple[str, ...], pairs: str, thre
         threads=threads,
         say=display.say,
     )
-    if as_json:
-        shown = asdict(found)
-        for part, figures in zip(shown["parts"], found.parts, strict=True):
-            part |= {"ratio": figures.ratio, "overhead": figures.overhead}
-        click.echo(json.dumps(shown, indent=2))
-        return
-    click.echo(bench_text(found))
+    click.echo(bench_json(found) if as_json else bench_text(found))
 
 
 def _show_plan(job: "Job", store: str, *, update: bool, retry_failed: bool, workers: int | None) -> None:

@@ -34,7 +34,10 @@ def train_task_loss(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> l
     rules = work.rules(cells[0])
     stitches = [Stitch(cell=cell, map=initial, rules=rules) for cell, initial in zip(cells, maps, strict=True)]
     tensors = [tensor for stitch in stitches for tensor in (stitch.map.weight_DE, stitch.map.bias_E)]
-    adam = torch.optim.Adam(tensors, lr=params["lr"], weight_decay=params["weight_decay"], foreach=True)
+    fused = work.device.type == "cuda"  # one step for all maps in few launches, here and there
+    adam = torch.optim.Adam(
+        tensors, lr=params["lr"], weight_decay=params["weight_decay"], fused=fused, foreach=not fused
+    )
     reader = SourceReader(
         work, sorted({stitch.cell.source_key for stitch in stitches}), num_images, augment=params["augment"]
     )

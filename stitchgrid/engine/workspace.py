@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stitchgrid.datasets import Images, Split
+from stitchgrid.datasets.resident import PicturePair, Pictures
 from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.precision import running_in
@@ -23,7 +23,7 @@ class Workspace:
     """Frozen networks and images at hand, on one device."""
 
     sweep: Sweep
-    images: Images
+    images: PicturePair
     network: Callable[[int], CutNetwork]
     device: torch.device
     halvings: int = 0  # of everything that is held at a time, after memory did not suffice
@@ -87,11 +87,13 @@ def forward(
     activations: dict[LayerKey, Tensor] = {}
     logits: dict[int, Tensor] = {}
     inputs: dict[Preprocess, Tensor] = {}
+    if isinstance(pixels, Tensor):
+        pixels = pixels.to(work.device)  # as bytes, a quarter of what floats would be
     for index, layers in wanted.items():
         preprocess = work.sweep.networks[index].preprocess
         if preprocess not in inputs:
-            images = apply_preprocess(pixels, preprocess).to(work.device)
-            inputs[preprocess] = images.contiguous(memory_format=torch.channels_last)
+            images = apply_preprocess(pixels, preprocess)
+            inputs[preprocess] = images.to(work.device).contiguous(memory_format=torch.channels_last)
         with work.precision():
             taken = work.taps(index, layers, scores=index in scored)(inputs[preprocess])
         activations |= {(index, layer): tensor for layer, tensor in zip(layers, taken, strict=False)}
@@ -102,7 +104,7 @@ def forward(
 
 def batches(
     work: Workspace,
-    split: Split,
+    split: Pictures,
     wanted: Mapping[int, Sequence[int]],
     *,
     scored: Collection[int] = (),

@@ -1,0 +1,71 @@
+"""Images that stay on an accelerator: batches come from there, without a copy from the host for each of them."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from stitchgrid.datasets.images import Images, Split
+
+SHARE = 0.25  # of a device's free memory, for the images of both splits
+
+
+class Pictures(Protocol):
+    """A split, as far as the engine looks at it."""
+
+    @property
+    def num(self) -> int:
+        """Number of images."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of each image, int64."""
+        ...
+
+    def batch(self, start: Tensor) -> Tensor | list[Tensor]:
+        """Return the images at these positions as uint8 (N,3,H,W), or as a list of (3,H,W) where sizes differ."""
+        ...
+
+
+class PicturePair(Protocol):
+    """The two splits of a sweep."""
+
+    @property
+    def fit(self) -> Pictures:
+        """Images that maps are fitted on."""
+        ...
+
+    @property
+    def eval(self) -> Pictures:
+        """Images that everything is measured on."""
+        ...
+
+
+class ResidentSplit:
+    """A split whose pixels and labels lie on a device."""
+
+    def __init__(self, split: Split, device: torch.device):
+        pixels = split.batch(0, split.num)
+        assert isinstance(pixels, Tensor)
+        self.num = split.num
+        self.pixels_NCHW, self.labels = pixels.to(device), split.labels.to(device)
+
+    def batch(self, start: Tensor) -> Tensor:
+        """Return the images at these positions, on the device."""
+        return self.pixels_NCHW[start.to(self.pixels_NCHW.device)]
+
+
+class ResidentImages:
+    """Both splits of a sweep on a device."""
+
+    def __init__(self, images: Images, device: torch.device):
+        self.fit, self.eval = ResidentSplit(images.fit, device), ResidentSplit(images.eval, device)
+
+
+def near(images: Images, device: torch.device) -> PicturePair:
+    """Return the images on the device, where it is not the host, they are of one size each, and there is room."""
+    if device.type != "cuda" or images.fit.size is None or images.eval.size is None:
+        return images
+    num_bytes = sum(3 * split.size[0] * split.size[1] * split.num for split in (images.fit, images.eval) if split.size)
+    return ResidentImages(images, device) if num_bytes <= SHARE * torch.cuda.mem_get_info(device)[0] else images
