@@ -4,6 +4,7 @@ A worker holds frozen networks and images between units, so that units which sha
 """
 
 import json
+import logging
 import os
 from collections import OrderedDict
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from stitchgrid.allocator import keep_freed_memory
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.datasets.resident import PicturePair, near
-from stitchgrid.engine.memory import available_bytes, fitting_pieces
+from stitchgrid.engine.memory import available_bytes, fitting_pieces, shard_bytes
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
 from stitchgrid.engine.workspace import Workspace, batches
@@ -28,6 +29,8 @@ from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import DataSpec, EvaluateNetwork, Preprocess, Row, Shard, Sweep, TrainNetwork, Unit, UnitReport
 from stitchgrid.resolve import load_network, training_key
 from stitchgrid.store import Store
+
+_log = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.8  # of the memory there is, for one shard
 MAX_NETWORKS = 32  # held at a time; the least recently used goes first
@@ -47,6 +50,7 @@ class Worker:
         self._images: tuple[tuple[DataSpec, int | None], Images, PicturePair] | None = None
         self._checked: set[str] = set()
         self._halvings = 0  # of what is held at a time, since memory did not suffice
+        _log.debug("chosen: %s", ", ".join(self.settings))
 
     def run(self, unit: Unit, context: Sweep | None) -> UnitReport:
         """Do one unit of work of a sweep; the context is None while networks are still to be trained."""
@@ -104,6 +108,8 @@ class Worker:
     def rows(self, shard: Shard, work: Workspace) -> list[Row]:
         """Return a shard's rows, in pieces where memory asks for it, with less at a time where it did not suffice."""
         budget = int(MEMORY_SHARE * available_bytes(self.device))
+        need = shard_bytes(work.sweep, shard, self.device)
+        _log.debug("shard %s needs about %.2g GB, %.2g GB may be taken", shard.unit_id, need / 1e9, budget / 1e9)
         rows: list[Row] = []
         for piece in fitting_pieces(work.sweep, shard, self.device, budget=budget):
             found = None
@@ -121,6 +127,7 @@ class Worker:
             if is_hopeless or not is_out_of_memory(problem):
                 raise
         self._halvings += 1
+        _log.warning("out of memory: half as many images at a time from now on (%d halvings)", self._halvings)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return None

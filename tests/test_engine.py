@@ -1,5 +1,6 @@
 """What must not change what a shard measures, and what must come out. The values themselves: test_reference.py."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -20,11 +21,15 @@ from helpers_engine import (
     run,
     trained_zoo,
     values,
+    whole_shard,
     workspace,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from stitchgrid.engine import evaluate, gather, stitched
+from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import forward
 from stitchgrid.records import Row, Sweep
 
@@ -56,6 +61,24 @@ def of_pair(sweep: Sweep, rows: list[Row], pair: tuple[str, str]) -> list[Row]:
 def test_the_batch_size_changes_no_closed_form_value(zoo, closed, batch_size):
     sweep = make_sweep(zoo, PAIRS[2:], CLOSED, batch_size=batch_size)
     assert_close(values(run(zoo, sweep)), values(closed[1]))
+
+
+@given(
+    batch_size=st.integers(12, 100),
+    halvings=st.integers(0, 3),
+    owners=st.lists(st.integers(0, 3), min_size=30, max_size=30),
+)
+@settings(max_examples=6, deadline=None, derandomize=True)
+def test_any_split_into_batches_shards_and_workers_gives_the_same_values(zoo, closed, batch_size, halvings, owners):
+    sweep = make_sweep(zoo, PAIRS[2:], CLOSED, batch_size=batch_size)
+    cells = sorted(every_cell(sweep))
+    came: Values = {}
+    for worker in sorted(set(owners)):  # each with a workspace of its own
+        own = frozenset(cell for k, cell in enumerate(cells) if owners[k % len(owners)] == worker)
+        work = replace(workspace(zoo, sweep), halvings=halvings)
+        came |= values(run_shard(replace(whole_shard(sweep), wanted=own), work))
+    assert {cell_id for cell_id, _ in came} == set(cells)
+    assert_close(came, values(closed[1]))
 
 
 def test_cells_computed_in_parts_have_the_values_they_have_together(zoo, closed):
@@ -273,3 +296,10 @@ def test_bf16_moves_the_values_a_little_and_is_recorded(zoo, closed):
     assert {row.precision for row in rows} == {"bf16"}
     moved = [min(abs(row.value - value) for value in exact) for row in rows]
     assert 0 < max(moved) < 0.02
+
+
+def test_how_well_the_fit_rows_determine_a_map_is_noted_for_whoever_asks(zoo, caplog):
+    with caplog.at_level("DEBUG", logger="stitchgrid.engine.fit"):
+        run(zoo, make_sweep(zoo, [("conv", "view")], [DIRECT]))
+    assert len(caplog.messages) == 20
+    assert re.search(r"direct conv \S+ -> view \S+: 8640 rows, rank 6 of 6, condition number \d", caplog.messages[0])

@@ -15,7 +15,6 @@ import torch
 from stitchgrid.bench.parts import Part, irreducible_flops, parts_of, sample_pairs
 from stitchgrid.datasets import Images
 from stitchgrid.driver.preview import EmptyStore, open_if_there
-from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import InputError
 from stitchgrid.jobfile import Job
@@ -101,7 +100,7 @@ def run_bench(
         for position, network in enumerate(sweep.networks):
             say(f"plain {network.name}")
             speeds[position] = _plain_speed(work, position)
-        parts = [_measure(part, work, speeds, num_pairs=num_pairs, say=say) for part in parts_of(sweep)]
+        parts = [_measure(part, worker, speeds, num_pairs=num_pairs, say=say) for part in parts_of(sweep)]
     return Bench(
         job=job.name,
         machine=_machine(work),
@@ -142,12 +141,12 @@ def _plain_speed(work: Workspace, position: int) -> float:
 
 
 def _measure(
-    part: Part, work: Workspace, speeds: dict[int, float], *, num_pairs: int | None, say: Callable[[str], None]
+    part: Part, worker: Worker, speeds: dict[int, float], *, num_pairs: int | None, say: Callable[[str], None]
 ) -> PartFigures:
-    work = Workspace(sweep=part.sweep, images=work.images, network=work.network, device=work.device)
+    work = worker.workspace(part.sweep)
     pairs = part.layer_pairs()
     say(f"{part.name}: engine, {len(part.cells)} cells")
-    rows, engine_seconds, peak_bytes = _engine(part, work)
+    rows, engine_seconds, peak_bytes = _engine(part, work, worker)
     chosen = pairs if num_pairs is None else sample_pairs(pairs, num_pairs, seed=part.sweep.seed)
     say(f"{part.name}: reference, {len(chosen)} of {len(pairs)} layer pairs")
     values, reference_seconds = _reference(chosen, work)
@@ -169,10 +168,10 @@ def _measure(
     )
 
 
-def _engine(part: Part, work: Workspace) -> tuple[list[Row], float, int]:
+def _engine(part: Part, work: Workspace, worker: Worker) -> tuple[list[Row], float, int]:
     _forget_peak(work)
     start = perf_counter()
-    rows = [row for shard in part.shards for row in run_shard(shard, work)]
+    rows = [row for shard in part.shards for row in worker.rows(shard, work)]
     _synchronise(work)
     return rows, perf_counter() - start, _peak(work)
 

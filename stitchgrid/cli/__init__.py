@@ -1,5 +1,7 @@
 """The command line: the only place that joins all stages. Nothing heavy is imported until a command runs."""
 
+import logging
+import os
 import sys
 from typing import Any
 
@@ -45,5 +47,7 @@ for command in (launch, resume, plan, bench, status, layers, models, query, sql,
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; $STITCHGRID_LOG, a level such as "debug", shows what the workers of this process note."""
+    level = logging.getLevelNamesMapping().get(os.environ.get("STITCHGRID_LOG", "").upper(), logging.WARNING)
+    logging.basicConfig(level=level, format="%(name)s: %(message)s")
     sys.exit(cli())

@@ -1,5 +1,6 @@
 """What the fit images tell: closed-form maps, by one pass that serves every layer pair, and how low targets reach."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,10 @@ from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches, by_network
 from stitchgrid.matchers.stitchers.direct import DirectFit, fit_direct
+from stitchgrid.moments import PairMoments
 from stitchgrid.records import Cell
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -86,5 +90,18 @@ def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], sti
             moments = gatherer.pair(spaces[cell.cell_id], cell.source_key, cell.target_key)
             fit = fit_direct(moments, rcond=work.sweep.matchers[cell.matcher].values["rcond"])
             found.fits[cell.cell_id] = fit
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("%s", _conditioning(work, cell, fit, moments))
             found.stitches.append(Stitch(cell=cell, map=fit.stitch, rules=work.rules(cell)))
     return found
+
+
+def _conditioning(work: Workspace, cell: Cell, fit: DirectFit, moments: PairMoments) -> str:
+    """Return how well the fit rows determine a map, in words."""
+    source, target = work.layer(cell.source_key), work.layer(cell.target_key)
+    values_K, _ = moments.x.axes
+    condition = float((values_K[0] / values_K[-1]).sqrt()) if len(values_K) else float("nan")
+    return (
+        f"direct {work.sweep.networks[cell.source].name} {source.name} -> {work.sweep.networks[cell.target].name} "
+        f"{target.name}: {fit.num_rows} rows, rank {len(values_K)} of {source.width}, condition number {condition:.3g}"
+    )
