@@ -10,7 +10,7 @@ from stitchgrid.matchers.catalogue import FROM_MOMENTS, MATCHERS, images_used
 from stitchgrid.records import Block, Cell, Layer, Shard, Sweep, digest
 
 MIN_SHARD_FLOPS, MAX_SHARD_FLOPS = 6e11, 6e12  # some ten seconds, and two minutes, of one CPU core
-MAX_SHARED = 1 / 12  # of a shard's work: what other shards of the same networks do as well
+MAX_SHARED = 1 / 8  # of a shard's work: what other shards of the same networks do as well
 MIN_SHARDS = 16  # of a sweep big enough, so that workers share it and a crash costs little
 PIECE = "-"  # between the id of a shard and the number of its half
 TILE_SIDES = (8, 4, 2, 1)  # networks on a side of a tile; the largest that fits is taken
@@ -110,7 +110,7 @@ def cut_into_shards(sweep: Sweep, *, shard_flops: float | None = None) -> Iterab
     if shard_flops is None:
         pairs = _tiles(sweep, 1)
         total = sum(cost(sweep, tile, matchers) for tile in pairs)
-        shared = max((_shared_cost(sweep, tile, matchers) for tile in pairs), default=0.0)
+        shared = max((_repeated_cost(sweep, tile, matchers) for tile in pairs), default=0.0)
         least = max(MIN_SHARD_FLOPS, shared / MAX_SHARED)
         shard_flops = min(max(total / MIN_SHARDS, least), MAX_SHARD_FLOPS)
     tiles: list[list[Block]] = []
@@ -219,6 +219,16 @@ def _shared_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int])
     """Return the operations of the passes that serve all layer pairs."""
     networks = {position for block in blocks for position in (block.source, block.target)}
     return _images_passed(sweep, matchers, gram=True) * sum(sweep.networks[network].flops for network in networks)
+
+
+def _repeated_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:
+    """Return what every shard of some blocks would cost anew: passes, Gram matrices, half of the moments, about."""
+    total = _shared_cost(sweep, blocks, matchers)
+    num_images = _images_passed(sweep, matchers, gram=False)
+    grams = [images_of(sweep, m)[1] for m in matchers if MATCHERS[sweep.matchers[m].kind].gram]
+    for block in blocks:
+        total += _moment_cost(sweep, block, num_images) / 2 + sum(_gram_cost(sweep, block, count) for count in grams)
+    return total
 
 
 def _gram_cost(sweep: Sweep, block: Block, num_images: int) -> float:

@@ -36,8 +36,10 @@ def shard_bytes(sweep: Sweep, shard: Shard, device: torch.device) -> int:
     total = 4 * sum(network.num_parameters for network in networks)
     total += 4 * sweep.batch_size * (sum(sizes) + OPERATIONS_PER_CUT * max(sizes, default=0))
     total += 4 * stack * OPERATIONS_PER_CUT
-    if any(kind.trained for kind in kinds):
-        total += CACHE_BYTES + max(_kept_for_the_way_back(network, stack, sizes) for network in networks)
+    if trained := [images_of(sweep, m)[0] for m, kind in zip(shard.matchers, kinds, strict=True) if kind.trained]:
+        total += min(CACHE_BYTES, 4 * max(trained) * sum(sizes)) + max(
+            _kept_for_the_way_back(network, stack, sizes) for network in networks
+        )
     if counts := [images_of(sweep, m)[1] for m, kind in zip(shard.matchers, kinds, strict=True) if kind.gram]:
         total += min(GRAM_BYTES, 4 * max(counts) * sum(sizes)) + 8 * max(counts) ** 2 * (len(layers) + 1)
     return total + 2 * CHUNK_BYTES + _moment_bytes(sweep, shard)
