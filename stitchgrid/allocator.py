@@ -8,7 +8,8 @@ import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-LARGEST_KEPT = 64 << 20  # bytes of a buffer; a larger one is given back at once, so that no holes of its size are left
+#: Bytes of a buffer; a larger one is given back at once, so that no holes of its size are left. Some refuse the first.
+LARGEST_KEPT = (64 << 20, 32 << 20)
 KEPT_TOP = 1 << 30  # bytes at the top of the heap
 
 
@@ -19,4 +20,5 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT)) and bool(mallopt(_M_TRIM_THRESHOLD, KEPT_TOP))
+    keeps_buffers = any(mallopt(_M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT)
+    return keeps_buffers and bool(mallopt(_M_TRIM_THRESHOLD, KEPT_TOP))

@@ -67,4 +67,5 @@ def is_out_of_memory(problem: BaseException) -> bool:
     (True, False)
     """
     by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(problem).__mro__)
-    return by_name or isinstance(problem, MemoryError) or "can't allocate memory" in str(problem)
+    said = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")  # the last: cuBLAS and its like
+    return by_name or isinstance(problem, MemoryError) or any(words in str(problem) for words in said)

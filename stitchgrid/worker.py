@@ -47,7 +47,8 @@ class Worker:
         self._keeps_memory = keep_freed_memory()
         torch.backends.mha.set_fastpath_enabled(False)  # its outputs differ from those with gradients by 4e-6
         self._networks: OrderedDict[str, CutNetwork] = OrderedDict()
-        self._images: tuple[tuple[DataSpec, int | None], Images, PicturePair] | None = None
+        self._images: tuple[tuple[DataSpec, int | None], Images] | None = None
+        self._near_images: PicturePair | None = None  # where the device finds them fastest
         self._checked: set[str] = set()
         self._halvings = 0  # of what is held at a time, since memory did not suffice
         _log.debug("chosen: %s", ", ".join(self.settings))
@@ -64,7 +65,7 @@ class Worker:
 
     def _train(self, unit: TrainNetwork) -> UnitReport:
         preprocess = unit.spec.preprocess or Preprocess()
-        images, _ = self._open(unit.data, None)
+        images = self._open(unit.data, None)
         if training_key(unit.spec, preprocess, images) != unit.unit_id:
             raise InputError(
                 f"model {unit.spec.name!r} would not be trained as the sweep was planned: its code or the images have "
@@ -125,6 +126,7 @@ class Worker:
         except Exception as problem:
             is_hopeless = isinstance(problem, InputError) or work.batch_size == 1
             if is_hopeless or not is_out_of_memory(problem):
+                self._halvings = 0  # what did not help is not kept for the shards to come
                 raise
         self._halvings += 1
         _log.warning("out of memory: half as many images at a time from now on (%d halvings)", self._halvings)
@@ -151,23 +153,24 @@ class Worker:
         Raises:
             InputError: If the images are not those the sweep was planned with.
         """
-        images, near_images = self._open(sweep.data, sweep.need_fit)
+        images = self._open(sweep.data, sweep.need_fit)
         if sweep.eval_data not in self._checked:
             _check_images(images, sweep)
             self._checked.add(sweep.eval_data)
+        if self._near_images is None:
+            self._near_images = near(images, self.device)
         return Workspace(
             sweep=sweep,
-            images=near_images,
+            images=self._near_images,
             network=lambda position: self._network(sweep, position),
             device=self.device,
         )
 
-    def _open(self, data: DataSpec, need_fit: int | None) -> tuple[Images, PicturePair]:
-        """Return the images as they lie on disk, and where the device finds them fastest."""
+    def _open(self, data: DataSpec, need_fit: int | None) -> Images:
         if self._images is None or self._images[0] != (data, need_fit):
-            images = open_images(data, need_fit=need_fit, cache=self.cache)
-            self._images = ((data, need_fit), images, near(images, self.device))
-        return self._images[1:]
+            self._near_images = None
+            self._images = ((data, need_fit), open_images(data, need_fit=need_fit, cache=self.cache))
+        return self._images[1]
 
     def _network(self, sweep: Sweep, position: int) -> CutNetwork:
         record = sweep.networks[position]

@@ -351,6 +351,8 @@ def test_an_activation_is_laid_out_in_memory_as_the_network_lays_it_out():
     x = noise(2, 3, 4, 4)
     (a,) = cut.taps(["conv"])(x)
     assert torch.equal(cut.suffix("conv")(a.contiguous(memory_format=torch.channels_last)), cut.module(x))
+    (scores,) = cut.taps([cut.logits])(x.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(scores, cut.module(x))
 
 
 # reading

@@ -28,7 +28,7 @@ def bench_json(bench: Bench) -> str:
     for part, figures in zip(shown["parts"], bench.parts, strict=True):
         part |= {"ratio": figures.ratio, "overhead": figures.overhead}
         for worst in part["differences"].values():
-            worst["difference"] = worst["difference"] if isfinite(worst["difference"]) else None
+            worst |= {name: None for name in ("difference", "reference") if not isfinite(worst[name] or 0.0)}
     return json.dumps(shown, indent=2, allow_nan=False)
 
 

@@ -1,5 +1,6 @@
 """Images that stay on an accelerator: batches come from there, without a copy from the host for each of them."""
 
+from math import prod
 from typing import Protocol
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from stitchgrid.datasets.images import Images, Split
 
+CHUNK = 4_096  # images copied at a time
 SHARE = 0.25  # of a device's free memory, for the images of both splits
 
 
@@ -46,10 +48,11 @@ class ResidentSplit:
     """A split whose pixels and labels lie on a device."""
 
     def __init__(self, split: Split, device: torch.device):
-        pixels = split.batch(0, split.num)
-        assert isinstance(pixels, Tensor)
+        parts = (split.batch(start, start + CHUNK) for start in range(0, split.num, CHUNK))
+        on_device = [part.to(device) for part in parts if isinstance(part, Tensor)]
         self.num = split.num
-        self.pixels_NCHW, self.labels = pixels.to(device), split.labels.to(device)
+        self.pixels_NCHW = torch.cat(on_device) if on_device else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+        self.labels = split.labels.to(device)
 
     def batch(self, start: Tensor) -> Tensor:
         """Return the images at these positions, on the device."""
@@ -65,7 +68,9 @@ class ResidentImages:
 
 def near(images: Images, device: torch.device) -> PicturePair:
     """Return the images on the device, where it is not the host, they are of one size each, and there is room."""
-    if device.type != "cuda" or images.fit.size is None or images.eval.size is None:
+    splits = [split for split in (images.fit, images.eval) if split.num]
+    sizes = [split.size for split in splits]
+    if device.type != "cuda" or None in sizes:
         return images
-    num_bytes = sum(3 * split.size[0] * split.size[1] * split.num for split in (images.fit, images.eval) if split.size)
+    num_bytes = sum(3 * prod(size or ()) * split.num for size, split in zip(sizes, splits, strict=True))
     return ResidentImages(images, device) if num_bytes <= SHARE * torch.cuda.mem_get_info(device)[0] else images

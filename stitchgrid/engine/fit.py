@@ -84,6 +84,8 @@ def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], sti
         layers = by_network(layer for layer, _ in left)
         for batch in batches(work, work.images.fit, layers, start=num_seen, stop=max(count for _, count in left)):
             found.minima.take(batch)
+            if not found.minima.open_after(batch.start):
+                break
     for cell in closed:
         with ledger.failing([cell]):
             gatherer = gatherers[counts[cell.cell_id]]

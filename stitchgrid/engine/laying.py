@@ -11,7 +11,8 @@ from torch import Tensor
 from stitchgrid.matchers.alignment import Layout, keeps_means, resize_rows
 from stitchgrid.matchers.catalogue import Rules
 
-SMALL_GRID = 64  # rows of the smaller side up to which a product with a matrix is faster than interpolation
+SMALL_GRID = 64  # rows of the smaller side up to which a product with a matrix is faster than interpolation,
+MATRIX_ROWS = 1024  # unless a source of more rows than these would make the matrix large
 
 
 class Laying:
@@ -22,7 +23,8 @@ class Laying:
         #: Whether L's weights sum to one for each row, so that means stay means.
         self.keeps_means = keeps_means(target, rules)
         self._matrix_QP: Tensor | None = None
-        if min(source.num_rows, target.num_rows) <= SMALL_GRID:
+        self._there_and_back_PP: Tensor | None = None
+        if min(source.num_rows, target.num_rows) <= SMALL_GRID and source.num_rows <= MATRIX_ROWS:
             unit_1PP = torch.eye(source.num_rows, dtype=torch.float64, device=device)[None]
             self._matrix_QP = resize_rows(unit_1PP, source, target, rules)[0].contiguous()
             self._there_and_back_PP = self._matrix_QP.mT @ self._matrix_QP
@@ -48,7 +50,7 @@ class Laying:
 
     def there_and_back(self, x_NPD: Tensor) -> Tensor:
         """Return L'Lx: (N, P, D)."""
-        if self._matrix_QP is not None:
+        if self._there_and_back_PP is not None:
             return self._there_and_back_PP @ x_NPD
         with torch.enable_grad():
             x_NPD = x_NPD.detach().requires_grad_()

@@ -41,7 +41,8 @@ def shard_bytes(sweep: Sweep, shard: Shard, device: torch.device) -> int:
             _kept_for_the_way_back(network, stack, sizes) for network in networks
         )
     if counts := [images_of(sweep, m)[1] for m, kind in zip(shard.matchers, kinds, strict=True) if kind.gram]:
-        total += min(GRAM_BYTES, 4 * max(counts) * sum(sizes)) + 8 * max(counts) ** 2 * (len(layers) + 1)
+        kept = [min(GRAM_BYTES, 4 * max(counts) * sum(sizes)), 4 * max(counts) * max(sizes, default=0)]
+        total += max(kept) + 8 * max(counts) ** 2 * (len(layers) + 1)
     return total + 2 * CHUNK_BYTES + _moment_bytes(sweep, shard)
 
 
@@ -73,7 +74,8 @@ def _width(layers: Sequence[Layer]) -> int:
 def available_bytes(device: torch.device) -> int:
     """Return how much memory there is to take on a device, or for this process."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reusable
     return min(_free_on_machine(), _free_in_group())
 
 
@@ -88,8 +90,11 @@ def _free_on_machine() -> int:
 def _free_in_group() -> int:
     """Return what a container's limit leaves, which the machine's figures do not know of."""
     try:
-        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
-        return int(limit) - int(used)
+        limit, used, stat = (
+            Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current", "memory.stat")
+        )
+        files = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file ")), 0)
+        return int(limit) - int(used) + files  # what is only cached from files is given back when it is needed
     except (OSError, ValueError):  # no limit: "max"
         return 1 << 62
 

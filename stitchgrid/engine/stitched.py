@@ -145,8 +145,8 @@ class TailEvaluation:
     def _look_at(self, part: slice, t_SNPE: Tensor) -> Tensor:
         """Sum up the rows T(A) themselves, which are lost, and return them pooled: (S, N, E)."""
         pooled_SNE = t_SNPE[:, :, self.layer.num_prefix :].mean(2)
-        self.absolute_S[part] += torch.linalg.vector_norm(t_SNPE, ord=1, dim=(2, 3)).sum(1, dtype=torch.float64)
-        self.negative_S[part] -= t_SNPE.clamp_(max=0).sum((2, 3)).sum(1, dtype=torch.float64)
+        self.absolute_S[part] += torch.linalg.vector_norm(t_SNPE, ord=1, dim=3).sum((1, 2), dtype=torch.float64)
+        self.negative_S[part] -= t_SNPE.clamp_(max=0).sum(3).sum((1, 2), dtype=torch.float64)
         return pooled_SNE
 
     def metrics(self) -> list[dict[str, float]]:

@@ -74,7 +74,7 @@ def _backward(
         per_stack = networks_per_stack(work, layer, len(images))
         for start in range(0, len(group), per_stack):
             stack = group[start : start + per_stack]
-            with torch.enable_grad(), work.precision():
+            with torch.enable_grad():
                 loss = _stack_loss(
                     work, stack, target, {key: a[some] for key, a in activations.items()}, labels_N[some]
                 )
@@ -88,7 +88,8 @@ def _stack_loss(
     rows = [
         stitch_rows(s.map, activations[s.cell.source_key], work.layer(s.cell.source_key), layer, s.rules) for s in stack
     ]
-    logits = work.tail(target)(install(torch.cat(rows), layer))
+    with work.precision():  # the map itself is applied as it is when it is measured, in float32
+        logits = work.tail(target)(install(torch.cat(rows), layer))
     return stacked_task_loss(logits.unflatten(0, (len(stack), len(labels_N))), labels_N)
 
 

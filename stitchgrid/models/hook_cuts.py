@@ -38,6 +38,7 @@ class HookedNetwork(CutNetwork):
         paths = list(dict.fromkeys(key for key in keys if key))
 
         def run(images: Tensor) -> tuple[Tensor, ...]:
+            images = images.contiguous()  # its own forward may ask for views that other memory formats do not have
             found = capture(self.module, paths, images, to_end="" in keys) if keys else {}
             if missing := [path for path in paths if path not in found]:
                 raise InputError(
