@@ -144,9 +144,13 @@ class TailEvaluation:
 
     def _look_at(self, part: slice, t_SNPE: Tensor) -> Tensor:
         """Sum up the rows T(A) themselves, which are lost, and return them pooled: (S, N, E)."""
-        pooled_SNE = t_SNPE[:, :, self.layer.num_prefix :].mean(2)
-        self.absolute_S[part] += torch.linalg.vector_norm(t_SNPE, ord=1, dim=3).sum((1, 2), dtype=torch.float64)
-        self.negative_S[part] -= t_SNPE.clamp_(max=0).sum(3).sum((1, 2), dtype=torch.float64)
+        num_prefix = self.layer.num_prefix
+        pooled_SNE = t_SNPE[:, :, num_prefix:].mean(2)
+        total_S = pooled_SNE.sum((1, 2), dtype=torch.float64) * (t_SNPE.shape[2] - num_prefix)
+        total_S += t_SNPE[:, :, :num_prefix].sum((1, 2, 3), dtype=torch.float64)
+        negative_S = -t_SNPE.clamp_(max=0).sum(2).sum((1, 2), dtype=torch.float64)
+        self.negative_S[part] += negative_S
+        self.absolute_S[part] += total_S + 2 * negative_S
         return pooled_SNE
 
     def metrics(self) -> list[dict[str, float]]:
