@@ -9,7 +9,7 @@ from typing import Protocol
 from stitchgrid.matchers.catalogue import FROM_MOMENTS, MATCHERS, images_used
 from stitchgrid.records import Block, Cell, Layer, Shard, Sweep, digest
 
-MIN_SHARD_FLOPS, MAX_SHARD_FLOPS = 6e11, 1.2e13  # ten seconds, and two minutes, of one CPU core, about
+MIN_SHARD_FLOPS, MAX_SHARD_FLOPS = 1e11, 1.2e13  # a second, and two minutes, of one CPU core, about
 MAX_SHARED = 1 / 8  # of a shard's work: what other shards of the same networks do as well
 MIN_SHARDS = 16  # of a sweep big enough, so that workers share it and a crash costs little
 PIECE = "-"  # between the id of a shard and the number of its half
