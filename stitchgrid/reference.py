@@ -107,8 +107,7 @@ class Reference:
 
     def _lay(self, cell: Cell, a: Tensor) -> Tensor:
         """Return the source's activations on the target's positions."""
-        params = self.sweep.matchers[cell.matcher].values
-        rules = Rules(**{name: params[name] for name in Rules.model_fields})
+        rules = Rules.of(self.sweep.matchers[cell.matcher].values)
         return lay(a, self._layer(cell.source_key), self._layer(cell.target_key), rules)
 
     def fitted(self, cell: Cell) -> Map:

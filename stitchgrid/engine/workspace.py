@@ -53,8 +53,7 @@ class Workspace:
 
     def rules(self, cell: Cell) -> Rules:
         """Return how a stitcher lays its source on its target."""
-        params = self.sweep.matchers[cell.matcher].values
-        return Rules(**{name: params[name] for name in Rules.model_fields})
+        return Rules.of(self.sweep.matchers[cell.matcher].values)
 
     def precision(self) -> AbstractContextManager[None]:
         """Let networks run as the job asks."""

@@ -3,8 +3,9 @@
 A new kind is one file of maths in `indices/` or `stitchers/` and one entry in `MATCHERS`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +30,11 @@ class Rules(Params):
     resize: Literal["bilinear", "area", "nearest"] = "bilinear"  # where grids differ
     cls: Literal["copy", "pool", "drop"] = "copy"  # what the target's prefix tokens are made of
     pool: Literal["mean", "cls"] = "mean"  # what a vector is made of
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> "Rules":
+        """Return the rules among a stitcher's parameters."""
+        return cls(**{name: params[name] for name in Rules.model_fields})
 
 
 class DirectParams(Rules):
