@@ -21,10 +21,10 @@ from helpers_store import (
     value_of,
 )
 
-from stitchgrid.catalog import VIEWS, Catalog, is_fresh, score_metric
+from stitchgrid.catalog import VIEWS, Catalog, score_metric
 from stitchgrid.errors import QueryError
 from stitchgrid.matchers.catalogue import MATCHERS
-from stitchgrid.store import Store
+from stitchgrid.store import Store, is_fresh
 
 PROMISED = """
 sweep, cell_id, source_model, source_layer, source_index, source_depth, target_model, target_layer, target_index,

@@ -230,14 +230,22 @@ def test_importing_the_executors_loads_neither_ray_nor_torch():
 
 
 def test_sigterm_is_an_interrupt_within_the_block_and_what_it_was_after_it():
-    def mine(number, frame):
-        raise AssertionError("not within the block")
-
-    before = signal.signal(signal.SIGTERM, mine)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         with pytest.raises(KeyboardInterrupt), sigterm_interrupts():
             signal.raise_signal(signal.SIGTERM)
-        assert signal.getsignal(signal.SIGTERM) is mine
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_is_left_to_whoever_handles_it_already():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with sigterm_interrupts():
+            signal.raise_signal(signal.SIGTERM)
+        assert seen == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -2,7 +2,7 @@
 
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.catalog.questions import Param, Question, list_questions, load_question
-from stitchgrid.catalog.tables import is_fresh, score_metric
+from stitchgrid.catalog.tables import score_metric
 from stitchgrid.catalog.views import VIEWS
 
-__all__ = ["VIEWS", "Catalog", "Param", "Question", "is_fresh", "list_questions", "load_question", "score_metric"]
+__all__ = ["VIEWS", "Catalog", "Param", "Question", "list_questions", "load_question", "score_metric"]

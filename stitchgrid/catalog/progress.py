@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stitchgrid.catalog.catalog import Catalog
-from stitchgrid.catalog.tables import is_fresh
 from stitchgrid.display import clock, pace
 from stitchgrid.errors import StoreError, nearest
-from stitchgrid.store import Store
+from stitchgrid.store import Store, is_fresh
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,8 @@ import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher
-from stitchgrid.store import Damage, Store
+from stitchgrid.store import Damage, Store, is_fresh
 from stitchgrid.store.schemas import SWEEP_TABLES, TEXT
-
-HEARTBEAT_IS_FRESH = timedelta(seconds=90)
 
 ATTEMPTS = pa.schema([("sweep", TEXT), ("shard", TEXT), ("attempts", pa.int64())])
 RUNNING = pa.schema([("sweep", TEXT), ("shard", TEXT)])
@@ -126,16 +124,6 @@ def _running(store: Store, sweeps: Sequence[str], now: datetime) -> Iterable[dic
             continue
         shards = {_shard_of(unit) for unit in beat.get("running", ())}
         yield from ({"sweep": sweep, "shard": shard} for shard in sorted(shards))
-
-
-def is_fresh(beat: Mapping[str, Any], now: datetime) -> bool:
-    """Return whether a heartbeat is recent enough to believe that its launch is alive."""
-    try:
-        at = datetime.fromisoformat(str(beat["at"]))
-    except (KeyError, ValueError):
-        return False
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return abs(now - at) <= HEARTBEAT_IS_FRESH
 
 
 def _shard_of(unit: Mapping[str, Any]) -> str:

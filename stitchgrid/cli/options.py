@@ -51,6 +51,14 @@ WHERE = together(
 )
 
 HOW = together(
+    click.option(
+        "--drain-seconds",
+        type=click.FloatRange(min=0),
+        default=60.0,
+        show_default=True,
+        help="Time for what is in flight when Ctrl-C or SIGTERM comes; a second one ends at once.",
+    ),
+    click.option("--force", is_flag=True, help="Take the sweep over from a launch that is at it."),
     click.option("--retry-failed", is_flag=True, help="Compute cells again that failed before."),
     click.option(
         "--keep-going/--fail-fast", default=True, show_default=True, help="Go on when a cell fails, or stop at once."

@@ -139,7 +139,9 @@ def _show_plan(job: "Job", store: str, *, update: bool, retry_failed: bool, work
     click.echo(shown)
 
 
-def _launch(job: "Job", store: str, *, update: bool, retry_failed: bool, keep_going: bool, **where: Any) -> int:
+def _launch(
+    job: "Job", store: str, *, update: bool, retry_failed: bool, keep_going: bool, force: bool, **where: Any
+) -> int:
     """Run a launch and show its summary; return the exit code."""
     from stitchgrid.display import Display
     from stitchgrid.driver import Launch, Where
@@ -148,7 +150,7 @@ def _launch(job: "Job", store: str, *, update: bool, retry_failed: bool, keep_go
     opened = Store.open(store, create=True)
     started = Launch(job, opened, Where(**where), Display())
     try:
-        summary = started.run(update=update, retry_failed=retry_failed, fail_fast=not keep_going)
+        summary = started.run(update=update, retry_failed=retry_failed, fail_fast=not keep_going, force=force)
     except KeyboardInterrupt:
         click.echo(
             f"\nInterrupted; what is finished is kept. Go on with: {_command('resume', job.name, store)}", err=True

@@ -127,12 +127,16 @@ def close_worker(worker: object) -> None:
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Make SIGTERM a KeyboardInterrupt within the block, so that workers are taken down and not left behind."""
+    """Make SIGTERM a KeyboardInterrupt within the block, so that workers are taken down and not left behind.
+
+    Whoever handles it already is left in charge.
+    """
 
     def interrupt(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -14,8 +14,10 @@ from time import perf_counter
 from stitchgrid.cluster import Executor, Outcome, open_executor
 from stitchgrid.datasets import Images
 from stitchgrid.display import Display
+from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.listing import cell_table, layer_table, model_table
 from stitchgrid.driver.preview import way_notices
+from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.driver.watch import Watch
 from stitchgrid.errors import StitchgridError
@@ -37,6 +39,7 @@ class Where:
     workers: int | None = None
     gpus_per_worker: float | None = None
     cpus_per_worker: float | None = None
+    drain_seconds: float = 60.0  # for what is in flight when the launch is told to stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +64,29 @@ class Launch:
         self._executor: Executor | None = None
         self._package: Path | None = None  # the users' own code behind the networks, for workers on other nodes
         self._max_units = 1  # more workers than this have nothing to do
+        self._drain = Drain(where.drain_seconds, display.say)
+        self._pulse: Pulse | None = None
 
-    def run(self, *, update: bool = False, retry_failed: bool = False, fail_fast: bool = False) -> Summary:
-        """Compute what the store lacks.
+    def run(
+        self, *, update: bool = False, retry_failed: bool = False, fail_fast: bool = False, force: bool = False
+    ) -> Summary:
+        """Compute what the store lacks; `force` takes the sweep over from a launch that is at it.
 
         Raises:
+            LeaseError: If another launch is at this sweep, or takes it over.
+            KeyboardInterrupt: If a signal ended it; what was finished is kept.
             JobFileError: If the job cannot run, or the sweep's name stands for other cells and `update` is off.
             StitchgridError: If a network cannot be trained or measured.
         """
         start = perf_counter()
-        with self._exit:
+        with self._exit, self._drain.listening():
+            if not force:
+                self.store.leases.require_free(self.job.name)
+            before = self.store.leases.last_number(self.job.name)
             images = open_job_images(self.job, cache=self.cache)
             resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
+            if self._claim(force=force) > before + 1:  # another launch came and went meanwhile
+                resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
             self._stage_own_code(resolution)
             self._say_what_was_found(resolution)
             self._max_units = max(len(plan.shards), len(resolution.sweep.networks))
@@ -91,6 +105,12 @@ class Launch:
         plan = make_plan(resolution.sweep, self.store.outcomes(), retry_failed=retry_failed)
         check_same_cells(self.store, resolution.sweep, plan.shards, update=update)
         return resolution, plan
+
+    def _claim(self, *, force: bool) -> int:
+        """Take the sweep for this launch and say so in the store from now on; return the claim's number."""
+        claim = self.store.leases.claim(self.job.name, self.launch_id, force=force)
+        self._pulse = self._exit.enter_context(Pulse(self.store, self.job.name, claim, on_lost=self._drain.stop))
+        return claim.number
 
     def _stage_own_code(self, resolution: Resolution) -> None:
         if self.where.address != "none":
@@ -171,8 +191,9 @@ class Launch:
         Raises:
             StitchgridError: If one of them failed.
         """
-        with self._observed(title, units, "networks", num_done=0) as watch:
-            outcome = self._workers().run(
+        workers = self._workers()
+        with self._observed(title, units, "networks", num_done=0) as watch, self._drain.stopping(workers):
+            outcome = workers.run(
                 units, sweep, on_event=watch.on_event, before_submit=watch.before_submit, fail_fast=True
             )
         lost = [*outcome.failed, *outcome.quarantined]
@@ -193,8 +214,12 @@ class Launch:
             assert isinstance(unit, Shard)
             return split_shard(plan.sweep, unit)
 
-        with self._observed("computing cells", plan.todo, "cells", num_done=plan.num_done) as watch:
-            outcome = self._workers().run(
+        workers = self._workers()
+        with (
+            self._observed("computing cells", plan.todo, "cells", num_done=plan.num_done) as watch,
+            self._drain.stopping(workers),
+        ):
+            outcome = workers.run(
                 plan.todo,
                 plan.sweep,
                 split=split,
@@ -202,7 +227,7 @@ class Launch:
                 before_submit=watch.before_submit,
                 fail_fast=fail_fast,
             )
-        self._write_losses(plan.sweep, outcome)
+            self._write_losses(plan.sweep, outcome)
         return sum(report.num_cells for report in outcome.finished)
 
     def _write_losses(self, sweep: Sweep, outcome: Outcome) -> None:
@@ -215,12 +240,13 @@ class Launch:
 
     @contextmanager
     def _observed(self, title: str, units: Sequence[Unit], noun: str, *, num_done: int) -> Iterator[Watch]:
+        assert self._pulse is not None
         total = sum(unit.num_cells for unit in units)
-        with (
-            self.display.stage(title, total, noun) as stage,
-            Watch(self.store, self.job.name, self.launch_id, stage, num_done=num_done) as watch,
-        ):
-            yield watch
+        with self.display.stage(title, total, noun) as stage:
+            watch = Watch(self.store, self.job.name, self.launch_id, stage, num_done=num_done)
+            with self._pulse.telling(watch.tell):
+                yield watch
+            self._pulse.require_lease()
 
     def _summary(self, plan: Plan, num_computed: int, seconds: float) -> Summary:
         outcomes = self.store.outcomes()

@@ -10,6 +10,8 @@ sweeps/NAME/0001/{cells,models,layers}.parquet      what the job means
 sweeps/NAME/0001/plan.json                          manifest of the revision: its existence means completeness
 sweeps/NAME/journal/LAUNCH/000001.json              attempts that were about to start, one file a dispatch round
 sweeps/NAME/heartbeat.json                          what is going on now
+sweeps/NAME/claims/000001.json                      who works on the sweep: the highest number
+sweeps/NAME/logs/SHARD/001.log                      what its worker noted, one file an attempt
 ```
 """
 
@@ -112,6 +114,16 @@ class Layout:
     def journal(cls, sweep: str) -> str:
         """Return the folder of all journals of a sweep."""
         return f"{cls.sweep(sweep)}/journal"
+
+    @classmethod
+    def claims(cls, sweep: str) -> str:
+        """Return the folder of the claims on a sweep."""
+        return f"{cls.sweep(sweep)}/claims"
+
+    @classmethod
+    def logs(cls, sweep: str) -> str:
+        """Return the folder of a sweep's logs."""
+        return f"{cls.sweep(sweep)}/logs"
 
     @classmethod
     def heartbeat(cls, sweep: str) -> str:

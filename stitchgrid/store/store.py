@@ -15,6 +15,8 @@ from stitchgrid.store.artefacts import Artefacts
 from stitchgrid.store.files import LocalFiles
 from stitchgrid.store.journal import Journal
 from stitchgrid.store.layout import FORMAT, MARKER, PARTS, SUFFIXES
+from stitchgrid.store.lease import Leases
+from stitchgrid.store.logs import Logs
 from stitchgrid.store.outcomes import COLUMNS, Outcomes
 from stitchgrid.store.parts import PartRows, Parts
 from stitchgrid.store.schemas import PART
@@ -30,6 +32,8 @@ class Store:
         self._artefacts = Artefacts(files)
         self._sweeps = Sweeps(files)
         self._journal = Journal(files)
+        self._logs = Logs(files)
+        self.leases = Leases(files, self._journal)
 
     @classmethod
     def open(cls, uri: str | Path, *, create: bool = False) -> "Store":
@@ -144,6 +148,20 @@ class Store:
     def read_heartbeat(self, sweep: str) -> dict[str, Any] | None:
         """Return what a launch was doing last, None if nothing is known."""
         return self._journal.read_heartbeat(sweep)
+
+    # Logs -------------------------------------------------------------------------------------------------------------
+
+    def write_log(self, sweep: str, unit_id: str, text: str) -> None:
+        """Keep what was noted while a unit of a sweep was done, after what earlier attempts left."""
+        self._logs.write(sweep, unit_id, text)
+
+    def read_log(self, sweep: str, unit_id: str) -> str | None:
+        """Return what was noted at all attempts at a unit, None if nothing was."""
+        return self._logs.read(sweep, unit_id)
+
+    def log_names(self, sweep: str) -> list[str]:
+        """Return the ids of the units of a sweep of which there are logs, sorted."""
+        return self._logs.names(sweep)
 
 
 def _local_root(uri: str | Path) -> Path:

@@ -1,0 +1,33 @@
+"""What workers noted while they did their units: a text for each attempt, for people."""
+
+from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.layout import Layout, safe
+
+MAX_CHARACTERS = 100_000  # of one attempt
+
+
+class Logs:
+    """The logs of all sweeps of a store."""
+
+    def __init__(self, files: LocalFiles):
+        self.files = files
+
+    def write(self, sweep: str, unit_id: str, text: str) -> None:
+        """Keep the text of one attempt beside those of earlier ones; its end counts where it is long."""
+        folder = self._folder(sweep, unit_id)
+        number = len(self.files.names(folder)) + 1
+        while not self.files.write_once(f"{folder}/{number:03d}.log", text[-MAX_CHARACTERS:].encode()):
+            number += 1
+
+    def read(self, sweep: str, unit_id: str) -> str | None:
+        """Return the texts of all attempts, oldest first; None if there are none."""
+        folder = self._folder(sweep, unit_id)
+        texts = [self.files.read(f"{folder}/{name}").decode(errors="replace") for name in self.files.names(folder)]
+        return "\n".join(texts) if texts else None
+
+    def names(self, sweep: str) -> list[str]:
+        """Return the ids of the units that have logs, sorted."""
+        return self.files.folders(Layout.logs(sweep))
+
+    def _folder(self, sweep: str, unit_id: str) -> str:
+        return f"{Layout.logs(sweep)}/{safe(unit_id, 'unit')}"
