@@ -9,6 +9,7 @@ import os
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
+from platform import node
 from time import perf_counter
 
 import torch
@@ -21,10 +22,11 @@ from stitchgrid.engine.memory import available_bytes, fitting_pieces, shard_byte
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
 from stitchgrid.engine.workspace import Workspace, batches
-from stitchgrid.errors import InputError, is_out_of_memory
+from stitchgrid.errors import InputError, StoreError, is_out_of_memory
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.training import train_network
 from stitchgrid.models.weights import save_state
+from stitchgrid.notes import Notes, taking_notes
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import DataSpec, EvaluateNetwork, Preprocess, Row, Shard, Sweep, TrainNetwork, Unit, UnitReport
 from stitchgrid.resolve import load_network, training_key
@@ -51,17 +53,37 @@ class Worker:
         self._near_images: PicturePair | None = None  # where the device finds them fastest
         self._checked: set[str] = set()
         self._halvings = 0  # of what is held at a time, since memory did not suffice
-        _log.debug("chosen: %s", ", ".join(self.settings))
 
     def run(self, unit: Unit, context: Sweep | None) -> UnitReport:
         """Do one unit of work of a sweep; the context is None while networks are still to be trained."""
+        with taking_notes() as notes:
+            try:
+                return self._run(unit, context)
+            except Exception:
+                _log.info("given up", exc_info=True)
+                raise
+            finally:
+                if context is not None:
+                    self._keep(notes, context.name, unit.unit_id)
+
+    def _run(self, unit: Unit, context: Sweep | None) -> UnitReport:
         start = perf_counter()
+        _log.info("%s %s on %s, process %d, %s", type(unit).__name__, unit.unit_id, node(), os.getpid(), self.device)
+        _log.info("chosen: %s", ", ".join(self.settings))
         if isinstance(unit, TrainNetwork):
             report = self._train(unit)
         else:
             assert context is not None
             report = self._shard(unit, context) if isinstance(unit, Shard) else self._evaluate(unit, context)
-        return replace(report, seconds=perf_counter() - start)
+        seconds = perf_counter() - start
+        _log.info("finished in %.2f s: %d with values, %d failed", seconds, report.num_cells, report.num_failed)
+        return replace(report, seconds=seconds)
+
+    def _keep(self, notes: Notes, sweep: str, unit_id: str) -> None:
+        try:
+            self.store.write_log(sweep, unit_id, notes.text)
+        except StoreError as problem:  # what was computed counts more
+            _log.warning("no log could be kept of %s: %s", unit_id, problem)
 
     def _train(self, unit: TrainNetwork) -> UnitReport:
         preprocess = unit.spec.preprocess or Preprocess()
@@ -110,7 +132,7 @@ class Worker:
         """Return a shard's rows, in pieces where memory asks for it, with less at a time where it did not suffice."""
         budget = int(MEMORY_SHARE * available_bytes(self.device))
         need = shard_bytes(work.sweep, shard, self.device)
-        _log.debug("shard %s needs about %.2g GB, %.2g GB may be taken", shard.unit_id, need / 1e9, budget / 1e9)
+        _log.info("needs about %.2g GB, %.2g GB may be taken", need / 1e9, budget / 1e9)
         rows: list[Row] = []
         for piece in fitting_pieces(work.sweep, shard, self.device, budget=budget):
             found = None

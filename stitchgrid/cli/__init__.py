@@ -1,7 +1,5 @@
 """The command line: the only place that joins all stages. Nothing heavy is imported until a command runs."""
 
-import logging
-import os
 import sys
 from typing import Any
 
@@ -9,9 +7,11 @@ import click
 
 from stitchgrid import __version__
 from stitchgrid.cli.ask import atlas, query, sql
+from stitchgrid.cli.follow import logs, status
 from stitchgrid.cli.look import layers, models
-from stitchgrid.cli.run import bench, launch, plan, resume, status
+from stitchgrid.cli.run import bench, launch, plan, resume
 from stitchgrid.errors import StitchgridError
+from stitchgrid.notes import show_on_stderr
 
 
 class Group(click.Group):
@@ -42,12 +42,11 @@ def cli() -> None:
     """
 
 
-for command in (launch, resume, plan, bench, status, layers, models, query, sql, atlas):
+for command in (launch, resume, plan, bench, status, logs, layers, models, query, sql, atlas):
     cli.add_command(command)
 
 
 def main() -> None:
     """Run the command line; $STITCHGRID_LOG, a level such as "debug", shows what the workers of this process note."""
-    level = logging.getLevelNamesMapping().get(os.environ.get("STITCHGRID_LOG", "").upper(), logging.WARNING)
-    logging.basicConfig(level=level, format="%(name)s: %(message)s")
+    show_on_stderr()
     sys.exit(cli())

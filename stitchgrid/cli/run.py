@@ -1,4 +1,4 @@
-"""Commands that compute, or say what would be computed: launch, resume, plan, bench, status."""
+"""Commands that compute, or say what would be computed: launch, resume, plan, bench."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -188,31 +188,3 @@ def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:
     if summary.failures:
         click.echo(f"  {_command('query', 'failures', store)}")
         click.echo(f"  {_command('resume', f'{summary.sweep} --retry-failed', store)}")
-
-
-@click.command()
-@click.argument("sweep", required=False)
-@click.option("--watch", is_flag=True, help="Show again every two seconds until the launch is over.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@STORE
-def status(sweep: str | None, watch: bool, form: str, store: str) -> None:
-    """Say how far sweeps are: done, running, failed by reason, rate, time left.
-
-    \b
-    Example:
-      stitchgrid status quickstart --watch
-    """
-    import time
-
-    from stitchgrid.catalog.progress import as_json, as_text, read_progress
-    from stitchgrid.store import Store
-
-    opened = Store.open(store)
-    while True:
-        found = read_progress(opened, sweep)
-        if watch and form == "table":
-            click.clear()
-        click.echo(as_json(found) if form == "json" else as_text(found))
-        if not watch or not any(one.is_running for one in found):
-            return
-        time.sleep(2)

@@ -1,6 +1,7 @@
 """Follows a stage as it runs: progress for people, the journal and what the heartbeat tells for everybody else."""
 
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from threading import Lock
 from time import monotonic
@@ -8,6 +9,7 @@ from typing import Any
 
 from stitchgrid.cluster import Attempt, Progress
 from stitchgrid.display import Stage
+from stitchgrid.errors import StoreError
 from stitchgrid.plan import planned_shard
 from stitchgrid.store import Store
 
@@ -38,8 +40,17 @@ class Watch:
             self.stage.advance(failed=event.unit.num_cells)
             self.stage.say(f"{event.kind}: {event.detail}")
         elif event.kind in ("worker_died", "retried", "bisected", "waiting"):
+            if event.kind == "worker_died" and event.unit is not None:
+                self._keep_last_words(event, event.unit.unit_id)
             self.stage.say(f"{event.kind.replace('_', ' ')}: {event.detail}")
         self.stage.tick()
+
+    def _keep_last_words(self, event: Progress, unit_id: str) -> None:
+        """Log for a worker what it could not: how it ended."""
+        more = f"; its process wrote to {event.log}" if event.log else ""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with suppress(StoreError):
+            self.store.write_log(self.sweep, unit_id, f"{now} {event.worker} died of it: {event.detail}{more}\n")
 
     def tell(self) -> dict[str, Any]:
         """Return what is going on now, for the heartbeat."""

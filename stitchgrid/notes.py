@@ -1,0 +1,53 @@
+"""What the package's loggers say: shown on stderr as $STITCHGRID_LOG asks, and kept per unit of work in the store."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PACKAGE = logging.getLogger("stitchgrid")
+
+
+def wanted_level(default: int) -> int:
+    """Return the level that $STITCHGRID_LOG names, such as "debug"; `default` where it names none."""
+    return logging.getLevelNamesMapping().get(os.environ.get("STITCHGRID_LOG", "").upper(), default)
+
+
+def show_on_stderr() -> None:
+    """Show warnings, or what $STITCHGRID_LOG asks for."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    handler.setLevel(wanted_level(logging.WARNING))  # of the handler: what is kept in the store is another matter
+    logging.getLogger().addHandler(handler)
+
+
+class Notes(logging.Handler):
+    """Keeps as lines of text what is logged."""
+
+    def __init__(self, level: int):
+        super().__init__(level)
+        self.lines: list[str] = []
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one record."""
+        self.lines.append(self.format(record))
+
+    @property
+    def text(self) -> str:
+        """All lines so far."""
+        return "".join(f"{line}\n" for line in self.lines)
+
+
+@contextmanager
+def taking_notes() -> Iterator[Notes]:
+    """Keep what the package logs within the block: informative messages and up, and debug ones where they are shown."""
+    notes = Notes(min(logging.INFO, wanted_level(logging.INFO)))
+    before = PACKAGE.level
+    PACKAGE.setLevel(notes.level)
+    PACKAGE.addHandler(notes)
+    try:
+        yield notes
+    finally:
+        PACKAGE.removeHandler(notes)
+        PACKAGE.setLevel(before)
