@@ -27,12 +27,17 @@ def digest(*parts: str | bytes) -> str:
     >>> digest("ab", "c") == digest("a", "bc")
     False
     """
-    sha = hashlib.sha256()
-    for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
-        sha.update(len(raw).to_bytes(8, "little"))
-        sha.update(raw)
-    return sha.hexdigest()[:32]
+    return hashlib.sha256(framed(*parts)).hexdigest()[:32]
+
+
+def framed(*parts: str | bytes) -> bytes:
+    """Return the parts one after the other, each preceded by its length.
+
+    >>> framed("ab", "c") == framed("ab") + framed("c")
+    True
+    """
+    raw = [part.encode() if isinstance(part, str) else part for part in parts]
+    return b"".join(len(part).to_bytes(8, "little") + part for part in raw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,20 +340,28 @@ class Sweep:
             for spec, data in zip(self.matchers, self.matcher_data, strict=True)
         )
 
-    def cell(self, source: int, source_layer: int, target: int, target_layer: int, matcher: int) -> Cell:
-        """Return the cell at these positions; its id depends on content alone, never on names or speed settings."""
-        f, g = self.networks[source], self.networks[target]
-        address = digest(
-            f.network_id,
-            f.layers[source_layer].node,
-            f.layers[source_layer].layout,
-            g.network_id,
-            g.layers[target_layer].node,
-            g.layers[target_layer].layout,
-            self.matcher_address[matcher],
+    @cached_property
+    def _layer_bytes(self) -> tuple[tuple[bytes, ...], ...]:
+        """Per network and layer, the share of a cell's address that is the layer's."""
+        return tuple(
+            tuple(framed(network.network_id, layer.node, layer.layout) for layer in network.layers)
+            for network in self.networks
         )
+
+    @cached_property
+    def _matcher_bytes(self) -> tuple[bytes, ...]:
+        return tuple(framed(address) for address in self.matcher_address)
+
+    def cell(self, source: int, source_layer: int, target: int, target_layer: int, matcher: int) -> Cell:
+        """Return the cell at these positions; its id depends on content alone, never on names or speed settings.
+
+        The id is the digest of both layers' network, node and layout and of the matcher's address, framed in this
+        order; shares that many cells have in common are framed once.
+        """
+        layers = self._layer_bytes
+        address = layers[source][source_layer] + layers[target][target_layer] + self._matcher_bytes[matcher]
         return Cell(
-            cell_id=address,
+            cell_id=hashlib.sha256(address).hexdigest()[:32],
             source=source,
             source_layer=source_layer,
             target=target,
