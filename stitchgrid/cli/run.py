@@ -1,5 +1,6 @@
 """Commands that compute, or say what would be computed: launch, resume, plan, bench, status."""
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -159,7 +160,7 @@ def _launch(job: "Job", store: str, *, update: bool, retry_failed: bool, keep_go
 
 
 def _command(verb: str, rest: str, store: str) -> str:
-    return f"stitchgrid {verb} {rest}" + ("" if store == "./grid" else f" --store {store}")
+    return f"stitchgrid {verb} {rest}" + ("" if store == "./grid" else f" --store {shlex.quote(store)}")
 
 
 def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:
