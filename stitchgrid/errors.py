@@ -42,6 +42,10 @@ class StoreError(StitchgridError):
     """The store cannot be read or written."""
 
 
+class NoStoreError(StoreError):
+    """There is no store where one was named, and nothing else is wrong."""
+
+
 class ClusterError(StitchgridError):
     """No worker could be had, or the cluster was lost."""
 

@@ -37,7 +37,7 @@ def test_a_store_is_made_once_and_opened_by_any_spelling_of_its_place(tmp_path, 
         assert Store.open(uri, create=True).sweep_names() == ["s"]
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/grid", "gs://bucket", "file://host/grid"])
+@pytest.mark.parametrize("uri", ["gs://bucket", "hdfs://name/grid", "file://host/grid"])
 def test_places_this_version_cannot_use_are_refused(uri):
     with pytest.raises(StoreError, match=r"not supported by this version.*folder"):
         Store.open(uri, create=True)

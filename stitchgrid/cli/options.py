@@ -13,7 +13,7 @@ STORE = click.option(
     default="./grid",
     show_default=True,
     show_envvar=True,
-    help="Where results are kept: a folder.",
+    help="Where results are kept: a folder, or s3://bucket/prefix.",
 )
 
 FORMATS = ("table", "csv", "json", "markdown", "parquet")

@@ -1,5 +1,6 @@
 """Commands that compute, or say what would be computed: launch, resume, plan, bench."""
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -161,7 +162,7 @@ def _launch(
 
 
 def _command(verb: str, rest: str, store: str) -> str:
-    return f"stitchgrid {verb} {rest}" + ("" if store == "./grid" else f" --store {store}")
+    return f"stitchgrid {verb} {rest}" + ("" if store == "./grid" else f" --store {shlex.quote(store)}")
 
 
 def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:

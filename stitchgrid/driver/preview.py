@@ -10,7 +10,7 @@ from stitchgrid.datasets import Images
 from stitchgrid.display import clock
 from stitchgrid.driver.estimate import Estimate, SpeedProbe, estimate
 from stitchgrid.driver.revision import check_same_cells
-from stitchgrid.errors import StoreError
+from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.cutting import way_notice
 from stitchgrid.plan import Plan, make_plan
@@ -81,10 +81,10 @@ def way_notices(sweep: Sweep) -> list[str]:
 
 
 def open_if_there(uri: str) -> Store | None:
-    """Return a store, None if it does not exist."""
+    """Return a store, None if it does not exist; a StoreError if that cannot be told."""
     try:
         return Store.open(uri)
-    except StoreError:
+    except NoStoreError:
         return None
 
 

@@ -4,7 +4,7 @@ import json
 
 from stitchgrid.errors import StoreError
 from stitchgrid.records import canonical
-from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.files import Files
 from stitchgrid.store.layout import SUFFIXES, Layout, content_digest
 
 
@@ -15,7 +15,7 @@ class Artefacts:
     reader can tell damaged data from good ones although the key says nothing about the content.
     """
 
-    def __init__(self, files: LocalFiles):
+    def __init__(self, files: Files):
         self.files = files
 
     def has(self, kind: str, key: str) -> bool:
@@ -39,7 +39,7 @@ class Artefacts:
         """
         manifest = Layout.manifest(kind, key)
         if not self.files.exists(manifest):
-            raise StoreError(f"the store {self.files.root} has no {kind} {key}; launch the sweep that makes it.")
+            raise StoreError(f"the store {self.files.uri} has no {kind} {key}; launch the sweep that makes it.")
         try:
             data_digest = str(json.loads(self.files.read(manifest))["digest"])
             data = self.files.read(Layout.artefact(kind, key, data_digest))
@@ -51,6 +51,6 @@ class Artefacts:
 
     def _damaged(self, kind: str, key: str, reason: str) -> StoreError:
         return StoreError(
-            f"the {kind} {key} in the store {self.files.root} is damaged: {reason}; delete "
-            f"{self.files.path(Layout.manifest(kind, key))} and launch again to have it made anew."
+            f"the {kind} {key} in the store {self.files.uri} is damaged: {reason}; delete "
+            f"{self.files.where(Layout.manifest(kind, key))} and launch again to have it made anew."
         )

@@ -1,27 +1,84 @@
-"""Files of a store by relative name: the little that a store asks of a file system.
-
-Another place to keep stores (an object store) is another class with these methods.
-"""
+"""Files of a store by relative name: the little that a store asks of a file system, and a folder that gives it."""
 
 import errno
 import os
 import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from stitchgrid.errors import StoreError
 
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
+class Files(Protocol):
+    """Where a store is kept: files that are complete or not there at all, by names with `/` between folders.
+
+    Every method raises a StoreError where the place cannot be reached or refuses. Names that begin with a dot are
+    never listed.
+    """
+
+    @property
+    def uri(self) -> str:
+        """What reopens the place in another process, and names it in messages; holds no secret."""
+
+    def where(self, name: str) -> str:
+        """Return the file's full name for people."""
+
+    def exists(self, name: str) -> bool:
+        """Return whether the file is there."""
+
+    def read(self, name: str) -> bytes:
+        """Return what a file holds."""
+
+    def read_many(self, names: Iterable[str]) -> Iterator[bytes | StoreError]:
+        """Yield what each file holds, in the order of the names, or the error that reading it raised."""
+
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted names (without the folder) of its complete files; none if there is no folder."""
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the sorted names of the folders inside a folder; none if there is no folder."""
+
+    def write_once(self, name: str, data: bytes) -> bool:
+        """Write a file unless it exists; return whether this call wrote it, so that the first writer wins."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file whether or not it exists; readers see the old or the new one, never a mixture."""
+
+    def delete(self, name: str) -> None:
+        """Remove a file; nothing happens if it is not there."""
+
+    def check_writable(self) -> None:
+        """Raise a StoreError if no file can be written."""
+
+    def create(self, name: str, data: bytes) -> None:
+        """Make the place ready and writable, with this file in it unless it exists; or leave nothing behind."""
+
+    def absence(self, name: str) -> str:
+        """Return what to say about a place where this file, which makes it a store, is missing."""
+
+
 class LocalFiles:
-    """Files below a folder of this machine or of a network mount: complete or not there at all."""
+    """Files below a folder of this machine or of a network mount."""
 
     def __init__(self, root: Path):
         self.root = root
 
+    @property
+    def uri(self) -> str:
+        """The folder."""
+        return str(self.root)
+
     def path(self, name: str) -> Path:
         """Return where the file of this name lies."""
         return self.root / name
+
+    def where(self, name: str) -> str:
+        """Return the file's full name for people."""
+        return str(self.path(name))
 
     def exists(self, name: str) -> bool:
         """Return whether the file is there."""
@@ -40,6 +97,10 @@ class LocalFiles:
             return self.path(name).read_bytes()
         except OSError as problem:
             raise self._unreadable(name, problem) from problem
+
+    def read_many(self, names: Iterable[str]) -> Iterator[bytes | StoreError]:
+        """Yield what each file holds, in the order of the names, or the error that reading it raised."""
+        return (read_or_problem(self, name) for name in names)
 
     def names(self, folder: str) -> list[str]:
         """Return the sorted names (without the folder) of its complete files; none if there is no folder."""
@@ -78,9 +139,43 @@ class LocalFiles:
             partial.unlink(missing_ok=True)
             raise self._unwritable(name, problem) from problem
 
+    def delete(self, name: str) -> None:
+        """Remove a file; nothing happens if it is not there."""
+        try:
+            self.path(name).unlink(missing_ok=True)
+        except OSError as problem:
+            raise self._unwritable(name, problem, what="delete") from problem
+
     def check_writable(self) -> None:
         """Raise a StoreError if no file can be written."""
         self._write_beside(self.root / "writable", b"?").unlink(missing_ok=True)
+
+    def create(self, name: str, data: bytes) -> None:
+        """Make the folder, writable and with this file in it unless it exists; or leave nothing behind."""
+        made: list[Path] = []
+        try:
+            for folder in (*reversed(self.root.parents), self.root):
+                if not folder.exists():
+                    folder.mkdir(exist_ok=True)
+                    made.append(folder)
+            self.write_once(name, data)
+            self.check_writable()
+        except (OSError, StoreError) as problem:
+            with suppress(OSError):  # somebody else put something there, or it cannot be undone either
+                if self.root in made:
+                    self.path(name).unlink(missing_ok=True)
+                for folder in reversed(made):
+                    folder.rmdir()
+            if isinstance(problem, StoreError):
+                raise
+            raise StoreError(
+                f"cannot make a store at {self.root}: {_reason(problem)}; check the path and its permissions, "
+                "or name another store with --store."
+            ) from problem
+
+    def absence(self, name: str) -> str:
+        """Return what to say about a folder where this file is missing."""
+        return f"the folder is not a store (no {name})" if self.root.is_dir() else "there is no such folder"
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         try:
@@ -116,11 +211,19 @@ class LocalFiles:
             "check that the store is complete and readable from this machine."
         )
 
-    def _unwritable(self, name: str, problem: OSError) -> StoreError:
+    def _unwritable(self, name: str, problem: OSError, what: str = "write") -> StoreError:
         return StoreError(
-            f"cannot write {name} to the store {self.root}: {_reason(problem)}; "
+            f"cannot {what} {name} in the store {self.root}: {_reason(problem)}; "
             "check free space and permissions there, or name another store with --store."
         )
+
+
+def read_or_problem(files: Files, name: str) -> bytes | StoreError:
+    """Return what a file holds, or the error that reading it raised."""
+    try:
+        return files.read(name)
+    except StoreError as problem:
+        return problem
 
 
 def _link(partial: Path, target: Path) -> bool:

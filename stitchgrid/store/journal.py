@@ -7,14 +7,14 @@ from typing import Any
 
 from stitchgrid.errors import StoreError
 from stitchgrid.records import canonical
-from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.files import Files
 from stitchgrid.store.layout import Layout
 
 
 class Journal:
     """Journals and heartbeats of all sweeps of a store."""
 
-    def __init__(self, files: LocalFiles):
+    def __init__(self, files: Files):
         self.files = files
         self._last_round: dict[str, int] = {}  # folder of a launch -> number of its last round
 
@@ -34,8 +34,8 @@ class Journal:
         found: list[dict[str, Any]] = []
         for launch_id in self.files.folders(Layout.journal(sweep)):
             folder = Layout.launch(sweep, launch_id)
-            for name in self.files.names(folder):
-                entry = self._read(f"{folder}/{name}") or {}
+            for data in self.files.read_many(f"{folder}/{name}" for name in self.files.names(folder)):
+                entry = _parsed(data) or {}
                 found += [{**one, "launch": launch_id, "at": entry["at"]} for one in entry.get("attempts", ())]
         return sorted(found, key=lambda one: str(one["at"]))
 
@@ -49,7 +49,15 @@ class Journal:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            value = json.loads(self.files.read(name)) if self.files.exists(name) else None
-        except (ValueError, StoreError):
+            return _parsed(self.files.read(name)) if self.files.exists(name) else None
+        except StoreError:
             return None
-        return value if isinstance(value, dict) else None
+
+
+def _parsed(data: bytes | StoreError) -> dict[str, Any] | None:
+    """Return the JSON object in a file that was read, None if there is none."""
+    try:
+        value = None if isinstance(data, StoreError) else json.loads(data)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

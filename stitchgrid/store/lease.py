@@ -17,7 +17,7 @@ from typing import Any
 
 from stitchgrid.errors import StoreError
 from stitchgrid.records import canonical
-from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.files import Files
 from stitchgrid.store.journal import Journal
 from stitchgrid.store.layout import Layout
 
@@ -49,7 +49,7 @@ class LeaseError(StoreError):
 class Leases:
     """The claims on all sweeps of a store."""
 
-    def __init__(self, files: LocalFiles, journal: Journal):
+    def __init__(self, files: Files, journal: Journal):
         self.files, self.journal = files, journal
 
     def last_number(self, sweep: str) -> int:

@@ -1,6 +1,6 @@
 """What workers noted while they did their units: a text for each attempt, for people."""
 
-from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.files import Files
 from stitchgrid.store.layout import Layout, safe
 
 MAX_CHARACTERS = 100_000  # of one attempt
@@ -9,7 +9,7 @@ MAX_CHARACTERS = 100_000  # of one attempt
 class Logs:
     """The logs of all sweeps of a store."""
 
-    def __init__(self, files: LocalFiles):
+    def __init__(self, files: Files):
         self.files = files
 
     def write(self, sweep: str, unit_id: str, text: str) -> None:

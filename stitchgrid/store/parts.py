@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from stitchgrid.errors import StoreError
 from stitchgrid.records import Row
-from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.files import Files
 from stitchgrid.store.layout import PARTS, Layout, PartName, content_digest
 from stitchgrid.store.schemas import PART, text_columns
 
@@ -72,7 +72,7 @@ def part_table(rows: Sequence[Row]) -> pa.Table:
 class Parts:
     """All parts of a store."""
 
-    def __init__(self, files: LocalFiles):
+    def __init__(self, files: Files):
         self.files = files
 
     def write(self, shard_id: str, rows: Sequence[Row]) -> str:
@@ -100,25 +100,28 @@ class Parts:
     def _sound(self, columns: Sequence[str], damaged: list[Damage]) -> Iterator[pa.Table]:
         dictionaries = [name for name in text_columns(PART) if name in columns]
         schema = _as_dictionaries(_empty(columns)).schema
-        for name in self.names():
+        names = self.names()
+        for name, data in zip(names, self.files.read_many(f"{PARTS}/{name}" for name in names), strict=True):
             try:
-                yield self._read_one(name, columns, dictionaries).cast(schema)
+                yield _sound_rows(name, data, columns, dictionaries).cast(schema)
             except (DamagedFileError, StoreError, pa.ArrowException) as problem:
                 damaged.append(Damage(file=f"{PARTS}/{name}", reason=str(problem)))
 
-    def _read_one(self, name: str, columns: Sequence[str], dictionaries: Sequence[str]) -> pa.Table:
-        promise = PartName.parse(name)
-        if promise is None:
-            raise DamagedFileError("not the name of a part")
-        data = self.files.read(f"{PARTS}/{name}")
-        if not data:
-            raise DamagedFileError("empty file")
-        if content_digest(data) != promise.digest:
-            raise DamagedFileError(f"content differs from the digest in its name ({len(data)} bytes are there)")
-        table = read_parquet(data, columns, dictionaries)
-        if table.num_rows != promise.num_rows:
-            raise DamagedFileError(f"holds {table.num_rows} rows, its name promises {promise.num_rows}")
-        return table
+
+def _sound_rows(name: str, data: bytes | StoreError, columns: Sequence[str], dictionaries: Sequence[str]) -> pa.Table:
+    promise = PartName.parse(name)
+    if promise is None:
+        raise DamagedFileError("not the name of a part")
+    if isinstance(data, StoreError):
+        raise data
+    if not data:
+        raise DamagedFileError("empty file")
+    if content_digest(data) != promise.digest:
+        raise DamagedFileError(f"content differs from the digest in its name ({len(data)} bytes are there)")
+    table = read_parquet(data, columns, dictionaries)
+    if table.num_rows != promise.num_rows:
+        raise DamagedFileError(f"holds {table.num_rows} rows, its name promises {promise.num_rows}")
+    return table
 
 
 def _empty(columns: Sequence[str]) -> pa.Table:

@@ -1,22 +1,19 @@
-"""A store: everything that sweeps asked for, computed and are computing, in one folder that many machines may share."""
+"""A store: everything that sweeps asked for, computed and are computing, in one place that many machines may share."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from stitchgrid import __version__
-from stitchgrid.errors import StoreError
-from stitchgrid.records import Row, canonical
+from stitchgrid.records import Row
 from stitchgrid.store.artefacts import Artefacts
-from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.journal import Journal
-from stitchgrid.store.layout import FORMAT, MARKER, PARTS, SUFFIXES
+from stitchgrid.store.layout import PARTS, SUFFIXES
 from stitchgrid.store.lease import Leases
 from stitchgrid.store.logs import Logs
+from stitchgrid.store.opening import open_files
 from stitchgrid.store.outcomes import COLUMNS, Outcomes
 from stitchgrid.store.parts import PartRows, Parts
 from stitchgrid.store.schemas import PART
@@ -26,7 +23,7 @@ from stitchgrid.store.sweeps import StoredPlan, Sweeps
 class Store:
     """One store; make it with `Store.open`."""
 
-    def __init__(self, files: LocalFiles):
+    def __init__(self, files: Files):
         self.files = files
         self._parts = Parts(files)
         self._artefacts = Artefacts(files)
@@ -37,28 +34,18 @@ class Store:
 
     @classmethod
     def open(cls, uri: str | Path, *, create: bool = False) -> "Store":
-        """Return the store at a folder; `create` makes it where there is none, and checks that it can be written.
+        """Return the store at a folder or an `s3://` URI; `create` makes it where there is none, and checks it.
 
         Raises:
-            StoreError: If there is none, it cannot be written, or it is of a kind this version cannot use.
+            NoStoreError: If there is none, and none is to be made.
+            StoreError: If it cannot be reached or written, or is of a kind that this version cannot use.
         """
-        root = _local_root(uri)
-        files = LocalFiles(root)
-        if create:
-            _create(files)
-        elif not files.exists(MARKER):
-            what = "the folder is not a store" if root.is_dir() else "there is no such folder"
-            raise StoreError(
-                f"no store at {root}: {what}; name another with --store or $STITCHGRID_STORE, or make one with "
-                "'stitchgrid launch'."
-            )
-        _check_format(files)
-        return cls(files)
+        return cls(open_files(uri, create=create))
 
     @property
     def uri(self) -> str:
-        """What to give to `open` in another process."""
-        return str(self.files.root)
+        """What to give to `open` in another process; holds no secret."""
+        return self.files.uri
 
     # Parts ------------------------------------------------------------------------------------------------------------
 
@@ -67,7 +54,8 @@ class Store:
         return self._parts.write(shard_id, rows)
 
     def part_paths(self) -> list[Path]:
-        """Return where the parts that count lie, sound or not."""
+        """Return where the parts that count lie in a folder, sound or not."""
+        assert isinstance(self.files, LocalFiles), "only in a folder do files have paths"
         return [self.files.path(f"{PARTS}/{name}") for name in self._parts.names()]
 
     def read_parts(self, columns: Sequence[str] = tuple(PART.names)) -> PartRows:
@@ -162,60 +150,3 @@ class Store:
     def log_names(self, sweep: str) -> list[str]:
         """Return the ids of the units of a sweep of which there are logs, sorted."""
         return self._logs.names(sweep)
-
-
-def _local_root(uri: str | Path) -> Path:
-    text = str(uri)
-    if "://" not in text:
-        return Path(text).expanduser().absolute()
-    parts = urlsplit(text)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(unquote(parts.path)).absolute()
-    raise StoreError(
-        f"stores at {parts.scheme}:// are not supported by this version of stitchgrid ({__version__}), got {text!r}; "
-        "name a folder that all workers can see."
-    )
-
-
-def _create(files: LocalFiles) -> None:
-    """Make the folder a store, or leave nothing behind."""
-    made: list[Path] = []
-    try:
-        for folder in (*reversed(files.root.parents), files.root):
-            if not folder.exists():
-                folder.mkdir(exist_ok=True)
-                made.append(folder)
-        files.write_once(MARKER, canonical({"format": FORMAT, "version": __version__}).encode())
-        files.check_writable()
-    except (OSError, StoreError) as problem:
-        for folder in reversed(made):
-            _remove_empty(folder)
-        if isinstance(problem, StoreError):
-            raise
-        raise StoreError(
-            f"cannot make a store at {files.root}: {problem.strerror or problem}; check the path and its permissions, "
-            "or name another store with --store."
-        ) from problem
-
-
-def _remove_empty(folder: Path) -> None:
-    try:
-        (folder / MARKER).unlink(missing_ok=True)
-        folder.rmdir()
-    except OSError:  # somebody else put something there, or it cannot be undone either
-        return
-
-
-def _check_format(files: LocalFiles) -> None:
-    try:
-        found = int(json.loads(files.read(MARKER))["format"])
-    except (ValueError, TypeError, KeyError) as problem:
-        raise StoreError(
-            f"{MARKER} in the store {files.root} is damaged ({problem}); if the folder is a store, replace the file by "
-            f'{{"format":{FORMAT}}}.'
-        ) from problem
-    if found > FORMAT:
-        raise StoreError(
-            f"the store {files.root} has format {found}, this stitchgrid ({__version__}) reads up to {FORMAT}; "
-            "upgrade stitchgrid."
-        )

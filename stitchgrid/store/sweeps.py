@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError, nearest
-from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.files import Files
 from stitchgrid.store.layout import JOB, PLAN, REVISION_NAME, SWEEPS, TABLES, Layout
 from stitchgrid.store.parts import DamagedFileError, parquet_bytes, read_parquet
 from stitchgrid.store.schemas import SWEEP_TABLES, text_columns
@@ -42,7 +42,7 @@ class StoredPlan:
 class Sweeps:
     """All sweeps of a store."""
 
-    def __init__(self, files: LocalFiles):
+    def __init__(self, files: Files):
         self.files = files
 
     def names(self) -> list[str]:
@@ -136,7 +136,7 @@ class Sweeps:
         assert plan is not None
         if not plan.holds(**tables):
             raise StoreError(
-                f"revision {revision} of sweep {sweep!r} in the store {self.files.root} is complete with other tables; "
+                f"revision {revision} of sweep {sweep!r} in the store {self.files.uri} is complete with other tables; "
                 "a revision never changes: make the next one with --update."
             )
 
@@ -151,12 +151,12 @@ class Sweeps:
 
     def _damaged(self, name: str, reason: str) -> StoreError:
         return StoreError(
-            f"{name} in the store {self.files.root} is damaged: {reason}; launch the job file again with --update "
+            f"{name} in the store {self.files.uri} is damaged: {reason}; launch the job file again with --update "
             "to write the sweep's next revision: no result is lost."
         )
 
     def _unknown(self, sweep: str) -> StoreError:
-        return StoreError(f"no sweep {sweep!r} in the store {self.files.root}; {nearest(sweep, self.names())}.")
+        return StoreError(f"no sweep {sweep!r} in the store {self.files.uri}; {nearest(sweep, self.names())}.")
 
 
 def _comparable(table: pa.Table, name: str) -> pa.Table:

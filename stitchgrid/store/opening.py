@@ -1,0 +1,63 @@
+"""From what a user wrote after --store to the files of a store of a format that this version understands."""
+
+import json
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from stitchgrid import __version__
+from stitchgrid.errors import NoStoreError, StoreError
+from stitchgrid.records import canonical
+from stitchgrid.store.files import Files, LocalFiles
+from stitchgrid.store.layout import FORMAT, MARKER
+
+
+def open_files(uri: str | Path, *, create: bool) -> Files:
+    """Return the files of a store; `create` makes it where there is none, and checks that it can be written.
+
+    Raises:
+        NoStoreError: If there is none, and none is to be made.
+        StoreError: If it cannot be reached or written, or is of a kind that this version cannot use.
+    """
+    files = _files_at(str(uri))
+    if create:
+        files.create(MARKER, canonical({"format": FORMAT, "version": __version__}).encode())
+    elif not files.exists(MARKER):
+        raise NoStoreError(
+            f"no store at {files.uri}: {files.absence(MARKER)}; name another with --store or $STITCHGRID_STORE, or "
+            "make one with 'stitchgrid launch'."
+        )
+    _check_format(files)
+    return files
+
+
+def _files_at(uri: str) -> Files:
+    if "://" not in uri:
+        return LocalFiles(Path(uri).expanduser().absolute())
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return LocalFiles(Path(unquote(parts.path)).absolute())
+    if parts.scheme == "s3":
+        from stitchgrid.store.object_address import parse_address
+        from stitchgrid.store.object_files import ObjectFiles
+
+        return ObjectFiles(parse_address(uri))
+    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without what may be a password
+    raise StoreError(
+        f"stores at {parts.scheme}:// are not supported by this version of stitchgrid ({__version__}), got {place!r}; "
+        "name a folder that all workers can see, or s3://bucket/prefix."
+    )
+
+
+def _check_format(files: Files) -> None:
+    try:
+        found = int(json.loads(files.read(MARKER))["format"])
+    except (ValueError, TypeError, KeyError) as problem:
+        raise StoreError(
+            f"{MARKER} in the store {files.uri} is damaged ({problem}); if it is a store, replace the file by "
+            f'{{"format":{FORMAT}}}.'
+        ) from problem
+    if found > FORMAT:
+        raise StoreError(
+            f"the store {files.uri} has format {found}, this stitchgrid ({__version__}) reads up to {FORMAT}; "
+            "upgrade stitchgrid."
+        )
