@@ -20,7 +20,7 @@ from stitchgrid.cluster.connection import Connection, find_cluster, quiet_driver
 from stitchgrid.cluster.deaths import classify_death, in_short
 from stitchgrid.cluster.floor import sigterm_interrupts
 from stitchgrid.cluster.sizing import check_shares, choose_size
-from stitchgrid.errors import ClusterError, InputError, is_out_of_memory
+from stitchgrid.errors import BrokenProcessError, ClusterError, InputError, breaks_worker, is_out_of_memory
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
@@ -216,6 +216,21 @@ def test_an_exit_within_a_unit_does_not_end_this_process():
     assert [failure.reason for failure in outcome.failed] == ["SystemExit: 3"]
 
 
+def test_a_device_that_is_lost_in_process_ends_the_run_and_says_how_to_go_on():
+    log = Log()
+    units = [make_unit("a", flops=9.0), make_unit("b", "cuda", flops=5.0), make_unit("c")]
+    with (
+        open_executor("none", factory=FakeWorker) as executor,
+        pytest.raises(
+            BrokenProcessError,
+            match=r"unit b:cuda broke .*\(RuntimeError: CUDA error: device-side assert .*`stitchgrid resume`",
+        ),
+    ):
+        executor.run(units, "context", on_event=log.on_event)
+    assert log.of("finished") == ["a:finish"]
+    assert log.of("submitted") == ["a:finish", "b:cuda"]
+
+
 def test_a_worker_is_closed_at_the_end(tmp_path):
     with open_executor("none", factory=partial(FakeWorker, str(tmp_path))) as executor:
         executor.run([make_unit("a")], "context")
@@ -401,6 +416,32 @@ def test_a_long_message_of_ray_becomes_a_line():
     long = "It died.\n\tpid: 3\nWorker exit type: SYSTEM_ERROR Worker exit detail: End of file. Some common causes ..."
     assert in_short(RuntimeError(long)) == "the worker's process ended (SYSTEM_ERROR): End of file."
     assert in_short(ValueError("first\nlast")) == "ValueError: last"
+
+
+def chained(problem, *, cause=None, context=None):
+    problem.__cause__, problem.__context__ = cause, context
+    return problem
+
+
+ASSERT = RuntimeError("CUDA error: device-side assert triggered")
+
+
+@pytest.mark.parametrize(
+    ("problem", "answer"),
+    [
+        (ASSERT, True),
+        (type("AcceleratorError", (RuntimeError,), {})("unspecified launch failure"), True),
+        (type("AcceleratorError", (RuntimeError,), {})("CUDA error: out of memory"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), False),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), False),
+        (ValueError("no luck"), False),
+        (chained(ValueError("no luck"), cause=ASSERT), True),
+        (chained(ValueError("no luck"), context=ASSERT), True),
+    ],
+)
+def test_what_breaks_a_worker(problem, answer):
+    assert breaks_worker(problem) is answer
 
 
 @pytest.mark.parametrize(

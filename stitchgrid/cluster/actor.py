@@ -9,7 +9,7 @@ from typing import Any
 import stitchgrid
 from stitchgrid.cluster.contract import Worker
 from stitchgrid.cluster.floor import close_worker
-from stitchgrid.errors import is_out_of_memory
+from stitchgrid.errors import breaks_worker, is_out_of_memory
 from stitchgrid.records import Unit, UnitReport
 
 
@@ -70,12 +70,11 @@ class WorkerActor:
                 self._context = (run, ray.get(context[0]))
             return self._worker.run(unit, self._context[1])
         except Exception as error:
-            no_memory = is_out_of_memory(error)
             return Raised(
                 error=f"{type(error).__name__}: {error}",
                 traceback="".join(traceback.format_exception(error)),
-                out_of_memory=no_memory,
-                is_broken="CUDA error" in str(error) and not no_memory,
+                out_of_memory=is_out_of_memory(error),
+                is_broken=breaks_worker(error),
             )
 
     def close(self) -> None:

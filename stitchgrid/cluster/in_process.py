@@ -6,6 +6,7 @@ from typing import Self
 
 from stitchgrid.cluster.contract import BeforeSubmit, OnEvent, Split, Worker, ignore
 from stitchgrid.cluster.floor import Floor, close_worker, raised, sigterm_interrupts
+from stitchgrid.errors import BrokenProcessError, breaks_worker
 from stitchgrid.records import Unit
 from stitchgrid.scheduler import (
     Command,
@@ -57,7 +58,11 @@ class InProcessExecutor:
         before_submit: BeforeSubmit | None = None,
         fail_fast: bool = False,
     ) -> Outcome:
-        """Run all units and return what came of them."""
+        """Run all units and return what came of them.
+
+        Raises:
+            BrokenProcessError: If a unit lost the device; nothing of it was kept, and no other could be computed.
+        """
         self._stop = False
         name = "in-process"
         scheduler = Scheduler(
@@ -87,7 +92,18 @@ class InProcessExecutor:
                 try:
                     report = self._worker.run(unit, context)
                 except (Exception, SystemExit) as problem:  # one bad unit must not cost the others
+                    if breaks_worker(problem):
+                        raise lost_device(unit, problem) from problem
                     return raised(name, unit, problem)
                 return UnitFinished(worker=name, unit_id=unit.unit_id, report=report)
             case _:
                 return None
+
+
+def lost_device(unit: Unit, problem: BaseException) -> BrokenProcessError:
+    """Return the error that says that a unit took the device from this process, and how to go on."""
+    return BrokenProcessError(
+        f"unit {unit.unit_id} broke this process's device, on which nothing can be computed any more "
+        f"({type(problem).__name__}: {problem}); what was finished is stored. Go on with `stitchgrid resume`, and "
+        "--address local: there a worker that breaks is replaced, and the cell that breaks it is found."
+    )
