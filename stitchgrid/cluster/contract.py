@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from stitchgrid.records import Unit, UnitReport
-from stitchgrid.scheduler import Outcome, generous_deadline
+from stitchgrid.scheduler import DeadlineRule, Outcome
 
 Kind = Literal[
     "worker_started",
@@ -75,7 +75,7 @@ class Executor(Protocol):
         context: object,
         *,
         split: Split | None = None,
-        deadline_s: Callable[[Unit], float] = generous_deadline,
+        deadlines: DeadlineRule | None = None,
         on_event: OnEvent = ignore,
         before_submit: BeforeSubmit | None = None,
         fail_fast: bool = False,

@@ -10,6 +10,7 @@ from stitchgrid.errors import BrokenProcessError, breaks_worker
 from stitchgrid.records import Unit
 from stitchgrid.scheduler import (
     Command,
+    DeadlineRule,
     Event,
     Outcome,
     Scheduler,
@@ -18,7 +19,6 @@ from stitchgrid.scheduler import (
     Submit,
     UnitFinished,
     WorkerReady,
-    generous_deadline,
 )
 
 
@@ -53,7 +53,7 @@ class InProcessExecutor:
         context: object,
         *,
         split: Split | None = None,
-        deadline_s: Callable[[Unit], float] = generous_deadline,
+        deadlines: DeadlineRule | None = None,
         on_event: OnEvent = ignore,
         before_submit: BeforeSubmit | None = None,
         fail_fast: bool = False,
@@ -69,7 +69,7 @@ class InProcessExecutor:
             units,
             num_workers=1,
             split=split,
-            deadline_s=deadline_s,
+            deadlines=deadlines,
             fail_fast=fail_fast,
             ready={name: "localhost"} if self._worker is not None else None,
             names=iter([name]),

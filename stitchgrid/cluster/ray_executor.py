@@ -21,6 +21,7 @@ from stitchgrid.errors import ClusterError
 from stitchgrid.records import Unit, UnitReport
 from stitchgrid.scheduler import (
     Command,
+    DeadlineRule,
     Event,
     Kill,
     Outcome,
@@ -34,7 +35,6 @@ from stitchgrid.scheduler import (
     UnitRaised,
     WorkerDied,
     WorkerReady,
-    generous_deadline,
 )
 
 IDLE_S = 60.0  # on a cluster that others may want
@@ -124,7 +124,7 @@ class RayExecutor:
         context: object,
         *,
         split: Split | None = None,
-        deadline_s: Callable[[Unit], float] = generous_deadline,
+        deadlines: DeadlineRule | None = None,
         on_event: OnEvent = ignore,
         before_submit: BeforeSubmit | None = None,
         fail_fast: bool = False,
@@ -140,7 +140,7 @@ class RayExecutor:
             units,
             num_workers=self.num_workers,
             split=split,
-            deadline_s=deadline_s,
+            deadlines=deadlines,
             fail_fast=fail_fast,
             policy=Policy(idle_s=None if self._connection.is_local else IDLE_S),
             starting=tuple(self._seats),

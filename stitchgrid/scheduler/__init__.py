@@ -1,6 +1,7 @@
 """Which unit runs next, on which worker, and what a death means: a pure state machine, events in, commands out."""
 
-from stitchgrid.scheduler.machine import Policy, Scheduler, generous_deadline
+from stitchgrid.scheduler.deadlines import DeadlineRule, Deadlines, generous_deadline
+from stitchgrid.scheduler.machine import Policy, Scheduler
 from stitchgrid.scheduler.messages import (
     Bisect,
     Cause,
@@ -30,6 +31,8 @@ __all__ = [
     "Bisect",
     "Cause",
     "Command",
+    "DeadlineRule",
+    "Deadlines",
     "Done",
     "Event",
     "Fail",
