@@ -26,6 +26,8 @@ from stitchgrid.scheduler.messages import (
     WorkerReady,
 )
 from stitchgrid.scheduler.queue import UnitQueue
+from stitchgrid.scheduler.simulated import Piece, SimulationReport, SimulationSettings
+from stitchgrid.scheduler.simulation import simulate
 
 __all__ = [
     "Bisect",
@@ -39,11 +41,14 @@ __all__ = [
     "Failure",
     "Kill",
     "Outcome",
+    "Piece",
     "Policy",
     "PoolFailed",
     "Quarantine",
     "Retry",
     "Scheduler",
+    "SimulationReport",
+    "SimulationSettings",
     "StartWorker",
     "Stop",
     "StopWorker",
@@ -55,4 +60,5 @@ __all__ = [
     "WorkerDied",
     "WorkerReady",
     "generous_deadline",
+    "simulate",
 ]
