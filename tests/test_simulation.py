@@ -139,3 +139,8 @@ def test_five_hundred_workers_and_fifty_thousand_units_are_played_through(random
     assert report.poison <= set(cells(report.quarantined))
     assert report.utilisation > 0.9
     assert "512 workers" in str(report)
+
+
+def test_more_poison_than_cells_is_refused():
+    with pytest.raises(ValueError, match="5 poisonous cells were wanted, but the units have 2; set num_poison lower"):
+        simulate([make_unit("u", num_cells=2)], replace(CALM, num_poison=5))

@@ -78,8 +78,8 @@ class SimulationReport:
                 f"{self.makespan_s / 3600:.1f} h (no order could end before {self.bound_s / 3600:.1f} h)",
                 f"workers are at useful work {100 * self.utilisation:.1f} % of the time; {self.lost_s / 3600:,.1f} "
                 f"worker hours are lost in {self.num_lost:,} of {self.num_attempts:,} attempts",
-                f"{self.num_started:,} workers started, {self.num_nodes_lost:,} nodes lost, {self.num_bisected:,} units "
-                f"cut in two, {num_cells(self.quarantined):,} cells quarantined, {num_cells(self.unavailable):,} "
+                f"{self.num_started:,} workers started, {self.num_nodes_lost:,} nodes lost, {self.num_bisected:,} "
+                f"units cut in two, {num_cells(self.quarantined):,} cells quarantined, {num_cells(self.unavailable):,} "
                 "unavailable",
             ]
         )

@@ -16,7 +16,6 @@ from stitchgrid.records import Unit, UnitReport
 from stitchgrid.scheduler.machine import Scheduler
 from stitchgrid.scheduler.messages import (
     Bisect,
-    Cause,
     Command,
     Done,
     Event,
@@ -55,6 +54,7 @@ class _Actor:
     since: float = 0.0
     attempt: int = 0  # number of its unit among all that were given out
     hangs: bool = False
+    is_lost: bool = False  # with its node, and not missed yet
 
 
 @dataclass(slots=True)
@@ -68,6 +68,9 @@ class _Node:
 
 def simulate(units: Sequence[Unit], settings: SimulationSettings) -> SimulationReport:
     """Return what a run of these units would come to.
+
+    Raises:
+        ValueError: If there are to be more poisonous cells than cells.
 
     >>> simulate([], SimulationSettings(num_workers=2)).makespan_s
     0.0
@@ -103,7 +106,10 @@ class _World:
         ends: list[int] = []
         for unit in units:
             ends.append(unit.num_cells + (ends[-1] if ends else 0))
-        chosen = sorted(self.rng.sample(range(ends[-1] if ends else 0), self.settings.num_poison))
+        total, wanted = ends[-1] if ends else 0, self.settings.num_poison
+        if wanted > total:
+            raise ValueError(f"{wanted} poisonous cells were wanted, but the units have {total}; set num_poison lower.")
+        chosen = sorted(self.rng.sample(range(total), wanted))
         found, position = [], 0
         for cell in chosen:
             while cell >= ends[position]:
@@ -190,9 +196,10 @@ class _World:
         actor, settings = self.actors[name], self.settings
         self.report.num_attempts += 1
         actor.unit, actor.since, actor.attempt = unit, self.now, self.report.num_attempts
-        seconds = (
-            unit.flops / settings.flops_per_second * self.rng.lognormvariate(-(settings.spread**2) / 2, settings.spread)
-        )
+        if actor.is_lost:  # nothing will come of it
+            return
+        straggling = self.rng.lognormvariate(-(settings.spread**2) / 2, settings.spread)
+        seconds = unit.flops / settings.flops_per_second * straggling
         crash, hang = self._next(settings.crashes_per_hour), self._next(settings.hangs_per_hour)
         if self._is_poisonous(unit):
             crash = min(crash, self.rng.random() * seconds)
@@ -221,14 +228,17 @@ class _World:
             self._happen_to_node(happening.kind, who)
             return []
         actor = self.actors.get(who)
-        if actor is None or actor.attempt != happening.attempt:
+        if actor is None:
+            return []
+        if happening.kind == "unreachable":
+            return [WorkerDied(worker=who, cause="infrastructure", detail="its node is lost")]
+        if actor.is_lost or actor.attempt != happening.attempt:
             return []
         if happening.kind == "ready":
             return [WorkerReady(worker=who, node=f"node-{actor.node}")]
         if happening.kind == "finished":
             return [self._finish(who, actor)]
-        cause: Cause = "crash" if happening.kind == "crashed" else "infrastructure"
-        return [WorkerDied(worker=who, cause=cause, detail=happening.kind)]
+        return [WorkerDied(worker=who, cause="crash", detail="crashed")]
 
     def _finish(self, name: str, actor: _Actor) -> UnitFinished:
         assert actor.unit is not None
@@ -252,14 +262,9 @@ class _World:
             self.report.num_nodes_lost += 1
             node.lives = False
             self._expect(self.settings.node_return_s, "node_back", number)
-            for name in node.workers:
-                self._lose(name)
-
-    def _lose(self, name: str) -> None:
-        """Let a worker fall silent, to be missed after a while."""
-        actor = self.actors[name]
-        actor.attempt = -1  # whatever else was to come of it
-        self._expect(self.settings.detection_s, "unreachable", name, -1)
+            for name in node.workers:  # they fall silent, and are missed after a while
+                self.actors[name].is_lost = True
+                self._expect(self.settings.detection_s, "unreachable", name)
 
     def _expect_loss(self, number: int) -> None:
         if self.settings.node_losses_per_hour:
