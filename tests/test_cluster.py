@@ -200,6 +200,30 @@ def test_an_interrupt_reaches_the_caller(executor):
     assert len(executor.run([make_unit("b")], "context").finished) == 1
 
 
+@pytest.mark.parametrize("kind", ["in process", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_worker_that_finds_nothing_to_work_with_is_held_against_no_unit(request, kind):
+    """The path is named, and no unit is tried."""
+    address = "none"
+    if kind == "ray":
+        request.getfixturevalue("cluster")
+        address = "local"
+    log = Log()
+    with (
+        open_executor(address, factory=partial(FakeWorker, needs="/nowhere/data"), workers=2) as executor,
+        pytest.raises((ClusterError, FileNotFoundError), match="/nowhere/data is not there"),
+    ):
+        executor.run([make_unit("a"), make_unit("b")], "context", on_event=log.on_event)
+    assert not log.of("submitted")
+    assert len(log.of("node_unfit")) == (kind == "ray")
+
+
+def test_what_is_missing_for_a_later_run_is_found_before_its_first_unit(executor):
+    assert len(executor.run([make_unit("a")], "context").finished) == 1
+    with pytest.raises((ClusterError, FileNotFoundError), match="/gone is not there"):
+        executor.run([make_unit("b")], {"needs": "/gone"})
+    assert len(executor.run([make_unit("c")], "context").finished) == 1
+
+
 # In process
 
 

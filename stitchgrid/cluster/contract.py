@@ -11,6 +11,8 @@ from stitchgrid.scheduler import DeadlineRule, Outcome
 Kind = Literal[
     "worker_started",
     "worker_ready",
+    "worker_failed",  # to start
+    "node_unfit",  # no worker can be made there, once per node
     "worker_died",
     "worker_stopped",
     "submitted",
@@ -25,7 +27,11 @@ Kind = Literal[
 
 
 class Worker(Protocol):
-    """What does the work; a `close()` it may have is called when it is let go."""
+    """What does the work.
+
+    A `check(context)` it may have is called before its first unit of a run: what it raises says that nothing can be
+    done where it is, and is held against no unit. A `close()` it may have is called when it is let go.
+    """
 
     def run(self, unit: Unit, context: Any) -> UnitReport:
         """Do one unit and write what came of it."""

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from stitchgrid.cluster.contract import BeforeSubmit, OnEvent, Split, Worker, ignore
-from stitchgrid.cluster.floor import Floor, close_worker, raised, sigterm_interrupts
+from stitchgrid.cluster.floor import Floor, check_worker, close_worker, raised, sigterm_interrupts
 from stitchgrid.errors import BrokenProcessError, breaks_worker
 from stitchgrid.records import Unit
 from stitchgrid.scheduler import (
@@ -65,6 +65,8 @@ class InProcessExecutor:
         """
         self._stop = False
         name = "in-process"
+        if self._worker is not None:
+            check_worker(self._worker, context)
         scheduler = Scheduler(
             units,
             num_workers=1,
@@ -86,6 +88,7 @@ class InProcessExecutor:
         match command:
             case StartWorker(worker=name):
                 self._worker = self._factory()
+                check_worker(self._worker, context)
                 return WorkerReady(worker=name, node="localhost")
             case Submit(worker=name, unit=unit):
                 assert self._worker is not None

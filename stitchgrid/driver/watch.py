@@ -52,7 +52,7 @@ class Watch:
         elif event.kind in ("failed", "quarantined") and event.unit is not None:
             self.stage.advance(failed=event.unit.num_cells)
             self.stage.say(f"{event.kind}: {event.detail}")
-        elif event.kind in ("worker_died", "retried", "bisected", "waiting"):
+        elif event.kind in ("worker_died", "retried", "bisected", "waiting", "node_unfit"):
             self.stage.say(f"{event.kind.replace('_', ' ')}: {event.detail}")
         self.stage.tick()
 

@@ -223,22 +223,22 @@ class _World:
     # What happens
 
     def _take_place(self, happening: _Happening) -> list[Event]:
-        who = happening.who
-        if isinstance(who, int):
-            self._happen_to_node(happening.kind, who)
+        if isinstance(happening.who, int):
+            self._happen_to_node(happening.kind, happening.who)
             return []
-        actor = self.actors.get(who)
-        if actor is None:
-            return []
+        actor = self.actors.get(happening.who)
+        return [] if actor is None else self._happen_to_worker(happening, happening.who, actor)
+
+    def _happen_to_worker(self, happening: _Happening, name: str, actor: _Actor) -> list[Event]:
         if happening.kind == "unreachable":
-            return [WorkerDied(worker=who, cause="infrastructure", detail="its node is lost")]
+            return [WorkerDied(worker=name, cause="infrastructure", detail="its node is lost")]
         if actor.is_lost or actor.attempt != happening.attempt:
             return []
         if happening.kind == "ready":
-            return [WorkerReady(worker=who, node=f"node-{actor.node}")]
+            return [WorkerReady(worker=name, node=f"node-{actor.node}")]
         if happening.kind == "finished":
-            return [self._finish(who, actor)]
-        return [WorkerDied(worker=who, cause="crash", detail="crashed")]
+            return [self._finish(name, actor)]
+        return [WorkerDied(worker=name, cause="crash", detail="crashed")]
 
     def _finish(self, name: str, actor: _Actor) -> UnitFinished:
         assert actor.unit is not None
