@@ -1,8 +1,12 @@
 """Clusters of several nodes on one machine, of which some go away, freeze, come late, or see nothing to work with."""
 
 import os
+import shutil
 import signal
+import socket
+import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -234,3 +238,130 @@ def test_no_node_that_sees_the_data_is_one_error_before_any_unit():
         with pytest.raises(ClusterError, match=r"No worker could be started.*on node \S+/\S+: .*/nowhere is not there"):
             run(cluster, NAPS, script, needs="/nowhere")
     assert not script.of("submitted")
+
+
+# Nodes as `ray start` makes them, and the command
+
+
+def can_hide_folders():
+    """Return whether a process may be given a view of the file system of its own, as on another machine."""
+    return (
+        shutil.which("unshare") is not None and subprocess.run(["unshare", "-m", "true"], check=False).returncode == 0
+    )
+
+
+class RayStart:
+    """A head and nodes that join it, each in its own processes; one may see an empty folder where others see files."""
+
+    def __init__(self, folder):
+        token = folder / "token"
+        token.write_text("secret")
+        self.temporary = Path(tempfile.mkdtemp(prefix="sgn-", dir="/tmp"))  # a socket's path may have 107 bytes
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            "PYTHONPATH": ENVIRONMENT["PYTHONPATH"],
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_TMPDIR": str(self.temporary),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port = listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self.processes = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def start(self, *options, hidden=None):
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--object-store-memory=80000000"]
+        command += options
+        if hidden is not None:
+            command = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden), *command]
+        self.processes.append(
+            subprocess.Popen(
+                command,
+                env=self.environment,
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+
+    def head(self, num_cpus):
+        self.start(
+            "--head",
+            f"--num-cpus={num_cpus}",
+            "--include-dashboard=false",
+            "--node-ip-address=127.0.0.1",
+            f"--port={self.port}",
+        )
+        self.wait_for_nodes(1)
+
+    def node(self, num_cpus, **how):
+        self.start(f"--address={self.address}", f"--num-cpus={num_cpus}", **how)
+        self.wait_for_nodes(len(self.processes))
+
+    def wait_for_nodes(self, count):
+        ask = [str(Path(sys.executable).with_name("ray")), "status", f"--address={self.address}"]
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            said = subprocess.run(ask, env=self.environment, capture_output=True, text=True, check=False).stdout
+            if said.partition("Active:")[2].partition("Pending:")[0].count(" node_") >= count:
+                return
+            time.sleep(0.5)
+        raise AssertionError(said)
+
+    def launch(self, store, *options):
+        job = TESTS.parent / "jobs" / "quickstart.toml"
+        command = [sys.executable, "-m", "stitchgrid.cli", "launch", str(job), "--store", str(store)]
+        return subprocess.run(
+            [*command, "--address", self.address, *options],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+
+
+QUICKER = [
+    *("--set", "recipes.convolution.epochs=1", "--set", "recipes.attention.epochs=1"),
+    *("--set", "matchers.task_loss.epochs=1", "--set", "data.eval.samples=100"),
+]
+needs_two_views = pytest.mark.skipif(not can_hide_folders(), reason="no right to give a process its own mounts")
+
+
+@needs_two_views
+def test_a_launch_whose_only_node_does_not_see_the_store_ends_with_one_error_that_says_so(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with RayStart(tmp_path) as ray:
+        ray.head(0)
+        ray.node(2, hidden=shared)
+        ended = ray.launch(shared / "grid")
+    assert ended.returncode == 1
+    assert f"on node {socket.gethostname()}/" in ended.stderr
+    assert str(shared / "grid") in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    assert not list((shared / "grid").rglob("*.safetensors"))
+
+
+@needs_two_views
+def test_a_launch_goes_on_with_the_nodes_that_see_the_store(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with RayStart(tmp_path) as ray:
+        ray.head(1)
+        ray.node(1, hidden=shared)
+        ended = ray.launch(shared / "grid", "--workers", "2", *QUICKER)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("node unfit: ") == 1
+    assert "is not" in ended.stderr or "no store" in ended.stderr.lower()

@@ -16,6 +16,7 @@ from stitchgrid.cluster.connection import Connection
 from stitchgrid.cluster.contract import BeforeSubmit, OnEvent, Progress, Split, Worker, ignore
 from stitchgrid.cluster.deaths import classify_death, in_short
 from stitchgrid.cluster.floor import TICK_S, Floor, sigterm_interrupts
+from stitchgrid.cluster.metrics import Metrics
 from stitchgrid.cluster.nodes import UnfitNodes, node_lives
 from stitchgrid.cluster.sizing import Size, check_shares, choose_size
 from stitchgrid.errors import ClusterError
@@ -91,6 +92,7 @@ class RayExecutor:
         self.num_workers = workers or 1  # until it is known what there is
         self._size = Size(num_workers=1, cpus=1, gpus=0)
         self._unfit = UnfitNodes(self._size)
+        self._metrics: Metrics | None = None  # where a dashboard may want them
         self._seats: dict[str, _Seat] = {}
         self._calls: dict[Any, str] = {}  # reference -> worker
         self._names = (f"worker-{i}" for i in count(1))
@@ -110,6 +112,7 @@ class RayExecutor:
             self._size = self._choose_size(ray.cluster_resources())
             self.num_workers = self._size.num_workers
             self._unfit = UnfitNodes(self._size)
+            self._metrics = None if self._connection.is_local else Metrics()
             self._blob = cloudpickle.dumps(self._factory)
             self._actor = ray.remote(
                 num_cpus=self._size.cpus,
@@ -149,6 +152,8 @@ class RayExecutor:
         import ray
 
         self._stop = False
+        if self._metrics is not None:
+            on_event = self._metrics.observing(on_event, sweep=getattr(context, "name", ""))
         this_run = _Run(number=next(self._runs), context=[ray.put(context)], on_event=on_event)
         self._greet_again(this_run)
         scheduler = Scheduler(
@@ -207,10 +212,13 @@ class RayExecutor:
         self._calls[seat.handle.start.remote(stitchgrid.__version__, self._blob, run.number, run.context)] = name
 
     def _greet_again(self, run: _Run) -> None:
-        """Ask the workers of an earlier run whether they are still there, so that no unit is blamed for a dead one."""
-        for name, seat in self._seats.items():
-            if seat.ready:
-                self._greet(name, run)
+        """Ask the workers of an earlier run whether they are still there, so that no unit is blamed for a dead one.
+
+        Those that were still starting are asked too: they have to know which run it is.
+        """
+        self._calls.clear()
+        for name in self._seats:
+            self._greet(name, run)
 
     def _collect(self, run: _Run) -> list[Event]:
         """Return what has happened, after a second at most."""
