@@ -6,6 +6,8 @@ Anything else that escapes is a bug and keeps its traceback.
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+DEVICE_ERRORS = ("CUDA error", "HIP error", "CUDNN_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_EXECUTION_FAILED")
+
 
 class StitchgridError(Exception):
     """Something a user can act on; the message says what was wanted, what came and what to do."""
@@ -50,6 +52,10 @@ class ClusterError(StitchgridError):
     """No worker could be had, or the cluster was lost."""
 
 
+class BrokenProcessError(StitchgridError):
+    """The process cannot go on: whatever it would compute from now on would be an error."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a hint that names what is known, nearest first.
 
@@ -73,3 +79,23 @@ def is_out_of_memory(problem: BaseException) -> bool:
     by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(problem).__mro__)
     said = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")  # the last: cuBLAS and its like
     return by_name or isinstance(problem, MemoryError) or any(words in str(problem) for words in said)
+
+
+def breaks_worker(problem: BaseException) -> bool:
+    """Return whether the process in which an error was raised is of no more use: its CUDA context is lost.
+
+    After an assert, an illegal access or a launch that failed, every later call to the device fails too. Only lack of
+    memory leaves the context whole. Told by name and text, without torch; what the error was raised from counts.
+
+    >>> breaks_worker(RuntimeError("CUDA error: device-side assert triggered"))
+    True
+    >>> breaks_worker(RuntimeError("CUDA error: out of memory")), breaks_worker(ValueError("no CUDA device"))
+    (False, False)
+    """
+    link: BaseException | None = problem
+    while link is not None:
+        by_name = any(kind.__name__ == "AcceleratorError" for kind in type(link).__mro__)
+        if (by_name or any(words in str(link) for words in DEVICE_ERRORS)) and not is_out_of_memory(link):
+            return True
+        link = link.__cause__ or link.__context__
+    return False

@@ -54,6 +54,15 @@ class Worker:
         self._checked: set[str] = set()
         self._halvings = 0  # of what is held at a time, since memory did not suffice
 
+    def check(self, context: Sweep | None) -> None:
+        """See that what a sweep's units need can be had here; while networks are still to be trained, the units know.
+
+        Raises:
+            InputError: If the images are missing, or are not those the sweep was planned with.
+        """
+        if context is not None:
+            self.workspace(context)
+
     def run(self, unit: Unit, context: Sweep | None) -> UnitReport:
         """Do one unit of work of a sweep; the context is None while networks are still to be trained."""
         with taking_notes() as notes:

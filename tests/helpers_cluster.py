@@ -38,11 +38,17 @@ class FakeWorker:
     """Notes what it did in a file per unit, if it has a folder, and then does what the unit says."""
 
     folder: str | None = None
+    needs: str | None = None  # a path without which nothing can be done
     seen: list[str] = field(default_factory=list)
     num_made: ClassVar[int] = 0  # in this process
 
     def __post_init__(self):
         type(self).num_made += 1
+
+    def check(self, context):
+        needs = context["needs"] if isinstance(context, dict) else self.needs
+        if needs is not None and not Path(os.path.expandvars(needs)).exists():
+            raise FileNotFoundError(f"{needs} is not there")
 
     def run(self, unit, context):
         self.seen.append(unit.unit_id)
@@ -64,6 +70,9 @@ class FakeWorker:
             time.sleep(600)
         if do == "nap":
             time.sleep(1.1)
+        if do == "gpu":
+            time.sleep(0.3)
+            return UnitReport(unit_id=unit.unit_id, part=os.environ["CUDA_VISIBLE_DEVICES"])
         if do == "unsendable":
             return threading.Lock()
         if do == "print":

@@ -20,7 +20,8 @@ from stitchgrid.cluster.connection import Connection, find_cluster, quiet_driver
 from stitchgrid.cluster.deaths import classify_death, in_short
 from stitchgrid.cluster.floor import sigterm_interrupts
 from stitchgrid.cluster.sizing import check_shares, choose_size
-from stitchgrid.errors import ClusterError, InputError, is_out_of_memory
+from stitchgrid.errors import BrokenProcessError, ClusterError, InputError, breaks_worker, is_out_of_memory
+from stitchgrid.scheduler import DeadlineRule
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
@@ -199,6 +200,30 @@ def test_an_interrupt_reaches_the_caller(executor):
     assert len(executor.run([make_unit("b")], "context").finished) == 1
 
 
+@pytest.mark.parametrize("kind", ["in process", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_worker_that_finds_nothing_to_work_with_is_held_against_no_unit(request, kind):
+    """The path is named, and no unit is tried."""
+    address = "none"
+    if kind == "ray":
+        request.getfixturevalue("cluster")
+        address = "local"
+    log = Log()
+    with (
+        open_executor(address, factory=partial(FakeWorker, needs="/nowhere/data"), workers=2) as executor,
+        pytest.raises((ClusterError, FileNotFoundError), match="/nowhere/data is not there"),
+    ):
+        executor.run([make_unit("a"), make_unit("b")], "context", on_event=log.on_event)
+    assert not log.of("submitted")
+    assert len(log.of("node_unfit")) == (kind == "ray")
+
+
+def test_what_is_missing_for_a_later_run_is_found_before_its_first_unit(executor):
+    assert len(executor.run([make_unit("a")], "context").finished) == 1
+    with pytest.raises((ClusterError, FileNotFoundError), match="/gone is not there"):
+        executor.run([make_unit("b")], {"needs": "/gone"})
+    assert len(executor.run([make_unit("c")], "context").finished) == 1
+
+
 # In process
 
 
@@ -214,6 +239,21 @@ def test_an_exit_within_a_unit_does_not_end_this_process():
     with open_executor("none", factory=FakeWorker) as executor:
         outcome = executor.run([make_unit("a", "exit"), make_unit("b")], "context")
     assert [failure.reason for failure in outcome.failed] == ["SystemExit: 3"]
+
+
+def test_a_device_that_is_lost_in_process_ends_the_run_and_says_how_to_go_on():
+    log = Log()
+    units = [make_unit("a", flops=9.0), make_unit("b", "cuda", flops=5.0), make_unit("c")]
+    with (
+        open_executor("none", factory=FakeWorker) as executor,
+        pytest.raises(
+            BrokenProcessError,
+            match=r"unit b:cuda broke .*\(RuntimeError: CUDA error: device-side assert .*`stitchgrid resume`",
+        ),
+    ):
+        executor.run(units, "context", on_event=log.on_event)
+    assert log.of("finished") == ["a:finish"]
+    assert log.of("submitted") == ["a:finish", "b:cuda"]
 
 
 def test_a_worker_is_closed_at_the_end(tmp_path):
@@ -275,11 +315,11 @@ def test_a_unit_that_hangs_costs_its_worker_after_its_deadline(on_ray, notes):
     outcome = on_ray.run(
         [make_unit("bad", "hang"), make_unit("good")],
         "context",
-        deadline_s=lambda unit: 0.5 if "hang" in unit.unit_id else 60.0,
+        deadlines=DeadlineRule(first=lambda unit: 0.2 if "hang" in unit.unit_id else 60.0, floor_s=0.2),
         on_event=log.on_event,
     )
     assert names(outcome.quarantined) == ["bad:hang"]
-    assert "no answer within 0 s" in outcome.quarantined[0].reason
+    assert "no answer within 1 s" in outcome.quarantined[0].reason
     assert len(outcome.finished) == 1
     assert log.of("worker_died") == ["bad:hang"] * 3
     assert all_gone(pids_of(notes / "bad:hang"))
@@ -288,7 +328,7 @@ def test_a_unit_that_hangs_costs_its_worker_after_its_deadline(on_ray, notes):
 @pytest.mark.ray
 def test_an_interrupt_leaves_no_worker_at_its_unit(on_ray, notes):
     def interrupt(event):
-        if event.kind == "tick":
+        if event.kind == "tick" and (notes / "left:hang").exists():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -409,6 +449,32 @@ def test_a_long_message_of_ray_becomes_a_line():
     long = "It died.\n\tpid: 3\nWorker exit type: SYSTEM_ERROR Worker exit detail: End of file. Some common causes ..."
     assert in_short(RuntimeError(long)) == "the worker's process ended (SYSTEM_ERROR): End of file."
     assert in_short(ValueError("first\nlast")) == "ValueError: last"
+
+
+def chained(problem, *, cause=None, context=None):
+    problem.__cause__, problem.__context__ = cause, context
+    return problem
+
+
+ASSERT = RuntimeError("CUDA error: device-side assert triggered")
+
+
+@pytest.mark.parametrize(
+    ("problem", "answer"),
+    [
+        (ASSERT, True),
+        (type("AcceleratorError", (RuntimeError,), {})("unspecified launch failure"), True),
+        (type("AcceleratorError", (RuntimeError,), {})("CUDA error: out of memory"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), False),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), False),
+        (ValueError("no luck"), False),
+        (chained(ValueError("no luck"), cause=ASSERT), True),
+        (chained(ValueError("no luck"), context=ASSERT), True),
+    ],
+)
+def test_what_breaks_a_worker(problem, answer):
+    assert breaks_worker(problem) is answer
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from stitchgrid.engine import evaluate, fit, shard
 from stitchgrid.engine.ledger import MAX_ERROR_CHARACTERS, Ledger
 from stitchgrid.engine.stitched import TailEvaluation
+from stitchgrid.engine.workspace import Workspace
 from stitchgrid.records import Row, Sweep
 
 CLOSED = [matcher("direct"), matcher("cka"), matcher("pwcca"), matcher("procrustes")]
@@ -58,7 +59,8 @@ def assert_others_are_sound(rows: list[Row], sound: list[Row], failed: Failed) -
     others = [row for row in rows if row.cell_id not in failed]
     assert {row.cell_id for row in others} == {row.cell_id for row in sound} - failed.keys()
     closed = [row for row in others if row.matcher != "task_loss"]
-    assert_close(values(closed), values(sound))
+    if closed:
+        assert_close(values(closed), values(sound))
 
 
 class FailsAt:
@@ -167,11 +169,40 @@ def test_activations_that_are_not_finite_fail_the_cells_they_are_part_of_and_no_
     assert all(row.value is not None for row in whole)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("device"), MemoryError("host")])
-def test_lack_of_memory_is_nobodys_error_and_passes_on(zoo, sweep, monkeypatch, error):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("device"),
+        MemoryError("host"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+    ],
+)
+def test_lack_of_memory_and_a_lost_device_are_nobodys_error_and_pass_on(zoo, sweep, monkeypatch, error):
     monkeypatch.setattr(fit, "fit_direct", FailsAt(fit.fit_direct, call=3, error=error))
     with pytest.raises(type(error)):
         run(zoo, sweep)
+
+
+@pytest.mark.parametrize("matchers", [CLOSED, [TRAINED], [*CLOSED, TRAINED]], ids=["closed", "trained", "both"])
+def test_a_network_that_cannot_be_run_costs_its_own_cells_and_no_others_of_the_shard(zoo, matchers, monkeypatch):
+    pairs = [("token", "view"), ("conv", "token"), ("conv", "view"), ("view", "view")]
+    sweep = make_sweep(zoo, pairs, matchers)
+    sound = run(zoo, sweep)
+    bad = [network.name for network in sweep.networks].index("token")
+    taps = Workspace.taps
+
+    def taps_unless_bad(self, index, layers, *, scores):
+        if index == bad:
+            raise ValueError("this network does not like these images")
+        return taps(self, index, layers, scores=scores)
+
+    monkeypatch.setattr(Workspace, "taps", taps_unless_bad)
+    rows = run(zoo, sweep)
+    failed = failures(rows)
+    assert failed.keys() == {key for key, cell in every_cell(sweep).items() if bad in (cell.source, cell.target)}
+    assert set(failed.values()) == {"ValueError: this network does not like these images"}
+    assert_others_are_sound(rows, sound, failed)
 
 
 def test_what_breaks_a_whole_phase_fails_every_cell_once(zoo, sweep, monkeypatch):

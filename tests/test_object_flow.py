@@ -121,7 +121,7 @@ def test_a_launch_whose_store_is_lost_ends_and_resume_goes_on(endpoint, job, mon
         lost = run("launch", job, *where, code=1)
     assert "cannot be reached" in lost.stderr or "does not answer" in lost.stderr
     direct = store_uri(endpoint, bucket)
-    result = run("resume", "tiny", "--store", direct, "--address", "none", "--retry-failed")
+    result = run("resume", "tiny", "--store", direct, "--address", "none", "--retry-failed", "--force")
     assert f"{NUM_CELLS} of {NUM_CELLS} cells are there" in result.stdout
 
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from stitchgrid.records import Block, DataSpec, NetworkSpec, Shard, TrainNetwork, UnitReport
 from stitchgrid.scheduler import (
     Bisect,
+    DeadlineRule,
+    Deadlines,
     Done,
     Fail,
     Kill,
@@ -443,19 +445,61 @@ def test_a_unit_lost_with_five_nodes_is_unavailable():
     assert not crowd.said(Bisect)
 
 
-def test_a_unit_past_its_deadline_costs_its_worker_and_counts_as_a_strike():
-    crowd = world([make_unit("u")], deadline_s=lambda unit: 10.0)
-    for _ in range(3):
+def test_a_unit_past_its_deadline_costs_its_worker_counts_as_a_strike_and_has_twice_as_long_the_next_time():
+    crowd = world([make_unit("u")], deadlines=DeadlineRule(first=lambda unit: 10.0))
+    for allowed in (10.0, 20.0, 40.0):
         crowd.ready()
-        crowd.pass_time(9.0)
+        crowd.pass_time(allowed - 1.0)
         assert crowd.busy
         crowd.pass_time(1.5)
-    assert [command.reason for command in crowd.said(Kill)] == ["no answer within 10 s"] * 3
-    assert "no answer within 10 s" in crowd.scheduler.outcome().quarantined[0].reason
+    assert [command.reason for command in crowd.said(Kill)] == [f"no answer within {n} s" for n in (10, 20, 40)]
+    assert "no answer within 40 s" in crowd.scheduler.outcome().quarantined[0].reason
+
+
+def test_a_deadline_that_was_set_before_anything_was_known_becomes_the_tighter_one():
+    crowd = world([make_unit("slow"), make_unit("quick"), make_unit("next")], num_workers=2)
+    crowd.ready()
+    crowd.pass_time(40.0)
+    crowd.finish("worker-2")
+    crowd.pass_time(20 * 40.0 - 41.0)
+    assert not crowd.said(Kill)
+    crowd.pass_time(2.0)
+    assert [command.reason for command in crowd.said(Kill)] == ["no answer within 800 s"]
+    assert crowd.busy["worker-2"].unit_id == "next", "it began later"
+
+
+def test_deadlines_are_learned_from_the_slowest_unit_that_is_not_much_smaller():
+    deadlines = Deadlines(DeadlineRule())
+    unit = make_unit("u", flops=8e12)
+    assert deadlines.allowed(unit) == generous_deadline(unit) == 3600.0 + 8000.0
+    assert deadlines.learn(make_unit("tiny", flops=1e3), 5.0)
+    assert deadlines.allowed(unit) == generous_deadline(unit), "5 s to get started say nothing"
+    assert deadlines.learn(make_unit("large", flops=16e12), 200.0)
+    assert deadlines.allowed(unit) == pytest.approx(20 * 100.0)
+    assert not deadlines.learn(make_unit("another", flops=12e12), 300.0)
+    assert deadlines.allowed(unit) == pytest.approx(20 * 200.0)
+    assert not deadlines.learn(make_unit("quick", flops=12e12), 1.0)
+    assert deadlines.allowed(unit) == pytest.approx(20 * 200.0), "the slowest counts"
+    assert deadlines.allowed(unit, num_missed=2) == pytest.approx(80 * 200.0)
+
+
+@given(
+    seen=st.lists(st.tuples(st.floats(0, 1e18), st.floats(0, 1e5)), max_size=20),
+    flops=st.floats(0, 1e18),
+    num_missed=st.integers(0, 5),
+)
+def test_no_deadline_is_below_the_floor_or_below_twenty_times_what_a_unit_of_its_size_took(seen, flops, num_missed):
+    deadlines = Deadlines(DeadlineRule())
+    for cost, seconds in seen:
+        deadlines.learn(make_unit("seen", flops=cost), seconds)
+    allowed = deadlines.allowed(make_unit("u", flops=flops), num_missed=num_missed)
+    assert allowed >= 600.0 * 2**num_missed
+    alike = [seconds for cost, seconds in seen if max(cost, 1.0) / 2 <= max(flops, 1.0) <= max(cost, 1.0)]
+    assert allowed >= max(alike, default=0.0) / 2 * 20 * 2**num_missed * (1 - 1e-9)
 
 
 def test_a_report_that_comes_with_the_tick_of_its_deadline_counts():
-    crowd = world([make_unit("u")], deadline_s=lambda unit: 10.0)
+    crowd = world([make_unit("u")], deadlines=DeadlineRule(first=lambda unit: 10.0))
     crowd.ready()
     report = UnitReport(unit_id="u")
     crowd.tell(UnitFinished(worker="worker-1", unit_id="u", report=report), Tick(now=1e6))
@@ -568,7 +612,7 @@ class Chance:
 
 
 def simulate(units, num_workers, chance):
-    crowd = world(units, num_workers, split=halve, deadline_s=lambda unit: 50.0)
+    crowd = world(units, num_workers, split=halve, deadlines=DeadlineRule(first=lambda unit: 50.0, floor_s=50.0))
     for _ in range(20_000):
         if crowd.over:
             return crowd

@@ -8,8 +8,8 @@ from typing import Any
 
 import stitchgrid
 from stitchgrid.cluster.contract import Worker
-from stitchgrid.cluster.floor import close_worker
-from stitchgrid.errors import is_out_of_memory
+from stitchgrid.cluster.floor import check_worker, close_worker
+from stitchgrid.errors import breaks_worker, is_out_of_memory
 from stitchgrid.records import Unit, UnitReport
 
 
@@ -41,15 +41,20 @@ class WorkerActor:
         self._worker: Worker | None = None
         self._context: tuple[int, Any] = (-1, None)
 
-    def start(self, version: str, factory: bytes) -> Hello:
-        """Make the worker unless there is one, or unless driver and worker are of different versions of stitchgrid."""
+    def start(self, version: str, factory: bytes, run: int, context: list[Any]) -> Hello:
+        """Make the worker unless there is one, and let it look at what is to come: the context, a reference in a list.
+
+        Nothing is made where driver and worker are of different versions of stitchgrid.
+        """
         import ray
         from ray import cloudpickle
 
         problem = ""
         try:
-            if version == stitchgrid.__version__ and self._worker is None:
-                self._worker = cloudpickle.loads(factory)()
+            if version == stitchgrid.__version__:
+                self._worker = self._worker or cloudpickle.loads(factory)()
+                self._context = (run, ray.get(context[0]))
+                check_worker(self._worker, self._context[1])
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
         return Hello(
@@ -60,22 +65,18 @@ class WorkerActor:
             problem=problem,
         )
 
-    def run(self, unit: Unit, run: int, context: list[Any]) -> UnitReport | Raised:
-        """Do one unit; the context, a reference in a list, is fetched once per run."""
-        import ray
-
+    def run(self, unit: Unit, run: int) -> UnitReport | Raised:
+        """Do one unit of the run for which the worker was last started."""
         assert self._worker is not None
+        assert self._context[0] == run, "a unit of another run"
         try:
-            if self._context[0] != run:
-                self._context = (run, ray.get(context[0]))
             return self._worker.run(unit, self._context[1])
         except Exception as error:
-            no_memory = is_out_of_memory(error)
             return Raised(
                 error=f"{type(error).__name__}: {error}",
                 traceback="".join(traceback.format_exception(error)),
-                out_of_memory=no_memory,
-                is_broken="CUDA error" in str(error) and not no_memory,
+                out_of_memory=is_out_of_memory(error),
+                is_broken=breaks_worker(error),
             )
 
     def close(self) -> None:

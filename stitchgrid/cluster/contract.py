@@ -6,11 +6,13 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from stitchgrid.records import Unit, UnitReport
-from stitchgrid.scheduler import Outcome, generous_deadline
+from stitchgrid.scheduler import DeadlineRule, Outcome
 
 Kind = Literal[
     "worker_started",
     "worker_ready",
+    "worker_failed",  # to start
+    "node_unfit",  # no worker can be made there, once per node
     "worker_died",
     "worker_stopped",
     "submitted",
@@ -25,7 +27,11 @@ Kind = Literal[
 
 
 class Worker(Protocol):
-    """What does the work; a `close()` it may have is called when it is let go."""
+    """What does the work.
+
+    A `check(context)` it may have is called before its first unit of a run: what it raises says that nothing can be
+    done where it is, and is held against no unit. A `close()` it may have is called when it is let go.
+    """
 
     def run(self, unit: Unit, context: Any) -> UnitReport:
         """Do one unit and write what came of it."""
@@ -75,7 +81,7 @@ class Executor(Protocol):
         context: object,
         *,
         split: Split | None = None,
-        deadline_s: Callable[[Unit], float] = generous_deadline,
+        deadlines: DeadlineRule | None = None,
         on_event: OnEvent = ignore,
         before_submit: BeforeSubmit | None = None,
         fail_fast: bool = False,

@@ -23,13 +23,6 @@ def classify_death(problem: Exception, *, is_node_alive: Callable[[], bool], was
     return "infrastructure" if was_ready or isinstance(problem, exceptions.ActorUnavailableError) else "init"
 
 
-def node_lives(node: str) -> bool:
-    """Return whether Ray takes a node for alive; so it does an unknown one."""
-    import ray
-
-    return not node or any(one["NodeID"] == node and one["Alive"] for one in ray.nodes())
-
-
 def in_short(problem: Exception) -> str:
     """Return what matters of one of Ray's long messages, in a line."""
     text = " ".join(str(problem).split())

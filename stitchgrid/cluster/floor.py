@@ -72,6 +72,8 @@ class Floor:
         match event:
             case WorkerReady(worker=worker, node=node):
                 self._on_event(Progress(kind="worker_ready", worker=worker, node=node))
+            case WorkerDied(worker=worker, cause="init", detail=detail):
+                self._on_event(Progress(kind="worker_failed", worker=worker, detail=detail))
             case WorkerDied(worker=worker, detail=detail, log=log):
                 unit = self._units.pop(worker, None)
                 self._on_event(Progress(kind="worker_died", worker=worker, unit=unit, detail=detail, log=log))
@@ -116,6 +118,13 @@ def raised(worker: str, unit: Unit, problem: BaseException) -> UnitRaised:
         traceback="".join(traceback.format_exception(problem)),
         out_of_memory=is_out_of_memory(problem),
     )
+
+
+def check_worker(worker: object, context: object) -> None:
+    """Call a worker's `check` if it has one; what it raises says why nothing can be done where the worker is."""
+    check = getattr(worker, "check", None)
+    if check is not None:
+        check(context)
 
 
 def close_worker(worker: object) -> None:

@@ -5,10 +5,12 @@ from types import TracebackType
 from typing import Self
 
 from stitchgrid.cluster.contract import BeforeSubmit, OnEvent, Split, Worker, ignore
-from stitchgrid.cluster.floor import Floor, close_worker, raised, sigterm_interrupts
+from stitchgrid.cluster.floor import Floor, check_worker, close_worker, raised, sigterm_interrupts
+from stitchgrid.errors import BrokenProcessError, breaks_worker
 from stitchgrid.records import Unit
 from stitchgrid.scheduler import (
     Command,
+    DeadlineRule,
     Event,
     Outcome,
     Scheduler,
@@ -17,7 +19,6 @@ from stitchgrid.scheduler import (
     Submit,
     UnitFinished,
     WorkerReady,
-    generous_deadline,
 )
 
 
@@ -52,19 +53,25 @@ class InProcessExecutor:
         context: object,
         *,
         split: Split | None = None,
-        deadline_s: Callable[[Unit], float] = generous_deadline,
+        deadlines: DeadlineRule | None = None,
         on_event: OnEvent = ignore,
         before_submit: BeforeSubmit | None = None,
         fail_fast: bool = False,
     ) -> Outcome:
-        """Run all units and return what came of them."""
+        """Run all units and return what came of them.
+
+        Raises:
+            BrokenProcessError: If a unit lost the device; nothing of it was kept, and no other could be computed.
+        """
         self._stop = False
         name = "in-process"
+        if self._worker is not None:
+            check_worker(self._worker, context)
         scheduler = Scheduler(
             units,
             num_workers=1,
             split=split,
-            deadline_s=deadline_s,
+            deadlines=deadlines,
             fail_fast=fail_fast,
             ready={name: "localhost"} if self._worker is not None else None,
             names=iter([name]),
@@ -81,13 +88,25 @@ class InProcessExecutor:
         match command:
             case StartWorker(worker=name):
                 self._worker = self._factory()
+                check_worker(self._worker, context)
                 return WorkerReady(worker=name, node="localhost")
             case Submit(worker=name, unit=unit):
                 assert self._worker is not None
                 try:
                     report = self._worker.run(unit, context)
                 except (Exception, SystemExit) as problem:  # one bad unit must not cost the others
+                    if breaks_worker(problem):
+                        raise lost_device(unit, problem) from problem
                     return raised(name, unit, problem)
                 return UnitFinished(worker=name, unit_id=unit.unit_id, report=report)
             case _:
                 return None
+
+
+def lost_device(unit: Unit, problem: BaseException) -> BrokenProcessError:
+    """Return the error that says that a unit took the device from this process, and how to go on."""
+    return BrokenProcessError(
+        f"unit {unit.unit_id} broke this process's device, on which nothing can be computed any more "
+        f"({type(problem).__name__}: {problem}); what was finished is stored. Go on with `stitchgrid resume`, and "
+        "--address local: there a worker that breaks is replaced, and the cell that breaks it is found."
+    )

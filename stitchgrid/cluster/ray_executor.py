@@ -14,13 +14,16 @@ import stitchgrid
 from stitchgrid.cluster.actor import Hello, Raised, WorkerActor
 from stitchgrid.cluster.connection import Connection
 from stitchgrid.cluster.contract import BeforeSubmit, OnEvent, Progress, Split, Worker, ignore
-from stitchgrid.cluster.deaths import classify_death, in_short, node_lives
+from stitchgrid.cluster.deaths import classify_death, in_short
 from stitchgrid.cluster.floor import TICK_S, Floor, sigterm_interrupts
+from stitchgrid.cluster.metrics import Metrics
+from stitchgrid.cluster.nodes import UnfitNodes, node_lives
 from stitchgrid.cluster.sizing import Size, check_shares, choose_size
 from stitchgrid.errors import ClusterError
 from stitchgrid.records import Unit, UnitReport
 from stitchgrid.scheduler import (
     Command,
+    DeadlineRule,
     Event,
     Kill,
     Outcome,
@@ -34,7 +37,6 @@ from stitchgrid.scheduler import (
     UnitRaised,
     WorkerDied,
     WorkerReady,
-    generous_deadline,
 )
 
 IDLE_S = 60.0  # on a cluster that others may want
@@ -50,6 +52,15 @@ class _Seat:
     node: str = ""  # Ray's id
     ready: bool = False
     unit: Unit | None = None  # None while the call is the one that starts it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """One call of `run`."""
+
+    number: int
+    context: list[Any]  # a reference in a list, so that it travels as it is
+    on_event: OnEvent
 
 
 class RayExecutor:
@@ -80,6 +91,8 @@ class RayExecutor:
         )
         self.num_workers = workers or 1  # until it is known what there is
         self._size = Size(num_workers=1, cpus=1, gpus=0)
+        self._unfit = UnfitNodes(self._size)
+        self._metrics: Metrics | None = None  # where a dashboard may want them
         self._seats: dict[str, _Seat] = {}
         self._calls: dict[Any, str] = {}  # reference -> worker
         self._names = (f"worker-{i}" for i in count(1))
@@ -98,14 +111,16 @@ class RayExecutor:
 
             self._size = self._choose_size(ray.cluster_resources())
             self.num_workers = self._size.num_workers
+            self._unfit = UnfitNodes(self._size)
+            self._metrics = None if self._connection.is_local else Metrics()
             self._blob = cloudpickle.dumps(self._factory)
-            self._actor = ray.remote(WorkerActor).options(
+            self._actor = ray.remote(
                 num_cpus=self._size.cpus,
                 num_gpus=self._size.gpus,
                 max_restarts=0,  # Ray would hide the cause of a death, and run a poisonous unit for ever
                 max_task_retries=0,
                 max_concurrency=1,
-            )
+            )(WorkerActor)
             self._undo = undo.pop_all()
         return self
 
@@ -124,7 +139,7 @@ class RayExecutor:
         context: object,
         *,
         split: Split | None = None,
-        deadline_s: Callable[[Unit], float] = generous_deadline,
+        deadlines: DeadlineRule | None = None,
         on_event: OnEvent = ignore,
         before_submit: BeforeSubmit | None = None,
         fail_fast: bool = False,
@@ -134,13 +149,18 @@ class RayExecutor:
         Raises:
             ClusterError: If no worker can be had, or one is of another version of stitchgrid.
         """
+        import ray
+
         self._stop = False
-        self._greet_again()
+        if self._metrics is not None:
+            on_event = self._metrics.observing(on_event, sweep=getattr(context, "name", ""))
+        this_run = _Run(number=next(self._runs), context=[ray.put(context)], on_event=on_event)
+        self._greet_again(this_run)
         scheduler = Scheduler(
             units,
             num_workers=self.num_workers,
             split=split,
-            deadline_s=deadline_s,
+            deadlines=deadlines,
             fail_fast=fail_fast,
             policy=Policy(idle_s=None if self._connection.is_local else IDLE_S),
             starting=tuple(self._seats),
@@ -149,67 +169,67 @@ class RayExecutor:
         )
         try:
             with sigterm_interrupts():
-                self._loop(Floor(scheduler, on_event, before_submit), context, on_event)
+                self._loop(Floor(scheduler, on_event, before_submit), this_run)
         except BaseException:  # an interrupt too: nothing may go on working for a run that is over
             self._kill_all()
             raise
         return scheduler.outcome()
 
-    def _loop(self, floor: Floor, context: object, on_event: OnEvent) -> None:
-        import ray
-
-        run, shared = next(self._runs), [ray.put(context)]
+    def _loop(self, floor: Floor, run: _Run) -> None:
         waiting_since = monotonic()
         commands = floor.advance()
         while True:
             for command in commands:
-                self._carry_out(command, run, shared)
+                self._carry_out(command, run)
             if floor.done:
                 return
-            events = self._collect()
+            events = self._collect(run)
             if any(seat.ready for seat in self._seats.values()):
                 waiting_since = monotonic()
             elif monotonic() - waiting_since >= WAITING_S:
                 waiting_since = monotonic()
-                on_event(Progress(kind="waiting", detail=self._what_is_missing()))
+                run.on_event(Progress(kind="waiting", detail=self._what_is_missing()))
             commands = floor.advance(*events, *([Stop()] if self._stop else []))
 
-    def _carry_out(self, command: Command, run: int, shared: list[Any]) -> None:
+    def _carry_out(self, command: Command, run: _Run) -> None:
         match command:
             case StartWorker(worker=name):
-                self._seats[name] = _Seat(handle=self._actor.remote())
-                self._greet(name)
+                self._seats[name] = _Seat(handle=self._actor.options(**self._unfit.avoid()).remote())
+                self._greet(name, run)
             case Submit(worker=name, unit=unit):
                 seat = self._seats[name]
                 seat.unit = unit
-                self._calls[seat.handle.run.remote(unit, run, shared)] = name
+                self._calls[seat.handle.run.remote(unit, run.number)] = name
             case StopWorker(worker=name):
                 self._close([name])
                 self._kill(name)
             case Kill(worker=name):
                 self._kill(name)
 
-    def _greet(self, name: str) -> None:
+    def _greet(self, name: str, run: _Run) -> None:
         seat = self._seats[name]
         seat.ready = False
-        self._calls[seat.handle.start.remote(stitchgrid.__version__, self._blob)] = name
+        self._calls[seat.handle.start.remote(stitchgrid.__version__, self._blob, run.number, run.context)] = name
 
-    def _greet_again(self) -> None:
-        """Ask the workers of an earlier run whether they are still there, so that no unit is blamed for a dead one."""
-        for name, seat in self._seats.items():
-            if seat.ready:
-                self._greet(name)
+    def _greet_again(self, run: _Run) -> None:
+        """Ask the workers of an earlier run whether they are still there, so that no unit is blamed for a dead one.
 
-    def _collect(self) -> list[Event]:
+        Those that were still starting are asked too: they have to know which run it is.
+        """
+        self._calls.clear()
+        for name in self._seats:
+            self._greet(name, run)
+
+    def _collect(self, run: _Run) -> list[Event]:
         """Return what has happened, after a second at most."""
         import ray
 
         answered, rest = ray.wait(list(self._calls), num_returns=1, timeout=TICK_S)
         if answered and rest:
             answered += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
-        return [self._read(reference) for reference in answered]
+        return [self._read(reference, run) for reference in answered]
 
-    def _read(self, reference: Any) -> Event:
+    def _read(self, reference: Any, run: _Run) -> Event:
         import ray
 
         name = self._calls.pop(reference)
@@ -222,7 +242,7 @@ class RayExecutor:
         except ray.exceptions.RayError as problem:
             return self._death(name, problem)
         if unit is None:
-            return self._welcome(name, answer)
+            return self._welcome(name, answer, run)
         return self._answer(name, unit, answer)
 
     def _answer(self, name: str, unit: Unit, answer: UnitReport | Raised) -> Event:
@@ -238,7 +258,7 @@ class RayExecutor:
             out_of_memory=answer.out_of_memory,
         )
 
-    def _welcome(self, name: str, hello: Hello | Raised) -> Event:
+    def _welcome(self, name: str, hello: Hello | Raised, run: _Run) -> Event:
         if isinstance(hello, Raised):
             return WorkerDied(worker=name, cause="init", detail=hello.error)
         if hello.version != stitchgrid.__version__:
@@ -246,11 +266,15 @@ class RayExecutor:
                 f"A worker on {hello.host} has stitchgrid {hello.version}, this command has {stitchgrid.__version__}; "
                 "install the same version on every node."
             )
+        place = f"{hello.host}/{hello.node[:6]}"
         if hello.problem:
-            return WorkerDied(worker=name, cause="init", detail=hello.problem)
+            detail = f"on node {place}: {hello.problem}"
+            if self._unfit.note(hello.node):
+                run.on_event(Progress(kind="node_unfit", node=place, detail=detail))
+            return WorkerDied(worker=name, cause="init", detail=detail)
         seat = self._seats[name]
         seat.ready, seat.node = True, hello.node
-        return WorkerReady(worker=name, node=f"{hello.host}/{hello.node[:6]}")
+        return WorkerReady(worker=name, node=place)
 
     def _death(self, name: str, problem: Exception) -> WorkerDied:
         seat = self._seats[name]

@@ -39,7 +39,7 @@ class Watch:
         elif event.kind in ("failed", "quarantined") and event.unit is not None:
             self.stage.advance(failed=event.unit.num_cells)
             self.stage.say(f"{event.kind}: {event.detail}")
-        elif event.kind in ("worker_died", "retried", "bisected", "waiting"):
+        elif event.kind in ("worker_died", "retried", "bisected", "waiting", "node_unfit"):
             if event.kind == "worker_died" and event.unit is not None:
                 self._keep_last_words(event, event.unit.unit_id)
             self.stage.say(f"{event.kind.replace('_', ' ')}: {event.detail}")

@@ -1,5 +1,6 @@
 """What is known so far of every cell of a shard, and its rows in the end."""
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,9 +8,11 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from stitchgrid.engine.workspace import Workspace
-from stitchgrid.errors import is_out_of_memory
+from stitchgrid.errors import breaks_worker, is_out_of_memory
 from stitchgrid.records import Cell, Row
 from stitchgrid.rows import Remarks, make_row, now
+
+_log = logging.getLogger(__name__)
 
 MAX_ERROR_CHARACTERS = 2_000
 
@@ -21,6 +24,11 @@ class Entry(Remarks):
     cell: Cell
     values: dict[str, float] = field(default_factory=dict)
     error: str | None = None
+
+
+def is_nobodys(problem: Exception) -> bool:
+    """Return whether an error is no cell's: out of memory, to be tried with less, or a device that is lost."""
+    return is_out_of_memory(problem) or breaks_worker(problem)
 
 
 class Ledger:
@@ -50,14 +58,16 @@ class Ledger:
     def failing(self, cells: Iterable[Cell]) -> Iterator[None]:
         """Turn an exception inside into the error of these cells, so that it costs no others.
 
-        Out of memory is not theirs: it passes on, for the worker to try again with less.
+        What is nobody's error passes on.
         """
         try:
             yield
         except Exception as problem:
-            if is_out_of_memory(problem):
+            if is_nobodys(problem):
                 raise
-            for cell in self.sound(cells):
+            failed = self.sound(cells)
+            _log.info("%d cells of shard %s failed", len(failed), self.shard, exc_info=True)
+            for cell in failed:
                 self[cell].error = f"{type(problem).__name__}: {problem}"[:MAX_ERROR_CHARACTERS]
 
     def rows(self) -> list[Row]:

@@ -1,10 +1,14 @@
 """One shard from start to rows: fit, train, evaluate, every image seen by every network once per phase."""
 
+import logging
+from contextlib import nullcontext
+from dataclasses import replace
+
 import torch
 
 from stitchgrid.engine.evaluate import Evaluation
 from stitchgrid.engine.fit import fit_closed_form
-from stitchgrid.engine.ledger import Ledger
+from stitchgrid.engine.ledger import Ledger, is_nobodys
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.train import train_task_loss
 from stitchgrid.engine.workspace import Workspace
@@ -13,29 +17,48 @@ from stitchgrid.matchers.catalogue import MATCHERS, Matcher
 from stitchgrid.plan import images_of
 from stitchgrid.records import Cell, Row, Shard
 
+_log = logging.getLogger(__name__)
+
 
 def run_shard(shard: Shard, work: Workspace) -> list[Row]:
     """Return the rows of every wanted cell of a shard; a cell that fails is a row with its error.
 
+    What stops a shard as a whole, such as a network that cannot be run, costs the network pairs that it stops alone.
+
     Raises:
         torch.OutOfMemoryError: If the device's memory does not suffice, or another error that says so; nothing is kept.
+        torch.AcceleratorError: If the device is lost, or another error that says so; nothing is kept.
     """
     cells = list(work.sweep.cells(shard))
     ledger = Ledger(work, cells, shard=shard.unit_id)
     for cell in cells:
         _describe(work, ledger, cell)
-    with ledger.failing(cells):
-        stitched = [cell for cell in cells if _matcher(work, cell).family == "stitcher"]
-        closed = [cell for cell in stitched if not _matcher(work, cell).trained]
-        with ledger.timed(stitched):
-            fitted = fit_closed_form(work, ledger, closed, stitched)
-        for position in sorted({cell.matcher for cell in stitched} - {cell.matcher for cell in closed}):
-            trained = [cell for cell in stitched if cell.matcher == position]
-            with ledger.failing(trained), ledger.timed(trained):
-                fitted.stitches += _train(work, ledger, trained)
-        with ledger.timed(cells):
-            Evaluation(work, ledger, cells, fitted).run()
+    if len(shard.blocks) == 1:
+        with ledger.failing(cells):
+            _compute(work, ledger, cells, is_pair=True)
+        return ledger.rows()
+    try:
+        _compute(work, ledger, cells, is_pair=False)
+    except Exception as problem:
+        if is_nobodys(problem):
+            raise
+        _log.warning("%s: %s; the network pairs of this shard are tried one by one", type(problem).__name__, problem)
+        return [row for block in shard.blocks for row in run_shard(replace(shard, blocks=(block,)), work)]
     return ledger.rows()
+
+
+def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: bool) -> None:
+    """Note the values of all cells; what stops the training of a pair's maps costs it no other cells."""
+    stitched = [cell for cell in cells if _matcher(work, cell).family == "stitcher"]
+    closed = [cell for cell in stitched if not _matcher(work, cell).trained]
+    with ledger.timed(stitched):
+        fitted = fit_closed_form(work, ledger, closed, stitched)
+    for position in sorted({cell.matcher for cell in stitched} - {cell.matcher for cell in closed}):
+        trained = [cell for cell in stitched if cell.matcher == position]
+        with ledger.failing(trained) if is_pair else nullcontext(), ledger.timed(trained):
+            fitted.stitches += _train(work, ledger, trained)
+    with ledger.timed(cells):
+        Evaluation(work, ledger, cells, fitted).run()
 
 
 def _matcher(work: Workspace, cell: Cell) -> Matcher:

@@ -1,6 +1,7 @@
 """Which unit runs next, on which worker, and what a death means: a pure state machine, events in, commands out."""
 
-from stitchgrid.scheduler.machine import Policy, Scheduler, generous_deadline
+from stitchgrid.scheduler.deadlines import DeadlineRule, Deadlines, generous_deadline
+from stitchgrid.scheduler.machine import Policy, Scheduler
 from stitchgrid.scheduler.messages import (
     Bisect,
     Cause,
@@ -25,22 +26,29 @@ from stitchgrid.scheduler.messages import (
     WorkerReady,
 )
 from stitchgrid.scheduler.queue import UnitQueue
+from stitchgrid.scheduler.simulated import Piece, SimulationReport, SimulationSettings
+from stitchgrid.scheduler.simulation import simulate
 
 __all__ = [
     "Bisect",
     "Cause",
     "Command",
+    "DeadlineRule",
+    "Deadlines",
     "Done",
     "Event",
     "Fail",
     "Failure",
     "Kill",
     "Outcome",
+    "Piece",
     "Policy",
     "PoolFailed",
     "Quarantine",
     "Retry",
     "Scheduler",
+    "SimulationReport",
+    "SimulationSettings",
     "StartWorker",
     "Stop",
     "StopWorker",
@@ -52,4 +60,5 @@ __all__ = [
     "WorkerDied",
     "WorkerReady",
     "generous_deadline",
+    "simulate",
 ]

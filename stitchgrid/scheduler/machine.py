@@ -10,6 +10,8 @@ Its rules:
 * A worker that cannot start is the pool's problem and no unit's.
 * An error that a unit raises would be raised again: it fails at once. Out of memory has one more try.
 * What is tried again goes to the tail, behind every unit that has not been tried.
+
+Nothing here takes longer where there are more units or workers, but for a look at all workers when one may be overdue.
 """
 
 from collections import defaultdict
@@ -19,6 +21,7 @@ from itertools import count, islice
 from math import inf
 
 from stitchgrid.records import Unit, UnitReport
+from stitchgrid.scheduler.deadlines import DeadlineRule, Deadlines
 from stitchgrid.scheduler.messages import (
     Bisect,
     Command,
@@ -41,15 +44,10 @@ from stitchgrid.scheduler.messages import (
     WorkerDied,
     WorkerReady,
 )
+from stitchgrid.scheduler.pool import Member, Pool
 from stitchgrid.scheduler.queue import UnitQueue
 
 Split = Callable[[Unit], tuple[Unit, Unit] | None]
-Deadline = Callable[[Unit], float]
-
-
-def generous_deadline(unit: Unit) -> float:
-    """Return the seconds after which a unit is taken to hang: an hour, plus its cost at 1 GFLOP/s."""
-    return 3600.0 + unit.flops / 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,24 +63,12 @@ class Policy:
 
 
 @dataclass(slots=True)
-class _Member:
-    """A worker that was started and is not known to be gone."""
-
-    name: str
-    node: str = ""
-    ready: bool = False
-    unit: Unit | None = None
-    deadline: float = inf
-    idle_since: float = 0.0
-    held: dict[int, None] = field(default_factory=dict)  # networks, least recently used first
-
-
-@dataclass(slots=True)
 class _History:
     """What has happened to a unit so far."""
 
     attempts: int = 0
     strikes: list[str] = field(default_factory=list)  # workers
+    num_missed: int = 0  # deadlines
     unavailable: int = 0
     out_of_memory: int = 0
     suspect: bool = False  # half of a unit that was cut in two
@@ -97,7 +83,7 @@ class Scheduler:
         *,
         num_workers: int,
         split: Split | None = None,
-        deadline_s: Deadline = generous_deadline,
+        deadlines: DeadlineRule | None = None,
         fail_fast: bool = False,
         policy: Policy | None = None,
         ready: Mapping[str, str] | None = None,  # worker -> node
@@ -109,13 +95,16 @@ class Scheduler:
         self._queue = UnitQueue(units)
         self._num_workers = num_workers
         self._split = split
-        self._deadline_s = deadline_s
+        self._deadlines = Deadlines(deadlines or DeadlineRule())
+        self._next_look = inf  # no unit is overdue before
         self._fail_fast = fail_fast
         self._policy = policy or Policy()
         self._names = names or (f"worker-{i}" for i in count(1))
-        self._members = {name: _Member(name, idle_since=now) for name in starting}
-        for name, node in (ready or {}).items():
-            self._members[name] = _Member(name, node=node, ready=True, idle_since=now)
+        self._pool = Pool(max_held=self._policy.max_held)
+        for name in (*starting, *(ready or {})):
+            self._pool.add(name, now=now)
+        for member in [member for member in self._pool if member.name in (ready or {})]:
+            self._pool.welcome(member, (ready or {})[member.name], now=now)
         self._seen = {unit.unit_id for unit in units}
         assert len(self._seen) == len(units), "two units with one id"
         self._history: defaultdict[str, _History] = defaultdict(_History)
@@ -163,32 +152,29 @@ class Scheduler:
             case WorkerDied():
                 self._bury(event)
             case UnitFinished() | UnitRaised():
-                member = self._members.get(event.worker)
-                if member is None or member.unit is None or member.unit.unit_id != event.unit_id:
-                    return
-                unit = self._release(member)
-                if isinstance(event, UnitFinished):
-                    self._finish(unit, event.report)
-                else:
-                    self._raised(unit, event)
+                self._answered(event)
+
+    def _answered(self, event: UnitFinished | UnitRaised) -> None:
+        member = self._pool.get(event.worker)
+        if member is None or member.unit is None or member.unit.unit_id != event.unit_id:
+            return
+        seconds = self._now - member.since
+        unit = self._pool.release(member, now=self._now)
+        if isinstance(event, UnitFinished):
+            self._finish(unit, event.report, seconds)
+        else:
+            self._raised(unit, event)
 
     # Workers
 
     def _welcome(self, event: WorkerReady) -> None:
-        member = self._members.get(event.worker)
-        if member is None:
-            return
-        member.ready, member.node, member.idle_since = True, event.node, self._now
-        self._false_starts = 0
-
-    def _release(self, member: _Member) -> Unit:
-        assert member.unit is not None
-        unit, member.unit = member.unit, None
-        member.deadline, member.idle_since = inf, self._now
-        return unit
+        member = self._pool.get(event.worker)
+        if member is not None:
+            self._pool.welcome(member, event.node, now=self._now)
+            self._false_starts = 0
 
     def _bury(self, event: WorkerDied) -> None:
-        member = self._members.get(event.worker)
+        member = self._pool.get(event.worker)
         if member is None:
             return
         self._remove(member, event.detail)
@@ -202,32 +188,45 @@ class Scheduler:
         else:
             self._lose(member.unit, event.detail)
 
-    def _remove(self, member: _Member, reason: str) -> None:
-        del self._members[member.name]
+    def _remove(self, member: Member, reason: str) -> None:
+        self._pool.remove(member)
         self._commands.append(Kill(worker=member.name, reason=reason))  # also when dead: unreachable is not gone
         if member.ready:  # a worker that did start earns its successor a try
             self._false_starts = min(self._false_starts, self._policy.max_false_starts - 1)
 
     def _kill_overdue(self) -> None:
-        for member in [m for m in self._members.values() if m.deadline <= self._now]:
+        if self._now < self._next_look:
+            return
+        self._next_look = inf
+        for member in [member for member in self._pool if member.unit is not None]:
             assert member.unit is not None
-            reason = f"no answer within {self._deadline_s(member.unit):.0f} s"
+            allowed = self._allowed(member.unit)
+            if member.since + allowed > self._now:
+                self._next_look = min(self._next_look, member.since + allowed)
+                continue
+            reason = f"no answer within {allowed:.0f} s"
+            self._history[member.unit.unit_id].num_missed += 1
             self._remove(member, reason)
             self._strike(member.unit, member.name, reason)
+
+    def _allowed(self, unit: Unit) -> float:
+        return self._deadlines.allowed(unit, num_missed=self._history[unit.unit_id].num_missed)
 
     def _let_idle_go(self) -> None:
         if self._policy.idle_s is None or (self._queue and not self._stopping):
             return
-        for member in list(self._members.values()):
-            if member.unit is None and self._now - member.idle_since >= self._policy.idle_s:
-                del self._members[member.name]
+        for member in [member for member in self._pool if member.unit is None]:
+            if self._now - member.since >= self._policy.idle_s:
+                self._pool.remove(member)
                 self._commands.append(StopWorker(worker=member.name))
 
     # Units
 
-    def _finish(self, unit: Unit, report: UnitReport) -> None:
+    def _finish(self, unit: Unit, report: UnitReport, seconds: float) -> None:
         self._finished.append(report)
         self._history.pop(unit.unit_id, None)
+        if self._deadlines.learn(unit, max(seconds, report.seconds)):
+            self._next_look = self._now
         self._stopping |= self._fail_fast and report.num_failed > 0
 
     def _raised(self, unit: Unit, event: UnitRaised) -> None:
@@ -290,41 +289,29 @@ class Scheduler:
         if wanted:
             self._hand_out()
             self._start_workers()
-        busy = any(member.unit for member in self._members.values())
-        if not busy and (self._stopping or not self._queue):
+        if not self._pool.num_busy and (self._stopping or not self._queue):
             self._over = True
             self._commands.append(Done())
-        elif wanted and not self._members:
+        elif wanted and not len(self._pool):
             self._over = True
             self._commands.append(PoolFailed(reason=self._last_false_start))
 
     def _hand_out(self) -> None:
-        for member in self._members.values():
-            if not member.ready or member.unit is not None:
-                continue
+        for member in list(self._pool.idle.values()):
             unit = self._queue.take(member.held, self._num_workers)
             if unit is None:
                 return
-            self._history[unit.unit_id].attempts += 1
-            member.unit, member.deadline = unit, self._now + self._deadline_s(unit)
-            self._remember(member, unit)
-            attempt = self._history[unit.unit_id].attempts
-            self._commands.append(Submit(worker=member.name, node=member.node, unit=unit, attempt=attempt))
-
-    def _remember(self, member: _Member, unit: Unit) -> None:
-        for network in sorted(unit.networks):
-            member.held.pop(network, None)
-            member.held[network] = None
-        for network in list(member.held)[: -self._policy.max_held]:
-            del member.held[network]
+            history = self._history[unit.unit_id]
+            history.attempts += 1
+            self._pool.give(member, unit, now=self._now)
+            self._next_look = min(self._next_look, self._now + self._allowed(unit))
+            self._commands.append(Submit(worker=member.name, node=member.node, unit=unit, attempt=history.attempts))
 
     def _start_workers(self) -> None:
-        members = self._members.values()
-        wanted = min(self._num_workers, sum(member.unit is not None for member in members) + len(self._queue))
-        missing = wanted - len(members)
+        wanted = min(self._num_workers, self._pool.num_busy + len(self._queue))
+        missing = wanted - len(self._pool)
         if self._false_starts:  # as many at a time as may still fail
-            num_starting = sum(not member.ready for member in members)
-            missing = min(missing, self._policy.max_false_starts - self._false_starts - num_starting)
+            missing = min(missing, self._policy.max_false_starts - self._false_starts - self._pool.num_starting)
         for name in islice(self._names, max(0, missing)):
-            self._members[name] = _Member(name, idle_since=self._now)
+            self._pool.add(name, now=self._now)
             self._commands.append(StartWorker(worker=name))

@@ -37,27 +37,33 @@ class UnitQueue:
         self._tail.append(unit)
 
     def take(self, held: Collection[int], num_workers: int) -> Unit | None:
-        """Return the next unit for a worker that holds some networks, None when none waits.
+        """Return the next unit for a worker that holds some networks, most recently used last; None when none waits.
 
-        It is the one that needs the fewest networks the worker lacks among those that need one it holds. The most
-        costly of all goes first when it would take longer than a worker's share of what waits: left for later, it
-        would end alone.
+        It is the one that needs the fewest networks the worker lacks among those that need one it holds. Of several
+        that need no other, those count that need the network used last, and of these the most costly. The most costly
+        of all goes first when it would take longer than a worker's share of what waits: left for later, it would end
+        alone.
         """
         if not self._fresh:
             return self._tail.popleft() if self._tail else None
         while self._by_cost[0] not in self._fresh:
             self._by_cost.popleft()
         costly = self._by_cost[0]
-        near = self._nearest(frozenset(held))
+        near = self._nearest(held)
         if near is None or (costly[0] < near[0] and -costly[0] * num_workers > self._flops):
             near = costly
         return self._remove(near)
 
-    def _nearest(self, held: frozenset[int]) -> _Place | None:
-        groups = {group for network in held for group in self._touching.get(network, ())}
-        if not groups:
-            return None
-        return min((len(group - held), self._groups[group][0]) for group in groups)[1]
+    def _nearest(self, held: Collection[int]) -> _Place | None:
+        best: tuple[int, _Place] | None = None
+        at_hand = frozenset(held)
+        for network in reversed(list(held)):
+            groups = self._touching.get(network, ())
+            found = ((len(group - at_hand), self._groups[group][0]) for group in groups)
+            best = min(found if best is None else (best, *found), default=None)
+            if best is not None and best[0] == 0:  # nothing is nearer
+                break
+        return None if best is None else best[1]
 
     def _remove(self, place: _Place) -> Unit:
         unit = self._fresh.pop(place)

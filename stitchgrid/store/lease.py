@@ -105,9 +105,8 @@ class Leases:
         beat = self._beat(sweep, claim)
         if beat is not None and beat.get("is_over"):
             return False
-        if is_here(claim):
-            return is_running(claim)
-        return is_fresh(beat or {"at": claim.at}, datetime.now(UTC))
+        is_gone = is_here(claim) and not is_running(claim)
+        return not is_gone and is_fresh(beat or {"at": claim.at}, datetime.now(UTC))
 
     def _heard(self, sweep: str, claim: Claim) -> float:
         at = datetime.fromisoformat(str((self._beat(sweep, claim) or {}).get("at", claim.at)))

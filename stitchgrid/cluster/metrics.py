@@ -1,0 +1,80 @@
+"""A run in figures, for the dashboard of a Ray cluster and whatever scrapes it."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from time import monotonic
+from typing import Any
+
+from stitchgrid.cluster.contract import OnEvent, Progress
+
+TAGS = ("sweep",)
+SECONDS = [1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0]  # between the bars of the histogram
+
+
+class Metrics:
+    """Counts what a run tells of; a cluster whose metrics are off takes the figures and does nothing with them."""
+
+    def __init__(self, kinds: Any = None):
+        """Make the metrics: `kinds` has Counter, Gauge and Histogram; None: those of Ray."""
+        kinds = kinds or import_module("ray.util.metrics")
+
+        def make(kind: str, name: str, description: str, **options: Any) -> Any:
+            return getattr(kinds, kind)(f"stitchgrid_{name}", description=description, tag_keys=TAGS, **options)
+
+        self.done = make("Counter", "cells_done", "Cells that got values")
+        self.failed = make("Counter", "cells_failed", "Cells that ended with an error")
+        self.retried = make("Counter", "units_retried", "Units that were lost and are tried again")
+        self.quarantined = make("Counter", "units_quarantined", "Units that were given up")
+        self.busy = make("Gauge", "workers_busy", "Workers that have a unit")
+        self.seconds = make("Histogram", "unit_seconds", "Time from a unit's submission to its end", boundaries=SECONDS)
+
+    def observing(self, on_event: OnEvent, *, sweep: str) -> OnEvent:
+        """Return an observer that counts what it is told of, and tells it to another."""
+        count = _Count(self, {"sweep": sweep})
+
+        def observe(event: Progress) -> None:
+            with suppress(Exception):  # nothing that goes wrong with figures may end a run
+                count(event)
+            on_event(event)
+
+        return observe
+
+
+class _Count:
+    """What one run has told so far."""
+
+    def __init__(self, metrics: Metrics, tags: dict[str, str], clock: Callable[[], float] = monotonic):
+        self.metrics, self.tags, self.clock = metrics, tags, clock
+        self.since: dict[str, tuple[str, float]] = {}  # worker -> its unit, and when it got it
+        metrics.busy.set(0, tags)
+
+    def __call__(self, event: Progress) -> None:
+        metrics, tags = self.metrics, self.tags
+        if event.kind == "submitted" and event.unit is not None:
+            self.since[event.worker] = event.unit.unit_id, self.clock()
+        elif event.kind == "finished" and event.report is not None:
+            self._add(metrics.done, event.report.num_cells)
+            self._add(metrics.failed, event.report.num_failed)
+            if event.worker in self.since:
+                metrics.seconds.observe(self.clock() - self.since[event.worker][1], tags)
+        elif event.kind in ("failed", "quarantined") and event.unit is not None:
+            self._add(metrics.failed, event.unit.num_cells)
+            self._add(metrics.quarantined, int(event.kind == "quarantined"))
+        elif event.kind == "retried":
+            self._add(metrics.retried, 1)
+        self._forget(event)
+        if event.kind != "tick":
+            metrics.busy.set(len(self.since), tags)
+
+    def _add(self, counter: Any, amount: int) -> None:
+        if amount:  # Ray refuses to count nothing
+            counter.inc(amount, self.tags)
+
+    def _forget(self, event: Progress) -> None:
+        """Note who has no unit any more; an error of a unit names the unit alone."""
+        if event.kind in ("finished", "worker_died"):
+            self.since.pop(event.worker, None)
+        elif event.kind in ("failed", "retried") and event.unit is not None:
+            ended = event.unit.unit_id
+            self.since = {worker: has for worker, has in self.since.items() if has[0] != ended}

@@ -1,0 +1,48 @@
+"""Nodes of a Ray cluster: which of them live, and on which no worker can be made."""
+
+from time import monotonic
+from typing import Any
+
+from stitchgrid.cluster.sizing import Size
+
+UNFIT_S = 600.0  # then a node is given another try
+NODE_ID = "ray.io/node-id"  # the label by which Ray knows a node
+
+
+class UnfitNodes:
+    """Nodes on which a worker could not be made: they lack the store, the data, or something it imports."""
+
+    def __init__(self, size: Size):
+        self.size = size  # of a worker
+        self._until: dict[str, float] = {}
+
+    def note(self, node: str) -> bool:
+        """Take note of a node on which a worker could not be made; return whether it is the first time."""
+        is_first = node not in self._until
+        self._until[node] = monotonic() + UNFIT_S
+        return is_first
+
+    def avoid(self) -> dict[str, Any]:
+        """Return the options of an actor that is to run elsewhere; none where there is no elsewhere."""
+        unfit = sorted(node for node, until in self._until.items() if until > monotonic())
+        if not unfit or not set(self._able()) - set(unfit):
+            return {}
+        return {"label_selector": {NODE_ID: f"!in({', '.join(unfit)})"}}
+
+    def _able(self) -> list[str]:
+        """Return the nodes that live and are large enough for a worker."""
+        import ray
+
+        wanted = {"CPU": self.size.cpus, "GPU": self.size.gpus}
+        return [
+            node["NodeID"]
+            for node in ray.nodes()
+            if node["Alive"] and all(node["Resources"].get(name, 0) >= amount for name, amount in wanted.items())
+        ]
+
+
+def node_lives(node: str) -> bool:
+    """Return whether Ray takes a node for alive; so it does an unknown one."""
+    import ray
+
+    return not node or any(one["NodeID"] == node and one["Alive"] for one in ray.nodes())
