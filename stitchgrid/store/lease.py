@@ -67,9 +67,9 @@ class Leases:
         Raises:
             LeaseError: If another launch has it.
         """
+        number = self.last_number(sweep) + 1  # looked up first: who claims in between gets it
         if not force:
             self.require_free(sweep)
-        number = self.last_number(sweep) + 1
         mine = _claim(number, launch)
         data = canonical({key: value for key, value in asdict(mine).items() if key != "number"}).encode()
         if not self.files.write_once(_file(sweep, number), data):
