@@ -9,7 +9,8 @@ from helpers_cluster import make_unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stitchgrid.scheduler import DeadlineRule, SimulationSettings, simulate
+from stitchgrid.errors import InputError
+from stitchgrid.scheduler import DeadlineRule, SimulationSettings, parse_settings, simulate
 
 CALM = SimulationSettings(num_workers=16, workers_per_node=4, flops_per_second=1.0, start_s=0.0, spread=0.0)
 ROUGH = replace(CALM, spread=1.0, start_s=20.0)
@@ -144,3 +145,25 @@ def test_five_hundred_workers_and_fifty_thousand_units_are_played_through(random
 def test_more_poison_than_cells_is_refused():
     with pytest.raises(ValueError, match="5 poisonous cells were wanted, but the units have 2; set num_poison lower"):
         simulate([make_unit("u", num_cells=2)], replace(CALM, num_poison=5))
+
+
+def test_settings_are_read_from_a_text():
+    found = parse_settings("num_workers=64, crashes_per_hour=0.5,num_poison=2", flops_per_second=1e9)
+    wanted = SimulationSettings(num_workers=64, crashes_per_hour=0.5, num_poison=2, flops_per_second=1e9)
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("workers=3", "no setting 'workers'.*num_workers"),
+        ("num_workers=many", "num_workers wants a number, got 'many'"),
+        ("num_workers=0", "num_workers cannot be 0"),
+        ("crashes_per_hour=-1", "crashes_per_hour cannot be -1"),
+        ("spread", "spread wants a number, got ''"),
+        ("crashes_per_hour=nan", "crashes_per_hour cannot be nan"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        parse_settings(text, flops_per_second=1e9)

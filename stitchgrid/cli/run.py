@@ -80,7 +80,20 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
 @SET
 @click.option("--retry-failed", is_flag=True, help="Count cells that failed before as cells to compute.")
 @click.option("--workers", type=click.IntRange(min=1), help="Workers for the estimate of time; default: one per CPU.")
-def plan(jobfile: str, store: str, overrides: tuple[str, ...], retry_failed: bool, workers: int | None) -> None:
+@click.option(
+    "--simulate",
+    "simulated",
+    metavar="K=V,...",
+    help="Also play the run through on many workers that may fail, such as num_workers=512,crashes_per_hour=0.1.",
+)
+def plan(
+    jobfile: str,
+    store: str,
+    overrides: tuple[str, ...],
+    retry_failed: bool,
+    workers: int | None,
+    simulated: str | None,
+) -> None:
     """Say what a launch would do and why; never trains, never computes a cell.
 
     \b
@@ -89,7 +102,14 @@ def plan(jobfile: str, store: str, overrides: tuple[str, ...], retry_failed: boo
     """
     from stitchgrid.jobfile import load_job
 
-    _show_plan(load_job(jobfile, overrides), store, update=True, retry_failed=retry_failed, workers=workers)
+    _show_plan(
+        load_job(jobfile, overrides),
+        store,
+        update=True,
+        retry_failed=retry_failed,
+        workers=workers,
+        simulated=simulated,
+    )
 
 
 @click.command()
@@ -132,12 +152,11 @@ def bench(jobfile: str, store: str, overrides: tuple[str, ...], pairs: str, thre
     click.echo(bench_json(found) if as_json else bench_text(found))
 
 
-def _show_plan(job: "Job", store: str, *, update: bool, retry_failed: bool, workers: int | None) -> None:
+def _show_plan(job: "Job", store: str, **how: Any) -> None:
     from stitchgrid.display import Display
     from stitchgrid.driver import preview
 
-    shown = preview(job, store, update=update, retry_failed=retry_failed, workers=workers, say=Display().say)
-    click.echo(shown)
+    click.echo(preview(job, store, say=Display().say, **how))
 
 
 def _launch(

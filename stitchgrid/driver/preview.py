@@ -16,6 +16,7 @@ from stitchgrid.models.cutting import way_notice
 from stitchgrid.plan import Plan, make_plan
 from stitchgrid.records import Network, Sweep
 from stitchgrid.resolve import Resolution, open_job_images, resolve
+from stitchgrid.scheduler import parse_settings, simulate
 from stitchgrid.store import Store
 
 
@@ -46,11 +47,13 @@ def preview(
     update: bool,
     retry_failed: bool,
     workers: int | None,
+    simulated: str | None = None,
     say: Callable[[str], None],
 ) -> str:
     """Return what a launch of the job would do; trains nothing, computes no cell, writes nothing.
 
-    What to know of its networks besides is said to `say`.
+    What to know of its networks besides is said to `say`. With settings in `simulated`, also how a cluster of many
+    workers, some of which fail, would get through it.
 
     Raises:
         JobFileError: If the job cannot run, or would be refused under its name.
@@ -71,7 +74,10 @@ def preview(
         num_workers=workers or len(sched_getaffinity(0)),
         training=sum(unit.flops for unit in resolution.untrained),
     )
-    return "\n".join(_lines(job, store_uri, resolution, plan, cost))
+    lines = list(_lines(job, store_uri, resolution, plan, cost))
+    if simulated is not None:
+        lines.append(str(simulate(plan.todo, parse_settings(simulated, flops_per_second=probe.flops_per_second))))
+    return "\n".join(lines)
 
 
 def way_notices(sweep: Sweep) -> list[str]:

@@ -26,7 +26,7 @@ from stitchgrid.scheduler.messages import (
     WorkerReady,
 )
 from stitchgrid.scheduler.queue import UnitQueue
-from stitchgrid.scheduler.simulated import Piece, SimulationReport, SimulationSettings
+from stitchgrid.scheduler.simulated import Piece, SimulationReport, SimulationSettings, parse_settings
 from stitchgrid.scheduler.simulation import simulate
 
 __all__ = [
@@ -60,5 +60,6 @@ __all__ = [
     "WorkerDied",
     "WorkerReady",
     "generous_deadline",
+    "parse_settings",
     "simulate",
 ]

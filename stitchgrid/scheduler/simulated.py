@@ -1,9 +1,12 @@
 """What a simulated run is like, and what came of it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
+from stitchgrid.errors import InputError, nearest
 from stitchgrid.scheduler.deadlines import DeadlineRule
+
+POSITIVE = ("num_workers", "workers_per_node", "flops_per_second")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,32 @@ class SimulationSettings:
     num_poison: int = 0  # cells that kill whoever computes them
     deadlines: DeadlineRule = field(default_factory=DeadlineRule)
     seed: int = 0
+
+
+KNOWN = ", ".join(one.name for one in fields(SimulationSettings) if one.name != "deadlines")
+
+
+def parse_settings(text: str, *, flops_per_second: float) -> SimulationSettings:
+    """Return the settings that a text names, such as "num_workers=64,crashes_per_hour=0.1"; others as by default.
+
+    >>> parse_settings("num_workers=64, spread=1", flops_per_second=1e9).num_workers
+    64
+
+    Raises:
+        InputError: If it names something else, or no number that can be meant.
+    """
+    given: dict[str, float] = {"flops_per_second": flops_per_second}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = (part.strip() for part in item.partition("="))
+        if name not in KNOWN.split(", "):
+            raise InputError(f"--simulate has no setting {name!r}; {nearest(name, KNOWN.split(', '))}.")
+        try:
+            given[name] = (int if name.startswith(("num_", "workers_", "seed")) else float)(value)
+        except ValueError as problem:
+            raise InputError(f"--simulate {name} wants a number, got {value!r}.") from problem
+        if not (given[name] > 0 if name in POSITIVE else given[name] >= 0):
+            raise InputError(f"--simulate {name} cannot be {value}.")
+    return SimulationSettings(**given)  # type: ignore[arg-type]  # each of its field's type
 
 
 class Piece(NamedTuple):
