@@ -10,6 +10,7 @@ sweeps/NAME/0001/{cells,models,layers}.parquet      what the job means
 sweeps/NAME/0001/plan.json                          manifest of the revision: its existence means completeness
 sweeps/NAME/journal/LAUNCH/000001.json              attempts that were about to start, one file a dispatch round
 sweeps/NAME/heartbeat.json                          what is going on now
+set-aside/...                                       damaged files, under the names they had; nobody reads them
 ```
 """
 
@@ -23,6 +24,7 @@ FORMAT = 1  # raised when an older stitchgrid could not read the store
 MARKER = "store.json"
 PARTS = "parts/v1"
 SWEEPS = "sweeps"
+SET_ASIDE = "set-aside"
 JOB = "job.json"
 PLAN = "plan.json"
 TABLES = ("cells", "models", "layers")

@@ -11,7 +11,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.records import Row
 from stitchgrid.store.files import LocalFiles
 from stitchgrid.store.layout import PARTS, Layout, PartName, content_digest
-from stitchgrid.store.schemas import PART, text_columns
+from stitchgrid.store.schemas import ADDED, PART, VERSION_KEY, text_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +53,25 @@ def read_parquet(data: bytes, columns: Sequence[str] | None, dictionaries: Seque
         DamagedFileError: If it is not a Parquet file with these columns.
     """
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(dictionaries))
+        dictionaries = [name for name in dictionaries if name not in ADDED]  # it may lack those
+        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=dictionaries)
         table = file.read(columns=None if columns is None else list(columns), use_threads=False)
-    except KeyError as problem:  # raised for a column that is to be a dictionary
-        raise DamagedFileError(f"lacks the columns [{problem}]") from problem
+    except KeyError:  # raised for a column that is to be a dictionary
+        table = pq.read_table(pa.BufferReader(data), use_threads=False)
     except (pa.ArrowException, OSError) as problem:
         raise DamagedFileError(f"not readable as Parquet ({str(problem).splitlines()[0]})") from problem
-    if columns is not None and table.column_names != list(columns):
-        raise DamagedFileError(f"lacks the columns {sorted(set(columns) - set(table.column_names))}")
-    return table
+    return table if columns is None else _with_all(table, columns)
+
+
+def _with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Return these columns in this order; those that came after the version of its schema are NULL."""
+    version = int((table.schema.metadata or {}).get(VERSION_KEY, b"1"))
+    missing = [name for name in columns if name not in table.column_names]
+    if lost := sorted(name for name in missing if ADDED.get(name, 0) <= version):
+        raise DamagedFileError(f"lacks the columns {lost}")
+    for name in missing:
+        table = table.append_column(PART.field(name), pa.nulls(table.num_rows, PART.field(name).type))
+    return table.select(list(columns))
 
 
 def part_table(rows: Sequence[Row]) -> pa.Table:
@@ -98,15 +108,20 @@ class Parts:
         return PartRows(table=table, damaged=tuple(damaged))
 
     def _sound(self, columns: Sequence[str], damaged: list[Damage]) -> Iterator[pa.Table]:
-        dictionaries = [name for name in text_columns(PART) if name in columns]
         schema = _as_dictionaries(_empty(columns)).schema
         for name in self.names():
             try:
-                yield self._read_one(name, columns, dictionaries).cast(schema)
+                yield self.read_one(name, columns).cast(schema)
             except (DamagedFileError, StoreError, pa.ArrowException) as problem:
                 damaged.append(Damage(file=f"{PARTS}/{name}", reason=str(problem)))
 
-    def _read_one(self, name: str, columns: Sequence[str], dictionaries: Sequence[str]) -> pa.Table:
+    def read_one(self, name: str, columns: Sequence[str]) -> pa.Table:
+        """Return these columns of one part.
+
+        Raises:
+            DamagedFileError: If it is not what its name says, or lacks one of them.
+            StoreError: If it cannot be read.
+        """
         promise = PartName.parse(name)
         if promise is None:
             raise DamagedFileError("not the name of a part")
@@ -115,7 +130,7 @@ class Parts:
             raise DamagedFileError("empty file")
         if content_digest(data) != promise.digest:
             raise DamagedFileError(f"content differs from the digest in its name ({len(data)} bytes are there)")
-        table = read_parquet(data, columns, dictionaries)
+        table = read_parquet(data, columns, [name for name in text_columns(PART) if name in columns])
         if table.num_rows != promise.num_rows:
             raise DamagedFileError(f"holds {table.num_rows} rows, its name promises {promise.num_rows}")
         return table

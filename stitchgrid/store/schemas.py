@@ -37,6 +37,10 @@ PART = pa.schema(
     ],
     metadata={"stitchgrid.part": "1"},
 )
+VERSION_KEY = b"stitchgrid.part"
+# Columns that came after version 1 -> the version of PART that brought them: NULL in parts of an earlier one. A column
+# that a part lacks otherwise is damage; one that this version does not know, of a later one, is ignored.
+ADDED: dict[str, int] = {}
 
 CELLS = pa.schema(
     [

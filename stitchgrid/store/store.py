@@ -12,11 +12,13 @@ from stitchgrid import __version__
 from stitchgrid.errors import StoreError
 from stitchgrid.records import Row, canonical
 from stitchgrid.store.artefacts import Artefacts
+from stitchgrid.store.check import Checker, Report
 from stitchgrid.store.files import LocalFiles
 from stitchgrid.store.journal import Journal
 from stitchgrid.store.layout import FORMAT, MARKER, PARTS, SUFFIXES
 from stitchgrid.store.outcomes import COLUMNS, Outcomes
 from stitchgrid.store.parts import PartRows, Parts
+from stitchgrid.store.repair import Repair, set_aside
 from stitchgrid.store.schemas import PART
 from stitchgrid.store.sweeps import StoredPlan, Sweeps
 
@@ -73,6 +75,16 @@ class Store:
     def outcomes(self) -> Outcomes:
         """Return what is stored of every cell."""
         return Outcomes(self._parts.read(COLUMNS))
+
+    # Upkeep -----------------------------------------------------------------------------------------------------------
+
+    def check(self) -> Report:
+        """Verify every file; return what is damaged, and what is there but not the store's."""
+        return Checker(self.files).run()
+
+    def set_aside(self, report: Report) -> Repair:
+        """Move what a check found damaged to where no reader looks; a StoreError if the store is read-only."""
+        return set_aside(self.files, report)
 
     # Artefacts --------------------------------------------------------------------------------------------------------
 

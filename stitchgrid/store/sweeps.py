@@ -46,8 +46,8 @@ class Sweeps:
         self.files = files
 
     def names(self) -> list[str]:
-        """Return the names of the sweeps that have a job, sorted."""
-        return [name for name in self.files.folders(SWEEPS) if self.latest_revision(name) is not None]
+        """Return the names of the sweeps that have a job or, where that is lost, a plan; sorted."""
+        return [name for name in self.files.folders(SWEEPS) if self._is_known(name)]
 
     def latest_revision(self, sweep: str) -> int | None:
         """Return the highest revision that has a job, planned or not."""
@@ -100,7 +100,7 @@ class Sweeps:
         Raises:
             StoreError: If there is no such sweep, or a file of the revision is damaged.
         """
-        if self.latest_revision(sweep) is None:
+        if not self._is_known(sweep):
             raise self._unknown(sweep)
         complete = self._revisions(sweep, PLAN)
         revision = revision or max(complete, default=None)
@@ -119,6 +119,27 @@ class Sweeps:
             )
         except (DamagedFileError, KeyError, TypeError) as problem:
             raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
+
+    def plan_problems(self, sweep: str, revision: int) -> list[tuple[str, str]]:
+        """Return (file, what is wrong with it) for each damaged file of a complete revision."""
+        try:
+            manifest = self._read_json(Layout.revision(sweep, revision, PLAN))
+            digests, counts, _, _ = (manifest[key] for key in ("sha256", "num_rows", "info", "created_at"))
+        except (KeyError, StoreError) as problem:
+            lacks = isinstance(problem, KeyError)
+            return [(PLAN, f"lacks {problem}" if lacks else str(problem))]
+        found = []
+        for name in TABLES:
+            try:
+                table = self._read_table(sweep, revision, name, digests)
+                if table.num_rows != counts[name]:
+                    found.append((PLAN, f"promises {counts[name]} rows of {name}, there are {table.num_rows}"))
+            except (DamagedFileError, KeyError, TypeError, StoreError) as problem:
+                found.append((f"{name}.parquet", str(problem)))
+        return found
+
+    def _is_known(self, sweep: str) -> bool:
+        return any(self._revisions(sweep, file) for file in (JOB, PLAN))
 
     def _revisions(self, sweep: str, file: str) -> list[int]:
         folders = [name for name in self.files.folders(Layout.sweep(sweep)) if REVISION_NAME.fullmatch(name)]
