@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from stitchgrid.errors import StoreError
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher
 from stitchgrid.store import Damage, Store
+from stitchgrid.store.duplicates import earliest
 from stitchgrid.store.schemas import SWEEP_TABLES, TEXT
 
 HEARTBEAT_IS_FRESH = timedelta(seconds=90)
@@ -57,21 +58,6 @@ def load_tables(store: Store, *, now: datetime | None = None) -> Tables:
     return Tables(by_name=tables, sweeps=tuple(names), damaged=(*parts.damaged, *damaged))
 
 
-def earliest(values: pa.Table) -> pa.Table:
-    """Return the rows without duplicates of (cell_id, metric): the earliest stays, ties by order."""
-    if not values.num_rows:
-        return values
-    cells, metrics, times = (_codes(values[name]) for name in ("cell_id", "metric", "created_at"))
-    key = cells[0] * len(metrics[1]) + metrics[0]
-    if len(np.unique(key)) == len(key):
-        return values
-    age = np.argsort(np.argsort(np.array(times[1], dtype=object), kind="stable"), kind="stable")[times[0]]
-    order = np.lexsort((age, key))  # stable: by key, then age, then order
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = key[order][1:] != key[order][:-1]
-    return values.take(np.sort(order[first]))
-
-
 def score_metric(name: str, matcher: Matcher) -> str:
     """Return the metric by which layers are ranked under a matcher.
 
@@ -80,12 +66,6 @@ def score_metric(name: str, matcher: Matcher) -> str:
     if matcher.family == "index":
         return name
     return "accuracy" if matcher.trained else "residual"
-
-
-def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]]:
-    array = column.combine_chunks()
-    array = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-    return array.indices.to_numpy().astype(np.int64), array.dictionary.to_pylist()
 
 
 def _sweep_tables(store: Store) -> tuple[dict[str, pa.Table], list[Damage]]:

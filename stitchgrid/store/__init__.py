@@ -1,10 +1,11 @@
 """The store: parts of rows, artefacts, sweeps, journal, in a folder in which nothing is edited in place."""
 
 from stitchgrid.store.check import Finding, Report
+from stitchgrid.store.compact import Compacted
 from stitchgrid.store.outcomes import Outcomes
 from stitchgrid.store.parts import Damage, PartRows
 from stitchgrid.store.repair import Repair
 from stitchgrid.store.store import Store
 from stitchgrid.store.sweeps import StoredPlan
 
-__all__ = ["Damage", "Finding", "Outcomes", "PartRows", "Repair", "Report", "Store", "StoredPlan"]
+__all__ = ["Compacted", "Damage", "Finding", "Outcomes", "PartRows", "Repair", "Report", "Store", "StoredPlan"]

@@ -9,23 +9,28 @@ from stitchgrid.errors import StoreError
 from stitchgrid.store.files import LocalFiles
 from stitchgrid.store.journal import Journal, beat_problem, round_problem
 from stitchgrid.store.layout import (
+    EXTRACTS,
     JOB,
     PARTS,
     PLAN,
     REVISION_NAME,
+    SNAPSHOT_DATA,
     SUFFIXES,
     SWEEPS,
     TABLES,
+    DataName,
     Layout,
     PartName,
     content_digest,
 )
 from stitchgrid.store.parts import DamagedFileError, Parts
 from stitchgrid.store.schemas import PART
+from stitchgrid.store.snapshots import Snapshots, Tier, manifest_name
 from stitchgrid.store.sweeps import Sweeps
 
 RESUME = "resume the sweep: its cells are computed again"
 RELAUNCH = "launch the job file again: no result is lost"
+RECOMPACT = "nothing: no result is lost, and it is made anew"
 HARMLESS = "no reader looks at it; delete it when you like"
 
 
@@ -62,7 +67,7 @@ class Checker:
 
     def run(self) -> Report:
         """Return every file that is damaged or does not belong to the store."""
-        checks = (self._parts(), self._artefacts(), self._sweeps(), self._leftovers())
+        checks = (self._parts(), self._snapshots(), self._artefacts(), self._sweeps(), self._leftovers())
         findings = [finding for check in checks for finding in check]
         return Report(num_files=self.num_files + 1, findings=tuple(findings))  # and store.json, read when opened
 
@@ -77,6 +82,41 @@ class Checker:
                 parts.read_one(name, PART.names)
             except (DamagedFileError, StoreError) as problem:
                 yield Finding(file=f"{PARTS}/{name}", problem=str(problem), advice=RESUME)
+
+    def _snapshots(self) -> Iterator[Finding]:
+        snapshots = Snapshots(self.files)
+        for number in snapshots.numbers():
+            self.num_files += 1
+            try:
+                snapshots.read(number)
+            except (DamagedFileError, StoreError) as problem:
+                yield Finding(file=manifest_name(number), problem=str(problem), advice=RECOMPACT)
+        newest = snapshots.newest()[0]
+        tiers = {tier.file: tier for tier in newest.tiers}
+        for name in sorted(newest.files()):
+            if name and not self.files.exists(name):
+                yield Finding(file=name, problem="is missing", advice=RESUME if name in tiers else RECOMPACT)
+        for folder, is_data in ((SNAPSHOT_DATA, True), (EXTRACTS, False)):
+            for name in self.files.names(folder):
+                self.num_files += 1
+                if DataName.parse(name) is None:
+                    yield _foreign(f"{folder}/{name}")
+                else:
+                    yield from self._snapshot_file(snapshots, f"{folder}/{name}", tiers, is_data=is_data)
+
+    def _snapshot_file(
+        self, snapshots: Snapshots, name: str, tiers: dict[str, Tier], *, is_data: bool
+    ) -> Iterator[Finding]:
+        try:
+            if is_data:
+                snapshots.rows(Tier(file=name, num_rows=0, ids=""), PART.names)
+            else:
+                snapshots.content(name)
+        except (DamagedFileError, StoreError) as problem:
+            tier = tiers.get(name)
+            advice = RESUME if is_data else RECOMPACT
+            goes_with = tuple(one.file for one in tier.results.values()) if tier else ()
+            yield Finding(file=name, problem=str(problem), advice=advice, goes_with=goes_with)
 
     def _artefacts(self) -> Iterator[Finding]:
         for kind in self.files.folders("artefacts"):

@@ -11,7 +11,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.records import Row
 from stitchgrid.store.files import LocalFiles
 from stitchgrid.store.layout import PARTS, Layout, PartName, content_digest
-from stitchgrid.store.schemas import ADDED, PART, VERSION_KEY, text_columns
+from stitchgrid.store.schemas import ADDED, PART, VERSION_KEY, as_dictionaries, text_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +37,10 @@ class DamagedFileError(Exception):
     """A file whose content is not what its name or manifest says; never leaves the store's package."""
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table, *, row_group_size: int | None = None) -> bytes:
     """Return a table as a Parquet file, built in memory: pyarrow's writers commit short files when interrupted."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
     return bytes(sink.getvalue())
 
 
@@ -98,18 +98,18 @@ class Parts:
         """Return the names of the parts that count, sound or not."""
         return [name for name in self.files.names(PARTS) if name.endswith(".parquet")]
 
-    def read(self, columns: Sequence[str] = tuple(PART.names)) -> PartRows:
-        """Return these columns of every sound part, and what was left out because it is damaged."""
+    def read(self, columns: Sequence[str], names: Sequence[str]) -> PartRows:
+        """Return these columns of the parts of these names, and what was left out because it is damaged."""
         damaged: list[Damage] = []
-        tables = list(self._sound(columns, damaged))
+        tables = list(self._sound(columns, names, damaged))
         if not tables:
-            return PartRows(table=_as_dictionaries(_empty(columns)), damaged=tuple(damaged))
+            return PartRows(table=as_dictionaries(_empty(columns)), damaged=tuple(damaged))
         table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
         return PartRows(table=table, damaged=tuple(damaged))
 
-    def _sound(self, columns: Sequence[str], damaged: list[Damage]) -> Iterator[pa.Table]:
-        schema = _as_dictionaries(_empty(columns)).schema
-        for name in self.names():
+    def _sound(self, columns: Sequence[str], names: Sequence[str], damaged: list[Damage]) -> Iterator[pa.Table]:
+        schema = as_dictionaries(_empty(columns)).schema
+        for name in names:
             try:
                 yield self.read_one(name, columns).cast(schema)
             except (DamagedFileError, StoreError, pa.ArrowException) as problem:
@@ -138,10 +138,3 @@ class Parts:
 
 def _empty(columns: Sequence[str]) -> pa.Table:
     return pa.schema([PART.field(name) for name in columns]).empty_table()
-
-
-def _as_dictionaries(table: pa.Table) -> pa.Table:
-    for index, field in enumerate(table.schema):
-        if field.name in text_columns(PART):
-            table = table.set_column(index, field.name, table[field.name].dictionary_encode())
-    return table

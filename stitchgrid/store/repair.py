@@ -1,11 +1,13 @@
 """Set damaged files of a store aside, so that what they held is computed again."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stitchgrid.errors import StoreError
 from stitchgrid.store.check import Report
+from stitchgrid.store.compact import compact
 from stitchgrid.store.files import LocalFiles
-from stitchgrid.store.layout import SET_ASIDE
+from stitchgrid.store.layout import SET_ASIDE, SNAPSHOTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,15 +19,24 @@ class Repair:
 
 
 def set_aside(files: LocalFiles, report: Report) -> Repair:
-    """Move what is damaged to `set-aside/`, where no reader looks.
+    """Move what is damaged to `set-aside/`, where no reader looks; where a snapshot lost a file, write the next one.
 
     Raises:
         StoreError: If the store cannot be written.
     """
     files.check_writable()
+    names = list(dict.fromkeys(name for finding in report.damage for name in (finding.file, *finding.goes_with)))
+    manifests = [name for name in names if name.rpartition("/")[0] == SNAPSHOTS]
+    repair = _move_all(files, [name for name in names if name not in manifests])
+    if any(name.startswith(f"{SNAPSHOTS}/") for name in names):
+        compact(files)  # while a damaged manifest is there, every data file counts
+    last = _move_all(files, manifests)
+    return Repair(moved=repair.moved + last.moved, stuck=repair.stuck + last.stuck)
+
+
+def _move_all(files: LocalFiles, names: Iterable[str]) -> Repair:
     moved: list[str] = []
     stuck: list[str] = []
-    names = dict.fromkeys(name for finding in report.damage for name in (finding.file, *finding.goes_with))
     for name in names:
         try:
             if files.exists(name):

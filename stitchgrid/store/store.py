@@ -13,11 +13,13 @@ from stitchgrid.errors import StoreError
 from stitchgrid.records import Row, canonical
 from stitchgrid.store.artefacts import Artefacts
 from stitchgrid.store.check import Checker, Report
+from stitchgrid.store.compact import Compacted, compact
 from stitchgrid.store.files import LocalFiles
 from stitchgrid.store.journal import Journal
 from stitchgrid.store.layout import FORMAT, MARKER, PARTS, SUFFIXES
 from stitchgrid.store.outcomes import COLUMNS, Outcomes
 from stitchgrid.store.parts import PartRows, Parts
+from stitchgrid.store.reading import contents, read_rows
 from stitchgrid.store.repair import Repair, set_aside
 from stitchgrid.store.schemas import PART
 from stitchgrid.store.sweeps import StoredPlan, Sweeps
@@ -69,12 +71,12 @@ class Store:
         return [self.files.path(f"{PARTS}/{name}") for name in self._parts.names()]
 
     def read_parts(self, columns: Sequence[str] = tuple(PART.names)) -> PartRows:
-        """Return these columns of every sound part, and what was left out because it is damaged."""
-        return self._parts.read(columns)
+        """Return these columns of all rows, some of which may be there twice, and what was left out as damaged."""
+        return read_rows(self.files, columns)
 
     def outcomes(self) -> Outcomes:
         """Return what is stored of every cell."""
-        return Outcomes(self._parts.read(COLUMNS))
+        return Outcomes(read_rows(self.files, COLUMNS))
 
     # Upkeep -----------------------------------------------------------------------------------------------------------
 
@@ -85,6 +87,14 @@ class Store:
     def set_aside(self, report: Report) -> Repair:
         """Move what a check found damaged to where no reader looks; a StoreError if the store is read-only."""
         return set_aside(self.files, report)
+
+    def compact(self) -> Compacted:
+        """Merge all loose parts that are sound into a snapshot; a StoreError if the store is read-only."""
+        return compact(self.files)
+
+    def compact_if_many(self, threshold: int = 1000) -> Compacted | None:
+        """Compact the store if it has at least so many loose parts."""
+        return self.compact() if len(contents(self.files).loose) >= threshold else None
 
     # Artefacts --------------------------------------------------------------------------------------------------------
 

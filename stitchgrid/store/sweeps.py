@@ -61,6 +61,10 @@ class Sweeps:
             revision += 1
         return revision
 
+    def latest_plan(self, sweep: str) -> int | None:
+        """Return the highest complete revision; None if there is none."""
+        return max(self._revisions(sweep, PLAN), default=None)
+
     def read_job(self, sweep: str, revision: int | None = None) -> dict[str, Any]:
         """Return the job of a revision, by default of the latest.
 
