@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
-from stitchgrid.store.duplicates import encoded, is_earliest
+from stitchgrid.store.duplicates import is_earliest
 from stitchgrid.store.extracts import Extracts
 from stitchgrid.store.files import LocalFiles
 from stitchgrid.store.joining import order_by
@@ -23,8 +23,8 @@ from stitchgrid.store.schemas import PART, TEXT
 from stitchgrid.store.snapshots import EMPTY, Snapshot, Snapshots, Tier
 from stitchgrid.store.standing import value_mask, without_duplicates
 
-BATCH_ROWS = 1_000_000  # of parts merged at once: bounds the memory
-TIER_ROWS = 2_000_000  # a data file is not merged with others beyond this
+BATCH_ROWS = 500_000  # of parts merged at once: bounds the memory
+TIER_ROWS = 1_000_000  # a data file is not merged with others beyond this
 ROWS_ORDER = ("matcher", "source_network", "target_network", "metric", "target_layer", "source_layer")
 
 
@@ -163,7 +163,7 @@ class Compaction:
 
     def _compare(self, table: pa.Table, tier: Tier) -> tuple[pa.Table, bool]:
         """Return the rows without those that a tier has earlier, and whether it has some that are to go themselves."""
-        common = pc.filter(ids := self._ids[tier.file], pc.is_in(ids, value_set=encoded(table["cell_id"]).dictionary))
+        common = pc.filter(ids := self._ids[tier.file], pc.is_in(ids, value_set=pc.unique(table["cell_id"])))
         if not len(common):
             return table, False
         old, new = self.snapshots.rows(tier, PART.names), table
@@ -181,7 +181,7 @@ class Compaction:
     def _write(self, table: pa.Table) -> Tier:
         table = without_duplicates(table)
         table = table.take(pa.array(order_by(table, ROWS_ORDER))).combine_chunks()
-        ids = encoded(table["cell_id"]).dictionary
+        ids = pc.unique(table["cell_id"])
         self.touched.append(ids)
         file = self.snapshots.write_rows(self.number, table)
         ids_file = self.snapshots.write_extract(self.number, pa.table({"cell_id": ids}))

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
-from stitchgrid.store.duplicates import encoded
 from stitchgrid.store.joining import results_of, states_of
 from stitchgrid.store.layout import EXTRACTS
 from stitchgrid.store.parts import Damage, DamagedFileError
@@ -75,7 +74,7 @@ class Extracts:
         return replace(tier, results={**tier.results, **made})
 
     def _states(self, plan: StoredPlan, tiers: Sequence[Tier]) -> Extract:
-        ids = encoded(plan.cells["cell_id"]).dictionary
+        ids = pc.unique(plan.cells["cell_id"])
         tables = [_empty()]
         for tier in tiers:
             if _any_in(self.snapshots.column(tier.ids, "cell_id"), ids):
@@ -103,7 +102,7 @@ def _empty() -> pa.Table:
 
 
 def _meet(touched: Sequence[pa.Array], plan: StoredPlan) -> bool:
-    ids = encoded(plan.cells["cell_id"]).dictionary
+    ids = pc.unique(plan.cells["cell_id"])
     return any(_any_in(some, ids) for some in touched)
 
 

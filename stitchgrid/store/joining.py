@@ -25,7 +25,7 @@ def results_of(sweep: str, cells: pa.Table, rows: pa.Table) -> pa.Table:
 
 def states_of(sweep: str, cells: pa.Table, rows: pa.Table) -> pa.Table:
     """Return a sweep's cells with what rows say of them, in the order in which maps are read."""
-    ids = encoded(cells["cell_id"]).dictionary
+    ids = pc.unique(cells["cell_id"])
     found = standing(rows, ids)
     position = cell_positions(cells["cell_id"], ids)
     table = _with_sweep(sweep, cells)

@@ -1,8 +1,8 @@
 """What the parts of a store say about cells, in a form that answers a million questions quickly."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from stitchgrid.store.duplicates import encoded
 from stitchgrid.store.parts import Damage, PartRows
 from stitchgrid.store.standing import COLUMNS, Failure, standing, without_duplicates
 
@@ -17,7 +17,7 @@ class Outcomes:
     def __init__(self, rows: PartRows):
         self.damaged: tuple[Damage, ...] = rows.damaged
         table = without_duplicates(rows.table)
-        ids = encoded(table["cell_id"]).dictionary if table.num_rows else pa.array([], pa.string())
+        ids = pc.unique(table["cell_id"]) if table.num_rows else pa.array([], pa.string())
         found = standing(table, ids)
         self._sets = found.sets
         self._which: list[int] = found.which.tolist()

@@ -40,7 +40,8 @@ class DamagedFileError(Exception):
 def parquet_bytes(table: pa.Table, *, row_group_size: int | None = None) -> bytes:
     """Return a table as a Parquet file, built in memory: pyarrow's writers commit short files when interrupted."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
+    repeating = [field.name for field in table.schema if field.name != "cell_id" and not pa.types.is_nested(field.type)]
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size, use_dictionary=repeating)
     return bytes(sink.getvalue())
 
 

@@ -122,12 +122,12 @@ SWEEP_TABLES = {"cells": CELLS, "models": MODELS, "layers": LAYERS}
 
 def text_columns(schema: pa.Schema) -> list[str]:
     """Return the columns whose few distinct values are worth a dictionary in memory."""
-    return [field.name for field in schema if field.type == TEXT]
+    return [field.name for field in schema if field.type == TEXT and field.name != "cell_id"]
 
 
 def as_dictionaries(table: pa.Table) -> pa.Table:
     """Return a table of rows with its text columns as dictionaries."""
     for index, field in enumerate(table.schema):
-        if field.type == TEXT:
+        if field.type == TEXT and field.name != "cell_id":
             table = table.set_column(index, field.name, table[field.name].dictionary_encode())
     return table
