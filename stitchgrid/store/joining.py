@@ -29,12 +29,17 @@ def states_of(sweep: str, cells: pa.Table, rows: pa.Table) -> pa.Table:
     found = standing(rows, ids)
     position = cell_positions(cells["cell_id"], ids)
     table = _with_sweep(sweep, cells)
-    columns = {**_what_is_stored(found, position), **_what_failed(found, position)}
-    for name, column in columns.items():
-        table = table.append_column(name, column)
+    states = state_columns(found, position)
+    for name in states.column_names:
+        table = table.append_column(name, states[name])
     table = table.append_column("status", _status(table))
     table = table.select(CELL_STATES.names).cast(CELL_STATES)
     return table.take(pa.array(order_by(table, CELLS_ORDER))) if table.num_rows else table
+
+
+def state_columns(found: Standing, position: Numbers) -> pa.Table:
+    """Return what is known of the cells at these positions: stored, last_at, failed_at, failed_as, failed_with."""
+    return pa.table({**_what_is_stored(found, position), **_what_failed(found, position)})
 
 
 def order_by(table: pa.Table, columns: tuple[str, ...]) -> Numbers:
@@ -97,7 +102,7 @@ def _what_is_stored(found: Standing, position: Numbers) -> dict[str, pa.Array]:
 def _what_failed(found: Standing, position: Numbers) -> dict[str, pa.Array]:
     failures = list(found.failures.values())
     where = np.full(len(found.which), -1, dtype=np.int64)
-    where[list(found.failures)] = np.arange(len(failures))
+    where[np.array(list(found.failures), dtype=np.int64)] = np.arange(len(failures))
     at = pa.array(where[position], mask=where[position] < 0)
     texts = {
         "failed_at": [one.at for one in failures],

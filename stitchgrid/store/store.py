@@ -21,6 +21,7 @@ from stitchgrid.store.outcomes import COLUMNS, Outcomes
 from stitchgrid.store.parts import PartRows, Parts
 from stitchgrid.store.reading import contents, read_rows
 from stitchgrid.store.repair import Repair, set_aside
+from stitchgrid.store.scanning import Scan, scan
 from stitchgrid.store.schemas import PART
 from stitchgrid.store.sweeps import StoredPlan, Sweeps
 
@@ -73,6 +74,10 @@ class Store:
     def read_parts(self, columns: Sequence[str] = tuple(PART.names)) -> PartRows:
         """Return these columns of all rows, some of which may be there twice, and what was left out as damaged."""
         return read_rows(self.files, columns)
+
+    def scan(self, without: frozenset[str] = frozenset()) -> Scan:
+        """Return all rows, to be read when a query needs them; files of these names are left out."""
+        return scan(self.files, without)
 
     def outcomes(self) -> Outcomes:
         """Return what is stored of every cell."""
@@ -145,6 +150,10 @@ class Store:
     def read_plan(self, sweep: str, revision: int | None = None) -> StoredPlan | None:
         """Return a complete revision, by default the latest; None if there is none yet."""
         return self._sweeps.read_plan(sweep, revision)
+
+    def read_plan_tables(self, sweep: str, names: Sequence[str]) -> dict[str, pa.Table]:
+        """Return some tables of the latest complete revision; {} if there is none yet."""
+        return self._sweeps.read_tables(sweep, names)
 
     # Journal ----------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -111,8 +111,8 @@ class Sweeps:
         if revision is None or revision not in complete:
             return None
         manifest = self._read_json(Layout.revision(sweep, revision, PLAN))
+        tables = self._tables(sweep, revision, manifest, TABLES)
         try:
-            tables = {name: self._read_table(sweep, revision, name, manifest["sha256"]) for name in TABLES}
             return StoredPlan(
                 sweep=sweep,
                 revision=revision,
@@ -121,6 +121,21 @@ class Sweeps:
                 version=str(manifest["version"]),
                 **tables,
             )
+        except (KeyError, TypeError) as problem:
+            raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
+
+    def read_tables(self, sweep: str, names: Sequence[str]) -> dict[str, pa.Table]:
+        """Return some tables of the latest complete revision, {} if there is none; errors as those of `read_plan`."""
+        revision = self.latest_plan(sweep)
+        if revision is None:
+            return {}
+        return self._tables(sweep, revision, self._read_json(Layout.revision(sweep, revision, PLAN)), names)
+
+    def _tables(
+        self, sweep: str, revision: int, manifest: Mapping[str, Any], names: Sequence[str]
+    ) -> dict[str, pa.Table]:
+        try:
+            return {name: self._read_table(sweep, revision, name, manifest["sha256"]) for name in names}
         except (DamagedFileError, KeyError, TypeError) as problem:
             raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
 
