@@ -133,7 +133,11 @@ def test_outcomes_agree_with_reading_row_by_row(rows):
     outcomes = Outcomes(PartRows(table=part_table(rows) if rows else PART.empty_table(), damaged=()))
     for cell in "abcd":
         mine = [row for row in rows if row.cell_id == cell]
-        last_value = max((row.created_at for row in mine if row.status == "done"), default="0")
+        values = [row for row in mine if row.status == "done"]
+        first = [
+            min(row.created_at for row in values if row.metric == metric) for metric in {row.metric for row in values}
+        ]
+        last_value = max(first, default="0")  # the earliest value of a metric is the one that counts
         errors = [row for row in mine if row.status != "done"]
         last_error = max(errors, key=lambda row: (row.created_at, row.status), default=None)
         stands = last_error is not None and last_error.created_at >= last_value

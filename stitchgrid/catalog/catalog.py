@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from stitchgrid.catalog.questions import Question
 from stitchgrid.catalog.tables import load_tables
-from stitchgrid.catalog.views import ORDER, VIEWS
+from stitchgrid.catalog.views import VIEWS, view_sql
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.store import Damage, Store
 
@@ -24,14 +24,19 @@ class Catalog:
     """What a store holds at the moment of opening, as SQL views."""
 
     def __init__(self, store: Store, *, now: datetime | None = None):
-        tables = load_tables(store, now=now)
+        self._store, self._now = store, now
+        self._late: dict[str, Damage] = {}  # files that a query found damaged
+        self._open()
+
+    def _open(self) -> None:
+        self._tables = tables = load_tables(self._store, now=self._now, without=frozenset(self._late))
         self.sweeps: tuple[str, ...] = tables.sweeps  # those with a complete plan
-        self.damaged: tuple[Damage, ...] = tables.damaged  # what was left out
+        self.damaged: tuple[Damage, ...] = (*tables.damaged, *self._late.values())  # what was left out
         self._connection = duckdb.connect(":memory:")
         for name, table in tables.by_name.items():
             self._connection.register(name, table)
-        for name in ORDER:
-            self._connection.execute(VIEWS[name])
+        for name, sql in view_sql(tables.shape).items():
+            self._connection.execute(f"create view {name} as {sql}")
         _lock(self._connection)
 
     def __enter__(self) -> "Catalog":
@@ -52,18 +57,32 @@ class Catalog:
         Raises:
             QueryError: If it is anything else, or DuckDB cannot run it.
         """
-        try:
-            names = _check_reads_only(self._connection.extract_statements(sql))
-            values = _values_for(names, params or {})
-            # Read-only, because DuckDB counts "explain analyze drop ..." and "with x as (insert ...) ..." as reads.
-            self._connection.execute("begin transaction read only")
+        while True:
             try:
-                relation = self._connection.sql(sql, params=values) if values else self._connection.sql(sql)
-                return relation.to_arrow_table()
-            finally:
-                self._connection.execute("rollback")
-        except duckdb.Error as problem:
-            raise QueryError(f"DuckDB cannot run the query: {problem}\n{ADVICE}") from problem
+                return self._run(sql, params or {})
+            except duckdb.Error as problem:
+                if not self._leave_out_what_was_found():
+                    raise QueryError(f"DuckDB cannot run the query: {problem}\n{ADVICE}") from problem
+
+    def _run(self, sql: str, params: Mapping[str, Any]) -> pa.Table:
+        names = _check_reads_only(self._connection.extract_statements(sql))
+        values = _values_for(names, params)
+        # Read-only, because DuckDB counts "explain analyze drop ..." and "with x as (insert ...) ..." as reads.
+        self._connection.execute("begin transaction read only")
+        try:
+            relation = self._connection.sql(sql, params=values) if values else self._connection.sql(sql)
+            return relation.to_arrow_table()
+        finally:
+            self._connection.execute("rollback")
+
+    def _leave_out_what_was_found(self) -> bool:
+        """Open anew without the files that the query could not read; return whether there are any."""
+        found = {one.file: one for one in self._tables.found_late if one.file not in self._late}
+        if found:
+            self._late |= found
+            self.close()
+            self._open()
+        return bool(found)
 
     def ask(self, question: Question, given: Mapping[str, str] | None = None) -> pa.Table:
         """Return the answer to a question; `given` holds values of its parameters as text.

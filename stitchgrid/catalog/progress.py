@@ -1,7 +1,7 @@
 """How far the sweeps of a store are, from any machine that sees it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.display import clock, pace
 from stitchgrid.errors import StoreError, nearest
-from stitchgrid.store import Store, is_fresh
+from stitchgrid.store import Damage, Store, is_fresh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,10 @@ class SweepProgress:
     running: list[dict[str, Any]]  # unit, worker, since
 
 
-def read_progress(store: Store, sweep: str | None) -> list[SweepProgress]:
-    """Return the progress of one sweep, or of all.
+def read_progress(
+    store: Store, sweep: str | None, *, warn: Callable[[tuple[Damage, ...]], None] = lambda _: None
+) -> list[SweepProgress]:
+    """Return the progress of one sweep, or of all; `warn` is told which files were left out.
 
     Raises:
         StoreError: If there is no such sweep.
@@ -40,6 +42,7 @@ def read_progress(store: Store, sweep: str | None) -> list[SweepProgress]:
         raise StoreError(f"no sweep {sweep!r} in the store {store.uri}; {nearest(sweep, names)}.")
     with Catalog(store) as catalog:
         rows = catalog.query("select sweep, status, error, count(*) as n from cells group by all").to_pylist()
+        warn(catalog.damaged)
     return [
         _progress(store, name, [row for row in rows if row["sweep"] == name]) for name in names if sweep in (None, name)
     ]
@@ -65,10 +68,18 @@ def _progress(store: Store, name: str, rows: Sequence[dict[str, Any]]) -> SweepP
         stage=beat.get("stage") if running else None,
         host=beat.get("host") if running else None,
         num_workers=len(beat.get("running", ())) if running else 0,
-        pace=pace(ended, beat["num_total"], beat["seconds"], beat["noun"]) if running else "",
-        heard_seconds_ago=(now - datetime.fromisoformat(beat["at"])).total_seconds() if beat else None,
+        pace=pace(ended, beat["num_total"], beat["seconds"], beat["noun"]) if running and "noun" in beat else "",
+        heard_seconds_ago=_seconds_since(beat.get("at"), now),
         running=list(beat.get("running", ())) if running else [],
     )
+
+
+def _seconds_since(at: object, now: datetime) -> float | None:
+    try:
+        then = datetime.fromisoformat(str(at))
+    except ValueError:
+        return None
+    return (now - (then if then.tzinfo else then.replace(tzinfo=UTC))).total_seconds()
 
 
 def as_json(found: Sequence[SweepProgress]) -> str:

@@ -1,7 +1,7 @@
 """The Arrow tables behind the views: read from a store, checked, duplicates taken out."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset
 
+from stitchgrid.catalog.views import Shape
 from stitchgrid.errors import StoreError
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher
 from stitchgrid.store import Damage, Store, is_fresh
-from stitchgrid.store.schemas import SWEEP_TABLES, TEXT
+from stitchgrid.store.joining import state_columns
+from stitchgrid.store.schemas import SWEEP_TABLES, TEXT, as_dictionaries
+from stitchgrid.store.standing import standing
 
 ATTEMPTS = pa.schema([("sweep", TEXT), ("shard", TEXT), ("attempts", pa.int64())])
 RUNNING = pa.schema([("sweep", TEXT), ("shard", TEXT)])
@@ -33,41 +37,50 @@ MATCHER_TABLE = pa.schema(
 class Tables:
     """Everything the views are made of, by the name under which DuckDB knows it."""
 
-    by_name: Mapping[str, pa.Table]
+    by_name: Mapping[str, pa.Table | pa.dataset.Dataset]
+    shape: Shape
     sweeps: tuple[str, ...]  # those that have a complete revision
     damaged: tuple[Damage, ...]
+    found_late: list[Damage]  # while a query was reading
 
 
-def load_tables(store: Store, *, now: datetime | None = None) -> Tables:
-    """Read all that the views show; damaged files are left out and named."""
-    parts = store.read_parts()
-    is_value = pc.and_(pc.equal(parts.table["status"].cast(TEXT), "done"), pc.is_valid(parts.table["metric"]))
-    sweeps, damaged = _sweep_tables(store)
-    names = sorted(set(sweeps["cells"]["sweep"].unique().to_pylist()))
+def load_tables(store: Store, *, now: datetime | None = None, without: frozenset[str] = frozenset()) -> Tables:
+    """Read what the views show, or where it is to be read when a query needs it; damaged files are left out and named.
+
+    `without` are files that turned out to be damaged while a query was reading them.
+    """
+    found = store.scan(without)
+    sweeps, names, damaged = _sweep_tables(store, found.ready)
     tables = {
-        "_values": earliest(parts.table.filter(is_value)),
-        "_errors": parts.table.filter(pc.not_equal(parts.table["status"].cast(TEXT), "done")),
+        "_loose": found.loose,
+        "_loose_cells": _loose_cells(found.loose),
+        "_moved": pa.table({"cell_id": found.moved}),
         **{f"_{name}": table for name, table in sweeps.items()},
         "_attempts": _table(ATTEMPTS, _attempts(store, names)),
         "_running": _table(RUNNING, _running(store, names, now or datetime.now(UTC))),
         "_matchers": _table(MATCHER_TABLE, [_matcher(name, matcher) for name, matcher in MATCHERS.items()]),
     }
-    return Tables(by_name=tables, sweeps=tuple(names), damaged=(*parts.damaged, *damaged))
+    datasets = {"_rows": found.rows, "_ready_results": found.results, "_ready_cells": found.cells}
+    return Tables(
+        by_name={**tables, **{name: dataset for name, dataset in datasets.items() if dataset is not None}},
+        shape=Shape(
+            has_snapshot=found.rows is not None,
+            has_ready=bool(found.ready),
+            has_others=tables["_cells"].num_rows > 0,
+            has_loose=found.loose.num_rows > 0,
+            has_moved=len(found.moved) > 0,
+            has_running=tables["_running"].num_rows > 0,
+        ),
+        sweeps=tuple(names),
+        damaged=(*found.damaged, *damaged),
+        found_late=found.found_late,
+    )
 
 
-def earliest(values: pa.Table) -> pa.Table:
-    """Return the rows without duplicates of (cell_id, metric): the earliest stays, ties by order."""
-    if not values.num_rows:
-        return values
-    cells, metrics, times = (_codes(values[name]) for name in ("cell_id", "metric", "created_at"))
-    key = cells[0] * len(metrics[1]) + metrics[0]
-    if len(np.unique(key)) == len(key):
-        return values
-    age = np.argsort(np.argsort(np.array(times[1], dtype=object), kind="stable"), kind="stable")[times[0]]
-    order = np.lexsort((age, key))  # stable: by key, then age, then order
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = key[order][1:] != key[order][:-1]
-    return values.take(np.sort(order[first]))
+def _loose_cells(rows: pa.Table) -> pa.Table:
+    """Return what rows say of their cells."""
+    ids = pc.unique(rows["cell_id"])
+    return state_columns(standing(rows, ids), np.arange(len(ids))).add_column(0, "cell_id", ids)
 
 
 def score_metric(name: str, matcher: Matcher) -> str:
@@ -80,33 +93,30 @@ def score_metric(name: str, matcher: Matcher) -> str:
     return "accuracy" if matcher.trained else "residual"
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]]:
-    array = column.combine_chunks()
-    array = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-    return array.indices.to_numpy().astype(np.int64), array.dictionary.to_pylist()
+def _sweep_tables(store: Store, ready: Set[str]) -> tuple[dict[str, pa.Table], list[str], list[Damage]]:
+    """Return the tables of the latest complete revision of every sweep, cells only of those that are not ready.
 
-
-def _sweep_tables(store: Store) -> tuple[dict[str, pa.Table], list[Damage]]:
-    """Return cells, models and layers of the latest complete revision of every sweep, and what could not be read."""
+    Also the names of all these sweeps, and what could not be read.
+    """
     found: dict[str, list[pa.Table]] = {
         name: [_with_sweep("", schema.empty_table())] for name, schema in SWEEP_TABLES.items()
     }
-    damaged = []
+    names, damaged = [], []
     for sweep in store.sweep_names():
+        wanted = [name for name in SWEEP_TABLES if name != "cells" or sweep not in ready]
         try:
-            plan = store.read_plan(sweep)
+            tables = store.read_plan_tables(sweep, wanted)
         except StoreError as problem:
             damaged.append(Damage(file=f"sweeps/{sweep}", reason=str(problem)))
             continue
-        for name in SWEEP_TABLES if plan else ():
-            found[name].append(_with_sweep(sweep, getattr(plan, name)))
-    return {name: pa.concat_tables(tables).unify_dictionaries() for name, tables in found.items()}, damaged
+        names += [sweep] * bool(tables)
+        for name, table in tables.items():
+            found[name].append(_with_sweep(sweep, table))
+    return {name: pa.concat_tables(tables).unify_dictionaries() for name, tables in found.items()}, names, damaged
 
 
 def _with_sweep(sweep: str, table: pa.Table) -> pa.Table:
-    for index, field in enumerate(table.schema):
-        if field.type == TEXT:
-            table = table.set_column(index, field.name, table[field.name].dictionary_encode())
+    table = as_dictionaries(table)
     column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(table.num_rows, dtype=np.int32)), [sweep])
     return table.add_column(0, "sweep", pa.chunked_array([column]))
 

@@ -1,74 +1,144 @@
-"""The views that SQL sees, over the tables of `tables.py`. Columns are promises: add, never rename or narrow."""
+"""The views that SQL sees, over the tables of `tables.py`. Columns are promises: add, never rename or narrow.
+
+A sweep is *ready* if the store's snapshot holds its rows and cells as they are to be seen; of other sweeps, and of
+loose rows, which no snapshot holds yet, views are joined when they are asked. Cells of which there are rows of both
+kinds are *moved*: all their rows are among the loose ones, and nothing that a snapshot says of them counts.
+"""
+
+from dataclasses import dataclass
 
 LAYER_PAIR = (
     "source_model, source_layer, source_index, source_depth, target_model, target_layer, target_index, target_depth"
 )
+MEASURED = (
+    "metric, value, higher_is_similar, num_fit, num_eval, num_rows, seconds, device, precision, alignment, flags, "
+    "source_weights, target_weights, data, version, created_at"
+)
+NETWORKS = "source_network, source_layer, target_network, target_layer"
+IS_VALUE = "status = 'done' and metric is not null"
+NAMED = f"sweep, cell_id, {LAYER_PAIR}, matcher, params, seed"
 
-MEASUREMENTS = """
-create view measurements as
-select cell_id, metric, value, higher_is_similar, num_fit, num_eval, num_rows, seconds, device, precision, alignment,
-       flags, source_network, source_layer, target_network, target_layer, matcher, params, seed, source_weights,
-       target_weights, data, shard, version, created_at
-from _values
-"""
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Of what the tables behind the views consist."""
+
+    has_snapshot: bool  # _rows
+    has_ready: bool  # _ready_cells, _ready_results
+    has_others: bool  # sweeps in _cells that are not ready
+    has_loose: bool  # rows in _loose
+    has_moved: bool  # cells in _moved
+    has_running: bool  # shards in _running
+
+
+def view_sql(shape: Shape) -> dict[str, str]:
+    """Return the statement that makes each view, each after those it uses."""
+    return {
+        "_values": _rows_where(shape, f"cell_id, {MEASURED}, {NETWORKS}, matcher, params, seed, shard", IS_VALUE),
+        "_errors": _rows_where(shape, "cell_id, status, error, created_at", "status <> 'done'"),
+        "measurements": MEASUREMENTS,
+        "results": _results(shape),
+        "cells": _cells(shape),
+        "models": MODELS,
+        "layers": LAYERS,
+        "matchers": MATCHERS,
+        "scores": SCORES,
+    }
+
+
+def _rows_where(shape: Shape, columns: str, condition: str) -> str:
+    kept = f"select {columns} from _rows where {condition} {_not_moved(shape)}"
+    loose = f"select {columns} from _loose where {condition}"
+    return _union([kept] * shape.has_snapshot + [loose] * (shape.has_loose or not shape.has_snapshot))
+
+
+def _not_moved(shape: Shape) -> str:
+    return "and cell_id not in (select cell_id from _moved)" if shape.has_moved else ""
+
+
+def _union(branches: list[str]) -> str:
+    return "\nunion all\n".join(branches)
+
+
+MEASUREMENTS = f"select cell_id, {MEASURED}, {NETWORKS}, matcher, params, seed, shard from _values"
 
 # A metric that the sweep does not ask for, stored for the sake of another one, is in `measurements` alone.
-RESULTS = f"""
-create view results as
-select c.sweep, c.cell_id, {LAYER_PAIR.replace("source_", "c.source_").replace("target_", "c.target_")},
-       c.matcher, c.params, c.seed, v.metric, v.value, v.higher_is_similar, v.num_fit, v.num_eval, v.num_rows,
-       v.seconds, v.device, v.precision, v.alignment, v.flags, v.source_weights, v.target_weights, v.data, v.version,
-       v.created_at
-from _cells as c
-join _values as v on v.cell_id = c.cell_id and list_contains(c.metrics, v.metric)
+JOINED = f"""
+select {", ".join(f"c.{name}" for name in NAMED.split(", "))}, {", ".join(f"v.{name}" for name in MEASURED.split(", "))}
+from {{cells}} as c
+join {{values}} as v on v.cell_id = c.cell_id and list_contains(c.metrics, v.metric)
 """
 
+
+def _results(shape: Shape) -> str:
+    ready = f"select {NAMED}, {MEASURED} from _ready_results where true {_not_moved(shape)}"
+    fresh = JOINED.format(cells="_ready_cells", values=f"(from _loose where {IS_VALUE})")
+    others = JOINED.format(cells="_cells", values="_values")
+    return _union(
+        [ready] * shape.has_ready
+        + [fresh] * (shape.has_ready and shape.has_loose)
+        + [others] * (shape.has_others or not shape.has_ready)
+    )
+
+
+def _cells(shape: Shape) -> str:
+    ready = READY if not shape.has_loose else READY_AND_LOOSE
+    states = _union([ready] * shape.has_ready + [OTHERS] * (shape.has_others or not shape.has_ready))
+    status = "if(status = 'pending' and r.shard is not null, 'running', status)" if shape.has_running else "status"
+    join = "left join _running as r on r.sweep = c.sweep and r.shard = c.shard" if shape.has_running else ""
+    return f"""
+with states as ({states})
+select c.sweep, c.cell_id, {LAYER_PAIR}, matcher, params, seed, metrics, c.shard,
+       {status} as status,
+       case when status in ('failed', 'quarantined') then latest_error end as error,
+       coalesce(a.attempts, 0) as attempts
+from states as c
+{join}
+left join _attempts as a on a.sweep = c.sweep and a.shard = c.shard
+"""
+
+
 # An error stands until a value is stored after it, as in `store.Outcomes`.
-CELLS = f"""
-create view cells as
-with stored as (
-    select cell_id, list(metric) as metrics, max(created_at) as last_at from _values group by cell_id
-),
-errors as (
-    select cell_id, max({{'at': created_at, 'status': status, 'error': error}}) as latest
-    from _errors group by cell_id
-),
-judged as (
-    select c.*, coalesce(a.attempts, 0) as attempts, e.latest.error as latest_error,
-           case
-               when list_has_all(s.metrics, c.metrics) then 'done'
-               when e.latest is not null and (s.last_at is null or s.last_at <= e.latest.at) then e.latest.status
-               when r.shard is not null then 'running'
-               else 'pending'
-           end as status
-    from _cells as c
-    left join stored as s on s.cell_id = c.cell_id
-    left join errors as e on e.cell_id = c.cell_id
-    left join _running as r on r.sweep = c.sweep and r.shard = c.shard
-    left join _attempts as a on a.sweep = c.sweep and a.shard = c.shard
-)
-select sweep, cell_id, {LAYER_PAIR}, matcher, params, seed, metrics, shard, status,
-       case when status in ('failed', 'quarantined') then latest_error end as error, attempts
-from judged
+PLANNED = f"sweep, cell_id, {LAYER_PAIR}, matcher, params, seed, metrics, shard"
+READY = f"select {PLANNED}, status, failed_with as latest_error from _ready_cells"
+READY_AND_LOOSE = f"""
+select {PLANNED},
+       case when l.cell_id is null then c.status
+            when list_has_all(l.stored, c.metrics) then 'done'
+            when l.failed_at is not null and (l.last_at is null or l.last_at <= l.failed_at) then l.failed_as
+            else 'pending' end as status,
+       if(l.cell_id is null, c.failed_with, l.failed_with) as latest_error
+from _ready_cells as c
+left join _loose_cells as l using (cell_id)
+"""
+OTHERS = f"""
+select {PLANNED},
+       case when list_has_all(s.stored, c.metrics) then 'done'
+            when e.latest is not null and (s.last_at is null or s.last_at <= e.latest.at) then e.latest.status
+            else 'pending' end as status,
+       e.latest.error as latest_error
+from _cells as c
+left join (select cell_id, list(metric) as stored, max(created_at) as last_at from _values group by cell_id) as s
+    using (cell_id)
+left join (
+    select cell_id, max({{'at': created_at, 'status': status, 'error': error}}) as latest from _errors group by cell_id
+) as e using (cell_id)
 """
 
 MODELS = """
-create view models as
 select sweep, model, entry, architecture, args, weights_digest, network_id, preprocess, num_parameters, num_classes,
        num_cuts, flops, accuracy, loss, num_eval
 from _models
 """
 
 LAYERS = """
-create view layers as
 select sweep, model, layer, node, layer_index, depth, kind, shape, width, num_prefix, flops from _layers
 """
 
-MATCHERS = "create view matchers as select * from _matchers"
+MATCHERS = "select * from _matchers"
 
 # One number per layer pair and matcher, averaged over seeds; `similarity` is the score turned so that more is better.
 SCORES = f"""
-create view scores as
 select sweep, {LAYER_PAIR}, matcher, params, coalesce(num_fit, num_eval) as samples, m.score_metric as metric,
        avg(value) filter (where metric = m.score_metric) as score,
        avg(if(m.higher_is_similar, value, -value)) filter (where metric = m.score_metric) as similarity,
@@ -82,13 +152,4 @@ group by sweep, {LAYER_PAIR}, matcher, params, num_fit, num_eval, m.score_metric
 having score is not null
 """
 
-VIEWS = {
-    "results": RESULTS,
-    "measurements": MEASUREMENTS,
-    "cells": CELLS,
-    "models": MODELS,
-    "layers": LAYERS,
-    "matchers": MATCHERS,
-    "scores": SCORES,
-}
-ORDER = ("measurements", "results", "cells", "models", "layers", "matchers", "scores")  # each after those it uses
+VIEWS = ("results", "measurements", "cells", "models", "layers", "matchers", "scores")

@@ -8,6 +8,7 @@ import click
 from stitchgrid import __version__
 from stitchgrid.cli.ask import atlas, query, sql
 from stitchgrid.cli.follow import logs, status
+from stitchgrid.cli.keep import check, compact
 from stitchgrid.cli.look import layers, models
 from stitchgrid.cli.run import bench, launch, plan, resume
 from stitchgrid.errors import StitchgridError
@@ -42,7 +43,7 @@ def cli() -> None:
     """
 
 
-for command in (launch, resume, plan, bench, status, logs, layers, models, query, sql, atlas):
+for command in (launch, resume, plan, bench, status, logs, layers, models, query, sql, atlas, check, compact):
     cli.add_command(command)
 
 

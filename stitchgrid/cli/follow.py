@@ -20,11 +20,12 @@ def status(sweep: str | None, watch: bool, form: str, store: str) -> None:
     import time
 
     from stitchgrid.catalog.progress import as_json, as_text, read_progress
+    from stitchgrid.cli.ask import warn_of_damage
     from stitchgrid.store import Store
 
     opened = Store.open(store)
     while True:
-        found = read_progress(opened, sweep)
+        found = read_progress(opened, sweep, warn=warn_of_damage)
         if watch and form == "table":
             click.clear()
         click.echo(as_json(found) if form == "json" else as_text(found))

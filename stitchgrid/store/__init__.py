@@ -1,9 +1,25 @@
 """The store: parts of rows, artefacts, sweeps, journal, in a folder in which nothing is edited in place."""
 
+from stitchgrid.store.check import Finding, Report
+from stitchgrid.store.compact import Compacted
 from stitchgrid.store.lease import Claim, LeaseError, is_fresh
 from stitchgrid.store.outcomes import Outcomes
 from stitchgrid.store.parts import Damage, PartRows
+from stitchgrid.store.repair import Repair
 from stitchgrid.store.store import Store
 from stitchgrid.store.sweeps import StoredPlan
 
-__all__ = ["Claim", "Damage", "LeaseError", "Outcomes", "PartRows", "Store", "StoredPlan", "is_fresh"]
+__all__ = [
+    "Claim",
+    "Compacted",
+    "Damage",
+    "Finding",
+    "LeaseError",
+    "Outcomes",
+    "PartRows",
+    "Repair",
+    "Report",
+    "Store",
+    "StoredPlan",
+    "is_fresh",
+]

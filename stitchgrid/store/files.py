@@ -146,6 +146,10 @@ class LocalFiles:
         except OSError as problem:
             raise self._unwritable(name, problem, what="delete") from problem
 
+    def leftovers(self) -> list[str]:
+        """Return the sorted names of what interrupted writers left below the store: no reader ever sees them."""
+        return sorted(str(path.relative_to(self.root)) for path in self.root.rglob(".*.partial"))
+
     def check_writable(self) -> None:
         """Raise a StoreError if no file can be written."""
         self._write_beside(self.root / "writable", b"?").unlink(missing_ok=True)

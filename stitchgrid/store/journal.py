@@ -32,12 +32,18 @@ class Journal:
     def attempts(self, sweep: str) -> list[dict[str, Any]]:
         """Return every attempt with its `launch` and `at`, oldest first; rounds that cannot be read are left out."""
         found: list[dict[str, Any]] = []
-        for launch_id in self.files.folders(Layout.journal(sweep)):
-            folder = Layout.launch(sweep, launch_id)
-            for data in self.files.read_many(f"{folder}/{name}" for name in self.files.names(folder)):
-                entry = _parsed(data) or {}
-                found += [{**one, "launch": launch_id, "at": entry["at"]} for one in entry.get("attempts", ())]
+        names = self.round_files(sweep)
+        for name, data in zip(names, self.files.read_many(names), strict=True):
+            entry = _parsed(data)
+            if entry is not None and round_problem(entry) is None:
+                launch_id = name.split("/")[-2]
+                found += [{**one, "launch": launch_id, "at": entry["at"]} for one in entry["attempts"]]
         return sorted(found, key=lambda one: str(one["at"]))
+
+    def round_files(self, sweep: str) -> list[str]:
+        """Return the names of the files of all dispatch rounds of a sweep, sound or not."""
+        launches = [Layout.launch(sweep, launch_id) for launch_id in self.files.folders(Layout.journal(sweep))]
+        return [f"{folder}/{name}" for folder in launches for name in self.files.names(folder)]
 
     def write_heartbeat(self, sweep: str, beat: Mapping[str, Any]) -> None:
         """Say what is going on now."""
@@ -45,7 +51,8 @@ class Journal:
 
     def read_heartbeat(self, sweep: str) -> dict[str, Any] | None:
         """Return what was going on last, None if nothing is known."""
-        return self._read(Layout.heartbeat(sweep))
+        beat = self._read(Layout.heartbeat(sweep))
+        return None if beat is None or beat_problem(beat) else beat
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
@@ -61,3 +68,19 @@ def _parsed(data: bytes | StoreError) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def round_problem(entry: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a round of the journal, None if nothing is."""
+    attempts = entry.get("attempts")
+    if "at" not in entry or not isinstance(attempts, list) or not all(isinstance(one, dict) for one in attempts):
+        return "lacks 'at' or a list of attempts"
+    return None
+
+
+def beat_problem(beat: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a heartbeat, None if nothing is."""
+    running = beat.get("running", [])
+    if not isinstance(running, list) or not all(isinstance(one, dict) for one in running):
+        return "'running' is no list of units"
+    return None if "at" in beat else "lacks 'at'"

@@ -3,6 +3,9 @@
 ```
 store.json                                          what makes a folder a store
 parts/v1/SHARD-DIGEST-ROWS.parquet                  rows of one shard: the name is the manifest
+snapshots/v1/NNNNNN.json                            parts merged: written once, the highest number counts
+snapshots/v1/data/NNNNNN-DIGEST-ROWS.parquet        their rows
+snapshots/v1/extracts/NNNNNN-DIGEST-ROWS.parquet    the same as views need them: can be thrown away
 artefacts/KIND/KEY.manifest                         which file is the artefact: written last, the first writer wins
 artefacts/KIND/KEY-DIGEST.SUFFIX                    its data
 sweeps/NAME/0001/job.json                           the job as edited, written first
@@ -12,6 +15,7 @@ sweeps/NAME/journal/LAUNCH/000001.json              attempts that were about to 
 sweeps/NAME/heartbeat.json                          what is going on now
 sweeps/NAME/claims/000001.json                      who works on the sweep: the highest number
 sweeps/NAME/logs/SHARD/001.log                      what its worker noted, one file an attempt
+set-aside/...                                       damaged files, under the names they had; nobody reads them
 ```
 """
 
@@ -24,7 +28,11 @@ from stitchgrid.errors import StoreError
 FORMAT = 1  # raised when an older stitchgrid could not read the store
 MARKER = "store.json"
 PARTS = "parts/v1"
+SNAPSHOTS = "snapshots/v1"
+SNAPSHOT_DATA = f"{SNAPSHOTS}/data"
+EXTRACTS = f"{SNAPSHOTS}/extracts"
 SWEEPS = "sweeps"
+SET_ASIDE = "set-aside"
 JOB = "job.json"
 PLAN = "plan.json"
 TABLES = ("cells", "models", "layers")
@@ -32,6 +40,7 @@ SUFFIXES = {"network": ".safetensors", "evaluation": ".json"}  # kind of artefac
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 PART_NAME = re.compile(r"(?P<shard>.+)-(?P<digest>[0-9a-f]{32})-(?P<rows>\d+)\.parquet")
+DATA_NAME = re.compile(r"(?P<number>\d{6,})-(?P<digest>[0-9a-f]{32})-(?P<rows>\d+)\.parquet")
 REVISION_NAME = re.compile(r"\d{4,}")
 
 
@@ -74,6 +83,29 @@ class PartName:
         if not (match := PART_NAME.fullmatch(name)):
             return None
         return cls(shard=match["shard"], digest=match["digest"], num_rows=int(match["rows"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataName:
+    """What the name of a file of a snapshot says about its content."""
+
+    number: int  # of the snapshot it was written for
+    digest: str
+    num_rows: int
+
+    def __str__(self) -> str:
+        return f"{self.number:06d}-{self.digest}-{self.num_rows}.parquet"
+
+    @classmethod
+    def parse(cls, name: str) -> "DataName | None":
+        """Return the parts of a name, None if no file of a snapshot has such a name.
+
+        >>> DataName.parse("000012-" + "0" * 32 + "-7.parquet").number
+        12
+        """
+        if not (match := DATA_NAME.fullmatch(name)):
+            return None
+        return cls(number=int(match["number"]), digest=match["digest"], num_rows=int(match["rows"]))
 
 
 class Layout:

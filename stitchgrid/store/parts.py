@@ -11,7 +11,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.records import Row
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import PARTS, Layout, PartName, content_digest
-from stitchgrid.store.schemas import PART, text_columns
+from stitchgrid.store.schemas import ADDED, PART, VERSION_KEY, as_dictionaries, text_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +37,11 @@ class DamagedFileError(Exception):
     """A file whose content is not what its name or manifest says; never leaves the store's package."""
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table, *, row_group_size: int | None = None) -> bytes:
     """Return a table as a Parquet file, built in memory: pyarrow's writers commit short files when interrupted."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    repeating = [field.name for field in table.schema if field.name != "cell_id" and not pa.types.is_nested(field.type)]
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size, use_dictionary=repeating)
     return bytes(sink.getvalue())
 
 
@@ -53,15 +54,25 @@ def read_parquet(data: bytes, columns: Sequence[str] | None, dictionaries: Seque
         DamagedFileError: If it is not a Parquet file with these columns.
     """
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(dictionaries))
+        dictionaries = [name for name in dictionaries if name not in ADDED]  # it may lack those
+        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=dictionaries)
         table = file.read(columns=None if columns is None else list(columns), use_threads=False)
-    except KeyError as problem:  # raised for a column that is to be a dictionary
-        raise DamagedFileError(f"lacks the columns [{problem}]") from problem
+    except KeyError:  # raised for a column that is to be a dictionary
+        table = pq.read_table(pa.BufferReader(data), use_threads=False)
     except (pa.ArrowException, OSError) as problem:
         raise DamagedFileError(f"not readable as Parquet ({str(problem).splitlines()[0]})") from problem
-    if columns is not None and table.column_names != list(columns):
-        raise DamagedFileError(f"lacks the columns {sorted(set(columns) - set(table.column_names))}")
-    return table
+    return table if columns is None else _with_all(table, columns)
+
+
+def _with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Return these columns in this order; those that came after the version of its schema are NULL."""
+    version = int((table.schema.metadata or {}).get(VERSION_KEY, b"1"))
+    missing = [name for name in columns if name not in table.column_names]
+    if lost := sorted(name for name in missing if ADDED.get(name, 0) <= version):
+        raise DamagedFileError(f"lacks the columns {lost}")
+    for name in missing:
+        table = table.append_column(PART.field(name), pa.nulls(table.num_rows, PART.field(name).type))
+    return table.select(list(columns))
 
 
 def part_table(rows: Sequence[Row]) -> pa.Table:
@@ -88,27 +99,34 @@ class Parts:
         """Return the names of the parts that count, sound or not."""
         return [name for name in self.files.names(PARTS) if name.endswith(".parquet")]
 
-    def read(self, columns: Sequence[str] = tuple(PART.names)) -> PartRows:
-        """Return these columns of every sound part, and what was left out because it is damaged."""
+    def read(self, columns: Sequence[str], names: Sequence[str]) -> PartRows:
+        """Return these columns of the parts of these names, and what was left out because it is damaged."""
         damaged: list[Damage] = []
-        tables = list(self._sound(columns, damaged))
+        tables = list(self._sound(columns, names, damaged))
         if not tables:
-            return PartRows(table=_as_dictionaries(_empty(columns)), damaged=tuple(damaged))
+            return PartRows(table=as_dictionaries(_empty(columns)), damaged=tuple(damaged))
         table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
         return PartRows(table=table, damaged=tuple(damaged))
 
-    def _sound(self, columns: Sequence[str], damaged: list[Damage]) -> Iterator[pa.Table]:
-        dictionaries = [name for name in text_columns(PART) if name in columns]
-        schema = _as_dictionaries(_empty(columns)).schema
-        names = self.names()
+    def _sound(self, columns: Sequence[str], names: Sequence[str], damaged: list[Damage]) -> Iterator[pa.Table]:
+        schema = as_dictionaries(_empty(columns)).schema
         for name, data in zip(names, self.files.read_many(f"{PARTS}/{name}" for name in names), strict=True):
             try:
-                yield _sound_rows(name, data, columns, dictionaries).cast(schema)
+                yield _sound_rows(name, data, columns).cast(schema)
             except (DamagedFileError, StoreError, pa.ArrowException) as problem:
                 damaged.append(Damage(file=f"{PARTS}/{name}", reason=str(problem)))
 
+    def read_one(self, name: str, columns: Sequence[str]) -> pa.Table:
+        """Return these columns of one part.
 
-def _sound_rows(name: str, data: bytes | StoreError, columns: Sequence[str], dictionaries: Sequence[str]) -> pa.Table:
+        Raises:
+            DamagedFileError: If it is not what its name says, or lacks one of them.
+            StoreError: If it cannot be read.
+        """
+        return _sound_rows(name, self.files.read(f"{PARTS}/{name}"), columns)
+
+
+def _sound_rows(name: str, data: bytes | StoreError, columns: Sequence[str]) -> pa.Table:
     promise = PartName.parse(name)
     if promise is None:
         raise DamagedFileError("not the name of a part")
@@ -118,7 +136,7 @@ def _sound_rows(name: str, data: bytes | StoreError, columns: Sequence[str], dic
         raise DamagedFileError("empty file")
     if content_digest(data) != promise.digest:
         raise DamagedFileError(f"content differs from the digest in its name ({len(data)} bytes are there)")
-    table = read_parquet(data, columns, dictionaries)
+    table = read_parquet(data, columns, [name for name in text_columns(PART) if name in columns])
     if table.num_rows != promise.num_rows:
         raise DamagedFileError(f"holds {table.num_rows} rows, its name promises {promise.num_rows}")
     return table
@@ -126,10 +144,3 @@ def _sound_rows(name: str, data: bytes | StoreError, columns: Sequence[str], dic
 
 def _empty(columns: Sequence[str]) -> pa.Table:
     return pa.schema([PART.field(name) for name in columns]).empty_table()
-
-
-def _as_dictionaries(table: pa.Table) -> pa.Table:
-    for index, field in enumerate(table.schema):
-        if field.name in text_columns(PART):
-            table = table.set_column(index, field.name, table[field.name].dictionary_encode())
-    return table

@@ -37,6 +37,10 @@ PART = pa.schema(
     ],
     metadata={"stitchgrid.part": "1"},
 )
+VERSION_KEY = b"stitchgrid.part"
+# Columns that came after version 1 -> the version of PART that brought them: NULL in parts of an earlier one. A column
+# that a part lacks otherwise is damage; one that this version does not know, of a later one, is ignored.
+ADDED: dict[str, int] = {}
 
 CELLS = pa.schema(
     [
@@ -91,9 +95,39 @@ LAYERS = pa.schema(
     ]
 )
 
+# What a snapshot keeps of a sweep, ready to be scanned: the rows of its cells, and its cells with their status.
+_UNNAMED = {"cell_id", "status", "error", "source_network", "target_network", "shard"}
+_MEASURED = [name for name in PART.names if name not in {*_UNNAMED, *CELLS.names}]
+_NAMED = [name for name in CELLS.names if name not in ("metrics", "shard")]
+
+RESULTS = pa.schema(
+    [("sweep", TEXT), *(CELLS.field(name) for name in _NAMED), *(PART.field(name) for name in _MEASURED)]
+)
+
+CELL_STATES = pa.schema(
+    [
+        ("sweep", TEXT),
+        *CELLS,
+        ("stored", TEXTS),  # metrics
+        ("last_at", TEXT),  # when the last of them was stored
+        ("failed_at", TEXT),  # the latest error, whether or not it stands
+        ("failed_as", TEXT),  # failed or quarantined
+        ("failed_with", TEXT),
+        ("status", TEXT),  # done, failed, quarantined or pending
+    ]
+)
+
 SWEEP_TABLES = {"cells": CELLS, "models": MODELS, "layers": LAYERS}
 
 
 def text_columns(schema: pa.Schema) -> list[str]:
     """Return the columns whose few distinct values are worth a dictionary in memory."""
-    return [field.name for field in schema if field.type == TEXT]
+    return [field.name for field in schema if field.type == TEXT and field.name != "cell_id"]
+
+
+def as_dictionaries(table: pa.Table) -> pa.Table:
+    """Return a table of rows with its text columns as dictionaries."""
+    for index, field in enumerate(table.schema):
+        if field.type == TEXT and field.name != "cell_id":
+            table = table.set_column(index, field.name, table[field.name].dictionary_encode())
+    return table

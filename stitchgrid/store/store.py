@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from stitchgrid.records import Row
 from stitchgrid.store.artefacts import Artefacts
+from stitchgrid.store.check import Checker, Report
+from stitchgrid.store.compact import Compacted, compact
 from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.journal import Journal
 from stitchgrid.store.layout import PARTS, SUFFIXES
@@ -16,6 +18,9 @@ from stitchgrid.store.logs import Logs
 from stitchgrid.store.opening import open_files
 from stitchgrid.store.outcomes import COLUMNS, Outcomes
 from stitchgrid.store.parts import PartRows, Parts
+from stitchgrid.store.reading import contents, read_rows
+from stitchgrid.store.repair import Repair, set_aside
+from stitchgrid.store.scanning import Scan, scan
 from stitchgrid.store.schemas import PART
 from stitchgrid.store.sweeps import StoredPlan, Sweeps
 
@@ -59,12 +64,34 @@ class Store:
         return [self.files.path(f"{PARTS}/{name}") for name in self._parts.names()]
 
     def read_parts(self, columns: Sequence[str] = tuple(PART.names)) -> PartRows:
-        """Return these columns of every sound part, and what was left out because it is damaged."""
-        return self._parts.read(columns)
+        """Return these columns of all rows, some of which may be there twice, and what was left out as damaged."""
+        return read_rows(self.files, columns)
+
+    def scan(self, without: frozenset[str] = frozenset()) -> Scan:
+        """Return all rows, to be read when a query needs them; files of these names are left out."""
+        return scan(self.files, without)
 
     def outcomes(self) -> Outcomes:
         """Return what is stored of every cell."""
-        return Outcomes(self._parts.read(COLUMNS))
+        return Outcomes(read_rows(self.files, COLUMNS))
+
+    # Upkeep -----------------------------------------------------------------------------------------------------------
+
+    def check(self) -> Report:
+        """Verify every file; return what is damaged, and what is there but not the store's."""
+        return Checker(self.files).run()
+
+    def set_aside(self, report: Report) -> Repair:
+        """Move what a check found damaged to where no reader looks; a StoreError if the store is read-only."""
+        return set_aside(self.files, report)
+
+    def compact(self) -> Compacted:
+        """Merge all loose parts that are sound into a snapshot; a StoreError if the store is read-only."""
+        return compact(self.files)
+
+    def compact_if_many(self, threshold: int = 1000) -> Compacted | None:
+        """Compact the store if it has at least so many loose parts."""
+        return self.compact() if len(contents(self.files).loose) >= threshold else None
 
     # Artefacts --------------------------------------------------------------------------------------------------------
 
@@ -115,6 +142,10 @@ class Store:
     def read_plan(self, sweep: str, revision: int | None = None) -> StoredPlan | None:
         """Return a complete revision, by default the latest; None if there is none yet."""
         return self._sweeps.read_plan(sweep, revision)
+
+    def read_plan_tables(self, sweep: str, names: Sequence[str]) -> dict[str, pa.Table]:
+        """Return some tables of the latest complete revision; {} if there is none yet."""
+        return self._sweeps.read_tables(sweep, names)
 
     # Journal ----------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -46,8 +46,8 @@ class Sweeps:
         self.files = files
 
     def names(self) -> list[str]:
-        """Return the names of the sweeps that have a job, sorted."""
-        return [name for name in self.files.folders(SWEEPS) if self.latest_revision(name) is not None]
+        """Return the names of the sweeps that have a job or, where that is lost, a plan; sorted."""
+        return [name for name in self.files.folders(SWEEPS) if self._is_known(name)]
 
     def latest_revision(self, sweep: str) -> int | None:
         """Return the highest revision that has a job, planned or not."""
@@ -60,6 +60,10 @@ class Sweeps:
         while not self.files.write_once(Layout.revision(sweep, revision, JOB), data):
             revision += 1
         return revision
+
+    def latest_plan(self, sweep: str) -> int | None:
+        """Return the highest complete revision; None if there is none."""
+        return max(self._revisions(sweep, PLAN), default=None)
 
     def read_job(self, sweep: str, revision: int | None = None) -> dict[str, Any]:
         """Return the job of a revision, by default of the latest.
@@ -100,15 +104,15 @@ class Sweeps:
         Raises:
             StoreError: If there is no such sweep, or a file of the revision is damaged.
         """
-        if self.latest_revision(sweep) is None:
+        if not self._is_known(sweep):
             raise self._unknown(sweep)
         complete = self._revisions(sweep, PLAN)
         revision = revision or max(complete, default=None)
         if revision is None or revision not in complete:
             return None
         manifest = self._read_json(Layout.revision(sweep, revision, PLAN))
+        tables = self._tables(sweep, revision, manifest, TABLES)
         try:
-            tables = {name: self._read_table(sweep, revision, name, manifest["sha256"]) for name in TABLES}
             return StoredPlan(
                 sweep=sweep,
                 revision=revision,
@@ -117,8 +121,44 @@ class Sweeps:
                 version=str(manifest["version"]),
                 **tables,
             )
+        except (KeyError, TypeError) as problem:
+            raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
+
+    def read_tables(self, sweep: str, names: Sequence[str]) -> dict[str, pa.Table]:
+        """Return some tables of the latest complete revision, {} if there is none; errors as those of `read_plan`."""
+        revision = self.latest_plan(sweep)
+        if revision is None:
+            return {}
+        return self._tables(sweep, revision, self._read_json(Layout.revision(sweep, revision, PLAN)), names)
+
+    def _tables(
+        self, sweep: str, revision: int, manifest: Mapping[str, Any], names: Sequence[str]
+    ) -> dict[str, pa.Table]:
+        try:
+            return {name: self._read_table(sweep, revision, name, manifest["sha256"]) for name in names}
         except (DamagedFileError, KeyError, TypeError) as problem:
             raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
+
+    def plan_problems(self, sweep: str, revision: int) -> list[tuple[str, str]]:
+        """Return (file, what is wrong with it) for each damaged file of a complete revision."""
+        try:
+            manifest = self._read_json(Layout.revision(sweep, revision, PLAN))
+            digests, counts, _, _ = (manifest[key] for key in ("sha256", "num_rows", "info", "created_at"))
+        except (KeyError, StoreError) as problem:
+            lacks = isinstance(problem, KeyError)
+            return [(PLAN, f"lacks {problem}" if lacks else str(problem))]
+        found = []
+        for name in TABLES:
+            try:
+                table = self._read_table(sweep, revision, name, digests)
+                if table.num_rows != counts[name]:
+                    found.append((PLAN, f"promises {counts[name]} rows of {name}, there are {table.num_rows}"))
+            except (DamagedFileError, KeyError, TypeError, StoreError) as problem:
+                found.append((f"{name}.parquet", str(problem)))
+        return found
+
+    def _is_known(self, sweep: str) -> bool:
+        return any(self._revisions(sweep, file) for file in (JOB, PLAN))
 
     def _revisions(self, sweep: str, file: str) -> list[int]:
         folders = [name for name in self.files.folders(Layout.sweep(sweep)) if REVISION_NAME.fullmatch(name)]

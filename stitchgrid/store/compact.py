@@ -1,0 +1,195 @@
+"""Merge loose parts into snapshots: data files first, then the manifest that makes them count, then deletion.
+
+A compaction that is stopped anywhere leaves the store as it was or as it is to be, apart from files that nobody names.
+Of two at once the first to publish wins, and the other drops its work.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stitchgrid.errors import StoreError
+from stitchgrid.store.duplicates import is_earliest
+from stitchgrid.store.extracts import Extracts
+from stitchgrid.store.files import Files
+from stitchgrid.store.joining import order_by
+from stitchgrid.store.layout import PARTS, SNAPSHOT_DATA, PartName
+from stitchgrid.store.parts import Damage, DamagedFileError, Parts
+from stitchgrid.store.reading import contents
+from stitchgrid.store.schemas import PART, TEXT
+from stitchgrid.store.snapshots import EMPTY, Snapshot, Snapshots, Tier
+from stitchgrid.store.standing import value_mask, without_duplicates
+
+BATCH_ROWS = 500_000  # of parts merged at once: bounds the memory
+TIER_ROWS = 1_000_000  # a data file is not merged with others beyond this
+ROWS_ORDER = ("matcher", "source_network", "target_network", "metric", "target_layer", "source_layer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted:
+    """What a compaction did."""
+
+    num_parts: int  # merged
+    num_rows: int  # in the snapshot
+    num_files: int  # of the snapshot
+    is_published: bool  # False: another compaction was faster, or there was nothing to do
+    damaged: tuple[Damage, ...]  # left as they are
+
+
+class Compaction:
+    """One compaction of a store."""
+
+    def __init__(self, files: Files):
+        self.files, self.parts, self.snapshots = files, Parts(files), Snapshots(files)
+        self.damaged: list[Damage] = []
+        self.tiers: list[Tier] = []
+        self.merged: set[str] = set()  # names of parts
+        self.written: list[str] = []
+        self.touched: list[pa.Array] = []  # ids of the cells with new rows
+        self.has_lost = False  # a tier
+        self._ids: dict[str, pa.Array] = {}  # file of a tier -> ids of its cells
+        self.number = 0
+
+    def run(self) -> Compacted:
+        """Merge all loose parts that are sound.
+
+        Raises:
+            StoreError: If the store cannot be written.
+        """
+        found = contents(self.files)
+        self.damaged += found.damaged
+        self.number = found.snapshot.number + 1
+        self.tiers = self._present(found.snapshot)
+        for table in self._batches(found.loose):
+            self._add(table)
+        extracts = Extracts(self.snapshots, self.number)
+        self.tiers, cells = extracts.make(self.tiers, found.snapshot, None if self.has_lost else self.touched)
+        self.damaged += extracts.damaged
+        self.written += extracts.written
+        still_there = set(self.parts.names()) & found.snapshot.replaces
+        snapshot = Snapshot(
+            number=self.number, tiers=tuple(self.tiers), cells=cells, replaces=frozenset(self.merged | still_there)
+        )
+        if snapshot == replace(found.snapshot, number=self.number, replaces=frozenset(still_there)):
+            self.snapshots.delete_unneeded(found.snapshot, EMPTY)  # what an interrupted compaction left
+            return self._report(found.snapshot, is_published=False)
+        return self._publish(snapshot, found.snapshot)
+
+    def _publish(self, snapshot: Snapshot, previous: Snapshot) -> Compacted:
+        won = self.snapshots.publish(snapshot)
+        self.snapshots.delete_own(self.number, self.written)
+        if won:
+            self.snapshots.delete_unneeded(snapshot, previous)
+        return self._report(snapshot, is_published=won)
+
+    def _report(self, snapshot: Snapshot, *, is_published: bool) -> Compacted:
+        return Compacted(
+            num_parts=len(self.merged),
+            num_rows=sum(tier.num_rows for tier in snapshot.tiers),
+            num_files=len(snapshot.files()),
+            is_published=is_published,
+            damaged=tuple(self.damaged),
+        )
+
+    # Rows -------------------------------------------------------------------------------------------------------------
+
+    def _present(self, snapshot: Snapshot) -> list[Tier]:
+        """Return the tiers that can be kept; those without a list of their ids are written again."""
+        here = {f"{SNAPSHOT_DATA}/{name}" for name in self.files.names(SNAPSHOT_DATA)}
+        kept = []
+        for tier in snapshot.tiers:
+            ids = self._read_ids(tier)
+            if tier.file not in here:
+                self.touched.append(pa.array([], TEXT) if ids is None else ids)
+                self.has_lost = True
+            elif ids is not None:
+                self._ids[tier.file] = ids
+                kept.append(tier)
+            else:
+                try:
+                    self._add(self.snapshots.rows(tier, PART.names), onto=kept)
+                except (DamagedFileError, StoreError) as problem:
+                    self.damaged.append(Damage(file=tier.file, reason=str(problem)))
+        return kept
+
+    def _read_ids(self, tier: Tier) -> pa.Array | None:
+        """Return the ids of the cells of a tier; None where the list is lost."""
+        try:
+            return self.snapshots.column(tier.ids, "cell_id") if tier.ids else None
+        except (DamagedFileError, StoreError):
+            return None
+
+    def _batches(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        batch: list[str] = []
+        num_rows = 0
+        for name in names:
+            promise = PartName.parse(name)
+            batch.append(name)
+            num_rows += 0 if promise is None else promise.num_rows
+            if num_rows >= BATCH_ROWS:
+                yield self._read(batch)
+                batch, num_rows = [], 0
+        if batch:
+            yield self._read(batch)
+
+    def _read(self, names: Sequence[str]) -> pa.Table:
+        found = self.parts.read(PART.names, names)
+        self.damaged += found.damaged
+        bad = {one.file for one in found.damaged}
+        self.merged |= {name for name in names if f"{PARTS}/{name}" not in bad}
+        return found.table
+
+    def _add(self, table: pa.Table, onto: list[Tier] | None = None) -> None:
+        """Make rows a tier, merged with smaller ones and with those that hold later duplicates."""
+        tiers = self.tiers if onto is None else onto
+        if not table.num_rows:
+            return
+        table = without_duplicates(table)
+        together = []
+        for tier in list(tiers):
+            table, is_needed = self._compare(table, tier)
+            if is_needed:
+                together.append(tier)
+        for tier in sorted(tiers, key=lambda one: one.num_rows):
+            total = table.num_rows + sum(one.num_rows for one in together)
+            if tier not in together and tier.num_rows <= total and tier.num_rows + total <= TIER_ROWS:
+                together.append(tier)
+        tables = [table, *(self.snapshots.rows(tier, PART.names).cast(table.schema) for tier in together)]
+        tiers[:] = [tier for tier in tiers if tier not in together]
+        tiers.append(self._write(pa.concat_tables(tables).unify_dictionaries().combine_chunks()))
+
+    def _compare(self, table: pa.Table, tier: Tier) -> tuple[pa.Table, bool]:
+        """Return the rows without those that a tier has earlier, and whether it has some that are to go themselves."""
+        common = pc.filter(ids := self._ids[tier.file], pc.is_in(ids, value_set=pc.unique(table["cell_id"])))
+        if not len(common):
+            return table, False
+        old, new = self.snapshots.rows(tier, PART.names), table
+        chosen = [pc.is_in(one["cell_id"].cast(TEXT), value_set=common) for one in (new, old)]
+        values = [pc.and_(mask, pa.array(value_mask(one))) for mask, one in zip(chosen, (new, old), strict=True)]
+        both = pa.concat_tables([new.filter(values[0]), old.filter(values[1]).cast(new.schema)]).unify_dictionaries()
+        stays = is_earliest(both)
+        num_new = pc.sum(values[0]).as_py() or 0
+        if not stays[num_new:].all():
+            return table, True
+        keep = np.ones(table.num_rows, dtype=bool)
+        keep[np.flatnonzero(values[0].to_numpy())[~stays[:num_new]]] = False
+        return table.filter(pa.array(keep)), False
+
+    def _write(self, table: pa.Table) -> Tier:
+        table = without_duplicates(table)
+        table = table.take(pa.array(order_by(table, ROWS_ORDER))).combine_chunks()
+        ids = pc.unique(table["cell_id"])
+        self.touched.append(ids)
+        file = self.snapshots.write_rows(self.number, table)
+        ids_file = self.snapshots.write_extract(self.number, pa.table({"cell_id": ids}))
+        self.written += [file, ids_file]
+        self._ids[file] = ids
+        return Tier(file=file, num_rows=table.num_rows, ids=ids_file)
+
+
+def compact(files: Files) -> Compacted:
+    """Merge all loose parts of a store that are sound; errors as those of `Compaction.run`."""
+    return Compaction(files).run()

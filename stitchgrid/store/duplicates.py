@@ -1,0 +1,80 @@
+"""One value a cell and metric: the earliest counts, whatever was written twice."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Numbers = np.ndarray[Any, np.dtype[Any]]
+
+
+def earliest(values: pa.Table) -> pa.Table:
+    """Return the rows without duplicates of (cell_id, metric)."""
+    stays = is_earliest(values)
+    return values if stays.all() else values.filter(pa.array(stays))
+
+
+def is_earliest(values: pa.Table) -> Numbers:
+    """Return which rows stay: of those with one (cell_id, metric) the earliest; a tie is settled by their content.
+
+    So it does not matter in which order or from which files the rows were read.
+    """
+    cells, metrics = codes(values["cell_id"]), codes(values["metric"])
+    key = cells * (int(metrics.max(initial=0)) + 1) + metrics
+    order = np.argsort(key, kind="stable")
+    repeats = key[order][1:] == key[order][:-1]
+    stays = np.ones(len(key), dtype=bool)
+    if not repeats.any():
+        return stays
+    several = np.zeros(len(key), dtype=bool)  # rows that share their key with others
+    several[order[1:][repeats]] = several[order[:-1][repeats]] = True
+    rows = np.flatnonzero(several)
+    age = ranks(values["created_at"])[rows]
+    chosen = np.lexsort((_content_ranks(values, rows, key[rows], age), age, key[rows]))
+    later = np.zeros(len(rows), dtype=bool)
+    later[1:] = key[rows][chosen][1:] == key[rows][chosen][:-1]
+    stays[rows[chosen[later]]] = False
+    return stays
+
+
+def codes(column: pa.ChunkedArray) -> Numbers:
+    """Return one whole number for every distinct text of a column."""
+    return as_numbers(encoded(column).indices.fill_null(-1)).astype(np.int64)
+
+
+def ranks(column: pa.ChunkedArray) -> Numbers:
+    """Return whole numbers that sort like the texts of a column; -1 for NULL."""
+    array = encoded(column)
+    rank = np.empty(len(array.dictionary) + 1, dtype=np.int64)
+    rank[as_numbers(pc.sort_indices(array.dictionary))] = np.arange(len(array.dictionary))
+    rank[-1] = -1
+    found: Numbers = rank[as_numbers(array.indices.fill_null(-1))]
+    return found
+
+
+def as_numbers(column: pa.Array | pa.ChunkedArray) -> Numbers:
+    """Return a column without NULL as a numpy array."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    found: Numbers = array.to_numpy(zero_copy_only=False)
+    return found
+
+
+def encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Return a text column as one dictionary array."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # dictionaries that differ
+        array = array.unify_dictionaries().combine_chunks()
+    return array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+
+
+def _content_ranks(values: pa.Table, rows: Numbers, key: Numbers, age: Numbers) -> Numbers:
+    """Return numbers that sort rows of one key and age by their content; 0 for all others."""
+    found = np.zeros(len(rows), dtype=np.int64)
+    order = np.lexsort((age, key))
+    same = (key[order][1:] == key[order][:-1]) & (age[order][1:] == age[order][:-1])
+    tied = np.unique(np.concatenate([order[1:][same], order[:-1][same]]))
+    if len(tied):
+        contents = [repr(tuple(row.values())) for row in values.take(pa.array(rows[tied])).to_pylist()]
+        found[tied[np.argsort(np.array(contents, dtype=object), kind="stable")]] = np.arange(len(tied))
+    return found

@@ -1,0 +1,110 @@
+"""The extracts of a snapshot: for every sweep the rows of its cells, tier by tier, and its cells with their status."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stitchgrid.errors import StoreError
+from stitchgrid.store.joining import results_of, states_of
+from stitchgrid.store.layout import EXTRACTS
+from stitchgrid.store.parts import Damage, DamagedFileError
+from stitchgrid.store.schemas import PART, TEXT, as_dictionaries
+from stitchgrid.store.snapshots import Extract, Snapshot, Snapshots, Tier
+from stitchgrid.store.standing import COLUMNS
+from stitchgrid.store.sweeps import StoredPlan, Sweeps
+
+
+class Extracts:
+    """Makes what a snapshot lacks of its extracts."""
+
+    def __init__(self, snapshots: Snapshots, number: int):
+        self.snapshots, self.number = snapshots, number
+        self.damaged: list[Damage] = []
+        self.written: list[str] = []
+        self._here = {f"{EXTRACTS}/{name}" for name in snapshots.files.names(EXTRACTS)}
+
+    def make(
+        self, tiers: Sequence[Tier], previous: Snapshot, touched: Sequence[pa.Array] | None
+    ) -> tuple[list[Tier], dict[str, Extract]]:
+        """Return the tiers with the extracts that belong to them, and those of the cells.
+
+        `touched` are ids of cells of which rows came since the previous snapshot; None: rows went, nobody knows which.
+        """
+        plans = self._plans(tiers, previous, touched is None or bool(touched))
+        tiers = [self._with_results(tier, plans) for tier in tiers]
+        found = {sweep: one for sweep, one in previous.cells.items() if sweep not in plans and self._is_known(sweep)}
+        for sweep, plan in plans.items():
+            known = previous.cells.get(sweep)
+            if known and self._is_current(known, plan.revision) and touched is not None and not _meet(touched, plan):
+                found[sweep] = known
+            else:
+                found[sweep] = self._states(plan, tiers)
+        return [replace(tier, results={s: tier.results[s] for s in found}) for tier in tiers], found
+
+    def _plans(self, tiers: Sequence[Tier], previous: Snapshot, is_touched: bool) -> dict[str, StoredPlan]:
+        """Return the latest plan of every sweep of which an extract is missing, stale or may be."""
+        sweeps = Sweeps(self.snapshots.files)
+        plans = {}
+        for sweep in sweeps.names():
+            try:
+                revision = sweeps.latest_plan(sweep)
+                extracts = [previous.cells.get(sweep), *(tier.results.get(sweep) for tier in tiers)]
+                if revision is None or not (is_touched or not all(self._is_current(e, revision) for e in extracts)):
+                    continue
+                if plan := sweeps.read_plan(sweep, revision):
+                    plans[sweep] = plan
+            except StoreError as problem:
+                self.damaged.append(Damage(file=f"sweeps/{sweep}", reason=str(problem)))
+        return plans
+
+    def _is_current(self, extract: Extract | None, revision: int) -> bool:
+        return extract is not None and extract.revision == revision and extract.file in self._here
+
+    def _is_known(self, sweep: str) -> bool:
+        return Sweeps(self.snapshots.files).latest_plan(sweep) is not None
+
+    def _with_results(self, tier: Tier, plans: Mapping[str, StoredPlan]) -> Tier:
+        stale = [plan for sweep, plan in plans.items() if not self._is_current(tier.results.get(sweep), plan.revision)]
+        if not stale:
+            return tier
+        rows = self._rows(tier, PART.names)
+        made = {plan.sweep: self._write(plan, results_of(plan.sweep, plan.cells, rows)) for plan in stale}
+        return replace(tier, results={**tier.results, **made})
+
+    def _states(self, plan: StoredPlan, tiers: Sequence[Tier]) -> Extract:
+        ids = pc.unique(plan.cells["cell_id"])
+        tables = [_empty()]
+        for tier in tiers:
+            if _any_in(self.snapshots.column(tier.ids, "cell_id"), ids):
+                rows = self._rows(tier, COLUMNS)
+                tables.append(rows.filter(pc.is_in(rows["cell_id"].cast(TEXT), value_set=ids)))
+        rows = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+        return self._write(plan, states_of(plan.sweep, plan.cells, rows))
+
+    def _rows(self, tier: Tier, columns: Sequence[str]) -> pa.Table:
+        try:
+            return self.snapshots.rows(tier, columns)
+        except (DamagedFileError, StoreError) as problem:
+            self.damaged.append(Damage(file=tier.file, reason=str(problem)))
+            return as_dictionaries(pa.schema([PART.field(name) for name in columns]).empty_table())
+
+    def _write(self, plan: StoredPlan, table: pa.Table) -> Extract:
+        name = self.snapshots.write_extract(self.number, table)
+        self.written.append(name)
+        self._here.add(name)
+        return Extract(revision=plan.revision, file=name)
+
+
+def _empty() -> pa.Table:
+    return as_dictionaries(pa.schema([PART.field(name) for name in COLUMNS]).empty_table())
+
+
+def _meet(touched: Sequence[pa.Array], plan: StoredPlan) -> bool:
+    ids = pc.unique(plan.cells["cell_id"])
+    return any(_any_in(some, ids) for some in touched)
+
+
+def _any_in(some: pa.Array, ids: pa.Array) -> bool:
+    return bool(pc.any(pc.is_in(some, value_set=ids)).as_py())

@@ -1,0 +1,63 @@
+"""All rows of a store: those of the newest snapshot, and the parts that it does not replace."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pyarrow as pa
+
+from stitchgrid.errors import StoreError
+from stitchgrid.store.files import Files
+from stitchgrid.store.parts import Damage, DamagedFileError, PartRows, Parts
+from stitchgrid.store.snapshots import Snapshot, Snapshots
+
+Found = TypeVar("Found")
+
+ATTEMPTS = 5  # each costs a whole compaction by somebody else
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """Which files hold the rows of a store at one moment."""
+
+    snapshot: Snapshot
+    loose: tuple[str, ...]  # names of the parts that it does not replace
+    damaged: tuple[Damage, ...] = ()
+
+
+def contents(files: Files) -> Contents:
+    """Return which files count now."""
+    # The order matters: a part that was deleted before the listing is in the snapshot that is found after it.
+    names = Parts(files).names()
+    snapshot, damaged = Snapshots(files).newest()
+    return Contents(
+        snapshot=snapshot, loose=tuple(name for name in names if name not in snapshot.replaces), damaged=damaged
+    )
+
+
+def stable(files: Files, read: Callable[[Contents], Found]) -> Found:
+    """Return what `read` makes of the contents; reads anew where a compaction took away what it was reading."""
+    for _ in range(ATTEMPTS):
+        found = contents(files)
+        result = read(found)
+        if Snapshots(files).numbers()[-1:] in ([], [found.snapshot.number]):
+            return result
+    return result
+
+
+def read_rows(files: Files, columns: Sequence[str]) -> PartRows:
+    """Return these columns of all rows; some may be there twice. Damaged files are left out and named."""
+    return stable(files, lambda found: _read(files, found, columns))
+
+
+def _read(files: Files, found: Contents, columns: Sequence[str]) -> PartRows:
+    snapshots = Snapshots(files)
+    loose = Parts(files).read(columns, found.loose)
+    tables, damaged = [loose.table], [*found.damaged, *loose.damaged]
+    for tier in found.snapshot.tiers:
+        try:
+            tables.append(snapshots.rows(tier, columns).cast(loose.table.schema))
+        except (DamagedFileError, StoreError, pa.ArrowException) as problem:
+            damaged.append(Damage(file=tier.file, reason=str(problem)))
+    table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    return PartRows(table=table, damaged=tuple(damaged))

@@ -1,0 +1,157 @@
+"""A store as datasets that are read when, and as far as, a query needs them.
+
+What a snapshot holds is scanned from its files, checked as they are opened; loose parts are read at once. A cell that
+both know is taken out of the snapshot: all its rows are among the loose ones.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from stitchgrid.errors import StoreError
+from stitchgrid.store.files import Files
+from stitchgrid.store.layout import EXTRACTS, SNAPSHOT_DATA
+from stitchgrid.store.parts import Damage, DamagedFileError, Parts
+from stitchgrid.store.reading import Contents, read_rows, stable
+from stitchgrid.store.schemas import CELL_STATES, PART, RESULTS, as_dictionaries
+from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier
+from stitchgrid.store.standing import without_duplicates
+from stitchgrid.store.sweeps import Sweeps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """All rows of a store, and what is ready of its sweeps."""
+
+    loose: pa.Table  # rows that are in no dataset; one value a cell and metric
+    moved: pa.Array  # ids of the cells of which rows in the datasets do not count: they are among the loose ones
+    rows: ds.Dataset | None = None  # as parts have them
+    results: ds.Dataset | None = None  # the values of the ready sweeps, named
+    cells: ds.Dataset | None = None  # the cells of the ready sweeps with their status
+    ready: frozenset[str] = frozenset()
+    damaged: tuple[Damage, ...] = ()
+    found_late: list[Damage] = field(default_factory=list)  # while a dataset was read
+
+
+def scan(files: Files, bad: frozenset[str] = frozenset()) -> Scan:
+    """Return a store to be scanned, without the files of these names."""
+    return stable(files, lambda found: _scan(files, found, bad))
+
+
+def _scan(files: Files, found: Contents, bad: frozenset[str]) -> Scan:
+    here = {f"{folder}/{name}" for folder in (SNAPSHOT_DATA, EXTRACTS) for name in files.names(folder)} - bad
+    snapshot = found.snapshot
+    ids = _ids(files, snapshot, here)
+    if ids is None:
+        rows = read_rows(files, PART.names)
+        return Scan(loose=without_duplicates(rows.table), moved=pa.array([], pa.string()), damaged=rows.damaged)
+    loose = Parts(files).read(PART.names, found.loose)
+    known = pc.unique(loose.table["cell_id"])
+    moved = pa.concat_arrays([pc.filter(some, pc.is_in(some, value_set=known)) for some in ids] or [known[:0]])
+    old = [_rows_of(files, tier, moved) for tier in snapshot.tiers] if len(moved) else []
+    table = pa.concat_tables([loose.table, *old]).unify_dictionaries()
+    late: list[Damage] = []
+    datasets = Datasets(files, late)
+    ready = frozenset(sweep for sweep in snapshot.cells if _is_ready(files, snapshot, sweep, here))
+    return Scan(
+        loose=without_duplicates(table),
+        moved=moved,
+        rows=datasets.make(PART, ((tier.file, None) for tier in snapshot.tiers)),
+        results=datasets.make(
+            RESULTS, ((tier.results[sweep].file, sweep) for tier in snapshot.tiers for sweep in ready)
+        ),
+        cells=datasets.make(CELL_STATES, ((snapshot.cells[sweep].file, sweep) for sweep in ready)),
+        ready=ready,
+        damaged=(*found.damaged, *loose.damaged),
+        found_late=late,
+    )
+
+
+def _ids(files: Files, snapshot: Snapshot, here: set[str]) -> list[pa.Array] | None:
+    """Return the ids of the cells of every tier; None if rows must be read one by one because something is amiss."""
+    if any(tier.file not in here or tier.ids not in here for tier in snapshot.tiers):
+        return None
+    try:
+        return [Snapshots(files).column(tier.ids, "cell_id") for tier in snapshot.tiers]
+    except (DamagedFileError, StoreError):
+        return None
+
+
+def _is_ready(files: Files, snapshot: Snapshot, sweep: str, here: set[str]) -> bool:
+    if not snapshot.tiers:
+        return False
+    revision = Sweeps(files).latest_plan(sweep)
+    extracts = [snapshot.cells[sweep], *(tier.results.get(sweep) for tier in snapshot.tiers)]
+    return all(one is not None and one.revision == revision and one.file in here for one in extracts)
+
+
+def _rows_of(files: Files, tier: Tier, cells: pa.Array) -> pa.Table:
+    """Return the rows of some cells, few, without reading more than the row groups that hold them."""
+    file = pq.ParquetFile(pa.BufferReader(Snapshots(files).content(tier.file)))
+    wanted = []
+    for group in range(file.num_row_groups):
+        ids = file.read_row_group(group, columns=["cell_id"], use_threads=False)["cell_id"]
+        chosen = pc.is_in(ids, value_set=cells)
+        if pc.any(chosen).as_py():
+            rows = file.read_row_group(group, columns=PART.names, use_threads=False)
+            wanted.append(rows.filter(chosen))
+    return as_dictionaries(pa.concat_tables(wanted) if wanted else PART.empty_table()).replace_schema_metadata(None)
+
+
+class Datasets:
+    """Makes datasets whose files are read whole and checked when a scan opens them."""
+
+    def __init__(self, files: Files, found_late: list[Damage]):
+        self._filesystem = fs.PyFileSystem(_Checked(Snapshots(files), found_late))
+        self._format = ds.ParquetFileFormat()
+
+    def make(self, schema: pa.Schema, files: Iterable[tuple[str, str | None]]) -> ds.Dataset | None:
+        """Return a dataset of files, each with the sweep that all its rows are of; None of none."""
+        fragments = [
+            self._format.make_fragment(
+                name,
+                self._filesystem,
+                partition_expression=None if sweep is None else ds.field("sweep") == sweep,
+            )
+            for name, sweep in files
+        ]
+        return ds.FileSystemDataset(fragments, schema, self._format, self._filesystem) if fragments else None
+
+
+class _Checked(fs.FileSystemHandler):  # type: ignore[misc]
+    """Opens files of snapshots, and nothing else."""
+
+    def __init__(self, snapshots: Snapshots, found_late: list[Damage]):
+        self.snapshots, self.found_late = snapshots, found_late
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        """Return a checked file; an OSError if it is damaged, noted for those who asked."""
+        try:
+            return pa.BufferReader(self.snapshots.content(path))
+        except (DamagedFileError, StoreError) as problem:
+            self.found_late.append(Damage(file=path, reason=str(problem)))
+            raise OSError(str(problem)) from problem
+
+    def get_type_name(self) -> str:
+        """Return what kind of file system this is."""
+        return "stitchgrid"
+
+    def normalize_path(self, path: str) -> str:
+        """Return the path."""
+        return path
+
+    def get_file_info(self, paths: Sequence[str]) -> list[fs.FileInfo]:
+        """Return that all are files."""
+        return [fs.FileInfo(path, fs.FileType.File) for path in paths]
+
+    def _refuse(self, *_: object) -> None:
+        raise NotImplementedError("snapshots are only read")
+
+    get_file_info_selector = create_dir = delete_dir = delete_dir_contents = _refuse
+    delete_root_dir_contents = delete_file = move = copy_file = _refuse
+    open_input_stream = open_output_stream = open_append_stream = _refuse

@@ -1,0 +1,109 @@
+"""What rows say of cells: which metrics are stored, when the last was, and which error stands."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stitchgrid.store.duplicates import Numbers, as_numbers, codes, earliest, encoded, ranks
+
+COLUMNS = ("cell_id", "status", "metric", "error", "created_at")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The latest error of a cell."""
+
+    at: str
+    status: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What is known of some cells, by their position."""
+
+    sets: tuple[frozenset[str], ...]  # the distinct sets of stored metrics, few
+    which: Numbers  # position in `sets` of each cell
+    last_at: pa.Array  # when its last value was stored; NULL where there is none
+    failures: dict[int, Failure]  # also those after which a value was stored
+
+
+def standing(rows: pa.Table, ids: pa.Array) -> Standing:
+    """Return what rows (of `COLUMNS` at least) say of the cells with these distinct ids."""
+    position = cell_positions(rows["cell_id"], ids)
+    is_value = value_mask(rows)
+    here = position >= 0
+    sets, which = _sets(rows.filter(pa.array(is_value & here)), position[is_value & here], len(ids))
+    return Standing(
+        sets=sets,
+        which=which,
+        last_at=_last(rows["created_at"], position, is_value & here, len(ids)),
+        failures=_failures(rows.filter(pa.array(~is_error_free(rows) & here)), position[~is_error_free(rows) & here]),
+    )
+
+
+def cell_positions(column: pa.ChunkedArray, ids: pa.Array) -> Numbers:
+    """Return the position in `ids` of every cell id of a column; -1 where it is not among them."""
+    if pa.types.is_dictionary(column.type):  # look up each distinct id once
+        array = encoded(column)
+        found = pc.index_in(array.dictionary, value_set=ids).take(array.indices)
+    else:
+        found = pc.index_in(column, value_set=ids)
+    return as_numbers(pc.fill_null(found, -1))
+
+
+def is_error_free(rows: pa.Table) -> Numbers:
+    """Return which rows have no error."""
+    return as_numbers(pc.equal(rows["status"].cast(pa.string()), "done"))
+
+
+def value_mask(rows: pa.Table) -> Numbers:
+    """Return which rows hold a value, be it an undefined one (NULL)."""
+    return is_error_free(rows) & as_numbers(rows["metric"].is_valid())
+
+
+def without_duplicates(rows: pa.Table) -> pa.Table:
+    """Return the rows with one value a cell and metric, and all errors."""
+    is_value = value_mask(rows)
+    values = rows.filter(pa.array(is_value))
+    kept = earliest(values)
+    if kept.num_rows == values.num_rows:
+        return rows
+    return pa.concat_tables([kept, rows.filter(pa.array(~is_value))])
+
+
+def _sets(values: pa.Table, position: Numbers, num_cells: int) -> tuple[tuple[frozenset[str], ...], Numbers]:
+    names: Sequence[str] = encoded(values["metric"]).dictionary.to_pylist()
+    present = np.zeros((num_cells, max(1, len(names))), dtype=bool)
+    present[position, codes(values["metric"])] = True
+    packed = np.ascontiguousarray(np.packbits(present, axis=1))
+    distinct, first, which = np.unique(
+        packed.view(np.dtype((np.void, packed.shape[1]))).ravel(), return_index=True, return_inverse=True
+    )
+    assert len(distinct) == len(first)
+    return tuple(frozenset(names[i] for i in np.flatnonzero(present[row]).tolist()) for row in first), which.ravel()
+
+
+def _last(times: pa.ChunkedArray, position: Numbers, chosen: Numbers, num_cells: int) -> pa.Array:
+    rank = ranks(times)
+    last = np.full(num_cells, -1, dtype=np.int64)
+    np.maximum.at(last, position[chosen], rank[chosen])
+    dictionary = encoded(times).dictionary
+    by_rank = dictionary.take(pc.sort_indices(dictionary))
+    return by_rank.take(pa.array(last, mask=last < 0)).dictionary_encode()
+
+
+def _failures(errors: pa.Table, position: Numbers) -> dict[int, Failure]:
+    latest: dict[int, tuple[str, str, str]] = {}
+    for cell, (at, status, error) in zip(position.tolist(), _texts(errors), strict=True):
+        found = (at, status, error or "failed without a message")
+        latest[cell] = max(latest.get(cell, found), found)
+    return {cell: Failure(at=at, status=status, error=error) for cell, (at, status, error) in latest.items()}
+
+
+def _texts(errors: pa.Table) -> Iterator[tuple[str, str, str]]:
+    columns = (errors[name].to_pylist() for name in ("created_at", "status", "error"))
+    return zip(*columns, strict=True)

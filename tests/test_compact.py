@@ -1,0 +1,338 @@
+"""Compaction: the same answers before and after, wherever it is stopped, and with two at once."""
+
+import shutil
+import threading
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from helpers_store import SWEEP, make_row, make_synthetic_store, plan_tables, planned_cells, rows_of
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from stitchgrid.catalog import VIEWS, Catalog
+from stitchgrid.cli import cli
+from stitchgrid.errors import StoreError
+from stitchgrid.store import Store, compact
+from stitchgrid.store.compact import Compaction
+from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.snapshots import Snapshots
+
+CELLS = list(planned_cells())
+QUICK = {
+    "phases": (Phase.explicit, Phase.generate),
+    "deadline": None,
+    "derandomize": True,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture],
+}
+
+rows = st.builds(
+    lambda cell, metric, value, status, at: replace(
+        make_row(CELLS[cell], None, value),
+        metric=metric if status == "done" else None,
+        status=status,
+        error=None if status == "done" else f"{status} at {at}",
+        created_at=f"2026-01-0{at}",
+        seconds=value,
+    ),
+    st.integers(0, 9),
+    st.sampled_from(["accuracy", "residual", "negative_mass", "cka"]),
+    st.sampled_from([0.25, 0.5, 0.75]),
+    st.sampled_from(["done", "done", "done", "failed", "quarantined"]),
+    st.integers(1, 4),
+)
+part_lists = st.lists(st.lists(rows, min_size=1, max_size=6), min_size=1, max_size=6)
+
+
+def answers(store):
+    """Return everything that readers can see, in an order of its own."""
+    with Catalog(Store.open(store.uri)) as catalog:
+        assert catalog.damaged == ()
+        seen = {view: sorted(map(repr, catalog.query(f"select * from {view}").to_pylist())) for view in VIEWS}
+    outcomes = store.outcomes()
+    said = [
+        (outcomes.metrics_done(c.cell_id), outcomes.failed(c.cell_id), outcomes.quarantined(c.cell_id)) for c in CELLS
+    ]
+    return seen, said
+
+
+def planned_store(folder):
+    store = Store.open(folder, create=True)
+    for sweep in ("one", "two"):
+        store.write_plan(sweep, store.write_job(sweep, {}), **plan_tables(), info={})
+    return store
+
+
+@settings(max_examples=6, **QUICK)
+@given(first=part_lists, second=part_lists, third=part_lists)
+def test_answers_are_the_same_before_and_after(tmp_path_factory, first, second, third):
+    store = planned_store(tmp_path_factory.mktemp("grid"))
+    for number, parts in enumerate((first, second, third)):
+        for shard, part in enumerate(parts):
+            store.write_part(f"shard-{number}-{shard}", part)
+        before = answers(store)
+        done = store.compact()
+        assert done.is_published
+        assert store.part_paths() == []
+        assert answers(store) == before
+        assert store.check().findings == ()
+    again = store.compact()
+    assert not again.is_published
+    assert answers(store) == before
+
+
+@settings(max_examples=6, **QUICK)
+@given(parts=part_lists, more=part_lists)
+def test_loose_parts_beside_a_snapshot_count_as_if_nothing_had_been_merged(tmp_path_factory, parts, more):
+    merged, plain = (planned_store(tmp_path_factory.mktemp("grid")) for _ in range(2))
+    for store in (merged, plain):
+        for shard, part in enumerate(parts):
+            store.write_part(f"shard-{shard}", part)
+    merged.compact()
+    for store in (merged, plain):
+        for shard, part in enumerate(more):
+            store.write_part(f"more-{shard}", part)
+    assert answers(merged) == answers(plain)
+
+
+def test_a_later_revision_is_seen_before_and_after_the_next_compaction(tmp_path):
+    store = make_synthetic_store(tmp_path).store
+    store.compact()
+    tables = plan_tables()
+    store.write_plan(SWEEP, store.write_job(SWEEP, {"n": 2}), **(tables | {"cells": tables["cells"].slice(9)}), info={})
+    before = answers(store)
+    assert len(before[0]["cells"]) == 207
+    assert store.compact().is_published
+    assert answers(store) == before
+
+
+class StoppedError(Exception):
+    """The machine went down."""
+
+
+class StoppingFiles(LocalFiles):
+    """Stops before or after its n-th change."""
+
+    def __init__(self, root, at, *, before):
+        super().__init__(root)
+        self.at, self.before, self.count = at, before, 0
+
+    def _change(self, call, *arguments):
+        self.count += 1
+        if self.count == self.at and self.before:
+            raise StoppedError
+        result = call(*arguments)
+        if self.count == self.at:
+            raise StoppedError
+        return result
+
+    def write_once(self, name, data):
+        return self._change(super().write_once, name, data)
+
+    def replace(self, name, data):
+        return self._change(super().replace, name, data)
+
+    def delete(self, name):
+        return self._change(super().delete, name)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_compaction_may_stop_anywhere(tmp_path, before):
+    origin = make_synthetic_store(tmp_path / "origin").store
+    origin.compact()
+    for shard, cells in enumerate((CELLS[:5], CELLS[3:9])):
+        origin.write_part(f"new-{shard}", [replace(rows_of(cell)[0], metric="loss") for cell in cells])
+    expected = answers(origin)
+    counting = StoppingFiles(tmp_path / "origin", 0, before=before)
+    shutil.copytree(tmp_path / "origin", tmp_path / "copy")
+    counting.root = tmp_path / "copy"
+    Compaction(counting).run()
+    assert counting.count >= 7
+    for at in range(1, counting.count + 1):
+        folder = tmp_path / f"grid-{at}"
+        shutil.copytree(tmp_path / "origin", folder)
+        with pytest.raises(StoppedError):
+            Compaction(StoppingFiles(folder, at, before=before)).run()
+        store = Store.open(folder)
+        assert answers(store) == expected
+        assert store.check().damage == ()
+        store.compact()
+        assert store.part_paths() == []
+        assert answers(store) == expected
+        shutil.rmtree(folder)
+
+
+def test_of_two_at_once_one_wins_and_nothing_is_lost(tmp_path, monkeypatch):
+    store = make_synthetic_store(tmp_path).store
+    expected = answers(store)
+    both_have_written = threading.Barrier(2)
+    publish = Snapshots.publish
+
+    def publish_together(self, snapshot):
+        both_have_written.wait(60)
+        return publish(self, snapshot)
+
+    monkeypatch.setattr(Snapshots, "publish", publish_together)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(Store.open(tmp_path).compact())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(one.is_published for one in found) == [False, True]
+    assert answers(store) == expected
+    assert store.check().findings == ()
+
+
+def test_a_straggler_neither_wins_nor_deletes(tmp_path, monkeypatch):
+    store = make_synthetic_store(tmp_path).store
+    store.write_part("early", [replace(rows_of(CELLS[0])[0], metric="loss")])
+    slow = Compaction(store.files)
+    publish = slow._publish
+
+    def meanwhile(snapshot, previous):
+        store.compact()
+        store.write_part("late", [replace(rows_of(CELLS[1])[0], metric="loss")])
+        store.compact()
+        return publish(snapshot, previous)
+
+    monkeypatch.setattr(slow, "_publish", meanwhile)
+    assert not slow.run().is_published
+    assert len(store.read_parts().table) > 400
+    assert store.check().findings == ()
+
+
+def test_readers_read_anew_when_a_compaction_takes_parts_away(tmp_path, monkeypatch):
+    store = make_synthetic_store(tmp_path).store
+    expected = answers(store)
+    read_one = type(store._parts).read_one
+    pending = [True]
+
+    def compact_first(self, name, columns):
+        if pending and pending.pop():
+            store.compact()
+        return read_one(self, name, columns)
+
+    monkeypatch.setattr(type(store._parts), "read_one", compact_first)
+    found = Store.open(tmp_path).read_parts()
+    assert found.damaged == ()
+    assert not pending
+    assert answers(store) == expected
+
+
+def test_small_files_are_merged_and_large_ones_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(compact, "TIER_ROWS", 8)
+    monkeypatch.setattr(compact, "BATCH_ROWS", 4)
+    store = Store.open(tmp_path, create=True)
+    sizes = []
+    for number, cell in enumerate(CELLS[:12]):
+        store.write_part(f"s-{number}", rows_of(cell)[:1])
+        store.compact()
+        sizes.append(sorted(tier.num_rows for tier in Snapshots(store.files).newest()[0].tiers))
+    assert sizes[:4] == [[1], [2], [1, 2], [4]]
+    assert sizes[7] == [8]
+    assert sizes[11] == [4, 8]
+
+
+def damage_one(folder, pattern):
+    path = next(iter(sorted(folder.glob(pattern))))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return str(path.relative_to(folder))
+
+
+def test_a_damaged_manifest_costs_nothing(tmp_path):
+    store = make_synthetic_store(tmp_path).store
+    expected = answers(store)
+    store.compact()
+    name = damage_one(tmp_path, "snapshots/v1/*.json")
+    with Catalog(store) as catalog:
+        assert [one.file for one in catalog.damaged] == [name]
+        assert sorted(map(repr, catalog.query("select * from results").to_pylist())) == expected[0]["results"]
+    assert [one.file for one in store.check().damage] == [name]
+    store.set_aside(store.check())
+    assert answers(store) == expected
+    assert store.check().findings == ()
+
+
+def test_a_damaged_extract_costs_nothing(tmp_path):
+    store = make_synthetic_store(tmp_path).store
+    expected = answers(store)
+    store.compact()
+    names = [
+        damage_one(tmp_path, f"snapshots/v1/extracts/{p.name}") for p in (tmp_path / "snapshots/v1/extracts").iterdir()
+    ]
+    assert sorted(one.file for one in store.check().damage) == sorted(names)
+    with Catalog(store) as catalog:
+        assert sorted(map(repr, catalog.query("select * from cells").to_pylist())) == expected[0]["cells"]
+        assert sorted(map(repr, catalog.query("select * from results").to_pylist())) == expected[0]["results"]
+    store.set_aside(store.check())
+    assert answers(store) == expected
+    assert not store.compact().is_published
+    assert store.check().findings == ()
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1"])
+def test_damaged_rows_are_missing_until_they_are_computed_again(tmp_path, damage):
+    synthetic = make_synthetic_store(tmp_path)
+    store = synthetic.store
+    expected = answers(store)
+    store.compact()
+    path = next((tmp_path / "snapshots/v1/data").iterdir())
+    path.write_bytes(damage)
+    assert store.outcomes().metrics_done(CELLS[0].cell_id) == frozenset()
+    [finding] = store.check().damage
+    assert finding.file == str(path.relative_to(tmp_path))
+    assert "resume" in finding.advice
+    store.set_aside(store.check())
+    assert store.check().damage == ()
+    assert store.outcomes().metrics_done(CELLS[0].cell_id) == frozenset()
+    with Catalog(store) as catalog:
+        assert catalog.query("select count(*) as n from results").to_pylist() == [{"n": 0}]
+        assert "done" not in catalog.query("select status from cells")["status"].to_pylist()
+    for cell in CELLS:
+        if found := rows_of(cell):
+            store.write_part(f"again-{cell.cell_id}", found)
+    assert answers(store) == expected
+    store.compact()
+    assert answers(store) == expected
+    assert store.check().findings == ()
+
+
+def test_damaged_parts_stay_where_they_are(tmp_path):
+    store = make_synthetic_store(tmp_path).store
+    bad = store.part_paths()[1]
+    bad.write_bytes(b"PAR1")
+    done = store.compact()
+    assert (done.num_parts, len(done.damaged)) == (3, 1)
+    assert store.part_paths() == [bad]
+
+
+def test_a_store_is_compacted_when_it_holds_many_parts(tmp_path):
+    store = make_synthetic_store(tmp_path).store
+    assert store.compact_if_many(5) is None
+    assert store.compact_if_many(4).num_parts == 4
+    assert store.compact_if_many(1) is None
+
+
+def test_the_command_says_what_it_did(tmp_path):
+    store = make_synthetic_store(tmp_path).store
+    run = CliRunner().invoke(cli, ["compact", "--store", store.uri])
+    assert run.exit_code == 0
+    assert run.stdout.startswith("merged 4 parts")
+    run = CliRunner().invoke(cli, ["compact", "--store", store.uri])
+    assert run.stdout == "nothing to merge\n"
+
+
+def test_a_full_disk_leaves_the_store_as_it_was(tmp_path, monkeypatch):
+    store = make_synthetic_store(tmp_path).store
+    expected = answers(store)
+
+    def refuse(self, name, data):
+        raise StoreError("cannot write: No space left on device")
+
+    monkeypatch.setattr(LocalFiles, "replace", refuse)
+    with pytest.raises(StoreError, match="No space left"):
+        store.compact()
+    assert answers(store) == expected
