@@ -103,6 +103,7 @@ def test_the_commands_that_a_launch_proposes_can_be_pasted(there, job):
     assert f"stitchgrid query best_source --store '{there}'" in proposed
 
 
+@pytest.mark.slow
 def test_a_launch_whose_store_is_lost_ends_and_resume_goes_on(endpoint, job, monkeypatch):
     monkeypatch.setattr(object_problems, "ABSENT_SECONDS", 1.0)
     monkeypatch.setattr(object_problems, "BUSY_SECONDS", 1.0)
@@ -124,6 +125,7 @@ def test_a_launch_whose_store_is_lost_ends_and_resume_goes_on(endpoint, job, mon
     assert f"{NUM_CELLS} of {NUM_CELLS} cells are there" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_workers_of_ray_write_their_parts_to_the_bucket(endpoint, job, there):
     uri = store_uri(endpoint, make_bucket(endpoint))
