@@ -1,7 +1,6 @@
 """From job file to atlas with a store in a bucket, as a user would; with Ray, and through a connection that breaks."""
 
 import json
-import threading
 from pathlib import Path
 
 import pytest
@@ -104,6 +103,7 @@ def test_the_commands_that_a_launch_proposes_can_be_pasted(there, job):
     assert f"stitchgrid query best_source --store '{there}'" in proposed
 
 
+@pytest.mark.slow
 def test_a_launch_whose_store_is_lost_ends_and_resume_goes_on(endpoint, job, monkeypatch):
     monkeypatch.setattr(object_problems, "ABSENT_SECONDS", 1.0)
     monkeypatch.setattr(object_problems, "BUSY_SECONDS", 1.0)
@@ -113,7 +113,7 @@ def test_a_launch_whose_store_is_lost_ends_and_resume_goes_on(endpoint, job, mon
 
         def break_at_the_first_part(method, path):
             if method == "PUT" and "/parts/v1/" in path:
-                threading.Thread(target=between.end).start()
+                between.end()
             return look(method, path)
 
         between.fault = break_at_the_first_part
@@ -125,6 +125,7 @@ def test_a_launch_whose_store_is_lost_ends_and_resume_goes_on(endpoint, job, mon
     assert f"{NUM_CELLS} of {NUM_CELLS} cells are there" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_workers_of_ray_write_their_parts_to_the_bucket(endpoint, job, there):
     uri = store_uri(endpoint, make_bucket(endpoint))

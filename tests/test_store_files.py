@@ -179,6 +179,7 @@ def test_any_steps_leave_what_a_dictionary_would_hold(files, steps):
     assert {name: files.read(f"f/{name}") for name in files.names("f")} == model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", ["bucket"], indirect=True)
 def test_a_listing_is_longer_than_a_page(files):
     names = [f"{number:04d}" for number in range(1_050)]
