@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+from stitchgrid.errors import StoreError
 from stitchgrid.records import Block, Shard, UnitReport
 
 
@@ -60,6 +61,8 @@ class FakeWorker:
             raise ValueError(f"{unit.unit_id} went wrong")
         if do == "exhaust":
             raise MemoryError("no room")
+        if do == "unwritable":
+            raise StoreError("cannot write")
         if do == "cuda":
             raise RuntimeError("CUDA error: device-side assert triggered")
         if do == "crash":

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stitchgrid.catalog import VIEWS, Catalog
 from stitchgrid.cli import cli
 from stitchgrid.errors import StoreError
-from stitchgrid.store import Store, compact
+from stitchgrid.store import Store, compact, parts
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.files import LocalFiles
 from stitchgrid.store.snapshots import Snapshots
@@ -205,15 +205,15 @@ def test_a_straggler_neither_wins_nor_deletes(tmp_path, monkeypatch):
 def test_readers_read_anew_when_a_compaction_takes_parts_away(tmp_path, monkeypatch):
     store = make_synthetic_store(tmp_path).store
     expected = answers(store)
-    read_one = type(store._parts).read_one
+    sound_rows = parts._sound_rows
     pending = [True]
 
-    def compact_first(self, name, columns):
+    def compact_first(*arguments):
         if pending and pending.pop():
             store.compact()
-        return read_one(self, name, columns)
+        return sound_rows(*arguments)
 
-    monkeypatch.setattr(type(store._parts), "read_one", compact_first)
+    monkeypatch.setattr(parts, "_sound_rows", compact_first)
     found = Store.open(tmp_path).read_parts()
     assert found.damaged == ()
     assert not pending

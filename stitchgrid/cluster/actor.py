@@ -9,7 +9,7 @@ from typing import Any
 import stitchgrid
 from stitchgrid.cluster.contract import Worker
 from stitchgrid.cluster.floor import check_worker, close_worker
-from stitchgrid.errors import breaks_worker, is_out_of_memory
+from stitchgrid.errors import StoreError, breaks_worker, is_out_of_memory
 from stitchgrid.records import Unit, UnitReport
 
 
@@ -31,6 +31,7 @@ class Raised:
     error: str
     traceback: str
     out_of_memory: bool = False
+    unavailable: bool = False  # the store was
     is_broken: bool = False  # so is the worker's process, from now on
 
 
@@ -76,6 +77,7 @@ class WorkerActor:
                 error=f"{type(error).__name__}: {error}",
                 traceback="".join(traceback.format_exception(error)),
                 out_of_memory=is_out_of_memory(error),
+                unavailable=isinstance(error, StoreError),
                 is_broken=breaks_worker(error),
             )
 

@@ -256,6 +256,7 @@ class RayExecutor:
             error=answer.error,
             traceback=answer.traceback,
             out_of_memory=answer.out_of_memory,
+            unavailable=answer.unavailable,
         )
 
     def _welcome(self, name: str, hello: Hello | Raised, run: _Run) -> Event:

@@ -235,6 +235,9 @@ class Scheduler:
             history.out_of_memory += 1
             self._retry(unit, event.error)
             return
+        if event.unavailable:
+            self._lose(unit, event.error)
+            return
         self._failed.append(Failure(unit=unit, reason=event.error, traceback=event.traceback))
         self._commands.append(Fail(unit=unit, error=event.error, traceback=event.traceback))
         self._stopping |= self._fail_fast

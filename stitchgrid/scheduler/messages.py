@@ -38,6 +38,7 @@ class UnitRaised:
     error: str  # one line: kind and message
     traceback: str = ""
     out_of_memory: bool = False
+    unavailable: bool = False  # the store could not be reached or written: not the unit's fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
