@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from stitchgrid.catalog import VIEWS, Catalog
 from stitchgrid.cli import cli
 from stitchgrid.errors import StoreError
-from stitchgrid.store import Store, compact, parts
+from stitchgrid.store import Store, compact
+from stitchgrid.store import parts as parts_module
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.files import LocalFiles
 from stitchgrid.store.snapshots import Snapshots
@@ -205,7 +206,7 @@ def test_a_straggler_neither_wins_nor_deletes(tmp_path, monkeypatch):
 def test_readers_read_anew_when_a_compaction_takes_parts_away(tmp_path, monkeypatch):
     store = make_synthetic_store(tmp_path).store
     expected = answers(store)
-    sound_rows = parts._sound_rows
+    sound_rows = parts_module._sound_rows
     pending = [True]
 
     def compact_first(*arguments):
@@ -213,7 +214,7 @@ def test_readers_read_anew_when_a_compaction_takes_parts_away(tmp_path, monkeypa
             store.compact()
         return sound_rows(*arguments)
 
-    monkeypatch.setattr(parts, "_sound_rows", compact_first)
+    monkeypatch.setattr(parts_module, "_sound_rows", compact_first)
     found = Store.open(tmp_path).read_parts()
     assert found.damaged == ()
     assert not pending

@@ -441,7 +441,7 @@ def test_a_unit_lost_with_five_nodes_is_unavailable():
         crowd.ready()
         crowd.die(next(iter(crowd.busy)), cause="infrastructure")
     outcome = crowd.scheduler.outcome()
-    assert outcome.quarantined[0].reason.startswith("unavailable: lost with its worker 5 times")
+    assert outcome.quarantined[0].reason.startswith("unavailable: its worker or the store was lost 5 times")
     assert not crowd.said(Bisect)
 
 

@@ -272,7 +272,9 @@ class Scheduler:
         history = self._history[unit.unit_id]
         history.unavailable += 1
         if history.unavailable >= self._policy.max_unavailable:
-            self._give_up(unit, f"unavailable: lost with its worker {history.unavailable} times; the last: {reason}")
+            self._give_up(
+                unit, f"unavailable: its worker or the store was lost {history.unavailable} times; the last: {reason}"
+            )
         else:
             self._retry(unit, reason)
 
