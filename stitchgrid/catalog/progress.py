@@ -1,7 +1,8 @@
 """How far the sweeps of a store are, from any machine that sees it."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.display import clock, pace
 from stitchgrid.errors import StoreError, nearest
-from stitchgrid.store import Damage, Store, is_fresh
+from stitchgrid.store import Damage, Store
+
+SHOWN = 16  # busy workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +24,15 @@ class SweepProgress:
     counts: dict[str, int]  # status -> cells
     reasons: dict[str, int]  # error of failed and quarantined cells -> cells
     is_running: bool
-    stage: str | None  # of a running launch
+    launch: str | None  # that is running
+    stage: str | None
     host: str | None
     num_workers: int  # busy ones
+    workers: list[dict[str, Any]]  # worker, node, state, unit, since, num_units, last_finished
+    happened: dict[str, int]  # during this stage: workers that died, units tried again, cut in two, given up
     pace: str  # rate and time left, in words
+    per_second: float | None  # cells, or networks, of this stage
+    seconds_left: float | None
     heard_seconds_ago: float | None
     running: list[dict[str, Any]]  # unit, worker, since
 
@@ -55,22 +63,27 @@ def _progress(store: Store, name: str, rows: Sequence[dict[str, Any]]) -> SweepP
         counts[row["status"]] = counts.get(row["status"], 0) + row["n"]
         if row["error"] is not None:
             reasons[row["error"]] = reasons.get(row["error"], 0) + row["n"]
-    beat = store.read_heartbeat(name) or {}
     now = datetime.now(UTC)
-    running = bool(beat) and not beat.get("is_over") and is_fresh(beat, now)
-    ended = beat.get("num_done", 0) + beat.get("num_failed", 0)
+    beat = store.leases.heartbeat(name, now) or {}
+    ended, seconds = beat.get("num_done", 0) + beat.get("num_failed", 0), beat.get("seconds", 0.0)
+    rate = ended / seconds if ended and seconds else None
     return SweepProgress(
         sweep=name,
         num_cells=sum(counts.values()),
         counts=dict(sorted(counts.items())),
         reasons=dict(sorted(reasons.items(), key=lambda one: -one[1])),
-        is_running=running,
-        stage=beat.get("stage") if running else None,
-        host=beat.get("host") if running else None,
-        num_workers=len(beat.get("running", ())) if running else 0,
-        pace=pace(ended, beat["num_total"], beat["seconds"], beat["noun"]) if running and "noun" in beat else "",
-        heard_seconds_ago=_seconds_since(beat.get("at"), now),
-        running=list(beat.get("running", ())) if running else [],
+        is_running=bool(beat),
+        launch=beat.get("launch"),
+        stage=beat.get("stage"),
+        host=beat.get("host"),
+        num_workers=len(beat.get("running", ())),
+        workers=list(beat.get("workers", ())),
+        happened=dict(beat.get("happened", {})),
+        pace=pace(ended, beat["num_total"], seconds, beat["noun"]) if "noun" in beat else "",
+        per_second=rate,
+        seconds_left=None if rate is None else (beat["num_total"] - ended) / rate,
+        heard_seconds_ago=_seconds_since((store.read_heartbeat(name) or {}).get("at"), now),
+        running=list(beat.get("running", ())),
     )
 
 
@@ -98,10 +111,30 @@ def _lines(one: SweepProgress) -> list[str]:
     planned = f"{done} of {one.num_cells} cells done" if one.num_cells else "not planned yet"
     lines = [f"{one.sweep}: {planned}" + (f" ({rest})" if rest else "")]
     if one.is_running:
-        details = [f"{one.stage} on {one.host}", f"{one.num_workers} workers busy", one.pace]
+        details = [f"{one.stage or 'preparing'} on {one.host}", f"{one.num_workers} workers busy", one.pace]
         lines.append("  " + ", ".join(detail for detail in details if detail))
-        lines += [f"    {what['worker']}: {what['unit']} since {what['since']}" for what in one.running]
+        lines += _worker_lines(one)
     elif one.heard_seconds_ago is not None and done < one.num_cells:
         lines.append(f"  no launch is running; last heard of {clock(one.heard_seconds_ago)} ago")
     lines += [f"  {count} cells: {reason.splitlines()[0]}" for reason, count in list(one.reasons.items())[:10]]
     return lines
+
+
+def _worker_lines(one: SweepProgress) -> list[str]:
+    """Return what workers are at, longest at it first, and what became of those that are no more."""
+    busy = sorted(one.running, key=lambda worker: str(worker.get("since")))
+    lines = [
+        f"    {worker['worker']}{_on(worker)}: {worker['unit']} since {worker['since']}" for worker in busy[:SHOWN]
+    ]
+    if len(busy) > SHOWN:
+        lines.append(f"    ... and {len(busy) - SHOWN} more")
+    states = Counter(str(worker.get("state")) for worker in one.workers)
+    idle = [f"{count} {state}" for state, count in states.items() if state != "busy"]
+    happened = [f"{count} {what.replace('_', ' ')}" for what, count in one.happened.items()]
+    if idle or happened:
+        lines.append("    " + ", ".join([*idle, *happened]))
+    return lines
+
+
+def _on(worker: Mapping[str, Any]) -> str:
+    return f" on {worker['node']}" if worker.get("node") else ""

@@ -14,7 +14,7 @@ import pyarrow.dataset
 from stitchgrid.catalog.views import Shape
 from stitchgrid.errors import StoreError
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher
-from stitchgrid.store import Damage, Store, is_fresh
+from stitchgrid.store import Damage, Store
 from stitchgrid.store.joining import state_columns
 from stitchgrid.store.schemas import SWEEP_TABLES, TEXT, as_dictionaries
 from stitchgrid.store.standing import standing
@@ -129,9 +129,7 @@ def _attempts(store: Store, sweeps: Sequence[str]) -> Iterable[dict[str, Any]]:
 
 def _running(store: Store, sweeps: Sequence[str], now: datetime) -> Iterable[dict[str, Any]]:
     for sweep in sweeps:
-        beat = store.read_heartbeat(sweep)
-        if beat is None or not is_fresh(beat, now):
-            continue
+        beat = store.leases.heartbeat(sweep, now) or {}
         shards = {_shard_of(unit) for unit in beat.get("running", ())}
         yield from ({"sweep": sweep, "shard": shard} for shard in sorted(shards))
 

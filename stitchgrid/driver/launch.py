@@ -228,6 +228,7 @@ class Launch:
                 fail_fast=fail_fast,
             )
             self._write_losses(plan.sweep, outcome)
+        self.store.compact_if_many()
         return sum(report.num_cells for report in outcome.finished)
 
     def _write_losses(self, sweep: Sweep, outcome: Outcome) -> None:

@@ -85,6 +85,13 @@ class Leases:
                 "stops by itself, and nothing that it finished is lost)."
             )
 
+    def heartbeat(self, sweep: str, now: datetime) -> dict[str, Any] | None:
+        """Return what the launch that is at a sweep said last; None if none is known to be at it."""
+        beat, claim = self.journal.read_heartbeat(sweep), self._latest(sweep)
+        if beat is None or beat.get("is_over") or not is_fresh(beat, now):
+            return None
+        return None if claim is not None and claim.launch == beat.get("launch") and _is_gone(claim) else beat
+
     def successor(self, sweep: str, mine: Claim) -> Claim | None:
         """Return the claim that has taken the place of mine, None while mine stands."""
         latest = self._latest(sweep)
@@ -105,8 +112,7 @@ class Leases:
         beat = self._beat(sweep, claim)
         if beat is not None and beat.get("is_over"):
             return False
-        is_gone = is_here(claim) and not is_running(claim)
-        return not is_gone and is_fresh(beat or {"at": claim.at}, datetime.now(UTC))
+        return not _is_gone(claim) and is_fresh(beat or {"at": claim.at}, datetime.now(UTC))
 
     def _heard(self, sweep: str, claim: Claim) -> float:
         at = datetime.fromisoformat(str((self._beat(sweep, claim) or {}).get("at", claim.at)))
@@ -139,6 +145,10 @@ def is_here(claim: Claim) -> bool:
 def is_running(claim: Claim) -> bool:
     """Return whether the process of a claim made here still runs."""
     return _process(claim.pid) == claim.process
+
+
+def _is_gone(claim: Claim) -> bool:
+    return is_here(claim) and not is_running(claim)
 
 
 def _file(sweep: str, number: int) -> str:
