@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from stitchgrid.cluster import Executor, Outcome, open_executor
+from stitchgrid.cluster import Executor, Outcome, Progress, open_executor
 from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
@@ -19,6 +19,7 @@ from stitchgrid.driver.listing import cell_table, layer_table, model_table
 from stitchgrid.driver.preview import way_notices
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.revision import check_same_cells
+from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
 from stitchgrid.errors import StitchgridError
 from stitchgrid.jobfile import Job
@@ -214,6 +215,13 @@ class Launch:
             assert isinstance(unit, Shard)
             return split_shard(plan.sweep, unit)
 
+        upkeep = Upkeep(self.store, self.display.say)
+
+        def on_event(event: Progress) -> None:
+            watch.on_event(event)
+            if event.kind == "finished":
+                upkeep.part_written()
+
         workers = self._workers()
         with (
             self._observed("computing cells", plan.todo, "cells", num_done=plan.num_done) as watch,
@@ -223,12 +231,12 @@ class Launch:
                 plan.todo,
                 plan.sweep,
                 split=split,
-                on_event=watch.on_event,
+                on_event=on_event,
                 before_submit=watch.before_submit,
                 fail_fast=fail_fast,
             )
             self._write_losses(plan.sweep, outcome)
-        self.store.compact_if_many()
+        upkeep.finish()
         return sum(report.num_cells for report in outcome.finished)
 
     def _write_losses(self, sweep: Sweep, outcome: Outcome) -> None:

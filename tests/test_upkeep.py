@@ -1,0 +1,48 @@
+"""A store is compacted while a launch goes on, and never at its cost."""
+
+from helpers_store import make_row, make_synthetic_store, planned_cells, rows_of
+
+from stitchgrid.driver.upkeep import Upkeep
+from stitchgrid.errors import StoreError
+
+CELLS = list(planned_cells())
+
+
+def write(store, upkeep, count, *, first=0):
+    for number in range(first, first + count):
+        store.write_part(f"more-{number}", [make_row(CELLS[number], "loss", 0.5)])
+        upkeep.part_written()
+
+
+def test_parts_are_merged_each_time_there_are_so_many(tmp_path):
+    store = make_synthetic_store(tmp_path).store
+    rows = store.read_parts().table.num_rows
+    upkeep = Upkeep(store, lambda _: None, loose_parts=20)
+    write(store, upkeep, 19)
+    assert upkeep._thread is None
+    write(store, upkeep, 1, first=19)
+    upkeep._thread.join()
+    assert store.part_paths() == []
+    assert store.read_parts().table.num_rows == rows + 20
+
+
+def test_what_is_left_at_the_end_is_merged_if_it_is_much(tmp_path):
+    store = make_synthetic_store(tmp_path).store
+    loose = len(store.part_paths())
+    Upkeep(store, lambda _: None, loose_parts=loose + 1).finish()
+    assert len(store.part_paths()) == loose
+    Upkeep(store, lambda _: None, loose_parts=loose).finish()
+    assert store.part_paths() == []
+
+
+def test_a_store_that_cannot_be_compacted_is_told_of_and_goes_on(tmp_path, monkeypatch):
+    store = make_synthetic_store(tmp_path).store
+    said = []
+
+    def refuse(threshold):
+        raise StoreError("disk full")
+
+    monkeypatch.setattr(store, "compact_if_many", refuse)
+    Upkeep(store, said.append).finish()
+    assert said == ["the store could not be compacted: disk full"]
+    assert store.read_parts().table.num_rows > len(rows_of(CELLS[0]))
