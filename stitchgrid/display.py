@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from stitchgrid.printable import printable
+
 SECONDS_PER_LINE = 15.0  # between progress lines where there is no terminal
 
 
@@ -49,7 +51,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Show one line (or several) of text."""
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(Text(printable(text)), soft_wrap=True)
 
     def stage(self, title: str, total: int, noun: str) -> "Stage":
         """Return a context in which `total` items are counted."""
@@ -95,7 +97,7 @@ class Stage:
 
     def say(self, text: str) -> None:
         """Show one line beside the bar."""
-        self.progress.console.print(Text(text), soft_wrap=True)
+        self.progress.console.print(Text(printable(text)), soft_wrap=True)
 
     def tick(self) -> None:
         """Show where things stand, where nobody watches a bar."""

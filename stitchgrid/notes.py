@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from stitchgrid.printable import printable
+
 PACKAGE = logging.getLogger("stitchgrid")
 
 
@@ -13,10 +15,18 @@ def wanted_level(default: int) -> int:
     return logging.getLevelNamesMapping().get(os.environ.get("STITCHGRID_LOG", "").upper(), default)
 
 
+class Printable(logging.Formatter):
+    """Formats a record as text that cannot steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, or the lines of a traceback."""
+        return printable(super().format(record))
+
+
 def show_on_stderr() -> None:
     """Show warnings, or what $STITCHGRID_LOG asks for."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    handler.setFormatter(Printable("%(name)s: %(message)s"))
     handler.setLevel(wanted_level(logging.WARNING))  # of the handler: what is kept in the store is another matter
     logging.getLogger().addHandler(handler)
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stitchgrid.errors import QueryError, nearest
+from stitchgrid.printable import printable
 
 NULL_MARK = "-"  # of a table for people; text that is a lone dash is shown in quotes
 UNLIMITED = 100_000
@@ -41,7 +42,7 @@ def _as_table(table: pa.Table, width: int | None) -> str:
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=False)
     for field in table.schema:
         right = _is_number(field.type)
-        shown.add_column(Text(_printable(field.name)), justify="right" if right else "left", overflow="fold")
+        shown.add_column(Text(printable(field.name)), justify="right" if right else "left", overflow="fold")
     for row in _rows(table):
         shown.add_row(*(Text(_for_people(value)) for value in row))
     target = StringIO()
@@ -68,7 +69,7 @@ def _as_json(table: pa.Table) -> str:
 
 
 def _as_markdown(table: pa.Table) -> str:
-    heads = [_markdown_cell(name) for name in table.column_names]
+    heads = [_markdown_cell(printable(name)) for name in table.column_names]
     rules = ["---:" if _is_number(field.type) else "---" for field in table.schema]
     rows = [[_markdown_cell(_for_people(value)) for value in row] for row in _rows(table)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, rules, *rows))
@@ -103,7 +104,7 @@ def _for_people(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, list):
         return ", ".join(map(_for_people, value))
-    text = json.dumps(_plain(value), ensure_ascii=False) if isinstance(value, dict) else _printable(str(value))
+    text = printable(json.dumps(_plain(value), ensure_ascii=False) if isinstance(value, dict) else str(value))
     return f'"{text}"' if text in {NULL_MARK, ""} else text
 
 
@@ -139,11 +140,6 @@ PLAIN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
 
 def _markdown_cell(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
-
-
-def _printable(text: str) -> str:
-    """Return text that cannot steer a terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -126,13 +126,19 @@ def load_question(name_or_path: str) -> Question:
     shipped = shipped_names("queries", ".sql")
     if name_or_path in shipped:
         return parse_question(name_or_path, shipped[name_or_path].read_text("utf-8"))
-    path = Path(name_or_path).expanduser()
+    path = Path(name_or_path)
     if path.suffix != ".sql":
         raise QueryError(f"no query {name_or_path!r}; {nearest(name_or_path, shipped)}; a file's name ends in .sql.")
     try:
-        return parse_question(path.stem, path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8 text"
+        return parse_question(path.stem, path.expanduser().read_text("utf-8"))
+    except (OSError, ValueError, RuntimeError) as problem:  # RuntimeError: no such user
+        reason = (
+            problem.strerror
+            if isinstance(problem, OSError)
+            else "it is not UTF-8 text"
+            if isinstance(problem, UnicodeDecodeError)
+            else str(problem)
+        )
         raise QueryError(f"cannot read the query file {path}: {reason}; {nearest(path.stem, shipped)}.") from problem
 
 

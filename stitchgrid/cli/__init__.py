@@ -11,6 +11,7 @@ from stitchgrid.cli.follow import logs, status
 from stitchgrid.cli.keep import check, compact
 from stitchgrid.cli.look import layers, models
 from stitchgrid.cli.run import bench, launch, plan, resume
+from stitchgrid.cli.saying import say
 from stitchgrid.errors import StitchgridError
 from stitchgrid.notes import show_on_stderr
 
@@ -23,10 +24,10 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except StitchgridError as problem:
-            click.echo(f"Error: {problem}", err=True)
+            say(f"Error: {problem}", err=True)
             ctx.exit(problem.exit_code)
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+            say("Interrupted.", err=True)
             ctx.exit(130)
 
 

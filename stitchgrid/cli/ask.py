@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from stitchgrid.cli.options import OUTPUT, STORE
+from stitchgrid.cli.saying import say
+from stitchgrid.printable import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,6 +21,8 @@ def emit(table: "pa.Table", form: str, out: str | None) -> None:
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() and out is None else None
     text = render(table, form, width=width)
+    if isinstance(text, str) and out is None and sys.stdout.isatty():  # csv and json lose nothing elsewhere
+        text = printable(text)
     data = text if isinstance(text, bytes) else text.encode()
     if out is not None:
         write_file(Path(out), data)
@@ -59,7 +63,7 @@ def query(question: str | None, params: tuple[str, ...], form: str, out: str | N
 
     if question is None:
         for known in list_questions():
-            click.echo(f"{known.name:24}  {known.question}")
+            say(f"{known.name:24}  {known.question}")
         return
     asked = load_question(question)
     given = dict(_key_value(param) for param in params)
@@ -78,7 +82,7 @@ def _key_value(text: str) -> tuple[str, str]:
 def warn_of_damage(damaged: tuple[object, ...]) -> None:
     """Say on stderr which files of the store were left out."""
     for one in damaged:
-        click.echo(f"Warning: left out: {one}", err=True)
+        say(f"Warning: left out: {one}", err=True)
 
 
 @click.command()
@@ -119,4 +123,4 @@ def atlas(sweeps: tuple[str, ...], out: str, figures: str | None, store: str) ->
     with Catalog(Store.open(store)) as catalog:
         report = write_atlas(catalog, sweeps or catalog.sweeps, Path(out), figures=Path(figures) if figures else None)
         warn_of_damage(catalog.damaged)
-    click.echo(f"{out}: {report}")
+    say(f"{out}: {report}")

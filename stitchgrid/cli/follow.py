@@ -3,6 +3,7 @@
 import click
 
 from stitchgrid.cli.options import STORE
+from stitchgrid.cli.saying import say
 
 
 @click.command()
@@ -28,7 +29,7 @@ def status(sweep: str | None, watch: bool, form: str, store: str) -> None:
         found = read_progress(opened, sweep, warn=warn_of_damage)
         if watch and form == "table":
             click.clear()
-        click.echo(as_json(found) if form == "json" else as_text(found))
+        say(as_json(found) if form == "json" else as_text(found))
         if not watch or not any(one.is_running for one in found):
             return
         time.sleep(2)
@@ -56,10 +57,10 @@ def logs(sweep: str, shard: str | None, store: str) -> None:
     opened.read_job(sweep)  # so that a wrong name is told with the known ones
     names = opened.log_names(sweep)
     if shard is None:
-        click.echo("\n".join(names) or "No logs yet.")
+        say("\n".join(names) or "No logs yet.")
         return
     chosen = [name for name in names if name.startswith(shard)]
     if not chosen:
         raise InputError(f"no log of a shard {shard!r} in sweep {sweep!r}; {nearest(shard, names)}.")
     for name in chosen:
-        click.echo(opened.read_log(sweep, name))
+        say(opened.read_log(sweep, name) or "")

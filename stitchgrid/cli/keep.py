@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stitchgrid.cli.options import STORE
+from stitchgrid.cli.saying import say
 
 if TYPE_CHECKING:
     from stitchgrid.store import Repair, Report
@@ -33,7 +34,7 @@ def check(ctx: click.Context, repair: bool, form: str, store: str) -> None:
     opened = Store.open(store)
     report = opened.check()
     repaired = opened.set_aside(report) if repair and report.damage else None
-    click.echo(_as_json(report, repaired) if form == "json" else _as_text(report, repaired))
+    say(_as_json(report, repaired) if form == "json" else _as_text(report, repaired))
     if report.damage and (repaired is None or repaired.stuck):
         ctx.exit(1)
 
@@ -78,6 +79,6 @@ def compact(store: str) -> None:
     done = Store.open(store).compact()
     warn_of_damage(done.damaged)
     if done.is_published:
-        click.echo(f"merged {done.num_parts} parts; {done.num_rows} rows in {done.num_files} files now")
+        say(f"merged {done.num_parts} parts; {done.num_rows} rows in {done.num_files} files now")
     else:
-        click.echo("another compaction was faster" if done.num_parts else "nothing to merge")
+        say("another compaction was faster" if done.num_parts else "nothing to merge")

@@ -5,6 +5,7 @@ import re
 
 import click
 
+from stitchgrid.cli.saying import say
 from stitchgrid.errors import InputError
 
 
@@ -23,7 +24,7 @@ def models(pattern: str) -> None:
     names = architecture_names(pattern)
     if not names:
         raise InputError(f"no architecture matches {pattern!r}; {nearest(pattern, architecture_names())}.")
-    click.echo("\n".join(names))
+    say("\n".join(names))
 
 
 @click.command()
@@ -55,7 +56,7 @@ def layers(model: str, every: bool, input_size: str | None, arguments: str) -> N
     height, width = _size(input_size) if input_size else _usual_size(model)
     cut = cut_network(make_network(spec), (3, height, width))
     if notice := way_notice(model, cut.way, cut.reason):
-        click.echo(notice, err=True)
+        say(notice, err=True)
     chosen = cut.cuts if every else select_layers(cut, ("blocks",))
     longest = max(len(one.name) for one in chosen)
     for one in chosen:
@@ -66,7 +67,7 @@ def layers(model: str, every: bool, input_size: str | None, arguments: str) -> N
             if layer.grid is None or layer.kind == "map"
             else f"  {layer.num_prefix} + {layer.grid[0]}x{layer.grid[1]}"
         )
-        click.echo(f"{one.name:{longest}}  {layer.depth:.3f}  {layer.kind:6}  {layer.axes:4}  {shape}{grid}")
+        say(f"{one.name:{longest}}  {layer.depth:.3f}  {layer.kind:6}  {layer.axes:4}  {shape}{grid}")
 
 
 def _json_object(text: str) -> dict[str, object]:

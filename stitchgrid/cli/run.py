@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stitchgrid.cli.options import HOW, STORE, WHERE
+from stitchgrid.cli.saying import say
 
 if TYPE_CHECKING:
     from stitchgrid.driver import Summary
@@ -149,14 +150,14 @@ def bench(jobfile: str, store: str, overrides: tuple[str, ...], pairs: str, thre
         threads=threads,
         say=display.say,
     )
-    click.echo(bench_json(found) if as_json else bench_text(found))
+    say(bench_json(found) if as_json else bench_text(found))
 
 
 def _show_plan(job: "Job", store: str, **how: Any) -> None:
     from stitchgrid.display import Display
     from stitchgrid.driver import preview
 
-    click.echo(preview(job, store, say=Display().say, **how))
+    say(preview(job, store, say=Display().say, **how))
 
 
 def _launch(
@@ -172,9 +173,7 @@ def _launch(
     try:
         summary = started.run(update=update, retry_failed=retry_failed, fail_fast=not keep_going, force=force)
     except KeyboardInterrupt:
-        click.echo(
-            f"\nInterrupted; what is finished is kept. Go on with: {_command('resume', job.name, store)}", err=True
-        )
+        say(f"\nInterrupted; what is finished is kept. Go on with: {_command('resume', job.name, store)}", err=True)
         return 130
     _show_summary(summary, opened, store)
     return 0 if summary.num_done == summary.num_cells else 1
@@ -192,19 +191,19 @@ def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:
     before = summary.num_done - summary.num_computed
     computed = f"computed {summary.num_computed} cells" if summary.num_computed else "nothing to compute"
     already = f" ({before} were there)" if before and summary.num_computed else ""
-    click.echo(
+    say(
         f"\n{summary.sweep}: {summary.num_done} of {summary.num_cells} cells are there; {computed}{already} "
         f"in {clock(summary.seconds)}"
     )
     for reason, count in list(summary.failures.items())[:5]:
-        click.echo(f"  {count} without values: {reason.splitlines()[0]}")
+        say(f"  {count} without values: {reason.splitlines()[0]}")
     with Catalog(opened) as catalog:
         lines = findings(catalog, summary.sweep)
     if lines:
-        click.echo("\n" + "\n".join(lines))
-    click.echo(f"\nThe store is {opened.uri}. Next:")
-    click.echo(f"  {_command('atlas', f'{summary.sweep} --out atlas.html', store)}")
-    click.echo(f"  {_command('query', 'best_source', store)}")
+        say("\n" + "\n".join(lines))
+    say(f"\nThe store is {opened.uri}. Next:")
+    say(f"  {_command('atlas', f'{summary.sweep} --out atlas.html', store)}")
+    say(f"  {_command('query', 'best_source', store)}")
     if summary.failures:
-        click.echo(f"  {_command('query', 'failures', store)}")
-        click.echo(f"  {_command('resume', f'{summary.sweep} --retry-failed', store)}")
+        say(f"  {_command('query', 'failures', store)}")
+        say(f"  {_command('resume', f'{summary.sweep} --retry-failed', store)}")

@@ -10,6 +10,7 @@ from stitchgrid.jobfile.job import Job
 from stitchgrid.jobfile.overrides import apply_overrides
 from stitchgrid.jobfile.parse import read_job
 from stitchgrid.jobfile.problems import Problems
+from stitchgrid.paths import is_file
 from stitchgrid.shipped import shipped_names
 
 
@@ -34,7 +35,7 @@ def load_job(path_or_name: str, overrides: Sequence[str] = ()) -> Job:
 
 def _find(path_or_name: str) -> Path:
     path = Path(path_or_name)
-    if path.is_file():
+    if is_file(path):
         return path
     shipped = shipped_names("jobs", ".toml")
     if path_or_name in shipped:

@@ -23,7 +23,8 @@ class Problems:
 
     def add(self, where: str, what: str) -> None:
         """Note one problem."""
-        self.found.append(f"{where}: {what}" if where else what)
+        shown = where if where.isprintable() else repr(where)  # a key may hold line breaks
+        self.found.append(f"{shown}: {what}" if shown else what)
 
     def check(self, model: type[M], table: Any, where: str, *, also_known: Sequence[str] = ()) -> M | None:
         """Return the table as its model after noting every problem.

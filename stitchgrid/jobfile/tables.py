@@ -8,9 +8,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from stitchgrid.datasets.catalogue import known_datasets
 from stitchgrid.errors import nearest
+from stitchgrid.paths import check_path
 from stitchgrid.records import Preprocess, Recipe
 
 PAIR_WORDS = ("all", "within", "across")
+LONGEST_SWEEP = 150  # characters: names of figures are longer, and file systems take 255
 ADAPTIVE_LR = 1e-3  # default of adam and adamw: sgd's would make them diverge
 
 
@@ -27,6 +29,15 @@ def check_name(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", value) or not value.strip("."):
         raise ValueError(f"a name is made of letters, digits and . _ - (and not of dots alone), got {value!r}")
     return value
+
+
+def _sweep_name(value: Any) -> str:
+    name = check_name(value)
+    if name.startswith(".") or len(name) > LONGEST_SWEEP:
+        raise ValueError(
+            f"a sweep is a folder in the store: no dot in front, at most {LONGEST_SWEEP} letters, got {name[:60]!r}"
+        )
+    return name
 
 
 def _size(value: Any) -> int | tuple[int, int] | None:
@@ -63,12 +74,12 @@ def _architecture(value: str) -> str:
             f"{value!r} is no architecture; it is torchvision:NAME, timm:NAME, stitchgrid:NAME, "
             "package.module:function or FILE.py:function"
         )
-    return value
+    return check_path(value)
 
 
 def _weights(value: Any) -> "str | TrainTable":
     if isinstance(value, str) and value:
-        return value
+        return check_path(value)
     if isinstance(value, dict) and value.keys() == {"train"} and isinstance(value["train"], str):
         return TrainTable(train=value["train"])
     raise ValueError(f'a checkpoint, a torchvision weights name, "random" or {{ train = "RECIPE" }}, got {value!r}')
@@ -99,6 +110,8 @@ def _listed(value: Any) -> Any:
 
 
 Name = Annotated[str, _by(check_name)]
+SweepName = Annotated[str, _by(_sweep_name)]
+UserPath = Annotated[str, AfterValidator(check_path)]
 Size = Annotated[int | tuple[int, int] | None, _by(_size)]
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
@@ -115,7 +128,7 @@ class Table(BaseModel):
 class HeadTable(Table):
     """The keys outside every section."""
 
-    name: Name
+    name: SweepName
     seed: Seed = 0
 
 
@@ -137,7 +150,7 @@ class DataTable(Table):
     """[data]."""
 
     dataset: Annotated[str, AfterValidator(_dataset)]
-    root: str | None = None
+    root: UserPath | None = None
     fit: FitTable = FitTable()
     eval: EvalTable = EvalTable()
     labels: Literal["classes", "agreement"] = "classes"  # agreement: networks may know other classes than the images

@@ -13,6 +13,7 @@ from typing import Any
 from stitchgrid.errors import InputError, JobFileError, nearest
 from stitchgrid.models.catalogue import LIBRARIES, STITCHGRID, library_names, timm_tags
 from stitchgrid.models.own_code import as_planned, sent
+from stitchgrid.paths import is_file
 from stitchgrid.records import NetworkSpec, digest
 
 FORMS = "stitchgrid:NAME, torchvision:NAME, timm:NAME[.TAG], package.module:function or FILE.py:function"
@@ -87,7 +88,7 @@ def _library_function(library: str, name: str) -> Callable[..., Any]:
 
 def _own_file(spec: NetworkSpec) -> Path:
     path = as_planned(Path(spec.base, _parts(spec.architecture)[0]))
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"architecture {spec.architecture!r}: there is no file {path}; paths start at the job file.")
     return path
 

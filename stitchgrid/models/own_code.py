@@ -20,6 +20,7 @@ from types import ModuleType
 
 from stitchgrid.errors import InputError
 from stitchgrid.models.catalogue import LIBRARIES
+from stitchgrid.paths import is_file
 from stitchgrid.records import NetworkSpec, digest
 
 PACKAGE = "stitchgrid_own_files"
@@ -118,7 +119,7 @@ def as_planned(path: Path) -> Path:
     if str(path) not in manifest:
         return path
     copy = package / manifest[str(path)]
-    return path if path.is_file() and path.read_bytes() == copy.read_bytes() else copy
+    return path if is_file(path) and path.read_bytes() == copy.read_bytes() else copy
 
 
 @cache

@@ -73,7 +73,9 @@ class LocalFiles:
         return str(self.root)
 
     def path(self, name: str) -> Path:
-        """Return where the file of this name lies."""
+        """Return where the file of this name lies; a StoreError if that is not inside the store."""
+        if name.startswith("/") or ".." in name.split("/"):  # a damaged manifest may name anything
+            raise StoreError(f"{name!r} is no file of the store {self.root}; run stitchgrid check.")
         return self.root / name
 
     def where(self, name: str) -> str:
