@@ -15,13 +15,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+def is_terminal() -> bool:
+    """Return whether a person reads stdout."""
+    return sys.stdout.isatty()
+
+
 def emit(table: "pa.Table", form: str, out: str | None) -> None:
     """Write a table to a file or to stdout, in one of the formats."""
     from stitchgrid.catalog.formats import render
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() and out is None else None
+    width = shutil.get_terminal_size().columns if is_terminal() and out is None else None
     text = render(table, form, width=width)
-    if isinstance(text, str) and out is None and sys.stdout.isatty():  # csv and json lose nothing elsewhere
+    if isinstance(text, str) and out is None and is_terminal():  # elsewhere csv and json lose nothing
         text = printable(text)
     data = text if isinstance(text, bytes) else text.encode()
     if out is not None:
