@@ -41,6 +41,8 @@ class Problems:
         except ValidationError as error:
             for detail in error.errors():
                 self.add(*_in_words(detail, model, where, also_known))
+            if not all(detail["loc"] for detail in error.errors()):  # a text that is no Unicode spoils the whole table
+                return None
             rest = _without(table, [detail["loc"] for detail in error.errors()])
         try:
             return model.model_validate_json(json.dumps(rest, default=str), strict=True)

@@ -32,7 +32,12 @@ def open_files(uri: str | Path, *, create: bool) -> Files:
 
 def _files_at(uri: str) -> Files:
     if "://" not in uri:
-        return LocalFiles(Path(uri).expanduser().absolute())
+        try:
+            return LocalFiles(Path(uri).expanduser().absolute())
+        except RuntimeError as problem:
+            raise StoreError(
+                f"no store at {uri}: there is no such user's home; name a folder with --store."
+            ) from problem
     parts = urlsplit(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return LocalFiles(Path(unquote(parts.path)).absolute())
