@@ -82,7 +82,7 @@ def _progress(store: Store, name: str, rows: Sequence[dict[str, Any]]) -> SweepP
         pace=pace(ended, beat["num_total"], seconds, beat["noun"]) if "noun" in beat else "",
         per_second=rate,
         seconds_left=None if rate is None else (beat["num_total"] - ended) / rate,
-        heard_seconds_ago=_seconds_since((store.read_heartbeat(name) or {}).get("at"), now),
+        heard_seconds_ago=_seconds_since((beat or store.read_heartbeat(name) or {}).get("at"), now),
         running=list(beat.get("running", ())),
     )
 

@@ -16,7 +16,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher
 from stitchgrid.store import Damage, Store
 from stitchgrid.store.joining import state_columns
-from stitchgrid.store.schemas import SWEEP_TABLES, TEXT, as_dictionaries
+from stitchgrid.store.schemas import SWEEP_TABLES, TEXT, as_dictionaries, with_sweep
 from stitchgrid.store.standing import standing
 
 ATTEMPTS = pa.schema([("sweep", TEXT), ("shard", TEXT), ("attempts", pa.int64())])
@@ -99,7 +99,7 @@ def _sweep_tables(store: Store, ready: Set[str]) -> tuple[dict[str, pa.Table], l
     Also the names of all these sweeps, and what could not be read.
     """
     found: dict[str, list[pa.Table]] = {
-        name: [_with_sweep("", schema.empty_table())] for name, schema in SWEEP_TABLES.items()
+        name: [with_sweep("", as_dictionaries(schema.empty_table()))] for name, schema in SWEEP_TABLES.items()
     }
     names, damaged = [], []
     for sweep in store.sweep_names():
@@ -111,14 +111,8 @@ def _sweep_tables(store: Store, ready: Set[str]) -> tuple[dict[str, pa.Table], l
             continue
         names += [sweep] * bool(tables)
         for name, table in tables.items():
-            found[name].append(_with_sweep(sweep, table))
+            found[name].append(with_sweep(sweep, as_dictionaries(table)))
     return {name: pa.concat_tables(tables).unify_dictionaries() for name, tables in found.items()}, names, damaged
-
-
-def _with_sweep(sweep: str, table: pa.Table) -> pa.Table:
-    table = as_dictionaries(table)
-    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(table.num_rows, dtype=np.int32)), [sweep])
-    return table.add_column(0, "sweep", pa.chunked_array([column]))
 
 
 def _attempts(store: Store, sweeps: Sequence[str]) -> Iterable[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stitchgrid.cli.options import OUTPUT, STORE
-from stitchgrid.cli.saying import say
+from stitchgrid.cli.saying import say, warn_of_damage
 from stitchgrid.printable import printable
 
 if TYPE_CHECKING:
@@ -82,12 +82,6 @@ def _key_value(text: str) -> tuple[str, str]:
     if not separator:
         raise click.BadParameter(f"wanted K=V, got {text!r}.", param_hint="--param")
     return key, value
-
-
-def warn_of_damage(damaged: tuple[object, ...]) -> None:
-    """Say on stderr which files of the store were left out."""
-    for one in damaged:
-        say(f"Warning: left out: {one}", err=True)
 
 
 @click.command()

@@ -3,7 +3,7 @@
 import click
 
 from stitchgrid.cli.options import STORE
-from stitchgrid.cli.saying import say
+from stitchgrid.cli.saying import say, warn_of_damage
 
 
 @click.command()
@@ -21,7 +21,6 @@ def status(sweep: str | None, watch: bool, form: str, store: str) -> None:
     import time
 
     from stitchgrid.catalog.progress import as_json, as_text, read_progress
-    from stitchgrid.cli.ask import warn_of_damage
     from stitchgrid.store import Store
 
     opened = Store.open(store)

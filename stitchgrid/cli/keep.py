@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stitchgrid.cli.options import STORE
-from stitchgrid.cli.saying import say
+from stitchgrid.cli.saying import say, warn_of_damage
 
 if TYPE_CHECKING:
     from stitchgrid.store import Repair, Report
@@ -73,7 +73,6 @@ def compact(store: str) -> None:
     Example:
       stitchgrid compact --store grid
     """
-    from stitchgrid.cli.ask import warn_of_damage
     from stitchgrid.store import Store
 
     done = Store.open(store).compact()

@@ -2,15 +2,15 @@
 
 import os
 import socket
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
 import stitchgrid
 from stitchgrid.cluster.contract import Worker
-from stitchgrid.cluster.floor import check_worker, close_worker
-from stitchgrid.errors import StoreError, breaks_worker, is_out_of_memory
+from stitchgrid.cluster.floor import check_worker, close_worker, raised
+from stitchgrid.errors import breaks_worker
 from stitchgrid.records import Unit, UnitReport
+from stitchgrid.scheduler import UnitRaised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +25,10 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Raised:
-    """A unit raised an error."""
+class Broken:
+    """A unit raised an error that leaves the worker's process of no more use."""
 
     error: str
-    traceback: str
-    out_of_memory: bool = False
-    unavailable: bool = False  # the store was
-    is_broken: bool = False  # so is the worker's process, from now on
 
 
 class WorkerActor:
@@ -66,20 +62,15 @@ class WorkerActor:
             problem=problem,
         )
 
-    def run(self, unit: Unit, run: int) -> UnitReport | Raised:
-        """Do one unit of the run for which the worker was last started."""
+    def run(self, unit: Unit, run: int) -> UnitReport | UnitRaised | Broken:
+        """Do one unit of the run for which the worker was last started; an error names no worker: it knows no name."""
         assert self._worker is not None
         assert self._context[0] == run, "a unit of another run"
         try:
             return self._worker.run(unit, self._context[1])
         except Exception as error:
-            return Raised(
-                error=f"{type(error).__name__}: {error}",
-                traceback="".join(traceback.format_exception(error)),
-                out_of_memory=is_out_of_memory(error),
-                unavailable=isinstance(error, StoreError),
-                is_broken=breaks_worker(error),
-            )
+            event = raised("", unit, error)
+            return Broken(error=event.error) if breaks_worker(error) else event
 
     def close(self) -> None:
         """Let the worker clean up."""

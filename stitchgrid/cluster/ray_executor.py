@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import stitchgrid
-from stitchgrid.cluster.actor import Hello, Raised, WorkerActor
+from stitchgrid.cluster.actor import Broken, Hello, WorkerActor
 from stitchgrid.cluster.connection import Connection
 from stitchgrid.cluster.contract import BeforeSubmit, OnEvent, Progress, Split, Worker, ignore
 from stitchgrid.cluster.deaths import classify_death, in_short
@@ -238,30 +238,24 @@ class RayExecutor:
         try:
             answer = ray.get(reference)
         except ray.exceptions.RayTaskError as problem:  # the unit, or the answer, could not be sent
-            answer = Raised(error=in_short(problem), traceback=str(problem))
+            error = in_short(problem)
+            if unit is None:
+                return WorkerDied(worker=name, cause="init", detail=error)
+            return UnitRaised(worker=name, unit_id=unit.unit_id, error=error, traceback=str(problem))
         except ray.exceptions.RayError as problem:
             return self._death(name, problem)
         if unit is None:
             return self._welcome(name, answer, run)
         return self._answer(name, unit, answer)
 
-    def _answer(self, name: str, unit: Unit, answer: UnitReport | Raised) -> Event:
+    def _answer(self, name: str, unit: Unit, answer: UnitReport | UnitRaised | Broken) -> Event:
         if isinstance(answer, UnitReport):
             return UnitFinished(worker=name, unit_id=unit.unit_id, report=answer)
-        if answer.is_broken:
+        if isinstance(answer, Broken):
             return WorkerDied(worker=name, cause="crash", detail=answer.error)
-        return UnitRaised(
-            worker=name,
-            unit_id=unit.unit_id,
-            error=answer.error,
-            traceback=answer.traceback,
-            out_of_memory=answer.out_of_memory,
-            unavailable=answer.unavailable,
-        )
+        return replace(answer, worker=name)
 
-    def _welcome(self, name: str, hello: Hello | Raised, run: _Run) -> Event:
-        if isinstance(hello, Raised):
-            return WorkerDied(worker=name, cause="init", detail=hello.error)
+    def _welcome(self, name: str, hello: Hello, run: _Run) -> Event:
         if hello.version != stitchgrid.__version__:
             raise ClusterError(
                 f"A worker on {hello.host} has stitchgrid {hello.version}, this command has {stitchgrid.__version__}; "

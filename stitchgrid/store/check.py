@@ -1,6 +1,5 @@
 """Verify every file of a store: what is damaged, what is merely not the store's, and what to do about it."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +22,7 @@ from stitchgrid.store.layout import (
     PartName,
     content_digest,
 )
-from stitchgrid.store.parts import DamagedFileError, Parts
+from stitchgrid.store.parts import DamagedFileError, Parts, json_object
 from stitchgrid.store.schemas import PART
 from stitchgrid.store.snapshots import Snapshots, Tier, manifest_name
 from stitchgrid.store.sweeps import Sweeps
@@ -189,10 +188,9 @@ class Checker:
     def _json(self, name: str) -> tuple[dict[str, Any], str | None]:
         """Return a JSON object, and what is wrong with it."""
         try:
-            value = json.loads(self.files.read(name))
-        except (ValueError, StoreError) as problem:
-            return {}, str(problem) if isinstance(problem, StoreError) else f"not readable as JSON ({problem})"
-        return (value, None) if isinstance(value, dict) else ({}, "not a JSON object")
+            return json_object(self.files.read(name)), None
+        except (DamagedFileError, StoreError) as problem:
+            return {}, str(problem)
 
 
 def _foreign(name: str) -> Finding:

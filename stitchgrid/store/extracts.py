@@ -10,7 +10,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.store.joining import results_of, states_of
 from stitchgrid.store.layout import EXTRACTS
 from stitchgrid.store.parts import Damage, DamagedFileError
-from stitchgrid.store.schemas import PART, TEXT, as_dictionaries
+from stitchgrid.store.schemas import PART, TEXT, no_rows
 from stitchgrid.store.snapshots import Extract, Snapshot, Snapshots, Tier
 from stitchgrid.store.standing import COLUMNS
 from stitchgrid.store.sweeps import StoredPlan, Sweeps
@@ -60,7 +60,7 @@ class Extracts:
         return plans
 
     def _is_current(self, extract: Extract | None, revision: int) -> bool:
-        return extract is not None and extract.revision == revision and extract.file in self._here
+        return extract is not None and extract.is_current(revision, self._here)
 
     def _is_known(self, sweep: str) -> bool:
         return Sweeps(self.snapshots.files).latest_plan(sweep) is not None
@@ -75,7 +75,7 @@ class Extracts:
 
     def _states(self, plan: StoredPlan, tiers: Sequence[Tier]) -> Extract:
         ids = pc.unique(plan.cells["cell_id"])
-        tables = [_empty()]
+        tables = [no_rows(COLUMNS)]
         for tier in tiers:
             if _any_in(self.snapshots.column(tier.ids, "cell_id"), ids):
                 rows = self._rows(tier, COLUMNS)
@@ -88,17 +88,13 @@ class Extracts:
             return self.snapshots.rows(tier, columns)
         except (DamagedFileError, StoreError) as problem:
             self.damaged.append(Damage(file=tier.file, reason=str(problem)))
-            return as_dictionaries(pa.schema([PART.field(name) for name in columns]).empty_table())
+            return no_rows(columns)
 
     def _write(self, plan: StoredPlan, table: pa.Table) -> Extract:
         name = self.snapshots.write_extract(self.number, table)
         self.written.append(name)
         self._here.add(name)
         return Extract(revision=plan.revision, file=name)
-
-
-def _empty() -> pa.Table:
-    return as_dictionaries(pa.schema([PART.field(name) for name in COLUMNS]).empty_table())
 
 
 def _meet(touched: Sequence[pa.Array], plan: StoredPlan) -> bool:

@@ -3,7 +3,7 @@
 import errno
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -230,6 +230,14 @@ def read_or_problem(files: Files, name: str) -> bytes | StoreError:
         return files.read(name)
     except StoreError as problem:
         return problem
+
+
+def write_next(files: Files, name_of: Callable[[int], str], data: bytes, *, after: int) -> int:
+    """Write a numbered file under the first number above `after` that is free; return the number."""
+    number = after + 1
+    while not files.write_once(name_of(number), data):
+        number += 1
+    return number
 
 
 def _link(partial: Path, target: Path) -> bool:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stitchgrid.store.duplicates import Numbers, codes, encoded, ranks
-from stitchgrid.store.schemas import CELL_STATES, RESULTS, TEXT
+from stitchgrid.store.schemas import CELL_STATES, RESULTS, TEXT, with_sweep
 from stitchgrid.store.standing import Standing, cell_positions, standing, value_mask
 
 SEPARATOR = "\x1f"
@@ -28,7 +28,7 @@ def states_of(sweep: str, cells: pa.Table, rows: pa.Table) -> pa.Table:
     ids = pc.unique(cells["cell_id"])
     found = standing(rows, ids)
     position = cell_positions(cells["cell_id"], ids)
-    table = _with_sweep(sweep, cells)
+    table = with_sweep(sweep, cells)
     states = state_columns(found, position)
     for name in states.column_names:
         table = table.append_column(name, states[name])
@@ -65,7 +65,7 @@ def _distinct_ids(cells: pa.Table) -> Iterator[pa.Table]:
 def _named(sweep: str, cells: pa.Table, values: pa.Table) -> pa.Table:
     position = cell_positions(values["cell_id"], cells["cell_id"].cast(TEXT).combine_chunks())
     asked = _asks_for(cells["metrics"], position, values["metric"])
-    values, names = values.filter(pa.array(asked)), _with_sweep(sweep, cells).take(pa.array(position[asked]))
+    values, names = values.filter(pa.array(asked)), with_sweep(sweep, cells).take(pa.array(position[asked]))
     columns = {name: names[name] if name in names.column_names else values[name] for name in RESULTS.names}
     return pa.table(columns).cast(RESULTS)
 
@@ -86,11 +86,6 @@ def _kinds(lists: pa.ChunkedArray) -> tuple[list[frozenset[str]], Numbers]:
     joined = encoded(pc.binary_join(lists.cast(pa.list_(TEXT)), SEPARATOR))
     kinds = [frozenset(text.split(SEPARATOR)) - {""} for text in joined.dictionary.to_pylist()]
     return kinds, codes(pa.chunked_array([joined]))
-
-
-def _with_sweep(sweep: str, cells: pa.Table) -> pa.Table:
-    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(cells.num_rows, dtype=np.int32)), [sweep])
-    return cells.append_column("sweep", pa.chunked_array([column]))
 
 
 def _what_is_stored(found: Standing, position: Numbers) -> dict[str, pa.Array]:

@@ -1,14 +1,14 @@
 """The journal of attempts, written before they start, and the heartbeat of a running launch."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from stitchgrid.errors import StoreError
 from stitchgrid.records import canonical
-from stitchgrid.store.files import Files
+from stitchgrid.store.files import Files, write_next
 from stitchgrid.store.layout import Layout
+from stitchgrid.store.parts import DamagedFileError, json_object
 
 
 class Journal:
@@ -24,10 +24,12 @@ class Journal:
         if folder not in self._last_round:
             self._last_round[folder] = len(self.files.names(folder))
         entry = {"at": datetime.now(UTC).isoformat(), "launch": launch_id, "attempts": [dict(one) for one in attempts]}
-        written = False
-        while not written:
-            self._last_round[folder] += 1
-            written = self.files.write_once(f"{folder}/{self._last_round[folder]:06d}.json", canonical(entry).encode())
+        self._last_round[folder] = write_next(
+            self.files,
+            lambda number: f"{folder}/{number:06d}.json",
+            canonical(entry).encode(),
+            after=self._last_round[folder],
+        )
 
     def attempts(self, sweep: str) -> list[dict[str, Any]]:
         """Return every attempt with its `launch` and `at`, oldest first; rounds that cannot be read are left out."""
@@ -64,10 +66,9 @@ class Journal:
 def _parsed(data: bytes | StoreError) -> dict[str, Any] | None:
     """Return the JSON object in a file that was read, None if there is none."""
     try:
-        value = None if isinstance(data, StoreError) else json.loads(data)
-    except ValueError:
+        return None if isinstance(data, StoreError) else json_object(data)
+    except DamagedFileError:
         return None
-    return value if isinstance(value, dict) else None
 
 
 def round_problem(entry: Mapping[str, Any]) -> str | None:

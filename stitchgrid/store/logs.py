@@ -1,6 +1,6 @@
 """What workers noted while they did their units: a text for each attempt, for people."""
 
-from stitchgrid.store.files import Files
+from stitchgrid.store.files import Files, write_next
 from stitchgrid.store.layout import Layout, safe
 
 MAX_CHARACTERS = 100_000  # of one attempt
@@ -15,9 +15,8 @@ class Logs:
     def write(self, sweep: str, unit_id: str, text: str) -> None:
         """Keep the text of one attempt beside those of earlier ones; its end counts where it is long."""
         folder = self._folder(sweep, unit_id)
-        number = len(self.files.names(folder)) + 1
-        while not self.files.write_once(f"{folder}/{number:03d}.log", text[-MAX_CHARACTERS:].encode()):
-            number += 1
+        data = text[-MAX_CHARACTERS:].encode()
+        write_next(self.files, lambda number: f"{folder}/{number:03d}.log", data, after=len(self.files.names(folder)))
 
     def read(self, sweep: str, unit_id: str) -> str | None:
         """Return the texts of all attempts, oldest first; None if there are none."""

@@ -1,8 +1,10 @@
 """Parts: the rows of one shard in one Parquet file that is complete or not there at all."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +13,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.records import Row
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import PARTS, Layout, PartName, content_digest
-from stitchgrid.store.schemas import ADDED, PART, VERSION_KEY, as_dictionaries, text_columns
+from stitchgrid.store.schemas import ADDED, PART, VERSION_KEY, no_rows, text_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,26 @@ def read_parquet(data: bytes, columns: Sequence[str] | None, dictionaries: Seque
     return table if columns is None else _with_all(table, columns)
 
 
+def read_rows(data: bytes, columns: Sequence[str]) -> pa.Table:
+    """Return these columns of a file of rows, text columns as dictionaries; errors as those of `read_parquet`."""
+    return read_parquet(data, columns, [name for name in text_columns(PART) if name in columns])
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        DamagedFileError: If there is none.
+    """
+    try:
+        value = json.loads(data)
+    except ValueError as problem:
+        raise DamagedFileError(f"not readable as JSON ({problem})") from problem
+    if not isinstance(value, dict):
+        raise DamagedFileError("not a JSON object")
+    return value
+
+
 def _with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Return these columns in this order; those that came after the version of its schema are NULL."""
     version = int((table.schema.metadata or {}).get(VERSION_KEY, b"1"))
@@ -104,12 +126,12 @@ class Parts:
         damaged: list[Damage] = []
         tables = list(self._sound(columns, names, damaged))
         if not tables:
-            return PartRows(table=as_dictionaries(_empty(columns)), damaged=tuple(damaged))
+            return PartRows(table=no_rows(columns), damaged=tuple(damaged))
         table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
         return PartRows(table=table, damaged=tuple(damaged))
 
     def _sound(self, columns: Sequence[str], names: Sequence[str], damaged: list[Damage]) -> Iterator[pa.Table]:
-        schema = as_dictionaries(_empty(columns)).schema
+        schema = no_rows(columns).schema
         for name, data in zip(names, self.files.read_many(f"{PARTS}/{name}" for name in names), strict=True):
             try:
                 yield _sound_rows(name, data, columns).cast(schema)
@@ -136,11 +158,7 @@ def _sound_rows(name: str, data: bytes | StoreError, columns: Sequence[str]) -> 
         raise DamagedFileError("empty file")
     if content_digest(data) != promise.digest:
         raise DamagedFileError(f"content differs from the digest in its name ({len(data)} bytes are there)")
-    table = read_parquet(data, columns, [name for name in text_columns(PART) if name in columns])
+    table = read_rows(data, columns)
     if table.num_rows != promise.num_rows:
         raise DamagedFileError(f"holds {table.num_rows} rows, its name promises {promise.num_rows}")
     return table
-
-
-def _empty(columns: Sequence[str]) -> pa.Table:
-    return pa.schema([PART.field(name) for name in columns]).empty_table()

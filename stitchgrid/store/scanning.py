@@ -87,7 +87,7 @@ def _is_ready(files: Files, snapshot: Snapshot, sweep: str, here: set[str]) -> b
         return False
     revision = Sweeps(files).latest_plan(sweep)
     extracts = [snapshot.cells[sweep], *(tier.results.get(sweep) for tier in snapshot.tiers)]
-    return all(one is not None and one.revision == revision and one.file in here for one in extracts)
+    return all(one is not None and one.is_current(revision, here) for one in extracts)
 
 
 def _rows_of(files: Files, tier: Tier, cells: pa.Array) -> pa.Table:

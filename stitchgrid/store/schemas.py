@@ -1,5 +1,7 @@
 """The columns of every Parquet file of a store; those of a part are the fields of `records.Row`."""
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 TEXT = pa.string()
@@ -127,7 +129,18 @@ def text_columns(schema: pa.Schema) -> list[str]:
 
 def as_dictionaries(table: pa.Table) -> pa.Table:
     """Return a table of rows with its text columns as dictionaries."""
-    for index, field in enumerate(table.schema):
-        if field.type == TEXT and field.name != "cell_id":
-            table = table.set_column(index, field.name, table[field.name].dictionary_encode())
+    for name in text_columns(table.schema):
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, name, table[name].dictionary_encode())
     return table
+
+
+def no_rows(columns: Iterable[str]) -> pa.Table:
+    """Return these columns of no rows, text columns as dictionaries."""
+    return as_dictionaries(pa.schema([PART.field(name) for name in columns]).empty_table())
+
+
+def with_sweep(sweep: str, table: pa.Table) -> pa.Table:
+    """Return a table with the sweep's name as its first column."""
+    column = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), table.num_rows), [sweep])
+    return table.add_column(0, "sweep", pa.chunked_array([column]))

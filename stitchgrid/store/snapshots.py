@@ -6,7 +6,7 @@ join from them, can be thrown away at any time, and are made anew by the next co
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,8 +17,7 @@ from stitchgrid import __version__
 from stitchgrid.errors import StoreError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import EXTRACTS, PARTS, SNAPSHOT_DATA, SNAPSHOTS, DataName, content_digest
-from stitchgrid.store.parts import Damage, DamagedFileError, parquet_bytes, read_parquet
-from stitchgrid.store.schemas import PART, text_columns
+from stitchgrid.store.parts import Damage, DamagedFileError, parquet_bytes, read_parquet, read_rows
 
 ROW_GROUP = 32_768  # rows that are skipped or read together
 
@@ -29,6 +28,10 @@ class Extract:
 
     revision: int
     file: str  # relative to the store
+
+    def is_current(self, revision: int | None, here: Container[str]) -> bool:
+        """Return whether it is of this revision, and its file is among those that are there."""
+        return self.revision == revision and self.file in here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +154,7 @@ class Snapshots:
 
     def rows(self, tier: Tier, columns: Sequence[str]) -> pa.Table:
         """Return these columns of the rows of a tier; text columns are dictionaries. Errors as those of `content`."""
-        return read_parquet(self.content(tier.file), columns, [name for name in text_columns(PART) if name in columns])
+        return read_rows(self.content(tier.file), columns)
 
     def column(self, name: str, column: str) -> pa.Array:
         """Return one text column of an extract, without dictionary. Errors as those of `content`."""

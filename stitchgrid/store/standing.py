@@ -34,14 +34,14 @@ class Standing:
 def standing(rows: pa.Table, ids: pa.Array) -> Standing:
     """Return what rows (of `COLUMNS` at least) say of the cells with these distinct ids."""
     position = cell_positions(rows["cell_id"], ids)
-    is_value = value_mask(rows)
     here = position >= 0
-    sets, which = _sets(rows.filter(pa.array(is_value & here)), position[is_value & here], len(ids))
+    is_value, is_error = value_mask(rows) & here, ~is_error_free(rows) & here
+    sets, which = _sets(rows.filter(pa.array(is_value)), position[is_value], len(ids))
     return Standing(
         sets=sets,
         which=which,
-        last_at=_last(rows["created_at"], position, is_value & here, len(ids)),
-        failures=_failures(rows.filter(pa.array(~is_error_free(rows) & here)), position[~is_error_free(rows) & here]),
+        last_at=_last(rows["created_at"], position, is_value, len(ids)),
+        failures=_failures(rows.filter(pa.array(is_error)), position[is_error]),
     )
 
 
@@ -80,10 +80,9 @@ def _sets(values: pa.Table, position: Numbers, num_cells: int) -> tuple[tuple[fr
     present = np.zeros((num_cells, max(1, len(names))), dtype=bool)
     present[position, codes(values["metric"])] = True
     packed = np.ascontiguousarray(np.packbits(present, axis=1))
-    distinct, first, which = np.unique(
+    _, first, which = np.unique(
         packed.view(np.dtype((np.void, packed.shape[1]))).ravel(), return_index=True, return_inverse=True
     )
-    assert len(distinct) == len(first)
     return tuple(frozenset(names[i] for i in np.flatnonzero(present[row]).tolist()) for row in first), which.ravel()
 
 

@@ -89,7 +89,7 @@ class Store:
         """Merge all loose parts that are sound into a snapshot; a StoreError if the store is read-only."""
         return compact(self.files)
 
-    def compact_if_many(self, threshold: int = 1000) -> Compacted | None:
+    def compact_if_many(self, threshold: int) -> Compacted | None:
         """Compact the store if it has at least so many loose parts."""
         return self.compact() if len(contents(self.files).loose) >= threshold else None
 

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError, nearest
-from stitchgrid.store.files import Files
+from stitchgrid.store.files import Files, write_next
 from stitchgrid.store.layout import JOB, PLAN, REVISION_NAME, SWEEPS, TABLES, Layout
-from stitchgrid.store.parts import DamagedFileError, parquet_bytes, read_parquet
+from stitchgrid.store.parts import DamagedFileError, json_object, parquet_bytes, read_parquet
 from stitchgrid.store.schemas import SWEEP_TABLES, text_columns
 
 
@@ -56,10 +56,8 @@ class Sweeps:
     def write_job(self, sweep: str, job: Mapping[str, Any]) -> int:
         """Store a job as the sweep's next revision; return its number."""
         data = _json_bytes(job)
-        revision = (self.latest_revision(sweep) or 0) + 1
-        while not self.files.write_once(Layout.revision(sweep, revision, JOB), data):
-            revision += 1
-        return revision
+        latest = self.latest_revision(sweep) or 0
+        return write_next(self.files, lambda revision: Layout.revision(sweep, revision, JOB), data, after=latest)
 
     def latest_plan(self, sweep: str) -> int | None:
         """Return the highest complete revision; None if there is none."""
@@ -182,12 +180,9 @@ class Sweeps:
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
-            value = json.loads(self.files.read(name))
-        except ValueError as problem:
-            raise self._damaged(name, f"not readable as JSON ({problem})") from problem
-        if not isinstance(value, dict):
-            raise self._damaged(name, "not a JSON object")
-        return value
+            return json_object(self.files.read(name))
+        except DamagedFileError as problem:
+            raise self._damaged(name, str(problem)) from problem
 
     def _damaged(self, name: str, reason: str) -> StoreError:
         return StoreError(
