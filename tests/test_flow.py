@@ -5,10 +5,9 @@ import pickle
 import re
 
 import pytest
-from click.testing import CliRunner
+from helpers_flow import run, values
 
 from stitchgrid.catalog import Catalog
-from stitchgrid.cli import cli
 from stitchgrid.store import Store
 
 JOB = """
@@ -41,12 +40,6 @@ kind = "procrustes"
 NUM_CELLS = 4 * 3 * 3 * 5
 
 
-def run(*arguments, code=0):
-    result = CliRunner().invoke(cli, [str(one) for one in arguments])
-    assert result.exit_code == code, result.output
-    return result
-
-
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flow")
@@ -54,12 +47,6 @@ def here(tmp_path_factory):
     where = folder / "tiny.toml", "--store", folder / "grid"
     first = run("launch", *where, "--address", "none")
     return folder, where, first
-
-
-def values(store):
-    with Catalog(Store.open(store)) as catalog:
-        rows = catalog.query("select cell_id, metric, value from results order by all").to_pylist()
-    return {(row["cell_id"], row["metric"]): row["value"] for row in rows}
 
 
 def close(a, b, tolerance=1e-5):

@@ -8,6 +8,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from helpers_flow import at_once
 
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.errors import StoreError
@@ -102,20 +103,15 @@ def test_force_takes_a_sweep_from_a_launch_that_is_alive(store):
 
 
 def test_of_many_at_once_one_gets_the_sweep(store):
-    won, lost, barrier = [], [], threading.Barrier(12)
+    won, lost = [], []
 
-    def claim(name):
-        barrier.wait()
+    def claim(number):
         try:
-            won.append(store.leases.claim("s", name))
+            won.append(store.leases.claim("s", f"launch-{number}"))
         except LeaseError:
-            lost.append(name)
+            lost.append(number)
 
-    threads = [threading.Thread(target=claim, args=[f"launch-{i}"]) for i in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(12, claim)
     assert (len(won), len(lost)) == (1, 11)
     assert store.leases.holder("s") == won[0]
 

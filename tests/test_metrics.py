@@ -4,7 +4,7 @@ import pytest
 from helpers_cluster import make_unit
 
 from stitchgrid.cluster.contract import Progress
-from stitchgrid.cluster.metrics import Metrics
+from stitchgrid.cluster.metrics import Metrics, _Count
 from stitchgrid.records import UnitReport
 
 
@@ -95,5 +95,6 @@ def test_an_observer_that_fails_is_heard(kinds):
 
 
 def test_ray_has_what_is_asked_for():
-    observe = Metrics().observing(lambda event: None, sweep="depths")
-    observe(Progress(kind="retried", unit=make_unit("a")))
+    metrics = Metrics()
+    _Count(metrics, {"sweep": "depths"})(Progress(kind="retried", unit=make_unit("a")))  # an observer hides errors
+    assert metrics.retried.info["tag_keys"] == ("sweep",)

@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from helpers_flow import run, values
 from helpers_objects import make_bucket, moto_server, proxy, store_uri
 
-from stitchgrid.catalog import Catalog
-from stitchgrid.cli import cli
 from stitchgrid.store import Store, object_problems
 
 JOB = """
@@ -33,12 +31,6 @@ kind = "cka"
 NUM_CELLS = 4 * 3 * 3 * 2
 
 
-def run(*arguments, code=0):
-    result = CliRunner().invoke(cli, [str(one) for one in arguments])
-    assert result.exit_code == code, result.output
-    return result
-
-
 @pytest.fixture(scope="module")
 def endpoint():
     with moto_server() as found:
@@ -59,12 +51,6 @@ def there(endpoint, job):
     first = run("launch", job, "--store", uri, "--address", "none")
     assert f"{NUM_CELLS} of {NUM_CELLS} cells are there" in first.stdout
     return uri
-
-
-def values(uri):
-    with Catalog(Store.open(uri)) as catalog:
-        rows = catalog.query("select cell_id, metric, value from results order by all").to_pylist()
-    return {(row["cell_id"], row["metric"]): row["value"] for row in rows}
 
 
 def parts(uri):

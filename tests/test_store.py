@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
+from helpers_flow import at_once
 from helpers_store import make_synthetic_store
 
 from stitchgrid.errors import StoreError
@@ -133,18 +133,13 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
 def test_the_first_of_many_writers_wins(tmp_path):
     store = Store.open(tmp_path, create=True)
-    start, won = threading.Barrier(8), []
+    won = []
 
     def write(number):
-        start.wait()
         if store.write_artefact("network", "key", b"%d" % number, ".safetensors"):
             won.append(number)
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(8, write)
     assert len(won) == 1
     assert store.read_artefact("network", "key") == b"%d" % won[0]
 

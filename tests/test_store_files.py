@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from helpers_flow import at_once
 from helpers_objects import make_bucket, moto_server, store_uri
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -67,18 +68,13 @@ def test_the_first_writer_wins(files):
 @pytest.mark.parametrize("files", PLACES_WITHOUT_RACES, indirect=True)
 def test_of_twenty_writers_at_once_one_wins(files, monkeypatch):
     monkeypatch.setattr(type(files), "exists", lambda *_: False)  # all are past the first look
-    start, won = threading.Barrier(20), []
+    won = []
 
     def write(number):
-        start.wait()
         if files.write_once("x", b"%d" % number):
             won.append(number)
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(20, write)
     assert len(won) == 1
     assert files.read("x") == b"%d" % won[0]
 
