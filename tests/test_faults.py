@@ -251,8 +251,10 @@ def test_a_driver_killed_at_random_moments_loses_nothing_twenty_times_over(tmp_p
         folder.mkdir()
         site = Site(folder)
         process = site.start()
+        if number % 4:  # at a random moment after some parts; every fourth time of the start
+            site.wait_for_parts(rng.randint(1, 7), process)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=rng.uniform(2, 22))
+            process.wait(timeout=rng.uniform(0, 2) if number % 4 else rng.uniform(2, 12))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         before = {path.name: path.read_bytes() for path in site.parts()}
