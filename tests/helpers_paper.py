@@ -116,6 +116,14 @@ def _planted() -> dict[tuple[PaperCell, str], float | None]:
 
 
 VALUES = _planted()
+_rng = np.random.default_rng(21)
+# Of the probe of each layer, whole (None) and of lower rank; rank 8 is that of no layer less wide.
+PROBES = {
+    (model, layer, rank): float(_rng.uniform(0.2, 0.8))
+    for model in MODELS
+    for layer in LAYERS
+    for rank in (None, *RANKS)
+}
 
 
 def make_paper_store(
@@ -124,6 +132,7 @@ def make_paper_store(
     sweep: str = SWEEP,
     rename: Mapping[str, str] | None = None,
     keep: Callable[[PaperCell, str], bool] = lambda cell, metric: True,
+    probes: bool = True,
 ) -> Store:
     """Write the sweep into a store at `folder`; `rename` gives networks and layers other names.
 
@@ -132,7 +141,8 @@ def make_paper_store(
     names = rename or {}
     store = Store.open(folder, create=True)
     revision = store.write_job(sweep, {"job": {"name": sweep}, "base": "."})
-    store.write_plan(sweep, revision, **paper_tables(names), info={})
+    tables = paper_tables(names) | ({"probes": _probes(names)} if probes else {})
+    store.write_plan(sweep, revision, **tables, info={})
     rows: dict[str, list[Row]] = {}
     for (cell, metric), value in VALUES.items():
         if not keep(cell, metric):
@@ -196,6 +206,31 @@ def _end(side: str, model: str, layer: str, depth: Mapping[str, float], names: M
         f"{side}_index": LAYERS.index(layer),
         f"{side}_depth": depth[layer],
     }
+
+
+def _probes(names: Mapping[str, str]) -> pa.Table:
+    rows = [
+        {
+            "model": names.get(model, model),
+            "layer": names.get(layer, layer),
+            "layer_index": LAYERS.index(layer),
+            "layer_depth": LAYERS.index(layer) / (len(LAYERS) - 1),
+            "rank": rank,
+            "accuracy": accuracy,
+            "loss": 1.0,
+            "fit_accuracy": 0.9,
+            "C": 1.0,
+            "max_iter": 1000,
+            "num_fit": 200,
+            "num_eval": 1000,
+            "num_iter": 50,
+            "converged": True,
+            "flags": [],
+            "error": None,
+        }
+        for (model, layer, rank), accuracy in PROBES.items()
+    ]
+    return pa.Table.from_pylist(rows)
 
 
 def _model(name: str, names: Mapping[str, str]) -> dict[str, Any]:

@@ -17,14 +17,14 @@ from stitchgrid.atlas.grids import Choice, Floats, Panel, Positions, SweepGrids
 
 def render_page(grids: Sequence[SweepGrids]) -> str:
     """Return the page about these sweeps."""
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = asset("page.css"), asset("page.js")
     content = {"version": __version__, "sweeps": [_sweep(grid) for grid in grids]}
-    return Template(_asset("page.html")).substitute(
+    return Template(asset("page.html")).substitute(
         title=html.escape(" · ".join([*(grid.sweep for grid in grids), "similarity atlas"])),
         style=style,
-        style_hash=_source_hash(style),
+        style_hash=source_hash(style),
         script=script,
-        script_hash=_source_hash(script),
+        script_hash=source_hash(script),
         data=embed(content),
     )
 
@@ -39,11 +39,12 @@ def embed(content: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return a file that ships beside this one."""
     return files("stitchgrid.atlas").joinpath(name).read_text("utf-8")
 
 
-def _source_hash(text: str) -> str:
+def source_hash(text: str) -> str:
     """Return how a content security policy names an inline element: nothing but our own code can run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
