@@ -13,12 +13,13 @@ from typing import Any
 
 from stitchgrid import __version__
 from stitchgrid.atlas.grids import Choice, Floats, Panel, Positions, SweepGrids
+from stitchgrid.catalog.misled import misleading_rule
 
 
 def render_page(grids: Sequence[SweepGrids]) -> str:
     """Return the page about these sweeps."""
     style, script = asset("page.css"), asset("page.js")
-    content = {"version": __version__, "sweeps": [_sweep(grid) for grid in grids]}
+    content = {"version": __version__, "misleadingRule": misleading_rule(), "sweeps": [_sweep(grid) for grid in grids]}
     return Template(asset("page.html")).substitute(
         title=html.escape(" · ".join([*(grid.sweep for grid in grids), "similarity atlas"])),
         style=style,
@@ -59,6 +60,7 @@ def _sweep(grid: SweepGrids) -> dict[str, Any]:
         "networks": [asdict(network) for network in grid.networks],
         "blocks": grid.blocks,
         "judgements": [asdict(judgement) for judgement in grid.judgements],
+        "claims": [asdict(claims) for claims in grid.claims],
         "notes": [_without_empty(asdict(note)) for note in grid.notes],
         "choices": [_choice(choice) for choice in grid.choices],
     }

@@ -1,8 +1,9 @@
 """Sections on what trained stitches claim: whether they left the distribution, and whether others deny them."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
-from stitchgrid.catalog import load_question
+from stitchgrid.catalog.misled import count_misleading, misleading_limits, misleading_rule
 from stitchgrid.report.asking import Asker, Row, by_label
 from stitchgrid.report.content import Picture, Section, Verdict, make_table, share
 from stitchgrid.report.figures import Cloud, draw_clouds
@@ -77,16 +78,16 @@ def _scores(ask: Asker) -> tuple[Picture, ...]:
 
 def misleading(ask: Asker) -> Section:
     """Return which trained stitches claim a similarity that direct matching and the distribution deny."""
-    limits = {param.name: param.default for param in load_question("misleading").params}
+    limits = misleading_limits()
     rows = [row for row in ask.rows("misleading", all="true") if row["rank"] is None]
     listed = [row for row in rows if row["misleading"]]
     return Section(
         title="Which claims of trained stitches are misleading?",
-        rule=misleading_rule(limits),
+        rule=misleading_rule(),
         query="misleading",
         verdicts=tuple(_claims(label, group) for label, group in by_label(rows).items()),
         tables=(
-            make_table("By pair of networks", _by_pair(rows), PAIR_COLUMNS),
+            make_table("By pair of networks", _by_pair(ask, rows), PAIR_COLUMNS),
             make_table(f"The {TOP} with the highest residual of direct matching", listed, LISTED, top=TOP),
         )
         if rows
@@ -112,16 +113,6 @@ LISTED = (
 )
 
 
-def misleading_rule(limits: Mapping[str, object]) -> str:
-    """Return the rule of the query `misleading` in words; `limits` are its parameters."""
-    return (
-        f"A trained stitch claims that two layers are alike when the stitched network keeps at least {limits['claim']} "
-        "of the target's accuracy. Direct matching denies it when its residual for the same layers is "
-        f"{limits['residual']} or more; a detector denies it when its AUROC is further than {limits['ood']} from 0.5. "
-        "A claim is misleading when all of these that were computed deny it, and unchecked when none was computed."
-    )
-
-
 def _claims(label: str, rows: list[Row]) -> Verdict:
     claims = [row for row in rows if row["claims"]]
     wrong = sum(row["misleading"] is True for row in claims)
@@ -134,21 +125,10 @@ def _claims(label: str, rows: list[Row]) -> Verdict:
     )
 
 
-def _by_pair(rows: list[Row]) -> list[Row]:
-    found: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        found.setdefault((row["source_model"], row["target_model"], row["label"]), []).append(row)
+def _by_pair(ask: Asker, rows: list[Row]) -> list[Row]:
     return [
-        {
-            "source_model": source,
-            "target_model": target,
-            "label": label,
-            "num_cells": len(group),
-            "num_claims": sum(row["claims"] for row in group),
-            "num_misleading": sum(row["misleading"] is True for row in group),
-            "num_unchecked": sum(row["claims"] and row["misleading"] is None for row in group),
-        }
-        for (source, target, label), group in sorted(found.items())
+        row | {"source_model": row["source"], "target_model": row["target"]}
+        for row in ask.told(asdict(one) for one in count_misleading(rows))
     ]
 
 

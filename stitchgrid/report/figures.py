@@ -9,10 +9,12 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 SIDE_INCHES = 2.4  # of one cloud
 PER_ROW = 4
-MANY = 2_000  # points: beyond, they are drawn as an image inside the SVG
+MANY = 500  # points of a cloud: beyond, they are drawn as an image inside the SVG
 COLOURS = ("#2a788e", "#a3195b", "#7ad151", "#414487", "#d98c21", "#66676d")
 MARKERS = "o^sDvP"
 LONGEST_TITLE = 34  # letters
@@ -33,7 +35,7 @@ def draw_clouds(
     *,
     x_label: str,
     y_label: str,
-    diagonal: bool = False,
+    diagonal: bool = False,  # both axes count layers
     x_lines: Sequence[float] = (),
     y_lines: Sequence[float] = (),
     x_limits: tuple[float, float] | None = None,
@@ -49,6 +51,8 @@ def draw_clouds(
         axes.set_title(_short(cloud.title), fontsize=8, parse_math=False)
         if diagonal:
             axes.axline((0, 0), slope=1, color="0.75", linewidth=0.8, zorder=0)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         for value in x_lines:
             axes.axvline(value, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
         for value in y_lines:
@@ -79,7 +83,7 @@ def _draw(axes: Axes, cloud: Cloud, groups: Sequence[str]) -> None:
             marker=MARKERS[number % len(MARKERS)],
             alpha=0.75,
             linewidths=0,
-            rasterized=len(points) > MANY,
+            rasterized=len(counts) > MANY,
         )
     axes.tick_params(labelsize=6, length=2)
     for side in ("top", "right"):
@@ -88,9 +92,7 @@ def _draw(axes: Axes, cloud: Cloud, groups: Sequence[str]) -> None:
 
 def _draw_legend(figure: Figure, groups: Sequence[str]) -> None:
     marks = [
-        mpl.lines.Line2D(
-            [], [], linestyle="", marker=MARKERS[k % len(MARKERS)], markersize=4, color=COLOURS[k % len(COLOURS)]
-        )
+        Line2D([], [], linestyle="", marker=MARKERS[k % len(MARKERS)], markersize=4, color=COLOURS[k % len(COLOURS)])
         for k in range(len(groups))
     ]
     figure.legend(marks, groups, loc="outside right upper", fontsize=7, frameon=False)
