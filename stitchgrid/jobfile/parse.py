@@ -190,6 +190,9 @@ def _matcher(item: Any, where: str, problems: Problems) -> MatcherEntry | None:
     params = problems.check(matcher.params, own, where, also_known=tuple(shared))
     if common is None or params is None:
         return None
+    if any(common.rank) and item.get("cls") == "drop":
+        what = 'a map that is zero on the prefix tokens is no longer of low rank about its mean; leave cls = "drop" out'
+        problems.add(f"{where}.rank", what)
     for metric in common.metrics or ():
         if metric not in matcher.metrics:
             problems.add(f"{where}.metrics", f"{kind} has no metric {metric!r}; {nearest(metric, matcher.metrics)}")
@@ -198,6 +201,7 @@ def _matcher(item: Any, where: str, problems: Problems) -> MatcherEntry | None:
         params=params,
         seeds=common.seeds if isinstance(common, TrainedMatcherTable) else None,
         samples=common.samples,
+        ranks=common.rank,
         metrics=tuple(metric for metric in matcher.metrics if common.metrics is None or metric in common.metrics),
     )
 
@@ -209,5 +213,6 @@ def _check_repeated(matchers: Sequence[MatcherEntry | None], problems: Problems)
         for spec in matcher.specs() if matcher else ():
             if (other := first.setdefault(replace(spec, metrics=()), position)) != position:
                 seed = "" if spec.seed is None else f" with seed {spec.seed}"
-                what = f"the same as matchers[{other}]: {spec.kind}{seed} and equal parameters; leave one out"
+                rank = "" if spec.rank is None else f" of rank {spec.rank}"
+                what = f"the same as matchers[{other}]: {spec.kind}{rank}{seed} and equal parameters; leave one out"
                 problems.add(f"matchers[{position}]", what)

@@ -103,6 +103,17 @@ def _positive(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
+def _ranks(value: Any) -> tuple[int | None, ...]:
+    ranks = value if isinstance(value, list) else [value]
+    for rank in ranks:
+        if rank != "full" and (not isinstance(rank, int) or isinstance(rank, bool) or rank < 1):
+            raise ValueError(f'a whole number from 1 on, "full" (the layer as it is), or a list of these, got {rank!r}')
+    if not ranks:
+        raise ValueError('a list of at least one whole number or "full" is needed, got []')
+    _distinct(tuple(ranks))
+    return tuple(None if rank == "full" else rank for rank in ranks)
+
+
 def _listed(value: Any) -> Any:
     if isinstance(value, str):
         return (value,)
@@ -117,6 +128,7 @@ Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
 Channels = Annotated[tuple[float, ...], AfterValidator(_three)]
 Count = Annotated[int, Field(ge=1)]
+Ranks = Annotated[tuple[int | None, ...], _by(_ranks)]  # None: the layer as it is
 
 
 class Table(BaseModel):
@@ -228,6 +240,7 @@ class MatcherTable(Table):
 
     kind: str
     samples: Count | None = None
+    rank: Ranks = (None,)
     metrics: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
 
 
