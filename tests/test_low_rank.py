@@ -132,6 +132,25 @@ def test_cca_of_a_source_of_low_rank_has_as_many_correlations_and_no_more(zoo):
     assert ["saturated" in row.flags for row in pooled] == [False, True]  # 9 < 1 + 7 is wrong, 9 < 5 + 7 is right
 
 
+def test_reduced_moments_have_the_directions_kept_and_no_more_at_any_tolerance():
+    generator = torch.Generator().manual_seed(4)
+    x_RD, y_RE = (torch.randn(200, width, generator=generator).double() + 1e3 for width in (6, 4))
+    moments = pair_moments(x_RD, y_RE)
+    reduction = reduction_to(3, moments.x)
+    came, wanted = reduction.of_moments(moments), pair_moments(reduction(x_RD), y_RE)
+    torch.testing.assert_close(came.mean_x_D, wanted.mean_x_D)
+    torch.testing.assert_close(came.xx_DD, wanted.xx_DD)
+    torch.testing.assert_close(came.xy_DE, wanted.xy_DE)
+    assert came.x.axes_above(1e-30)[1].shape == (6, 3)
+    assert came.x.num_features == 3
+
+
+def test_what_is_projected_away_does_not_make_a_fit_underdetermined(zoo):
+    sweep = make_sweep(zoo, [("conv", "conv")], [ranked(matcher("direct"), 3)])
+    rows = by_cell(run(zoo, sweep))
+    assert "underdetermined" not in rows[sweep.cell(0, 1, 0, 1, 0).cell_id]["residual"].flags
+
+
 def test_direct_loses_more_the_lower_the_rank(zoo):
     sweep = make_sweep(zoo, [("conv", "conv")], [ranked(matcher("direct"), rank) for rank in (1, 2, 4, 6, None)])
     rows = by_cell(run(zoo, sweep))
