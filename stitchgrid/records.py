@@ -167,6 +167,16 @@ class MatcherSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSpec:
+    """The linear probes of a job: L2-regularised logistic regression from pooled layers."""
+
+    ranks: tuple[int | None, ...] = (None,)  # None: the layer as it is
+    C: float = 1.0  # inverse of the penalty, as scikit-learn has it
+    max_iter: int = 1000
+    samples: int | None = None  # fit images; None: as many as closed-form maps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
     """Which images a sweep looks at, as a job file names them."""
 
@@ -260,7 +270,22 @@ class EvaluateNetwork:
         return frozenset({self.network})
 
 
-Unit = Shard | TrainNetwork | EvaluateNetwork
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeNetwork:
+    """The unit of work that probes all selected layers of one network of a sweep."""
+
+    unit_id: str  # also the key of the artefact it writes
+    network: int
+    flops: float = 0.0
+    num_cells: int = 1  # networks probed, for progress
+
+    @property
+    def networks(self) -> frozenset[int]:
+        """The network probed."""
+        return frozenset({self.network})
+
+
+Unit = Shard | TrainNetwork | EvaluateNetwork | ProbeNetwork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,6 +351,14 @@ class Sweep:
     num_eval: int
     num_fit_closed: int  # images on which closed-form maps are fitted, by default
     matcher_data: tuple[str, ...]  # per matcher: digest of the images and labels its values depend on
+    probes: ProbeSpec | None = None
+    probe_data: str = ""  # digest of the images and labels that probes depend on
+
+    @property
+    def num_probe_fit(self) -> int:
+        """How many fit images probes are fitted on."""
+        samples = None if self.probes is None else self.probes.samples
+        return min(samples or self.num_fit_closed, self.num_fit)
 
     @cached_property
     def matcher_address(self) -> tuple[str, ...]:

@@ -5,9 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stitchgrid.jobfile.tables import DataTable, GridTable, ModelTable, NumericsTable, RecipeTable, TrainTable
+from stitchgrid.jobfile.tables import (
+    DataTable,
+    GridTable,
+    ModelTable,
+    NumericsTable,
+    ProbesTable,
+    RecipeTable,
+    TrainTable,
+)
 from stitchgrid.matchers.catalogue import MATCHERS, Params
-from stitchgrid.records import DataSpec, MatcherSpec, NetworkSpec, canonical
+from stitchgrid.records import DataSpec, MatcherSpec, NetworkSpec, ProbeSpec, canonical
 
 
 def as_words(ranks: Sequence[int | None]) -> list[int | str]:
@@ -67,6 +75,7 @@ class Job:
     recipes: dict[str, RecipeTable]
     grid: GridTable
     matchers: tuple[MatcherEntry, ...]
+    probes: ProbesTable | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job as plain JSON, from which `parse_job` makes an equal one; its folder is the key `base`."""
@@ -82,7 +91,16 @@ class Job:
             },
             "grid": self.grid.model_dump(mode="json"),
             "matchers": [matcher.to_dict() for matcher in self.matchers],
+            **({"probes": self._probes_dict(self.probes)} if self.probes else {}),
         }
+
+    @staticmethod
+    def _probes_dict(probes: ProbesTable) -> dict[str, Any]:
+        return {**probes.model_dump(mode="json", exclude_none=True), "rank": as_words(probes.rank)}
+
+    def probe_spec(self) -> ProbeSpec | None:
+        """Return the probes the job asks for, if any."""
+        return None if self.probes is None else self.probes.to_record()
 
     def data_spec(self) -> DataSpec:
         """Return which images the job looks at."""

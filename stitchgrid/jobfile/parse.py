@@ -20,6 +20,7 @@ from stitchgrid.jobfile.tables import (
     MatcherTable,
     ModelTable,
     NumericsTable,
+    ProbesTable,
     RecipeTable,
     TrainedMatcherTable,
     check_name,
@@ -28,7 +29,7 @@ from stitchgrid.matchers.catalogue import MATCHERS
 from stitchgrid.records import MatcherSpec
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-SECTIONS = ("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers")
+SECTIONS = ("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers", "probes")
 
 
 def parse_job(table: Mapping[str, Any], *, title: str, base: Path | None = None) -> Job:
@@ -61,6 +62,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
     models = [_model(item, where, recipes, problems) for where, item in _items(table, "models", problems)]
     grid = problems.check(GridTable, table.get("grid", {}), "grid")
     _check_names(table, grid, problems)
+    probes = problems.check(ProbesTable, table["probes"], "probes") if "probes" in table else None
     matchers = [_matcher(item, where, problems) for where, item in _items(table, "matchers", problems)]
     _check_repeated(matchers, problems)
     if problems.found or head is None or data is None or numerics is None or grid is None:
@@ -75,6 +77,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
         recipes={name: recipe for name, recipe in recipes.items() if recipe},
         grid=grid,
         matchers=tuple(matcher for matcher in matchers if matcher),
+        probes=probes,
     )
 
 

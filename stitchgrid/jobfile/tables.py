@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from stitchgrid.datasets.catalogue import known_datasets
 from stitchgrid.errors import nearest
 from stitchgrid.paths import check_path
-from stitchgrid.records import Preprocess, Recipe
+from stitchgrid.records import Preprocess, ProbeSpec, Recipe
 
 PAIR_WORDS = ("all", "within", "across")
 LONGEST_SWEEP = 150  # characters: names of figures are longer, and file systems take 255
@@ -233,6 +233,19 @@ class GridTable(Table):
     """[grid]."""
 
     pairs: Annotated[str | tuple[tuple[str, str], ...], _by(_pairs)] = "all"
+
+
+class ProbesTable(Table):
+    """[probes]: logistic regression from the pooled rows of every selected layer."""
+
+    rank: Ranks = (None,)
+    C: Annotated[float, Field(gt=0)] = 1.0
+    max_iter: Count = 1000
+    samples: Count | None = None
+
+    def to_record(self) -> ProbeSpec:
+        """Return it as the record that travels."""
+        return ProbeSpec(ranks=self.rank, C=self.C, max_iter=self.max_iter, samples=self.samples)
 
 
 class MatcherTable(Table):
