@@ -19,6 +19,7 @@ from stitchgrid.allocator import keep_freed_memory
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.datasets.resident import PicturePair, near
 from stitchgrid.engine.memory import available_bytes, fitting_pieces, shard_bytes
+from stitchgrid.engine.probes import as_artefact
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
 from stitchgrid.engine.workspace import Workspace, batches
@@ -28,7 +29,18 @@ from stitchgrid.models.training import train_network
 from stitchgrid.models.weights import save_state
 from stitchgrid.notes import Notes, taking_notes
 from stitchgrid.preprocess import apply_preprocess
-from stitchgrid.records import DataSpec, EvaluateNetwork, Preprocess, Row, Shard, Sweep, TrainNetwork, Unit, UnitReport
+from stitchgrid.records import (
+    DataSpec,
+    EvaluateNetwork,
+    Preprocess,
+    ProbeNetwork,
+    Row,
+    Shard,
+    Sweep,
+    TrainNetwork,
+    Unit,
+    UnitReport,
+)
 from stitchgrid.resolve import load_network, training_key
 from stitchgrid.store import Store
 
@@ -83,7 +95,7 @@ class Worker:
             report = self._train(unit)
         else:
             assert context is not None
-            report = self._shard(unit, context) if isinstance(unit, Shard) else self._evaluate(unit, context)
+            report = self._in_sweep(unit, context)
         seconds = perf_counter() - start
         _log.info("finished in %.2f s: %d with values, %d failed", seconds, report.num_cells, report.num_failed)
         return replace(report, seconds=seconds)
@@ -124,6 +136,17 @@ class Worker:
             "num_eval": sweep.num_eval,
         }
         self.store.write_artefact("evaluation", unit.unit_id, json.dumps(found).encode(), suffix=".json")
+        return UnitReport(unit_id=unit.unit_id, num_cells=1)
+
+    def _in_sweep(self, unit: Shard | EvaluateNetwork | ProbeNetwork, sweep: Sweep) -> UnitReport:
+        if isinstance(unit, Shard):
+            return self._shard(unit, sweep)
+        return self._evaluate(unit, sweep) if isinstance(unit, EvaluateNetwork) else self._probe(unit, sweep)
+
+    def _probe(self, unit: ProbeNetwork, sweep: Sweep) -> UnitReport:
+        """Probe all layers of a network."""
+        found = as_artefact(self.workspace(sweep), unit.network)
+        self.store.write_artefact("probe", unit.unit_id, json.dumps(found).encode(), suffix=".json")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
     def _shard(self, shard: Shard, sweep: Sweep) -> UnitReport:

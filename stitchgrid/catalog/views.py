@@ -41,6 +41,7 @@ def view_sql(shape: Shape) -> dict[str, str]:
         "cells": _cells(shape),
         "models": MODELS,
         "layers": LAYERS,
+        "probes": PROBES,
         "matchers": MATCHERS,
         "scores": SCORES,
     }
@@ -135,6 +136,12 @@ LAYERS = """
 select sweep, model, layer, node, layer_index, depth, kind, shape, width, num_prefix, flops from _layers
 """
 
+PROBES = """
+select sweep, model, layer, layer_index, layer_depth, rank, accuracy, loss, fit_accuracy, C, max_iter, num_fit,
+       num_eval, num_iter, converged, flags, error
+from _probes
+"""
+
 MATCHERS = "select * from _matchers"
 
 # One number per layer pair and matcher, averaged over seeds; `similarity` is the score turned so that more is better.
@@ -152,4 +159,4 @@ group by sweep, {LAYER_PAIR}, matcher, params, num_fit, num_eval, m.score_metric
 having score is not null
 """
 
-VIEWS = ("results", "measurements", "cells", "models", "layers", "matchers", "scores")
+VIEWS = ("results", "measurements", "cells", "models", "layers", "probes", "matchers", "scores")
