@@ -5,8 +5,8 @@
 -- as the losses: `stitchgrid report` adds Spearman's and Kendall's rank correlation. Only ranks below the layer's
 -- width, and only where the sweep has probes of the same rank; params are those of the matcher without its rank.
 -- param sweep = ''  one sweep; '' is all of them
--- columns: sweep, matcher, metric, model, layer, rank, width, score, dissimilarity, accuracy_loss, full_accuracy, params
--- columns: samples
+-- columns: sweep, matcher, metric, model, layer, rank, width, score, dissimilarity, accuracy_loss, full_accuracy
+-- columns: params, samples
 with reduced as (
     select
         sweep, matcher, metric, target_model as model, target_layer as layer, target_index as layer_index, score,
@@ -24,5 +24,7 @@ from reduced as r
 join layers as l using (sweep, model, layer)
 join probes as whole using (sweep, model, layer)
 join probes as low using (sweep, model, layer)
-where whole.rank is null and low.rank = r.rank and r.rank < l.width and low.c = whole.c
+where
+    whole.rank is null and low.rank = r.rank and r.rank < l.width and low.c = whole.c
+    and whole.accuracy is not null and low.accuracy is not null
 order by sweep, matcher, params, samples, r.model, r.layer_index, r.rank desc

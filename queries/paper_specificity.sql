@@ -18,5 +18,6 @@ join probes as p on p.sweep = s.sweep and p.model = s.source_model and p.layer =
 join probes as q on q.sweep = s.sweep and q.model = s.target_model and q.layer = s.target_layer
 where
     f.model <> g.model and f.entry = g.entry and p.rank is null and q.rank is null and p.c = q.c
-    and $sweep in ('', s.sweep) and try_cast(params ->> 'rank' as bigint) is null
+    and p.accuracy is not null and q.accuracy is not null and $sweep in ('', s.sweep)
+    and try_cast(params ->> 'rank' as bigint) is null
 order by s.sweep, matcher, params, samples, source_model, target_model, target_index, source_index

@@ -10,10 +10,13 @@ from helpers_paper import (
     MODELS,
     ON_THE_LINE,
     OOD,
+    PROBES,
+    RANKS,
     TIE,
     UNASKED,
     UNSCORED,
     VALUES,
+    WIDTHS,
     WITHOUT_DIRECT,
     WITHOUT_RELATIVE,
     make_paper_store,
@@ -23,6 +26,7 @@ from helpers_paper import (
 from stitchgrid.catalog import Catalog, load_question
 
 SCORE = {"direct": "residual", "task_loss": "accuracy", "cka": "cka"}
+PAIR = ("source_model", "source_layer", "target_model", "target_layer")
 TURN = {"direct": -1, "task_loss": 1, "cka": 1}
 SEEDS_OF_ONE = ("net/0", "net/1")
 WITHIN = [(model, model) for model in MODELS]
@@ -148,6 +152,50 @@ def _ends(triple):
     return (i, j), (j, k), (i, k)
 
 
+# Probes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_sources_of_lower_rank_are_set_against_what_their_probes_lose(catalog):
+    rows = answer(catalog, "paper_sensitivity")
+    wanted = {
+        (cell.source_model, cell.source_layer, cell.rank): value
+        for (cell, _), value in VALUES.items()
+        if cell.rank is not None and cell.rank < WIDTHS[LAYERS.index(cell.source_layer)]
+    }
+    assert len(wanted) == len(MODELS) * (2 + 3 + 3 + 4)  # ranks below the widths 4, 8, 8 and 16
+    assert {(row["model"], row["layer"], row["rank"]): row["score"] for row in rows} == wanted
+    for row in rows:
+        assert (row["matcher"], row["params"], row["dissimilarity"]) == ("cka", "{}", -row["score"])
+        whole, low = PROBES[row["model"], row["layer"], None], PROBES[row["model"], row["layer"], row["rank"]]
+        assert row["accuracy_loss"] == pytest.approx(whole - low)
+        assert row["full_accuracy"] == whole
+        assert row["width"] == WIDTHS[LAYERS.index(row["layer"])]
+    ranks = [row["rank"] for row in rows if (row["model"], row["layer"]) == ("net/0", "d")]
+    assert ranks == sorted(RANKS, reverse=True)
+
+
+def test_layers_of_two_seeds_are_set_against_the_gap_between_their_probes(catalog):
+    rows = answer(catalog, "paper_specificity")
+    found = {(row["matcher"], *(row[name] for name in PAIR)): row for row in rows}
+    assert len(found) == len(rows)
+    for matcher, metric in SCORE.items():
+        score = mean_over_seeds(matcher, metric)
+        pairs = [pair for pair in score if (pair[0], pair[2]) in ACROSS]
+        assert len(pairs) == 2 * 16
+        for pair in pairs:
+            row = found.pop((matcher, *pair))
+            assert row["dissimilarity"] == pytest.approx(-TURN[matcher] * score[pair])
+            source, target = PROBES[*pair[:2], None], PROBES[*pair[2:], None]
+            assert (row["source_accuracy"], row["target_accuracy"]) == (source, target)
+            assert row["accuracy_gap"] == pytest.approx(abs(source - target))
+    assert found == {}
+
+
+def test_without_probes_nothing_is_set_against_them(tmp_path):
+    with Catalog(make_paper_store(tmp_path, probes=False)) as catalog:
+        assert answer(catalog, "paper_sensitivity") == answer(catalog, "paper_specificity") == []
+
+
 # Out of the distribution ----------------------------------------------------------------------------------------------
 
 
@@ -228,9 +276,6 @@ def test_misleading_cells_claim_what_all_that_was_computed_denies(catalog, limit
     short = answer(catalog, "misleading", **given)
     assert 0 < len(short) < len(rows)
     assert short == [row for row in rows if row["misleading"]]
-
-
-PAIR = ("source_model", "source_layer", "target_model", "target_layer")
 
 
 def test_what_was_not_computed_denies_nothing_and_is_null(catalog):

@@ -11,10 +11,7 @@ from stitchgrid.records import canonical
 
 Row = dict[str, Any]
 
-VARIANTS = """
-select distinct matcher, params, coalesce(num_fit, num_eval) as samples from results where sweep = $sweep
-order by matcher, params, samples
-"""
+VARIANTS = "select distinct matcher, params, samples from scores where sweep = $sweep order by all"
 
 
 class Asker:

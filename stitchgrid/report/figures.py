@@ -1,5 +1,6 @@
 """Figures of a report: clouds of points side by side, as SVG that is the same for the same values."""
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+
+from stitchgrid.printable import printable
 
 SIDE_INCHES = 2.4  # of one cloud
 PER_ROW = 4
@@ -95,15 +98,21 @@ def _draw_legend(figure: Figure, groups: Sequence[str]) -> None:
         Line2D([], [], linestyle="", marker=MARKERS[k % len(MARKERS)], markersize=4, color=COLOURS[k % len(COLOURS)])
         for k in range(len(groups))
     ]
-    figure.legend(marks, groups, loc="outside right upper", fontsize=7, frameon=False)
+    numbers = list(map(str, range(len(groups))))
+    legend = figure.legend(marks, numbers, loc="outside right upper", fontsize=7, frameon=False)
+    for text, group in zip(legend.get_texts(), groups, strict=True):  # as text, whatever a name begins with or holds
+        text.set_parse_math(False)
+        text.set_text(_short(group))
 
 
 def _short(title: str) -> str:
+    title = printable(title)
     return title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}…"
 
 
 def _as_svg(figure: Figure) -> bytes:
     sink = BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "stitchgrid", "savefig.dpi": 200}):
+    with mpl.rc_context({"svg.hashsalt": "stitchgrid", "savefig.dpi": 200}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
     return sink.getvalue()
