@@ -86,8 +86,18 @@ def catalog(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(catalog):
-    return Page(render_report(catalog, [SWEEP], "html"))
+def html(catalog):
+    return render_report(catalog, [SWEEP], "html")
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+@pytest.fixture(scope="module")
+def sections(catalog):
+    return read_report(catalog, SWEEP).sections
 
 
 def answer(catalog, name, **given):
@@ -140,8 +150,8 @@ def test_misleading_claims_are_those_of_the_query(page, catalog):
         ("paper_specificity", "accuracy_gap", ("source_model", "target_model"), TITLES["paper_specificity"]),
     ],
 )
-def test_rank_correlations_are_those_of_scipy(catalog, name, against, group, title):
-    [section] = [one for one in read_report(catalog, SWEEP).sections if one.title == title]
+def test_rank_correlations_are_those_of_scipy(catalog, sections, name, against, group, title):
+    [section] = [one for one in sections if one.title == title]
     [table] = section.tables
     rows = answer(catalog, name)
     for line in table.rows:
@@ -169,8 +179,7 @@ def test_a_rank_correlation_of_a_constant_or_of_two_pairs_is_undefined():
     assert perfect.rho_p < 1e-6
 
 
-def test_every_section_states_its_rule_its_query_and_a_verdict_of_every_matcher(catalog):
-    sections = read_report(catalog, SWEEP).sections
+def test_every_section_states_its_rule_its_query_and_a_verdict_of_every_matcher(sections):
     assert {section.query: section.title for section in sections} == TITLES
     for section in sections:
         assert len(section.rule) > 80
@@ -207,8 +216,8 @@ def test_the_page_stands_alone_and_runs_nothing(page):
     assert "unsafe" not in policy
 
 
-def test_the_same_store_gives_the_same_report(catalog, page):
-    assert render_report(catalog, [SWEEP], "html") == render_report(catalog, [SWEEP], "html")
+def test_the_same_store_gives_the_same_report(catalog, html):
+    assert render_report(catalog, [SWEEP], "html") == html
 
 
 def test_names_from_the_store_cannot_leave_their_place(tmp_path):
@@ -305,8 +314,8 @@ def test_misleading_cells_are_counted_by_matcher_too():
     assert (second.num_claims, second.num_misleading, second.num_unchecked, second.pairs) == (1, 0, 1, ())
 
 
-def test_sources_of_reduced_rank_are_in_the_section_on_ranks_alone(catalog):
-    for section in read_report(catalog, SWEEP).sections:
+def test_sources_of_reduced_rank_are_in_the_section_on_ranks_alone(sections):
+    for section in sections:
         assert not any("rank " in verdict.subject for verdict in section.verdicts)
     assert len(SECTIONS) == len(TITLES)
 
