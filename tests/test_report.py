@@ -29,6 +29,7 @@ HOSTILE = {
     "a": "<!--<script>",
     "b": "a'b\"c&amp; [x](javascript:alert(3)) `y` \x1b[31m",
     "c": "line\n# heading",
+    "other": "_$x^{$",
 }
 TITLES = {
     "paper_sanity_within": "Is every layer its own best source?",
