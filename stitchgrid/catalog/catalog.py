@@ -21,17 +21,23 @@ ADVICE = f'The views are {", ".join(VIEWS)}; "describe results" lists the column
 
 
 class Catalog:
-    """What a store holds at the moment of opening, as SQL views."""
+    """What a store holds at the moment of opening, as SQL views.
 
-    def __init__(self, store: Store, *, now: datetime | None = None):
-        self._store, self._now = store, now
+    Without `values` there are only the views that need none of them, such as `cells`, sooner.
+    """
+
+    def __init__(self, store: Store, *, now: datetime | None = None, values: bool = True):
+        self._store, self._now, self._values = store, now, values
         self._late: dict[str, Damage] = {}  # files that a query found damaged
         self._open()
 
     def _open(self) -> None:
-        self._tables = tables = load_tables(self._store, now=self._now, without=frozenset(self._late))
+        self._tables = tables = load_tables(
+            self._store, now=self._now, without=frozenset(self._late), values=self._values
+        )
         self.sweeps: tuple[str, ...] = tables.sweeps  # those with a complete plan
         self.damaged: tuple[Damage, ...] = (*tables.damaged, *self._late.values())  # what was left out
+        self.num_loose_parts: int = tables.num_loose_parts  # small files that a compaction would merge
         self._connection = duckdb.connect(":memory:")
         for name, table in tables.by_name.items():
             self._connection.register(name, table)

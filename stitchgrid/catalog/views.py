@@ -29,21 +29,22 @@ class Shape:
     has_loose: bool  # rows in _loose
     has_moved: bool  # cells in _moved
     has_running: bool  # shards in _running
+    has_values: bool  # whether _loose has the columns of values, or only those that say which there are
 
 
 def view_sql(shape: Shape) -> dict[str, str]:
     """Return the statement that makes each view, each after those it uses."""
-    return {
-        "_values": _rows_where(shape, f"cell_id, {MEASURED}, {NETWORKS}, matcher, params, seed, shard", IS_VALUE),
+    measured = f"cell_id, {MEASURED}, {NETWORKS}, matcher, params, seed, shard"
+    of_cells = {
+        "_values": _rows_where(shape, measured if shape.has_values else "cell_id, metric, created_at", IS_VALUE),
         "_errors": _rows_where(shape, "cell_id, status, error, created_at", "status <> 'done'"),
-        "measurements": MEASUREMENTS,
-        "results": _results(shape),
         "cells": _cells(shape),
         "models": MODELS,
         "layers": LAYERS,
         "matchers": MATCHERS,
-        "scores": SCORES,
     }
+    of_values = {"measurements": MEASUREMENTS, "results": _results(shape), "scores": SCORES}
+    return {**of_cells, **(of_values if shape.has_values else {})}
 
 
 def _rows_where(shape: Shape, columns: str, condition: str) -> str:
