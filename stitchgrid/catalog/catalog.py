@@ -1,6 +1,7 @@
 """The catalog: SQL over a store, read-only, in an in-memory DuckDB that cannot reach any file."""
 
 import tempfile
+import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -117,7 +118,8 @@ class Catalog:
 
 def _lock(connection: duckdb.DuckDBPyConnection) -> None:
     """Let nothing out and nothing in: no files, no extensions, no Python variables, no change of these settings."""
-    spill = str(Path(tempfile.gettempdir()) / "stitchgrid-duckdb").replace("'", "''")
+    # A name that nobody can have taken before; DuckDB makes the folder when it needs it, and removes it.
+    spill = str(Path(tempfile.gettempdir()) / f"stitchgrid-duckdb-{uuid.uuid4().hex}").replace("'", "''")
     for setting in (
         "enable_progress_bar = false",
         "autoinstall_known_extensions = false",

@@ -18,7 +18,7 @@ from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.listing import cell_table, layer_table, model_table
 from stitchgrid.driver.preview import way_notices
 from stitchgrid.driver.pulse import Pulse
-from stitchgrid.driver.revision import check_same_cells
+from stitchgrid.driver.revision import check_same_cells, own_code
 from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
 from stitchgrid.errors import StitchgridError
@@ -156,6 +156,7 @@ class Launch:
             "dataset": plan.sweep.data.dataset,
             "precision": plan.sweep.precision,
             "num_shards": len(plan.shards),
+            "own_code": own_code(plan.sweep),
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)
 
