@@ -19,6 +19,7 @@ import pytest
 from helpers_objects import Fault, make_bucket, moto_server, proxy, store_uri
 
 from stitchgrid.catalog import Catalog
+from stitchgrid.errors import NoStoreError
 from stitchgrid.store import Store
 from stitchgrid.store.parts import Parts
 
@@ -106,8 +107,16 @@ class Site:
     def parts(self):
         return sorted((Path(self.uri) / "parts" / "v1").glob("*.parquet"))
 
+    def num_parts(self):
+        if not self.uri.startswith("s3:"):
+            return len(self.parts())
+        try:
+            return len(Parts(self.store.files).names())
+        except NoStoreError:  # it is still to be made
+            return 0
+
     def wait_for_parts(self, count, process):
-        while len(Parts(self.store.files).names() if self.uri.startswith("s3:") else self.parts()) < count:
+        while self.num_parts() < count:
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
 
