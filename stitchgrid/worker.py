@@ -54,17 +54,16 @@ class Worker:
         self._checked: set[str] = set()
         self._halvings = 0  # of what is held at a time, since memory did not suffice
 
-    def check(self, context: Sweep | None) -> None:
-        """See that what a sweep's units need can be had here; while networks are still to be trained, the units know.
+    def check(self, context: Sweep) -> None:
+        """See that what a sweep's units need can be had here.
 
         Raises:
             InputError: If the images are missing, or are not those the sweep was planned with.
         """
-        if context is not None:
-            self.workspace(context)
+        self.workspace(context)
 
-    def run(self, unit: Unit, context: Sweep | None) -> UnitReport:
-        """Do one unit of work of a sweep; the context is None while networks are still to be trained."""
+    def run(self, unit: Unit, context: Sweep) -> UnitReport:
+        """Do one unit of work of a sweep, some of whose networks may still have to be trained."""
         with taking_notes() as notes:
             try:
                 return self._run(unit, context)
@@ -72,17 +71,15 @@ class Worker:
                 _log.info("given up", exc_info=True)
                 raise
             finally:
-                if context is not None:
-                    self._keep(notes, context.name, unit.unit_id)
+                self._keep(notes, context.name, unit.unit_id)
 
-    def _run(self, unit: Unit, context: Sweep | None) -> UnitReport:
+    def _run(self, unit: Unit, context: Sweep) -> UnitReport:
         start = perf_counter()
         _log.info("%s %s on %s, process %d, %s", type(unit).__name__, unit.unit_id, node(), os.getpid(), self.device)
         _log.info("chosen: %s", ", ".join(self.settings))
         if isinstance(unit, TrainNetwork):
             report = self._train(unit)
         else:
-            assert context is not None
             report = self._shard(unit, context) if isinstance(unit, Shard) else self._evaluate(unit, context)
         seconds = perf_counter() - start
         _log.info("finished in %.2f s: %d with values, %d failed", seconds, report.num_cells, report.num_failed)

@@ -93,7 +93,7 @@ class Launch:
             self._max_units = max(len(plan.shards), len(resolution.sweep.networks))
             revision = self._revision()
             if resolution.untrained:
-                self._prepare("training networks", resolution.untrained, None)
+                self._prepare("training networks", resolution.untrained, resolution.sweep)
                 resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
             self._measure_networks(resolution)
             self._write_plan(revision, plan, resolution)
@@ -187,7 +187,7 @@ class Launch:
             )
         return self._executor
 
-    def _prepare(self, title: str, units: Sequence[Unit], sweep: Sweep | None) -> None:
+    def _prepare(self, title: str, units: Sequence[Unit], sweep: Sweep) -> None:
         """Run units of which every one is needed by what comes after.
 
         Raises:
