@@ -207,6 +207,12 @@ def test_an_index_of_low_rank_and_its_probe_meet_in_a_query(here):
     assert joined == [{"n": 2 * 3 * 3 * 3}]
 
 
+def test_what_a_launch_says_it_found_is_of_layers_as_they_are(here):
+    assert "of 6 layers" in here[3].stdout
+    [found] = view(here[0], "select list(distinct samples) as samples from scores")
+    assert found == {"samples": [64]}  # evaluation images of an index, though fit images decide what is kept
+
+
 def test_a_second_launch_and_a_resume_probe_nothing_anew(here):
     folder, where, _, _ = here
     before = {path: path.stat().st_mtime_ns for path in (folder / "grid" / "artefacts").rglob("*")}
