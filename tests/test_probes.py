@@ -90,8 +90,7 @@ def test_probes_are_those_of_scikit_learn(zoo, name, stages, num_prefix):
         assert ("full_rank" in probe.flags) == (probe.rank is not None and rank is None)
 
 
-def test_the_class_token_of_the_images_network_is_no_part_of_a_probe(zoo):
-    """Its own classes are none either: the labels are those of the images."""
+def test_the_class_token_is_no_part_of_a_probe(zoo):
     found = probes(zoo, "token", replace(SPEC, ranks=(None,)))
     with_token = expected(zoo, "token", 1, None, 0)[1]
     assert abs(found[1].loss - with_token) > 1e-3
