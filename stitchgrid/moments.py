@@ -30,7 +30,7 @@ def principal_axes(scatter_DD: Tensor, rcond: float = RCOND) -> tuple[Tensor, Te
     ([4.0, 1.0], (3, 2))
     """
     values_D, axes_DD = torch.linalg.eigh(scatter_DD)
-    keep = (values_D > rcond * values_D[-1]) & (values_D > 0)
+    keep = (values_D > rcond * values_D[-1:]) & (values_D > 0)
     return values_D[keep].flip(0), axes_DD[:, keep].flip(1)
 
 
@@ -40,11 +40,24 @@ class Side:
 
     mean_D: Tensor
     scatter_DD: Tensor  # (x - mean)'(x - mean), a sum, not an average
+    basis_Dr: Tensor | None = None  # orthonormal: the rows lie in its span; None: anywhere
+
+    @property
+    def num_features(self) -> int:
+        """Number of directions in which rows can vary: features, or those of the basis."""
+        return len(self.mean_D) if self.basis_Dr is None else self.basis_Dr.shape[1]
 
     @cached_property
     def axes(self) -> tuple[Tensor, Tensor]:
         """Its `principal_axes`."""
-        return principal_axes(self.scatter_DD)
+        return self.axes_above(RCOND)
+
+    def axes_above(self, rcond: float) -> tuple[Tensor, Tensor]:
+        """Return its `principal_axes`, looked for in the span of the basis: what lies outside is rounding."""
+        if self.basis_Dr is None:
+            return principal_axes(self.scatter_DD, rcond)
+        values_K, inner_rK = principal_axes(self.basis_Dr.mT @ self.scatter_DD @ self.basis_Dr, rcond)
+        return values_K, self.basis_Dr @ inner_rK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

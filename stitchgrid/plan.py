@@ -7,7 +7,7 @@ from math import prod
 from typing import Protocol
 
 from stitchgrid.matchers.catalogue import FROM_MOMENTS, MATCHERS, images_used
-from stitchgrid.records import Block, Cell, Layer, Shard, Sweep, digest
+from stitchgrid.records import Block, Cell, Layer, MatcherSpec, Shard, Sweep, digest
 
 MIN_SHARD_FLOPS, MAX_SHARD_FLOPS = 1e11, 1.2e13  # a second, and two minutes, of one CPU core, about
 MAX_SHARED = 1 / 8  # of a shard's work: what other shards of the same networks do as well
@@ -184,6 +184,7 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
     The networks' own count multiply-adds twice. Each network runs once over the fit and once over the evaluation
     images for all layer pairs; every source layer runs once through the tail of every target layer and matcher;
     training adds its epochs, with a gradient for the tail's input. What is no network's counts as much as it takes.
+    A source of low rank adds its row moments on the fit images, and a Gram matrix of its own.
     """
     total = _shared_cost(sweep, blocks, matchers)
     total += sum(_moment_cost(sweep, block, _images_passed(sweep, matchers, gram=False)) for block in blocks)
@@ -197,8 +198,8 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
         if kind.family != "stitcher" or FROM_MOMENTS.issuperset(spec.metrics):
             runs = epochs * num_fit * (1 + BACKWARD)
         for block in blocks:
-            total += _gram_cost(sweep, block, num_eval) * kind.gram + runs * _tail_cost(sweep, block)
-    return total
+            total += _gram_cost(sweep, block, num_eval, spec.rank) * kind.gram + runs * _tail_cost(sweep, block)
+    return total + _axes_cost(sweep, sources, matchers)
 
 
 def images_of(sweep: Sweep, matcher: int) -> tuple[int, int]:
@@ -209,10 +210,22 @@ def images_of(sweep: Sweep, matcher: int) -> tuple[int, int]:
 
 def _images_passed(sweep: Sweep, matchers: Sequence[int], *, gram: bool) -> int:
     """Return how many fit and evaluation images pass for all layer pairs and matchers at once."""
-    used = [(MATCHERS[sweep.matchers[matcher].kind], *images_of(sweep, matcher)) for matcher in matchers]
-    fit = (num_fit for kind, num_fit, _ in used if kind.family == "stitcher" and not kind.trained)
-    evaluation = (num_eval for kind, _, num_eval in used if gram or not kind.gram)
+    used = [(sweep.matchers[matcher], *images_of(sweep, matcher)) for matcher in matchers]
+    fit = (num_fit for spec, num_fit, _ in used if spec.rank or _is_closed_form(spec))
+    evaluation = (num_eval for spec, _, num_eval in used if gram or not MATCHERS[spec.kind].gram)
     return max(fit, default=0) + max(evaluation, default=0)
+
+
+def _is_closed_form(spec: MatcherSpec) -> bool:
+    kind = MATCHERS[spec.kind]
+    return kind.family == "stitcher" and not kind.trained
+
+
+def _axes_cost(sweep: Sweep, sources: Iterable[int], matchers: Sequence[int]) -> float:
+    """Return the cost of the products of sources' rows with themselves, once for each number of fit images."""
+    counts = {images_of(sweep, matcher)[0] for matcher in matchers if sweep.matchers[matcher].rank}
+    layers = [layer for source in sources for layer in sweep.networks[source].layers]
+    return sum(2.0 * EXACT * count * _rows(layer) * layer.width**2 for count in counts for layer in layers)
 
 
 def _shared_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:
@@ -231,7 +244,11 @@ def _repeated_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int
     return total
 
 
-def _gram_cost(sweep: Sweep, block: Block, num_images: int) -> float:
+def _gram_cost(sweep: Sweep, block: Block, num_images: int, rank: int | None = None) -> float:
+    """Return the cost of the targets' Gram matrices or, of a rank, of those of the sources reduced to it."""
+    if rank is not None:
+        sources = sweep.networks[block.source].layers
+        return sum(1.0 * num_images**2 * _rows(layer) * rank for layer in sources if rank < layer.width)
     target = sweep.networks[block.target]
     return sum(1.0 * num_images**2 * prod(target.layers[layer].shape) for layer in block.target_layers)
 

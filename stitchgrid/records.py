@@ -7,7 +7,7 @@ are referred to by their position in the sweep they belong to, so that a shard s
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -160,6 +160,21 @@ class MatcherSpec:
         """The parameters as a dictionary."""
         return dict(json.loads(self.params))
 
+    @property
+    def rank(self) -> int | None:
+        """How many principal axes of the source are kept; None: the source is what it is."""
+        return self.values.get("rank")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSpec:
+    """The linear probes of a job: L2-regularised logistic regression from pooled layers."""
+
+    ranks: tuple[int | None, ...] = (None,)  # None: the layer as it is
+    C: float = 1.0  # inverse of the penalty, as scikit-learn has it
+    max_iter: int = 1000
+    samples: int | None = None  # fit images; None: as many as closed-form maps
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
@@ -255,7 +270,22 @@ class EvaluateNetwork:
         return frozenset({self.network})
 
 
-Unit = Shard | TrainNetwork | EvaluateNetwork
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeNetwork:
+    """The unit of work that probes all selected layers of one network of a sweep."""
+
+    unit_id: str  # also the key of the artefact it writes
+    network: int
+    flops: float = 0.0
+    num_cells: int = 1  # networks probed, for progress
+
+    @property
+    def networks(self) -> frozenset[int]:
+        """The network probed."""
+        return frozenset({self.network})
+
+
+Unit = Shard | TrainNetwork | EvaluateNetwork | ProbeNetwork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,23 +351,33 @@ class Sweep:
     num_eval: int
     num_fit_closed: int  # images on which closed-form maps are fitted, by default
     matcher_data: tuple[str, ...]  # per matcher: digest of the images and labels its values depend on
+    probes: ProbeSpec | None = None
+    probe_data: str = ""  # digest of the images and labels that probes depend on
+
+    @property
+    def num_probe_fit(self) -> int:
+        """How many fit images probes are fitted on."""
+        samples = None if self.probes is None else self.probes.samples
+        return min(samples or self.num_fit_closed, self.num_fit)
 
     @cached_property
     def matcher_address(self) -> tuple[str, ...]:
         """Per matcher, the share of a cell's address that does not depend on the layer pair."""
         return tuple(
-            canonical(
-                {
-                    "kind": spec.kind,
-                    "revision": spec.revision,
-                    "params": spec.params,
-                    "seed": spec.seed,
-                    "samples": spec.samples,
-                    "data": data,
-                    "precision": self.precision,
-                }
-            )
-            for spec, data in zip(self.matchers, self.matcher_data, strict=True)
+            self._matcher_address(spec, data) for spec, data in zip(self.matchers, self.matcher_data, strict=True)
+        )
+
+    def _matcher_address(self, spec: MatcherSpec, data: str) -> str:
+        return canonical(
+            {
+                "kind": spec.kind,
+                "revision": spec.revision,
+                "params": spec.params,
+                "seed": spec.seed,
+                "samples": spec.samples,
+                "data": data,
+                "precision": self.precision,
+            }
         )
 
     @cached_property
@@ -358,16 +398,28 @@ class Sweep:
         The id is the digest of both layers' network, node and layout and of the matcher's address, framed in this
         order; shares that many cells have in common are framed once.
         """
-        layers = self._layer_bytes
-        address = layers[source][source_layer] + layers[target][target_layer] + self._matcher_bytes[matcher]
         return Cell(
-            cell_id=hashlib.sha256(address).hexdigest()[:32],
+            cell_id=self._cell_id((source, source_layer), (target, target_layer), self._matcher_bytes[matcher]),
             source=source,
             source_layer=source_layer,
             target=target,
             target_layer=target_layer,
             matcher=matcher,
         )
+
+    def _cell_id(self, source: tuple[int, int], target: tuple[int, int], matcher: bytes) -> str:
+        layers = self._layer_bytes
+        address = layers[source[0]][source[1]] + layers[target[0]][target[1]] + matcher
+        return hashlib.sha256(address).hexdigest()[:32]
+
+    def full_rank_id(self, cell: Cell) -> str:
+        """Return the id of a cell but for the rank of its source: maps of all ranks start from the same place."""
+        spec = self.matchers[cell.matcher]
+        if spec.rank is None:
+            return cell.cell_id
+        values = {name: value for name, value in spec.values.items() if name != "rank"}
+        address = self._matcher_address(replace(spec, params=canonical(values)), self.matcher_data[cell.matcher])
+        return self._cell_id(cell.source_key, cell.target_key, framed(address))
 
     def cells(self, shard: Shard) -> Iterator[Cell]:
         """Yield the cells of a shard that are wanted, target layers outermost."""

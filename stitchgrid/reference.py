@@ -51,6 +51,7 @@ class Reference:
             found = self.measured(cell, self.fitted(cell))
         else:
             a, b = (self._pass(key, self.images.eval, num_eval)[0] for key in (cell.source_key, cell.target_key))
+            a = self._reduced(cell, a)
             found = INDICES[spec.kind](a, b, self._layer(cell.source_key), self._layer(cell.target_key))
         return {metric: found[metric] for metric in spec.metrics}
 
@@ -105,8 +106,25 @@ class Reference:
         outputs = [call.output for call in network.operations.calls if call.path == layer.name]
         return network.module.get_submodule(layer.name) if outputs == [network.cut(layer.node).position] else None
 
+    def _reduced(self, cell: Cell, a: Tensor) -> Tensor:
+        """Return the source's activations, of low rank where the cell says so.
+
+        Rows are projected on the top principal axes of the source's own rows on the cell's fit images, about their
+        mean; axes in which those rows do not vary are none.
+        """
+        rank, layer = self.sweep.matchers[cell.matcher].rank, self._layer(cell.source_key)
+        if rank is None or rank >= layer.width:
+            return a
+        fit_RD = rows(self._pass(cell.source_key, self.images.fit, self._images_used(cell)[0])[0], layer).flatten(0, 1)
+        mean_D = fit_RD.mean(0)
+        values_D, axes_DD = torch.linalg.eigh((fit_RD - mean_D).mT @ (fit_RD - mean_D))
+        axes_DK = axes_DD[:, (values_D > RANK * values_D[-1]) & (values_D > 0)][:, -rank:]
+        projector_DD, mean_D = (axes_DK @ axes_DK.mT).to(a.dtype), mean_D.to(a.dtype)
+        return installed((rows(a, layer) - mean_D) @ projector_DD + mean_D, layer)
+
     def _lay(self, cell: Cell, a: Tensor) -> Tensor:
-        """Return the source's activations on the target's positions."""
+        """Return the source's activations, of low rank where the cell says so, on the target's positions."""
+        a = self._reduced(cell, a)
         rules = Rules.of(self.sweep.matchers[cell.matcher].values)
         return lay(a, self._layer(cell.source_key), self._layer(cell.target_key), rules)
 
@@ -144,7 +162,8 @@ class Reference:
         spec = self.sweep.matchers[cell.matcher]
         params = spec.values
         source, target = self._layer(cell.source_key), self._layer(cell.target_key)
-        initial = initial_map(source.width, target.width, generator=seeded("initial map", cell.cell_id))
+        generator = seeded("initial map", self.sweep.full_rank_id(cell))
+        initial = initial_map(source.width, target.width, generator=generator)
         weight_DE = initial.weight_DE.to(self.device).requires_grad_()
         bias_E = initial.bias_E.to(self.device).requires_grad_()
         adam = torch.optim.Adam([weight_DE, bias_E], lr=params["lr"], weight_decay=params["weight_decay"])

@@ -26,12 +26,15 @@ from stitchgrid.records import (
     Network,
     NetworkSpec,
     Preprocess,
+    ProbeNetwork,
+    ProbeSpec,
     Sweep,
     TrainNetwork,
     canonical,
     digest,
 )
 
+PROBE_REVISION = 1  # raised when the maths of probes changes
 TRAINING_REVISION = 1  # raised when the training loop changes, so that stored networks are not mistaken for new ones
 
 
@@ -67,6 +70,29 @@ class Resolution:
             for position, network in enumerate(sweep.networks)
         ]
 
+    def probes(self) -> list[ProbeNetwork]:
+        """Return the units that probe each network's layers; none where the job asks for no probes."""
+        sweep = self.sweep
+        if sweep.probes is None:
+            return []
+        recipe = canonical({**asdict(sweep.probes), "samples": None, "revision": PROBE_REVISION})  # data has the images
+        num_images = max(sweep.num_probe_fit, sweep.num_fit_closed) + sweep.num_eval
+        return [
+            ProbeNetwork(
+                unit_id=digest(
+                    "probe",
+                    network.network_id,
+                    canonical([[layer.node, layer.layout] for layer in network.layers]),
+                    sweep.probe_data,
+                    recipe,
+                    sweep.precision,
+                ),
+                network=position,
+                flops=network.flops * num_images,
+            )
+            for position, network in enumerate(sweep.networks)
+        ]
+
 
 def open_job_images(job: Job, *, cache: Path | None = None) -> Images:
     """Return the images a job looks at, decoded as far as its matchers and recipes need them."""
@@ -81,7 +107,8 @@ def _fit_images_needed(job: Job) -> int | None:
     closed = job.data_spec().fit_samples
     if whole or closed is None or any(spec.recipe for spec in job.network_specs()):
         return None
-    return max([closed, *(spec.samples or 0 for spec in stitchers)])
+    probed = (job.probe_spec() or ProbeSpec()).samples or 0
+    return max([closed, probed, *(spec.samples or 0 for spec in stitchers)])
 
 
 def resolve(
@@ -122,6 +149,7 @@ def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ..
         images_used(spec, num_fit=images.fit.num, num_fit_closed=num_closed, num_eval=images.eval.num)
         for spec in matchers
     ]
+    probes = job.probe_spec()
     return Sweep(
         name=job.name,
         seed=job.seed,
@@ -140,6 +168,19 @@ def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ..
         matcher_data=tuple(
             digest(images.fit.digest(fit) if fit else "", images.eval.digest(evaluated)) for fit, evaluated in counts
         ),
+        probes=probes,
+        probe_data=_probe_data(images, probes, num_closed) if probes else "",
+    )
+
+
+def _probe_data(images: Images, probes: ProbeSpec, num_closed: int) -> str:
+    """Return the digest of the images a probe is fitted on, those that decide what low rank keeps, and the last."""
+    fitted = min(probes.samples or num_closed, images.fit.num)
+    deciding = num_closed if any(probes.ranks) else 0
+    return digest(
+        images.fit.digest(fitted),
+        images.fit.digest(deciding) if deciding else "",
+        images.eval.digest(images.eval.num),
     )
 
 

@@ -7,10 +7,13 @@ import json
 import logging
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from platform import node
 from time import perf_counter
+from typing import TypeVar
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -18,7 +21,8 @@ from torch.nn.functional import cross_entropy
 from stitchgrid.allocator import keep_freed_memory
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.datasets.resident import PicturePair, near
-from stitchgrid.engine.memory import available_bytes, fitting_pieces, shard_bytes
+from stitchgrid.engine.memory import available_bytes, fitting_pieces, probe_halvings, shard_bytes
+from stitchgrid.engine.probes import as_artefact
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
 from stitchgrid.engine.workspace import Workspace, batches
@@ -28,9 +32,22 @@ from stitchgrid.models.training import train_network
 from stitchgrid.models.weights import save_state
 from stitchgrid.notes import Notes, taking_notes
 from stitchgrid.preprocess import apply_preprocess
-from stitchgrid.records import DataSpec, EvaluateNetwork, Preprocess, Row, Shard, Sweep, TrainNetwork, Unit, UnitReport
+from stitchgrid.records import (
+    DataSpec,
+    EvaluateNetwork,
+    Preprocess,
+    ProbeNetwork,
+    Row,
+    Shard,
+    Sweep,
+    TrainNetwork,
+    Unit,
+    UnitReport,
+)
 from stitchgrid.resolve import load_network, training_key
 from stitchgrid.store import Store
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -77,10 +94,7 @@ class Worker:
         start = perf_counter()
         _log.info("%s %s on %s, process %d, %s", type(unit).__name__, unit.unit_id, node(), os.getpid(), self.device)
         _log.info("chosen: %s", ", ".join(self.settings))
-        if isinstance(unit, TrainNetwork):
-            report = self._train(unit)
-        else:
-            report = self._shard(unit, context) if isinstance(unit, Shard) else self._evaluate(unit, context)
+        report = self._train(unit) if isinstance(unit, TrainNetwork) else self._in_sweep(unit, context)
         seconds = perf_counter() - start
         _log.info("finished in %.2f s: %d with values, %d failed", seconds, report.num_cells, report.num_failed)
         return replace(report, seconds=seconds)
@@ -123,6 +137,20 @@ class Worker:
         self.store.write_artefact("evaluation", unit.unit_id, json.dumps(found).encode(), suffix=".json")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
+    def _in_sweep(self, unit: Shard | EvaluateNetwork | ProbeNetwork, sweep: Sweep) -> UnitReport:
+        if isinstance(unit, Shard):
+            return self._shard(unit, sweep)
+        return self._evaluate(unit, sweep) if isinstance(unit, EvaluateNetwork) else self._probe(unit, sweep)
+
+    def _probe(self, unit: ProbeNetwork, sweep: Sweep) -> UnitReport:
+        """Probe all layers of a network."""
+        budget, found = int(MEMORY_SHARE * available_bytes(self.device)), None
+        halvings = probe_halvings(sweep, unit.network, budget=budget)
+        while found is None:
+            found = self._if_it_fits(partial(as_artefact, unit.network), self.workspace(sweep), halvings=halvings)
+        self.store.write_artefact("probe", unit.unit_id, json.dumps(found).encode(), suffix=".json")
+        return UnitReport(unit_id=unit.unit_id, num_cells=1)
+
     def _shard(self, shard: Shard, sweep: Sweep) -> UnitReport:
         rows = self.rows(shard, self.workspace(sweep))
         part = self.store.write_part(shard.unit_id, rows)
@@ -143,20 +171,24 @@ class Worker:
         for piece in fitting_pieces(work.sweep, shard, self.device, budget=budget):
             found = None
             while found is None:
-                found = self._rows_if_they_fit(piece, replace(work, halvings=self._halvings))
+                found = self._if_it_fits(partial(run_shard, piece), work)
             rows += found
         return rows
 
-    def _rows_if_they_fit(self, piece: Shard, work: Workspace) -> list[Row] | None:
-        """Return the rows of a piece, or None when it is to be tried again with half as much at a time."""
+    def _if_it_fits(self, compute: Callable[[Workspace], T], work: Workspace, *, halvings: int = 0) -> T | None:
+        """Return what is computed, or None when it is to be tried again with half as much at a time.
+
+        `halvings` are known to be needed before.
+        """
+        work = replace(work, halvings=max(self._halvings, halvings))
         try:
-            return run_shard(piece, work)
+            return compute(work)
         except Exception as problem:
             is_hopeless = isinstance(problem, InputError) or work.batch_size == 1
             if is_hopeless or not is_out_of_memory(problem):
                 self._halvings = 0  # what did not help is not kept for the shards to come
                 raise
-        self._halvings += 1
+        self._halvings = work.halvings + 1
         _log.warning("out of memory: half as many images at a time from now on (%d halvings)", self._halvings)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -257,7 +257,10 @@ PROBLEMS = [
     ({"matchers": []}, "matchers: at least one [[matchers]] is needed"),
     ({"matchers": [{"kind": "dirct"}]}, "matchers[0].kind: 'dirct' is unknown; did you mean 'direct'?"),
     ({"matchers": [{}]}, "matchers[0].kind: missing, but needed"),
-    ({"matchers": [{"kind": "cka", "epochs": 3}]}, "matchers[0].epochs: unknown key; known: kind, metrics, samples"),
+    (
+        {"matchers": [{"kind": "cka", "epochs": 3}]},
+        "matchers[0].epochs: unknown key; known: kind, metrics, rank, samples",
+    ),
     ({"matchers": [{"kind": "task_loss", "epoch": 3}]}, "matchers[0].epoch: unknown key; did you mean 'epochs'?"),
     (
         {"matchers": [{"kind": "task_loss", "epochs": 0}]},

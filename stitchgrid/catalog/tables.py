@@ -16,7 +16,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher
 from stitchgrid.store import Damage, Store
 from stitchgrid.store.joining import state_columns
-from stitchgrid.store.schemas import PART, SWEEP_TABLES, TEXT, as_dictionaries, with_sweep
+from stitchgrid.store.schemas import ALL_TABLES, PART, TEXT, as_dictionaries, with_sweep
 from stitchgrid.store.standing import COLUMNS, standing
 
 ATTEMPTS = pa.schema([("sweep", TEXT), ("shard", TEXT), ("attempts", pa.int64())])
@@ -105,11 +105,11 @@ def _sweep_tables(store: Store, ready: Set[str]) -> tuple[dict[str, pa.Table], l
     Also the names of all these sweeps, and what could not be read.
     """
     found: dict[str, list[pa.Table]] = {
-        name: [with_sweep("", as_dictionaries(schema.empty_table()))] for name, schema in SWEEP_TABLES.items()
+        name: [with_sweep("", as_dictionaries(schema.empty_table()))] for name, schema in ALL_TABLES.items()
     }
     names, damaged = [], []
     for sweep in store.sweep_names():
-        wanted = [name for name in SWEEP_TABLES if name != "cells" or sweep not in ready]
+        wanted = [name for name in ALL_TABLES if name != "cells" or sweep not in ready]
         try:
             tables = store.read_plan_tables(sweep, wanted)
         except StoreError as problem:

@@ -41,6 +41,7 @@ def view_sql(shape: Shape) -> dict[str, str]:
         "cells": _cells(shape),
         "models": MODELS,
         "layers": LAYERS,
+        "probes": PROBES,
         "matchers": MATCHERS,
     }
     of_values = {"measurements": MEASUREMENTS, "results": _results(shape), "scores": SCORES}
@@ -136,11 +137,19 @@ LAYERS = """
 select sweep, model, layer, node, layer_index, depth, kind, shape, width, num_prefix, flops from _layers
 """
 
+PROBES = """
+select sweep, model, layer, layer_index, layer_depth, rank, accuracy, loss, fit_accuracy, C, max_iter, num_fit,
+       num_eval, num_iter, converged, flags, error
+from _probes
+"""
+
 MATCHERS = "select * from _matchers"
 
 # One number per layer pair and matcher, averaged over seeds; `similarity` is the score turned so that more is better.
+# `samples` are images of the split that `samples` of a job counts: indices have fit images only to decide a rank.
 SCORES = f"""
-select sweep, {LAYER_PAIR}, matcher, params, coalesce(num_fit, num_eval) as samples, m.score_metric as metric,
+select sweep, {LAYER_PAIR}, matcher, params,
+       if(m.family = 'index', num_eval, coalesce(num_fit, num_eval)) as samples, m.score_metric as metric,
        avg(value) filter (where metric = m.score_metric) as score,
        avg(if(m.higher_is_similar, value, -value)) filter (where metric = m.score_metric) as similarity,
        avg(value) filter (where metric = 'accuracy') as accuracy,
@@ -149,8 +158,8 @@ select sweep, {LAYER_PAIR}, matcher, params, coalesce(num_fit, num_eval) as samp
 from results
 join matchers as m using (matcher)
 where value is not null and not isnan(value) and metric in (m.score_metric, 'accuracy', 'residual')
-group by sweep, {LAYER_PAIR}, matcher, params, num_fit, num_eval, m.score_metric
+group by sweep, {LAYER_PAIR}, matcher, params, num_fit, num_eval, m.family, m.score_metric
 having score is not null
 """
 
-VIEWS = ("results", "measurements", "cells", "models", "layers", "matchers", "scores")
+VIEWS = ("results", "measurements", "cells", "models", "layers", "probes", "matchers", "scores")

@@ -15,7 +15,7 @@ from stitchgrid.cluster import Executor, Outcome, Progress, open_executor
 from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
-from stitchgrid.driver.listing import cell_table, layer_table, model_table
+from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
 from stitchgrid.driver.preview import way_notices
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.revision import check_same_cells, own_code
@@ -96,6 +96,7 @@ class Launch:
                 self._prepare("training networks", resolution.untrained, resolution.sweep)
                 resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
             self._measure_networks(resolution)
+            self._probe_networks(resolution)
             self._write_plan(revision, plan, resolution)
             num_computed = self._compute(plan, fail_fast=fail_fast) if plan.todo else 0
         return self._summary(plan, num_computed, perf_counter() - start)
@@ -146,6 +147,9 @@ class Launch:
             "models": model_table(plan.sweep, evaluations),
             "layers": layer_table(plan.sweep),
         }
+        if probes := resolution.probes():
+            found = [json.loads(self.store.read_artefact("probe", unit.unit_id)) for unit in probes]
+            tables["probes"] = probe_table(plan.sweep, found)
         stored = self.store.read_plan(self.job.name, revision)
         if stored is not None and not stored.holds(**tables):
             revision = self.store.write_job(self.job.name, self.job.to_dict())  # other weights, images or shards
@@ -208,6 +212,13 @@ class Launch:
         missing = [unit for unit in units.values() if not self.store.has_artefact("evaluation", unit.unit_id)]
         if missing:
             self._prepare("measuring networks", missing, resolution.sweep)
+
+    def _probe_networks(self, resolution: Resolution) -> None:
+        """Probe the layers of every network of which there are no such probes, if the job asks for any."""
+        units = {unit.unit_id: unit for unit in resolution.probes()}
+        missing = [unit for unit in units.values() if not self.store.has_artefact("probe", unit.unit_id)]
+        if missing:
+            self._prepare("probing layers", missing, resolution.sweep)
 
     def _compute(self, plan: Plan, *, fail_fast: bool) -> int:
         """Run the shards that are left; return the number of cells that got values."""

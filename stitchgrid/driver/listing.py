@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from stitchgrid.records import Cell, Shard, Sweep, canonical
-from stitchgrid.store.schemas import CELLS, LAYERS, MODELS, TEXT
+from stitchgrid.store.schemas import CELLS, LAYERS, MODELS, PROBES, TEXT
 
 
 def cell_table(sweep: Sweep, shards: Sequence[Shard]) -> pa.Table:
@@ -100,3 +101,17 @@ def layer_table(sweep: Sweep) -> pa.Table:
         "flops": [layer.flops for _, _, layer in found],
     }
     return pa.table(columns, schema=LAYERS)
+
+
+def probe_table(sweep: Sweep, found: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return the probes of all networks of a sweep, as they were stored for each of them."""
+    spec = sweep.probes
+    assert spec is not None
+    rows = []
+    for network, stored in zip(sweep.networks, found, strict=True):
+        of_all = {"model": network.name, "C": spec.C, "max_iter": spec.max_iter}
+        of_all |= {"num_fit": stored["num_fit"], "num_eval": stored["num_eval"]}
+        for probe in stored["probes"]:
+            layer = network.layers[probe["layer_index"]]
+            rows.append({**probe, **of_all, "layer": layer.name, "layer_depth": layer.depth})
+    return pa.Table.from_pylist(rows, schema=PROBES)

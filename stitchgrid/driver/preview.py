@@ -14,7 +14,7 @@ from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.cutting import way_notice
 from stitchgrid.plan import Plan, make_plan
-from stitchgrid.records import Network, Sweep
+from stitchgrid.records import Network, ProbeNetwork, Sweep
 from stitchgrid.resolve import Resolution, open_job_images, resolve
 from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate
 from stitchgrid.store import Store
@@ -68,18 +68,25 @@ def preview(
     plan = make_plan(resolution.sweep, store.outcomes() if store else EmptyStore(), retry_failed=retry_failed)
     if store:
         check_same_cells(store, resolution.sweep, plan.shards, update=update)
+    unprobed = _unprobed(resolution, store)
     cost = estimate(
         plan,
         probe,
         image_bytes=image_bytes(images),
         num_workers=workers or len(sched_getaffinity(0)),
-        training=sum(unit.flops for unit in resolution.untrained),
+        training=sum(unit.flops for unit in resolution.untrained) + sum(unit.flops for unit in unprobed),
     )
-    lines = list(_lines(job, store_uri, resolution, plan, cost))
+    lines = list(_lines(job, store_uri, resolution, plan, cost, num_unprobed=len(unprobed)))
     if settings is not None:
         found = SimulationSettings(**{"flops_per_second": probe.flops_per_second, **settings})  # type: ignore[arg-type]
         lines.append(str(simulate(plan.todo, found)))
     return "\n".join(lines)
+
+
+def _unprobed(resolution: Resolution, store: Store | None) -> list[ProbeNetwork]:
+    """Return the probes that a launch would have to make."""
+    units = {unit.unit_id: unit for unit in resolution.probes()}.values()
+    return [unit for unit in units if store is None or not store.has_artefact("probe", unit.unit_id)]
 
 
 def way_notices(sweep: Sweep) -> list[str]:
@@ -101,7 +108,9 @@ def image_bytes(images: Images) -> int:
     return sum(3 * prod(split.size or (224, 224)) * split.num for split in (images.fit, images.eval))
 
 
-def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, cost: Estimate) -> Iterator[str]:
+def _lines(
+    job: Job, store_uri: str, resolution: Resolution, plan: Plan, cost: Estimate, *, num_unprobed: int
+) -> Iterator[str]:
     sweep = plan.sweep
     yield f"{job.name}, store {store_uri}"
     yield f"images: {sweep.data.dataset}, {sweep.num_fit} to fit on ({sweep.num_fit_closed} for closed forms), " + (
@@ -113,13 +122,24 @@ def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, cost: E
     for spec in sweep.matchers:
         seed = "" if spec.seed is None else f" seed {spec.seed}"
         yield f"  {spec.kind}{seed} {spec.params}: {', '.join(spec.metrics)}"
+    if sweep.probes is not None:
+        yield _probes(sweep, num_unprobed)
     if resolution.untrained:
         yield f"networks to train first: {', '.join(unit.spec.name for unit in resolution.untrained)}"
     yield f"cells: {plan.num_cells}, to compute {plan.num_todo}, done {plan.num_done}"
     yield from (f"  {count} {reason}" for reason, count in sorted(plan.reasons.items(), key=lambda one: -one[1]))
     yield f"shards: {len(plan.shards)}, to run {len(plan.todo)}"
-    if plan.todo or resolution.untrained:
+    if plan.todo or resolution.untrained or num_unprobed:
         yield from _cost(cost)
+
+
+def _probes(sweep: Sweep, num_unprobed: int) -> str:
+    assert sweep.probes is not None
+    ranks = ", ".join("full" if rank is None else str(rank) for rank in sweep.probes.ranks)
+    return (
+        f"probes: rank {ranks}, C = {sweep.probes.C:g}, fitted on {sweep.num_probe_fit} images; "
+        f"networks to probe: {num_unprobed}"
+    )
 
 
 def _model(network: Network) -> str:

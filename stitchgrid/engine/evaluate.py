@@ -8,6 +8,7 @@ from torch import Tensor
 from stitchgrid.engine.fit import ClosedForm
 from stitchgrid.engine.gather import (
     GramGatherer,
+    GramKey,
     MomentGatherer,
     RowSpace,
     gatherers_by_count,
@@ -22,6 +23,7 @@ from stitchgrid.matchers.catalogue import FROM_MOMENTS, MATCHERS
 from stitchgrid.matchers.indices.cka import cka
 from stitchgrid.matchers.indices.procrustes import procrustes
 from stitchgrid.matchers.indices.pwcca import pwcca
+from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.matchers.stitchers.affine import r_squared, residual
 from stitchgrid.matchers.stitchers.direct import LEAK
 from stitchgrid.moments import PairMoments
@@ -44,8 +46,10 @@ class Evaluation:
     def __init__(self, work: Workspace, ledger: Ledger, cells: Sequence[Cell], fitted: ClosedForm):
         self.work, self.ledger, self.fitted = work, ledger, fitted
         self.stitches = [stitch for stitch in fitted.stitches if ledger[stitch.cell].error is None]
-        self.moment_cells = [cell for cell in cells if self._kind(cell) in MOMENT_INDICES]
-        self.gram_cells = [cell for cell in cells if self._kind(cell) in GRAM_INDICES]
+        sound = ledger.sound(cells)
+        self.moment_cells = [cell for cell in sound if self._kind(cell) in MOMENT_INDICES]
+        self.gram_cells = [cell for cell in sound if self._kind(cell) in GRAM_INDICES]
+        self.ranks = self._ranks()
         self.gatherers = self._gatherers()
         self.tails = self._tails()
 
@@ -57,6 +61,14 @@ class Evaluation:
         if MATCHERS[self._kind(cell)].family == "stitcher":
             return stitch_space(source, target, self.work.rules(cell))
         return index_space(source, target)
+
+    def _ranks(self) -> dict[LayerKey, dict[int | None, Reduction | None]]:
+        """Return of which layers Gram matrices are needed, and of which rank."""
+        found: dict[LayerKey, dict[int | None, Reduction | None]] = {}
+        for cell in self.gram_cells:
+            found.setdefault(cell.source_key, {})[self.work.rank(cell)] = self.fitted.reductions.get(cell)
+            found.setdefault(cell.target_key, {})[None] = None
+        return found
 
     def _gatherers(self) -> dict[int, MomentGatherer]:
         cells = [*(stitch.cell for stitch in self.stitches), *self.moment_cells]
@@ -77,9 +89,8 @@ class Evaluation:
 
     def run(self) -> None:
         """Let all images pass, then note every value."""
-        gram_keys = {key: None for cell in self.gram_cells for key in (cell.source_key, cell.target_key)}
         num_gram = max((self.ledger[cell].num_eval or 0 for cell in self.gram_cells), default=0)
-        groups = gram_groups(self.work, gram_keys, num_images=num_gram, budget=self.work.share(GRAM_BYTES))
+        groups = gram_groups(self.work, self.ranks, num_images=num_gram, budget=self.work.share(GRAM_BYTES))
         gathered = [self._grams(group) for group in groups]
         self._pass(gathered[0] if gathered else [])
         for some in gathered[1:]:
@@ -90,7 +101,8 @@ class Evaluation:
 
     def _grams(self, keys: Sequence[LayerKey]) -> list[GramGatherer]:
         counts = sorted({self.ledger[cell].num_eval or 0 for cell in self.gram_cells})
-        return [GramGatherer(self.work, keys, num_images=count) for count in counts]
+        wanted = {key: self.ranks[key] for key in keys}
+        return [GramGatherer(self.work, wanted, num_images=count) for count in counts]
 
     def _pass(self, grams: Sequence[GramGatherer]) -> None:
         keys = [key for cell in self.moment_cells for key in (cell.source_key, cell.target_key)]
@@ -114,20 +126,20 @@ class Evaluation:
             for gram in grams:
                 gram.take(batch)
 
-    def _note_indices(self, grams: dict[tuple[int, LayerKey], Tensor]) -> None:
+    def _note_indices(self, grams: dict[tuple[int, GramKey], Tensor]) -> None:
         for cell in self.moment_cells:
             with self.ledger.failing([cell]):
                 entry = self.ledger[cell]
-                moments = self._moments(cell)
+                moments = self.fitted.reductions.of_moments(cell, self._moments(cell))
                 entry.values |= MOMENT_INDICES[self._kind(cell)](moments)
                 entry.num_rows = moments.num_rows
-                if moments.num_rows - 1 < sum(moments.xy_DE.shape):
+                if moments.num_rows - 1 < moments.x.num_features + moments.y.num_features:
                     entry.flags.add("saturated")
         for cell in self.gram_cells:
             with self.ledger.failing([cell]):
                 count = self.ledger[cell].num_eval or 0
-                pair = grams[count, cell.source_key], grams[count, cell.target_key]
-                self.ledger[cell].values |= GRAM_INDICES[self._kind(cell)](*pair)
+                source, target = (cell.source_key, self.work.rank(cell)), (cell.target_key, None)
+                self.ledger[cell].values |= GRAM_INDICES[self._kind(cell)](grams[count, source], grams[count, target])
 
     def _note_stitches(self) -> None:
         for tail in self.tails:
@@ -137,8 +149,9 @@ class Evaluation:
         for stitch in self.stitches:
             with self.ledger.failing([stitch.cell]):
                 moments = self._moments(stitch.cell)
-                fit = self.fitted.fits.get(stitch.cell.cell_id)
-                unseen = torch.zeros_like(moments.mean_x_D[0]) if fit is None else fit.unseen_share(moments)
+                fit, unseen = self.fitted.fits.get(stitch.cell.cell_id), torch.zeros_like(moments.mean_x_D[0])
+                if fit is not None:
+                    unseen = fit.unseen_share(self.fitted.reductions.of_moments(stitch.cell, moments))
                 noted.append((stitch.cell, [residual(stitch.map, moments), r_squared(stitch.map, moments), unseen]))
         values = torch.stack([torch.stack(row) for _, row in noted]).tolist() if noted else []  # one transfer for all
         for (cell, _), (error, share, unseen) in zip(noted, values, strict=True):

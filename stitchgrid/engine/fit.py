@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stitchgrid.engine.gather import gatherers_by_count, stitch_space
 from stitchgrid.engine.ledger import Ledger
+from stitchgrid.engine.low_rank import Reductions
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches, by_network
 from stitchgrid.matchers.stitchers.direct import DirectFit, fit_direct
@@ -25,6 +26,7 @@ class ClosedForm:
     stitches: list[Stitch] = field(default_factory=list)
     fits: dict[str, DirectFit] = field(default_factory=dict)  # by cell id
     minima: "Minima"
+    reductions: Reductions
 
 
 class Minima:
@@ -62,10 +64,16 @@ class Minima:
         return [key for key, lowest in self.lowest.items() if key[1] > num_seen and lowest >= 0]
 
 
-def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], stitched: Sequence[Cell]) -> ClosedForm:
-    """Fit every least-squares cell, and note how low the targets of all stitched cells reach on their fit images."""
+def fit_closed_form(
+    work: Workspace, ledger: Ledger, closed: Sequence[Cell], stitched: Sequence[Cell], indices: Sequence[Cell] = ()
+) -> ClosedForm:
+    """Fit every least-squares cell, and note how low the targets of all stitched cells reach on their fit images.
+
+    Also find what all cells' sources of low rank keep, those of `indices` too.
+    """
     counts = {cell.cell_id: ledger[cell].num_fit or 0 for cell in stitched}
-    found = ClosedForm(minima=Minima(work, ledger, stitched))
+    reductions = Reductions(work, ledger, [*stitched, *indices])
+    found, axes = ClosedForm(minima=Minima(work, ledger, stitched), reductions=reductions), reductions.axes
     spaces = {
         cell.cell_id: stitch_space(work.layer(cell.source_key), work.layer(cell.target_key), work.rules(cell))
         for cell in closed
@@ -74,10 +82,13 @@ def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], sti
         work,
         ((counts[cell.cell_id], spaces[cell.cell_id], cell.source_key, cell.target_key) for cell in closed),
     )
-    num_seen = max(gatherers, default=0)
-    wanted = by_network([*found.minima.layers, *(key for cell in closed for key in (cell.source_key, cell.target_key))])
+    num_seen = max([*gatherers, axes.num_images])
+    wanted = by_network(
+        [*found.minima.layers, *axes.layers, *(key for cell in closed for key in (cell.source_key, cell.target_key))]
+    )
     for batch in batches(work, work.images.fit, wanted, stop=num_seen):
         found.minima.take(batch)
+        axes.take(batch)
         for gatherer in gatherers.values():
             gatherer.take(batch)
     if left := found.minima.open_after(num_seen):
@@ -86,10 +97,12 @@ def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], sti
             found.minima.take(batch)
             if not found.minima.open_after(batch.start):
                 break
-    for cell in closed:
+    reductions.find()
+    for cell in ledger.sound(closed):
         with ledger.failing([cell]):
             gatherer = gatherers[counts[cell.cell_id]]
             moments = gatherer.pair(spaces[cell.cell_id], cell.source_key, cell.target_key)
+            moments = reductions.of_moments(cell, moments)
             fit = fit_direct(moments, rcond=work.sweep.matchers[cell.matcher].values["rcond"])
             found.fits[cell.cell_id] = fit
             if _log.isEnabledFor(logging.DEBUG):

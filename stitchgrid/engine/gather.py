@@ -1,6 +1,6 @@
 """What is gathered while images pass: second moments per layer pair, Gram matrices per layer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,7 @@ from stitchgrid.matchers.alignment import (
 )
 from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.matchers.indices.cka import centred_gram
+from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.moments import CrossSums, PairMoments, RowSums
 from stitchgrid.records import Layer
 
@@ -181,13 +182,17 @@ def gatherers_by_count(
     return {count: MomentGatherer(work, some, num_images=count) for count, some in pairs.items()}
 
 
-class GramGatherer:
-    """Centred n x n Gram matrices, one per layer, over the first n images of a split."""
+GramKey = tuple[LayerKey, int | None]  # a layer, and the rank to which it is reduced
+Ranks = Mapping[int | None, Reduction | None]  # of a layer: rank -> its projection, None for the layer as it is
 
-    def __init__(self, work: Workspace, keys: Iterable[LayerKey], *, num_images: int):
-        self.work, self.num_images = work, num_images
-        self.parts: dict[LayerKey, list[Tensor]] = {key: [] for key in keys}
-        self.grams: dict[LayerKey, Tensor] = {}
+
+class GramGatherer:
+    """Centred n x n Gram matrices, one per layer and rank, over the first n images of a split."""
+
+    def __init__(self, work: Workspace, wanted: Mapping[LayerKey, Ranks], *, num_images: int):
+        self.work, self.wanted, self.num_images = work, wanted, num_images
+        self.parts: dict[LayerKey, list[Tensor]] = {key: [] for key in wanted}
+        self.grams: dict[GramKey, Tensor] = {}
 
     def take(self, batch: Batch) -> None:
         """Keep the activations of the images that belong to the sample; the last of them completes the matrices.
@@ -201,7 +206,16 @@ class GramGatherer:
                 parts.append(rows_NPD.flatten(1).to(torch.float32, copy=True))
         if batch.start + count == self.num_images:
             for key in list(self.parts):
-                self.grams[key] = centred_gram(self.parts.pop(key))
+                parts = self.parts.pop(key)
+                for rank, reduction in self.wanted[key].items():
+                    self.grams[key, rank] = centred_gram(self._reduced(key, parts, reduction))
+
+    def _reduced(self, key: LayerKey, parts: list[Tensor], reduction: Reduction | None) -> list[Tensor]:
+        """Return the rows' coordinates in the axes kept, of which products are those of the projected rows."""
+        if reduction is None:
+            return parts
+        width = self.work.layer(key).width
+        return [reduction.coordinates(part.view(len(part), -1, width)).flatten(1) for part in parts]
 
 
 def gram_groups(work: Workspace, keys: Iterable[LayerKey], *, num_images: int, budget: int) -> list[list[LayerKey]]:

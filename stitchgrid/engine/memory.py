@@ -43,7 +43,10 @@ def shard_bytes(sweep: Sweep, shard: Shard, device: torch.device) -> int:
     if counts := [images_of(sweep, m)[1] for m, kind in zip(shard.matchers, kinds, strict=True) if kind.gram]:
         kept = [min(GRAM_BYTES, 4 * max(counts) * sum(sizes)), 4 * max(counts) * max(sizes, default=0)]
         total += max(kept) + 8 * max(counts) ** 2 * (len(layers) + 1)
-    return total + 2 * CHUNK_BYTES + _moment_bytes(sweep, shard)
+        ranks = [sweep.matchers[m].rank for m, kind in zip(shard.matchers, kinds, strict=True) if kind.gram]
+        total += 8 * max(counts) ** 2 * sum(r < s.width for r in ranks if r for s in _sources(sweep, shard))
+        total += kept[1] * any(ranks)  # coordinates of one layer, at most as many as its activations
+    return total + 2 * CHUNK_BYTES + _moment_bytes(sweep, shard) + _axes_bytes(sweep, shard)
 
 
 def _num_layers(sweep: Sweep, network: int) -> int:
@@ -65,6 +68,33 @@ def _moment_bytes(sweep: Sweep, shard: Shard) -> int:
         total += sum(layer.width**2 for layer in sources) * spaces + sum(layer.width**2 for layer in targets)
         total += _width(sources) * _width(targets)
     return 2 * 8 * total
+
+
+def _axes_bytes(sweep: Sweep, shard: Shard) -> int:
+    """Return the bytes of the row moments and axes of sources of low rank, for each number of fit images."""
+    ranked = [matcher for matcher in shard.matchers if sweep.matchers[matcher].rank]
+    counts = {images_of(sweep, matcher)[0] for matcher in ranked}
+    return 8 * (3 * len(counts) + len(ranked)) * sum(layer.width**2 for layer in _sources(sweep, shard))
+
+
+def _sources(sweep: Sweep, shard: Shard) -> list[Layer]:
+    return [layer for source in {block.source for block in shard.blocks} for layer in sweep.networks[source].layers]
+
+
+def probe_halvings(sweep: Sweep, network: int, *, budget: int) -> int:
+    """Return how often the batch is to be halved for a network's probes to fit: all its layers are read in one pass.
+
+    One row an image of each layer is kept; a batch is one image at least.
+    """
+    record = sweep.networks[network]
+    sizes = [prod(layer.shape) for layer in record.layers]
+    kept = 4 * record.num_parameters + 4 * (sweep.num_probe_fit + sweep.num_eval) * _width(record.layers)
+    kept += 2 * CHUNK_BYTES + 8 * 3 * sum(layer.width**2 for layer in record.layers)
+    per_image = 4 * (sum(sizes) + OPERATIONS_PER_CUT * max(sizes))
+    halvings = 0
+    while sweep.batch_size >> halvings > 1 and kept + per_image * (sweep.batch_size >> halvings) > budget:
+        halvings += 1
+    return halvings
 
 
 def _width(layers: Sequence[Layer]) -> int:

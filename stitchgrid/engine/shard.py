@@ -9,6 +9,7 @@ import torch
 from stitchgrid.engine.evaluate import Evaluation
 from stitchgrid.engine.fit import fit_closed_form
 from stitchgrid.engine.ledger import Ledger, is_nobodys
+from stitchgrid.engine.low_rank import Reductions
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.train import train_task_loss
 from stitchgrid.engine.workspace import Workspace
@@ -51,12 +52,13 @@ def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: boo
     """Note the values of all cells; what stops the training of a pair's maps costs it no other cells."""
     stitched = [cell for cell in cells if _matcher(work, cell).family == "stitcher"]
     closed = [cell for cell in stitched if not _matcher(work, cell).trained]
-    with ledger.timed(stitched):
-        fitted = fit_closed_form(work, ledger, closed, stitched)
+    ranked = [cell for cell in cells if _matcher(work, cell).family == "index" and work.rank(cell) is not None]
+    with ledger.timed([*stitched, *ranked]):
+        fitted = fit_closed_form(work, ledger, closed, stitched, ranked)
     for position in sorted({cell.matcher for cell in stitched} - {cell.matcher for cell in closed}):
-        trained = [cell for cell in stitched if cell.matcher == position]
+        trained = ledger.sound(cell for cell in stitched if cell.matcher == position)
         with ledger.failing(trained) if is_pair else nullcontext(), ledger.timed(trained):
-            fitted.stitches += _train(work, ledger, trained)
+            fitted.stitches += _train(work, ledger, trained, fitted.reductions) if trained else []
     with ledger.timed(cells):
         Evaluation(work, ledger, cells, fitted).run()
 
@@ -65,9 +67,9 @@ def _matcher(work: Workspace, cell: Cell) -> Matcher:
     return MATCHERS[work.sweep.matchers[cell.matcher].kind]
 
 
-def _train(work: Workspace, ledger: Ledger, cells: list[Cell]) -> list[Stitch]:
+def _train(work: Workspace, ledger: Ledger, cells: list[Cell], reductions: Reductions) -> list[Stitch]:
     spec = work.sweep.matchers[cells[0].matcher]
-    stitches = train_task_loss(work, ledger, cells)
+    stitches = train_task_loss(work, ledger, cells, reductions)
     for stitch in stitches:
         if not (torch.isfinite(stitch.map.weight_DE).all() and torch.isfinite(stitch.map.bias_E).all()):
             ledger[stitch.cell].error = (
@@ -83,6 +85,10 @@ def _describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
     source, target = work.layer(cell.source_key), work.layer(cell.target_key)
     num_fit, num_eval = images_of(sweep, cell.matcher)
     entry.num_eval = entry.num_rows = num_eval
+    if sweep.matchers[cell.matcher].rank is not None:
+        entry.num_fit = num_fit
+        if work.rank(cell) is None:
+            entry.flags.add("full_rank")
     if matcher.family == "stitcher":
         entry.num_fit = num_fit
         entry.num_rows = num_eval * layout_of(target).num_rows

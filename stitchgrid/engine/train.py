@@ -3,7 +3,7 @@
 Shape suffixes: S stitched networks, N images, K classes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from stitchgrid.engine.ledger import Ledger
+from stitchgrid.engine.low_rank import Reductions, projected
 from stitchgrid.engine.stitched import Stitch, networks_per_stack, stitch_rows
 from stitchgrid.engine.workspace import LayerKey, Workspace, by_network, forward
 from stitchgrid.matchers.alignment import install
+from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.matchers.stitchers.task_loss import image_order, initial_map, seeded, stacked_task_loss
 from stitchgrid.preprocess import augment_crop4_flip
@@ -22,12 +24,17 @@ from stitchgrid.records import Cell
 CACHE_BYTES = 1 << 30  # of source activations kept between epochs, where nothing changes them
 
 
-def train_task_loss(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> list[Stitch]:
+def train_task_loss(
+    work: Workspace, ledger: Ledger, cells: Sequence[Cell], reductions: Reductions | None = None
+) -> list[Stitch]:
     """Return the trained maps of all cells of one matcher, in the order of the cells, but for those that failed.
+
+    A map is trained on its source as `reductions` say; the one returned takes the unreduced source.
 
     Every cell starts from its own initialisation and sees the images in the order its matcher's seed decides, so that
     stacking changes a result by rounding alone. Only the maps have gradients; the networks stay frozen.
     """
+    reduced = {cell: found for cell in cells if reductions and (found := reductions.get(cell))}
     spec, num_images = work.sweep.matchers[cells[0].matcher], ledger[cells[0]].num_fit or 0
     params = spec.values
     maps = [_parameters(work, cell) for cell in cells]
@@ -39,7 +46,11 @@ def train_task_loss(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> l
         tensors, lr=params["lr"], weight_decay=params["weight_decay"], fused=fused, foreach=not fused
     )
     reader = SourceReader(
-        work, sorted({stitch.cell.source_key for stitch in stitches}), num_images, augment=params["augment"]
+        work,
+        sorted({stitch.cell.source_key for stitch in stitches}),
+        num_images,
+        augment=params["augment"],
+        reduced={cell.source_key: reduction for cell, reduction in reduced.items()},
     )
     ordered = sorted(stitches, key=lambda stitch: stitch.cell.target_key)
     tails = [(key, list(group)) for key, group in groupby(ordered, key=lambda stitch: stitch.cell.target_key)]
@@ -51,12 +62,13 @@ def train_task_loss(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> l
                     with ledger.failing(sound):
                         _backward(work, target, group, activations, labels_N)
             adam.step()
-    return [replace(s, map=s.map.double()) for s in stitches if ledger[s.cell].error is None]
+    done = [replace(s, map=s.map.double()) for s in stitches if ledger[s.cell].error is None]
+    return [replace(s, map=reduced[s.cell].before(s.map)) if s.cell in reduced else s for s in done]
 
 
 def _parameters(work: Workspace, cell: Cell) -> AffineMap:
     source, target = work.layer(cell.source_key), work.layer(cell.target_key)
-    initial = initial_map(source.width, target.width, generator=seeded("initial map", cell.cell_id))
+    initial = initial_map(source.width, target.width, generator=seeded("initial map", work.sweep.full_rank_id(cell)))
     return AffineMap(
         weight_DE=initial.weight_DE.to(work.device).requires_grad_(),
         bias_E=initial.bias_E.to(work.device).requires_grad_(),
@@ -96,8 +108,17 @@ def _stack_loss(
 class SourceReader:
     """Source activations of the training images, batch by batch, in an order that a seed decides."""
 
-    def __init__(self, work: Workspace, keys: Sequence[LayerKey], num_images: int, *, augment: str):
+    def __init__(
+        self,
+        work: Workspace,
+        keys: Sequence[LayerKey],
+        num_images: int,
+        *,
+        augment: str,
+        reduced: Mapping[LayerKey, Reduction] | None = None,
+    ):
         self.work, self.keys, self.num_images, self.augment = work, list(keys), num_images, augment
+        self.reduced = reduced or {}
         self.wanted = by_network(keys)
         bytes_per_image = 4 * sum(torch.Size(work.layer(key).shape).numel() for key in keys)
         self.kept: dict[LayerKey, Tensor] | None = None
@@ -118,7 +139,10 @@ class SourceReader:
             pixels = augment_crop4_flip(pixels, generator)
         size = self.work.batch_size
         parts = [forward(self.work, pixels[k : k + size], self.wanted)[0] for k in range(0, len(pixels), size)]
-        return {key: torch.cat([part[key].float() for part in parts]) for key in self.keys}
+        return {key: self._reduced(key, torch.cat([part[key].float() for part in parts])) for key in self.keys}
+
+    def _reduced(self, key: LayerKey, a: Tensor) -> Tensor:
+        return projected(a, self.reduced[key], self.work.layer(key).feature_axis) if key in self.reduced else a
 
     def epoch(self, epoch: int, *, seed: int, batch_size: int) -> Iterator[tuple[Tensor, dict[LayerKey, Tensor]]]:
         """Yield labels and source activations of every batch; the last one may be short."""

@@ -55,6 +55,11 @@ class Workspace:
         """Return how a stitcher lays its source on its target."""
         return Rules.of(self.sweep.matchers[cell.matcher].values)
 
+    def rank(self, cell: Cell) -> int | None:
+        """Return how many directions a cell leaves its source, None where that is all of them."""
+        rank = self.sweep.matchers[cell.matcher].rank
+        return None if rank is None or rank >= self.layer(cell.source_key).width else rank
+
     def precision(self) -> AbstractContextManager[None]:
         """Let networks run as the job asks."""
         return running_in(self.sweep.precision, self.device)

@@ -1,12 +1,30 @@
 """`Job`: a valid job file, and what it asks for in terms of records."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stitchgrid.jobfile.tables import DataTable, GridTable, ModelTable, NumericsTable, RecipeTable, TrainTable
+from stitchgrid.jobfile.tables import (
+    DataTable,
+    GridTable,
+    ModelTable,
+    NumericsTable,
+    ProbesTable,
+    RecipeTable,
+    TrainTable,
+)
 from stitchgrid.matchers.catalogue import MATCHERS, Params
-from stitchgrid.records import DataSpec, MatcherSpec, NetworkSpec, canonical
+from stitchgrid.records import DataSpec, MatcherSpec, NetworkSpec, ProbeSpec, canonical
+
+
+def as_words(ranks: Sequence[int | None]) -> list[int | str]:
+    """Return ranks as a job file has them.
+
+    >>> as_words([None, 8])
+    ['full', 8]
+    """
+    return ["full" if rank is None else rank for rank in ranks]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,25 +36,28 @@ class MatcherEntry:
     seeds: tuple[int, ...] | None  # None: the kind is not trained
     samples: int | None
     metrics: tuple[str, ...]  # in the kind's order
+    ranks: tuple[int | None, ...] = (None,)  # of the source; None: the source as it is
 
     def specs(self) -> tuple[MatcherSpec, ...]:
-        """Return one record per seed, or the only one."""
-        params = canonical(self.params.model_dump(mode="json"))
+        """Return one record per rank and seed, or the only one."""
+        params = self.params.model_dump(mode="json")
         return tuple(
             MatcherSpec(
                 kind=self.kind,
                 revision=MATCHERS[self.kind].revision,
-                params=params,
+                params=canonical(params if rank is None else params | {"rank": rank}),
                 seed=seed,
                 samples=self.samples,
                 metrics=self.metrics,
             )
+            for rank in self.ranks
             for seed in self.seeds or (None,)
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as it could stand in a job file."""
-        optional = {"seeds": self.seeds and list(self.seeds), "samples": self.samples}
+        ranks = None if self.ranks == (None,) else as_words(self.ranks)
+        optional = {"seeds": self.seeds and list(self.seeds), "samples": self.samples, "rank": ranks}
         given = {key: value for key, value in optional.items() if value is not None}
         return {"kind": self.kind, **self.params.model_dump(mode="json"), **given, "metrics": list(self.metrics)}
 
@@ -54,6 +75,7 @@ class Job:
     recipes: dict[str, RecipeTable]
     grid: GridTable
     matchers: tuple[MatcherEntry, ...]
+    probes: ProbesTable | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job as plain JSON, from which `parse_job` makes an equal one; its folder is the key `base`."""
@@ -69,7 +91,16 @@ class Job:
             },
             "grid": self.grid.model_dump(mode="json"),
             "matchers": [matcher.to_dict() for matcher in self.matchers],
+            **({"probes": self._probes_dict(self.probes)} if self.probes else {}),
         }
+
+    @staticmethod
+    def _probes_dict(probes: ProbesTable) -> dict[str, Any]:
+        return {**probes.model_dump(mode="json", exclude_none=True), "rank": as_words(probes.rank)}
+
+    def probe_spec(self) -> ProbeSpec | None:
+        """Return the probes the job asks for, if any."""
+        return None if self.probes is None else self.probes.to_record()
 
     def data_spec(self) -> DataSpec:
         """Return which images the job looks at."""

@@ -20,6 +20,7 @@ from stitchgrid.jobfile.tables import (
     MatcherTable,
     ModelTable,
     NumericsTable,
+    ProbesTable,
     RecipeTable,
     TrainedMatcherTable,
     check_name,
@@ -28,7 +29,7 @@ from stitchgrid.matchers.catalogue import MATCHERS
 from stitchgrid.records import MatcherSpec
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-SECTIONS = ("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers")
+SECTIONS = ("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers", "probes")
 
 
 def parse_job(table: Mapping[str, Any], *, title: str, base: Path | None = None) -> Job:
@@ -61,6 +62,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
     models = [_model(item, where, recipes, problems) for where, item in _items(table, "models", problems)]
     grid = problems.check(GridTable, table.get("grid", {}), "grid")
     _check_names(table, grid, problems)
+    probes = problems.check(ProbesTable, table["probes"], "probes") if "probes" in table else None
     matchers = [_matcher(item, where, problems) for where, item in _items(table, "matchers", problems)]
     _check_repeated(matchers, problems)
     if problems.found or head is None or data is None or numerics is None or grid is None:
@@ -75,6 +77,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
         recipes={name: recipe for name, recipe in recipes.items() if recipe},
         grid=grid,
         matchers=tuple(matcher for matcher in matchers if matcher),
+        probes=probes,
     )
 
 
@@ -190,6 +193,9 @@ def _matcher(item: Any, where: str, problems: Problems) -> MatcherEntry | None:
     params = problems.check(matcher.params, own, where, also_known=tuple(shared))
     if common is None or params is None:
         return None
+    if any(common.rank) and item.get("cls") == "drop":
+        what = 'a map that is zero on the prefix tokens is no longer of low rank about its mean; leave cls = "drop" out'
+        problems.add(f"{where}.rank", what)
     for metric in common.metrics or ():
         if metric not in matcher.metrics:
             problems.add(f"{where}.metrics", f"{kind} has no metric {metric!r}; {nearest(metric, matcher.metrics)}")
@@ -198,6 +204,7 @@ def _matcher(item: Any, where: str, problems: Problems) -> MatcherEntry | None:
         params=params,
         seeds=common.seeds if isinstance(common, TrainedMatcherTable) else None,
         samples=common.samples,
+        ranks=common.rank,
         metrics=tuple(metric for metric in matcher.metrics if common.metrics is None or metric in common.metrics),
     )
 
@@ -209,5 +216,6 @@ def _check_repeated(matchers: Sequence[MatcherEntry | None], problems: Problems)
         for spec in matcher.specs() if matcher else ():
             if (other := first.setdefault(replace(spec, metrics=()), position)) != position:
                 seed = "" if spec.seed is None else f" with seed {spec.seed}"
-                what = f"the same as matchers[{other}]: {spec.kind}{seed} and equal parameters; leave one out"
+                rank = "" if spec.rank is None else f" of rank {spec.rank}"
+                what = f"the same as matchers[{other}]: {spec.kind}{rank}{seed} and equal parameters; leave one out"
                 problems.add(f"matchers[{position}]", what)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from stitchgrid.datasets.catalogue import known_datasets
 from stitchgrid.errors import nearest
 from stitchgrid.paths import check_path
-from stitchgrid.records import Preprocess, Recipe
+from stitchgrid.records import Preprocess, ProbeSpec, Recipe
 
 PAIR_WORDS = ("all", "within", "across")
 LONGEST_SWEEP = 150  # characters: names of figures are longer, and file systems take 255
@@ -103,6 +103,17 @@ def _positive(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
+def _ranks(value: Any) -> tuple[int | None, ...]:
+    ranks = value if isinstance(value, list) else [value]
+    for rank in ranks:
+        if rank != "full" and (not isinstance(rank, int) or isinstance(rank, bool) or rank < 1):
+            raise ValueError(f'a whole number from 1 on, "full" (the layer as it is), or a list of these, got {rank!r}')
+    if not ranks:
+        raise ValueError('a list of at least one whole number or "full" is needed, got []')
+    _distinct(tuple(ranks))
+    return tuple(None if rank == "full" else rank for rank in ranks)
+
+
 def _listed(value: Any) -> Any:
     if isinstance(value, str):
         return (value,)
@@ -117,6 +128,7 @@ Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
 Channels = Annotated[tuple[float, ...], AfterValidator(_three)]
 Count = Annotated[int, Field(ge=1)]
+Ranks = Annotated[tuple[int | None, ...], _by(_ranks)]  # None: the layer as it is
 
 
 class Table(BaseModel):
@@ -223,11 +235,25 @@ class GridTable(Table):
     pairs: Annotated[str | tuple[tuple[str, str], ...], _by(_pairs)] = "all"
 
 
+class ProbesTable(Table):
+    """[probes]: logistic regression from the pooled rows of every selected layer."""
+
+    rank: Ranks = (None,)
+    C: Annotated[float, Field(gt=0)] = 1.0
+    max_iter: Count = 1000
+    samples: Count | None = None
+
+    def to_record(self) -> ProbeSpec:
+        """Return it as the record that travels."""
+        return ProbeSpec(ranks=self.rank, C=self.C, max_iter=self.max_iter, samples=self.samples)
+
+
 class MatcherTable(Table):
     """The keys every kind of [[matchers]] has; the parameters of the kind come on top."""
 
     kind: str
     samples: Count | None = None
+    rank: Ranks = (None,)
     metrics: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
 
 

@@ -120,14 +120,15 @@ def images_used(spec: MatcherSpec, *, num_fit: int, num_fit_closed: int, num_eva
 
     Closed-form stitchers fit on `num_fit_closed` images, trained ones on the whole fit split, indices on none; all
     are evaluated on every evaluation image, but for kinds that need n x n matrices. `samples` overrides: fit images
-    of a stitcher, evaluation images of an index.
+    of a stitcher, evaluation images of an index. Fit images also decide what a source of low rank keeps: those of an
+    index are the `num_fit_closed` then.
     """
     matcher = MATCHERS[spec.kind]
     if matcher.family == "stitcher":
         default = num_fit if matcher.trained else num_fit_closed
         return min(spec.samples or default, num_fit), num_eval
     default = min(MAX_GRAM_IMAGES, num_eval) if matcher.gram else num_eval
-    return 0, min(spec.samples or default, num_eval)
+    return num_fit_closed if spec.rank else 0, min(spec.samples or default, num_eval)
 
 
 def higher_is_similar(kind: str, metric: str) -> bool | None:

@@ -9,7 +9,7 @@ snapshots/v1/extracts/NNNNNN-DIGEST-ROWS.parquet    the same as views need them:
 artefacts/KIND/KEY.manifest                         which file is the artefact: written last, the first writer wins
 artefacts/KIND/KEY-DIGEST.SUFFIX                    its data
 sweeps/NAME/0001/job.json                           the job as edited, written first
-sweeps/NAME/0001/{cells,models,layers}.parquet      what the job means
+sweeps/NAME/0001/{cells,models,layers,probes}.parquet   what the job means
 sweeps/NAME/0001/plan.json                          manifest of the revision: its existence means completeness
 sweeps/NAME/journal/LAUNCH/000001.json              attempts that were about to start, one file a dispatch round
 sweeps/NAME/heartbeat.json                          what is going on now
@@ -35,8 +35,12 @@ SWEEPS = "sweeps"
 SET_ASIDE = "set-aside"
 JOB = "job.json"
 PLAN = "plan.json"
-TABLES = ("cells", "models", "layers")
-SUFFIXES = {"network": ".safetensors", "evaluation": ".json"}  # kind of artefact -> suffix of its data
+TABLES = ("cells", "models", "layers", "probes")  # the last where there are any
+SUFFIXES = {
+    "network": ".safetensors",
+    "evaluation": ".json",
+    "probe": ".json",
+}  # kind of artefact -> suffix of its data
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 PART_NAME = re.compile(r"(?P<shard>.+)-(?P<digest>[0-9a-f]{32})-(?P<rows>\d+)\.parquet")

@@ -97,6 +97,27 @@ LAYERS = pa.schema(
     ]
 )
 
+PROBES = pa.schema(
+    [
+        ("model", TEXT),
+        ("layer", TEXT),
+        ("layer_index", pa.int32()),
+        ("layer_depth", pa.float64()),
+        ("rank", pa.int64()),
+        ("accuracy", pa.float64()),
+        ("loss", pa.float64()),
+        ("fit_accuracy", pa.float64()),
+        ("C", pa.float64()),
+        ("max_iter", pa.int64()),
+        ("num_fit", pa.int64()),
+        ("num_eval", pa.int64()),
+        ("num_iter", pa.int64()),
+        ("converged", pa.bool_()),
+        ("flags", TEXTS),
+        ("error", TEXT),
+    ]
+)
+
 # What a snapshot keeps of a sweep, ready to be scanned: the rows of its cells, and its cells with their status.
 _UNNAMED = {"cell_id", "status", "error", "source_network", "target_network", "shard"}
 _MEASURED = [name for name in PART.names if name not in {*_UNNAMED, *CELLS.names}]
@@ -120,6 +141,8 @@ CELL_STATES = pa.schema(
 )
 
 SWEEP_TABLES = {"cells": CELLS, "models": MODELS, "layers": LAYERS}
+OPTIONAL_TABLES = {"probes": PROBES}  # of a sweep: not written where there is nothing in it
+ALL_TABLES = SWEEP_TABLES | OPTIONAL_TABLES
 
 
 def text_columns(schema: pa.Schema) -> list[str]:

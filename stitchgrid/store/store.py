@@ -137,10 +137,12 @@ class Store:
         cells: pa.Table,
         models: pa.Table,
         layers: pa.Table,
+        probes: pa.Table | None = None,
         info: Mapping[str, Any],
     ) -> None:
         """Complete a revision with its tables (columns: `schemas.py`); `info` is kept as it is."""
-        self._sweeps.write_plan(sweep, revision, {"cells": cells, "models": models, "layers": layers}, info)
+        tables = {"cells": cells, "models": models, "layers": layers}
+        self._sweeps.write_plan(sweep, revision, tables if probes is None else tables | {"probes": probes}, info)
 
     def read_plan(self, sweep: str, revision: int | None = None) -> StoredPlan | None:
         """Return a complete revision, by default the latest; None if there is none yet."""

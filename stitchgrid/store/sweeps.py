@@ -15,7 +15,7 @@ from stitchgrid.errors import StoreError, nearest
 from stitchgrid.store.files import Files, write_next
 from stitchgrid.store.layout import JOB, PLAN, REVISION_NAME, SWEEPS, TABLES, Layout
 from stitchgrid.store.parts import DamagedFileError, json_object, parquet_bytes, read_parquet
-from stitchgrid.store.schemas import SWEEP_TABLES, text_columns
+from stitchgrid.store.schemas import ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, text_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +27,15 @@ class StoredPlan:
     cells: pa.Table
     models: pa.Table
     layers: pa.Table
+    probes: pa.Table
     info: dict[str, Any]  # what the planner wanted kept
     created_at: str
     version: str  # of stitchgrid
 
-    def holds(self, *, cells: pa.Table, models: pa.Table, layers: pa.Table) -> bool:
+    def holds(self, *, cells: pa.Table, models: pa.Table, layers: pa.Table, probes: pa.Table | None = None) -> bool:
         """Return whether these are the very tables of the revision, row by row."""
-        given = {"cells": cells, "models": models, "layers": layers}
+        probes = ALL_TABLES["probes"].empty_table() if probes is None else probes
+        given = {"cells": cells, "models": models, "layers": layers, "probes": probes}
         return all(
             _comparable(table, name).equals(_comparable(getattr(self, name), name)) for name, table in given.items()
         )
@@ -80,7 +82,8 @@ class Sweeps:
         Raises:
             StoreError: If the revision is complete with other tables.
         """
-        tables = {name: tables[name].select(schema.names).cast(schema) for name, schema in SWEEP_TABLES.items()}
+        given = {name: schema for name, schema in ALL_TABLES.items() if name in tables or name in SWEEP_TABLES}
+        tables = {name: tables[name].select(schema.names).cast(schema) for name, schema in given.items()}
         if self.files.exists(Layout.revision(sweep, revision, PLAN)):
             self._check_same(sweep, revision, tables)
             return
@@ -146,7 +149,7 @@ class Sweeps:
             lacks = isinstance(problem, KeyError)
             return [(PLAN, f"lacks {problem}" if lacks else str(problem))]
         found = []
-        for name in TABLES:
+        for name in (table for table in TABLES if table in SWEEP_TABLES or f"{table}.parquet" in digests):
             try:
                 table = self._read_table(sweep, revision, name, digests)
                 if table.num_rows != counts[name]:
@@ -163,7 +166,9 @@ class Sweeps:
         return [int(name) for name in folders if self.files.exists(Layout.revision(sweep, int(name), file))]
 
     def _read_table(self, sweep: str, revision: int, name: str, digests: Mapping[str, str]) -> pa.Table:
-        schema, file = SWEEP_TABLES[name], f"{name}.parquet"
+        schema, file = ALL_TABLES[name], f"{name}.parquet"
+        if name in OPTIONAL_TABLES and file not in digests:
+            return schema.empty_table()
         data = self.files.read(Layout.revision(sweep, revision, file))
         if hashlib.sha256(data).hexdigest() != digests[file]:
             raise DamagedFileError(f"{file} differs from its digest in {PLAN}")
@@ -196,7 +201,7 @@ class Sweeps:
 
 def _comparable(table: pa.Table, name: str) -> pa.Table:
     """Return the table with its stored types, and with NULL for what is no number: it would differ from itself."""
-    schema = SWEEP_TABLES[name]
+    schema = ALL_TABLES[name]
     table = table.select(schema.names).cast(schema)
     for index, field in enumerate(schema):
         if pa.types.is_floating(field.type):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stitchgrid.matchers.stitchers.affine import AffineMap
-from stitchgrid.moments import RCOND, PairMoments, principal_axes
+from stitchgrid.moments import RCOND, PairMoments
 
 LEAK = 1e-7  # share of the source's variance outside the fitted span from which a fit counts as underdetermined
 
@@ -46,7 +46,7 @@ def fit_direct(moments: PairMoments, *, rcond: float = RCOND) -> DirectFit:
     Source: direct matching of Balogh & Jelasity (2025), who solve float32 `pinv([A 1])` with a tolerance that grows
     with the number of rows; `rcond` reproduces that.
     """
-    values_K, axes_DK = moments.x.axes if rcond >= RCOND else principal_axes(moments.xx_DD, rcond)
+    values_K, axes_DK = moments.x.axes if rcond >= RCOND else moments.x.axes_above(rcond)
     inverse_K = torch.where(values_K > rcond * values_K[:1], values_K.reciprocal(), 0.0)
     weight_DE = axes_DK @ (inverse_K[:, None] * (axes_DK.mT @ moments.xy_DE))
     return DirectFit(

@@ -1,0 +1,101 @@
+"""What fit images say of sources of low rank: the principal axes of a layer's own rows, from one pass."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from stitchgrid.engine.gather import CHUNK_BYTES
+from stitchgrid.engine.ledger import Ledger
+from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
+from stitchgrid.matchers.alignment import layout_of, rows_of
+from stitchgrid.matchers.low_rank import Reduction, reduction_to
+from stitchgrid.moments import PairMoments, RowSums, Side
+from stitchgrid.records import Cell
+
+
+class RowAxes:
+    """Principal axes of layers, each over the rows of a number of images of its own, prefix tokens included."""
+
+    def __init__(self, work: Workspace, wanted: Iterable[tuple[LayerKey, int]]):
+        self.work = work
+        self.sums = {one: RowSums([work.layer(one[0]).width], device=work.device) for one in wanted}
+        self._found: dict[tuple[LayerKey, int, int], Reduction] = {}
+
+    @property
+    def layers(self) -> list[LayerKey]:
+        """The layers looked at."""
+        return [key for key, _ in self.sums]
+
+    @property
+    def num_images(self) -> int:
+        """How many images have to pass."""
+        return max((count for _, count in self.sums), default=0)
+
+    def take(self, batch: Batch) -> None:
+        """Add the rows of a batch, a few images at a time so that memory stays bounded."""
+        for (key, num_images), sums in self.sums.items():
+            layer, count = self.work.layer(key), batch.count_below(num_images)
+            step = max(1, self.work.share(CHUNK_BYTES) // (8 * layer_values(self.work, key)))
+            for start in range(0, count, step):
+                part = slice(start, min(start + step, count))
+                sums.add(sums.centre([rows_of(batch.activations[key][part], layer)]))
+
+    def reduction(self, key: LayerKey, num_images: int, rank: int) -> Reduction:
+        """Return the projection on a layer's top axes.
+
+        Raises:
+            ValueError: If an activation was infinite or NaN.
+        """
+        wanted = key, num_images, rank
+        if wanted not in self._found:
+            self._found[wanted] = reduction_to(rank, self.sums[key, num_images].side(0))
+        return self._found[wanted]
+
+
+def layer_values(work: Workspace, key: LayerKey) -> int:
+    """Return how many numbers a layer has per image."""
+    layer = work.layer(key)
+    return layout_of(layer).num_rows * layer.width
+
+
+class Reductions:
+    """The projections of a shard's cells; a source as wide as its rank or narrower is left as it is."""
+
+    def __init__(self, work: Workspace, ledger: Ledger, cells: Iterable[Cell]):
+        self.work, self.ledger = work, ledger
+        self.cells = [cell for cell in cells if work.rank(cell) is not None]
+        self.axes = RowAxes(work, {(cell.source_key, ledger[cell].num_fit or 0): None for cell in self.cells})
+        self._found: dict[str, Reduction] = {}
+        self._sides: dict[tuple[int, int], tuple[Side, Side]] = {}  # unreduced and reduced, which all targets share
+
+    def find(self) -> None:
+        """Note every projection, and what is to be said of it, once all images have passed."""
+        for cell in self.cells:
+            with self.ledger.failing([cell]):
+                rank, entry = self.work.rank(cell), self.ledger[cell]
+                assert rank is not None
+                found = self.axes.reduction(cell.source_key, entry.num_fit or 0, rank)
+                self._found[cell.cell_id] = found
+                entry.flags |= {name for name, holds in _remarks(found).items() if holds}
+
+    def get(self, cell: Cell) -> Reduction | None:
+        """Return what a cell's source is projected by, None where it is not."""
+        return self._found.get(cell.cell_id)
+
+    def of_moments(self, cell: Cell, moments: PairMoments) -> PairMoments:
+        """Return the moments of a pair whose source is what the cell leaves of it."""
+        if (reduction := self.get(cell)) is None:
+            return moments
+        key = id(reduction), id(moments.x)
+        if key not in self._sides:
+            self._sides[key] = moments.x, reduction.of_side(moments.x)
+        return reduction.of_moments(moments, self._sides[key][1])
+
+
+def _remarks(reduction: Reduction) -> Mapping[str, bool]:
+    return {"rank_tied": reduction.is_tied, "rank_deficient": reduction.is_short}
+
+
+def projected(a: Tensor, reduction: Reduction, feature_axis: int) -> Tensor:
+    """Return a batch of activations projected, in their own shape and precision."""
+    return reduction(a.movedim(feature_axis, -1)).movedim(-1, feature_axis)
