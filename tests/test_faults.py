@@ -195,7 +195,7 @@ def test_a_worker_that_is_lost_amid_a_shard_costs_that_shard_one_more_try(site, 
     process = site.start()
     site.wait_for_parts(2, process)
     site.order.write_text(f"once-{word}")
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=1500)
     assert process.returncode == 0, output
     assert site.order.with_suffix(".done").exists(), "the mine went off"
     if word == "memory":  # trained maps have seen their batches in halves
