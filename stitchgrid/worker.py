@@ -7,10 +7,13 @@ import json
 import logging
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from platform import node
 from time import perf_counter
+from typing import TypeVar
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -18,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from stitchgrid.allocator import keep_freed_memory
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.datasets.resident import PicturePair, near
-from stitchgrid.engine.memory import available_bytes, fitting_pieces, shard_bytes
+from stitchgrid.engine.memory import available_bytes, fitting_pieces, probe_halvings, shard_bytes
 from stitchgrid.engine.probes import as_artefact
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
@@ -44,6 +47,8 @@ from stitchgrid.records import (
 from stitchgrid.resolve import load_network, training_key
 from stitchgrid.store import Store
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.8  # of the memory there is, for one shard
@@ -66,17 +71,16 @@ class Worker:
         self._checked: set[str] = set()
         self._halvings = 0  # of what is held at a time, since memory did not suffice
 
-    def check(self, context: Sweep | None) -> None:
-        """See that what a sweep's units need can be had here; while networks are still to be trained, the units know.
+    def check(self, context: Sweep) -> None:
+        """See that what a sweep's units need can be had here.
 
         Raises:
             InputError: If the images are missing, or are not those the sweep was planned with.
         """
-        if context is not None:
-            self.workspace(context)
+        self.workspace(context)
 
-    def run(self, unit: Unit, context: Sweep | None) -> UnitReport:
-        """Do one unit of work of a sweep; the context is None while networks are still to be trained."""
+    def run(self, unit: Unit, context: Sweep) -> UnitReport:
+        """Do one unit of work of a sweep, some of whose networks may still have to be trained."""
         with taking_notes() as notes:
             try:
                 return self._run(unit, context)
@@ -84,18 +88,13 @@ class Worker:
                 _log.info("given up", exc_info=True)
                 raise
             finally:
-                if context is not None:
-                    self._keep(notes, context.name, unit.unit_id)
+                self._keep(notes, context.name, unit.unit_id)
 
-    def _run(self, unit: Unit, context: Sweep | None) -> UnitReport:
+    def _run(self, unit: Unit, context: Sweep) -> UnitReport:
         start = perf_counter()
         _log.info("%s %s on %s, process %d, %s", type(unit).__name__, unit.unit_id, node(), os.getpid(), self.device)
         _log.info("chosen: %s", ", ".join(self.settings))
-        if isinstance(unit, TrainNetwork):
-            report = self._train(unit)
-        else:
-            assert context is not None
-            report = self._in_sweep(unit, context)
+        report = self._train(unit) if isinstance(unit, TrainNetwork) else self._in_sweep(unit, context)
         seconds = perf_counter() - start
         _log.info("finished in %.2f s: %d with values, %d failed", seconds, report.num_cells, report.num_failed)
         return replace(report, seconds=seconds)
@@ -145,7 +144,10 @@ class Worker:
 
     def _probe(self, unit: ProbeNetwork, sweep: Sweep) -> UnitReport:
         """Probe all layers of a network."""
-        found = as_artefact(self.workspace(sweep), unit.network)
+        budget, found = int(MEMORY_SHARE * available_bytes(self.device)), None
+        halvings = probe_halvings(sweep, unit.network, budget=budget)
+        while found is None:
+            found = self._if_it_fits(partial(as_artefact, unit.network), self.workspace(sweep), halvings=halvings)
         self.store.write_artefact("probe", unit.unit_id, json.dumps(found).encode(), suffix=".json")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
@@ -169,20 +171,24 @@ class Worker:
         for piece in fitting_pieces(work.sweep, shard, self.device, budget=budget):
             found = None
             while found is None:
-                found = self._rows_if_they_fit(piece, replace(work, halvings=self._halvings))
+                found = self._if_it_fits(partial(run_shard, piece), work)
             rows += found
         return rows
 
-    def _rows_if_they_fit(self, piece: Shard, work: Workspace) -> list[Row] | None:
-        """Return the rows of a piece, or None when it is to be tried again with half as much at a time."""
+    def _if_it_fits(self, compute: Callable[[Workspace], T], work: Workspace, *, halvings: int = 0) -> T | None:
+        """Return what is computed, or None when it is to be tried again with half as much at a time.
+
+        `halvings` are known to be needed before.
+        """
+        work = replace(work, halvings=max(self._halvings, halvings))
         try:
-            return run_shard(piece, work)
+            return compute(work)
         except Exception as problem:
             is_hopeless = isinstance(problem, InputError) or work.batch_size == 1
             if is_hopeless or not is_out_of_memory(problem):
                 self._halvings = 0  # what did not help is not kept for the shards to come
                 raise
-        self._halvings += 1
+        self._halvings = work.halvings + 1
         _log.warning("out of memory: half as many images at a time from now on (%d halvings)", self._halvings)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -15,7 +15,7 @@ from stitchgrid.matchers.catalogue import MATCHERS
 from stitchgrid.records import digest
 from stitchgrid.store import Store
 from stitchgrid.store.layout import PARTS, PartName, content_digest
-from stitchgrid.store.parts import parquet_bytes
+from stitchgrid.store.parts import part_bytes
 from stitchgrid.store.schemas import CELLS, LAYERS, MODELS, PART
 
 KINDS = ("direct", "cka", "pwcca", "procrustes")
@@ -94,7 +94,7 @@ def _write_parts(store: Store, sweep: int, cells: pa.Table, num_layers: int) -> 
     for number in range(cells.num_rows // size):
         chunk = cells.slice(number * size, size)
         at = (START + timedelta(seconds=sweep * 100_000 + number)).isoformat(timespec="microseconds")
-        data = parquet_bytes(_part(chunk, networks, at, rng))
+        data = part_bytes(_part(chunk, networks, at, rng))
         rows = int(pa.compute.sum(pa.compute.list_value_length(chunk["metrics"])).as_py())
         name = PartName(shard=chunk["shard"][0].as_py(), digest=content_digest(data), num_rows=rows)
         (folder / str(name)).write_bytes(data)

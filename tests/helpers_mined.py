@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -15,6 +16,13 @@ def _act(word):
         raise MemoryError("no room")
     if word == "cuda":
         raise RuntimeError("CUDA error: device-side assert triggered")
+    if word == "hang":
+        time.sleep(100_000)
+    if word == "hog":  # all the memory there is, slowly enough to be seen
+        held = []
+        while True:
+            held.append(bytearray(os.urandom(1 << 20)) * 256)
+            time.sleep(0.2)
     if word == "exit":
         os._exit(3)
     if word == "kill":
@@ -24,7 +32,10 @@ def _act(word):
 
 
 def mine(x):
-    """Pass a tensor on, unless a file says what is to happen: once ("once-WORD"), or for ever (WORD)."""
+    """Pass a tensor on, unless a file says what is to happen: once ("once-WORD"), or for ever (WORD).
+
+    "train-WORD" is for ever, but only while maps are trained through the network.
+    """
     order = Path(os.environ.get("STITCHGRID_TEST_ORDER", "/nonexistent"))
     if order.exists():
         word = order.read_text()
@@ -33,7 +44,8 @@ def mine(x):
                 order.rename(order.with_suffix(".done"))
             except FileNotFoundError:
                 return x
-        _act(word.removeprefix("once-"))
+        if not word.startswith("train-") or x.requires_grad:
+            _act(word.removeprefix("once-").removeprefix("train-"))
     return x
 
 

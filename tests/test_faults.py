@@ -16,9 +16,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from helpers_objects import Fault, make_bucket, moto_server, proxy, store_uri
 
 from stitchgrid.catalog import Catalog
+from stitchgrid.errors import NoStoreError
 from stitchgrid.store import Store
+from stitchgrid.store.parts import Parts
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -56,6 +59,8 @@ WORDS = {
     "segv": "SIGSEGV",
     "cuda": "a CUDA error",
     "memory": "out of memory",
+    "hang": "hangs",
+    "hog": "takes all memory",
 }
 TABLE: list[tuple[str, ...]] = []
 
@@ -63,23 +68,23 @@ TABLE: list[tuple[str, ...]] = []
 class Site:
     """A job file and a store of their own."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, uri: str | None = None):
         self.folder, self.order = folder, folder / "order"
         (folder / "helpers_mined.py").write_bytes((Path(__file__).parent / "helpers_mined.py").read_bytes())
         (folder / "faults.toml").write_text(JOB)
-        self.uri = str(folder / "grid")
+        self.uri = uri or str(folder / "grid")
 
     @property
     def store(self):
         return Store.open(self.uri)
 
-    def start(self, verb="launch", *more, **options):
+    def start(self, verb="launch", *more, env=None, **options):
         what = "faults.toml" if verb == "launch" else "faults"
         command = [sys.executable, "-m", "stitchgrid.cli", verb, what, "--store", self.uri, "--workers", "2", *more]
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env={**os.environ, "STITCHGRID_TEST_ORDER": str(self.order), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "STITCHGRID_TEST_ORDER": str(self.order), "OMP_NUM_THREADS": "1", **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -100,10 +105,18 @@ class Site:
         return found.stdout
 
     def parts(self):
-        return sorted((self.folder / "grid" / "parts" / "v1").glob("*.parquet"))
+        return sorted((Path(self.uri) / "parts" / "v1").glob("*.parquet"))
+
+    def num_parts(self):
+        if not self.uri.startswith("s3:"):
+            return len(self.parts())
+        try:
+            return len(Parts(self.store.files).names())
+        except NoStoreError:  # it is still to be made
+            return 0
 
     def wait_for_parts(self, count, process):
-        while len(self.parts()) < count:
+        while self.num_parts() < count:
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
 
@@ -173,6 +186,7 @@ def line(output, pattern):
         ("kill", r"worker died: .*"),
         ("segv", r"worker died: .*"),
         ("cuda", r"worker died: .*"),
+        ("hang", r"worker died: no answer within .*"),
         ("memory", r"432 of 432 cells are there"),
     ],
 )
@@ -181,7 +195,7 @@ def test_a_worker_that_is_lost_amid_a_shard_costs_that_shard_one_more_try(site, 
     process = site.start()
     site.wait_for_parts(2, process)
     site.order.write_text(f"once-{word}")
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=1500)
     assert process.returncode == 0, output
     assert site.order.with_suffix(".done").exists(), "the mine went off"
     if word == "memory":  # trained maps have seen their batches in halves
@@ -190,6 +204,48 @@ def test_a_worker_that_is_lost_amid_a_shard_costs_that_shard_one_more_try(site, 
         same(site.values(), quiet)
     assert site.computed() == len(quiet), "nothing finished was computed again"
     note(f"worker: {WORDS[word]} amid a shard", line(output, seen), lost=0, again=0, since=start)
+
+
+def test_a_worker_that_takes_all_memory_is_ended_by_rays_monitor_and_replaced(site, quiet):
+    with Path("/proc/meminfo").open() as file:
+        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in file}
+    taken = 1 - kilobytes["MemAvailable"] / kilobytes["MemTotal"]
+    start = time.perf_counter()
+    process = site.start(env={"RAY_memory_usage_threshold": f"{taken + 0.3:.2f}"})
+    site.wait_for_parts(2, process)
+    site.order.write_text("once-hog")
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    assert site.order.with_suffix(".done").exists(), "the mine went off"
+    same(site.values(), quiet)
+    assert site.computed() == len(quiet), "nothing finished was computed again"
+    note(f"worker: {WORDS['hog']}", line(output, r"worker died: .*"), lost=0, again=0, since=start)
+
+
+def test_the_one_cell_that_kills_every_worker_is_quarantined_and_no_other(site):
+    job = JOB + '[grid]\npairs = [["net/0", "mined"]]\n'
+    (site.folder / "faults.toml").write_text(
+        job.replace('weights = "random"', 'weights = "random"\nlayers = ["blocks.1"]')
+    )
+    site.order.write_text("train-kill")
+    start = time.perf_counter()
+    output = site.run(code=1)
+    with Catalog(site.store) as catalog:
+        cells = catalog.query("select matcher, status, error from cells").to_pylist()
+    assert {cell["matcher"]: cell["status"] for cell in cells} == {
+        "direct": "done",
+        "cka": "done",
+        "task_loss": "quarantined",
+    }
+    [error] = [cell["error"] for cell in cells if cell["error"]]
+    assert "killed its worker 3 times" in error
+    note(
+        "worker: killed by one cell, always",
+        line(output, r"1 quarantined.*|.*killed its worker 3 times"),
+        lost=1,
+        again=0,
+        since=start,
+    )
 
 
 def test_a_network_that_cannot_be_run_any_more_costs_its_own_cells(site, quiet):
@@ -266,6 +322,20 @@ def test_a_driver_killed_at_random_moments_loses_nothing_twenty_times_over(tmp_p
         assert all(path.read_bytes() == before[path.name] for path in site.parts() if path.name in before)
     assert len(set(kept)) > 3, "the moments differ"
     note("driver: SIGKILL at a random moment, 20 times", f"parts kept: {sorted(kept)}", lost=0, again=0, since=start)
+
+
+def test_a_driver_that_is_stopped_for_a_while_goes_on(site, quiet):
+    start = time.perf_counter()
+    process = site.start()
+    site.wait_for_parts(2, process)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(30)
+    process.send_signal(signal.SIGCONT)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    same(site.values(), quiet)
+    assert site.computed() == len(quiet), "nothing finished was computed again"
+    note("driver: SIGSTOP for 30 s", line(output, r"432 of 432 cells are there"), lost=0, again=0, since=start)
 
 
 def test_a_second_launch_is_told_who_has_the_sweep_and_may_take_it_over(site):
@@ -348,3 +418,134 @@ def test_a_full_disk_ends_the_launch_and_room_lets_it_go_on(site, quiet):
     site.run("launch", "--retry-failed")
     same(site.values(), quiet)
     note("store: files cannot grow (RLIMIT_FSIZE)", seen, lost=0, again=0, since=start)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Yield a folder on a disk of its own, of 200 kB, and a way to mount it otherwise."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "none", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder, lambda options: subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_disk_that_is_full_ends_the_launch_and_room_lets_it_go_on(tmp_path, quiet, small_disk):
+    disk, remount = small_disk
+    site, start = Site(tmp_path, str(disk / "grid")), time.perf_counter()
+    output = site.run(code=1)
+    seen = line(output, r"cannot write .*No space left on device")
+    kept = len(site.parts())
+    remount("size=50m")
+    site.run("launch", "--retry-failed")
+    same(site.values(), quiet)
+    assert site.computed() == len(quiet), "nothing finished was computed again"
+    note(f"store: disk full after {kept} parts", seen, lost=0, again=0, since=start)
+
+
+def test_a_store_that_became_read_only_can_still_be_read_and_later_be_completed(tmp_path, quiet, small_disk):
+    disk, remount = small_disk
+    remount("size=50m")
+    site, start = Site(tmp_path, str(disk / "grid")), time.perf_counter()
+    site.run()
+    site.parts()[0].unlink()
+    remount("ro")
+    seen = line(site.run("resume", code=1), r"cannot write .*Read-only file system")
+    assert "cells done" in site.run_plain("status")
+    assert "net/0" in site.run_plain("query", "best_source")
+    remount("rw")
+    site.run("resume")
+    same(site.values(), quiet)
+    note("store: read-only", seen, lost=0, again=0, since=start)
+
+
+@pytest.mark.parametrize("what", ["cells", "layers"])
+def test_a_damaged_plan_is_found_set_aside_and_made_again(finished, quiet, what):
+    start = time.perf_counter()
+    [victim] = sorted(Path(finished.uri).glob(f"sweeps/faults/*/{what}*.parquet"))[-1:]
+    flip(victim)
+    check = finished.run_plain("check", code=1)
+    finished.run_plain("check", "--repair", code=0)
+    finished.run("resume")
+    finished.run_plain("check")
+    same(finished.values(), quiet)
+    assert finished.computed() == len(quiet), "no value was computed again"
+    note(f"plan: a bit of its {what} flipped", check.strip().splitlines()[0][:140], lost=0, again=0, since=start)
+
+
+def test_a_damaged_artefact_is_found_set_aside_and_made_again(finished, quiet):
+    start = time.perf_counter()
+    victim = next(
+        path for path in sorted(Path(finished.uri).glob("artefacts/**/*.json")) if b"accuracy" in path.read_bytes()
+    )
+    flip(victim)
+    check = finished.run_plain("check", code=1)
+    finished.run_plain("check", "--repair", code=0)
+    finished.run("resume")
+    finished.run_plain("check")
+    same(finished.values(), quiet)
+    note("artefact: one bit flipped", check.strip().splitlines()[0][:140], lost=0, again=0, since=start)
+
+
+# Object stores
+
+
+@pytest.fixture(scope="module")
+def server():
+    with moto_server() as endpoint:
+        yield endpoint
+
+
+def test_a_server_that_is_slow_down_for_a_while_is_waited_for(tmp_path, quiet, server):
+    start = time.perf_counter()
+    with proxy(server) as between:
+        site = Site(tmp_path, store_uri(between.endpoint, make_bucket(server)))
+        process = site.start()
+        site.wait_for_parts(2, process)
+        fault = Fault(status=503, code="SlowDown", methods=("PUT",))
+        between.faults.append(fault)
+        time.sleep(8)
+        between.faults.clear()
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        assert len(fault.seen) > 3
+        same(site.values(), quiet)
+        assert site.computed() == len(quiet), "nothing was computed again"
+    note("bucket: 503 SlowDown for 8 s", line(output, r"432 of 432 cells are there"), lost=0, again=0, since=start)
+
+
+def test_a_server_that_is_gone_ends_the_launch_and_resume_goes_on(tmp_path, quiet, server):
+    with proxy(server) as between:
+        bucket = make_bucket(server)
+        site = Site(tmp_path, store_uri(between.endpoint, bucket))
+        process = site.start()
+        site.wait_for_parts(2, process)
+        between.end()
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 1, output
+    start = time.perf_counter()
+    site.uri = store_uri(server, bucket)
+    kept = site.computed()
+    assert kept
+    site.run("resume", "--retry-failed", "--force")
+    same(site.values(), quiet)
+    assert site.computed() == len(quiet), "nothing finished was computed again"
+    note("bucket: refuses connections", line(output, r"[^:]*cannot be reached.*"), lost=0, again=0, since=start)
+
+
+def test_a_launch_into_a_bucket_that_is_killed_leaves_whole_parts(tmp_path, quiet, server):
+    site = Site(tmp_path, store_uri(server, make_bucket(server)))
+    process = site.start()
+    site.wait_for_parts(3, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    start = time.perf_counter()
+    site.run_plain("check")  # exit 0: no part is short
+    site.run("resume", "--force")
+    same(site.values(), quiet)
+    assert site.computed() == len(quiet), "nothing finished was computed again"
+    note("bucket: launch and workers SIGKILL", "nothing; `resume` goes on", lost=0, again=0, since=start)

@@ -23,8 +23,10 @@ from helpers_flow import run
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
+from stitchgrid import worker
 from stitchgrid.catalog import Catalog
-from stitchgrid.engine.probes import Probe, features, probe_layers
+from stitchgrid.engine.memory import probe_halvings
+from stitchgrid.engine.probes import Probe, as_artefact, features, probe_layers
 from stitchgrid.errors import JobFileError
 from stitchgrid.jobfile import parse_job
 from stitchgrid.matchers.low_rank import reduction_to
@@ -88,8 +90,7 @@ def test_probes_are_those_of_scikit_learn(zoo, name, stages, num_prefix):
         assert ("full_rank" in probe.flags) == (probe.rank is not None and rank is None)
 
 
-def test_the_class_token_of_the_images_network_is_no_part_of_a_probe(zoo):
-    """Its own classes are none either: the labels are those of the images."""
+def test_the_class_token_is_no_part_of_a_probe(zoo):
     found = probes(zoo, "token", replace(SPEC, ranks=(None,)))
     with_token = expected(zoo, "token", 1, None, 0)[1]
     assert abs(found[1].loss - with_token) > 1e-3
@@ -207,6 +208,12 @@ def test_an_index_of_low_rank_and_its_probe_meet_in_a_query(here):
     assert joined == [{"n": 2 * 3 * 3 * 3}]
 
 
+def test_what_a_launch_says_it_found_is_of_layers_as_they_are(here):
+    assert "of 6 layers" in here[3].stdout
+    [found] = view(here[0], "select list(distinct samples) as samples from scores")
+    assert found == {"samples": [64]}  # evaluation images of an index, though fit images decide what is kept
+
+
 def test_a_second_launch_and_a_resume_probe_nothing_anew(here):
     folder, where, _, _ = here
     before = {path: path.stat().st_mtime_ns for path in (folder / "grid" / "artefacts").rglob("*")}
@@ -256,6 +263,31 @@ def test_damage_to_a_probe_is_found_set_aside_and_made_up_for(here):
     table = folder / "grid/sweeps/probed/0001/probes.parquet"
     table.write_bytes(table.read_bytes()[:-9])
     assert "probes.parquet differs from its digest" in run("check", "--store", folder / "grid", code=1).output
+
+
+def test_a_batch_of_all_layers_is_halved_until_it_fits_and_changes_no_probe(zoo):
+    sweep = replace(make_sweep(zoo, [("conv", "conv")], [matcher("cka")], batch_size=64), probes=SPEC)
+    work = workspace(zoo, sweep)
+    assert probe_halvings(sweep, 0, budget=1 << 40) == 0
+    assert probe_halvings(sweep, 0, budget=0) == 6
+    few = probe_layers(replace(work, halvings=4), 0)
+    for one, other in zip(probe_layers(work, 0), few, strict=True):
+        assert (one.accuracy, one.fit_accuracy) == (other.accuracy, other.fit_accuracy)
+        assert one.loss == pytest.approx(other.loss, abs=1e-4)
+
+
+def test_a_worker_out_of_memory_probes_with_less_at_a_time(here, tmp_path, monkeypatch):
+    tried = []
+
+    def starving(network, work):
+        tried.append(work.halvings)
+        if work.halvings < 2:
+            raise MemoryError
+        return as_artefact(network, work)
+
+    monkeypatch.setattr(worker, "as_artefact", starving)
+    run("launch", here[1][0], "--store", tmp_path / "grid", "--address", "none")
+    assert tried == [0, 1, 2, 2]
 
 
 PLAIN = {

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -478,6 +479,14 @@ def test_sql_reaches_no_file_and_no_setting(sound, tmp_path, monkeypatch, statem
         assert files_in(tmp_path) == before
 
 
+def test_the_commands_that_a_launch_of_a_dashed_name_proposes_can_be_pasted(job, monkeypatch):
+    monkeypatch.chdir(job.parent)
+    said = run("launch", job, "--store", "here", "--address", "none", "--set", "name=-rf").stdout
+    [line] = [line.strip() for line in said.splitlines() if line.strip().startswith("stitchgrid atlas")]
+    run(*shlex.split(line)[1:])
+    assert "-rf" in Path("atlas.html").read_text()
+
+
 # A store that names files elsewhere -----------------------------------------------------------------------------------
 
 
@@ -533,12 +542,29 @@ def test_commands_that_ask_never_run_code_of_the_job(launched):
     assert (launched / "it-ran").exists()  # the marker works
 
 
+def test_a_module_that_changed_since_is_refused_by_resume_without_running_its_package(job, monkeypatch):
+    package = job.parent / "own_package_that_changes"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "nets.py").write_text(NET)
+    monkeypatch.syspath_prepend(job.parent)
+    words = ["--set", "models.net.architecture=own_package_that_changes.nets:make"]
+    run("launch", job, "--store", job.parent / "grid", "--address", "none", *words)
+    for name in [name for name in sys.modules if name.startswith(package.name)]:
+        del sys.modules[name]
+    (package / "__init__.py").write_text("raise SystemExit('it ran')\n")
+    (package / "nets.py").write_text(NET + "# changed\n")
+    said = run("resume", "tiny", "--store", job.parent / "grid", "--address", "none", code=2).stderr
+    assert "own_package_that_changes.nets:make" in said
+
+
 def test_code_that_changed_since_is_refused_by_resume(launched):
     before = files_in(launched / "grid" / "parts")
     (launched / "nets.py").write_text(LOUD_NET + "# changed\n")
     said = run("resume", "tiny", "--store", launched / "grid", "--address", "none", code=2).stderr
-    assert "a sweep 'tiny' with other cells is in the store" in said
-    assert "cells of other weights, images or preprocessing" in said
+    assert "code of sweep 'tiny' has changed since it was planned, and was not run" in said
+    assert "nets.py:" in said
+    assert not (launched / "it-ran").exists()
     assert files_in(launched / "grid" / "parts") == before
 
 

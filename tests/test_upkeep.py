@@ -1,5 +1,6 @@
 """A store is compacted while a launch goes on, and never at its cost."""
 
+from helpers_flow import run
 from helpers_store import make_row, make_synthetic_store, planned_cells, rows_of
 
 from stitchgrid.driver.upkeep import Upkeep
@@ -48,3 +49,15 @@ def test_a_store_that_cannot_be_compacted_is_told_of_and_goes_on(tmp_path, monke
     Upkeep(store, said.append).finish()
     assert said == ["the store could not be compacted: disk full"]
     assert store.read_parts().table.num_rows > len(rows_of(CELLS[0]))
+
+
+def test_readers_of_many_small_files_are_told_how_to_be_quicker(tmp_path, monkeypatch):
+    store = make_synthetic_store(tmp_path).store
+    monkeypatch.setattr("stitchgrid.store.MANY_PARTS", 3)
+    count = len(store.part_paths())
+    assert count > 3
+    hint = f"{count} small files were read one by one; 'stitchgrid compact' merges them."
+    for command in (["status"], ["query", "progress"], ["sql", "select 1"]):
+        assert hint in run(*command, "--store", tmp_path).stderr
+    run("compact", "--store", tmp_path)
+    assert "one by one" not in run("status", "--store", tmp_path).stderr

@@ -36,11 +36,6 @@ def test_other_images_than_planned_are_noticed_before_any_unit(worker, sweep):
         worker.check(replace(sweep, data=DataSpec(dataset="digits"), need_fit=None))
 
 
-def test_while_networks_are_to_be_trained_there_is_nothing_to_check(worker, monkeypatch):
-    monkeypatch.setattr(worker, "workspace", lambda _: pytest.fail("there is no sweep yet"))
-    worker.check(None)
-
-
 def test_a_shard_that_loses_the_device_leaves_nothing_in_the_store(worker, sweep, monkeypatch):
     work = workspace(trained_zoo(), sweep)
     monkeypatch.setattr(worker, "workspace", lambda _: work)

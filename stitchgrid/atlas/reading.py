@@ -26,7 +26,8 @@ select a.source_model, a.source_index, a.target_model, a.target_index, a.matcher
             else a.status end as state,
        if(s.stored_metric is null, a.error, null) as error, s.num_fit, s.num_eval, s.num_rows, s.alignment,
        coalesce(s.flag_text, '') as flags, s.device, s.precision,
-       max(coalesce(s.num_fit, s.num_eval)) over (partition by a.cell_id) as samples
+       max(if(a.matcher in (select matcher from matchers where family = 'index'), s.num_eval,
+              coalesce(s.num_fit, s.num_eval))) over (partition by a.cell_id) as samples
 from asked as a
 left join stored as s using (cell_id, source_model, source_index, target_model, target_index, metric)
 order by a.matcher, a.params, a.seed nulls first, a.cell_id, a.metric, a.source_model, a.source_index, a.target_model,

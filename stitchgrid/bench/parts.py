@@ -54,7 +54,12 @@ def parts_of(sweep: Sweep) -> list[Part]:
 
 def _names(specs: Sequence[MatcherSpec]) -> list[str]:
     """Return the kinds, told apart where there are several of one."""
-    names = [spec.kind if spec.seed is None else f"{spec.kind} seed {spec.seed}" for spec in specs]
+    names = [
+        spec.kind
+        + ("" if spec.rank is None else f" rank {spec.rank}")
+        + ("" if spec.seed is None else f" seed {spec.seed}")
+        for spec in specs
+    ]
     count = Counter(names)
     numbers = {name: iter(range(1, num + 1)) for name, num in count.items()}
     return [name if count[name] == 1 else f"{name} #{next(numbers[name])}" for name in names]

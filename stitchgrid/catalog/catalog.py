@@ -1,6 +1,7 @@
 """The catalog: SQL over a store, read-only, in an in-memory DuckDB that cannot reach any file."""
 
 import tempfile
+import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -21,17 +22,23 @@ ADVICE = f'The views are {", ".join(VIEWS)}; "describe results" lists the column
 
 
 class Catalog:
-    """What a store holds at the moment of opening, as SQL views."""
+    """What a store holds at the moment of opening, as SQL views.
 
-    def __init__(self, store: Store, *, now: datetime | None = None):
-        self._store, self._now = store, now
+    Without `values` there are only the views that need none of them, such as `cells`, sooner.
+    """
+
+    def __init__(self, store: Store, *, now: datetime | None = None, values: bool = True):
+        self._store, self._now, self._values = store, now, values
         self._late: dict[str, Damage] = {}  # files that a query found damaged
         self._open()
 
     def _open(self) -> None:
-        self._tables = tables = load_tables(self._store, now=self._now, without=frozenset(self._late))
+        self._tables = tables = load_tables(
+            self._store, now=self._now, without=frozenset(self._late), values=self._values
+        )
         self.sweeps: tuple[str, ...] = tables.sweeps  # those with a complete plan
         self.damaged: tuple[Damage, ...] = (*tables.damaged, *self._late.values())  # what was left out
+        self.num_loose_parts: int = tables.num_loose_parts  # small files that a compaction would merge
         self._connection = duckdb.connect(":memory:")
         for name, table in tables.by_name.items():
             self._connection.register(name, table)
@@ -111,7 +118,8 @@ class Catalog:
 
 def _lock(connection: duckdb.DuckDBPyConnection) -> None:
     """Let nothing out and nothing in: no files, no extensions, no Python variables, no change of these settings."""
-    spill = str(Path(tempfile.gettempdir()) / "stitchgrid-duckdb").replace("'", "''")
+    # A name that nobody can have taken before; DuckDB makes the folder when it needs it, and removes it.
+    spill = str(Path(tempfile.gettempdir()) / f"stitchgrid-duckdb-{uuid.uuid4().hex}").replace("'", "''")
     for setting in (
         "enable_progress_bar = false",
         "autoinstall_known_extensions = false",

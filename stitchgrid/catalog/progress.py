@@ -10,7 +10,7 @@ from typing import Any
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.display import clock, pace
 from stitchgrid.errors import StoreError, nearest
-from stitchgrid.store import Damage, Store
+from stitchgrid.store import Store
 
 SHOWN = 16  # busy workers
 
@@ -38,9 +38,9 @@ class SweepProgress:
 
 
 def read_progress(
-    store: Store, sweep: str | None, *, warn: Callable[[tuple[Damage, ...]], None] = lambda _: None
+    store: Store, sweep: str | None, *, warn: Callable[[Catalog], None] = lambda _: None
 ) -> list[SweepProgress]:
-    """Return the progress of one sweep, or of all; `warn` is told which files were left out.
+    """Return the progress of one sweep, or of all; `warn` is shown what the store was read from.
 
     Raises:
         StoreError: If there is no such sweep.
@@ -48,9 +48,9 @@ def read_progress(
     names = store.sweep_names()
     if sweep is not None and sweep not in names:
         raise StoreError(f"no sweep {sweep!r} in the store {store.uri}; {nearest(sweep, names)}.")
-    with Catalog(store) as catalog:
+    with Catalog(store, values=False) as catalog:
         rows = catalog.query("select sweep, status, error, count(*) as n from cells group by all").to_pylist()
-        warn(catalog.damaged)
+        warn(catalog)
     return [
         _progress(store, name, [row for row in rows if row["sweep"] == name]) for name in names if sweep in (None, name)
     ]

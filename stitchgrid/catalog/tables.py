@@ -16,8 +16,8 @@ from stitchgrid.errors import StoreError
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher
 from stitchgrid.store import Damage, Store
 from stitchgrid.store.joining import state_columns
-from stitchgrid.store.schemas import ALL_TABLES, TEXT, as_dictionaries, with_sweep
-from stitchgrid.store.standing import standing
+from stitchgrid.store.schemas import ALL_TABLES, PART, TEXT, as_dictionaries, with_sweep
+from stitchgrid.store.standing import COLUMNS, standing
 
 ATTEMPTS = pa.schema([("sweep", TEXT), ("shard", TEXT), ("attempts", pa.int64())])
 RUNNING = pa.schema([("sweep", TEXT), ("shard", TEXT)])
@@ -41,15 +41,19 @@ class Tables:
     shape: Shape
     sweeps: tuple[str, ...]  # those that have a complete revision
     damaged: tuple[Damage, ...]
+    num_loose_parts: int  # that were read one by one
     found_late: list[Damage]  # while a query was reading
 
 
-def load_tables(store: Store, *, now: datetime | None = None, without: frozenset[str] = frozenset()) -> Tables:
+def load_tables(
+    store: Store, *, now: datetime | None = None, without: frozenset[str] = frozenset(), values: bool = True
+) -> Tables:
     """Read what the views show, or where it is to be read when a query needs it; damaged files are left out and named.
 
-    `without` are files that turned out to be damaged while a query was reading them.
+    `without` are files that turned out to be damaged while a query was reading them. Where no `values` are wanted,
+    of loose rows only what they say of their cells is read.
     """
-    found = store.scan(without)
+    found = store.scan(PART.names if values else COLUMNS, without)
     sweeps, names, damaged = _sweep_tables(store, found.ready)
     tables = {
         "_loose": found.loose,
@@ -70,9 +74,11 @@ def load_tables(store: Store, *, now: datetime | None = None, without: frozenset
             has_loose=found.loose.num_rows > 0,
             has_moved=len(found.moved) > 0,
             has_running=tables["_running"].num_rows > 0,
+            has_values=values,
         ),
         sweeps=tuple(names),
         damaged=(*found.damaged, *damaged),
+        num_loose_parts=found.num_loose_parts,
         found_late=found.found_late,
     )
 

@@ -29,22 +29,23 @@ class Shape:
     has_loose: bool  # rows in _loose
     has_moved: bool  # cells in _moved
     has_running: bool  # shards in _running
+    has_values: bool  # whether _loose has the columns of values, or only those that say which there are
 
 
 def view_sql(shape: Shape) -> dict[str, str]:
     """Return the statement that makes each view, each after those it uses."""
-    return {
-        "_values": _rows_where(shape, f"cell_id, {MEASURED}, {NETWORKS}, matcher, params, seed, shard", IS_VALUE),
+    measured = f"cell_id, {MEASURED}, {NETWORKS}, matcher, params, seed, shard"
+    of_cells = {
+        "_values": _rows_where(shape, measured if shape.has_values else "cell_id, metric, created_at", IS_VALUE),
         "_errors": _rows_where(shape, "cell_id, status, error, created_at", "status <> 'done'"),
-        "measurements": MEASUREMENTS,
-        "results": _results(shape),
         "cells": _cells(shape),
         "models": MODELS,
         "layers": LAYERS,
         "probes": PROBES,
         "matchers": MATCHERS,
-        "scores": SCORES,
     }
+    of_values = {"measurements": MEASUREMENTS, "results": _results(shape), "scores": SCORES}
+    return {**of_cells, **(of_values if shape.has_values else {})}
 
 
 def _rows_where(shape: Shape, columns: str, condition: str) -> str:
@@ -145,8 +146,10 @@ from _probes
 MATCHERS = "select * from _matchers"
 
 # One number per layer pair and matcher, averaged over seeds; `similarity` is the score turned so that more is better.
+# `samples` are images of the split that `samples` of a job counts: indices have fit images only to decide a rank.
 SCORES = f"""
-select sweep, {LAYER_PAIR}, matcher, params, coalesce(num_fit, num_eval) as samples, m.score_metric as metric,
+select sweep, {LAYER_PAIR}, matcher, params,
+       if(m.family = 'index', num_eval, coalesce(num_fit, num_eval)) as samples, m.score_metric as metric,
        avg(value) filter (where metric = m.score_metric) as score,
        avg(if(m.higher_is_similar, value, -value)) filter (where metric = m.score_metric) as similarity,
        avg(value) filter (where metric = 'accuracy') as accuracy,
@@ -155,7 +158,7 @@ select sweep, {LAYER_PAIR}, matcher, params, coalesce(num_fit, num_eval) as samp
 from results
 join matchers as m using (matcher)
 where value is not null and not isnan(value) and metric in (m.score_metric, 'accuracy', 'residual')
-group by sweep, {LAYER_PAIR}, matcher, params, num_fit, num_eval, m.score_metric
+group by sweep, {LAYER_PAIR}, matcher, params, num_fit, num_eval, m.family, m.score_metric
 having score is not null
 """
 

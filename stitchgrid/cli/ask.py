@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stitchgrid.cli.options import OUTPUT, STORE
-from stitchgrid.cli.saying import say, warn_of_damage
+from stitchgrid.cli.saying import say, warn_of_store
 from stitchgrid.printable import printable
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def query(question: str | None, params: tuple[str, ...], form: str, out: str | N
     given = dict(_key_value(param) for param in params)
     with Catalog(Store.open(store)) as catalog:
         emit(catalog.ask(asked, given), form, out)
-        warn_of_damage(catalog.damaged)
+        warn_of_store(catalog)
 
 
 def _key_value(text: str) -> tuple[str, str]:
@@ -100,7 +100,7 @@ def sql(statement: str, form: str, out: str | None, store: str) -> None:
 
     with Catalog(Store.open(store)) as catalog:
         emit(catalog.query(statement), form, out)
-        warn_of_damage(catalog.damaged)
+        warn_of_store(catalog)
 
 
 @click.command()
@@ -121,7 +121,7 @@ def atlas(sweeps: tuple[str, ...], out: str, figures: str | None, store: str) ->
 
     with Catalog(Store.open(store)) as catalog:
         report = write_atlas(catalog, sweeps or catalog.sweeps, Path(out), figures=Path(figures) if figures else None)
-        warn_of_damage(catalog.damaged)
+        warn_of_store(catalog)
     say(f"{out}: {report}")
 
 

@@ -3,7 +3,7 @@
 import click
 
 from stitchgrid.cli.options import STORE
-from stitchgrid.cli.saying import say, warn_of_damage
+from stitchgrid.cli.saying import say, warn_of_store
 
 
 @click.command()
@@ -25,7 +25,7 @@ def status(sweep: str | None, watch: bool, form: str, store: str) -> None:
 
     opened = Store.open(store)
     while True:
-        found = read_progress(opened, sweep, warn=warn_of_damage)
+        found = read_progress(opened, sweep, warn=warn_of_store)
         if watch and form == "table":
             click.clear()
         say(as_json(found) if form == "json" else as_text(found))

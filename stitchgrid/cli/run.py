@@ -68,10 +68,13 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
     Example:
       stitchgrid resume quickstart
     """
+    from stitchgrid.driver import check_same_code
     from stitchgrid.jobfile import parse_job
     from stitchgrid.store import Store
 
-    job = parse_job(Store.open(store).read_job(sweep), title=f"the stored job of sweep {sweep!r}")
+    opened = Store.open(store)
+    job = parse_job(opened.read_job(sweep), title=f"the stored job of sweep {sweep!r}")
+    check_same_code(opened, job)
     ctx.exit(_launch(job, store, update=False, retry_failed=retry_failed, **flags))
 
 
@@ -179,8 +182,12 @@ def _launch(
     return 0 if summary.num_done == summary.num_cells else 1
 
 
-def _command(verb: str, rest: str, store: str) -> str:
-    return f"stitchgrid {verb} {rest}" + ("" if store == "./grid" else f" --store {shlex.quote(store)}")
+def _command(verb: str, name: str, store: str, options: str = "") -> str:
+    """Return a command that can be pasted, also where the name begins like an option."""
+    where = "" if store == "./grid" else f"--store {shlex.quote(store)}"
+    words = ["--", name] if name.startswith("-") else [name]
+    given = [word for word in (options, where) if word]
+    return " ".join(["stitchgrid", verb, *(given + words if len(words) > 1 else words + given)])
 
 
 def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:
@@ -202,8 +209,8 @@ def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:
     if lines:
         say("\n" + "\n".join(lines))
     say(f"\nThe store is {opened.uri}. Next:")
-    say(f"  {_command('atlas', f'{summary.sweep} --out atlas.html', store)}")
+    say(f"  {_command('atlas', summary.sweep, store, '--out atlas.html')}")
     say(f"  {_command('query', 'best_source', store)}")
     if summary.failures:
         say(f"  {_command('query', 'failures', store)}")
-        say(f"  {_command('resume', f'{summary.sweep} --retry-failed', store)}")
+        say(f"  {_command('resume', summary.sweep, store, '--retry-failed')}")

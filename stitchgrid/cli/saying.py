@@ -1,8 +1,13 @@
 """How commands say something: whatever a store or a job holds, it cannot steer the terminal."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from stitchgrid.printable import printable
+
+if TYPE_CHECKING:
+    from stitchgrid.catalog import Catalog
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -14,3 +19,12 @@ def warn_of_damage(damaged: tuple[object, ...]) -> None:
     """Say on stderr which files of the store were left out."""
     for one in damaged:
         say(f"Warning: left out: {one}", err=True)
+
+
+def warn_of_store(catalog: "Catalog") -> None:
+    """Say on stderr which files of the store were left out, and what would make it quicker."""
+    from stitchgrid.store import MANY_PARTS
+
+    warn_of_damage(catalog.damaged)
+    if catalog.num_loose_parts > MANY_PARTS:
+        say(f"{catalog.num_loose_parts} small files were read one by one; 'stitchgrid compact' merges them.", err=True)

@@ -2,5 +2,6 @@
 
 from stitchgrid.driver.launch import Launch, Summary, Where
 from stitchgrid.driver.preview import preview
+from stitchgrid.driver.revision import check_same_code
 
-__all__ = ["Launch", "Summary", "Where", "preview"]
+__all__ = ["Launch", "Summary", "Where", "check_same_code", "preview"]

@@ -18,7 +18,7 @@ from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
 from stitchgrid.driver.preview import way_notices
 from stitchgrid.driver.pulse import Pulse
-from stitchgrid.driver.revision import check_same_cells
+from stitchgrid.driver.revision import check_same_cells, own_code
 from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
 from stitchgrid.errors import StitchgridError
@@ -93,7 +93,7 @@ class Launch:
             self._max_units = max(len(plan.shards), len(resolution.sweep.networks))
             revision = self._revision()
             if resolution.untrained:
-                self._prepare("training networks", resolution.untrained, None)
+                self._prepare("training networks", resolution.untrained, resolution.sweep)
                 resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
             self._measure_networks(resolution)
             self._probe_networks(resolution)
@@ -160,6 +160,7 @@ class Launch:
             "dataset": plan.sweep.data.dataset,
             "precision": plan.sweep.precision,
             "num_shards": len(plan.shards),
+            "own_code": own_code(plan.sweep),
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)
 
@@ -190,7 +191,7 @@ class Launch:
             )
         return self._executor
 
-    def _prepare(self, title: str, units: Sequence[Unit], sweep: Sweep | None) -> None:
+    def _prepare(self, title: str, units: Sequence[Unit], sweep: Sweep) -> None:
         """Run units of which every one is needed by what comes after.
 
         Raises:

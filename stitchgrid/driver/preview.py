@@ -16,7 +16,7 @@ from stitchgrid.models.cutting import way_notice
 from stitchgrid.plan import Plan, make_plan
 from stitchgrid.records import Network, ProbeNetwork, Sweep
 from stitchgrid.resolve import Resolution, open_job_images, resolve
-from stitchgrid.scheduler import parse_settings, simulate
+from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate
 from stitchgrid.store import Store
 
 
@@ -58,6 +58,7 @@ def preview(
     Raises:
         JobFileError: If the job cannot run, or would be refused under its name.
     """
+    settings = None if simulated is None else parse_settings(simulated)
     images = open_job_images(job)
     store = open_if_there(store_uri)
     probe = SpeedProbe(job.numerics.batch_size)
@@ -76,8 +77,9 @@ def preview(
         training=sum(unit.flops for unit in resolution.untrained) + sum(unit.flops for unit in unprobed),
     )
     lines = list(_lines(job, store_uri, resolution, plan, cost, num_unprobed=len(unprobed)))
-    if simulated is not None:
-        lines.append(str(simulate(plan.todo, parse_settings(simulated, flops_per_second=probe.flops_per_second))))
+    if settings is not None:
+        found = SimulationSettings(**{"flops_per_second": probe.flops_per_second, **settings})  # type: ignore[arg-type]
+        lines.append(str(simulate(plan.todo, found)))
     return "\n".join(lines)
 
 

@@ -1,8 +1,10 @@
-"""A sweep's name stands for one set of cells: whether a job still means what the store has under its name."""
+"""A sweep's name stands for one set of cells: whether a job, and the code it names, are still what the store has."""
 
 from collections.abc import Iterable, Sequence
 
 from stitchgrid.errors import JobFileError
+from stitchgrid.jobfile import Job
+from stitchgrid.models.architecture import own_code_digest
 from stitchgrid.records import Shard, Sweep
 from stitchgrid.store import Store
 
@@ -38,6 +40,33 @@ def check_same_cells(store: Store, sweep: Sweep, shards: Sequence[Shard], *, upd
             f"a sweep {sweep.name!r} with other cells is in the store; give the job another name, or use --update to "
             "make it the sweep's next revision (nothing is lost, nothing finished is computed again):",
             differences,
+        )
+
+
+def own_code(sweep: Sweep) -> dict[str, str]:
+    """Return the digests of users' own code behind the networks of a sweep, by the name of the network."""
+    specs = [network.spec for network in sweep.networks]
+    return {spec.name: found for spec in specs if (found := own_code_digest(spec)) is not None}
+
+
+def check_same_code(store: Store, job: Job) -> None:
+    """Compare users' own code, before any of it runs, with what the latest complete revision was planned with.
+
+    Raises:
+        JobFileError: If some of it has changed.
+    """
+    stored = store.read_plan(job.name)
+    planned: dict[str, str] = {} if stored is None else stored.info.get("own_code", {})
+    changed = [
+        f"model {spec.name!r}: {spec.architecture}"
+        for spec in job.network_specs()
+        if (found := own_code_digest(spec)) is not None and planned.get(spec.name, found) != found
+    ]
+    if changed:
+        raise JobFileError(
+            f"code of sweep {job.name!r} has changed since it was planned, and was not run; put it back, or launch the "
+            "job file again with --update:",
+            changed,
         )
 
 

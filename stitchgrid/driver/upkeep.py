@@ -4,15 +4,13 @@ from collections.abc import Callable
 from threading import Thread
 
 from stitchgrid.errors import StoreError
-from stitchgrid.store import Store
-
-LOOSE_PARTS = 1_000  # above which a store is compacted
+from stitchgrid.store import MANY_PARTS, Store
 
 
 class Upkeep:
     """Compacts a store each time so many parts were written, in a thread: units are handed out meanwhile."""
 
-    def __init__(self, store: Store, say: Callable[[str], None], *, loose_parts: int = LOOSE_PARTS):
+    def __init__(self, store: Store, say: Callable[[str], None], *, loose_parts: int = MANY_PARTS):
         self.store, self.say, self.loose_parts = store, say, loose_parts
         self._num_written = 0
         self._thread: Thread | None = None

@@ -81,6 +81,22 @@ def _sources(sweep: Sweep, shard: Shard) -> list[Layer]:
     return [layer for source in {block.source for block in shard.blocks} for layer in sweep.networks[source].layers]
 
 
+def probe_halvings(sweep: Sweep, network: int, *, budget: int) -> int:
+    """Return how often the batch is to be halved for a network's probes to fit: all its layers are read in one pass.
+
+    One row an image of each layer is kept; a batch is one image at least.
+    """
+    record = sweep.networks[network]
+    sizes = [prod(layer.shape) for layer in record.layers]
+    kept = 4 * record.num_parameters + 4 * (sweep.num_probe_fit + sweep.num_eval) * _width(record.layers)
+    kept += 2 * CHUNK_BYTES + 8 * 3 * sum(layer.width**2 for layer in record.layers)
+    per_image = 4 * (sum(sizes) + OPERATIONS_PER_CUT * max(sizes))
+    halvings = 0
+    while sweep.batch_size >> halvings > 1 and kept + per_image * (sweep.batch_size >> halvings) > budget:
+        halvings += 1
+    return halvings
+
+
 def _width(layers: Sequence[Layer]) -> int:
     return sum(layer.width for layer in layers)
 

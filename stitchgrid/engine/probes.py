@@ -175,7 +175,7 @@ def _cross_entropy(scores_NK: Floats, classes_K: Labels, labels_N: Labels) -> fl
     return loss if math.isfinite(loss) else None
 
 
-def as_artefact(work: Workspace, network: int) -> dict[str, Any]:
+def as_artefact(network: int, work: Workspace) -> dict[str, Any]:
     """Return all probes of a network with the number of images, as they are stored."""
     sweep = work.sweep
     return {

@@ -65,6 +65,7 @@ class Reduction:
 def reduction_to(rank: int, fit: Side) -> Reduction:
     """Return the projection on the top `rank` principal axes of a layer's fit rows, or on all where there are fewer.
 
+    >>> import torch
     >>> spread = torch.diag(torch.tensor([4.0, 1.0, 0.5], dtype=torch.float64))
     >>> fit = Side(mean_D=torch.ones(3, dtype=torch.float64), scatter_DD=spread)
     >>> reduction_to(1, fit)(torch.tensor([5.0, 2.0, 3.0])).tolist()

@@ -4,8 +4,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,6 +54,31 @@ def code_digest(spec: NetworkSpec) -> str:
     if source is not None and source.endswith(".py"):
         return digest(name, Path(source).read_bytes())
     return digest(spec.architecture)
+
+
+def own_code_digest(spec: NetworkSpec) -> str | None:
+    """Return the `code_digest` of a user's own file or module as it is now, without running it.
+
+    None for libraries, and for what is not found without running anything.
+    """
+    where, name = _parts(spec.architecture)
+    if where in LIBRARIES:
+        return None
+    path = as_planned(Path(spec.base, where)) if where.endswith(".py") else _module_file(where)
+    return digest(name, path.read_bytes()) if path is not None and is_file(path) else None
+
+
+def _module_file(where: str) -> Path | None:
+    """Return the file of a module; its packages are not imported."""
+    folders: Sequence[str] | None = None
+    file = None
+    parts = where.split(".")
+    for depth in range(len(parts)):
+        found = PathFinder.find_spec(".".join(parts[: depth + 1]), folders)
+        if found is None:
+            return None
+        folders, file = found.submodule_search_locations, found.origin
+    return None if file is None else Path(file)
 
 
 def library_of(spec: NetworkSpec) -> str | None:

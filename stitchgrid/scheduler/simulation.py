@@ -12,6 +12,7 @@ from itertools import count
 from random import Random
 from typing import NamedTuple
 
+from stitchgrid.errors import InputError
 from stitchgrid.records import Unit, UnitReport
 from stitchgrid.scheduler.machine import Scheduler
 from stitchgrid.scheduler.messages import (
@@ -108,7 +109,7 @@ class _World:
             ends.append(unit.num_cells + (ends[-1] if ends else 0))
         total, wanted = ends[-1] if ends else 0, self.settings.num_poison
         if wanted > total:
-            raise ValueError(f"{wanted} poisonous cells were wanted, but the units have {total}; set num_poison lower.")
+            raise InputError(f"{wanted} poisonous cells were wanted, but the units have {total}; set num_poison lower.")
         chosen = sorted(self.rng.sample(range(total), wanted))
         found, position = [], 0
         for cell in chosen:

@@ -5,11 +5,13 @@ from stitchgrid.store.compact import Compacted
 from stitchgrid.store.lease import Claim, LeaseError, is_fresh
 from stitchgrid.store.outcomes import Outcomes
 from stitchgrid.store.parts import Damage, PartRows
+from stitchgrid.store.reading import MANY_PARTS
 from stitchgrid.store.repair import Repair
 from stitchgrid.store.store import Store
 from stitchgrid.store.sweeps import StoredPlan
 
 __all__ = [
+    "MANY_PARTS",
     "Claim",
     "Compacted",
     "Damage",

@@ -15,13 +15,25 @@ def earliest(values: pa.Table) -> pa.Table:
     return values if stays.all() else values.filter(pa.array(stays))
 
 
+def has_repeats(rows: pa.Table, chosen: Numbers) -> bool:
+    """Return whether two of the chosen rows have the same (cell_id, metric)."""
+    keys = np.sort(_keys(rows)[chosen])
+    return bool((keys[1:] == keys[:-1]).any())
+
+
+def _keys(rows: pa.Table) -> Numbers:
+    """Return one whole number for every distinct (cell_id, metric)."""
+    cells, metrics = codes(rows["cell_id"]), codes(rows["metric"])
+    found: Numbers = cells * (int(metrics.max(initial=0)) + 1) + metrics
+    return found
+
+
 def is_earliest(values: pa.Table) -> Numbers:
     """Return which rows stay: of those with one (cell_id, metric) the earliest; a tie is settled by their content.
 
     So it does not matter in which order or from which files the rows were read.
     """
-    cells, metrics = codes(values["cell_id"]), codes(values["metric"])
-    key = cells * (int(metrics.max(initial=0)) + 1) + metrics
+    key = _keys(values)
     order = np.argsort(key, kind="stable")
     repeats = key[order][1:] == key[order][:-1]
     stays = np.ones(len(key), dtype=bool)

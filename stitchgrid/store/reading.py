@@ -13,6 +13,7 @@ from stitchgrid.store.snapshots import Snapshot, Snapshots
 
 Found = TypeVar("Found")
 
+MANY_PARTS = 1_000  # loose ones, above which reading them takes longer than it should
 ATTEMPTS = 5  # each costs a whole compaction by somebody else
 
 

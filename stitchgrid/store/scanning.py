@@ -29,6 +29,7 @@ class Scan:
     """All rows of a store, and what is ready of its sweeps."""
 
     loose: pa.Table  # rows that are in no dataset; one value a cell and metric
+    num_loose_parts: int
     moved: pa.Array  # ids of the cells of which rows in the datasets do not count: they are among the loose ones
     rows: ds.Dataset | None = None  # as parts have them
     results: ds.Dataset | None = None  # the values of the ready sweeps, named
@@ -38,28 +39,35 @@ class Scan:
     found_late: list[Damage] = field(default_factory=list)  # while a dataset was read
 
 
-def scan(files: Files, bad: frozenset[str] = frozenset()) -> Scan:
-    """Return a store to be scanned, without the files of these names."""
-    return stable(files, lambda found: _scan(files, found, bad))
+def scan(files: Files, columns: Sequence[str], bad: frozenset[str] = frozenset()) -> Scan:
+    """Return a store to be scanned, without the files of these names.
+
+    Of loose rows only `columns` are read, what `standing` needs among them.
+    """
+    return stable(files, lambda found: _scan(files, found, columns, bad))
 
 
-def _scan(files: Files, found: Contents, bad: frozenset[str]) -> Scan:
+def _scan(files: Files, found: Contents, columns: Sequence[str], bad: frozenset[str]) -> Scan:
     here = {f"{folder}/{name}" for folder in (SNAPSHOT_DATA, EXTRACTS) for name in files.names(folder)} - bad
     snapshot = found.snapshot
     ids = _ids(files, snapshot, here)
     if ids is None:
-        rows = read_rows(files, PART.names)
-        return Scan(loose=without_duplicates(rows.table), moved=pa.array([], pa.string()), damaged=rows.damaged)
-    loose = Parts(files).read(PART.names, found.loose)
+        rows = read_rows(files, columns)
+        table = without_duplicates(rows.table)
+        return Scan(
+            loose=table, num_loose_parts=len(found.loose), moved=pa.array([], pa.string()), damaged=rows.damaged
+        )
+    loose = Parts(files).read(columns, found.loose)
     known = pc.unique(loose.table["cell_id"])
     moved = pa.concat_arrays([pc.filter(some, pc.is_in(some, value_set=known)) for some in ids] or [known[:0]])
-    old = [_rows_of(files, tier, moved) for tier in snapshot.tiers] if len(moved) else []
+    old = [_rows_of(files, tier, moved, columns) for tier in snapshot.tiers] if len(moved) else []
     table = pa.concat_tables([loose.table, *old]).unify_dictionaries()
     late: list[Damage] = []
     datasets = Datasets(files, late)
     ready = frozenset(sweep for sweep in snapshot.cells if _is_ready(files, snapshot, sweep, here))
     return Scan(
         loose=without_duplicates(table),
+        num_loose_parts=len(found.loose),
         moved=moved,
         rows=datasets.make(PART, ((tier.file, None) for tier in snapshot.tiers)),
         results=datasets.make(
@@ -90,17 +98,18 @@ def _is_ready(files: Files, snapshot: Snapshot, sweep: str, here: set[str]) -> b
     return all(one is not None and one.is_current(revision, here) for one in extracts)
 
 
-def _rows_of(files: Files, tier: Tier, cells: pa.Array) -> pa.Table:
-    """Return the rows of some cells, few, without reading more than the row groups that hold them."""
+def _rows_of(files: Files, tier: Tier, cells: pa.Array, columns: Sequence[str]) -> pa.Table:
+    """Return these columns of the rows of some cells, few, without reading more than the row groups that hold them."""
     file = pq.ParquetFile(pa.BufferReader(Snapshots(files).content(tier.file)))
     wanted = []
     for group in range(file.num_row_groups):
         ids = file.read_row_group(group, columns=["cell_id"], use_threads=False)["cell_id"]
         chosen = pc.is_in(ids, value_set=cells)
         if pc.any(chosen).as_py():
-            rows = file.read_row_group(group, columns=PART.names, use_threads=False)
+            rows = file.read_row_group(group, columns=list(columns), use_threads=False)
             wanted.append(rows.filter(chosen))
-    return as_dictionaries(pa.concat_tables(wanted) if wanted else PART.empty_table()).replace_schema_metadata(None)
+    empty = PART.empty_table().select(list(columns))
+    return as_dictionaries(pa.concat_tables(wanted) if wanted else empty).replace_schema_metadata(None)
 
 
 class Datasets:

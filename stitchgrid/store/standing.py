@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stitchgrid.store.duplicates import Numbers, as_numbers, codes, earliest, encoded, ranks
+from stitchgrid.store.duplicates import Numbers, as_numbers, codes, earliest, encoded, has_repeats, ranks
 
 COLUMNS = ("cell_id", "status", "metric", "error", "created_at")
 
@@ -68,11 +68,9 @@ def value_mask(rows: pa.Table) -> Numbers:
 def without_duplicates(rows: pa.Table) -> pa.Table:
     """Return the rows with one value a cell and metric, and all errors."""
     is_value = value_mask(rows)
-    values = rows.filter(pa.array(is_value))
-    kept = earliest(values)
-    if kept.num_rows == values.num_rows:
+    if not has_repeats(rows, is_value):
         return rows
-    return pa.concat_tables([kept, rows.filter(pa.array(~is_value))])
+    return pa.concat_tables([earliest(rows.filter(pa.array(is_value))), rows.filter(pa.array(~is_value))])
 
 
 def _sets(values: pa.Table, position: Numbers, num_cells: int) -> tuple[tuple[frozenset[str], ...], Numbers]:

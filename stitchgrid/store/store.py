@@ -67,9 +67,12 @@ class Store:
         """Return these columns of all rows, some of which may be there twice, and what was left out as damaged."""
         return read_rows(self.files, columns)
 
-    def scan(self, without: frozenset[str] = frozenset()) -> Scan:
-        """Return all rows, to be read when a query needs them; files of these names are left out."""
-        return scan(self.files, without)
+    def scan(self, columns: Sequence[str] = tuple(PART.names), without: frozenset[str] = frozenset()) -> Scan:
+        """Return all rows, to be read when a query needs them; files of these names are left out.
+
+        Of rows that are in no snapshot yet these columns are read, `standing.COLUMNS` at least.
+        """
+        return scan(self.files, columns, without)
 
     def outcomes(self) -> Outcomes:
         """Return what is stored of every cell."""
