@@ -1,6 +1,6 @@
 """What a report consists of, free of SQL and of markup."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +28,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A figure as SVG."""
+    """A figure that is drawn where it is shown, which takes longer than all the rest of a section."""
 
     caption: str
-    svg: bytes
+    draw: Callable[[], bytes]  # gives SVG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

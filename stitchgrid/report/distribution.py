@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 
 from stitchgrid.catalog.misled import count_misleading, misleading_limits, misleading_rule
 from stitchgrid.report.asking import Asker, Row, by_label
@@ -72,8 +73,10 @@ def _scores(ask: Asker) -> tuple[Picture, ...]:
     ]
     if not clouds:
         return ()
-    svg = draw_clouds(clouds, x_label="AUROC", y_label="accuracy", x_lines=(0.4, 0.6), x_limits=(-0.05, 1.05))
-    return (Picture(caption="Accuracy of a stitch against its score; in the distribution between the lines.", svg=svg),)
+    draw = partial(draw_clouds, clouds, x_label="AUROC", y_label="accuracy", x_lines=(0.4, 0.6), x_limits=(-0.05, 1.05))
+    return (
+        Picture(caption="Accuracy of a stitch against its score; in the distribution between the lines.", draw=draw),
+    )
 
 
 def misleading(ask: Asker) -> Section:
@@ -146,11 +149,12 @@ def _claimed(rows: list[Row], limits: Mapping[str, object]) -> tuple[Picture, ..
     ]
     if not clouds:
         return ()
-    svg = draw_clouds(
+    draw = partial(
+        draw_clouds,
         clouds,
         x_label="residual of direct matching",
         y_label="relative accuracy",
         x_lines=(float(str(limits["residual"])),),
         y_lines=(float(str(limits["claim"])),),
     )
-    return (Picture(caption="What a trained stitch keeps against what direct matching leaves over.", svg=svg),)
+    return (Picture(caption="What a trained stitch keeps against what direct matching leaves over.", draw=draw),)

@@ -1,5 +1,7 @@
 """Sections on which layer a matcher prefers: sanity grids within and across networks, monotonicity."""
 
+from functools import partial
+
 from stitchgrid.report.asking import Asker, Row, by_label
 from stitchgrid.report.content import Picture, Section, Verdict, make_table, share
 from stitchgrid.report.figures import Cloud, draw_clouds
@@ -115,6 +117,6 @@ def _preferred(ask: Asker) -> tuple[Picture, ...]:
         )
         for label, rows in by_label(judged).items()
     ]
-    svg = draw_clouds(clouds, x_label="target layer", y_label="best source layer", diagonal=True)
+    draw = partial(draw_clouds, clouds, x_label="target layer", y_label="best source layer", diagonal=True)
     caption = "Which source each target layer prefers; layers counted from the input, larger marks for more networks."
-    return (Picture(caption=caption, svg=svg),)
+    return (Picture(caption=caption, draw=draw),)

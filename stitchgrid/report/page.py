@@ -63,7 +63,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _picture(picture: Picture) -> str:
-    data = base64.b64encode(picture.svg).decode()
+    data = base64.b64encode(picture.draw()).decode()
     caption = _text(picture.caption)
     return (
         f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{data}">'

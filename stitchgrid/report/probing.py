@@ -1,6 +1,7 @@
 """Sections that hold a matcher against linear probes: sensitivity to lost directions, specificity between seeds."""
 
 from collections.abc import Callable
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -103,11 +104,11 @@ def _answer(rows: list[Row], against: str, group: Callable[[Row], Any]) -> dict[
         for label, part in groups.items()
     ]
     words = against.replace("_", " ")
-    svg = draw_clouds(clouds, x_label="dissimilarity", y_label=words)
+    draw = partial(draw_clouds, clouds, x_label="dissimilarity", y_label=words)
     return {
         "verdicts": tuple(map(_verdict, found)),
         "tables": (make_table("By matcher", found, COLUMNS),),
-        "pictures": (Picture(caption=f"Dissimilarity against the probes' {words}.", svg=svg),),
+        "pictures": (Picture(caption=f"Dissimilarity against the probes' {words}.", draw=draw),),
     }
 
 
