@@ -20,6 +20,7 @@ from stitchgrid.report import render_report
 from stitchgrid.report.content import as_text
 from stitchgrid.report.correlation import rank_correlation
 from stitchgrid.report.markdown import escape
+from stitchgrid.report.probing import correlate, judge
 from stitchgrid.report.report import SECTIONS, read_report
 from stitchgrid.store import Store
 
@@ -175,9 +176,30 @@ def test_a_rank_correlation_of_a_constant_or_of_two_pairs_is_undefined():
     for x, y in (([1, 2, 3], [5, 5, 5]), ([1, 2], [1, 2]), ([1, 2, math.nan], [1, 2, 3])):
         found = rank_correlation(x, y)
         assert (found.rho, found.rho_p, found.tau, found.tau_p) == (None, None, None, None)
+    assert rank_correlation([1e-16, 0, -2e-16], [0.1, 0.2, 0.3]).rho is None  # what rounding leaves is no order
+    tied = rank_correlation([0.3, 0.1 + 0.2, 1, 2], [1, 2, 3, 4])
+    assert tied.rho == pytest.approx(spearmanr([0, 0, 1, 2], [1, 2, 3, 4]).statistic)
     perfect = rank_correlation(range(20), [value**3 for value in range(20)])
     assert (perfect.rho, perfect.tau, perfect.num_pairs) == (1, 1, 20)
     assert perfect.rho_p < 1e-6
+
+
+def test_a_verdict_without_an_order_says_why():
+    def verdict(*pairs):
+        rows = [
+            {"label": "cka", "metric": "cka", "layer": k, "dissimilarity": x, "loss": y}
+            for k, (x, y) in enumerate(pairs)
+        ]
+        found = correlate(rows, "loss", lambda row: row["layer"])
+        assert (found["mean_rho"], found["num_groups"]) == (None, 0)  # one pair a layer
+        return judge(found)
+
+    assert verdict((1, 2), (2, 3)).text == "no rank correlation: too few pairs"
+    assert verdict((1, 2), (1, 3), (1, 4)).text == "no rank correlation: one side is constant"
+    assert verdict((1, 2), (1, 3), (1, 4)).holds is None
+    assert verdict(*((k, k) for k in range(9))).text == "rho 1.00, p below 0.0001, tau 1.00, over 9 pairs"
+    assert [verdict(*((k, sign * k) for k in range(9))).holds for sign in (1, -1)] == [True, False]
+    assert verdict((1, 1), (2, 3), (3, 2)).holds is False  # rho 0.5 with p 0.67
 
 
 def test_every_section_states_its_rule_its_query_and_a_verdict_of_every_matcher(sections):

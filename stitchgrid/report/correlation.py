@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from scipy.stats import kendalltau, spearmanr
 
 FEWEST = 3  # pairs: of two, every order is perfect
+DIGITS = 9  # values that agree so far are a tie: what differs beyond is rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +24,15 @@ class RankCorrelation:
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> RankCorrelation:
     """Correlate two lists of one length by rank, by scipy; undefined for fewer than three pairs or a constant side.
 
+    Values that agree to nine digits after the point are ties.
     The p-values are those of independent pairs. Layers of one network are not independent: read them as a lower bound.
 
     >>> rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]).rho
     0.8
     """
-    pairs = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
+    pairs = [
+        (round(a, DIGITS), round(b, DIGITS)) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)
+    ]
     left, right = [a for a, _ in pairs], [b for _, b in pairs]
     if len(pairs) < FEWEST or len(set(left)) == 1 or len(set(right)) == 1:
         return RankCorrelation(num_pairs=len(pairs), rho=None, rho_p=None, tau=None, tau_p=None)

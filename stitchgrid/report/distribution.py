@@ -84,17 +84,16 @@ def misleading(ask: Asker) -> Section:
     limits = misleading_limits()
     rows = [row for row in ask.rows("misleading", all="true") if row["rank"] is None]
     listed = [row for row in rows if row["misleading"]]
+    tables = (
+        make_table("By pair of networks", _by_pair(ask, rows), PAIR_COLUMNS),
+        make_table(f"The {TOP} with the highest residual of direct matching", listed, LISTED, top=TOP),
+    )
     return Section(
         title="Which claims of trained stitches are misleading?",
         rule=misleading_rule(),
         query="misleading",
         verdicts=tuple(_claims(label, group) for label, group in by_label(rows).items()),
-        tables=(
-            make_table("By pair of networks", _by_pair(ask, rows), PAIR_COLUMNS),
-            make_table(f"The {TOP} with the highest residual of direct matching", listed, LISTED, top=TOP),
-        )
-        if rows
-        else (),
+        tables=tuple(table for table in tables if table.rows),
         pictures=_claimed(rows, limits) if rows else (),
         missing="" if rows else ask.missing((ask.plans(TRAINED), "trained matcher with accuracy (task_loss)")),
     )

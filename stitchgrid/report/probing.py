@@ -106,13 +106,14 @@ def _answer(rows: list[Row], against: str, group: Callable[[Row], Any]) -> dict[
     words = against.replace("_", " ")
     draw = partial(draw_clouds, clouds, x_label="dissimilarity", y_label=words)
     return {
-        "verdicts": tuple(map(_verdict, found)),
+        "verdicts": tuple(map(judge, found)),
         "tables": (make_table("By matcher", found, COLUMNS),),
         "pictures": (Picture(caption=f"Dissimilarity against the probes' {words}.", draw=draw),),
     }
 
 
-def _verdict(found: Row) -> Verdict:
+def judge(found: Row) -> Verdict:
+    """Return what a rank correlation says of a matcher, or why there is none."""
     if found["rho"] is None:
         reason = "too few pairs" if found["num_pairs"] < FEWEST else "one side is constant"
         return Verdict(subject=found["label"], text=f"no rank correlation: {reason}", holds=None)
