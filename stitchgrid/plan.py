@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Protocol
 
-from stitchgrid.matchers.catalogue import FROM_MOMENTS, MATCHERS, images_used
+from stitchgrid.matchers.catalogue import MATCHERS, WITHOUT_TAIL, asks_ood, images_used
 from stitchgrid.records import Block, Cell, Layer, Shard, Sweep, digest
 
 MIN_SHARD_FLOPS, MAX_SHARD_FLOPS = 1e11, 1.2e13  # a second, and two minutes, of one CPU core, about
@@ -194,10 +194,11 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
         epochs = spec.values["epochs"] if kind.trained else 0
         total += epochs * num_fit * sum(sweep.networks[source].flops for source in sources)
         runs = num_eval + epochs * num_fit * (1 + BACKWARD)  # of each stitched network's tail
-        if kind.family != "stitcher" or FROM_MOMENTS.issuperset(spec.metrics):
+        if kind.family != "stitcher" or WITHOUT_TAIL.issuperset(spec.metrics):
             runs = epochs * num_fit * (1 + BACKWARD)
         for block in blocks:
             total += _gram_cost(sweep, block, num_eval) * kind.gram + runs * _tail_cost(sweep, block)
+            total += _distance_cost(sweep, block, num_eval) * asks_ood(spec, "mahalanobis")
     return total
 
 
@@ -209,9 +210,9 @@ def images_of(sweep: Sweep, matcher: int) -> tuple[int, int]:
 
 def _images_passed(sweep: Sweep, matchers: Sequence[int], *, gram: bool) -> int:
     """Return how many fit and evaluation images pass for all layer pairs and matchers at once."""
-    used = [(MATCHERS[sweep.matchers[matcher].kind], *images_of(sweep, matcher)) for matcher in matchers]
-    fit = (num_fit for kind, num_fit, _ in used if kind.family == "stitcher" and not kind.trained)
-    evaluation = (num_eval for kind, _, num_eval in used if gram or not kind.gram)
+    used = [(sweep.matchers[matcher], *images_of(sweep, matcher)) for matcher in matchers]
+    fit = (num for spec, num, _ in used if not MATCHERS[spec.kind].trained or asks_ood(spec, "mahalanobis"))
+    evaluation = (num for spec, _, num in used if gram or not MATCHERS[spec.kind].gram)
     return max(fit, default=0) + max(evaluation, default=0)
 
 
@@ -241,6 +242,13 @@ def _moment_cost(sweep: Sweep, block: Block, num_images: int) -> float:
     source, target = sweep.networks[block.source], sweep.networks[block.target]
     pairs = ((s, target.layers[position]) for position in block.target_layers for s in source.layers)
     return sum(2.0 * EXACT * num_images * min(_rows(s), _rows(t)) * s.width * t.width for s, t in pairs)
+
+
+def _distance_cost(sweep: Sweep, block: Block, num_images: int) -> float:
+    """Return the cost of the distances of pooled T(A) and B, in float64."""
+    source, target = sweep.networks[block.source], sweep.networks[block.target]
+    pairs = ((s.width, target.layers[position].width) for position in block.target_layers for s in source.layers)
+    return sum(2.0 * EXACT * num_images * (wide_s + wide_t) * wide_t for wide_s, wide_t in pairs)
 
 
 def _tail_cost(sweep: Sweep, block: Block) -> float:

@@ -9,13 +9,15 @@ Shape suffixes: N images, P rows per image, R rows of all images, D features of 
 from collections.abc import Callable, Sequence
 from math import nan
 
+import numpy as np
 import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.linalg import svd
 from torch.nn import functional as F
 
 from stitchgrid.datasets.resident import PicturePair, Pictures
-from stitchgrid.matchers.catalogue import MATCHERS, Rules, images_used
+from stitchgrid.matchers.catalogue import MATCHERS, Rules, asks_ood, images_used
 from stitchgrid.matchers.stitchers.task_loss import image_order, initial_map, seeded
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.precision import running_in
@@ -25,6 +27,7 @@ from stitchgrid.records import Cell, Layer, Sweep
 Key = tuple[int, int]  # network and layer, by position
 Pixels = Tensor | list[Tensor]
 Map = tuple[Tensor, Tensor]  # weight (D, E) and bias (E,)
+OOD_NAMES = ("ood_mahalanobis_auroc", "ood_mahalanobis_fpr95", "ood_mahalanobis_aupr")
 RANK = 1e-12  # singular values squared below this share of the largest are rounding
 
 
@@ -135,6 +138,9 @@ class Reference:
             lowest = min(b.min().item(), self._pass(cell.target_key, self.images.fit, num_fit)[0].min().item())
             negative = ratio(t_NPE.clamp(max=0).abs().sum().item(), t_NPE.abs().sum().item())
             found["negative_mass"] = negative if lowest >= 0 else nan
+        if asks_ood(spec, "mahalanobis"):
+            fit_b = self._pass(cell.target_key, self.images.fit, num_fit)[0]
+            found |= mahalanobis(pooled(rows(fit_b, target), target), pooled(b_NPE, target), pooled(t_NPE, target))
         if found.keys() >= set(spec.metrics):
             return found
         return found | self._answers(cell, t_NPE)
@@ -201,6 +207,29 @@ def mean(hits_N: Tensor) -> float:
 def total_variance(x_ND: Tensor) -> float:
     """Return the trace of the covariance."""
     return (x_ND - x_ND.mean(0)).square().sum().item()
+
+
+def mahalanobis(fit_NE: Tensor, b_NE: Tensor, t_NE: Tensor) -> dict[str, float]:
+    """Return how well minus the distance to the Gaussian of `fit_NE` tells B, the positive class, from T(A).
+
+    The Gaussian's covariance is (1 - a) S + a tr(S)/E I, a = 0.01; distances are rounded to 3 decimals.
+    """
+    centred_NE = fit_NE - fit_NE.mean(0)
+    covariance_EE = centred_NE.mT @ centred_NE / len(fit_NE)
+    sphere_EE = covariance_EE.trace() / len(covariance_EE) * torch.eye(len(covariance_EE)).to(covariance_EE)
+    shrunk_EE = 0.99 * covariance_EE + 0.01 * sphere_EE
+    if not covariance_EE.trace() > 0:
+        return dict.fromkeys(OOD_NAMES, nan)
+    scores = []
+    for x_NE in (b_NE, t_NE):
+        offsets_NE = x_NE - fit_NE.mean(0)
+        squares_N = (offsets_NE * torch.linalg.solve(shrunk_EE, offsets_NE.mT).mT).sum(1)
+        scores.append(-squares_N.sqrt().cpu().numpy().round(3))
+    is_b = np.repeat([1, 0], [len(b_NE), len(t_NE)])
+    threshold = np.sort(scores[0])[::-1][int(np.ceil(len(b_NE) * 95 / 100)) - 1]
+    both = np.concatenate(scores)
+    found = (roc_auc_score(is_b, both), np.mean(scores[1] >= threshold), average_precision_score(is_b, both))
+    return {name: float(value) for name, value in zip(OOD_NAMES, found, strict=True)}
 
 
 def rows(a: Tensor, layer: Layer) -> Tensor:

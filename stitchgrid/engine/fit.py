@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stitchgrid.engine.gather import gatherers_by_count, stitch_space
 from stitchgrid.engine.ledger import Ledger
+from stitchgrid.engine.ood import Gaussians
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches, by_network
 from stitchgrid.matchers.stitchers.direct import DirectFit, fit_direct
@@ -25,6 +26,7 @@ class ClosedForm:
     stitches: list[Stitch] = field(default_factory=list)
     fits: dict[str, DirectFit] = field(default_factory=dict)  # by cell id
     minima: "Minima"
+    gaussians: Gaussians
 
 
 class Minima:
@@ -65,7 +67,7 @@ class Minima:
 def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], stitched: Sequence[Cell]) -> ClosedForm:
     """Fit every least-squares cell, and note how low the targets of all stitched cells reach on their fit images."""
     counts = {cell.cell_id: ledger[cell].num_fit or 0 for cell in stitched}
-    found = ClosedForm(minima=Minima(work, ledger, stitched))
+    found = ClosedForm(minima=Minima(work, ledger, stitched), gaussians=Gaussians(work, ledger, stitched))
     spaces = {
         cell.cell_id: stitch_space(work.layer(cell.source_key), work.layer(cell.target_key), work.rules(cell))
         for cell in closed
@@ -75,17 +77,14 @@ def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], sti
         ((counts[cell.cell_id], spaces[cell.cell_id], cell.source_key, cell.target_key) for cell in closed),
     )
     num_seen = max(gatherers, default=0)
-    wanted = by_network([*found.minima.layers, *(key for cell in closed for key in (cell.source_key, cell.target_key))])
+    pairs = (key for cell in closed for key in (cell.source_key, cell.target_key))
+    wanted = by_network([*found.minima.layers, *found.gaussians.layers, *pairs])
     for batch in batches(work, work.images.fit, wanted, stop=num_seen):
         found.minima.take(batch)
+        found.gaussians.take(batch)
         for gatherer in gatherers.values():
             gatherer.take(batch)
-    if left := found.minima.open_after(num_seen):
-        layers = by_network(layer for layer, _ in left)
-        for batch in batches(work, work.images.fit, layers, start=num_seen, stop=max(count for _, count in left)):
-            found.minima.take(batch)
-            if not found.minima.open_after(batch.start):
-                break
+    _look_further(work, found, num_seen)
     for cell in closed:
         with ledger.failing([cell]):
             gatherer = gatherers[counts[cell.cell_id]]
@@ -96,6 +95,18 @@ def fit_closed_form(work: Workspace, ledger: Ledger, closed: Sequence[Cell], sti
                 _log.debug("%s", _conditioning(work, cell, fit, moments))
             found.stitches.append(Stitch(cell=cell, map=fit.stitch, rules=work.rules(cell)))
     return found
+
+
+def _look_further(work: Workspace, found: ClosedForm, num_seen: int) -> None:
+    """Show more fit images to what looks at targets alone, until none of it wants more."""
+    stop_gaussians = max((count for _, count in found.gaussians.open_after(num_seen)), default=0)
+    if left := [*found.minima.open_after(num_seen), *found.gaussians.open_after(num_seen)]:
+        layers = by_network(layer for layer, _ in left)
+        for batch in batches(work, work.images.fit, layers, start=num_seen, stop=max(count for _, count in left)):
+            found.minima.take(batch)
+            found.gaussians.take(batch)
+            if batch.start + len(batch.labels_N) >= stop_gaussians and not found.minima.open_after(batch.start):
+                break
 
 
 def _conditioning(work: Workspace, cell: Cell, fit: DirectFit, moments: PairMoments) -> str:

@@ -12,7 +12,7 @@ from stitchgrid.engine.evaluate import GRAM_BYTES
 from stitchgrid.engine.gather import CHUNK_BYTES
 from stitchgrid.engine.stitched import STACK_BYTES, stack_images
 from stitchgrid.engine.train import CACHE_BYTES
-from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.catalogue import MATCHERS, asks_ood
 from stitchgrid.plan import images_of
 from stitchgrid.records import Block, Layer, Network, Shard, Sweep
 
@@ -43,6 +43,9 @@ def shard_bytes(sweep: Sweep, shard: Shard, device: torch.device) -> int:
     if counts := [images_of(sweep, m)[1] for m, kind in zip(shard.matchers, kinds, strict=True) if kind.gram]:
         kept = [min(GRAM_BYTES, 4 * max(counts) * sum(sizes)), 4 * max(counts) * max(sizes, default=0)]
         total += max(kept) + 8 * max(counts) ** 2 * (len(layers) + 1)
+    if checked := [images_of(sweep, m)[1] for m in shard.matchers if asks_ood(sweep.matchers[m], "mahalanobis")]:
+        num_pairs = sum(len(block.target_layers) * _num_layers(sweep, block.source) for block in shard.blocks)
+        total += 2 * 4 * sum(checked) * num_pairs + 8 * sweep.batch_size * max(sizes, default=0)
     return total + 2 * CHUNK_BYTES + _moment_bytes(sweep, shard)
 
 

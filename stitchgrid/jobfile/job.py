@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stitchgrid.jobfile.tables import DataTable, GridTable, ModelTable, NumericsTable, RecipeTable, TrainTable
+from stitchgrid.jobfile.tables import (
+    DataTable,
+    DiagnosticsTable,
+    GridTable,
+    ModelTable,
+    NumericsTable,
+    RecipeTable,
+    TrainTable,
+)
 from stitchgrid.matchers.catalogue import MATCHERS, Params
 from stitchgrid.records import DataSpec, MatcherSpec, NetworkSpec, canonical
 
@@ -53,10 +61,12 @@ class Job:
     models: tuple[ModelTable, ...]
     recipes: dict[str, RecipeTable]
     grid: GridTable
-    matchers: tuple[MatcherEntry, ...]
+    matchers: tuple[MatcherEntry, ...]  # with what the diagnostics add to their metrics
+    diagnostics: DiagnosticsTable
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job as plain JSON, from which `parse_job` makes an equal one; its folder is the key `base`."""
+        diagnostics = self.diagnostics.model_dump(mode="json", exclude_defaults=True)
         return {
             "base": str(self.base),
             "name": self.name,
@@ -69,6 +79,7 @@ class Job:
             },
             "grid": self.grid.model_dump(mode="json"),
             "matchers": [matcher.to_dict() for matcher in self.matchers],
+            **({"diagnostics": diagnostics} if diagnostics else {}),
         }
 
     def data_spec(self) -> DataSpec:

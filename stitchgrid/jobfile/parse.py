@@ -15,6 +15,7 @@ from stitchgrid.jobfile.job import Job, MatcherEntry
 from stitchgrid.jobfile.problems import Problems
 from stitchgrid.jobfile.tables import (
     DataTable,
+    DiagnosticsTable,
     GridTable,
     HeadTable,
     MatcherTable,
@@ -24,11 +25,11 @@ from stitchgrid.jobfile.tables import (
     TrainedMatcherTable,
     check_name,
 )
-from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, default_metrics
 from stitchgrid.records import MatcherSpec
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-SECTIONS = ("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers")
+SECTIONS = ("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers", "diagnostics")
 
 
 def parse_job(table: Mapping[str, Any], *, title: str, base: Path | None = None) -> Job:
@@ -61,7 +62,8 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
     models = [_model(item, where, recipes, problems) for where, item in _items(table, "models", problems)]
     grid = problems.check(GridTable, table.get("grid", {}), "grid")
     _check_names(table, grid, problems)
-    matchers = [_matcher(item, where, problems) for where, item in _items(table, "matchers", problems)]
+    diagnostics = problems.check(DiagnosticsTable, table.get("diagnostics", {}), "diagnostics") or DiagnosticsTable()
+    matchers = [_matcher(item, where, diagnostics, problems) for where, item in _items(table, "matchers", problems)]
     _check_repeated(matchers, problems)
     if problems.found or head is None or data is None or numerics is None or grid is None:
         return None
@@ -75,6 +77,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
         recipes={name: recipe for name, recipe in recipes.items() if recipe},
         grid=grid,
         matchers=tuple(matcher for matcher in matchers if matcher),
+        diagnostics=diagnostics,
     )
 
 
@@ -171,7 +174,7 @@ def _check_names(table: Mapping[str, Any], grid: GridTable | None, problems: Pro
                 problems.add(f"grid.pairs[{position}]", f"no model {name!r}; {nearest(name, known)}")
 
 
-def _matcher(item: Any, where: str, problems: Problems) -> MatcherEntry | None:
+def _matcher(item: Any, where: str, diagnostics: DiagnosticsTable, problems: Problems) -> MatcherEntry | None:
     kind = item.get("kind") if isinstance(item, Mapping) else None
     if not isinstance(item, Mapping) or kind is None:
         problems.check(MatcherTable, item, where)
@@ -193,12 +196,13 @@ def _matcher(item: Any, where: str, problems: Problems) -> MatcherEntry | None:
     for metric in common.metrics or ():
         if metric not in matcher.metrics:
             problems.add(f"{where}.metrics", f"{kind} has no metric {metric!r}; {nearest(metric, matcher.metrics)}")
+    asked = {*(common.metrics or default_metrics(kind)), *(m for word in diagnostics.ood for m in OOD_METRICS[word])}
     return MatcherEntry(
         kind=kind,
         params=params,
         seeds=common.seeds if isinstance(common, TrainedMatcherTable) else None,
         samples=common.samples,
-        metrics=tuple(metric for metric in matcher.metrics if common.metrics is None or metric in common.metrics),
+        metrics=tuple(metric for metric in matcher.metrics if metric in asked),
     )
 
 

@@ -223,6 +223,12 @@ class GridTable(Table):
     pairs: Annotated[str | tuple[tuple[str, str], ...], _by(_pairs)] = "all"
 
 
+class DiagnosticsTable(Table):
+    """[diagnostics]: what is asked of every stitcher besides."""
+
+    ood: Annotated[tuple[Literal["mahalanobis"], ...], AfterValidator(_distinct)] = ()
+
+
 class MatcherTable(Table):
     """The keys every kind of [[matchers]] has; the parameters of the kind come on top."""
 
