@@ -17,7 +17,7 @@ from torch.linalg import svd
 from torch.nn import functional as F
 
 from stitchgrid.datasets.resident import PicturePair, Pictures
-from stitchgrid.matchers.catalogue import MATCHERS, Rules, asks_ood, images_used
+from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, Rules, asks_ood, images_used
 from stitchgrid.matchers.stitchers.task_loss import image_order, initial_map, seeded
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.precision import running_in
@@ -27,7 +27,6 @@ from stitchgrid.records import Cell, Layer, Sweep
 Key = tuple[int, int]  # network and layer, by position
 Pixels = Tensor | list[Tensor]
 Map = tuple[Tensor, Tensor]  # weight (D, E) and bias (E,)
-OOD_NAMES = ("ood_mahalanobis_auroc", "ood_mahalanobis_fpr95", "ood_mahalanobis_aupr")
 RANK = 1e-12  # singular values squared below this share of the largest are rounding
 
 
@@ -35,8 +34,15 @@ class Reference:
     """The values of cells, computed one layer pair at a time."""
 
     def __init__(
-        self, sweep: Sweep, images: PicturePair, network: Callable[[int], CutNetwork], *, device: torch.device
+        self,
+        sweep: Sweep,
+        images: PicturePair,
+        network: Callable[[int], CutNetwork],
+        *,
+        device: torch.device,
+        detector: Callable[[Key], nn.Module] | None = None,  # of a target layer, where the sweep has them
     ):
+        self.detector = detector
         self.sweep, self.images, self.network, self.device = sweep, images, network, device
         self._passes: dict[tuple[Key, int, int], tuple[Tensor, Tensor]] = {}  # of the layer pair at hand
 
@@ -141,9 +147,20 @@ class Reference:
         if asks_ood(spec, "mahalanobis"):
             fit_b = self._pass(cell.target_key, self.images.fit, num_fit)[0]
             found |= mahalanobis(pooled(rows(fit_b, target), target), pooled(b_NPE, target), pooled(t_NPE, target))
+        if asks_ood(spec, "energy"):
+            found |= self._energies(cell, b, t_NPE)
         if found.keys() >= set(spec.metrics):
             return found
         return found | self._answers(cell, t_NPE)
+
+    @torch.no_grad()
+    def _energies(self, cell: Cell, b: Tensor, t_NPE: Tensor) -> dict[str, float]:
+        """Return how well minus the energy by the target layer's detector tells B from T(A)."""
+        assert self.detector is not None
+        detector, t = self.detector(cell.target_key), installed(t_NPE, self._layer(cell.target_key))
+        size = self.sweep.batch_size
+        scores = [torch.cat([detector(x[k : k + size].float()) for k in range(0, len(x), size)]) for x in (b, t)]
+        return told_apart("energy", *(logits_NK.exp().sum(1).log() for logits_NK in scores))
 
     def _train(self, cell: Cell, *, num_fit: int) -> Map:
         """Return the map trained on the labels, by itself, through the whole stitched network."""
@@ -219,17 +236,25 @@ def mahalanobis(fit_NE: Tensor, b_NE: Tensor, t_NE: Tensor) -> dict[str, float]:
     sphere_EE = covariance_EE.trace() / len(covariance_EE) * torch.eye(len(covariance_EE)).to(covariance_EE)
     shrunk_EE = 0.99 * covariance_EE + 0.01 * sphere_EE
     if not covariance_EE.trace() > 0:
-        return dict.fromkeys(OOD_NAMES, nan)
+        return dict.fromkeys(OOD_METRICS["mahalanobis"], nan)
     scores = []
     for x_NE in (b_NE, t_NE):
         offsets_NE = x_NE - fit_NE.mean(0)
         squares_N = (offsets_NE * torch.linalg.solve(shrunk_EE, offsets_NE.mT).mT).sum(1)
-        scores.append(-squares_N.sqrt().cpu().numpy().round(3))
-    is_b = np.repeat([1, 0], [len(b_NE), len(t_NE)])
-    threshold = np.sort(scores[0])[::-1][int(np.ceil(len(b_NE) * 95 / 100)) - 1]
-    both = np.concatenate(scores)
-    found = (roc_auc_score(is_b, both), np.mean(scores[1] >= threshold), average_precision_score(is_b, both))
-    return {name: float(value) for name, value in zip(OOD_NAMES, found, strict=True)}
+        scores.append(-squares_N.sqrt())
+    return told_apart("mahalanobis", *scores)
+
+
+def told_apart(detector: str, b_N: Tensor, t_N: Tensor) -> dict[str, float]:
+    """Return AUROC, FPR95 and AUPR of scores, rounded to 3 decimals, B being the positive class."""
+    b, t = (scores_N.double().cpu().numpy().round(3) for scores_N in (b_N, t_N))
+    names, both = OOD_METRICS[detector], np.concatenate([b, t])
+    if not np.isfinite(both).all():
+        return dict.fromkeys(names, nan)
+    is_b = np.repeat([1, 0], [len(b), len(t)])
+    threshold = np.sort(b)[::-1][int(np.ceil(len(b) * 95 / 100)) - 1]
+    found = (roc_auc_score(is_b, both), np.mean(t >= threshold), average_precision_score(is_b, both))
+    return {name: float(value) for name, value in zip(names, found, strict=True)}
 
 
 def rows(a: Tensor, layer: Layer) -> Tensor:

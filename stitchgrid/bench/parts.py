@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from stitchgrid.matchers.catalogue import MATCHERS, WITHOUT_TAIL
+from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, WITHOUT_TAIL
 from stitchgrid.plan import BACKWARD, cut_into_shards, images_of
 from stitchgrid.records import Cell, MatcherSpec, Shard, Sweep
 
@@ -35,7 +35,13 @@ class Part:
 
 
 def parts_of(sweep: Sweep) -> list[Part]:
-    """Return the parts of a sweep: structural, then one per stitcher that asks for more than moments tell."""
+    """Return the parts of a sweep: structural, then one per stitcher that asks for more than moments tell.
+
+    Detectors by energy are left out: none is trained for a comparison.
+    """
+    told_without = (tuple(m for m in spec.metrics if m not in OOD_METRICS["energy"]) for spec in sweep.matchers)
+    matchers = tuple(replace(spec, metrics=some) for spec, some in zip(sweep.matchers, told_without, strict=True))
+    sweep = replace(sweep, matchers=matchers, energy=None)
     structural: list[tuple[int, MatcherSpec]] = []
     others: list[tuple[int, MatcherSpec]] = []
     for position, spec in enumerate(sweep.matchers):

@@ -14,7 +14,7 @@ from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.cutting import way_notice
 from stitchgrid.plan import Plan, make_plan
-from stitchgrid.records import Network, Sweep
+from stitchgrid.records import Network, Sweep, TrainDetector
 from stitchgrid.resolve import Resolution, open_job_images, resolve
 from stitchgrid.scheduler import parse_settings, simulate
 from stitchgrid.store import Store
@@ -67,17 +67,25 @@ def preview(
     plan = make_plan(resolution.sweep, store.outcomes() if store else EmptyStore(), retry_failed=retry_failed)
     if store:
         check_same_cells(store, resolution.sweep, plan.shards, update=update)
+    detectors = _detectors_to_train(resolution, store)
     cost = estimate(
         plan,
         probe,
         image_bytes=image_bytes(images),
         num_workers=workers or len(sched_getaffinity(0)),
-        training=sum(unit.flops for unit in resolution.untrained),
+        training=sum(unit.flops for unit in resolution.untrained) + sum(unit.flops for unit in detectors),
     )
     lines = list(_lines(job, store_uri, resolution, plan, cost))
+    if detectors:
+        lines.append(f"detectors to train first: {len(detectors)}")
     if simulated is not None:
         lines.append(str(simulate(plan.todo, parse_settings(simulated, flops_per_second=probe.flops_per_second))))
     return "\n".join(lines)
+
+
+def _detectors_to_train(resolution: Resolution, store: Store | None) -> list[TrainDetector]:
+    units = {unit.unit_id: unit for unit in resolution.detectors()}
+    return [unit for unit in units.values() if store is None or not store.has_artefact("detector", unit.unit_id)]
 
 
 def way_notices(sweep: Sweep) -> list[str]:

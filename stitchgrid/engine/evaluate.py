@@ -23,6 +23,7 @@ from stitchgrid.matchers.catalogue import MATCHERS, WITHOUT_TAIL, asks_ood
 from stitchgrid.matchers.indices.cka import cka
 from stitchgrid.matchers.indices.procrustes import procrustes
 from stitchgrid.matchers.indices.pwcca import pwcca
+from stitchgrid.matchers.ood import SOUND_AUROC
 from stitchgrid.matchers.stitchers.affine import r_squared, residual
 from stitchgrid.matchers.stitchers.direct import LEAK
 from stitchgrid.moments import PairMoments
@@ -149,6 +150,7 @@ class Evaluation:
         for taker in takers:
             for stitch, metrics in zip(taker.stitches, taker.metrics(), strict=True):
                 self.ledger[stitch.cell].values |= metrics
+        self._note_detectors()
         noted: list[tuple[Cell, list[Tensor]]] = []  # residual, r2, share of the source that the fit rows do not span
         for stitch in self.stitches:
             with self.ledger.failing([stitch.cell]):
@@ -161,6 +163,13 @@ class Evaluation:
             self.ledger[cell].values |= {"residual": error, "r2": share}
             if unseen > LEAK:
                 self.ledger[cell].flags.add("underdetermined")
+
+    def _note_detectors(self) -> None:
+        """Flag what was told by a detector that does not tell other outliers from B."""
+        for tail in self.tails:
+            if tail.detector is not None and not tail.detector.sanity_auroc.item() >= SOUND_AUROC:
+                for position in tail.watched:
+                    self.ledger[tail.cells[position]].flags.add("energy_unsound")
 
     def _moments(self, cell: Cell) -> PairMoments:
         gatherer = self.gatherers[self.ledger[cell].num_eval or 0]

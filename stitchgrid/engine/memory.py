@@ -46,7 +46,18 @@ def shard_bytes(sweep: Sweep, shard: Shard, device: torch.device) -> int:
     if checked := [images_of(sweep, m)[1] for m in shard.matchers if asks_ood(sweep.matchers[m], "mahalanobis")]:
         num_pairs = sum(len(block.target_layers) * _num_layers(sweep, block.source) for block in shard.blocks)
         total += 2 * 4 * sum(checked) * num_pairs + 8 * sweep.batch_size * max(sizes, default=0)
+    if any(asks_ood(sweep.matchers[m], "energy") for m in shard.matchers):
+        targets = [(block.target, layer) for block in shard.blocks for layer in block.target_layers]
+        total += len(set(targets)) * _detector_bytes(sweep) + 4 * stack * OPERATIONS_PER_CUT
     return total + 2 * CHUNK_BYTES + _moment_bytes(sweep, shard)
+
+
+def _detector_bytes(sweep: Sweep) -> int:
+    """Return the size of a detector's weights, of whichever kind has most of them."""
+    assert sweep.energy is not None
+    recipe = sweep.energy.recipe
+    of_maps, of_tokens = 11.2e6 * (recipe.width / 64) ** 2, 12.0 * recipe.depth * (3 * recipe.width) ** 2
+    return round(4 * max(of_maps, of_tokens))
 
 
 def _num_layers(sweep: Sweep, network: int) -> int:

@@ -1,6 +1,6 @@
 """`Job`: a valid job file, and what it asks for in terms of records."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from stitchgrid.jobfile.tables import (
     TrainTable,
 )
 from stitchgrid.matchers.catalogue import MATCHERS, Params
-from stitchgrid.records import DataSpec, MatcherSpec, NetworkSpec, canonical
+from stitchgrid.records import DataSpec, EnergyRecipe, MatcherSpec, NetworkSpec, canonical
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +26,12 @@ class MatcherEntry:
     seeds: tuple[int, ...] | None  # None: the kind is not trained
     samples: int | None
     metrics: tuple[str, ...]  # in the kind's order
+    energy: EnergyRecipe | None = None  # where a metric asks for it
 
     def specs(self) -> tuple[MatcherSpec, ...]:
         """Return one record per seed, or the only one."""
-        params = canonical(self.params.model_dump(mode="json"))
+        detector = {"energy": asdict(self.energy)} if self.energy else {}  # decides values, so it is part of addresses
+        params = canonical({**self.params.model_dump(mode="json"), **detector})
         return tuple(
             MatcherSpec(
                 kind=self.kind,
@@ -87,7 +89,7 @@ class Job:
         data = self.data
         return DataSpec(
             dataset=data.dataset,
-            root=None if data.root is None else str((self.base / Path(data.root).expanduser()).resolve()),
+            root=self._root(data.root),
             seed=self.seed,
             fit_split=data.fit.split,
             fit_samples=data.fit.samples,
@@ -96,6 +98,24 @@ class Job:
             on_bad_image=data.on_bad_image,
             download=data.download,
         )
+
+    def outliers_spec(self) -> DataSpec | None:
+        """Return which images of another data set detectors learn to tell apart, as evaluation images; None if none."""
+        outliers = self.data.outliers
+        if outliers is None or not any(matcher.energy for matcher in self.matchers):
+            return None
+        return DataSpec(
+            dataset=outliers.dataset,
+            root=self._root(outliers.root),
+            seed=self.seed,
+            fit_split="",
+            eval_split=outliers.split,
+            eval_samples=outliers.samples,
+            on_bad_image=self.data.on_bad_image,
+        )
+
+    def _root(self, root: str | None) -> str | None:
+        return None if root is None else str((self.base / Path(root).expanduser()).resolve())
 
     def network_specs(self) -> tuple[NetworkSpec, ...]:
         """Return the networks in the order of the file, an entry with seeds giving one per seed."""

@@ -70,6 +70,7 @@ MAX_GRAM_IMAGES = 1_000
 
 OOD_METRICS: dict[str, tuple[str, ...]] = {  # of a stitcher, by what tells T(A) from B
     "mahalanobis": ("ood_mahalanobis_auroc", "ood_mahalanobis_fpr95", "ood_mahalanobis_aupr"),
+    "energy": ("ood_energy_auroc", "ood_energy_fpr95", "ood_energy_aupr"),
 }
 ON_REQUEST = frozenset(name for names in OOD_METRICS.values() for name in names)  # only where a job asks for them
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from stitchgrid.moments import Side
 
 SHRINKAGE = 0.01  # share of the covariance that is replaced by a sphere of equal trace
-DECIMALS = 3  # of a distance, whose unit is a standard deviation: a stitch that returns B but for rounding ties with it
+DECIMALS = 3  # of a score, a distance in standard deviations or an energy: T(A) that is B but for rounding ties with it
+SOUND_AUROC = 0.9  # from which on a detector passes its sanity check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,13 @@ class Gaussian:
         Distances are rounded to `DECIMALS`: those that rounding alone tells apart are equal.
         """
         distances = torch.linalg.vector_norm((rows - self.mean_E) @ self.whitening_EE, dim=-1)
-        scores: Tensor = -distances.round(decimals=DECIMALS)
-        return scores.float()
+        return rounded(-distances)
+
+
+def rounded(scores: Tensor) -> Tensor:
+    """Return scores as they are compared, float32 and rounded to `DECIMALS`."""
+    found: Tensor = scores.round(decimals=DECIMALS)
+    return found.float()
 
 
 def fit_gaussian(moments: Side, *, num_rows: int) -> Gaussian:

@@ -36,7 +36,11 @@ SET_ASIDE = "set-aside"
 JOB = "job.json"
 PLAN = "plan.json"
 TABLES = ("cells", "models", "layers")
-SUFFIXES = {"network": ".safetensors", "evaluation": ".json"}  # kind of artefact -> suffix of its data
+SUFFIXES = {
+    "network": ".safetensors",
+    "evaluation": ".json",
+    "detector": ".safetensors",
+}  # kind of artefact -> suffix of its data
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 PART_NAME = re.compile(r"(?P<shard>.+)-(?P<digest>[0-9a-f]{32})-(?P<rows>\d+)\.parquet")
