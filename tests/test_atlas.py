@@ -38,7 +38,7 @@ from stitchgrid.atlas.grids import Panel, connected
 from stitchgrid.atlas.page import embed
 from stitchgrid.atlas.reading import read_sweep
 from stitchgrid.atlas.scales import choose_scale
-from stitchgrid.catalog import Catalog
+from stitchgrid.catalog import Catalog, load_question
 from stitchgrid.errors import InputError, QueryError
 from stitchgrid.store import Store
 
@@ -183,6 +183,25 @@ def test_the_headline_counts_the_planted_violation_and_forgives_the_tie(page):
     for (_, label), one in found.items():
         choice = page.sweeps[SWEEP]["choices"][one["choice"]]
         assert (choice["label"], choice["isScore"]) == (label, True)
+
+
+def test_the_page_counts_the_misleading_claims_of_each_pair_and_states_the_rule(store, page):
+    with Catalog(store) as catalog:
+        rows = catalog.ask(load_question("misleading"), {"all": "true"}).to_pylist()
+    found = page.sweeps[SWEEP]["claims"]
+    assert [(one["source"], one["target"]) for one in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for one in found:
+        names = MODELS[one["source"]], MODELS[one["target"]]
+        mine = [row for row in rows if (row["source_model"], row["target_model"]) == names]
+        denied = [row for row in mine if row["misleading"]]
+        counts = sum(row["claims"] for row in mine), len(denied), 0
+        assert (one["num_claims"], one["num_misleading"], one["num_unchecked"]) == counts
+        assert set(one["pairs"]) == {f"{row['source_layer']} -> {row['target_layer']}" for row in denied}
+        choice = page.sweeps[SWEEP]["choices"][one["choice"]]
+        assert (one["label"], choice["metric"]) == ("task_loss", "accuracy")
+    assert f"{VIOLATION[1]} -> {VIOLATION[3]}" in found[0]["pairs"]
+    assert "keeps at least 0.8 of the target's accuracy" in page.data["misleadingRule"]
+    assert {"misled", "misled-rule", "misled-section"} <= {one.get("id") for _, one in page.elements}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers_paper import make_paper_store
 from helpers_store import (
     ERROR,
     FAILED,
@@ -44,6 +45,12 @@ def catalog(tmp_path_factory):
         yield catalog
 
 
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    with Catalog(make_paper_store(tmp_path_factory.mktemp("paper"))) as paper:
+        yield paper
+
+
 def answer(catalog, name, **given):
     return catalog.ask(load_question(name), given).to_pylist()
 
@@ -77,9 +84,9 @@ def test_a_query_explains_itself_and_its_sql_is_lower_case(name):
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_a_query_returns_the_columns_of_its_header(name, catalog, tmp_path):
+def test_a_query_returns_the_columns_of_its_header(name, catalog, paper, tmp_path):
     question = QUESTIONS[name]
-    answered = catalog.ask(question)
+    answered = (paper if name.startswith("paper_") else catalog).ask(question)
     assert tuple(answered.column_names) == question.columns
     assert answered.num_rows > 0
     with Catalog(Store.open(tmp_path, create=True)) as empty:
@@ -87,7 +94,7 @@ def test_a_query_returns_the_columns_of_its_header(name, catalog, tmp_path):
         assert empty.ask(question).num_rows == 0
 
 
-@pytest.mark.parametrize("name", QUESTIONS)
+@pytest.mark.parametrize("name", [name for name in QUESTIONS if not name.startswith("paper_")])
 def test_one_sweep_of_many_is_answered_as_if_it_were_alone(name, catalog, tmp_path):
     store = make_synthetic_store(tmp_path).store
     tables = plan_tables()
@@ -102,6 +109,17 @@ def test_one_sweep_of_many_is_answered_as_if_it_were_alone(name, catalog, tmp_pa
         assert [row for row in mixed if row["sweep"] == SWEEP] == rounded(answer(catalog, name, **top))
         if name != "failures":  # the failed cell is not in the other sweep
             assert {row["sweep"] for row in mixed} == {"part", SWEEP}
+
+
+@pytest.mark.parametrize("name", [name for name in QUESTIONS if name.startswith("paper_")])
+def test_two_sweeps_that_share_their_cells_are_answered_each_as_if_it_were_alone(name, paper, tmp_path):
+    make_paper_store(tmp_path, sweep="second")
+    with Catalog(make_paper_store(tmp_path)) as both:
+        alone = rounded(answer(paper, name))
+        assert rounded(answer(both, name, sweep="paper")) == alone
+        mixed = rounded(answer(both, name))
+        assert [row for row in mixed if row["sweep"] == "paper"] == alone
+        assert [row | {"sweep": "paper"} for row in mixed if row["sweep"] == "second"] == alone
 
 
 def rounded(rows):

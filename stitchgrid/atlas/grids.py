@@ -113,6 +113,20 @@ class Judgement:
     violations: tuple[str, ...]  # target layer <- best source
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """How many layer pairs of two networks a trained matcher calls alike, and how many of these claims are denied."""
+
+    source: int  # position among the sweep's networks
+    target: int
+    label: str  # of the matcher
+    choice: int  # where to see it
+    num_claims: int
+    num_misleading: int
+    num_unchecked: int
+    pairs: tuple[str, ...]  # source layer -> target layer of misleading claims
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepGrids:
     """All that the atlas shows of one sweep."""
@@ -122,6 +136,7 @@ class SweepGrids:
     choices: tuple[Choice, ...]
     notes: tuple[Note, ...]
     judgements: tuple[Judgement, ...]
+    claims: tuple[Claims, ...]  # answers of the query `misleading`
     num_by_status: dict[str, int]  # cells
     num_eval: tuple[int, ...]  # images on which values are reported, as many numbers as there are
     num_fit: tuple[int, ...]  # images on which maps were fitted

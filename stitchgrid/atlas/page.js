@@ -102,11 +102,46 @@ function tabulate() {
 function verdict(name, number) {
   const found = sweep.judgements.find((one) => one.network === name && one.choice === number);
   if (!found || !found.num_judged) return "–";
-  const button = make("button", {
-    type: "button", className: found.num_violations ? "lost" : "", title: found.violations.join("\n"),
-    onclick: () => { select(number); $("grids-title").scrollIntoView({behavior: "smooth"}); },
-  }, make("b", {}, String(found.num_violations)), ` of ${found.num_judged}${found.num_missing ? " *" : ""}`);
+  const button = count(number, found.num_violations, found.num_judged, found.num_missing, found.violations);
   button.setAttribute("aria-label", `${found.label}, ${name}: ${found.num_violations} of ${found.num_judged} layers`);
+  return button;
+}
+
+/** A number out of a number that leads to the heat maps of a choice; a star where some are not known. */
+function count(number, part, whole, unknown, names) {
+  return make("button", {
+    type: "button", className: part ? "lost" : "", title: names.join("\n"),
+    onclick: () => { select(number); $("grids-title").scrollIntoView({behavior: "smooth"}); },
+  }, make("b", {}, String(part)), ` of ${whole}${unknown ? " *" : ""}`);
+}
+
+function mislead() {
+  const columns = [...new Map(sweep.claims.map((one) => [one.choice, one.label])).entries()];
+  const pairs = new Map();
+  for (const one of sweep.claims) {
+    const key = `${one.source} ${one.target}`;
+    if (!pairs.has(key)) pairs.set(key, new Map());
+    pairs.get(key).set(one.choice, one);
+  }
+  const head = make("tr", {}, make("th", {scope: "col"}, "Source"), make("th", {scope: "col"}, "Target"));
+  for (const [, label] of columns) head.append(make("th", {scope: "col", className: "verdict"}, `${label}: misleading claims`));
+  const body = [...pairs.values()].map((claims) => {
+    const {source, target} = claims.values().next().value, names = [sweep.networks[source].name, sweep.networks[target].name];
+    const row = make("tr", {}, ...names.map((name) => make("th", {scope: "row"}, name)));
+    for (const [number] of columns) row.append(make("td", {className: "verdict"}, claimed(claims.get(number), names)));
+    return row;
+  });
+  $("misled").replaceChildren(make("thead", {}, head), make("tbody", {}, ...body));
+  $("misled-rule").textContent = data.misleadingRule;
+  $("misled-section").hidden = !sweep.claims.length;
+  $("unchecked").hidden = !sweep.claims.some((one) => one.num_unchecked);
+}
+
+function claimed(found, [source, target]) {
+  if (!found) return "–";
+  const button = count(found.choice, found.num_misleading, found.num_claims, found.num_unchecked, found.pairs);
+  button.setAttribute("aria-label",
+    `${found.label}, ${source} into ${target}: ${found.num_misleading} of ${plural(found.num_claims, "claim")} misleading`);
   return button;
 }
 
@@ -342,6 +377,7 @@ function open(number) {
   sweep = data.sweeps[number];
   describe();
   tabulate();
+  mislead();
   offer();
 }
 

@@ -13,18 +13,19 @@ from typing import Any
 
 from stitchgrid import __version__
 from stitchgrid.atlas.grids import Choice, Floats, Panel, Positions, SweepGrids
+from stitchgrid.catalog.misled import misleading_rule
 
 
 def render_page(grids: Sequence[SweepGrids]) -> str:
     """Return the page about these sweeps."""
-    style, script = _asset("page.css"), _asset("page.js")
-    content = {"version": __version__, "sweeps": [_sweep(grid) for grid in grids]}
-    return Template(_asset("page.html")).substitute(
+    style, script = asset("page.css"), asset("page.js")
+    content = {"version": __version__, "misleadingRule": misleading_rule(), "sweeps": [_sweep(grid) for grid in grids]}
+    return Template(asset("page.html")).substitute(
         title=html.escape(" · ".join([*(grid.sweep for grid in grids), "similarity atlas"])),
         style=style,
-        style_hash=_source_hash(style),
+        style_hash=source_hash(style),
         script=script,
-        script_hash=_source_hash(script),
+        script_hash=source_hash(script),
         data=embed(content),
     )
 
@@ -39,11 +40,12 @@ def embed(content: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return a file that ships beside this one."""
     return files("stitchgrid.atlas").joinpath(name).read_text("utf-8")
 
 
-def _source_hash(text: str) -> str:
+def source_hash(text: str) -> str:
     """Return how a content security policy names an inline element: nothing but our own code can run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
@@ -58,6 +60,7 @@ def _sweep(grid: SweepGrids) -> dict[str, Any]:
         "networks": [asdict(network) for network in grid.networks],
         "blocks": grid.blocks,
         "judgements": [asdict(judgement) for judgement in grid.judgements],
+        "claims": [asdict(claims) for claims in grid.claims],
         "notes": [_without_empty(asdict(note)) for note in grid.notes],
         "choices": [_choice(choice) for choice in grid.choices],
     }

@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from stitchgrid.atlas.grids import Choice, Judgement, LayerInfo, NetworkInfo, SweepGrids
+from stitchgrid.atlas.grids import Choice, Claims, Judgement, LayerInfo, NetworkInfo, SweepGrids
 from stitchgrid.atlas.squares import read_choices
 from stitchgrid.catalog import Catalog, load_question
+from stitchgrid.catalog.misled import count_misleading
 
 # One row per metric that a cell was asked for. Two networks of a sweep may share their weights, hence their cells:
 # rows are joined by names as well.
@@ -54,6 +55,7 @@ def read_sweep(catalog: Catalog, sweep: str) -> SweepGrids:
         choices=choices,
         notes=notes,
         judgements=_judgements(catalog, sweep, choices),
+        claims=_claims(catalog, sweep, networks, choices),
         num_by_status={row["status"]: row["num_cells"] for row in rows(STATUSES)},
         num_eval=tuple(row["n"] for row in rows(_numbers("num_eval"))),
         num_fit=tuple(row["n"] for row in rows(_numbers("num_fit"))),
@@ -85,10 +87,7 @@ def _networks(models: Sequence[dict[str, Any]], layers: Sequence[dict[str, Any]]
 
 def _judgements(catalog: Catalog, sweep: str, choices: Sequence[Choice]) -> tuple[Judgement, ...]:
     """Return how often the diagonal loses, matchers in the order of the choices; each with its first such choice."""
-    by_entry: dict[tuple[str, str, int | None], int] = {}
-    for position, choice in enumerate(choices):
-        if choice.is_score:
-            by_entry.setdefault((choice.matcher, choice.params, choice.samples), position)
+    by_entry = _first_choices(choices)
     found = []
     for row in catalog.ask(load_question("diagonal_violations"), {"sweep": sweep}).to_pylist():
         entry = row["matcher"], row["params"], row["samples"]
@@ -106,3 +105,36 @@ def _judgements(catalog: Catalog, sweep: str, choices: Sequence[Choice]) -> tupl
                 )
             )
     return tuple(sorted(found, key=lambda one: one.choice))
+
+
+def _claims(
+    catalog: Catalog, sweep: str, networks: Sequence[NetworkInfo], choices: Sequence[Choice]
+) -> tuple[Claims, ...]:
+    """Return what trained matchers claim about each pair of networks, matchers in the order of the choices."""
+    by_entry = _first_choices(choices)
+    position = {network.name: number for number, network in enumerate(networks)}
+    rows = catalog.ask(load_question("misleading"), {"sweep": sweep, "all": "true"}).to_pylist()
+    found = [
+        Claims(
+            source=position[one.source],
+            target=position[one.target],
+            label=choices[by_entry[one.matcher, one.params, one.samples]].label,
+            choice=by_entry[one.matcher, one.params, one.samples],
+            num_claims=one.num_claims,
+            num_misleading=one.num_misleading,
+            num_unchecked=one.num_unchecked,
+            pairs=one.pairs,
+        )
+        for one in count_misleading(rows)
+        if (one.matcher, one.params, one.samples) in by_entry
+    ]
+    return tuple(sorted(found, key=lambda one: (one.source, one.target, one.choice)))
+
+
+def _first_choices(choices: Sequence[Choice]) -> dict[tuple[str, str, int | None], int]:
+    """Return for each matcher, its parameters and images the first choice that shows its score."""
+    by_entry: dict[tuple[str, str, int | None], int] = {}
+    for position, choice in enumerate(choices):
+        if choice.is_score:
+            by_entry.setdefault((choice.matcher, choice.params, choice.samples), position)
+    return by_entry

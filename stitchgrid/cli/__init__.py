@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from stitchgrid import __version__
-from stitchgrid.cli.ask import atlas, query, sql
+from stitchgrid.cli.ask import atlas, query, report, sql
 from stitchgrid.cli.follow import logs, status
 from stitchgrid.cli.keep import check, compact
 from stitchgrid.cli.look import layers, models
@@ -44,7 +44,7 @@ def cli() -> None:
     """
 
 
-for command in (launch, resume, plan, bench, status, logs, layers, models, query, sql, atlas, check, compact):
+for command in (launch, resume, plan, bench, status, logs, layers, models, query, sql, atlas, report, check, compact):
     cli.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""Commands that ask a store: query, sql, atlas."""
+"""Commands that ask a store: query, sql, atlas, report."""
 
 import shutil
 import sys
@@ -123,3 +123,42 @@ def atlas(sweeps: tuple[str, ...], out: str, figures: str | None, store: str) ->
         report = write_atlas(catalog, sweeps or catalog.sweeps, Path(out), figures=Path(figures) if figures else None)
         warn_of_store(catalog)
     say(f"{out}: {report}")
+
+
+@click.command()
+@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("html", "markdown")),
+    default="html",
+    show_default=True,
+    help="A page with figures, or Markdown without.",
+)
+@click.option("--out", type=click.Path(dir_okay=False), help="The file; default: report.html, and stdout for Markdown.")
+@STORE
+def report(sweeps: tuple[str, ...], form: str, out: str | None, store: str) -> None:
+    """Write what sweeps say about their matchers: verdicts, each with its rule, tables and figures; default: all.
+
+    Do matchers prefer the right layer, do stitches stay in the distribution, which claims mislead, and are matchers
+    sensitive, specific and monotone?
+
+    \b
+    Example:
+      stitchgrid report quickstart --out report.html
+      stitchgrid report quickstart --format markdown
+    """
+    from stitchgrid.catalog import Catalog
+    from stitchgrid.report import render_report
+    from stitchgrid.store import Store
+
+    with Catalog(Store.open(store)) as catalog:
+        text = render_report(catalog, sweeps or catalog.sweeps, form).encode()
+        warn_of_damage(catalog.damaged)
+    target = out or ("report.html" if form == "html" else None)
+    if target is None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text)
+    else:
+        write_file(Path(target), text)
+        say(f"{target}: {len(sweeps or catalog.sweeps)} sweeps")

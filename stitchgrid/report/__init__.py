@@ -1,0 +1,5 @@
+"""The report: what a sweep says about its matchers, as verdicts, tables and figures on one page or in Markdown."""
+
+from stitchgrid.report.report import render_report
+
+__all__ = ["render_report"]

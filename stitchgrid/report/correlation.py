@@ -1,0 +1,42 @@
+"""Rank correlations of what a matcher says with what a linear probe loses."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.stats import kendalltau, spearmanr
+
+FEWEST = 3  # pairs: of two, every order is perfect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankCorrelation:
+    """Spearman's rho and Kendall's tau-b with two-sided p-values; None where they are undefined."""
+
+    num_pairs: int
+    rho: float | None
+    rho_p: float | None
+    tau: float | None
+    tau_p: float | None
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> RankCorrelation:
+    """Correlate two lists of one length by rank, by scipy; undefined for fewer than three pairs or a constant side.
+
+    The p-values are those of independent pairs. Layers of one network are not independent: read them as a lower bound.
+
+    >>> rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]).rho
+    0.8
+    """
+    pairs = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
+    left, right = [a for a, _ in pairs], [b for _, b in pairs]
+    if len(pairs) < FEWEST or len(set(left)) == 1 or len(set(right)) == 1:
+        return RankCorrelation(num_pairs=len(pairs), rho=None, rho_p=None, tau=None, tau_p=None)
+    spearman, kendall = spearmanr(left, right), kendalltau(left, right)
+    return RankCorrelation(
+        num_pairs=len(pairs),
+        rho=round(float(spearman.statistic), 12),
+        rho_p=float(spearman.pvalue),
+        tau=round(float(kendall.statistic), 12),
+        tau_p=float(kendall.pvalue),
+    )

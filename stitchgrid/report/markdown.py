@@ -1,0 +1,62 @@
+"""A report as Markdown, to paste into a README: verdicts and tables, no figures."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from stitchgrid.printable import printable
+from stitchgrid.report.content import Section, SweepReport, Table, Verdict, as_text, is_number
+
+SPECIAL = re.compile(r"([\\`*\[\]<>|&#~!])")
+MARKS = {True: "passed", False: "failed", None: "-"}
+
+
+def render_markdown(reports: Sequence[SweepReport]) -> str:
+    """Return the report on these sweeps."""
+    if not reports:
+        return "# Report\n\nThe store holds no planned sweep: launch a job, then write the report again.\n"
+    return "\n".join(line for report in reports for line in _sweep(report)) + "\n"
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it stands: no markup, no HTML, no line breaks.
+
+    >>> escape("a|b <c> [d](e)")
+    'a\\\\|b \\\\<c\\\\> \\\\[d\\\\](e)'
+    """
+    return SPECIAL.sub(r"\\\1", " ".join(printable(text).split()))
+
+
+def _sweep(report: SweepReport) -> Iterable[str]:
+    yield from (f"# {escape(report.sweep)}", "", escape(", ".join(report.facts)), "")
+    yield from _table(report.networks)
+    for section in report.sections:
+        yield from _section(section)
+
+
+def _section(section: Section) -> Iterable[str]:
+    yield from (f"## {escape(section.title)}", "", escape(section.rule), "")
+    if section.missing:
+        yield from (escape(section.missing), "")
+        return
+    yield from map(_verdict, section.verdicts)
+    yield ""
+    for table in section.tables:
+        yield from _table(table)
+    yield from (f"All rows: `stitchgrid query {section.query}`", "")
+
+
+def _verdict(verdict: Verdict) -> str:
+    mark = f" ({MARKS[verdict.holds]})" if verdict.holds is not None else ""
+    return f"- **{escape(verdict.subject)}**: {escape(verdict.text)}{mark}"
+
+
+def _table(table: Table) -> Iterable[str]:
+    yield from (f"{escape(table.caption)}:", "")
+    numeric = [any(is_number(row[k]) for row in table.rows) for k in range(len(table.columns))]
+    yield f"| {' | '.join(map(escape, table.columns))} |"
+    yield f"| {' | '.join('---:' if number else '---' for number in numeric)} |"
+    for row in table.rows:
+        yield f"| {' | '.join(escape(as_text(value)) for value in row)} |"
+    if table.num_left_out:
+        yield from ("", f"{table.num_left_out} more rows are left out.")
+    yield ""

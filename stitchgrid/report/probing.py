@@ -1,0 +1,120 @@
+"""Sections that hold a matcher against linear probes: sensitivity to lost directions, specificity between seeds."""
+
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+from stitchgrid.report.asking import Asker, Row, by_label
+from stitchgrid.report.content import Picture, Section, Verdict, make_table
+from stitchgrid.report.correlation import FEWEST, RankCorrelation, rank_correlation
+from stitchgrid.report.figures import Cloud, draw_clouds
+
+LEVEL = 0.05  # of significance
+RANKED = "try_cast(params ->> 'rank' as bigint) is not null"
+SEEDS = """
+source_model <> target_model and exists (
+    select 1 from models as f join models as g on g.sweep = f.sweep and g.entry = f.entry
+    where f.sweep = cells.sweep and f.model = source_model and g.model = target_model
+)
+"""
+CORRELATED = (
+    "dissimilarity is the matcher's score turned so that more is less similar. rho is Spearman's, tau Kendall's rank "
+    f"correlation (tau-b) over all pairs, p is two-sided; passed: rho above 0 with p below {LEVEL}. Layers of one "
+    "network are not independent, so p is too small; mean_rho averages the rho of single {groups}, num_groups of them."
+)
+COLUMNS = ("label", "metric", "num_pairs", "rho", "rho_p", "tau", "tau_p", "mean_rho", "num_groups")
+
+
+def sensitivity(ask: Asker) -> Section:
+    """Return whether a matcher sees that a layer loses directions which carry the labels."""
+    rows = ask.rows("paper_sensitivity")
+    return Section(
+        title="Does a matcher see what a probe loses?",
+        rule="Sensitivity (Ding et al. 2021): a layer's approximations of lower rank, matched with the whole layer, "
+        "must be the less similar, the more accuracy a linear probe of the layer loses by the same approximation. "
+        + CORRELATED.format(groups="layers"),
+        query="paper_sensitivity",
+        **_answer(rows, "accuracy_loss", lambda row: (row["model"], row["layer"])),
+        missing=""
+        if rows
+        else ask.missing(
+            (ask.plans(RANKED), "matcher with rank = [8, 4, 2, 1]"),
+            (ask.has_probes("rank is not null"), '[probes] with rank = ["full", 8, 4, 2, 1]'),
+        ),
+    )
+
+
+def specificity(ask: Asker) -> Section:
+    """Return whether a matcher finds layers of two seeds the more alike, the nearer their probes' accuracies."""
+    rows = ask.rows("paper_specificity")
+    return Section(
+        title="Does a matcher tell layers of two seeds apart as probes do?",
+        rule="Specificity (Ding et al. 2021): layers of two networks that differ in their seed must be the less "
+        "similar, the further the accuracies of their linear probes are apart. "
+        + CORRELATED.format(groups="pairs of networks"),
+        query="paper_specificity",
+        **_answer(rows, "accuracy_gap", lambda row: (row["source_model"], row["target_model"])),
+        missing=""
+        if rows
+        else ask.missing(
+            (ask.plans(SEEDS), 'two seeds of a model compared (seeds = [0, 1], [grid] pairs = "across")'),
+            (ask.has_probes("rank is null"), "[probes]"),
+        ),
+    )
+
+
+def correlate(rows: list[Row], against: str, group: Callable[[Row], Any]) -> Row:
+    """Return the rank correlation of one matcher's dissimilarities with a column, over all rows and within groups."""
+    found = _of(rows, against)
+    parts: dict[Any, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(group(row), []).append(row)
+    single = [one.rho for part in parts.values() if (one := _of(part, against)).rho is not None]
+    return {
+        "label": rows[0]["label"],
+        "metric": rows[0]["metric"],
+        "num_pairs": found.num_pairs,
+        "rho": found.rho,
+        "rho_p": found.rho_p,
+        "tau": found.tau,
+        "tau_p": found.tau_p,
+        "mean_rho": fmean(single) if single else None,
+        "num_groups": len(single),
+    }
+
+
+def _of(rows: list[Row], against: str) -> RankCorrelation:
+    return rank_correlation([row["dissimilarity"] for row in rows], [row[against] for row in rows])
+
+
+def _answer(rows: list[Row], against: str, group: Callable[[Row], Any]) -> dict[str, Any]:
+    """Return verdicts, table and figure of a section; nothing where there are no rows."""
+    if not rows:
+        return {}
+    groups = by_label(rows)
+    found = [correlate(part, against, group) for part in groups.values()]
+    clouds = [
+        Cloud(
+            title=label,
+            x=[row["dissimilarity"] for row in part],
+            y=[row[against] for row in part],
+            groups=[row.get("model", "") for row in part],
+        )
+        for label, part in groups.items()
+    ]
+    words = against.replace("_", " ")
+    svg = draw_clouds(clouds, x_label="dissimilarity", y_label=words)
+    return {
+        "verdicts": tuple(map(_verdict, found)),
+        "tables": (make_table("By matcher", found, COLUMNS),),
+        "pictures": (Picture(caption=f"Dissimilarity against the probes' {words}.", svg=svg),),
+    }
+
+
+def _verdict(found: Row) -> Verdict:
+    if found["rho"] is None:
+        reason = "too few pairs" if found["num_pairs"] < FEWEST else "one side is constant"
+        return Verdict(subject=found["label"], text=f"no rank correlation: {reason}", holds=None)
+    p = "below 0.0001" if found["rho_p"] < 1e-4 else f"{found['rho_p']:.2g}"
+    text = f"rho {found['rho']:.2f}, p {p}, tau {found['tau']:.2f}, over {found['num_pairs']} pairs"
+    return Verdict(subject=found["label"], text=text, holds=found["rho"] > 0 and found["rho_p"] < LEVEL)

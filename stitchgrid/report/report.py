@@ -1,0 +1,53 @@
+"""Catalog -> report -> text: one page of HTML, or Markdown."""
+
+from collections.abc import Callable, Sequence
+
+from stitchgrid.catalog import Catalog
+from stitchgrid.errors import QueryError, nearest
+from stitchgrid.report.asking import Asker
+from stitchgrid.report.content import Section, SweepReport, make_table
+from stitchgrid.report.distribution import misleading, out_of_distribution
+from stitchgrid.report.markdown import render_markdown
+from stitchgrid.report.matching import monotonicity, sanity_across, sanity_within
+from stitchgrid.report.page import render_page
+from stitchgrid.report.probing import sensitivity, specificity
+
+SECTIONS: tuple[Callable[[Asker], Section], ...] = (
+    sanity_within,
+    sanity_across,
+    out_of_distribution,
+    misleading,
+    sensitivity,
+    specificity,
+    monotonicity,
+)
+RENDERERS: dict[str, Callable[[Sequence[SweepReport]], str]] = {"html": render_page, "markdown": render_markdown}
+STATUSES = "select status, count(*) as num_cells from cells where sweep = $sweep group by status order by status"
+MATCHERS = "select distinct matcher from cells where sweep = $sweep order by matcher"
+NETWORK_COLUMNS = ("model", "architecture", "accuracy", "num_layers", "num_parameters", "num_eval")
+
+
+def read_report(catalog: Catalog, sweep: str) -> SweepReport:
+    """Return what is reported of a sweep."""
+    ask = Asker(catalog, sweep)
+    states = [f"{row['num_cells']:,} cells {row['status']}" for row in ask.sql(STATUSES)]
+    matchers = ", ".join(row["matcher"] for row in ask.sql(MATCHERS))
+    networks = ask.rows("networks")
+    return SweepReport(
+        sweep=sweep,
+        facts=(f"{len(networks)} networks", f"matched by {matchers}", *states),
+        networks=make_table("Networks", networks, NETWORK_COLUMNS),
+        sections=tuple(section(ask) for section in SECTIONS),
+    )
+
+
+def render_report(catalog: Catalog, sweeps: Sequence[str], form: str) -> str:
+    """Return the report on some sweeps as `html` or `markdown`; the same store gives the same text.
+
+    Raises:
+        QueryError: If there is no such sweep.
+    """
+    for sweep in sweeps:
+        if sweep not in catalog.sweeps:
+            raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, catalog.sweeps)}.")
+    return RENDERERS[form]([read_report(catalog, sweep) for sweep in dict.fromkeys(sweeps)])

@@ -1,0 +1,346 @@
+"""The report: its numbers are those of the queries, its names stay names, and it says what is missing."""
+
+import json
+import math
+from html.parser import HTMLParser
+
+import pytest
+from click.testing import CliRunner
+from helpers_paper import LAYERS, MODELS, SWEEP, make_paper_store, paper_tables
+from helpers_store import make_synthetic_store
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau, spearmanr
+
+from stitchgrid.catalog import Catalog, load_question
+from stitchgrid.catalog.misled import count_misleading, misleading_rule
+from stitchgrid.cli import cli
+from stitchgrid.errors import QueryError
+from stitchgrid.report import render_report
+from stitchgrid.report.content import as_text
+from stitchgrid.report.correlation import rank_correlation
+from stitchgrid.report.markdown import escape
+from stitchgrid.report.report import SECTIONS, read_report
+from stitchgrid.store import Store
+
+HOSTILE = {
+    "net/0": "</style><script>alert(1)</script>",
+    "net/1": "\"><img src='https://evil.example/x' onerror=alert(2)> | $x^{$ \u2028 層 \u202e",
+    "a": "<!--<script>",
+    "b": "a'b\"c&amp; [x](javascript:alert(3)) `y` \x1b[31m",
+    "c": "line\n# heading",
+    "other": "_$x^{$",
+}
+TITLES = {
+    "paper_sanity_within": "Is every layer its own best source?",
+    "paper_sanity_across": "Is the corresponding layer of another seed the best source?",
+    "paper_ood": "Do stitched representations stay in the target's distribution?",
+    "misleading": "Which claims of trained stitches are misleading?",
+    "paper_sensitivity": "Does a matcher see what a probe loses?",
+    "paper_specificity": "Does a matcher tell layers of two seeds apart as probes do?",
+    "paper_monotonicity": "Are near layers more alike than far ones?",
+}
+
+
+class Page(HTMLParser):
+    """A page as a browser's parser sees it: elements, and the tables and other texts as text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.tables, self.items, self.text, self._inside = [], [], [], "", None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        elif tag == "li":
+            self.items.append("")
+
+    def handle_endtag(self, tag):
+        self._inside = None if tag in ("td", "th", "style") else self._inside
+
+    def handle_data(self, data):
+        if self._inside != "style":
+            self.text += data
+        if self._inside in ("td", "th"):
+            self.tables[-1][-1][-1] += data
+        elif self.items and self._inside in ("li", "b", "span"):
+            self.items[-1] += data
+
+    def rows(self, *columns):
+        """Return the first table with these columns, a dictionary a row."""
+        table = next(table for table in self.tables if set(columns) <= set(table[0]))
+        return [dict(zip(table[0], row, strict=True)) for row in table[1:]]
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    with Catalog(make_paper_store(tmp_path_factory.mktemp("grid"))) as catalog:
+        yield catalog
+
+
+@pytest.fixture(scope="module")
+def html(catalog):
+    return render_report(catalog, [SWEEP], "html")
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+@pytest.fixture(scope="module")
+def sections(catalog):
+    return read_report(catalog, SWEEP).sections
+
+
+def answer(catalog, name, **given):
+    return catalog.ask(load_question(name), given).to_pylist()
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("paper_sanity_within", ("num_networks", "num_judged", "num_violations", "own_score", "best_accuracy")),
+        ("paper_sanity_across", ("num_pairs", "num_judged", "num_violations", "num_later", "chance_share")),
+        ("paper_ood", ("detector", "relation", "num_scored", "num_in", "num_left", "num_collapsed", "mean_auroc")),
+        ("paper_monotonicity", ("direction", "model", "num_triples", "num_violations", "conformity")),
+    ],
+)
+def test_the_tables_hold_the_numbers_of_the_queries(page, catalog, name, columns):
+    rows = answer(catalog, name)
+    wanted = [[row["matcher"], *(as_text(row[column]) for column in columns)] for row in rows]
+    found = [[row["matcher"], *(row[column] for column in columns)] for row in page.rows(*columns)]
+    assert found == wanted
+    assert len(wanted) > 2
+
+
+def test_misleading_claims_are_those_of_the_query(page, catalog):
+    rows = answer(catalog, "misleading", all="true")
+    found = page.rows("num_claims", "num_misleading")
+    assert len(found) == len(MODELS) ** 2
+    for row in found:
+        mine = [r for r in rows if (r["source_model"], r["target_model"]) == (row["source_model"], row["target_model"])]
+        assert int(row["num_cells"]) == len(mine) == 2 * len(LAYERS) ** 2
+        assert int(row["num_claims"]) == sum(r["claims"] for r in mine)
+        assert int(row["num_misleading"]) == sum(r["misleading"] is True for r in mine)
+    wrong, claims = (sum(int(row[name]) for row in found) for name in ("num_misleading", "num_claims"))
+    assert any(f"task_loss: {wrong} of {claims} (" in item for item in page.items)
+    assert f"{wrong - 20} more rows are left out." in page.text
+    assert misleading_rule() in page.text
+    listed = page.rows("direct_residual")
+    assert [row["direct_residual"] for row in listed] == [
+        as_text(row["direct_residual"]) for row in answer(catalog, "misleading")[:20]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "against", "group", "title"),
+    [
+        ("paper_sensitivity", "accuracy_loss", ("model", "layer"), TITLES["paper_sensitivity"]),
+        ("paper_specificity", "accuracy_gap", ("source_model", "target_model"), TITLES["paper_specificity"]),
+    ],
+)
+def test_rank_correlations_are_those_of_scipy(catalog, sections, name, against, group, title):
+    [section] = [one for one in sections if one.title == title]
+    [table] = section.tables
+    rows = answer(catalog, name)
+    for line in table.rows:
+        found = dict(zip(table.columns, line, strict=True))
+        mine = [row for row in rows if row["matcher"] == found["matcher"]]
+        x, y = [row["dissimilarity"] for row in mine], [row[against] for row in mine]
+        assert (found["rho"], found["rho_p"]) == pytest.approx(tuple(spearmanr(x, y)))
+        assert (found["tau"], found["tau_p"]) == pytest.approx(tuple(kendalltau(x, y)))
+        parts = {}
+        for row in mine:
+            parts.setdefault(tuple(row[key] for key in group), []).append((row["dissimilarity"], row[against]))
+        single = [spearmanr(*zip(*part, strict=True)).statistic for part in parts.values() if len(part) > 2]
+        assert found["mean_rho"] == pytest.approx(sum(single) / len(single))
+        assert found["num_groups"] == len(single)
+        [verdict] = [one for one in section.verdicts if one.subject == found["matcher"]]
+        assert verdict.holds == (found["rho"] > 0 and found["rho_p"] < 0.05)
+
+
+def test_a_rank_correlation_of_a_constant_or_of_two_pairs_is_undefined():
+    for x, y in (([1, 2, 3], [5, 5, 5]), ([1, 2], [1, 2]), ([1, 2, math.nan], [1, 2, 3])):
+        found = rank_correlation(x, y)
+        assert (found.rho, found.rho_p, found.tau, found.tau_p) == (None, None, None, None)
+    perfect = rank_correlation(range(20), [value**3 for value in range(20)])
+    assert (perfect.rho, perfect.tau, perfect.num_pairs) == (1, 1, 20)
+    assert perfect.rho_p < 1e-6
+
+
+def test_every_section_states_its_rule_its_query_and_a_verdict_of_every_matcher(sections):
+    assert {section.query: section.title for section in sections} == TITLES
+    for section in sections:
+        assert len(section.rule) > 80
+        assert section.missing == ""
+        assert section.tables
+        assert {verdict.subject.split(",")[0] for verdict in section.verdicts} <= {"direct", "task_loss", "cka"}
+        assert section.verdicts
+
+
+# Forms ----------------------------------------------------------------------------------------------------------------
+
+
+def test_markdown_has_the_tables_of_the_page(page, catalog):
+    text = render_report(catalog, [SWEEP], "markdown")
+    tables, current = [], []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("| "):
+            current.append(line[2:-2].split(" | "))
+        elif current:
+            tables.append([row for k, row in enumerate(current) if k != 1])
+            current = []
+    assert tables == page.tables
+    assert all(f"## {title}" in text for title in TITLES.values())
+
+
+def test_the_page_stands_alone_and_runs_nothing(page):
+    for tag, attributes in page.elements:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base", "svg"}
+        assert attributes.get("src", "data:image/svg+xml;base64,").startswith("data:image/svg+xml;base64,")
+        assert not {"href", "action", "style", "onerror"} & set(attributes)
+    assert [tag for tag, _ in page.elements].count("img") == 5
+    [policy] = [one["content"] for _, one in page.elements if one.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_the_same_store_gives_the_same_report(catalog, html):
+    assert render_report(catalog, [SWEEP], "html") == html
+
+
+def test_names_from_the_store_cannot_leave_their_place(tmp_path):
+    with Catalog(make_paper_store(tmp_path, rename=HOSTILE)) as catalog:
+        page = Page(render_report(catalog, [SWEEP], "html"))
+        text = render_report(catalog, [SWEEP], "markdown")
+    assert not any(tag == "script" or "onerror" in attributes for tag, attributes in page.elements)
+    assert all(one["src"].startswith("data:") for tag, one in page.elements if tag == "img")
+    assert {row["model"] for row in page.rows("architecture")} >= {HOSTILE["net/0"]}
+    assert "\x1b" not in page.text + text
+    assert "\u202e" not in page.text + text
+    assert "\n# heading" not in text
+    assert not [line for line in text.splitlines() if "<script>" in line.replace("\\<", "")]
+    widths = {len(line.replace("\\|", "").split(" | ")) for line in text.splitlines() if "relative_accuracy" in line}
+    listed = [line for line in text.splitlines() if line.startswith("| ") and "task_loss | 0 |" in line]
+    assert {len(line.replace("\\|", "").split(" | ")) for line in listed} == widths
+
+
+@given(st.text())
+def test_escaped_text_is_one_line_without_markup(text):
+    shown = escape(text)
+    assert len(shown.splitlines()) <= 1
+    bare = shown.replace("\\\\", "").replace("\\", "\0")
+    assert all(bare[k - 1] == "\0" for k, letter in enumerate(bare) if letter in "`*[]<>|&")
+
+
+# What is missing ------------------------------------------------------------------------------------------------------
+
+
+def missing(store, sweep):
+    with Catalog(store) as catalog:
+        found = {section.query: section.missing for section in read_report(catalog, sweep).sections}
+        for form in ("html", "markdown"):
+            assert sweep in render_report(catalog, [sweep], form)
+    return {query: text for query, text in found.items() if text}
+
+
+def test_a_sweep_without_scores_ranks_and_probes_is_told_what_to_add(tmp_path):
+    found = missing(make_synthetic_store(tmp_path).store, "synthetic")
+    assert set(found) == {"paper_ood", "paper_sensitivity", "paper_specificity"}
+    assert found["paper_ood"] == (
+        'Nothing to report: the job has no stitcher with [diagnostics] ood = ["mahalanobis"].'
+    )
+    assert found["paper_sensitivity"] == (
+        "Nothing to report: the job has no matcher with rank = [8, 4, 2, 1] and no [probes] with rank = "
+        '["full", 8, 4, 2, 1].'
+    )
+    assert found["paper_specificity"] == "Nothing to report: the job has no [probes]."
+
+
+def test_a_sweep_of_which_nothing_is_computed_says_so(tmp_path):
+    found = missing(make_paper_store(tmp_path, keep=lambda cell, metric: False), SWEEP)
+    assert set(found) == set(TITLES)
+    assert set(found.values()) == {
+        "Asked for, but without values yet: 'stitchgrid resume paper' computes what is missing."
+    }
+
+
+def test_a_sweep_of_one_network_across_has_no_grids(tmp_path):
+    store = Store.open(tmp_path, create=True)
+    tables = paper_tables({})
+    rows = [row for row in tables["cells"].to_pylist() if (row["source_model"], row["target_model"]) == MODELS[1:]]
+    tables["cells"] = type(tables["cells"]).from_pylist([row for row in rows if row["matcher"] == "cka"])
+    store.write_plan("across", store.write_job("across", {}), **tables, info={})
+    found = missing(store, "across")
+    assert 'no network compared with itself ([grid] pairs = "within")' in found["paper_sanity_within"]
+    assert "no two networks of one architecture compared (seeds = [0, 1]" in found["paper_sanity_across"]
+    assert "no trained matcher with accuracy (task_loss)" in found["misleading"]
+    assert "no three layers of a network compared with one another" in found["paper_monotonicity"]
+    assert "no two seeds of a model compared" in found["paper_specificity"]
+
+
+def test_a_store_without_sweeps_gives_a_report_that_says_so(tmp_path):
+    with Catalog(Store.open(tmp_path, create=True)) as catalog:
+        for form in ("html", "markdown"):
+            assert "The store holds no planned sweep: launch a job" in render_report(catalog, [], form)
+
+
+def test_an_unknown_sweep_is_refused_with_the_nearest(catalog):
+    with pytest.raises(QueryError, match=r"no planned sweep 'papr'.*did you mean 'paper'"):
+        render_report(catalog, ["papr"], "html")
+
+
+# Matchers of one kind, sources of reduced rank ------------------------------------------------------------------------
+
+
+def test_misleading_cells_are_counted_by_matcher_too():
+    row = {"source_model": "f", "target_model": "g", "source_layer": "a", "target_layer": "b", "samples": 9}
+    told = {"claims": True, "misleading": True}
+    rows = [row | told | {"matcher": "task_loss", "params": json.dumps({"epochs": n})} for n in (1, 1, 2)]
+    rows[2] |= {"misleading": None}
+    first, second = count_misleading(rows)
+    assert (first.num_cells, first.num_misleading, first.num_unchecked, first.pairs) == (2, 2, 0, ("a -> b",))
+    assert (second.num_claims, second.num_misleading, second.num_unchecked, second.pairs) == (1, 0, 1, ())
+
+
+def test_sources_of_reduced_rank_are_in_the_section_on_ranks_alone(sections):
+    for section in sections:
+        assert not any("rank " in verdict.subject for verdict in section.verdicts)
+    assert len(SECTIONS) == len(TITLES)
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_a_page_or_prints_markdown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = make_paper_store(tmp_path / "grid").uri
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(cli, ["report", *arguments, "--store", store])
+        assert result.exit_code == code, result.output
+        return result
+
+    assert run(SWEEP).stdout == "report.html: 1 sweeps\n"
+    assert (tmp_path / "report.html").read_text("utf-8").startswith("<!doctype html>")
+    printed = run("--format", "markdown").stdout
+    assert printed.startswith("# paper\n")
+    run(SWEEP, "--format", "markdown", "--out", "report.md")
+    assert (tmp_path / "report.md").read_text("utf-8") == printed
+    said = run("papr", code=2).stderr
+    assert "did you mean 'paper'" in said
+    said = run(SWEEP, "--out", str(tmp_path / "nowhere" / "r.html"), code=2).stderr
+    assert "cannot write" in said
+    assert "name another file with --out" in said
