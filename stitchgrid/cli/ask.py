@@ -154,7 +154,7 @@ def report(sweeps: tuple[str, ...], form: str, out: str | None, store: str) -> N
 
     with Catalog(Store.open(store)) as catalog:
         text = render_report(catalog, sweeps or catalog.sweeps, form).encode()
-        warn_of_damage(catalog.damaged)
+        warn_of_store(catalog)
     target = out or ("report.html" if form == "html" else None)
     if target is None:
         sys.stdout.flush()
