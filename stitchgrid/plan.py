@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Protocol
 
-from stitchgrid.matchers.catalogue import FROM_MOMENTS, MATCHERS, images_used
+from stitchgrid.matchers.catalogue import MATCHERS, WITHOUT_TAIL, asks_ood, images_used
 from stitchgrid.records import Block, Cell, Layer, MatcherSpec, Shard, Sweep, digest
 
 MIN_SHARD_FLOPS, MAX_SHARD_FLOPS = 1e11, 1.2e13  # a second, and two minutes, of one CPU core, about
@@ -14,6 +14,7 @@ MAX_SHARED = 1 / 8  # of a shard's work: what other shards of the same networks 
 MIN_SHARDS = 16  # of a sweep big enough, so that workers share it and a crash costs little
 PIECE = "-"  # between the id of a shard and the number of its half
 TILE_SIDES = (8, 4, 2, 1)  # networks on a side of a tile; the largest that fits is taken
+RESNET18_FLOPS = 1.11e9  # of CIFAR's ResNet-18, 64 wide, for an image of 32x32
 EXACT = 10.0  # cost of a product of rows in float64, with all it needs, in operations of a network
 BACKWARD = 1.0  # cost of a gradient with respect to a tail's input, in forward passes
 
@@ -195,10 +196,12 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
         epochs = spec.values["epochs"] if kind.trained else 0
         total += epochs * num_fit * sum(sweep.networks[source].flops for source in sources)
         runs = num_eval + epochs * num_fit * (1 + BACKWARD)  # of each stitched network's tail
-        if kind.family != "stitcher" or FROM_MOMENTS.issuperset(spec.metrics):
+        if kind.family != "stitcher" or WITHOUT_TAIL.issuperset(spec.metrics):
             runs = epochs * num_fit * (1 + BACKWARD)
         for block in blocks:
             total += _gram_cost(sweep, block, num_eval, spec.rank) * kind.gram + runs * _tail_cost(sweep, block)
+            total += _distance_cost(sweep, block, num_eval) * asks_ood(spec, "mahalanobis")
+            total += _energy_cost(sweep, block, num_eval) if asks_ood(spec, "energy") else 0.0
     return total + _axes_cost(sweep, sources, matchers)
 
 
@@ -211,8 +214,8 @@ def images_of(sweep: Sweep, matcher: int) -> tuple[int, int]:
 def _images_passed(sweep: Sweep, matchers: Sequence[int], *, gram: bool) -> int:
     """Return how many fit and evaluation images pass for all layer pairs and matchers at once."""
     used = [(sweep.matchers[matcher], *images_of(sweep, matcher)) for matcher in matchers]
-    fit = (num_fit for spec, num_fit, _ in used if spec.rank or _is_closed_form(spec))
-    evaluation = (num_eval for spec, _, num_eval in used if gram or not MATCHERS[spec.kind].gram)
+    fit = (num for spec, num, _ in used if spec.rank or _is_closed_form(spec) or asks_ood(spec, "mahalanobis"))
+    evaluation = (num for spec, _, num in used if gram or not MATCHERS[spec.kind].gram)
     return max(fit, default=0) + max(evaluation, default=0)
 
 
@@ -258,6 +261,41 @@ def _moment_cost(sweep: Sweep, block: Block, num_images: int) -> float:
     source, target = sweep.networks[block.source], sweep.networks[block.target]
     pairs = ((s, target.layers[position]) for position in block.target_layers for s in source.layers)
     return sum(2.0 * EXACT * num_images * min(_rows(s), _rows(t)) * s.width * t.width for s, t in pairs)
+
+
+def _distance_cost(sweep: Sweep, block: Block, num_images: int) -> float:
+    """Return the cost of the distances of pooled T(A) and B, in float64."""
+    source, target = sweep.networks[block.source], sweep.networks[block.target]
+    pairs = ((s.width, target.layers[position].width) for position in block.target_layers for s in source.layers)
+    return sum(2.0 * EXACT * num_images * (wide_s + wide_t) * wide_t for wide_s, wide_t in pairs)
+
+
+def _energy_cost(sweep: Sweep, block: Block, num_images: int) -> float:
+    """Return the operations of detectors on B and on all T(A)."""
+    num = num_images * (len(sweep.networks[block.source].layers) + 1)
+    return sum(num * detector_flops(sweep, block.target, layer) for layer in block.target_layers)
+
+
+def detector_flops(sweep: Sweep, target: int, layer: int) -> float:
+    """Return the operations of a layer's detector for one image: of its matrix products and convolutions, about."""
+    assert sweep.energy is not None
+    recipe, network = sweep.energy.recipe, sweep.networks[target]
+    record = network.layers[layer]
+    if record.kind == "map":
+        _, height, width = network.input_shape
+        return RESNET18_FLOPS * (recipe.width / 64) ** 2 * height * width / 32**2
+    if record.kind == "tokens":
+        num_tokens, hidden = _rows(record), 3 * recipe.width
+        return recipe.depth * (24.0 * num_tokens * hidden**2 + 4.0 * num_tokens**2 * hidden)
+    return 2.0 * 8 * recipe.width * (record.width + 8 * recipe.width)
+
+
+def training_flops(sweep: Sweep, target: int, layer: int) -> float:
+    """Return the operations that making a layer's detector takes; a step costs a pass and twice that backward."""
+    assert sweep.energy is not None
+    recipe, flops = sweep.energy.recipe, sweep.networks[target].layers[layer].flops
+    one = 3 * detector_flops(sweep, target, layer) + flops
+    return sweep.energy.num_fit * one * (recipe.epochs + 2 * recipe.finetune_epochs)
 
 
 def _tail_cost(sweep: Sweep, block: Block) -> float:

@@ -192,6 +192,33 @@ class DataSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyRecipe:
+    """How detectors by energy are made; defaults are those of Balogh & Jelasity (2025), but for the outliers."""
+
+    epochs: int = 100  # as a classifier of the layer's activations
+    finetune_epochs: int = 20  # with outliers beside them
+    width: int = 64  # of the first stage for maps; tokens get 3 times, vectors 8 times as many features
+    depth: int = 12  # blocks, for tokens
+    samples: int | None = None  # fit images looked at; None: all
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 1e-5
+    seed: int = 0
+    outliers: str = "patch_shuffle"  # noise | patch_shuffle | data: those of another data set
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergySpec:
+    """What every detector of a sweep is made by and from."""
+
+    recipe: EnergyRecipe
+    num_fit: int  # fit images looked at
+    fit_data: str  # digest of them
+    outliers: DataSpec | None = None  # where they come from another data set: its evaluation images
+    outlier_data: str = ""  # digest of those
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One ordered layer pair times one matcher (times one seed, for trained kinds), by position in its sweep."""
 
@@ -285,7 +312,23 @@ class ProbeNetwork:
         return frozenset({self.network})
 
 
-Unit = Shard | TrainNetwork | EvaluateNetwork | ProbeNetwork
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainDetector:
+    """The unit of work that makes the detector by energy of one target layer."""
+
+    unit_id: str  # also the key of the artefact it writes
+    network: int
+    layer: int
+    flops: float = 0.0
+    num_cells: int = 1  # detectors made, for progress
+
+    @property
+    def networks(self) -> frozenset[int]:
+        """The network whose activations it learns."""
+        return frozenset({self.network})
+
+
+Unit = Shard | TrainNetwork | EvaluateNetwork | ProbeNetwork | TrainDetector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,6 +396,7 @@ class Sweep:
     matcher_data: tuple[str, ...]  # per matcher: digest of the images and labels its values depend on
     probes: ProbeSpec | None = None
     probe_data: str = ""  # digest of the images and labels that probes depend on
+    energy: EnergySpec | None = None  # where a matcher asks for it
 
     @property
     def num_probe_fit(self) -> int:

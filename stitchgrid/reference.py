@@ -9,13 +9,15 @@ Shape suffixes: N images, P rows per image, R rows of all images, D features of 
 from collections.abc import Callable, Sequence
 from math import nan
 
+import numpy as np
 import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.linalg import svd
 from torch.nn import functional as F
 
 from stitchgrid.datasets.resident import PicturePair, Pictures
-from stitchgrid.matchers.catalogue import MATCHERS, Rules, images_used
+from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, Rules, asks_ood, images_used
 from stitchgrid.matchers.stitchers.task_loss import image_order, initial_map, seeded
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.precision import running_in
@@ -32,8 +34,15 @@ class Reference:
     """The values of cells, computed one layer pair at a time."""
 
     def __init__(
-        self, sweep: Sweep, images: PicturePair, network: Callable[[int], CutNetwork], *, device: torch.device
+        self,
+        sweep: Sweep,
+        images: PicturePair,
+        network: Callable[[int], CutNetwork],
+        *,
+        device: torch.device,
+        detector: Callable[[Key], nn.Module] | None = None,  # of a target layer, where the sweep has them
     ):
+        self.detector = detector
         self.sweep, self.images, self.network, self.device = sweep, images, network, device
         self._passes: dict[tuple[Key, int, int], tuple[Tensor, Tensor]] = {}  # of the layer pair at hand
 
@@ -153,9 +162,23 @@ class Reference:
             lowest = min(b.min().item(), self._pass(cell.target_key, self.images.fit, num_fit)[0].min().item())
             negative = ratio(t_NPE.clamp(max=0).abs().sum().item(), t_NPE.abs().sum().item())
             found["negative_mass"] = negative if lowest >= 0 else nan
+        if asks_ood(spec, "mahalanobis"):
+            fit_b = self._pass(cell.target_key, self.images.fit, num_fit)[0]
+            found |= mahalanobis(pooled(rows(fit_b, target), target), pooled(b_NPE, target), pooled(t_NPE, target))
+        if asks_ood(spec, "energy"):
+            found |= self._energies(cell, b, t_NPE)
         if found.keys() >= set(spec.metrics):
             return found
         return found | self._answers(cell, t_NPE)
+
+    @torch.no_grad()
+    def _energies(self, cell: Cell, b: Tensor, t_NPE: Tensor) -> dict[str, float]:
+        """Return how well minus the energy by the target layer's detector tells B from T(A)."""
+        assert self.detector is not None
+        detector, t = self.detector(cell.target_key), installed(t_NPE, self._layer(cell.target_key))
+        size = self.sweep.batch_size
+        scores = [torch.cat([detector(x[k : k + size].float()) for k in range(0, len(x), size)]) for x in (b, t)]
+        return told_apart("energy", *(logits_NK.exp().sum(1).log() for logits_NK in scores))
 
     def _train(self, cell: Cell, *, num_fit: int) -> Map:
         """Return the map trained on the labels, by itself, through the whole stitched network."""
@@ -220,6 +243,37 @@ def mean(hits_N: Tensor) -> float:
 def total_variance(x_ND: Tensor) -> float:
     """Return the trace of the covariance."""
     return (x_ND - x_ND.mean(0)).square().sum().item()
+
+
+def mahalanobis(fit_NE: Tensor, b_NE: Tensor, t_NE: Tensor) -> dict[str, float]:
+    """Return how well minus the distance to the Gaussian of `fit_NE` tells B, the positive class, from T(A).
+
+    The Gaussian's covariance is (1 - a) S + a tr(S)/E I, a = 0.01; distances are rounded to 3 decimals.
+    """
+    centred_NE = fit_NE - fit_NE.mean(0)
+    covariance_EE = centred_NE.mT @ centred_NE / len(fit_NE)
+    sphere_EE = covariance_EE.trace() / len(covariance_EE) * torch.eye(len(covariance_EE)).to(covariance_EE)
+    shrunk_EE = 0.99 * covariance_EE + 0.01 * sphere_EE
+    if not covariance_EE.trace() > 0:
+        return dict.fromkeys(OOD_METRICS["mahalanobis"], nan)
+    scores = []
+    for x_NE in (b_NE, t_NE):
+        offsets_NE = x_NE - fit_NE.mean(0)
+        squares_N = (offsets_NE * torch.linalg.solve(shrunk_EE, offsets_NE.mT).mT).sum(1)
+        scores.append(-squares_N.sqrt())
+    return told_apart("mahalanobis", *scores)
+
+
+def told_apart(detector: str, b_N: Tensor, t_N: Tensor) -> dict[str, float]:
+    """Return AUROC, FPR95 and AUPR of scores, rounded to 3 decimals, B being the positive class."""
+    b, t = (scores_N.double().cpu().numpy().round(3) for scores_N in (b_N, t_N))
+    names, both = OOD_METRICS[detector], np.concatenate([b, t])
+    if not np.isfinite(both).all():
+        return dict.fromkeys(names, nan)
+    is_b = np.repeat([1, 0], [len(b), len(t)])
+    threshold = np.sort(b)[::-1][int(np.ceil(len(b) * 95 / 100)) - 1]
+    found = (roc_auc_score(is_b, both), np.mean(t >= threshold), average_precision_score(is_b, both))
+    return {name: float(value) for name, value in zip(names, found, strict=True)}
 
 
 def rows(a: Tensor, layer: Layer) -> Tensor:

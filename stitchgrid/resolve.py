@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from stitchgrid.datasets import Images, open_images
+from stitchgrid.datasets.images import Split
 from stitchgrid.errors import InputError, JobFileError, StitchgridError
 from stitchgrid.jobfile import Job
-from stitchgrid.matchers.catalogue import MATCHERS, images_used
+from stitchgrid.matchers.catalogue import MATCHERS, asks_ood, images_used
 from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
@@ -19,9 +20,12 @@ from stitchgrid.models.cutting import cut_network
 from stitchgrid.models.memory import move
 from stitchgrid.models.select import select_layers
 from stitchgrid.models.weights import load_state, state_digest
+from stitchgrid.plan import training_flops
 from stitchgrid.preprocess import output_size
 from stitchgrid.records import (
     DataSpec,
+    EnergyRecipe,
+    EnergySpec,
     EvaluateNetwork,
     Network,
     NetworkSpec,
@@ -29,12 +33,14 @@ from stitchgrid.records import (
     ProbeNetwork,
     ProbeSpec,
     Sweep,
+    TrainDetector,
     TrainNetwork,
     canonical,
     digest,
 )
 
 PROBE_REVISION = 1  # raised when the maths of probes changes
+DETECTOR_REVISION = 1  # the same for detectors, and for cells that their scores decide
 TRAINING_REVISION = 1  # raised when the training loop changes, so that stored networks are not mistaken for new ones
 
 
@@ -93,6 +99,22 @@ class Resolution:
             for position, network in enumerate(sweep.networks)
         ]
 
+    def detectors(self) -> list[TrainDetector]:
+        """Return the units that make the detectors of all target layers, where a matcher asks for them."""
+        sweep = self.sweep
+        if sweep.energy is None:
+            return []
+        return [
+            TrainDetector(
+                unit_id=detector_key(sweep, target, layer),
+                network=target,
+                layer=layer,
+                flops=training_flops(sweep, target, layer),
+            )
+            for target in sorted({target for _, target in sweep.pairs})
+            for layer in range(len(sweep.networks[target].layers))
+        ]
+
 
 def open_job_images(job: Job, *, cache: Path | None = None) -> Images:
     """Return the images a job looks at, decoded as far as its matchers and recipes need them."""
@@ -103,16 +125,68 @@ def _fit_images_needed(job: Job) -> int | None:
     """Return how many fit images the job looks at, None for all of them."""
     specs = job.matcher_specs()
     stitchers = [spec for spec in specs if MATCHERS[spec.kind].family == "stitcher"]
+    recipe = energy_recipe(job)
     whole = any(MATCHERS[spec.kind].trained and spec.samples is None for spec in stitchers)
+    whole |= recipe is not None and recipe.samples is None
     closed = job.data_spec().fit_samples
     if whole or closed is None or any(spec.recipe for spec in job.network_specs()):
         return None
     probed = (job.probe_spec() or ProbeSpec()).samples or 0
-    return max([closed, probed, *(spec.samples or 0 for spec in stitchers)])
+    detected = recipe.samples or 0 if recipe else 0
+    return max([closed, probed, detected, *(spec.samples or 0 for spec in stitchers)])
+
+
+def energy_recipe(job: Job) -> EnergyRecipe | None:
+    """Return how a job's detectors are made, None where no matcher asks for them."""
+    return next((matcher.energy for matcher in job.matchers if matcher.energy), None)
+
+
+def open_outliers(spec: DataSpec, *, cache: Path | None = None) -> Split:
+    """Return the images of another data set, in drawn order."""
+    return open_images(spec, cache=cache, need_fit=0).eval
+
+
+def detector_key(sweep: Sweep, target: int, layer: int) -> str:
+    """Return the address of a layer's detector: all that decides what it becomes."""
+    assert sweep.energy is not None
+    network = sweep.networks[target]
+    return digest(
+        "detector",
+        str(DETECTOR_REVISION),
+        network.network_id,
+        network.layers[layer].node,
+        network.layers[layer].layout,
+        canonical(asdict(sweep.energy.recipe)),
+        sweep.energy.fit_data,
+        sweep.energy.outlier_data,
+        sweep.precision,
+    )
+
+
+def _energy(job: Job, images: Images, cache: Path | None) -> EnergySpec | None:
+    recipe, outliers = energy_recipe(job), job.outliers_spec()
+    if recipe is None:
+        return None
+    num_fit = min(recipe.samples or images.fit.num, images.fit.num)
+    if num_fit < 2:
+        raise JobFileError(f"a detector by energy needs 2 fit images at least, got {num_fit}; raise fit's samples.")
+    other = open_outliers(outliers, cache=cache) if outliers else None
+    return EnergySpec(
+        recipe=recipe,
+        num_fit=num_fit,
+        fit_data=images.fit.digest(num_fit),
+        outliers=outliers,
+        outlier_data=other.digest(other.num) if other else "",
+    )
 
 
 def resolve(
-    job: Job, images: Images, artefacts: Artefacts, *, visit: Callable[[CutNetwork], None] = lambda _: None
+    job: Job,
+    images: Images,
+    artefacts: Artefacts,
+    *,
+    cache: Path | None = None,
+    visit: Callable[[CutNetwork], None] = lambda _: None,
 ) -> Resolution:
     """Build every network of a job once, show each to `visit`, and return the sweep.
 
@@ -136,13 +210,13 @@ def resolve(
     if problems:
         raise JobFileError(f"job {job.name!r} cannot run:", problems)
     return Resolution(
-        sweep=_sweep(job, data, images, tuple(networks)),
+        sweep=_sweep(job, data, images, tuple(networks), _energy(job, images, cache)),
         untrained=tuple(untrained),
         num_bad_images=images.num_bad,
     )
 
 
-def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ...]) -> Sweep:
+def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ...], energy: EnergySpec | None) -> Sweep:
     num_closed = min(data.fit_samples or images.fit.num, images.fit.num)
     matchers = job.matcher_specs()
     counts = [
@@ -166,10 +240,16 @@ def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ..
         num_eval=images.eval.num,
         num_fit_closed=num_closed,
         matcher_data=tuple(
-            digest(images.fit.digest(fit) if fit else "", images.eval.digest(evaluated)) for fit, evaluated in counts
+            digest(
+                images.fit.digest(fit) if fit else "",
+                images.eval.digest(evaluated),
+                *(_detector_data(energy) if asks_ood(spec, "energy") else ()),
+            )
+            for spec, (fit, evaluated) in zip(matchers, counts, strict=True)
         ),
         probes=probes,
         probe_data=_probe_data(images, probes, num_closed) if probes else "",
+        energy=energy,
     )
 
 
@@ -182,6 +262,11 @@ def _probe_data(images: Images, probes: ProbeSpec, num_closed: int) -> str:
         images.fit.digest(deciding) if deciding else "",
         images.eval.digest(images.eval.num),
     )
+
+
+def _detector_data(energy: EnergySpec | None) -> tuple[str, ...]:
+    assert energy is not None
+    return str(DETECTOR_REVISION), energy.fit_data, energy.outlier_data
 
 
 def _resolve_network(

@@ -20,16 +20,19 @@ from torch.nn.functional import cross_entropy
 
 from stitchgrid.allocator import keep_freed_memory
 from stitchgrid.datasets import Images, open_images
-from stitchgrid.datasets.resident import PicturePair, near
+from stitchgrid.datasets.resident import PicturePair, Pictures, near
+from stitchgrid.engine.detect import train_detector
 from stitchgrid.engine.memory import available_bytes, fitting_pieces, probe_halvings, shard_bytes
 from stitchgrid.engine.probes import as_artefact
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
-from stitchgrid.engine.workspace import Workspace, batches
+from stitchgrid.engine.workspace import LayerKey, Workspace, batches
 from stitchgrid.errors import InputError, StoreError, is_out_of_memory
 from stitchgrid.models.cuts import CutNetwork
+from stitchgrid.models.detector import Detector, restore_detector
+from stitchgrid.models.memory import move
 from stitchgrid.models.training import train_network
-from stitchgrid.models.weights import save_state
+from stitchgrid.models.weights import load_state, save_state
 from stitchgrid.notes import Notes, taking_notes
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import (
@@ -40,11 +43,12 @@ from stitchgrid.records import (
     Row,
     Shard,
     Sweep,
+    TrainDetector,
     TrainNetwork,
     Unit,
     UnitReport,
 )
-from stitchgrid.resolve import load_network, training_key
+from stitchgrid.resolve import detector_key, load_network, open_outliers, training_key
 from stitchgrid.store import Store
 
 T = TypeVar("T")
@@ -94,10 +98,23 @@ class Worker:
         start = perf_counter()
         _log.info("%s %s on %s, process %d, %s", type(unit).__name__, unit.unit_id, node(), os.getpid(), self.device)
         _log.info("chosen: %s", ", ".join(self.settings))
-        report = self._train(unit) if isinstance(unit, TrainNetwork) else self._in_sweep(unit, context)
+        report = self._do(unit, context)
         seconds = perf_counter() - start
         _log.info("finished in %.2f s: %d with values, %d failed", seconds, report.num_cells, report.num_failed)
         return replace(report, seconds=seconds)
+
+    def _do(self, unit: Unit, sweep: Sweep) -> UnitReport:
+        match unit:
+            case TrainNetwork():
+                return self._train(unit)
+            case EvaluateNetwork():
+                return self._evaluate(unit, sweep)
+            case ProbeNetwork():
+                return self._probe(unit, sweep)
+            case TrainDetector():
+                return self._detect(unit, sweep)
+            case Shard():
+                return self._shard(unit, sweep)
 
     def _keep(self, notes: Notes, sweep: str, unit_id: str) -> None:
         try:
@@ -137,11 +154,6 @@ class Worker:
         self.store.write_artefact("evaluation", unit.unit_id, json.dumps(found).encode(), suffix=".json")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
-    def _in_sweep(self, unit: Shard | EvaluateNetwork | ProbeNetwork, sweep: Sweep) -> UnitReport:
-        if isinstance(unit, Shard):
-            return self._shard(unit, sweep)
-        return self._evaluate(unit, sweep) if isinstance(unit, EvaluateNetwork) else self._probe(unit, sweep)
-
     def _probe(self, unit: ProbeNetwork, sweep: Sweep) -> UnitReport:
         """Probe all layers of a network."""
         budget, found = int(MEMORY_SHARE * available_bytes(self.device)), None
@@ -150,6 +162,34 @@ class Worker:
             found = self._if_it_fits(partial(as_artefact, unit.network), self.workspace(sweep), halvings=halvings)
         self.store.write_artefact("probe", unit.unit_id, json.dumps(found).encode(), suffix=".json")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
+
+    def _detect(self, unit: TrainDetector, sweep: Sweep) -> UnitReport:
+        """Make the detector of a target layer."""
+        detector = train_detector(self.workspace(sweep), (unit.network, unit.layer), self._outliers(sweep))
+        self.store.write_artefact("detector", unit.unit_id, save_state(detector), suffix=".safetensors")
+        return UnitReport(unit_id=unit.unit_id, num_cells=1)
+
+    def _outliers(self, sweep: Sweep) -> Pictures | None:
+        assert sweep.energy is not None
+        if sweep.energy.outliers is None:
+            return None
+        outliers = open_outliers(sweep.energy.outliers, cache=self.cache)
+        if (found := outliers.digest(outliers.num)) != sweep.energy.outlier_data:
+            raise InputError(
+                f"the outliers of {sweep.energy.outliers.dataset} at {sweep.energy.outliers.root} are not those the "
+                f"sweep was planned with (wanted {sweep.energy.outlier_data}, got {found}); launch the job again."
+            )
+        return outliers
+
+    def _detector(self, sweep: Sweep, key: LayerKey) -> Detector:
+        """Return the stored detector of a target layer: the one that was first."""
+        assert sweep.energy is not None
+        network, layer = sweep.networks[key[0]], sweep.networks[key[0]].layers[key[1]]
+        state = load_state(self.store.read_artefact("detector", detector_key(sweep, *key)))
+        height, width = network.input_shape[1:]
+        detector = restore_detector(layer, sweep.energy.recipe, size=(height, width), state=state)
+        move(detector, self.device, f"the detector of {network.name} {layer.name}")
+        return detector
 
     def _shard(self, shard: Shard, sweep: Sweep) -> UnitReport:
         rows = self.rows(shard, self.workspace(sweep))
@@ -224,6 +264,7 @@ class Worker:
             images=self._near_images,
             network=lambda position: self._network(sweep, position),
             device=self.device,
+            detector=lambda key: self._detector(sweep, key),
         )
 
     def _open(self, data: DataSpec, need_fit: int | None) -> Images:

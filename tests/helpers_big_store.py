@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.catalogue import default_metrics
 from stitchgrid.records import digest
 from stitchgrid.store import Store
 from stitchgrid.store.layout import PARTS, PartName, content_digest
@@ -47,7 +47,7 @@ def _cells(sweep: int, num_layers: int) -> pa.Table:
     source, target, j, i, kind = (axis.ravel() for axis in np.indices(shape, dtype=np.int32))
     ids = np.random.default_rng(sweep).bytes(16 * len(kind)).hex()
     layer = np.array([f"layer{n}" for n in range(num_layers)])
-    metrics = pa.array([list(MATCHERS[name].metrics) for name in KINDS])
+    metrics = pa.array([list(default_metrics(name)) for name in KINDS])
     shards = (source * NUM_MODELS + target) * num_layers + j
     columns = {
         "cell_id": [ids[k * 32 : (k + 1) * 32] for k in range(len(kind))],

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace
-from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.catalogue import MATCHERS, default_metrics
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network
 from stitchgrid.records import (
@@ -224,14 +224,21 @@ def network_record(zoo: Zoo, name: str, layers: Sequence[int] | None = None) -> 
     )
 
 
-def matcher(kind: str, *, seed: int | None = None, samples: int | None = None, **params: object) -> MatcherSpec:
+def matcher(
+    kind: str,
+    *,
+    seed: int | None = None,
+    samples: int | None = None,
+    metrics: Iterable[str] | None = None,
+    **params: object,
+) -> MatcherSpec:
     return MatcherSpec(
         kind=kind,
         revision=1,
         params=canonical(MATCHERS[kind].params(**params).model_dump()),
         seed=0 if seed is None and MATCHERS[kind].trained else seed,
         samples=samples,
-        metrics=tuple(MATCHERS[kind].metrics),
+        metrics=default_metrics(kind) if metrics is None else tuple(metrics),
     )
 
 

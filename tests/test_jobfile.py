@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ from hypothesis import strategies as st
 
 from stitchgrid.errors import JobFileError
 from stitchgrid.jobfile import Job, parse_job
-from stitchgrid.matchers.catalogue import MATCHERS, STITCHER_METRICS
+from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, default_metrics
 from stitchgrid.records import DataSpec, Preprocess, Recipe
 
 BASE = Path("/jobs")
+STITCHER_METRICS = (
+    "accuracy", "loss", "relative_accuracy", "penalty", "agreement", "residual", "r2", "variance_ratio", "negative_mass"
+)  # fmt: skip
 RESNET = {"name": "resnet", "architecture": "stitchgrid:resnet20", "seeds": [0, 1]}
 VIT = {"name": "vit", "architecture": "stitchgrid:vit_tiny"}
 
@@ -50,11 +54,31 @@ def test_defaults_are_those_of_the_contract():
     )  # fmt: skip
     assert vit.base == str(BASE)
     direct, task_loss = job.matcher_specs()
-    assert (direct.seed, direct.samples, direct.metrics) == (None, None, tuple(STITCHER_METRICS))
+    assert (direct.seed, direct.samples, direct.metrics) == (None, None, STITCHER_METRICS)
     assert direct.values == {"rcond": 1e-12, "resize": "bilinear", "cls": "copy", "pool": "mean"}
     assert task_loss.seed == 0
     assert task_loss.values["epochs"] == 30
     assert task_loss.revision == MATCHERS["task_loss"].revision
+
+
+def test_diagnostics_add_their_metrics_to_every_stitcher_and_change_nothing_else():
+    matchers = [{"kind": "direct", "metrics": ["residual"]}, {"kind": "task_loss"}, {"kind": "cka"}]
+    before, after = parse(matchers=matchers), parse(matchers=matchers, diagnostics={"ood": ["mahalanobis"]})
+    added = OOD_METRICS["mahalanobis"]
+    assert [spec.metrics for spec in after.matcher_specs()] == [
+        ("residual", *added), (*STITCHER_METRICS, *added), ("cka",)
+    ]  # fmt: skip
+    assert [replace(spec, metrics=()) for spec in after.matcher_specs()] == [
+        replace(spec, metrics=()) for spec in before.matcher_specs()
+    ]
+    assert "diagnostics" not in before.to_dict()
+    assert parse_job(after.to_dict(), title="") == after
+
+
+def test_a_matcher_may_ask_for_a_diagnostic_by_itself():
+    (spec,) = parse(matchers=[{"kind": "direct", "metrics": ["ood_mahalanobis_auroc", "r2"]}]).matcher_specs()
+    assert spec.metrics == ("r2", "ood_mahalanobis_auroc")
+    assert default_metrics("direct") == STITCHER_METRICS
 
 
 def test_seeds_of_a_model_make_one_network_each():
@@ -248,6 +272,11 @@ PROBLEMS = [
     ),
     ({"recipes": {"a b": {"epochs": 3}}}, "recipes.a b: a name is made of"),
     ({"recipes": 3}, "recipes: write each as [recipes.NAME]"),
+    (
+        {"diagnostics": {"ood": ["mahalanobi"]}},
+        "diagnostics.ood[0]: 'mahalanobi' is unknown; did you mean 'mahalanobis'?",
+    ),
+    ({"diagnostics": {"odd": []}}, "diagnostics.odd: unknown key; did you mean 'ood'?"),
     ({"grid": {"pairs": "every"}}, "grid.pairs: 'every' is unknown; known: across, all, within"),
     ({"grid": {"pairs": []}}, "grid.pairs: one of all, within, across, or a list of [source, target], got []"),
     ({"grid": {"pairs": [["vit"]]}}, "grid.pairs: a pair is [source, target], two names of models, got ['vit']"),

@@ -31,7 +31,7 @@ from helpers_models import stirred
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stitchgrid.matchers.catalogue import MATCHERS, Rules
+from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, Rules, default_metrics
 from stitchgrid.models.cutting import cut_network
 from stitchgrid.records import Layer, Sweep
 from stitchgrid.reference import INDICES, lay, least_squares
@@ -70,6 +70,7 @@ def test_the_engine_gives_the_reference_values_of_every_index(zoo, pair):
 @pytest.mark.parametrize("pair", PAIRS, ids="->".join)
 def test_the_engine_gives_the_reference_values_of_closed_form_stitchers(zoo, pair, rules):
     closed = [matcher(kind, **rules) for kind, one in MATCHERS.items() if one.family == "stitcher" and not one.trained]
+    closed += [matcher("direct", metrics=OOD_METRICS["mahalanobis"], samples=90, **rules)]
     assert not unlike_reference(zoo, make_sweep(zoo, [pair], closed, batch_size=64))
 
 
@@ -77,7 +78,15 @@ def test_the_engine_gives_the_reference_values_of_closed_form_stitchers(zoo, pai
 @pytest.mark.parametrize("pair", [("conv", "token"), ("token", "view")], ids="->".join)
 def test_the_engine_gives_the_reference_values_of_trained_stitchers(zoo, pair, augment):
     trained = [
-        matcher(kind, epochs=2, batch_size=16, augment=augment, samples=80, lr=0.01)
+        matcher(
+            kind,
+            metrics=[*default_metrics(kind), *OOD_METRICS["mahalanobis"]],
+            epochs=2,
+            batch_size=16,
+            augment=augment,
+            samples=80,
+            lr=0.01,
+        )
         for kind, one in MATCHERS.items()
         if one.trained
     ]

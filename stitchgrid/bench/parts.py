@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from stitchgrid.matchers.catalogue import FROM_MOMENTS, MATCHERS
+from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, WITHOUT_TAIL
 from stitchgrid.plan import BACKWARD, cut_into_shards, images_of
 from stitchgrid.records import Cell, MatcherSpec, Shard, Sweep
 
@@ -35,12 +35,18 @@ class Part:
 
 
 def parts_of(sweep: Sweep) -> list[Part]:
-    """Return the parts of a sweep: structural, then one per stitcher that asks for more than moments tell."""
+    """Return the parts of a sweep: structural, then one per stitcher that asks for more than moments tell.
+
+    Detectors by energy are left out: none is trained for a comparison.
+    """
+    told_without = (tuple(m for m in spec.metrics if m not in OOD_METRICS["energy"]) for spec in sweep.matchers)
+    matchers = tuple(replace(spec, metrics=some) for spec, some in zip(sweep.matchers, told_without, strict=True))
+    sweep = replace(sweep, matchers=matchers, energy=None)
     structural: list[tuple[int, MatcherSpec]] = []
     others: list[tuple[int, MatcherSpec]] = []
     for position, spec in enumerate(sweep.matchers):
         kind = MATCHERS[spec.kind]
-        told = tuple(metric for metric in spec.metrics if metric in FROM_MOMENTS)
+        told = tuple(metric for metric in spec.metrics if metric in WITHOUT_TAIL)
         if kind.family == "index":
             structural.append((position, spec))
         elif not kind.trained and told:
@@ -115,7 +121,7 @@ def irreducible_flops(part: Part) -> dict[int, float]:
         spec, (num_fit, num_eval) = sweep.matchers[cell.matcher], counts[cell.matcher]
         network = sweep.networks[cell.target]
         epochs = spec.values["epochs"] if MATCHERS[spec.kind].trained else 0
-        is_run = cell.matcher in stitchers and not FROM_MOMENTS.issuperset(spec.metrics)
+        is_run = cell.matcher in stitchers and not WITHOUT_TAIL.issuperset(spec.metrics)
         images = num_eval * is_run + epochs * num_fit * (1 + BACKWARD)
         flops[cell.target] += images * (network.flops - network.layers[cell.target_layer].flops)
     return flops

@@ -90,20 +90,22 @@ class Launch:
                 resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
             self._stage_own_code(resolution)
             self._say_what_was_found(resolution)
-            self._max_units = max(len(plan.shards), len(resolution.sweep.networks))
+            self._max_units = max(len(plan.shards), len(resolution.sweep.networks), len(resolution.detectors()))
             revision = self._revision()
             if resolution.untrained:
                 self._prepare("training networks", resolution.untrained, resolution.sweep)
                 resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
-            self._measure_networks(resolution)
-            self._probe_networks(resolution)
+            sweep = resolution.sweep
+            self._make("evaluation", "measuring networks", resolution.evaluations(), sweep)
+            self._make("probe", "probing layers", resolution.probes(), sweep)
+            self._make("detector", "training detectors", resolution.detectors(), sweep, noun="detectors")
             self._write_plan(revision, plan, resolution)
             num_computed = self._compute(plan, fail_fast=fail_fast) if plan.todo else 0
         return self._summary(plan, num_computed, perf_counter() - start)
 
     def _resolve(self, images: Images, *, update: bool, retry_failed: bool) -> tuple[Resolution, Plan]:
         """Return the sweep and what is left of it, having checked that it is the one its name stands for."""
-        resolution = resolve(self.job, images, self.store)
+        resolution = resolve(self.job, images, self.store, cache=self.cache)
         plan = make_plan(resolution.sweep, self.store.outcomes(), retry_failed=retry_failed)
         check_same_cells(self.store, resolution.sweep, plan.shards, update=update)
         return resolution, plan
@@ -191,14 +193,14 @@ class Launch:
             )
         return self._executor
 
-    def _prepare(self, title: str, units: Sequence[Unit], sweep: Sweep) -> None:
+    def _prepare(self, title: str, units: Sequence[Unit], sweep: Sweep, *, noun: str = "networks") -> None:
         """Run units of which every one is needed by what comes after.
 
         Raises:
             StitchgridError: If one of them failed.
         """
         workers = self._workers()
-        with self._observed(title, units, "networks", num_done=0) as watch, self._drain.stopping(workers):
+        with self._observed(title, units, noun, num_done=0) as watch, self._drain.stopping(workers):
             outcome = workers.run(
                 units, sweep, on_event=watch.on_event, before_submit=watch.before_submit, fail_fast=True
             )
@@ -206,19 +208,12 @@ class Launch:
         if lost:
             raise StitchgridError(f"{title} failed: {lost[0].reason}")
 
-    def _measure_networks(self, resolution: Resolution) -> None:
-        """Measure every network, unstitched, that was not measured on these images before."""
-        units = {unit.unit_id: unit for unit in resolution.evaluations()}  # two names may stand for one network
-        missing = [unit for unit in units.values() if not self.store.has_artefact("evaluation", unit.unit_id)]
+    def _make(self, kind: str, title: str, units: Sequence[Unit], sweep: Sweep, *, noun: str = "networks") -> None:
+        """Make the artefacts of a kind that are asked for and not there."""
+        by_key = {unit.unit_id: unit for unit in units}  # two names may stand for one network
+        missing = [unit for key, unit in by_key.items() if not self.store.has_artefact(kind, key)]
         if missing:
-            self._prepare("measuring networks", missing, resolution.sweep)
-
-    def _probe_networks(self, resolution: Resolution) -> None:
-        """Probe the layers of every network of which there are no such probes, if the job asks for any."""
-        units = {unit.unit_id: unit for unit in resolution.probes()}
-        missing = [unit for unit in units.values() if not self.store.has_artefact("probe", unit.unit_id)]
-        if missing:
-            self._prepare("probing layers", missing, resolution.sweep)
+            self._prepare(title, missing, sweep, noun=noun)
 
     def _compute(self, plan: Plan, *, fail_fast: bool) -> int:
         """Run the shards that are left; return the number of cells that got values."""

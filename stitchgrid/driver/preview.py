@@ -1,6 +1,6 @@
 """What a launch would do, and at what cost, in words."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from os import sched_getaffinity
 
@@ -14,7 +14,7 @@ from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.cutting import way_notice
 from stitchgrid.plan import Plan, make_plan
-from stitchgrid.records import Network, ProbeNetwork, Sweep
+from stitchgrid.records import Network, Sweep, Unit
 from stitchgrid.resolve import Resolution, open_job_images, resolve
 from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate
 from stitchgrid.store import Store
@@ -68,25 +68,28 @@ def preview(
     plan = make_plan(resolution.sweep, store.outcomes() if store else EmptyStore(), retry_failed=retry_failed)
     if store:
         check_same_cells(store, resolution.sweep, plan.shards, update=update)
-    unprobed = _unprobed(resolution, store)
+    unprobed = _missing("probe", resolution.probes(), store)
+    detectors = _missing("detector", resolution.detectors(), store)
     cost = estimate(
         plan,
         probe,
         image_bytes=image_bytes(images),
         num_workers=workers or len(sched_getaffinity(0)),
-        training=sum(unit.flops for unit in resolution.untrained) + sum(unit.flops for unit in unprobed),
+        training=sum(unit.flops for unit in [*resolution.untrained, *unprobed, *detectors]),
     )
     lines = list(_lines(job, store_uri, resolution, plan, cost, num_unprobed=len(unprobed)))
+    if detectors:
+        lines.append(f"detectors to train first: {len(detectors)}")
     if settings is not None:
         found = SimulationSettings(**{"flops_per_second": probe.flops_per_second, **settings})  # type: ignore[arg-type]
         lines.append(str(simulate(plan.todo, found)))
     return "\n".join(lines)
 
 
-def _unprobed(resolution: Resolution, store: Store | None) -> list[ProbeNetwork]:
-    """Return the probes that a launch would have to make."""
-    units = {unit.unit_id: unit for unit in resolution.probes()}.values()
-    return [unit for unit in units if store is None or not store.has_artefact("probe", unit.unit_id)]
+def _missing(kind: str, units: Sequence[Unit], store: Store | None) -> list[Unit]:
+    """Return the units whose artefacts a launch would have to make."""
+    by_key = {unit.unit_id: unit for unit in units}
+    return [unit for key, unit in by_key.items() if store is None or not store.has_artefact(kind, key)]
 
 
 def way_notices(sweep: Sweep) -> list[str]:

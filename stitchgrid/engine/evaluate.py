@@ -17,13 +17,15 @@ from stitchgrid.engine.gather import (
     stitch_space,
 )
 from stitchgrid.engine.ledger import Ledger
+from stitchgrid.engine.ood import DistanceCheck, GaussianKey
 from stitchgrid.engine.stitched import Stitch, TailEvaluation
 from stitchgrid.engine.workspace import LayerKey, Workspace, batches, by_network
-from stitchgrid.matchers.catalogue import FROM_MOMENTS, MATCHERS
+from stitchgrid.matchers.catalogue import MATCHERS, WITHOUT_TAIL, asks_ood
 from stitchgrid.matchers.indices.cka import cka
 from stitchgrid.matchers.indices.procrustes import procrustes
 from stitchgrid.matchers.indices.pwcca import pwcca
 from stitchgrid.matchers.low_rank import Reduction
+from stitchgrid.matchers.ood import SOUND_AUROC
 from stitchgrid.matchers.stitchers.affine import r_squared, residual
 from stitchgrid.matchers.stitchers.direct import LEAK
 from stitchgrid.moments import PairMoments
@@ -52,6 +54,7 @@ class Evaluation:
         self.ranks = self._ranks()
         self.gatherers = self._gatherers()
         self.tails = self._tails()
+        self.distances = self._distances()
 
     def _kind(self, cell: Cell) -> str:
         return self.work.sweep.matchers[cell.matcher].kind
@@ -80,12 +83,23 @@ class Evaluation:
     def _tails(self) -> list[TailEvaluation]:
         ending: dict[LayerKey, list[Stitch]] = {}
         for stitch in self.stitches:
-            if not FROM_MOMENTS.issuperset(self.work.sweep.matchers[stitch.cell.matcher].metrics):
+            if not WITHOUT_TAIL.issuperset(self.work.sweep.matchers[stitch.cell.matcher].metrics):
                 ending.setdefault(stitch.cell.target_key, []).append(stitch)
         return [
             TailEvaluation(self.work, some, fit_minimum_S=torch.stack([self.fitted.minima[s.cell] for s in some]))
             for some in ending.values()
         ]
+
+    def _distances(self) -> list[DistanceCheck]:
+        measured: dict[GaussianKey, list[Stitch]] = {}
+        for stitch in self.stitches:
+            if asks_ood(self.work.sweep.matchers[stitch.cell.matcher], "mahalanobis"):
+                measured.setdefault(self.fitted.gaussians.key(stitch.cell), []).append(stitch)
+        checks = []
+        for key, some in measured.items():
+            with self.ledger.failing([stitch.cell for stitch in some]):
+                checks.append(DistanceCheck(self.work, some, self.fitted.gaussians.fitted(key)))
+        return checks
 
     def run(self) -> None:
         """Let all images pass, then note every value."""
@@ -115,10 +129,12 @@ class Evaluation:
                 gatherer.take(batch)
             for gram in grams:
                 gram.take(batch)
-            for tail in self.tails:
-                with self.ledger.failing(tail.cells):
-                    tail.take(batch)
+            takers: list[TailEvaluation | DistanceCheck] = [*self.tails, *self.distances]
+            for taker in takers:
+                with self.ledger.failing(taker.cells):
+                    taker.take(batch)
             self.tails = [tail for tail in self.tails if self.ledger.sound(tail.cells)]
+            self.distances = [check for check in self.distances if self.ledger.sound(check.cells)]
 
     def _pass_grams(self, grams: Sequence[GramGatherer]) -> None:
         wanted = by_network(key for gram in grams for key in gram.parts)
@@ -142,9 +158,11 @@ class Evaluation:
                 self.ledger[cell].values |= GRAM_INDICES[self._kind(cell)](grams[count, source], grams[count, target])
 
     def _note_stitches(self) -> None:
-        for tail in self.tails:
-            for stitch, metrics in zip(tail.stitches, tail.metrics(), strict=True):
+        takers: list[TailEvaluation | DistanceCheck] = [*self.tails, *self.distances]
+        for taker in takers:
+            for stitch, metrics in zip(taker.stitches, taker.metrics(), strict=True):
                 self.ledger[stitch.cell].values |= metrics
+        self._note_detectors()
         noted: list[tuple[Cell, list[Tensor]]] = []  # residual, r2, share of the source that the fit rows do not span
         for stitch in self.stitches:
             with self.ledger.failing([stitch.cell]):
@@ -158,6 +176,13 @@ class Evaluation:
             self.ledger[cell].values |= {"residual": error, "r2": share}
             if unseen > LEAK:
                 self.ledger[cell].flags.add("underdetermined")
+
+    def _note_detectors(self) -> None:
+        """Flag what was told by a detector that does not tell other outliers from B."""
+        for tail in self.tails:
+            if tail.detector is not None and not tail.detector.sanity_auroc.item() >= SOUND_AUROC:
+                for position in tail.watched:
+                    self.ledger[tail.cells[position]].flags.add("energy_unsound")
 
     def _moments(self, cell: Cell) -> PairMoments:
         gatherer = self.gatherers[self.ledger[cell].num_eval or 0]

@@ -10,6 +10,7 @@ from torch import Tensor
 from stitchgrid.engine.gather import gatherers_by_count, stitch_space
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.low_rank import Reductions
+from stitchgrid.engine.ood import Gaussians
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches, by_network
 from stitchgrid.matchers.stitchers.direct import DirectFit, fit_direct
@@ -27,6 +28,7 @@ class ClosedForm:
     fits: dict[str, DirectFit] = field(default_factory=dict)  # by cell id
     minima: "Minima"
     reductions: Reductions
+    gaussians: Gaussians
 
 
 class Minima:
@@ -73,7 +75,12 @@ def fit_closed_form(
     """
     counts = {cell.cell_id: ledger[cell].num_fit or 0 for cell in stitched}
     reductions = Reductions(work, ledger, [*stitched, *indices])
-    found, axes = ClosedForm(minima=Minima(work, ledger, stitched), reductions=reductions), reductions.axes
+    axes = reductions.axes
+    found = ClosedForm(
+        minima=Minima(work, ledger, stitched),
+        reductions=reductions,
+        gaussians=Gaussians(work, ledger, stitched),
+    )
     spaces = {
         cell.cell_id: stitch_space(work.layer(cell.source_key), work.layer(cell.target_key), work.rules(cell))
         for cell in closed
@@ -83,20 +90,15 @@ def fit_closed_form(
         ((counts[cell.cell_id], spaces[cell.cell_id], cell.source_key, cell.target_key) for cell in closed),
     )
     num_seen = max([*gatherers, axes.num_images])
-    wanted = by_network(
-        [*found.minima.layers, *axes.layers, *(key for cell in closed for key in (cell.source_key, cell.target_key))]
-    )
+    pairs = (key for cell in closed for key in (cell.source_key, cell.target_key))
+    wanted = by_network([*found.minima.layers, *found.gaussians.layers, *axes.layers, *pairs])
     for batch in batches(work, work.images.fit, wanted, stop=num_seen):
         found.minima.take(batch)
+        found.gaussians.take(batch)
         axes.take(batch)
         for gatherer in gatherers.values():
             gatherer.take(batch)
-    if left := found.minima.open_after(num_seen):
-        layers = by_network(layer for layer, _ in left)
-        for batch in batches(work, work.images.fit, layers, start=num_seen, stop=max(count for _, count in left)):
-            found.minima.take(batch)
-            if not found.minima.open_after(batch.start):
-                break
+    _look_further(work, found, num_seen)
     reductions.find()
     for cell in ledger.sound(closed):
         with ledger.failing([cell]):
@@ -109,6 +111,18 @@ def fit_closed_form(
                 _log.debug("%s", _conditioning(work, cell, fit, moments))
             found.stitches.append(Stitch(cell=cell, map=fit.stitch, rules=work.rules(cell)))
     return found
+
+
+def _look_further(work: Workspace, found: ClosedForm, num_seen: int) -> None:
+    """Show more fit images to what looks at targets alone, until none of it wants more."""
+    stop_gaussians = max((count for _, count in found.gaussians.open_after(num_seen)), default=0)
+    if left := [*found.minima.open_after(num_seen), *found.gaussians.open_after(num_seen)]:
+        layers = by_network(layer for layer, _ in left)
+        for batch in batches(work, work.images.fit, layers, start=num_seen, stop=max(count for _, count in left)):
+            found.minima.take(batch)
+            found.gaussians.take(batch)
+            if batch.start + len(batch.labels_N) >= stop_gaussians and not found.minima.open_after(batch.start):
+                break
 
 
 def _conditioning(work: Workspace, cell: Cell, fit: DirectFit, moments: PairMoments) -> str:

@@ -12,7 +12,7 @@ from stitchgrid.engine.evaluate import GRAM_BYTES
 from stitchgrid.engine.gather import CHUNK_BYTES
 from stitchgrid.engine.stitched import STACK_BYTES, stack_images
 from stitchgrid.engine.train import CACHE_BYTES
-from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.catalogue import MATCHERS, asks_ood
 from stitchgrid.plan import images_of
 from stitchgrid.records import Block, Layer, Network, Shard, Sweep
 
@@ -46,7 +46,21 @@ def shard_bytes(sweep: Sweep, shard: Shard, device: torch.device) -> int:
         ranks = [sweep.matchers[m].rank for m, kind in zip(shard.matchers, kinds, strict=True) if kind.gram]
         total += 8 * max(counts) ** 2 * sum(r < s.width for r in ranks if r for s in _sources(sweep, shard))
         total += kept[1] * any(ranks)  # coordinates of one layer, at most as many as its activations
+    if checked := [images_of(sweep, m)[1] for m in shard.matchers if asks_ood(sweep.matchers[m], "mahalanobis")]:
+        num_pairs = sum(len(block.target_layers) * _num_layers(sweep, block.source) for block in shard.blocks)
+        total += 2 * 4 * sum(checked) * num_pairs + 8 * sweep.batch_size * max(sizes, default=0)
+    if any(asks_ood(sweep.matchers[m], "energy") for m in shard.matchers):
+        targets = [(block.target, layer) for block in shard.blocks for layer in block.target_layers]
+        total += len(set(targets)) * _detector_bytes(sweep) + 4 * stack * OPERATIONS_PER_CUT
     return total + 2 * CHUNK_BYTES + _moment_bytes(sweep, shard) + _axes_bytes(sweep, shard)
+
+
+def _detector_bytes(sweep: Sweep) -> int:
+    """Return the size of a detector's weights, of whichever kind has most of them."""
+    assert sweep.energy is not None
+    recipe = sweep.energy.recipe
+    of_maps, of_tokens = 11.2e6 * (recipe.width / 64) ** 2, 12.0 * recipe.depth * (3 * recipe.width) ** 2
+    return round(4 * max(of_maps, of_tokens))
 
 
 def _num_layers(sweep: Sweep, network: int) -> int:

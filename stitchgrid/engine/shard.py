@@ -14,7 +14,8 @@ from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.train import train_task_loss
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.matchers.alignment import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
-from stitchgrid.matchers.catalogue import MATCHERS, Matcher
+from stitchgrid.matchers.catalogue import MATCHERS, Matcher, asks_ood
+from stitchgrid.matchers.ood import is_underdetermined
 from stitchgrid.plan import images_of
 from stitchgrid.records import Cell, Row, Shard
 
@@ -100,6 +101,8 @@ def _describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
             entry.flags.add("upsampled")
         if matcher.trained and work.halvings:
             entry.flags.add("micro_batched")
+        if asks_ood(sweep.matchers[cell.matcher], "mahalanobis") and is_underdetermined(num_fit, target.width):
+            entry.flags.add("ood_underdetermined")
         if not sweep.networks[cell.target].is_labelled:
             entry.flags.add("unlabelled")
     else:

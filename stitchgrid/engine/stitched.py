@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, lay, layout_of, resize_rows, rows_of
-from stitchgrid.matchers.catalogue import Rules
+from stitchgrid.matchers.catalogue import OOD_METRICS, Rules, asks_ood
+from stitchgrid.matchers.ood import detection, rounded
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.records import Cell, Layer
 
@@ -109,6 +110,12 @@ class TailEvaluation:
         self.target_correct = torch.zeros((), dtype=torch.float64, device=work.device)
         self.target_minimum_S = fit_minimum_S  # over each map's fit rows and the evaluation rows
         self.spread, self.target_spread = SpreadSum(), SpreadSum()
+        specs = (work.sweep.matchers[cell.matcher] for cell in self.cells)
+        #: Positions of the stitches that ask for scores of a detector by energy, which is None if none does.
+        self.watched = [position for position, spec in enumerate(specs) if asks_ood(spec, "energy")]
+        self.detector = work.detector(self.target) if self.watched else None
+        self._scores_b: list[Tensor] = []  # (N,) a batch
+        self._scores_t: list[Tensor] = []  # (watched, N) a batch
 
     @torch.no_grad()
     def take(self, batch: Batch) -> None:
@@ -119,7 +126,10 @@ class TailEvaluation:
         self.target_correct += (predicted_N == batch.labels_N).sum()
         self.target_minimum_S = torch.minimum(self.target_minimum_S, b_NPE.min())
         self.target_spread.add(b_NPE[:, self.layer.num_prefix :].mean(1))
+        if self.detector is not None:
+            self._scores_b.append(rounded(self.detector.score(batch.activations[self.target].float())))
         pooled_SNE: list[Tensor] = []
+        scores_SN: list[Tensor] = []
         per_stack = networks_per_stack(self.work, self.layer, len(batch.labels_N))
         for start in range(0, len(self.stitches), per_stack):
             part = slice(start, min(start + per_stack, len(self.stitches)))
@@ -128,7 +138,10 @@ class TailEvaluation:
                 a = batch.activations[s.cell.source_key].float()
                 stitch_rows(s.map, a, self.work.layer(s.cell.source_key), self.layer, s.rules, out=t_NPE)
             self._run(part, t_SNPE, batch.labels_N, predicted_N)
+            scores_SN += self._energies(part, t_SNPE)
             pooled_SNE.append(self._look_at(part, t_SNPE))
+        if scores_SN:
+            self._scores_t.append(torch.cat(scores_SN))
         self.spread.add(torch.cat(pooled_SNE))
 
     def _run(self, part: slice, t_SNPE: Tensor, labels_N: Tensor, predicted_N: Tensor) -> None:
@@ -141,6 +154,15 @@ class TailEvaluation:
         if self.is_labelled:
             losses_SN = functional.cross_entropy(logits_SNK.mT, labels_SN, reduction="none")
             self.loss_S[part] += losses_SN.double().sum(1)
+
+    def _energies(self, part: slice, t_SNPE: Tensor) -> list[Tensor]:
+        """Return the detector's scores of T(A) where they are asked for: (S, N), or nothing."""
+        asking = [position - part.start for position in self.watched if part.start <= position < part.stop]
+        if self.detector is None or not asking:
+            return []
+        some_SNPE = t_SNPE if len(asking) == len(t_SNPE) else t_SNPE[asking]
+        scores_N = self.detector.score(install(some_SNPE.flatten(0, 1), self.layer))
+        return [rounded(scores_N).view(some_SNPE.shape[:2])]
 
     def _look_at(self, part: slice, t_SNPE: Tensor) -> Tensor:
         """Sum up the rows T(A) themselves, which are lost, and return them pooled: (S, N, E)."""
@@ -170,4 +192,14 @@ class TailEvaluation:
         if not self.is_labelled:
             columns |= dict.fromkeys(OF_LABELS, nan_S)
         table = torch.stack(list(columns.values())).mT.tolist()
-        return [dict(zip(columns, values, strict=True)) for values in table]
+        found = [dict(zip(columns, values, strict=True)) for values in table]
+        for position, energies in zip(self.watched, self._energy_metrics(), strict=True):
+            found[position] |= energies
+        return found
+
+    def _energy_metrics(self) -> list[dict[str, float]]:
+        if not self.watched:
+            return []
+        told = detection(torch.cat(self._scores_b), torch.cat(self._scores_t, dim=1))
+        table = torch.stack(list(told.values())).mT.tolist()
+        return [dict(zip(OOD_METRICS["energy"], values, strict=True)) for values in table]

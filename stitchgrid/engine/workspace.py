@@ -10,12 +10,18 @@ from torch import Tensor, nn
 from stitchgrid.datasets.resident import PicturePair, Pictures
 from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.models.cuts import CutNetwork
+from stitchgrid.models.detector import Detector
 from stitchgrid.precision import running_in
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import Cell, Layer, Preprocess, Sweep
 
 LayerKey = tuple[int, int]  # (position of the network in the sweep, position of the layer in the network)
 Pixels = Tensor | list[Tensor]  # uint8 (N, 3, H, W), or one (3, H, W) per image where sizes differ
+
+
+def no_detector(key: LayerKey) -> Detector:
+    """Stand in where no matcher asks for detectors."""
+    raise AssertionError(f"no detector of layer {key} is at hand")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +32,7 @@ class Workspace:
     images: PicturePair
     network: Callable[[int], CutNetwork]
     device: torch.device
+    detector: Callable[[LayerKey], Detector] = no_detector  # of a target layer
     halvings: int = 0  # of everything that is held at a time, after memory did not suffice
 
     @property

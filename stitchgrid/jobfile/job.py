@@ -1,12 +1,13 @@
 """`Job`: a valid job file, and what it asks for in terms of records."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from stitchgrid.jobfile.tables import (
     DataTable,
+    DiagnosticsTable,
     GridTable,
     ModelTable,
     NumericsTable,
@@ -15,7 +16,7 @@ from stitchgrid.jobfile.tables import (
     TrainTable,
 )
 from stitchgrid.matchers.catalogue import MATCHERS, Params
-from stitchgrid.records import DataSpec, MatcherSpec, NetworkSpec, ProbeSpec, canonical
+from stitchgrid.records import DataSpec, EnergyRecipe, MatcherSpec, NetworkSpec, ProbeSpec, canonical
 
 
 def as_words(ranks: Sequence[int | None]) -> list[int | str]:
@@ -37,10 +38,12 @@ class MatcherEntry:
     samples: int | None
     metrics: tuple[str, ...]  # in the kind's order
     ranks: tuple[int | None, ...] = (None,)  # of the source; None: the source as it is
+    energy: EnergyRecipe | None = None  # where a metric asks for it
 
     def specs(self) -> tuple[MatcherSpec, ...]:
         """Return one record per rank and seed, or the only one."""
-        params = self.params.model_dump(mode="json")
+        detector = {"energy": asdict(self.energy)} if self.energy else {}  # decides values, so it is part of addresses
+        params = {**self.params.model_dump(mode="json"), **detector}
         return tuple(
             MatcherSpec(
                 kind=self.kind,
@@ -74,11 +77,13 @@ class Job:
     models: tuple[ModelTable, ...]
     recipes: dict[str, RecipeTable]
     grid: GridTable
-    matchers: tuple[MatcherEntry, ...]
+    matchers: tuple[MatcherEntry, ...]  # with what the diagnostics add to their metrics
+    diagnostics: DiagnosticsTable
     probes: ProbesTable | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job as plain JSON, from which `parse_job` makes an equal one; its folder is the key `base`."""
+        diagnostics = self.diagnostics.model_dump(mode="json", exclude_defaults=True)
         return {
             "base": str(self.base),
             "name": self.name,
@@ -92,6 +97,7 @@ class Job:
             "grid": self.grid.model_dump(mode="json"),
             "matchers": [matcher.to_dict() for matcher in self.matchers],
             **({"probes": self._probes_dict(self.probes)} if self.probes else {}),
+            **({"diagnostics": diagnostics} if diagnostics else {}),
         }
 
     @staticmethod
@@ -107,7 +113,7 @@ class Job:
         data = self.data
         return DataSpec(
             dataset=data.dataset,
-            root=None if data.root is None else str((self.base / Path(data.root).expanduser()).resolve()),
+            root=self._root(data.root),
             seed=self.seed,
             fit_split=data.fit.split,
             fit_samples=data.fit.samples,
@@ -116,6 +122,24 @@ class Job:
             on_bad_image=data.on_bad_image,
             download=data.download,
         )
+
+    def outliers_spec(self) -> DataSpec | None:
+        """Return which images of another data set detectors learn to tell apart, as evaluation images; None if none."""
+        outliers = self.data.outliers
+        if outliers is None or not any(matcher.energy for matcher in self.matchers):
+            return None
+        return DataSpec(
+            dataset=outliers.dataset,
+            root=self._root(outliers.root),
+            seed=self.seed,
+            fit_split="",
+            eval_split=outliers.split,
+            eval_samples=outliers.samples,
+            on_bad_image=self.data.on_bad_image,
+        )
+
+    def _root(self, root: str | None) -> str | None:
+        return None if root is None else str((self.base / Path(root).expanduser()).resolve())
 
     def network_specs(self) -> tuple[NetworkSpec, ...]:
         """Return the networks in the order of the file, an entry with seeds giving one per seed."""

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from stitchgrid.jobfile.job import Job, MatcherEntry
 from stitchgrid.jobfile.problems import Problems
 from stitchgrid.jobfile.tables import (
     DataTable,
+    DiagnosticsTable,
     GridTable,
     HeadTable,
     MatcherTable,
@@ -25,11 +26,19 @@ from stitchgrid.jobfile.tables import (
     TrainedMatcherTable,
     check_name,
 )
-from stitchgrid.matchers.catalogue import MATCHERS
-from stitchgrid.records import MatcherSpec
+from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, default_metrics
+from stitchgrid.records import EnergyRecipe, MatcherSpec
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-SECTIONS = ("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers", "probes")
+SECTIONS = ("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers", "probes", "diagnostics")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a job asks of all of its stitchers."""
+
+    ood: tuple[str, ...]
+    energy: EnergyRecipe
 
 
 def parse_job(table: Mapping[str, Any], *, title: str, base: Path | None = None) -> Job:
@@ -63,7 +72,11 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
     grid = problems.check(GridTable, table.get("grid", {}), "grid")
     _check_names(table, grid, problems)
     probes = problems.check(ProbesTable, table["probes"], "probes") if "probes" in table else None
-    matchers = [_matcher(item, where, problems) for where, item in _items(table, "matchers", problems)]
+    diagnostics = problems.check(DiagnosticsTable, table.get("diagnostics", {}), "diagnostics") or DiagnosticsTable()
+    if data is not None and data.outliers is not None and diagnostics.energy.outliers is not None:
+        problems.add("diagnostics.energy.outliers", "there is [data.outliers] as well; leave one of them out")
+    asked = Asked(ood=diagnostics.ood, energy=_energy(diagnostics, data))
+    matchers = [_matcher(item, where, asked, problems) for where, item in _items(table, "matchers", problems)]
     _check_repeated(matchers, problems)
     if problems.found or head is None or data is None or numerics is None or grid is None:
         return None
@@ -78,12 +91,16 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
         grid=grid,
         matchers=tuple(matcher for matcher in matchers if matcher),
         probes=probes,
+        diagnostics=diagnostics,
     )
 
 
 def _expand_variables(table: dict[str, Any], problems: Problems) -> None:
     """Replace ${VAR} where paths stand: the root of the images, and weights."""
-    places = [("data", table.get("data"), "root")]
+    data = table.get("data")
+    places = [("data", data, "root")]
+    if isinstance(data, dict):
+        places.append(("data.outliers", data.get("outliers"), "root"))
     models = table.get("models")
     for position, model in enumerate(models if isinstance(models, list) else []):
         places.append((f"models[{position}]", model, "weights"))
@@ -115,6 +132,13 @@ def _data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
                 problems.add(f"data.{role}.split", f"{data.dataset} has no split {split!r}; {nearest(split, splits)}")
     if data.root is None and data.dataset != "digits" and "root" not in table["data"]:
         problems.add("data.root", f"missing, but needed: where the images of {data.dataset} are")
+    if (other := data.outliers) is not None:
+        splits = known_splits(other.dataset)
+        if splits is not None and other.split not in splits:
+            what = f"{other.dataset} has no split {other.split!r}; {nearest(other.split, splits)}"
+            problems.add("data.outliers.split", what)
+        if other.root is None and other.dataset != "digits" and "root" not in table["data"]["outliers"]:
+            problems.add("data.outliers.root", f"missing, but needed: where the images of {other.dataset} are")
     if data.download and not (data.dataset in TORCHVISION and TORCHVISION[data.dataset].can_download):
         problems.add("data.download", f"{data.dataset} cannot be downloaded; leave `download` out")
     return data
@@ -174,7 +198,13 @@ def _check_names(table: Mapping[str, Any], grid: GridTable | None, problems: Pro
                 problems.add(f"grid.pairs[{position}]", f"no model {name!r}; {nearest(name, known)}")
 
 
-def _matcher(item: Any, where: str, problems: Problems) -> MatcherEntry | None:
+def _energy(diagnostics: DiagnosticsTable, data: DataTable | None) -> EnergyRecipe:
+    made = diagnostics.energy.outliers or EnergyRecipe().outliers
+    outliers = made if data is None or data.outliers is None else "data"
+    return EnergyRecipe(**{**dict(diagnostics.energy), "outliers": outliers})
+
+
+def _matcher(item: Any, where: str, asked: Asked, problems: Problems) -> MatcherEntry | None:
     kind = item.get("kind") if isinstance(item, Mapping) else None
     if not isinstance(item, Mapping) or kind is None:
         problems.check(MatcherTable, item, where)
@@ -199,13 +229,16 @@ def _matcher(item: Any, where: str, problems: Problems) -> MatcherEntry | None:
     for metric in common.metrics or ():
         if metric not in matcher.metrics:
             problems.add(f"{where}.metrics", f"{kind} has no metric {metric!r}; {nearest(metric, matcher.metrics)}")
+    added = (metric for word in asked.ood for metric in OOD_METRICS[word])
+    wanted = {*(common.metrics or default_metrics(kind)), *added} & matcher.metrics.keys()
     return MatcherEntry(
         kind=kind,
         params=params,
         seeds=common.seeds if isinstance(common, TrainedMatcherTable) else None,
         samples=common.samples,
         ranks=common.rank,
-        metrics=tuple(metric for metric in matcher.metrics if common.metrics is None or metric in common.metrics),
+        metrics=tuple(metric for metric in matcher.metrics if metric in wanted),
+        energy=None if wanted.isdisjoint(OOD_METRICS["energy"]) else asked.energy,
     )
 
 

@@ -9,10 +9,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from stitchgrid.datasets.catalogue import known_datasets
 from stitchgrid.errors import nearest
 from stitchgrid.paths import check_path
-from stitchgrid.records import Preprocess, ProbeSpec, Recipe
+from stitchgrid.records import EnergyRecipe, Preprocess, ProbeSpec, Recipe
 
 PAIR_WORDS = ("all", "within", "across")
 LONGEST_SWEEP = 150  # characters: names of figures are longer, and file systems take 255
+_ENERGY = EnergyRecipe()
 ADAPTIVE_LR = 1e-3  # default of adam and adamw: sgd's would make them diverge
 
 
@@ -158,6 +159,15 @@ class EvalTable(Table):
     samples: Count | None = None
 
 
+class OutliersTable(Table):
+    """[data.outliers]: images of another data set."""
+
+    dataset: Annotated[str, AfterValidator(_dataset)]
+    root: UserPath | None = None
+    split: str = "test"
+    samples: Count | None = None
+
+
 class DataTable(Table):
     """[data]."""
 
@@ -168,6 +178,7 @@ class DataTable(Table):
     labels: Literal["classes", "agreement"] = "classes"  # agreement: networks may know other classes than the images
     on_bad_image: Literal["error", "skip"] = "error"
     download: bool = False
+    outliers: OutliersTable | None = None
 
 
 class NumericsTable(Table):
@@ -246,6 +257,28 @@ class ProbesTable(Table):
     def to_record(self) -> ProbeSpec:
         """Return it as the record that travels."""
         return ProbeSpec(ranks=self.rank, C=self.C, max_iter=self.max_iter, samples=self.samples)
+
+
+class EnergyTable(Table):
+    """[diagnostics.energy]: how detectors are made."""
+
+    epochs: Count = _ENERGY.epochs
+    finetune_epochs: Count = _ENERGY.finetune_epochs
+    width: Count = _ENERGY.width
+    depth: Count = _ENERGY.depth
+    samples: Count | None = None
+    batch_size: Annotated[int, Field(ge=2)] = _ENERGY.batch_size
+    lr: Annotated[float, Field(gt=0)] = _ENERGY.lr
+    weight_decay: Annotated[float, Field(ge=0)] = _ENERGY.weight_decay
+    seed: Seed = _ENERGY.seed
+    outliers: Literal["noise", "patch_shuffle"] | None = None  # the images of [data.outliers], else patch_shuffle
+
+
+class DiagnosticsTable(Table):
+    """[diagnostics]: what is asked of every stitcher besides."""
+
+    ood: Annotated[tuple[Literal["mahalanobis", "energy"], ...], AfterValidator(_distinct)] = ()
+    energy: EnergyTable = EnergyTable()
 
 
 class MatcherTable(Table):

@@ -68,6 +68,12 @@ class Matcher:
 
 MAX_GRAM_IMAGES = 1_000
 
+OOD_METRICS: dict[str, tuple[str, ...]] = {  # of a stitcher, by what tells T(A) from B
+    "mahalanobis": ("ood_mahalanobis_auroc", "ood_mahalanobis_fpr95", "ood_mahalanobis_aupr"),
+    "energy": ("ood_energy_auroc", "ood_energy_fpr95", "ood_energy_aupr"),
+}
+ON_REQUEST = frozenset(name for names in OOD_METRICS.values() for name in names)  # only where a job asks for them
+
 STITCHER_METRICS: dict[str, bool | None] = {
     "accuracy": HIGHER,
     "loss": LOWER,
@@ -78,9 +84,14 @@ STITCHER_METRICS: dict[str, bool | None] = {
     "r2": HIGHER,
     "variance_ratio": NEITHER,
     "negative_mass": NEITHER,
+    **{
+        name: NEITHER for names in OOD_METRICS.values() for name in names
+    },  # an AUROC of 0.5 is best: far below it T(A) has collapsed
 }
 
-FROM_MOMENTS = frozenset({"residual", "r2"})  # of a stitcher's metrics, those for which no stitched network is run
+FROM_MOMENTS = frozenset({"residual", "r2"})  # of a stitcher's metrics, those that second moments tell
+#: Of a stitcher's metrics, those for which no stitched network is run.
+WITHOUT_TAIL = FROM_MOMENTS | frozenset(OOD_METRICS["mahalanobis"])
 
 MATCHERS: dict[str, Matcher] = {
     "direct": Matcher(
@@ -129,6 +140,20 @@ def images_used(spec: MatcherSpec, *, num_fit: int, num_fit_closed: int, num_eva
         return min(spec.samples or default, num_fit), num_eval
     default = min(MAX_GRAM_IMAGES, num_eval) if matcher.gram else num_eval
     return num_fit_closed if spec.rank else 0, min(spec.samples or default, num_eval)
+
+
+def default_metrics(kind: str) -> tuple[str, ...]:
+    """Return the metrics of a matcher for which a job names none.
+
+    >>> default_metrics("cka")
+    ('cka',)
+    """
+    return tuple(metric for metric in MATCHERS[kind].metrics if metric not in ON_REQUEST)
+
+
+def asks_ood(spec: MatcherSpec, detector: str) -> bool:
+    """Return whether a matcher asks how well a detector tells T(A) from B."""
+    return not set(OOD_METRICS[detector]).isdisjoint(spec.metrics)
 
 
 def higher_is_similar(kind: str, metric: str) -> bool | None:

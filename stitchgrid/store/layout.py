@@ -40,6 +40,7 @@ SUFFIXES = {
     "network": ".safetensors",
     "evaluation": ".json",
     "probe": ".json",
+    "detector": ".safetensors",
 }  # kind of artefact -> suffix of its data
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
