@@ -200,7 +200,7 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
         for block in blocks:
             total += _gram_cost(sweep, block, num_eval) * kind.gram + runs * _tail_cost(sweep, block)
             total += _distance_cost(sweep, block, num_eval) * asks_ood(spec, "mahalanobis")
-            total += _energy_cost(sweep, block, num_eval) * asks_ood(spec, "energy")
+            total += _energy_cost(sweep, block, num_eval) if asks_ood(spec, "energy") else 0.0
     return total
 
 
