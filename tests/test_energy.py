@@ -37,7 +37,7 @@ from stitchgrid.models.detector import Detector, make_detector, restore_detector
 from stitchgrid.models.weights import load_state, save_state
 from stitchgrid.plan import cost, detector_flops
 from stitchgrid.records import EnergyRecipe, EnergySpec, Layer, Sweep
-from stitchgrid.resolve import open_outliers
+from stitchgrid.resolve import detector_key, open_outliers
 from stitchgrid.store import Store
 
 RECIPE = EnergyRecipe(epochs=2, finetune_epochs=2, width=4, depth=1, batch_size=32)
@@ -191,6 +191,22 @@ def test_the_loss_pulls_energies_to_either_side_of_the_margins(zoo, monkeypatch)
     hinges = (energy + 25).clamp(min=0).square().mean() + (-7 - energy).clamp(min=0).square().mean()
     assert sum(losses[:5]) / 5 == pytest.approx(plain, rel=0.05)
     assert sum(losses[10:19]) / 9 == pytest.approx(plain + 0.1 * hinges.item(), rel=0.05)
+
+
+def test_a_detectors_address_is_all_that_decides_it_and_nothing_else(zoo):
+    sweep = sweep_of(zoo, ("conv", "token"))
+    others = [
+        replace(sweep, energy=replace(ENERGY, recipe=replace(RECIPE, epochs=3))),
+        replace(sweep, energy=replace(ENERGY, recipe=replace(RECIPE, seed=1))),
+        replace(sweep, energy=replace(ENERGY, fit_data="others")),
+        replace(sweep, energy=replace(ENERGY, outlier_data="others")),
+        replace(sweep, precision="bf16"),
+        replace(sweep, networks=(replace(sweep.networks[0], network_id="another"), sweep.networks[1])),
+    ]
+    keys = [detector_key(one, 0, 1) for one in (sweep, *others)] + [detector_key(sweep, 0, 2)]
+    assert len(set(keys)) == len(keys)
+    same = replace(sweep, name="another", batch_size=7, eval_data="others", matchers=())
+    assert detector_key(same, 0, 1) == keys[0]
 
 
 # ---- outliers
