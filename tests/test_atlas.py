@@ -29,7 +29,7 @@ from helpers_store import (
     planned_cells,
     value_of,
 )
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stitchgrid.atlas import write_atlas
@@ -408,6 +408,7 @@ def test_a_long_tail_gets_a_logarithmic_scale_that_says_what_it_clips():
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=30), st.sampled_from(["residual", "cka", "?"]))
+@example([1.7976931348623157e308, -9.9792015476736e291], "?")
 def test_positions_rise_with_the_values_and_stay_on_the_scale(values, metric):
     values = np.array(sorted(values, key=lambda value: (math.isnan(value), value)), dtype=float)
     with np.errstate(over="ignore", invalid="ignore"):

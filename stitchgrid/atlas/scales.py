@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from stitchgrid.matchers.catalogue import OOD_METRICS
+
 UNIT = (0.0, 1.0)
 ANCHORS: dict[str, tuple[float, float | None]] = {  # ends of the scale that do not depend on the data
     "accuracy": UNIT,
@@ -21,7 +23,9 @@ ANCHORS: dict[str, tuple[float, float | None]] = {  # ends of the scale that do 
     "loss": (0.0, None),
     "variance_ratio": (0.0, None),
     "negative_mass": (0.0, None),
+    **{metric: UNIT for metrics in OOD_METRICS.values() for metric in metrics},
 }
+LARGEST = 1e300  # what lies beyond is drawn at the ends: differences of larger values overflow
 TAIL = 2.0  # per cent of the values that may lie beyond an end that comes from the data
 STRETCH = 1.5  # an end reaches out to the last value unless that stretches the scale more than this
 SKEW = 10.0  # a median this many times below the upper end asks for a logarithmic scale
@@ -51,7 +55,7 @@ def choose_scale(metric: str, values: npt.NDArray[np.float64]) -> Scale:
     Long upper tails of positive values get a logarithmic scale. NaN and infinite values have no say.
     """
     low_anchor, high_anchor = ANCHORS.get(metric, (None, None))
-    finite = values[np.isfinite(values)]
+    finite = np.clip(values[np.isfinite(values)], -LARGEST, LARGEST)
     if not finite.size:
         finite = np.array([low_anchor or 0.0])
     tail_low, tail_high = (float(end) for end in np.percentile(finite, [TAIL, 100 - TAIL]))
