@@ -40,6 +40,7 @@ def test_the_cifar10_job_reads_checkpoints_below_a_folder_of_the_environment(mon
 def test_a_shipped_job_is_named_like_its_file_and_begins_with_its_question(path, monkeypatch):
     monkeypatch.setenv("STITCHGRID_DATA", "/data")
     monkeypatch.setenv("IMAGENET", "/imagenet")
+    monkeypatch.setenv("CIFAR10", "/cifar10")
     first = path.read_text().splitlines()[0]
     assert first.startswith("# ")
     assert first.endswith("?")
