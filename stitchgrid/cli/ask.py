@@ -161,4 +161,4 @@ def report(sweeps: tuple[str, ...], form: str, out: str | None, store: str) -> N
         sys.stdout.buffer.write(text)
     else:
         write_file(Path(target), text)
-        say(f"{target}: {len(sweeps or catalog.sweeps)} sweeps")
+        say(f"{target}: {', '.join(sweeps or catalog.sweeps)}")
