@@ -355,7 +355,7 @@ def test_the_command_writes_a_page_or_prints_markdown(tmp_path, monkeypatch):
         assert result.exit_code == code, result.output
         return result
 
-    assert run(SWEEP).stdout == "report.html: synthetic\n"
+    assert run(SWEEP).stdout == "report.html: paper\n"
     assert (tmp_path / "report.html").read_text("utf-8").startswith("<!doctype html>")
     printed = run("--format", "markdown").stdout
     assert printed.startswith("# paper\n")
