@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from stitchgrid.printable import printable
 
 SIDE_INCHES = 2.4  # of one cloud
-PER_ROW = 4
+PER_ROW = 5
 MANY = 500  # points of a cloud: beyond, they are drawn as an image inside the SVG
 COLOURS = ("#2a788e", "#a3195b", "#7ad151", "#414487", "#d98c21", "#66676d")
 MARKERS = "o^sDvP"
