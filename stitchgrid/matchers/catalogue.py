@@ -89,9 +89,8 @@ STITCHER_METRICS: dict[str, bool | None] = {
     },  # an AUROC of 0.5 is best: far below it T(A) has collapsed
 }
 
-FROM_MOMENTS = frozenset({"residual", "r2"})  # of a stitcher's metrics, those that second moments tell
-#: Of a stitcher's metrics, those for which no stitched network is run.
-WITHOUT_TAIL = FROM_MOMENTS | frozenset(OOD_METRICS["mahalanobis"])
+# Of a stitcher's metrics, those for which no stitched network is run.
+WITHOUT_TAIL = frozenset({"residual", "r2", *OOD_METRICS["mahalanobis"]})
 
 MATCHERS: dict[str, Matcher] = {
     "direct": Matcher(
