@@ -2,8 +2,8 @@
 
 Source: Balogh & Jelasity (2025). Unlike theirs, outliers are made from the fit images unless the job names a data set
 (theirs: 300,000 random images), images of the distribution are the fit images in the second phase too (theirs:
-CIFAR-5M), and its learning rate drops half way in epochs (in their code after ten steps). An epoch of it is one pass over
-the fit images, in halves of batches; Adam starts anew; no image is augmented in either phase.
+CIFAR-5M), and its learning rate drops half way in epochs (in their code after ten steps). An epoch of it is one pass
+over the fit images, in halves of batches; Adam starts anew; no image is augmented in either phase.
 
 Shape suffixes: N images.
 """
