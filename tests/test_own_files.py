@@ -178,17 +178,17 @@ def launch(own, store, *flags):
 @pytest.fixture
 def change_after_planning(own, monkeypatch):
     """Change the files once all is planned and trained, before any network of the sweep is loaded."""
-    plain = Launch._measure_networks
+    plain = Launch._make
 
     def change(*names):
-        def measure(self, resolution):
+        def make(self, kind, *rest, **more):
             if "gone" in names:
-                (own / "gone.py").unlink()
+                (own / "gone.py").unlink(missing_ok=True)
             if "changed" in names:
                 (own / "changed.py").write_text(NET)
-            plain(self, resolution)
+            plain(self, kind, *rest, **more)
 
-        monkeypatch.setattr(Launch, "_measure_networks", measure)
+        monkeypatch.setattr(Launch, "_make", make)
 
     return change
 

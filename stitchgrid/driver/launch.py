@@ -64,6 +64,7 @@ class Launch:
         self._exit = ExitStack()
         self._executor: Executor | None = None
         self._package: Path | None = None  # the users' own code behind the networks, for workers on other nodes
+        self._own_code: dict[str, str] = {}  # its digests, by the name of the network
         self._max_units = 1  # more workers than this have nothing to do
         self._drain = Drain(where.drain_seconds, display.say)
         self._pulse: Pulse | None = None
@@ -117,6 +118,8 @@ class Launch:
         return claim.number
 
     def _stage_own_code(self, resolution: Resolution) -> None:
+        """Note what users' own code is now, and put it where workers of other nodes find it."""
+        self._own_code = own_code(resolution.sweep)
         if self.where.address != "none":
             specs = [network.spec for network in resolution.sweep.networks]
             self._package = self._exit.enter_context(staged(specs))
@@ -162,7 +165,7 @@ class Launch:
             "dataset": plan.sweep.data.dataset,
             "precision": plan.sweep.precision,
             "num_shards": len(plan.shards),
-            "own_code": own_code(plan.sweep),
+            "own_code": self._own_code,
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)
 
