@@ -283,49 +283,35 @@ class TrainNetwork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateNetwork:
-    """The unit of work that measures one network of a sweep, unstitched, on the evaluation images."""
+class OfNetwork:
+    """A unit of work about one network of a sweep; it writes one artefact."""
 
-    unit_id: str  # also the key of the artefact it writes
+    unit_id: str  # also the key of the artefact
     network: int
     flops: float = 0.0
-    num_cells: int = 1  # networks measured, for progress
+    num_cells: int = 1  # artefacts made, for progress
 
     @property
     def networks(self) -> frozenset[int]:
-        """The network measured."""
+        """The network it is about."""
         return frozenset({self.network})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeNetwork:
-    """The unit of work that probes all selected layers of one network of a sweep."""
-
-    unit_id: str  # also the key of the artefact it writes
-    network: int
-    flops: float = 0.0
-    num_cells: int = 1  # networks probed, for progress
-
-    @property
-    def networks(self) -> frozenset[int]:
-        """The network probed."""
-        return frozenset({self.network})
+class EvaluateNetwork(OfNetwork):
+    """The unit of work that measures one network, unstitched, on the evaluation images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainDetector:
+class ProbeNetwork(OfNetwork):
+    """The unit of work that probes all selected layers of one network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainDetector(OfNetwork):
     """The unit of work that makes the detector by energy of one target layer."""
 
-    unit_id: str  # also the key of the artefact it writes
-    network: int
     layer: int
-    flops: float = 0.0
-    num_cells: int = 1  # detectors made, for progress
-
-    @property
-    def networks(self) -> frozenset[int]:
-        """The network whose activations it learns."""
-        return frozenset({self.network})
 
 
 Unit = Shard | TrainNetwork | EvaluateNetwork | ProbeNetwork | TrainDetector

@@ -35,6 +35,7 @@ from stitchgrid.records import (
     Sweep,
     TrainDetector,
     TrainNetwork,
+    Unit,
     canonical,
     digest,
 )
@@ -114,6 +115,12 @@ class Resolution:
             for target in sorted({target for _, target in sweep.pairs})
             for layer in range(len(sweep.networks[target].layers))
         ]
+
+
+def not_made(kind: str, units: Sequence[Unit], artefacts: Artefacts) -> list[Unit]:
+    """Return the units whose artefacts of a kind are not there, each once: two names may stand for one network."""
+    by_key = {unit.unit_id: unit for unit in units}
+    return [unit for key, unit in by_key.items() if not artefacts.has_artefact(kind, key)]
 
 
 def open_job_images(job: Job, *, cache: Path | None = None) -> Images:

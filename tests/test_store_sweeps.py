@@ -39,8 +39,10 @@ def test_a_revision_without_its_manifest_is_not_there(store):
     tables = plan_tables()
     assert store.write_job("s", {"n": 1}) == 1
     assert store.read_plan("s") is None
-    store.write_plan("s", 1, **tables, info={})
+    assert store.read_plan_info("s") == {}
+    store.write_plan("s", 1, **tables, info={"n": 1})
     assert store.write_job("s", {"n": 2}) == 2
+    assert store.read_plan_info("s") == {"n": 1}
     assert store.read_plan("s").revision == 1
     assert store.read_plan("s", 2) is None
     store.write_plan("s", 2, **(tables | {"cells": tables["cells"].slice(5)}), info={})

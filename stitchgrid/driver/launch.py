@@ -26,7 +26,7 @@ from stitchgrid.jobfile import Job
 from stitchgrid.models.own_code import staged
 from stitchgrid.plan import Plan, make_plan, split_shard
 from stitchgrid.records import Shard, Sweep, Unit
-from stitchgrid.resolve import Resolution, open_job_images, resolve
+from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.rows import lost_rows
 from stitchgrid.store import Store
 from stitchgrid.worker import Worker
@@ -213,9 +213,7 @@ class Launch:
 
     def _make(self, kind: str, title: str, units: Sequence[Unit], sweep: Sweep, *, noun: str = "networks") -> None:
         """Make the artefacts of a kind that are asked for and not there."""
-        by_key = {unit.unit_id: unit for unit in units}  # two names may stand for one network
-        missing = [unit for key, unit in by_key.items() if not self.store.has_artefact(kind, key)]
-        if missing:
+        if missing := not_made(kind, units, self.store):
             self._prepare(title, missing, sweep, noun=noun)
 
     def _compute(self, plan: Plan, *, fail_fast: bool) -> int:

@@ -1,6 +1,6 @@
 """What a launch would do, and at what cost, in words."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from math import prod
 from os import sched_getaffinity
 
@@ -14,8 +14,8 @@ from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.cutting import way_notice
 from stitchgrid.plan import Plan, make_plan
-from stitchgrid.records import Network, Sweep, Unit
-from stitchgrid.resolve import Resolution, open_job_images, resolve
+from stitchgrid.records import Network, Sweep
+from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate
 from stitchgrid.store import Store
 
@@ -68,8 +68,8 @@ def preview(
     plan = make_plan(resolution.sweep, store.outcomes() if store else EmptyStore(), retry_failed=retry_failed)
     if store:
         check_same_cells(store, resolution.sweep, plan.shards, update=update)
-    unprobed = _missing("probe", resolution.probes(), store)
-    detectors = _missing("detector", resolution.detectors(), store)
+    unprobed = not_made("probe", resolution.probes(), store or EmptyStore())
+    detectors = not_made("detector", resolution.detectors(), store or EmptyStore())
     cost = estimate(
         plan,
         probe,
@@ -84,12 +84,6 @@ def preview(
         found = SimulationSettings(**{"flops_per_second": probe.flops_per_second, **settings})  # type: ignore[arg-type]
         lines.append(str(simulate(plan.todo, found)))
     return "\n".join(lines)
-
-
-def _missing(kind: str, units: Sequence[Unit], store: Store | None) -> list[Unit]:
-    """Return the units whose artefacts a launch would have to make."""
-    by_key = {unit.unit_id: unit for unit in units}
-    return [unit for key, unit in by_key.items() if store is None or not store.has_artefact(kind, key)]
 
 
 def way_notices(sweep: Sweep) -> list[str]:

@@ -55,8 +55,7 @@ def check_same_code(store: Store, job: Job) -> None:
     Raises:
         JobFileError: If some of it has changed.
     """
-    stored = store.read_plan(job.name)
-    planned: dict[str, str] = {} if stored is None else stored.info.get("own_code", {})
+    planned: dict[str, str] = store.read_plan_info(job.name).get("own_code", {})
     changed = [
         f"model {spec.name!r}: {spec.architecture}"
         for spec in job.network_specs()

@@ -148,6 +148,10 @@ class Store:
         """Return a complete revision, by default the latest; None if there is none yet."""
         return self._sweeps.read_plan(sweep, revision)
 
+    def read_plan_info(self, sweep: str) -> dict[str, Any]:
+        """Return the `info` of the latest complete revision; {} if there is none yet."""
+        return self._sweeps.read_info(sweep)
+
     def read_plan_tables(self, sweep: str, names: Sequence[str]) -> dict[str, pa.Table]:
         """Return some tables of the latest complete revision; {} if there is none yet."""
         return self._sweeps.read_tables(sweep, names)

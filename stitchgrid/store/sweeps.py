@@ -125,6 +125,20 @@ class Sweeps:
         except (KeyError, TypeError) as problem:
             raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
 
+    def read_info(self, sweep: str) -> dict[str, Any]:
+        """Return what the planner wanted kept with the latest complete revision, {} if there is none yet.
+
+        Raises:
+            StoreError: If its manifest is damaged.
+        """
+        revision = self.latest_plan(sweep)
+        if revision is None:
+            return {}
+        try:
+            return dict(self._read_json(Layout.revision(sweep, revision, PLAN))["info"])
+        except (KeyError, TypeError) as problem:
+            raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
+
     def read_tables(self, sweep: str, names: Sequence[str]) -> dict[str, pa.Table]:
         """Return some tables of the latest complete revision, {} if there is none; errors as those of `read_plan`."""
         revision = self.latest_plan(sweep)
