@@ -9,14 +9,14 @@ Shape suffixes: R rows, X features of all sources side by side, Y features of al
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 
 import torch
 from torch import Tensor
 
 NOT_FINITE = "look at the network's weights, and at the job's precision"  # what to do about inf and NaN
 
-NARROW = 256  # features up to which one product of all layers costs less than one per layer
+BLOCK = 128  # features of a side multiplied with those before them at a time: half of its products are mirror images
 RCOND = 1e-12  # eigenvalues below this share of the largest are rounding, not variance
 
 
@@ -105,14 +105,12 @@ class RowSums:
         self.num_rows = 0
         self.pivot_X = torch.zeros(sum(widths), dtype=torch.float64, device=device)
         self.total_X = torch.zeros_like(self.pivot_X)
-        is_narrow = sum(widths) <= NARROW
-        self._all_XX = self.pivot_X.new_zeros(sum(widths), sum(widths)) if is_narrow else None
-        self.products = [
-            self.pivot_X.new_zeros(width, width) if self._all_XX is None else self._all_XX[columns, columns]
-            for width, columns in zip(widths, self.slices, strict=True)
-        ]
+        self._runs: list[tuple[slice, Tensor]] = []  # columns of neighbours of one width, their products (L, D, D)
+        for width, some in groupby(self.slices, key=lambda columns: columns.stop - columns.start):
+            run = list(some)
+            self._runs.append((slice(run[0].start, run[-1].stop), self.pivot_X.new_zeros(len(run), width, width)))
+        self.products = [products_DD for _, products_LDD in self._runs for products_DD in products_LDD]
         self._has_pivot = False
-        self._are_products_shared = False
         self._sides: dict[int, Side] = {}  # until more rows come
 
     def centre(self, layers: Sequence[Tensor]) -> Tensor:
@@ -136,17 +134,14 @@ class RowSums:
         self._sides.clear()
         self.num_rows += len(partners_RX) if num_rows is None else num_rows
         self.total_X += partners_RX.sum(0)
-        if self._are_products_shared:
-            return
-        if self._all_XX is not None:
-            self._all_XX.addmm_(rows_RX.mT, partners_RX)
-        else:
-            for products_DD, columns in zip(self.products, self.slices, strict=True):
-                products_DD.addmm_(rows_RX[:, columns].mT, partners_RX[:, columns])
+        for columns, products_LDD in self._runs:
+            layers = products_LDD.shape[:2]
+            rows_LDR = rows_RX[:, columns].unflatten(1, layers).permute(1, 2, 0)
+            products_LDD.baddbmm_(rows_LDR, partners_RX[:, columns].unflatten(1, layers).transpose(0, 1))
 
     def share_products(self, all_XX: Tensor) -> None:
         """Read each layer's products with itself from those of all layers with all, which are summed elsewhere."""
-        self.products, self._are_products_shared = [all_XX[columns, columns] for columns in self.slices], True
+        self.products, self._runs = [all_XX[columns, columns] for columns in self.slices], []
 
     def side(self, layer: int) -> Side:
         """Return one layer's share of the moments of its pairs.
@@ -184,12 +179,20 @@ class CrossSums:
     def __init__(self, x: RowSums, y: RowSums):
         self.x, self.y = x, y
         self.xy_XY = x.pivot_X.new_zeros(len(x.pivot_X), len(y.pivot_X))
+        self._blocks = [(slice(0, len(x.pivot_X)), len(y.pivot_X))]  # rows of the products, multiplied up to a column
         if x is y:
+            self._blocks = [(block, block.stop) for block in _blocks(x.slices)]
             x.share_products(self.xy_XY)
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add rows (..., X) and (..., Y) about their pivots."""
-        self.xy_XY.addmm_(x.flatten(0, -2).mT, y.flatten(0, -2))
+        x_RX, y_RY = x.flatten(0, -2), y.flatten(0, -2)
+        for columns, stop in self._blocks:
+            self.xy_XY[columns, :stop].addmm_(x_RX[:, columns].mT, y_RY[:, :stop])
+
+    def _products(self, columns_x: slice, columns_y: slice) -> Tensor:
+        is_there = any(block.start <= columns_x.start and columns_y.stop <= stop for block, stop in self._blocks)
+        return self.xy_XY[columns_x, columns_y] if is_there else self.xy_XY[columns_y, columns_x].mT
 
     def pair(self, source: int, target: int) -> PairMoments:
         """Return the centred moments of a layer of the one side and a layer of the other.
@@ -200,7 +203,18 @@ class CrossSums:
         columns_x, columns_y = self.x.slices[source], self.y.slices[target]
         x, y = self.x.side(source), self.y.side(target)
         shift_DE = torch.outer(self.x.total_X[columns_x], self.y.total_X[columns_y]) / self.y.num_rows
-        return PairMoments(num_rows=self.y.num_rows, x=x, y=y, xy_DE=self.xy_XY[columns_x, columns_y] - shift_DE)
+        return PairMoments(num_rows=self.y.num_rows, x=x, y=y, xy_DE=self._products(columns_x, columns_y) - shift_DE)
+
+
+def _blocks(layers: Sequence[slice]) -> list[slice]:
+    """Return the columns of layers that lie side by side in blocks of whole layers, each of `BLOCK` features or more."""
+    blocks: list[slice] = []
+    for columns in layers:
+        if blocks and blocks[-1].stop - blocks[-1].start < BLOCK:
+            blocks[-1] = slice(blocks[-1].start, columns.stop)
+        else:
+            blocks.append(columns)
+    return blocks
 
 
 def exact_mean(exact_RX: Tensor) -> Tensor:

@@ -2,11 +2,9 @@
 
 from itertools import product
 
-import pytest
 import torch
 from torch import Tensor
 
-from stitchgrid.engine import laying
 from stitchgrid.engine.laying import Laying
 from stitchgrid.matchers.alignment import Layout, resize_rows
 from stitchgrid.matchers.catalogue import Rules
@@ -29,9 +27,7 @@ def draw(rows: int, *, seed: int) -> Tensor:
     return torch.randn(2, rows, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("small", [0, 1_000], ids=["interpolated", "as a matrix"])
-def test_the_way_there_is_resizing_and_the_way_back_its_adjoint(monkeypatch, small):
-    monkeypatch.setattr(laying, "SMALL_GRID", small)
+def test_the_way_there_is_resizing_and_the_way_back_its_adjoint():
     for source, target, rules in CASES:
         one = Laying(source, target, rules, device=CPU)
         x, y = draw(source.num_rows, seed=0), draw(target.num_rows, seed=1)

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stitchgrid import moments
 from stitchgrid.moments import CrossSums, PairMoments, RowSums, exact_mean, pair_moments
 
-X_WIDTHS, Y_WIDTHS = [3, 1, 4], [2, 5]
+X_WIDTHS, Y_WIDTHS = [3, 3, 1, 4], [2, 5]
 FIELDS = ("mean_x_D", "mean_y_E", "xx_DD", "xy_DE", "yy_EE")
 
 Sides = tuple[list[Tensor], list[Tensor]]
@@ -80,9 +81,12 @@ def test_batches_of_any_split_equal_one_pass(cuts, offset):
     every_pair(total, sides, rtol=1e-9 if offset else 1e-11)
 
 
-def test_layers_against_themselves_give_every_pair_and_each_layers_own_products():
-    blocks = draw(50, X_WIDTHS, seed=20, offset=3.0)
-    rows = RowSums(X_WIDTHS)
+@pytest.mark.parametrize("block", [1, 5, 1_000], ids=["a block a layer", "blocks of layers", "one block"])
+def test_layers_against_themselves_give_every_pair_and_each_layers_own_products(monkeypatch, block):
+    monkeypatch.setattr(moments, "BLOCK", block)
+    widths = [3, 3, 2, 4, 4]
+    blocks = draw(50, widths, seed=20, offset=3.0)
+    rows = RowSums(widths)
     cross = CrossSums(rows, rows)
     for part in (slice(0, 20), slice(20, 50)):
         centred = rows.centre([block[part] for block in blocks])
