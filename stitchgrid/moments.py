@@ -6,17 +6,22 @@ machines: one pass over the images serves every layer pair, exactly, in memory t
 Shape suffixes: R rows, X features of all sources side by side, Y features of all targets, D and E those of one layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby, pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
+
 NOT_FINITE = "look at the network's weights, and at the job's precision"  # what to do about inf and NaN
 
 BLOCK = 128  # features of a side multiplied with those before them at a time: half of its products are mirror images
+STACK_BYTES = 64 << 20  # of matrices of one shape that are decomposed together
 RCOND = 1e-12  # eigenvalues below this share of the largest are rounding, not variance
 
 
@@ -29,9 +34,18 @@ def principal_axes(scatter_DD: Tensor, rcond: float = RCOND) -> tuple[Tensor, Te
     >>> values_K.tolist(), tuple(axes_DK.shape)
     ([4.0, 1.0], (3, 2))
     """
-    values_D, axes_DD = torch.linalg.eigh(scatter_DD)
-    keep = (values_D > rcond * values_D[-1:]) & (values_D > 0)
-    return values_D[keep].flip(0), axes_DD[:, keep].flip(1)
+    [found] = _stacked_axes([scatter_DD], rcond)
+    return found
+
+
+def _stacked_axes(scatters: Sequence[Tensor], rcond: float) -> list[tuple[Tensor, Tensor]]:
+    """Return the `principal_axes` of matrices of one width: one decomposition, and one transfer of all ranks."""
+    values_BD, axes_BDD = torch.linalg.eigh(torch.stack(list(scatters)))
+    ranks = ((values_BD > rcond * values_BD[:, -1:]) & (values_BD > 0)).sum(1).tolist()
+    values_BD, axes_BDD = values_BD.flip(1), axes_BDD.flip(2)
+    return [
+        (values_D[:rank], axes_DD[:, :rank]) for values_D, axes_DD, rank in zip(values_BD, axes_BDD, ranks, strict=True)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +68,53 @@ class Side:
 
     def axes_above(self, rcond: float) -> tuple[Tensor, Tensor]:
         """Return its `principal_axes`, looked for in the span of the basis: what lies outside is rounding."""
-        if self.basis_Dr is None:
-            return principal_axes(self.scatter_DD, rcond)
-        values_K, inner_rK = principal_axes(self.basis_Dr.mT @ self.scatter_DD @ self.basis_Dr, rcond)
-        return values_K, self.basis_Dr @ inner_rK
+        return self._outer(principal_axes(self.inner_rr, rcond))
+
+    @property
+    def inner_shape(self) -> torch.Size:
+        """Shape of `inner_rr`."""
+        return torch.Size([self.num_features, self.num_features])
+
+    @property
+    def inner_rr(self) -> Tensor:
+        """Scatter in the coordinates of the basis; all of it where there is none."""
+        return self.scatter_DD if self.basis_Dr is None else self.basis_Dr.mT @ self.scatter_DD @ self.basis_Dr
+
+    def _outer(self, axes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return axes if self.basis_Dr is None else (axes[0], self.basis_Dr @ axes[1])
+
+
+def find_axes(sides: Iterable[Side]) -> None:
+    """Find the `axes` of many sides together, for each of them to know: one decomposition a width.
+
+    A width whose decomposition fails is left out, so that the side which is to blame says so when it is asked.
+    """
+    asked = list({id(side): side for side in sides if "axes" not in vars(side)}.values())
+    for positions in alike(asked, lambda side: (side.inner_shape,)):
+        some = [asked[position] for position in positions]
+        with suppress(RuntimeError):  # LinAlgError is one
+            for side, axes in zip(some, _stacked_axes([side.inner_rr for side in some], RCOND), strict=True):
+                vars(side)["axes"] = side._outer(axes)  # what the cached property would find
+
+
+def alike(items: Sequence[T], shapes: Callable[[T], tuple[torch.Size, ...]]) -> Iterator[list[int]]:
+    """Yield the positions of items whose matrices have the same shapes, no more at a time than a stack may hold."""
+    found: dict[tuple[torch.Size, ...], list[int]] = {}
+    for position, item in enumerate(items):
+        found.setdefault(shapes(item), []).append(position)
+    for some, positions in found.items():
+        step = max(1, STACK_BYTES // max(1, 8 * sum(shape.numel() for shape in some)))
+        yield from (positions[start : start + step] for start in range(0, len(positions), step))
+
+
+def together(
+    compute: Callable[[Sequence[T]], Tensor], items: Sequence[T], shapes: Callable[[T], tuple[torch.Size, ...]]
+) -> Tensor:
+    """Return what `compute` finds for all items, (B, ...), a stack of `alike` ones at a time."""
+    found: dict[int, Tensor] = {}
+    for positions in alike(items, shapes):
+        found |= zip(positions, compute([items[position] for position in positions]), strict=True)
+    return torch.stack([found[position] for position in range(len(items))])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +168,8 @@ class RowSums:
             self._runs.append((slice(run[0].start, run[-1].stop), self.pivot_X.new_zeros(len(run), width, width)))
         self.products = [products_DD for _, products_LDD in self._runs for products_DD in products_LDD]
         self._has_pivot = False
-        self._sides: dict[int, Side] = {}  # until more rows come
+        self._finite: list[bool] | None = None  # by layer, until more rows come; as are
+        self._sides: dict[int, Side] = {}
 
     def centre(self, layers: Sequence[Tensor]) -> Tensor:
         """Return float64 rows (..., X) about the pivot, from a (..., width) tensor of any floating type per layer."""
@@ -132,12 +190,13 @@ class RowSums:
         rows_RX = rows.flatten(0, -2)
         partners_RX = rows_RX if partners is None else partners.flatten(0, -2)
         self._sides.clear()
+        self._finite = None
         self.num_rows += len(partners_RX) if num_rows is None else num_rows
         self.total_X += partners_RX.sum(0)
         for columns, products_LDD in self._runs:
-            layers = products_LDD.shape[:2]
-            rows_LDR = rows_RX[:, columns].unflatten(1, layers).permute(1, 2, 0)
-            products_LDD.baddbmm_(rows_LDR, partners_RX[:, columns].unflatten(1, layers).transpose(0, 1))
+            shape_RLD = -1, *products_LDD.shape[:2]
+            rows_LDR = rows_RX[:, columns].reshape(shape_RLD).permute(1, 2, 0)
+            products_LDD.baddbmm_(rows_LDR, partners_RX[:, columns].reshape(shape_RLD).transpose(0, 1))
 
     def share_products(self, all_XX: Tensor) -> None:
         """Read each layer's products with itself from those of all layers with all, which are summed elsewhere."""
@@ -153,13 +212,23 @@ class RowSums:
             raise ValueError("moments of a layer pair need at least one row, got none; call add() first.")
         if layer not in self._sides:
             total_D, products_DD = self.total_X[self.slices[layer]], self.products[layer]
-            if not torch.isfinite(products_DD.trace()):
+            if not self._are_finite()[layer]:
                 raise ValueError(f"moments of a layer pair need finite activations, got inf or NaN; {NOT_FINITE}.")
             self._sides[layer] = Side(
                 mean_D=self.pivot_X[self.slices[layer]] + total_D / self.num_rows,
                 scatter_DD=products_DD - torch.outer(total_D, total_D) / self.num_rows,
             )
         return self._sides[layer]
+
+    def _are_finite(self) -> list[bool]:
+        """Return which layers' products are finite, read from the device in one transfer."""
+        if self._finite is None:
+            self._finite = torch.stack([products_DD.trace() for products_DD in self.products]).isfinite().tolist()
+        return self._finite
+
+    def find_axes(self) -> None:
+        """Find the principal axes of all layers together, but for those that are not finite."""
+        find_axes(self.side(layer) for layer, is_finite in enumerate(self._are_finite()) if is_finite)
 
 
 class CrossSums:
@@ -207,7 +276,7 @@ class CrossSums:
 
 
 def _blocks(layers: Sequence[slice]) -> list[slice]:
-    """Return the columns of layers that lie side by side in blocks of whole layers, each of `BLOCK` features or more."""
+    """Return the columns of layers that lie side by side as blocks of whole layers, of `BLOCK` features or more."""
     blocks: list[slice] = []
     for columns in layers:
         if blocks and blocks[-1].stop - blocks[-1].start < BLOCK:

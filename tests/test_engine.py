@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from helpers_engine import (
     every_cell,
     make_sweep,
     matcher,
+    network_record,
     one_thread,  # noqa: F401  # a fixture
     run,
     trained_zoo,
@@ -27,6 +29,7 @@ from helpers_engine import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stitchgrid.engine import evaluate, gather, stitched
 from stitchgrid.engine.shard import run_shard
@@ -115,13 +118,44 @@ def test_how_much_is_held_at_a_time_changes_no_closed_form_value(zoo, closed, mo
     assert_close(values(run(zoo, make_sweep(zoo, PAIRS[2:], CLOSED))), values(closed[1]))
 
 
-def test_layers_whose_activations_fit_the_budget_share_a_pass_for_their_gram_matrices(zoo):
-    work = workspace(zoo, make_sweep(zoo, [("conv", "token")], [matcher("cka")]))
-    keys = [(0, 0), (0, 1), (1, 0)]
-    groups = lambda budget: gather.gram_groups(work, keys, num_images=90, budget=budget)  # noqa: E731
-    assert groups(1) == [[key] for key in keys]
-    assert groups(4 * 90 * 6 * 12 * 12) == [keys[:1], keys[1:]]
-    assert groups(1 << 30) == [keys]
+class RoundTrips(TorchDispatchMode):
+    """Counts what would make a CPU wait for a GPU: reading single numbers, and shapes that depend on values."""
+
+    WAITING = frozenset(
+        {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique_dim", "_unique2"}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(t is not None and t.dtype == torch.bool for t in args[1])
+        self.count += name in self.WAITING or by_mask
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_layer_pair_makes_the_host_wait_for_the_device(zoo):
+    counts = []
+    for layers in (2, 4):
+        sweep = make_sweep(zoo, [("conv", "conv")], CLOSED)
+        sweep = replace(sweep, networks=(network_record(zoo, "conv", range(layers)),))
+        with RoundTrips() as trips:
+            run(zoo, sweep)
+        counts.append((trips.count, len(list(every_cell(sweep)))))
+    (few, few_cells), (many, many_cells) = counts
+    assert many_cells == 4 * few_cells
+    assert many - few <= 4 * 2  # of the layers added, not of their pairs
+
+
+@given(sizes=st.lists(st.integers(0, 9), max_size=8), budget=st.integers(0, 12))
+def test_groups_keep_the_order_and_the_budget_and_no_two_neighbours_would_fit_together(sizes, budget):
+    items = list(enumerate(sizes))
+    groups = gather.in_groups(items, lambda item: item[1], budget=budget)
+    assert [item for group in groups for item in group] == items
+    assert all(group and (len(group) == 1 or sum(size for _, size in group) <= budget) for group in groups)
+    assert all(sum(size for _, size in [*one, other[0]]) > budget for one, other in pairwise(groups))
 
 
 def test_a_layer_stitched_to_itself_leaves_the_network_as_it_is(zoo):

@@ -9,23 +9,24 @@ import torch
 from helpers_indices import Matrix, explicit_procrustes, explicit_pwcca, hsic_cka, unit
 from torch import Tensor
 
+from stitchgrid import moments
 from stitchgrid.matchers.indices import cka as cka_module
 from stitchgrid.matchers.indices.cka import centred_gram, cka
 from stitchgrid.matchers.indices.procrustes import procrustes
 from stitchgrid.matchers.indices.pwcca import pwcca
-from stitchgrid.moments import pair_moments, principal_axes
+from stitchgrid.moments import Side, find_axes, pair_moments, principal_axes
 
 
 def cka_of(x: Tensor, y: Tensor) -> float:
-    return cka(centred_gram([x]), centred_gram([y]))
+    return cka(centred_gram([x]), centred_gram([y])).item()
 
 
 def pwcca_of(x: Tensor, y: Tensor) -> float:
-    return pwcca(pair_moments(x, y))[0]
+    return pwcca([pair_moments(x, y)])[0, 0].item()
 
 
 def procrustes_of(x: Tensor, y: Tensor) -> float:
-    return procrustes(pair_moments(x, y))
+    return procrustes([pair_moments(x, y)]).item()
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def test_procrustes_is_the_squared_distance_after_the_best_rotation():
 
 def test_pwcca_weighs_by_the_source_so_exchanging_the_roles_is_another_number():
     x, y = SHAPES["source wider than target"]
-    forth, back = pwcca(pair_moments(x, y))
-    assert pwcca(pair_moments(x, y).swapped()) == pytest.approx((back, forth), rel=1e-9)
+    [[forth, back]] = pwcca([pair_moments(x, y)]).tolist()
+    assert pwcca([pair_moments(x, y).swapped()]).tolist() == [pytest.approx((back, forth), rel=1e-9)]
     assert back == pytest.approx(explicit_pwcca(y.numpy(), x.numpy()), rel=1e-6)
     assert abs(forth - back) > 1e-2
 
@@ -203,14 +204,30 @@ def test_correlations_beyond_the_rows_are_one_whatever_the_data():
     assert pwcca_of(*few) < 0.5 < 0.9 < pwcca_of(*many)
 
 
-@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
-def test_cka_refuses_activations_that_are_not_finite(bad):
-    x = layer(20, 3, seed=11)
-    x[4, 1] = bad
-    with pytest.raises(
-        ValueError, match=r"cka needs finite activations, got inf or NaN; look at the network's weights"
-    ):
-        cka_of(x, layer(20, 3, seed=12))
+@pytest.mark.parametrize("stack_bytes", [1, 2_000, 1 << 20], ids=["alone", "a few", "all"])
+def test_many_pairs_together_give_what_each_gives_alone(monkeypatch, stack_bytes):
+    monkeypatch.setattr(moments, "STACK_BYTES", stack_bytes)
+    still = torch.ones(40, 4)
+    sides = [layer(40, 4, seed=1), layer(40, 4, seed=2, rank=2), layer(40, 7, seed=3), still, layer(40, 4, seed=4)]
+    pairs = [pair_moments(x, y) for x in sides for y in sides]
+    for index in (pwcca, procrustes):
+        alone = torch.cat([index([pair_moments(x, y)]) for x in sides for y in sides])
+        torch.testing.assert_close(index(pairs), alone, rtol=1e-12, atol=1e-14, equal_nan=True)
+        assert not index(pairs)[:3].isnan().any()
+
+
+def test_axes_of_many_layers_found_together_are_those_of_each_alone():
+    scatters = [(x - x.mean(0)).mT @ (x - x.mean(0)) for x in (layer(50, 9, seed=k, rank=k) for k in (4, 9, 1, 6))]
+    basis = torch.linalg.qr(layer(9, 5, seed=20))[0]
+    make = lambda: [Side(mean_D=s[0], scatter_DD=s, basis_Dr=b) for s in scatters for b in (None, basis)]  # noqa: E731
+    together, alone = make(), make()
+    find_axes(together)
+    for one, other in zip(together, alone, strict=True):
+        assert "axes" in vars(one)
+        assert "axes" not in vars(other)
+        torch.testing.assert_close(one.axes[0], other.axes[0])
+        scatters_of = [axes_DK * values_K @ axes_DK.mT for values_K, axes_DK in (one.axes, other.axes)]
+        torch.testing.assert_close(*scatters_of)
 
 
 def test_principal_axes_carry_the_numerical_rank_and_nothing_else():

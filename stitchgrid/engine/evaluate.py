@@ -1,6 +1,7 @@
 """One pass over the evaluation images: moments, Gram matrices and all stitched networks at once, then the values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -11,35 +12,27 @@ from stitchgrid.engine.gather import (
     GramKey,
     MomentGatherer,
     RowSpace,
+    are_finite,
     gatherers_by_count,
-    gram_groups,
+    in_groups,
     index_space,
     stitch_space,
 )
+from stitchgrid.engine.index_values import GRAM_INDICES, MOMENT_INDICES, note_index
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.ood import DistanceCheck, GaussianKey
 from stitchgrid.engine.stitched import Stitch, TailEvaluation
 from stitchgrid.engine.workspace import LayerKey, Workspace, batches, by_network
 from stitchgrid.matchers.catalogue import MATCHERS, WITHOUT_TAIL, asks_ood
-from stitchgrid.matchers.indices.cka import cka
-from stitchgrid.matchers.indices.procrustes import procrustes
-from stitchgrid.matchers.indices.pwcca import pwcca
 from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.matchers.ood import SOUND_AUROC
 from stitchgrid.matchers.stitchers.affine import r_squared, residual
 from stitchgrid.matchers.stitchers.direct import LEAK
-from stitchgrid.moments import PairMoments
+from stitchgrid.moments import NOT_FINITE, PairMoments
 from stitchgrid.records import Cell
 
 GRAM_BYTES = 1 << 30  # of activations kept at a time for Gram matrices
-
-MOMENT_INDICES: dict[str, Callable[[PairMoments], dict[str, float]]] = {
-    "pwcca": lambda moments: dict(zip(("pwcca", "pwcca_reverse"), pwcca(moments), strict=True)),
-    "procrustes": lambda moments: {"procrustes": procrustes(moments)},
-}
-GRAM_INDICES: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
-    "cka": lambda gram_x_NN, gram_y_NN: {"cka": cka(gram_x_NN, gram_y_NN)},
-}
+MOMENT_BYTES = 256 << 20  # of centred products of layer pairs at a time, for the indices
 
 
 class Evaluation:
@@ -104,7 +97,8 @@ class Evaluation:
     def run(self) -> None:
         """Let all images pass, then note every value."""
         num_gram = max((self.ledger[cell].num_eval or 0 for cell in self.gram_cells), default=0)
-        groups = gram_groups(self.work, self.ranks, num_images=num_gram, budget=self.work.share(GRAM_BYTES))
+        size = lambda key: 4 * num_gram * prod(self.work.layer(key).shape)  # noqa: E731
+        groups = in_groups(self.ranks, size, budget=self.work.share(GRAM_BYTES))
         gathered = [self._grams(group) for group in groups]
         self._pass(gathered[0] if gathered else [])
         for some in gathered[1:]:
@@ -143,19 +137,34 @@ class Evaluation:
                 gram.take(batch)
 
     def _note_indices(self, grams: dict[tuple[int, GramKey], Tensor]) -> None:
-        for cell in self.moment_cells:
-            with self.ledger.failing([cell]):
-                entry = self.ledger[cell]
-                moments = self.fitted.reductions.of_moments(cell, self._moments(cell))
-                entry.values |= MOMENT_INDICES[self._kind(cell)](moments)
-                entry.num_rows = moments.num_rows
-                if moments.num_rows - 1 < moments.x.num_features + moments.y.num_features:
-                    entry.flags.add("saturated")
-        for cell in self.gram_cells:
-            with self.ledger.failing([cell]):
-                count = self.ledger[cell].num_eval or 0
-                source, target = (cell.source_key, self.work.rank(cell)), (cell.target_key, None)
-                self.ledger[cell].values |= GRAM_INDICES[self._kind(cell)](grams[count, source], grams[count, target])
+        for kind, index in MOMENT_INDICES.items():
+            cells = [cell for cell in self.moment_cells if self._kind(cell) == kind]
+            for some in in_groups(cells, self._moment_bytes, budget=self.work.share(MOMENT_BYTES)):
+                note_index(self.ledger, some, self._index_moments, index)
+        finite = are_finite(grams)
+        for kind, of_grams in GRAM_INDICES.items():
+            cells = [cell for cell in self.gram_cells if self._kind(cell) == kind]
+            note_index(self.ledger, cells, lambda cell: self._gram_pair(cell, grams, finite), of_grams)
+
+    def _moment_bytes(self, cell: Cell) -> int:
+        return 8 * self.work.layer(cell.source_key).width * self.work.layer(cell.target_key).width
+
+    def _index_moments(self, cell: Cell) -> PairMoments:
+        """Return what an index is made of, and note how many rows that was."""
+        entry, moments = self.ledger[cell], self.fitted.reductions.of_moments(cell, self._moments(cell))
+        entry.num_rows = moments.num_rows
+        if moments.num_rows - 1 < moments.x.num_features + moments.y.num_features:
+            entry.flags.add("saturated")
+        return moments
+
+    def _gram_pair(
+        self, cell: Cell, grams: Mapping[tuple[int, GramKey], Tensor], finite: Collection[tuple[int, GramKey]]
+    ) -> tuple[Tensor, Tensor]:
+        count = self.ledger[cell].num_eval or 0
+        keys = (count, (cell.source_key, self.work.rank(cell))), (count, (cell.target_key, None))
+        if not all(key in finite for key in keys):
+            raise ValueError(f"{self._kind(cell)} needs finite activations, got inf or NaN; {NOT_FINITE}.")
+        return grams[keys[0]], grams[keys[1]]
 
     def _note_stitches(self) -> None:
         takers: list[TailEvaluation | DistanceCheck] = [*self.tails, *self.distances]

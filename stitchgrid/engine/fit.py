@@ -100,6 +100,8 @@ def fit_closed_form(
             gatherer.take(batch)
     _look_further(work, found, num_seen)
     reductions.find()
+    for gatherer in gatherers.values():
+        gatherer.find_axes()
     for cell in ledger.sound(closed):
         with ledger.failing([cell]):
             gatherer = gatherers[counts[cell.cell_id]]

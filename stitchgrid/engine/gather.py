@@ -1,7 +1,8 @@
 """What is gathered while images pass: second moments per layer pair, Gram matrices per layer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from stitchgrid.matchers.indices.cka import centred_gram
 from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.moments import CrossSums, PairMoments, RowSums
 from stitchgrid.records import Layer
+
+K = TypeVar("K")
 
 CHUNK_BYTES = 64 << 20  # of float64 rows of layers multiplied at a time
 POOLED = Layout(num_prefix=0, grid=None)  # the rows of a vector: one an image
@@ -162,6 +165,11 @@ class MomentGatherer:
             if frame.needs_sums:
                 frame.sums.add(rows[frame])
 
+    def find_axes(self) -> None:
+        """Find the principal axes of all sources together, as the targets meet them."""
+        for cross in self.crosses.values():
+            cross.laid.find_axes()
+
     def pair(self, space: RowSpace, source: LayerKey, target: LayerKey) -> PairMoments:
         """Return the moments of one layer pair.
 
@@ -218,15 +226,21 @@ class GramGatherer:
         return [reduction.coordinates(part.view(len(part), -1, width)).flatten(1) for part in parts]
 
 
-def gram_groups(work: Workspace, keys: Iterable[LayerKey], *, num_images: int, budget: int) -> list[list[LayerKey]]:
-    """Return the layers in groups whose activations of all images fit into `budget` bytes together, or stand alone."""
-    groups: list[list[LayerKey]] = []
+def are_finite(grams: Mapping[K, Tensor]) -> set[K]:
+    """Return the keys of Gram matrices of finite activations, read from the device in one transfer."""
+    traces = [gram_NN.trace() for gram_NN in grams.values()]
+    finite = torch.stack(traces).isfinite().tolist() if traces else []
+    return {key for key, is_finite in zip(grams, finite, strict=True) if is_finite}
+
+
+def in_groups(items: Iterable[K], size: Callable[[K], int], *, budget: int) -> list[list[K]]:
+    """Return the items in groups whose sizes together keep to the budget, or that stand alone."""
+    groups: list[list[K]] = []
     free = -1
-    for key in keys:
-        size = 4 * num_images * torch.Size(work.layer(key).shape).numel()
-        if size > free or not groups:
+    for item in items:
+        if size(item) > free:
             groups.append([])
             free = budget
-        groups[-1].append(key)
-        free -= size
+        groups[-1].append(item)
+        free -= size(item)
     return groups

@@ -1,14 +1,23 @@
 """Orthogonal Procrustes distance (Ding, Denain & Steinhardt 2021), from second moments."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
-from stitchgrid.moments import PairMoments
+from stitchgrid.moments import PairMoments, together
 
 
-def procrustes(moments: PairMoments) -> float:
-    """Return 2 - 2 ||X'Y||_* for both sides centred and scaled to unit Frobenius norm, in [0, 2].
+def procrustes(pairs: Sequence[PairMoments]) -> Tensor:
+    """Return 2 - 2 ||X'Y||_* for both sides centred and scaled to unit Frobenius norm, in [0, 2], of each pair: (B,).
 
     No root and no factor 1/2: published variants differ by both. NaN where a layer does not vary.
     """
-    norms = moments.xx_DD.trace().sqrt() * moments.yy_EE.trace().sqrt()
-    return float(2.0 - 2.0 * torch.linalg.matrix_norm(moments.xy_DE, ord="nuc") / norms)
+    return together(_procrustes, pairs, lambda moments: (moments.xy_DE.shape,))
+
+
+def _procrustes(pairs: Sequence[PairMoments]) -> Tensor:
+    nuclear_B = torch.linalg.svdvals(torch.stack([m.xy_DE for m in pairs])).sum(1)
+    variances_2B = torch.stack([torch.stack([m.xx_DD.trace(), m.yy_EE.trace()]) for m in pairs], dim=1)
+    value_B: Tensor = 2.0 - 2.0 * nuclear_B / variances_2B.sqrt().prod(0)
+    return value_B

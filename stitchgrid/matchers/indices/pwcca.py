@@ -1,16 +1,18 @@
 """Projection-weighted canonical correlation analysis (Morcos et al. 2018), from second moments.
 
-Shape suffixes: D features of the source, E of the target, K and L their numerical ranks, M = min(K, L).
+Shape suffixes: B pairs, D features of the source, E of the target, K and L their numerical ranks, M = min(K, L).
 """
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
-from torch.linalg import svd
 
-from stitchgrid.moments import PairMoments
+from stitchgrid.moments import PairMoments, Side, find_axes, together
 
 
-def pwcca(moments: PairMoments) -> tuple[float, float]:
-    """Return the distance 1 - sum_k alpha_k rho_k, in [0, 1], and the same with the roles of the layers exchanged.
+def pwcca(pairs: Sequence[PairMoments]) -> Tensor:
+    """Return the distance 1 - sum_k alpha_k rho_k, in [0, 1], and with the roles of the layers exchanged: (B, 2).
 
     NaN where a layer does not vary. rho are the canonical correlations, alpha_k is proportional to sum_j |<h_k, x_j>|
     with h_k the canonical variates of the *source* and x_j its features, over k <= min(rank X, rank Y), and sums to
@@ -19,20 +21,31 @@ def pwcca(moments: PairMoments) -> tuple[float, float]:
     Unlike the code of Balogh & Jelasity (2025), alpha is not normalised over further, arbitrary variates of a source
     that is wider than the target; unlike other published code, rank is judged relative to the largest eigenvalue.
     """
-    (values_x_K, axes_x_DK), (values_y_L, axes_y_EL) = moments.x.axes, moments.y.axes
-    if not len(values_x_K) or not len(values_y_L):
-        return float("nan"), float("nan")
-    scales_x_K, scales_y_L = values_x_K.sqrt(), values_y_L.sqrt()
-    whitened_KL = (axes_x_DK.mT @ moments.xy_DE @ axes_y_EL) / scales_x_K[:, None] / scales_y_L
-    variates_KM, correlations_M, variates_ML = svd(whitened_KL, full_matrices=False)
-    return (
-        _distance(axes_x_DK * scales_x_K, variates_KM, correlations_M),
-        _distance(axes_y_EL * scales_y_L, variates_ML.mT, correlations_M),
-    )
+    find_axes(side for moments in pairs for side in (moments.x, moments.y))
+    return together(_pwcca, pairs, lambda moments: (moments.x.axes[1].shape, moments.y.axes[1].shape))
 
 
-def _distance(scaled_axes_DK: Tensor, variates_KM: Tensor, correlations_M: Tensor) -> float:
-    projections_DM = scaled_axes_DK @ variates_KM  # x_j'h_k: the rows of X enter through X'X alone
-    weights_M = projections_DM.abs().sum(0)
-    similarity = (weights_M * correlations_M.clamp(0, 1)).sum() / weights_M.sum()
-    return 1.0 - float(similarity)
+def _pwcca(pairs: Sequence[PairMoments]) -> Tensor:
+    """Return the distances of pairs of equal widths and ranks."""
+    scales_x_BK, axes_x_BDK = _axes([moments.x for moments in pairs])
+    scales_y_BL, axes_y_BEL = _axes([moments.y for moments in pairs])
+    if not scales_x_BK.numel() or not scales_y_BL.numel():
+        return scales_x_BK.new_full((len(pairs), 2), torch.nan)
+    xy_BDE = torch.stack([moments.xy_DE for moments in pairs])
+    whitened_BKL = (axes_x_BDK.mT @ xy_BDE @ axes_y_BEL) / scales_x_BK[:, :, None] / scales_y_BL[:, None, :]
+    variates_BKM, correlations_BM, variates_BML = torch.linalg.svd(whitened_BKL, full_matrices=False)
+    forth_B = _distance(axes_x_BDK * scales_x_BK[:, None, :], variates_BKM, correlations_BM)
+    back_B = _distance(axes_y_BEL * scales_y_BL[:, None, :], variates_BML.mT, correlations_BM)
+    return torch.stack([forth_B, back_B], dim=1)
+
+
+def _axes(sides: Sequence[Side]) -> tuple[Tensor, Tensor]:
+    """Return the square roots of the eigenvalues of all sides, (B, K), and their axes, (B, D, K)."""
+    values, axes = zip(*(side.axes for side in sides), strict=True)
+    return torch.stack(values).sqrt(), torch.stack(axes)
+
+
+def _distance(scaled_axes_BDK: Tensor, variates_BKM: Tensor, correlations_BM: Tensor) -> Tensor:
+    projections_BDM = scaled_axes_BDK @ variates_BKM  # x_j'h_k: the rows of X enter through X'X alone
+    weights_BM = projections_BDM.abs().sum(1)
+    return 1.0 - (weights_BM * correlations_BM.clamp(0, 1)).sum(1) / weights_BM.sum(1)
