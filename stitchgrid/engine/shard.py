@@ -71,8 +71,9 @@ def _matcher(work: Workspace, cell: Cell) -> Matcher:
 def _train(work: Workspace, ledger: Ledger, cells: list[Cell], reductions: Reductions) -> list[Stitch]:
     spec = work.sweep.matchers[cells[0].matcher]
     stitches = train_task_loss(work, ledger, cells, reductions)
-    for stitch in stitches:
-        if not (torch.isfinite(stitch.map.weight_DE).all() and torch.isfinite(stitch.map.bias_E).all()):
+    finite = [torch.isfinite(s.map.weight_DE).all() & torch.isfinite(s.map.bias_E).all() for s in stitches]
+    for stitch, is_finite in zip(stitches, torch.stack(finite).tolist() if finite else [], strict=True):
+        if not is_finite:
             ledger[stitch.cell].error = (
                 f"{spec.kind} diverged: the map is not finite after {spec.values['epochs']} epochs "
                 f"at lr {spec.values['lr']:g}; lower lr."

@@ -41,10 +41,7 @@ def train_task_loss(
     rules = work.rules(cells[0])
     stitches = [Stitch(cell=cell, map=initial, rules=rules) for cell, initial in zip(cells, maps, strict=True)]
     tensors = [tensor for stitch in stitches for tensor in (stitch.map.weight_DE, stitch.map.bias_E)]
-    fused = work.device.type == "cuda"  # one step for all maps in few launches, here and there
-    adam = torch.optim.Adam(
-        tensors, lr=params["lr"], weight_decay=params["weight_decay"], fused=fused, foreach=not fused
-    )
+    adam = torch.optim.Adam(tensors, lr=params["lr"], weight_decay=params["weight_decay"], fused=True)
     reader = SourceReader(
         work,
         sorted({stitch.cell.source_key for stitch in stitches}),
@@ -81,16 +78,18 @@ def _backward(
     """Add the gradients of all stitched networks that end in one target layer."""
     layer = work.layer(target)
     num_images = len(labels_N)
-    for images in torch.split(torch.arange(num_images), work.share(num_images)):
-        some = slice(int(images[0]), int(images[-1]) + 1)
-        per_stack = networks_per_stack(work, layer, len(images))
+    at_a_time = work.share(num_images)
+    for first in range(0, num_images, at_a_time):
+        some = slice(first, min(first + at_a_time, num_images))
+        num_some = some.stop - some.start
+        per_stack = networks_per_stack(work, layer, num_some)
         for start in range(0, len(group), per_stack):
             stack = group[start : start + per_stack]
             with torch.enable_grad():
                 loss = _stack_loss(
                     work, stack, target, {key: a[some] for key, a in activations.items()}, labels_N[some]
                 )
-                (loss * len(images) / num_images).backward()  # type: ignore[no-untyped-call]
+                (loss * num_some / num_images).backward()  # type: ignore[no-untyped-call]
 
 
 def _stack_loss(
