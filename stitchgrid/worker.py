@@ -276,7 +276,8 @@ class Worker:
     def _network(self, sweep: Sweep, position: int) -> CutNetwork:
         record = sweep.networks[position]
         if record.network_id not in self._networks:
-            self._networks[record.network_id] = load_network(record, self.store, device=self.device)
+            loaded = load_network(record, self.store, device=self.device, cache=self.cache)
+            self._networks[record.network_id] = loaded
             if len(self._networks) > MAX_NETWORKS:
                 self._networks.popitem(last=False)
         self._networks.move_to_end(record.network_id)
