@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from time import sleep
 
 import torch
 from helpers_models import spec
@@ -36,6 +37,7 @@ class OneArtefact:
 
     def __init__(self, content: bytes, notes: Path):
         self.content, self.notes = content, notes
+        self.seconds = 0.0  # that reading takes
 
     def has_artefact(self, kind: str, key: str) -> bool:
         return True
@@ -43,6 +45,7 @@ class OneArtefact:
     def read_artefact(self, kind: str, key: str) -> bytes:
         with self.notes.open("a") as file:
             file.write(f"{kind} {key}\n")
+        sleep(self.seconds)
         return self.content
 
     @property
@@ -102,6 +105,7 @@ def lie_in(values: Iterable[torch.Tensor], path: Path) -> list[bool]:
 def hold_with_others(network, store, cache, barrier) -> tuple[dict[str, int], bytes]:
     """Load a network, and return the kernel's counts of its file, and scores, while all other processes hold it too."""
     torch.set_num_threads(1)
+    barrier.wait()
     cut = load(network, store, cache=cache)
     with torch.no_grad():
         scores = cut.module(torch.ones(2, *network.input_shape))

@@ -264,11 +264,12 @@ def test_a_worker_keeps_weights_where_it_keeps_images(cache, tmp_path):
 
 def test_processes_that_load_at_once_read_the_store_once_and_share_the_pages(cache, tmp_path):
     network, store = stored(tmp_path, width=4_000)
+    store.seconds = 0.5
     num_kb = sum(value.nbytes for value in build_network(network.spec).parameters()) / 1024
     assert num_kb > 400
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, context.Pool(2) as pool:
-        barrier = manager.Barrier(2, timeout=100)
+        barrier = manager.Barrier(2, timeout=30)
         found = pool.starmap(hold_with_others, [(network, store, cache, barrier)] * 2)
     assert store.num_reads == 1
     for counts, _ in found:
