@@ -1,5 +1,6 @@
 """Weights that all workers of a node share."""
 
+import ctypes
 import logging
 import multiprocessing
 import sys
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers_models import spec
-from helpers_shared import OneArtefact, hold_with_others, lie_in, load, mappings, record_of, stored
+from helpers_shared import OneArtefact, hold_with_others, lie_in, load, mappings, private_bytes, record_of, stored
 from torch import nn
 
 from stitchgrid.errors import InputError
@@ -260,6 +261,28 @@ def test_a_worker_keeps_weights_where_it_keeps_images(cache, tmp_path):
     network = record_of(asked, state_digest(build_network(asked)))
     worker._network(SimpleNamespace(networks=(network,)), 0)
     assert files_in(cache) == [network.weights_digest]
+
+
+WIDE = """
+from torch import nn
+
+def wide():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 1024), *(nn.Linear(1024, 1024) for _ in range(15)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the memory is given back by glibc")
+def test_a_worker_keeps_no_memory_that_networks_were_built_in(cache, tmp_path):
+    (tmp_path / "wide.py").write_text(WIDE)
+    Store.open(tmp_path / "grid", create=True)
+    worker = Worker(store=str(tmp_path / "grid"), device="cpu", threads=1, cache=cache)
+    for seed in range(3):
+        asked = spec("wide.py:wide", base=tmp_path, seed=seed)
+        network = record_of(asked, state_digest(build_network(asked)))
+        before = private_bytes()
+        worker._network(SimpleNamespace(networks=(network,)), 0)
+        taken = private_bytes() - before
+        assert taken < 0.25 * sum(value.nbytes for value in build_network(asked).parameters())
 
 
 def test_processes_that_load_at_once_read_the_store_once_and_share_the_pages(cache, tmp_path):

@@ -8,6 +8,7 @@ the network that was built, and nothing is used unless all of it gives the diges
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,8 @@ class SharedWeights:
             _log.warning("weights (%d bytes) stay in this process's own memory: %s", size, problem)
         finally:
             if draft is not None:
-                draft.unlink(missing_ok=True)
+                with suppress(OSError):
+                    draft.unlink(missing_ok=True)
         return self._find(module, digest)
 
 
