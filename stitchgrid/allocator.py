@@ -6,6 +6,7 @@ Measured with ResNet-20 on CIFAR-10 and two cores: a forward pass of 1,024 image
 
 import ctypes
 import sys
+from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 #: Bytes of a buffer; a larger one is given back at once, so that no holes of its size are left. Some refuse the first.
@@ -15,10 +16,22 @@ KEPT_TOP = 1 << 30  # bytes at the top of the heap
 
 def keep_freed_memory() -> bool:
     """Tell malloc to reuse buffers instead of giving them back; return whether it listens: glibc does, others vary."""
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _of_malloc("mallopt")
     if mallopt is None:
         return False
     keeps_buffers = any(mallopt(_M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT)
     return keeps_buffers and bool(mallopt(_M_TRIM_THRESHOLD, KEPT_TOP))
+
+
+def give_back_freed_memory() -> None:
+    """Give back what is free now, also within the heap, where malloc can (glibc's).
+
+    Holes that the weights of a network leave are seldom used again: aligned memory of their size does not fit into
+    them. Measured with ViT-B/16 (330 MB), whose weights were replaced by shared pages: each load left 200 MB of holes.
+    """
+    if (malloc_trim := _of_malloc("malloc_trim")) is not None:
+        malloc_trim(0)
+
+
+def _of_malloc(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

@@ -1,13 +1,15 @@
 """Job -> sweep: networks are built once, cut and hashed, images are drawn; every problem is named at once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from stitchgrid.cache import default_cache
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.datasets.images import Split
 from stitchgrid.errors import InputError, JobFileError, StitchgridError
@@ -17,9 +19,11 @@ from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network
+from stitchgrid.models.freeze import freeze
 from stitchgrid.models.memory import move
 from stitchgrid.models.select import select_layers
-from stitchgrid.models.weights import load_state, state_digest
+from stitchgrid.models.shared import SharedWeights
+from stitchgrid.models.weights import load_into, load_state, state_digest
 from stitchgrid.plan import training_flops
 from stitchgrid.preprocess import output_size
 from stitchgrid.records import (
@@ -360,23 +364,43 @@ def training_key(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> s
     )
 
 
-def load_network(network: Network, artefacts: Artefacts, *, device: torch.device) -> CutNetwork:
+def load_network(
+    network: Network, artefacts: Artefacts, *, device: torch.device, cache: Path | None = None
+) -> CutNetwork:
     """Build a resolved network again, on a worker.
+
+    On the CPU its weights are memory that all workers of a node share; the store's are read from it once per node.
+
+    Args:
+        network: The network.
+        artefacts: Where its weights are if the sweep trained it.
+        device: Where it is to run.
+        cache: Folder for weights; default $STITCHGRID_CACHE, else the user's cache folder.
 
     Raises:
         InputError: If its weights are no longer those the sweep was planned with.
     """
-    state: Mapping[str, Tensor] | None = None
+    shared = SharedWeights(cache or default_cache())
     if network.artefact is not None:
-        state = load_state(artefacts.read_artefact("network", network.artefact))
-    module: nn.Module = build_network(network.spec, state=state)
+        module = freeze(make_network(network.spec))
+        shared.share(module, network.weights_digest, load=partial(_load_artefact, module, network, artefacts))
+    else:
+        module = build_network(network.spec)
     found = network_id(network.spec, network.preprocess, state_digest(module))
     if found != network.network_id:
         raise InputError(
             f"model {network.name!r} is not what it was when the sweep was planned (wanted network "
             f"{network.network_id}, got {found}): its checkpoint or code has changed; launch the job again."
         )
+    if network.artefact is None and device.type == "cpu":
+        shared.share(module, network.weights_digest)
     return cut_network(move(module, device, network.name), network.input_shape)
+
+
+def _load_artefact(module: nn.Module, network: Network, artefacts: Artefacts) -> None:
+    assert network.artefact is not None
+    state = load_state(artefacts.read_artefact("network", network.artefact))
+    load_into(module, state, origin=f"the stored state of {network.name!r}")
 
 
 def input_shape(preprocess: Preprocess, images: Images) -> tuple[int, int, int]:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 from torch.nn.functional import cross_entropy
 
-from stitchgrid.allocator import keep_freed_memory
+from stitchgrid.allocator import give_back_freed_memory, keep_freed_memory
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.datasets.resident import PicturePair, Pictures, near
 from stitchgrid.engine.detect import train_detector
@@ -276,7 +276,9 @@ class Worker:
     def _network(self, sweep: Sweep, position: int) -> CutNetwork:
         record = sweep.networks[position]
         if record.network_id not in self._networks:
-            self._networks[record.network_id] = load_network(record, self.store, device=self.device)
+            loaded = load_network(record, self.store, device=self.device, cache=self.cache)
+            self._networks[record.network_id] = loaded
+            give_back_freed_memory()  # that it was built in
             if len(self._networks) > MAX_NETWORKS:
                 self._networks.popitem(last=False)
         self._networks.move_to_end(record.network_id)

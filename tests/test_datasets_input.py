@@ -5,8 +5,8 @@ import pytest
 from helpers_images import open_in_process, pack, pixels_of, spec_of, whole_digest, write_folder
 from PIL import Image
 
+from stitchgrid.cache import default_cache
 from stitchgrid.datasets import open_images
-from stitchgrid.datasets.cache import default_cache
 from stitchgrid.errors import InputError
 from stitchgrid.records import DataSpec
 
@@ -191,7 +191,7 @@ def test_a_full_disk_only_costs_speed(root, cache, monkeypatch):
         raise OSError(28, "No space left on device")
 
     first = whole_digest(open_images(spec_of(root), cache=cache / "other"))
-    monkeypatch.setattr("stitchgrid.datasets.cache._sync", full)
+    monkeypatch.setattr("stitchgrid.datasets.cache.sync", full)
     assert whole_digest(open_images(spec_of(root), cache=cache)) == first
     assert not list((cache / "images").glob("*/"))  # no draft is left behind
 

@@ -165,6 +165,14 @@ def test_the_digest_sees_every_tensor_and_its_name_and_type():
     assert state_digest(nn.Sequential(nn.Identity(), *network())) not in digests
 
 
+def test_the_digest_is_the_one_that_stores_are_addressed_by():
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2).to(torch.bfloat16))
+    with torch.no_grad():
+        for k, value in enumerate(module.parameters()):
+            value.copy_(torch.arange(value.numel()).view(value.shape) + k)
+    assert state_digest(module) == state_digest(module.state_dict()) == "873cd3112e1c8f0d88cf5661da0f5999"
+
+
 def test_the_digest_sees_shapes_and_not_the_number_of_batches():
     a, b = nn.Linear(4, 3, bias=False), nn.Linear(3, 4, bias=False)
     b.weight.data = a.weight.data.reshape(4, 3)

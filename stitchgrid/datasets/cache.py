@@ -5,35 +5,19 @@ used only costs speed: the images are then kept in memory.
 """
 
 import json
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchgrid.cache import lock, sync
 from stitchgrid.datasets.images import Pool
 
-if sys.platform != "win32":
-    import fcntl
-
 PIXELS, INDEX, META = "pixels.bin", "index.npz", "meta.json"
-
-
-def default_cache() -> Path:
-    """Return $STITCHGRID_CACHE, else `stitchgrid` in the user's cache folder."""
-    if named := os.environ.get("STITCHGRID_CACHE"):
-        return Path(named)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", tempfile.gettempdir())) / "stitchgrid" / "cache"
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', tempfile.gettempdir())}/.cache")
-        / "stitchgrid"
-    )
 
 
 class ImageCache:
@@ -84,28 +68,15 @@ class ImageCache:
         meta = {"class_names": pool.class_names, "num_listed": pool.num_listed, "num_bad": pool.num_bad}
         (draft / META).write_text(json.dumps(meta))
         for name in (PIXELS, INDEX, META):
-            _sync(draft / name)
+            sync(draft / name)
         shutil.rmtree(self._folder / key, ignore_errors=True)  # only ever a damaged one: a sound one was loaded
         with suppress(OSError):  # another process was first: its entry is the same
             draft.replace(self._folder / key)
         return self.load(key) or pool
 
-    @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold a lock among the processes of this machine; where there are none, work is done twice at worst."""
-        if sys.platform == "win32":
-            yield
-            return
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            file = (self._folder / f"{name}.lock").open("w")
-        except OSError:
-            yield
-            return
-        with file:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Return a lock among the processes of this machine, to be held while images are decoded."""
+        return lock(self._folder, name)
 
 
 def map_pixels(path: Path) -> NDArray[np.uint8]:
@@ -113,9 +84,3 @@ def map_pixels(path: Path) -> NDArray[np.uint8]:
     if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.empty(0, np.uint8)
     return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
-
-
-def _sync(path: Path) -> None:
-    """Force a file to disk: after a power cut, a file of the right size might hold zeros."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from stitchgrid.datasets.cache import PIXELS, ImageCache, default_cache
+from stitchgrid.cache import default_cache
+from stitchgrid.datasets.cache import PIXELS, ImageCache
 from stitchgrid.datasets.catalogue import TORCHVISION, known_datasets
 from stitchgrid.datasets.drawing import Draw, draw_images
 from stitchgrid.datasets.imagefolder import open_image_folder

@@ -104,8 +104,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], *, origin: str) ->
     Raises:
         InputError: If the state belongs to another architecture: names the keys that do not fit.
     """
-    own = {name: value for name, value in module.state_dict().items() if not name.endswith(_UNTRACKED)}
-    given = {name: value for name, value in state.items() if not name.endswith(_UNTRACKED)}
+    own, given = tracked(module.state_dict()), tracked(state)
     misfits = {
         "missing": [name for name in own if name not in given],
         "unexpected": [name for name in given if name not in own],
@@ -128,16 +127,26 @@ def _shown(names: list[str]) -> str:
     return ", ".join(names[:_NUM_SHOWN]) + (", ..." if len(names) > _NUM_SHOWN else "")
 
 
-def state_digest(module: nn.Module) -> str:
+def tracked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what outputs depend on: all of a state but batch norm's counters of batches."""
+    return {name: value for name, value in state.items() if not name.endswith(_UNTRACKED)}
+
+
+def as_bytes(value: Tensor) -> Tensor:
+    """Return the bytes of a tensor, uint8 (B): its own memory where it is contiguous and on the CPU."""
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def state_digest(state: nn.Module | Mapping[str, Tensor]) -> str:
     """Return 32 hex digits of the SHA-256 over names, types, shapes and bytes of parameters and buffers.
 
     Batch norm's counters of batches are left out, and so is anything that is not part of the state dict.
     """
     sha = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        if not name.endswith(_UNTRACKED):
-            sha.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-            sha.update(memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    tensors = tracked(state.state_dict() if isinstance(state, nn.Module) else state)
+    for name, value in sorted(tensors.items()):
+        sha.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        sha.update(as_bytes(value).numpy().data)
     return sha.hexdigest()[:32]
 
 
