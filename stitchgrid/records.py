@@ -383,6 +383,7 @@ class Sweep:
     probes: ProbeSpec | None = None
     probe_data: str = ""  # digest of the images and labels that probes depend on
     energy: EnergySpec | None = None  # where a matcher asks for it
+    compiles: bool = False  # networks run by torch.compile: part of no identity
 
     @property
     def num_probe_fit(self) -> int:

@@ -244,6 +244,7 @@ def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ..
         matchers=matchers,
         precision=job.numerics.precision,
         batch_size=job.numerics.batch_size,
+        compiles=job.numerics.compile,
         eval_data=images.eval.digest(images.eval.num),
         fit_data=images.fit.digest(images.fit.num),
         need_fit=_fit_images_needed(job),

@@ -282,7 +282,9 @@ class Worker:
             if len(self._networks) > MAX_NETWORKS:
                 self._networks.popitem(last=False)
         self._networks.move_to_end(record.network_id)
-        return self._networks[record.network_id]
+        network = self._networks[record.network_id]
+        network.compiles = sweep.compiles
+        return network
 
 
 def _check_images(images: Images, sweep: Sweep) -> None:

@@ -67,6 +67,18 @@ def test_the_batch_size_changes_no_closed_form_value(zoo, closed, batch_size):
     assert_close(values(run(zoo, sweep)), values(closed[1]))
 
 
+@pytest.mark.slow  # a minute of compilation
+def test_compiled_networks_give_the_same_values(zoo, monkeypatch):
+    sweep = make_sweep(zoo, PAIRS[:1], [*CLOSED, matcher("task_loss", epochs=1, batch_size=32)])
+    plain = values(run(zoo, sweep))
+    compiled = []
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda part, **how: compiled.append(part) or compile_(part, **how))
+    monkeypatch.setattr(zoo.cut["conv"], "compiles", True)
+    assert_close(values(run(zoo, sweep)), plain)
+    assert len(compiled) > len(sweep.networks[0].layers)  # tails, and what is before them
+
+
 @given(
     batch_size=st.integers(12, 100),
     halvings=st.integers(0, 3),

@@ -5,6 +5,7 @@ import pickle
 import re
 
 import pytest
+import torch
 from helpers_flow import run, values
 
 from stitchgrid.catalog import Catalog
@@ -64,6 +65,22 @@ def test_a_second_launch_computes_nothing(here):
     before = sorted((folder / "grid" / "parts").rglob("*.parquet"))
     assert "nothing to compute" in run("launch", *where, "--address", "none").stdout
     assert sorted((folder / "grid" / "parts").rglob("*.parquet")) == before
+
+
+def test_compiling_the_networks_is_part_of_no_cell_s_identity_and_changes_no_value(here, monkeypatch):
+    folder, where, _ = here
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda part, **_: compiled.append(part) or part)
+    faster = (*where, "--address", "none", "--set", "numerics.compile=true")
+    assert "nothing to compute" in run("launch", *faster).stdout
+    assert not compiled
+    before = values(folder / "grid")
+    sorted((folder / "grid" / "parts").rglob("*.parquet"))[0].unlink()
+    run("launch", *faster)
+    after = values(folder / "grid")
+    assert compiled
+    assert after.keys() == before.keys()
+    assert all(close(after[key], before[key]) for key in before)
 
 
 def test_resume_recomputes_only_what_is_missing_and_gets_the_same_values(here):

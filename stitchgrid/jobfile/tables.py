@@ -187,6 +187,7 @@ class NumericsTable(Table):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     batch_size: Count = 256
+    compile: bool = False
 
 
 class PreprocessTable(Table):

@@ -71,6 +71,8 @@ class CutNetwork(ABC):
     way: str
     #: Why there is no graph.
     reason: str = ""
+    #: Whether halves made from now on are compiled, where they are made by a graph: other speed, same values.
+    compiles: bool = False
 
     def __init__(
         self, module: nn.Module, input_shape: tuple[int, int, int], cuts: Sequence[Cut], operations: Operations

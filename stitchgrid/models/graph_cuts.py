@@ -5,6 +5,7 @@ Values that do not change with the input (parameters, constants) do not count.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,8 @@ class GraphNetwork(CutNetwork):
         activations = frozenset(k for k, node in enumerate(trace.nodes) if _is_activation(trace, node))
         super().__init__(module, input_shape, cuts, Operations(nodes=nodes, activations=activations, calls=trace.calls))
         self.trace = trace
-        self._parts: dict[tuple[fx.Node, ...], nn.Module] = {}  # by begin and outputs: compiling one takes a while
+        self._parts: dict[tuple[fx.Node, ...], nn.Module] = {}  # by begin and outputs: making one takes a while
+        self._compiled: dict[nn.Module, nn.Module] = {}
 
     def taps(self, nodes: Sequence[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:  # noqa: D102
         outputs = [self.trace.nodes[self.cut(node).position] for node in nodes]
@@ -45,6 +47,15 @@ class GraphNetwork(CutNetwork):
         return self._part(self.trace.nodes[self.cut(node).position], [self.trace.output])
 
     def _part(self, begin: fx.Node, outputs: Sequence[fx.Node]) -> nn.Module:
+        part = self._plain_part(begin, outputs)
+        if not self.compiles:
+            return part
+        if part not in self._compiled:
+            torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
+            self._compiled[part] = cast(nn.Module, torch.compile(part, dynamic=False))  # for each shape, when it comes
+        return self._compiled[part]
+
+    def _plain_part(self, begin: fx.Node, outputs: Sequence[fx.Node]) -> nn.Module:
         key = (begin, *outputs)
         if key not in self._parts:
             needed = ancestors(list(outputs), stop=begin)
