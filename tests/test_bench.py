@@ -1,15 +1,17 @@
 """`stitchgrid bench`: what is measured of which part, on which layer pairs. No test looks at a time."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 from click.testing import CliRunner
 from helpers_engine import make_sweep, matcher, one_thread, trained_zoo  # noqa: F401  # one is a fixture
 
 from stitchgrid.bench import Bench, PartFigures, bench_json, bench_text, measure
 from stitchgrid.bench.measure import Difference
-from stitchgrid.bench.parts import Part, irreducible_flops, parts_of, sample_pairs
+from stitchgrid.bench.parts import Part, irreducible_flops, parts_of, product_flops, sample_pairs
 from stitchgrid.cli import cli
 from stitchgrid.plan import BACKWARD
 from stitchgrid.records import Sweep
@@ -46,6 +48,7 @@ SHARES = {"accuracy", "agreement", "penalty", "relative_accuracy"}
 @pytest.fixture(autouse=True)
 def plain_networks_are_timed_for_one_pass(monkeypatch):
     monkeypatch.setattr(measure, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "PRODUCT_WIDTH", 64)
 
 
 def bench(folder, *options, code=0, job=JOB):
@@ -78,6 +81,9 @@ def test_every_part_has_its_figures_and_engine_and_reference_agree(tmp_path):
         assert part["peak_bytes"] > 1 << 20
         assert part["ratio"] == part["reference_seconds"] / part["engine_seconds"]
         assert part["overhead"] == part["engine_seconds"] / part["irreducible_seconds"]
+        assert part["over_arithmetic"] == part["engine_seconds"] / (
+            part["irreducible_seconds"] + part["product_seconds"]
+        )
         assert part["images_per_second"] > 0
         assert part["flops_per_second"] > 0
         for metric, worst in part["differences"].items():
@@ -182,6 +188,32 @@ def test_irreducible_work_is_counted_by_hand(sweep):
     assert trained == pytest.approx({0: (50 + 90) * ends[0], 1: (50 + 90) * ends[1] + (90 + steps) * tails})
 
 
+def test_products_are_counted_by_hand():
+    """Two maps of 4x4 positions, and one of 2x2: widths 3, 5 and 7; a pair of each kind of space."""
+    widths, sides = (3, 5, 7), (4, 4, 2)
+    rows = [side * side for side in sides]
+    zoo = trained_zoo()
+    sweep = make_sweep(zoo, [("conv", "conv")], [matcher("direct"), matcher("procrustes"), matcher("cka")])
+    template = sweep.networks[0].layers[0]
+    layers = tuple(
+        replace(template, kind="map", axes="NCHW", shape=(width, side, side), grid=(side, side), num_prefix=0)
+        for width, side in zip(widths, sides, strict=True)
+    )
+    sweep = replace(sweep, networks=(replace(sweep.networks[0], layers=layers),))
+    part = part_of(sweep, "structural")
+    num_fit, num_eval = sweep.num_fit_closed, sweep.num_eval
+    own = [width * (width + 1) / 2 for width in widths]
+    at_home = sum(map(math.prod, zip(rows, own, strict=True))) + rows[0] * widths[0] * widths[1]
+    laid = 0.0
+    for x, y in [(0, 2), (1, 2), (2, 0), (2, 1)]:
+        laid += min(rows[x], rows[y]) * widths[x] * widths[y]
+    laid += rows[2] * (own[0] + own[1] + own[2])  # sources as they are laid; the small one on one grid alone
+    pooled = sum(own) + widths[2] * (widths[0] + widths[1])
+    found = product_flops(part)
+    assert found[torch.float64] == 2 * ((num_fit + num_eval) * (at_home + laid) + num_eval * pooled)
+    assert found[torch.float32] == num_eval * (num_eval + 1) * sum(map(math.prod, zip(rows, widths, strict=True)))
+
+
 def test_a_value_that_one_side_lacks_is_null_in_json_and_failures_are_counted():
     worst = Difference(difference=float("inf"), engine=None, reference=0.5, source="a x", target="b y")
     part = PartFigures(
@@ -192,15 +224,19 @@ def test_a_value_that_one_side_lacks_is_null_in_json_and_failures_are_counted():
         engine_seconds=2.0,
         reference_seconds=6.0,
         irreducible_seconds=1.0,
+        product_seconds=0.25,
         images_per_second=1.0,
         flops_per_second=1.0,
         peak_bytes=1,
         errors=1,
         differences={"accuracy": worst},
     )
-    found = Bench(job="x", machine={}, settings=[], plain_flops_per_second={}, parts=[part])
+    found = Bench(
+        job="x", machine={}, settings=[], plain_flops_per_second={}, product_flops_per_second={}, parts=[part]
+    )
     shown = json.loads(bench_json(found))["parts"][0]
-    assert (shown["ratio"], shown["overhead"], shown["differences"]["accuracy"]["difference"]) == (3.0, 2.0, None)
+    assert (shown["ratio"], shown["overhead"], shown["over_arithmetic"]) == (3.0, 2.0, 1.6)
+    assert shown["differences"]["accuracy"]["difference"] is None
     assert "direct: 1 cells failed" in bench_text(found)
 
 

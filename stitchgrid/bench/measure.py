@@ -12,7 +12,7 @@ from time import perf_counter
 
 import torch
 
-from stitchgrid.bench.parts import Part, irreducible_flops, parts_of, sample_pairs
+from stitchgrid.bench.parts import Part, irreducible_flops, parts_of, product_flops, sample_pairs
 from stitchgrid.datasets import Images
 from stitchgrid.driver.preview import EmptyStore, open_if_there
 from stitchgrid.engine.workspace import Workspace
@@ -26,6 +26,7 @@ from stitchgrid.store import Store
 from stitchgrid.worker import Worker
 
 PLAIN_SECONDS = 2.0  # for which a plain network is timed, in each memory format
+PRODUCT_WIDTH = 2048  # of the matrices whose product is timed
 FLOOR = 1e-3  # values below are compared absolutely
 COUNTS = frozenset({"accuracy", "agreement", "penalty", "relative_accuracy"})  # compared absolutely, too
 
@@ -52,6 +53,7 @@ class PartFigures:
     engine_seconds: float
     reference_seconds: float
     irreducible_seconds: float  # of network evaluations, at the speed of the plain networks
+    product_seconds: float  # of the matrix products that the values are made of, at the speed of large ones
     images_per_second: float  # as passes of whole networks
     flops_per_second: float
     peak_bytes: int  # of the process, or of the GPU's memory
@@ -68,6 +70,11 @@ class PartFigures:
         """Engine time over that of the irreducible network evaluations."""
         return self.engine_seconds / self.irreducible_seconds
 
+    @property
+    def over_arithmetic(self) -> float:
+        """Engine time over that of the irreducible network evaluations and matrix products."""
+        return self.engine_seconds / (self.irreducible_seconds + self.product_seconds)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
@@ -77,6 +84,7 @@ class Bench:
     machine: dict[str, str | int]
     settings: list[str]  # chosen by themselves
     plain_flops_per_second: dict[str, float]  # by network
+    product_flops_per_second: dict[str, float]  # of large matrix products, by precision
     parts: list[PartFigures]
 
 
@@ -100,12 +108,15 @@ def run_bench(
         for position, network in enumerate(sweep.networks):
             say(f"plain {network.name}")
             speeds[position] = _plain_speed(work, position)
-        parts = [_measure(part, worker, speeds, num_pairs=num_pairs, say=say) for part in parts_of(sweep)]
+        say("matrix products")
+        products = {dtype: _product_speed(work, dtype) for dtype in (torch.float32, torch.float64)}
+        parts = [_measure(part, worker, speeds, products, num_pairs=num_pairs, say=say) for part in parts_of(sweep)]
     return Bench(
         job=job.name,
         machine=_machine(work),
         settings=worker.settings,
         plain_flops_per_second={sweep.networks[position].name: speed for position, speed in speeds.items()},
+        product_flops_per_second={str(dtype).removeprefix("torch."): speed for dtype, speed in products.items()},
         parts=parts,
     )
 
@@ -143,8 +154,28 @@ def _plain_speed(work: Workspace, position: int) -> float:
     return best
 
 
+@torch.no_grad()
+def _product_speed(work: Workspace, dtype: torch.dtype) -> float:
+    """Return FLOP/s of a product of two large matrices."""
+    matrix = torch.rand(PRODUCT_WIDTH, PRODUCT_WIDTH, dtype=dtype, device=work.device)
+    out = matrix @ matrix
+    _synchronise(work)
+    start, products = perf_counter(), 0
+    while not products or perf_counter() - start < PLAIN_SECONDS / 2:
+        torch.matmul(matrix, matrix, out=out)
+        products += 1
+        _synchronise(work)
+    return products * 2.0 * PRODUCT_WIDTH**3 / (perf_counter() - start)
+
+
 def _measure(
-    part: Part, worker: Worker, speeds: dict[int, float], *, num_pairs: int | None, say: Callable[[str], None]
+    part: Part,
+    worker: Worker,
+    speeds: dict[int, float],
+    product_speeds: dict[torch.dtype, float],
+    *,
+    num_pairs: int | None,
+    say: Callable[[str], None],
 ) -> PartFigures:
     work = worker.workspace(part.sweep)
     pairs = part.layer_pairs()
@@ -163,6 +194,7 @@ def _measure(
         engine_seconds=engine_seconds,
         reference_seconds=reference_seconds * len(pairs) / len(chosen),
         irreducible_seconds=sum(flops[position] / speeds[position] for position in flops),
+        product_seconds=sum(flops / product_speeds[dtype] for dtype, flops in product_flops(part).items()),
         images_per_second=sum(flops[position] / networks[position].flops for position in flops) / engine_seconds,
         flops_per_second=sum(flops.values()) / engine_seconds,
         peak_bytes=peak_bytes,

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 
-from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, WITHOUT_TAIL
+from stitchgrid.engine.gather import RowSpace, index_space, stitch_space
+from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, WITHOUT_TAIL, Rules
 from stitchgrid.plan import BACKWARD, cut_into_shards, images_of
 from stitchgrid.records import Cell, MatcherSpec, Shard, Sweep
 
@@ -125,3 +127,55 @@ def irreducible_flops(part: Part) -> dict[int, float]:
         images = num_eval * is_run + epochs * num_fit * (1 + BACKWARD)
         flops[cell.target] += images * (network.flops - network.layers[cell.target_layer].flops)
     return flops
+
+
+def product_flops(part: Part) -> dict[torch.dtype, float]:
+    """Return precision -> operations of the matrix products by which closed forms and indices are defined.
+
+    In float32 half of a Gram matrix, which mirrors itself, of each layer; in float64 the products of each layer with
+    itself, and of the layers of each pair, on the rows of whichever has fewer: x'(Ly) = (L'x)'y. What lays rows on
+    others and solves for values is left out, as is what low rank asks for on top.
+    """
+    sweep = part.sweep
+    grams: dict[tuple[int, int], int] = {}
+    products: dict[object, float] = {}
+    for cell in part.cells:
+        spec, (num_fit, num_eval) = sweep.matchers[cell.matcher], images_of(sweep, cell.matcher)
+        kind = MATCHERS[spec.kind]
+        if kind.gram:
+            grams |= {key: max(num_eval, grams.get(key, 0)) for key in (cell.source_key, cell.target_key)}
+            continue
+        source, target = (
+            sweep.networks[network].layers[layer] for network, layer in (cell.source_key, cell.target_key)
+        )
+        splits = [("eval", num_eval)]
+        if kind.family == "stitcher":
+            space = stitch_space(source, target, Rules.of(spec.values))
+            splits += [("fit", num_fit)] * (not kind.trained)
+        else:
+            space = index_space(source, target)
+        for images in splits:
+            products |= _pair_products(cell, space, source.width, target.width, images)
+    in_grams = sum(
+        num * (num + 1) * float(prod(sweep.networks[network].layers[layer].shape))
+        for (network, layer), num in grams.items()
+    )
+    return {torch.float32: in_grams, torch.float64: sum(products.values())}
+
+
+def _pair_products(
+    cell: Cell, space: RowSpace, num_in: int, num_out: int, images: tuple[str, int]
+) -> dict[object, float]:
+    """Return the products that a layer pair asks for, each with its operations; other pairs may ask for the same."""
+    source, target, is_laid = cell.source_key, cell.target_key, space.rules is not None
+    source_rows = 2.0 * images[1] * min(space.source.num_rows, space.target.num_rows)
+    target_rows = 2.0 * images[1] * space.target.num_rows
+    source_as, target_as = (space if is_laid else (space.source, space.pools)), (space.target, space.pools)
+    products: dict[object, float] = {
+        (images, source_as, source): source_rows * num_in * (num_in + 1) / 2,
+        (images, target_as, target): target_rows * num_out * (num_out + 1) / 2,
+    }
+    if is_laid or source != target:
+        pair = (source, target) if is_laid else frozenset({source, target})
+        products[images, space, pair] = source_rows * num_in * num_out
+    return products

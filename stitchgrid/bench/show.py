@@ -13,6 +13,11 @@ from rich.table import Table
 
 from stitchgrid.bench.measure import Bench
 
+COLUMNS = (
+    *("part", "cells", "engine", "reference", "ratio", "overhead", "over arithmetic"),
+    *("images/s", "GFLOP/s", "peak memory"),
+)
+
 
 def bench_text(bench: Bench) -> str:
     """Return a table with a line per part, and what to know of its figures."""
@@ -26,7 +31,7 @@ def bench_json(bench: Bench) -> str:
     """Return all the figures as JSON; what is undefined is null there."""
     shown = asdict(bench)
     for part, figures in zip(shown["parts"], bench.parts, strict=True):
-        part |= {"ratio": figures.ratio, "overhead": figures.overhead}
+        part |= {"ratio": figures.ratio, "overhead": figures.overhead, "over_arithmetic": figures.over_arithmetic}
         for worst in part["differences"].values():
             worst |= {name: None for name in ("difference", "reference") if not isfinite(worst[name] or 0.0)}
     return json.dumps(shown, indent=2, allow_nan=False)
@@ -34,7 +39,7 @@ def bench_json(bench: Bench) -> str:
 
 def _table(bench: Bench) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("part", "cells", "engine", "reference", "ratio", "overhead", "images/s", "GFLOP/s", "peak memory"):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
     for part in bench.parts:
         table.add_row(
@@ -44,6 +49,7 @@ def _table(bench: Bench) -> Table:
             f"{part.reference_seconds:.1f} s",
             f"{part.ratio:.1f}",
             f"{part.overhead:.2f}",
+            f"{part.over_arithmetic:.2f}",
             f"{part.images_per_second:,.0f}",
             f"{part.flops_per_second / 1e9:,.1f}",
             decimal(part.peak_bytes),
@@ -56,6 +62,9 @@ def _remarks(bench: Bench) -> Iterator[str]:
     yield "chosen: " + ", ".join(bench.settings)
     yield "plain networks: " + ", ".join(
         f"{name} {speed / 1e9:,.1f} GFLOP/s" for name, speed in bench.plain_flops_per_second.items()
+    )
+    yield "matrix products: " + ", ".join(
+        f"{name} {speed / 1e9:,.1f} GFLOP/s" for name, speed in bench.product_flops_per_second.items()
     )
     for part in bench.parts:
         if part.errors:
