@@ -8,6 +8,7 @@ import torch
 from helpers_engine import (
     IMAGES,
     Zoo,
+    assert_close,
     by_cell,
     every_cell,
     make_sweep,
@@ -18,11 +19,13 @@ from helpers_engine import (
     run,
     trained_zoo,
     unlike,
+    values,
     workspace,
 )
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stitchgrid.engine import train as engine_train
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.train import SourceReader, train_task_loss
 from stitchgrid.matchers.catalogue import Rules
@@ -173,6 +176,27 @@ def test_seeds_give_other_maps_and_other_orders(zoo):
     assert not torch.equal(*orders)
 
 
+def test_matchers_that_read_the_same_sources_share_one_pass(zoo, monkeypatch):
+    asked = [
+        matcher("task_loss", seed=0, epochs=2, samples=64),
+        matcher("task_loss", seed=1, epochs=1, lr=1e-2, samples=64),
+        matcher("task_loss", seed=0, epochs=1, samples=40),
+        matcher("task_loss", seed=0, epochs=2, samples=40, augment="crop4_flip"),
+    ]
+    read: list[int] = []
+    forward = engine_train.forward
+    monkeypatch.setattr(
+        engine_train, "forward", lambda work, pixels, *of: read.append(len(pixels)) or forward(work, pixels, *of)
+    )
+    sweep = make_sweep(zoo, [("conv", "view")], asked)
+    together = values(run(zoo, sweep))
+    assert sum(read) == 64 + 40 + 2 * 40
+    alone = {}
+    for one in asked:
+        alone |= values(run(zoo, make_sweep(zoo, [("conv", "view")], [one])))
+    assert_close(together, alone)
+
+
 def activations(reader: SourceReader, *, epoch: int = 0, seed: int = 5) -> list[tuple[Tensor, Tensor]]:
     return [(labels, taken[0, 1]) for labels, taken in reader.epoch(epoch, seed=seed, batch_size=32)]
 
@@ -189,8 +213,8 @@ def test_every_image_is_read_once_an_epoch_with_its_own_label(zoo, sweep):
 
 def test_augmented_images_are_drawn_anew_every_epoch_by_the_seed_alone(zoo, sweep):
     reader = SourceReader(workspace(zoo, sweep), [(0, 1)], 70, augment="crop4_flip")
-    assert reader.kept is None
     first, again, other = (activations(reader, epoch=epoch) for epoch in (0, 0, 1))
+    assert reader.kept is None
     assert all(torch.equal(a[1], b[1]) for a, b in zip(first, again, strict=True))
     assert not torch.allclose(first[0][1], other[0][1])
 

@@ -11,7 +11,7 @@ from stitchgrid.engine.fit import fit_closed_form
 from stitchgrid.engine.ledger import Ledger, is_nobodys
 from stitchgrid.engine.low_rank import Reductions
 from stitchgrid.engine.stitched import Stitch
-from stitchgrid.engine.train import train_task_loss
+from stitchgrid.engine.train import SourceReader, source_reader, train_task_loss
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.matchers.alignment import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher, asks_ood
@@ -56,10 +56,13 @@ def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: boo
     ranked = [cell for cell in cells if _matcher(work, cell).family == "index" and work.rank(cell) is not None]
     with ledger.timed([*stitched, *ranked]):
         fitted = fit_closed_form(work, ledger, closed, stitched, ranked)
+    reader: SourceReader | None = None  # matchers that read the same sources share what it keeps
     for position in sorted({cell.matcher for cell in stitched} - {cell.matcher for cell in closed}):
         trained = ledger.sound(cell for cell in stitched if cell.matcher == position)
         with ledger.failing(trained) if is_pair else nullcontext(), ledger.timed(trained):
-            fitted.stitches += _train(work, ledger, trained, fitted.reductions) if trained else []
+            if trained:
+                reader = source_reader(work, ledger, trained, fitted.reductions, like=reader)
+                fitted.stitches += _train(work, ledger, trained, fitted.reductions, reader)
     with ledger.timed(cells):
         Evaluation(work, ledger, cells, fitted).run()
 
@@ -68,9 +71,11 @@ def _matcher(work: Workspace, cell: Cell) -> Matcher:
     return MATCHERS[work.sweep.matchers[cell.matcher].kind]
 
 
-def _train(work: Workspace, ledger: Ledger, cells: list[Cell], reductions: Reductions) -> list[Stitch]:
+def _train(
+    work: Workspace, ledger: Ledger, cells: list[Cell], reductions: Reductions, reader: SourceReader
+) -> list[Stitch]:
     spec = work.sweep.matchers[cells[0].matcher]
-    stitches = train_task_loss(work, ledger, cells, reductions)
+    stitches = train_task_loss(work, ledger, cells, reductions, reader=reader)
     finite = [torch.isfinite(s.map.weight_DE).all() & torch.isfinite(s.map.bias_E).all() for s in stitches]
     for stitch, is_finite in zip(stitches, torch.stack(finite).tolist() if finite else [], strict=True):
         if not is_finite:

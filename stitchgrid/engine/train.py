@@ -25,30 +25,30 @@ CACHE_BYTES = 1 << 30  # of source activations kept between epochs, where nothin
 
 
 def train_task_loss(
-    work: Workspace, ledger: Ledger, cells: Sequence[Cell], reductions: Reductions | None = None
+    work: Workspace,
+    ledger: Ledger,
+    cells: Sequence[Cell],
+    reductions: Reductions | None = None,
+    *,
+    reader: "SourceReader | None" = None,
 ) -> list[Stitch]:
     """Return the trained maps of all cells of one matcher, in the order of the cells, but for those that failed.
 
-    A map is trained on its source as `reductions` say; the one returned takes the unreduced source.
+    A map is trained on its source as `reductions` say; the one returned takes the unreduced source. `reader` is the
+    cells' `source_reader` where there is one already.
 
     Every cell starts from its own initialisation and sees the images in the order its matcher's seed decides, so that
     stacking changes a result by rounding alone. Only the maps have gradients; the networks stay frozen.
     """
-    reduced = {cell: found for cell in cells if reductions and (found := reductions.get(cell))}
-    spec, num_images = work.sweep.matchers[cells[0].matcher], ledger[cells[0]].num_fit or 0
+    reduced = _reduced(cells, reductions)
+    spec = work.sweep.matchers[cells[0].matcher]
     params = spec.values
     maps = [_parameters(work, cell) for cell in cells]
     rules = work.rules(cells[0])
     stitches = [Stitch(cell=cell, map=initial, rules=rules) for cell, initial in zip(cells, maps, strict=True)]
     tensors = [tensor for stitch in stitches for tensor in (stitch.map.weight_DE, stitch.map.bias_E)]
     adam = torch.optim.Adam(tensors, lr=params["lr"], weight_decay=params["weight_decay"], fused=True)
-    reader = SourceReader(
-        work,
-        sorted({stitch.cell.source_key for stitch in stitches}),
-        num_images,
-        augment=params["augment"],
-        reduced={cell.source_key: reduction for cell, reduction in reduced.items()},
-    )
+    reader = reader or source_reader(work, ledger, cells, reductions)
     ordered = sorted(stitches, key=lambda stitch: stitch.cell.target_key)
     tails = [(key, list(group)) for key, group in groupby(ordered, key=lambda stitch: stitch.cell.target_key)]
     for epoch in range(params["epochs"]):
@@ -61,6 +61,29 @@ def train_task_loss(
             adam.step()
     done = [replace(s, map=s.map.double()) for s in stitches if ledger[s.cell].error is None]
     return [replace(s, map=reduced[s.cell].before(s.map)) if s.cell in reduced else s for s in done]
+
+
+def source_reader(
+    work: Workspace,
+    ledger: Ledger,
+    cells: Sequence[Cell],
+    reductions: Reductions | None = None,
+    *,
+    like: "SourceReader | None" = None,
+) -> "SourceReader":
+    """Return what reads the sources of one matcher's cells: `like`, which another has used, if it reads the same."""
+    reader = SourceReader(
+        work,
+        sorted({cell.source_key for cell in cells}),
+        ledger[cells[0]].num_fit or 0,
+        augment=work.sweep.matchers[cells[0].matcher].values["augment"],
+        reduced={cell.source_key: reduction for cell, reduction in _reduced(cells, reductions).items()},
+    )
+    return like if like is not None and like.reads_as(reader) else reader
+
+
+def _reduced(cells: Sequence[Cell], reductions: Reductions | None) -> dict[Cell, Reduction]:
+    return {cell: found for cell in cells if reductions and (found := reductions.get(cell))}
 
 
 def _parameters(work: Workspace, cell: Cell) -> AffineMap:
@@ -120,9 +143,15 @@ class SourceReader:
         self.reduced = reduced or {}
         self.wanted = by_network(keys)
         bytes_per_image = 4 * sum(torch.Size(work.layer(key).shape).numel() for key in keys)
-        self.kept: dict[LayerKey, Tensor] | None = None
-        if augment == "none" and bytes_per_image * num_images <= work.share(CACHE_BYTES):
-            self.kept = self._read_all()
+        self._keeps = augment == "none" and bytes_per_image * num_images <= work.share(CACHE_BYTES)
+        self.kept: dict[LayerKey, Tensor] | None = None  # from the first epoch on
+
+    def reads_as(self, other: "SourceReader") -> bool:
+        """Return whether another reads the same from the same images."""
+        alike = (self.work.halvings, self.keys, self.num_images, self.augment, self.reduced.keys())
+        if alike != (other.work.halvings, other.keys, other.num_images, other.augment, other.reduced.keys()):
+            return False
+        return all(reduction is other.reduced[key] for key, reduction in self.reduced.items())
 
     def _read_all(self) -> dict[LayerKey, Tensor]:
         parts: dict[LayerKey, list[Tensor]] = {key: [] for key in self.keys}
@@ -145,6 +174,8 @@ class SourceReader:
 
     def epoch(self, epoch: int, *, seed: int, batch_size: int) -> Iterator[tuple[Tensor, dict[LayerKey, Tensor]]]:
         """Yield labels and source activations of every batch; the last one may be short."""
+        if self._keeps and self.kept is None:
+            self.kept = self._read_all()
         order, generator = image_order(self.num_images, seed=seed, epoch=epoch)
         for indices in torch.split(order, batch_size):
             labels_N = self.work.images.fit.labels[indices].to(self.work.device)
