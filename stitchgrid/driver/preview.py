@@ -11,6 +11,7 @@ from stitchgrid.driver.estimate import Estimate, estimate, pairs_to_try
 from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.driver.trying import Tried, try_out
 from stitchgrid.driver.where import Where
+from stitchgrid.engine.trial import Place
 from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.cutting import way_notice
@@ -169,8 +170,15 @@ def _cost(cost: Estimate, tried: Tried) -> Iterator[str]:
         f"cost: {cost.flops:.3g} FLOPs, at {cost.flops_per_second / 1e9:.3g} GFLOP/s a worker about "
         f"{clock(cost.seconds)} on {num} worker{'s' * (num > 1)}, plus start-up"
     )
-    yield f"measured on {place.host}: {place.device} ({place.name}), {threads}, {place.precision}"
+    yield f"measured on {place.host}: {place.device} ({place.name}), {threads}, {place.precision}" + _busy(place)
     yield (
         f"each worker: {decimal(cost.image_bytes)} of images, up to {decimal(cost.worker_bytes)} of memory "
         f"({decimal(place.memory_bytes)} free there); all: {decimal(cost.result_bytes)} of results"
     )
+
+
+def _busy(place: Place) -> str:
+    """Return a remark where others used the CPUs meanwhile."""
+    if not place.is_busy:
+        return ""
+    return f"; others used its CPUs (load {place.load:.1f} on {place.num_cpus}), so that the time is less sure"

@@ -7,7 +7,7 @@ from os import sched_getaffinity
 
 import torch
 
-from stitchgrid.cluster.errand import run_errand
+from stitchgrid.cluster import run_errand
 from stitchgrid.cluster.sizing import Size, check_shares, choose_size
 from stitchgrid.driver.where import Where
 from stitchgrid.engine.memory import available_bytes

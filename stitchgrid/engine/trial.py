@@ -32,7 +32,7 @@ TRIAL_SECONDS = 2.0  # for the last and largest pieces of all pairs together, ab
 PASS_SECONDS = 0.15  # for plain passes of one network
 MOST_IMAGES = 2048  # of a piece
 GROWTH = 2  # from one piece to the next
-LONG = 4  # times as many seconds as wanted
+LONG_SECONDS = 3.0  # of the first piece, above which no other is computed
 SVD_SIDE = 384
 
 
@@ -56,6 +56,13 @@ class Place:
     memory_bytes: int  # free on the device
     threads: int
     precision: str
+    num_cpus: int  # that the process may use
+    load: float  # processes of all users that wanted a CPU of the host in the minute before
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the host's CPUs were wanted by others, so that the measured speed says little."""
+        return self.device == "cpu" and self.load + self.threads > 1.25 * self.num_cpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +117,7 @@ def run_trial(question: Question) -> Trial:
 
 
 def _try(question: Question, device: torch.device) -> Trial:
-    sweep, networks = question.sweep, {}
+    sweep, networks, load = question.sweep, dict[int, CutNetwork](), os.getloadavg()[0]
     flops, seconds = 0.0, 0.0
     for position in sorted({position for pair in question.pairs for position in pair}):
         networks[position] = random_network(sweep.networks[position], device)
@@ -130,6 +137,8 @@ def _try(question: Question, device: torch.device) -> Trial:
             memory_bytes=available_bytes(device),
             threads=torch.get_num_threads(),
             precision=sweep.precision,
+            num_cpus=len(os.sched_getaffinity(0)),
+            load=load,
         ),
         paces=paces,
         pass_flops_per_second=flops / seconds,
@@ -180,7 +189,7 @@ def _pieces(sample: Sample, networks: Sequence[CutNetwork], device: torch.device
     most = min(MOST_IMAGES, sample.most_images)
     num_images, pieces = min(FIRST_IMAGES, most), dict[int, Piece]()
     first = _piece(sample, networks, device, num_images)  # brings what is needed into memory
-    if first.seconds >= LONG * seconds:
+    if first.seconds >= max(LONG_SECONDS, seconds):
         return [first]
     while True:
         try:
