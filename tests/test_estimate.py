@@ -16,6 +16,7 @@ from stitchgrid.driver import Where, trying
 from stitchgrid.driver.estimate import Pricing, algebra_flops, estimate, makespan, pairs_to_try
 from stitchgrid.driver.preview import EmptyStore
 from stitchgrid.driver.trying import local_size, try_out
+from stitchgrid.engine import fit as fit_module
 from stitchgrid.engine import trial
 from stitchgrid.engine.sample import FIRST_IMAGES, shrink, spread
 from stitchgrid.engine.trial import Pace, Piece, Place, Question, Trial, pace_of, run_trial, svd_flops
@@ -158,11 +159,18 @@ def test_networks_run_in_the_jobs_precision(resolved, quick, monkeypatch):
     assert found.place.precision == "bf16"
 
 
-def test_a_trial_in_which_every_cell_fails_says_why(resolved, quick, monkeypatch):
-    monkeypatch.setattr("stitchgrid.engine.fit.fit_direct", lambda *_, **__: 1 / 0)
+def test_pairs_of_which_nothing_can_be_computed_are_told_and_go_at_the_speed_of_others(resolved, quick, monkeypatch):
+    fit = fit_module.fit_direct
+    monkeypatch.setattr(fit_module, "fit_direct", lambda m, **how: 1 / 0 if m.x.num_features == 8 else fit(m, **how))
     asked = replace(resolved, matchers=resolved.matchers[:1], matcher_data=resolved.matcher_data[:1])
-    with pytest.raises(InputError, match=r"nothing of a trial of vit could be computed: .*division by zero"):
-        run_trial(Question(sweep=asked, pairs=((2, 2),), device="cpu", threads=1))
+    found = run_trial(Question(sweep=asked, pairs=((0, 0), (2, 2)), device="cpu", threads=1))
+    assert set(found.paces) == {(0, 0)}
+    assert re.fullmatch(r"vit into vit: ZeroDivisionError: division by zero", found.problems[0])
+    [shard] = make_plan(replace(asked, pairs=((2, 2),)), Store(), shard_flops=1e15).shards
+    seconds = Pricing(asked, replace(found, svd_flops_per_second=1e30)).seconds(shard)
+    pace = found.paces[0, 0]
+    assert seconds == pytest.approx(shard.flops / pace.flops_per_second + shard.num_cells * pace.cell_seconds)
+    assert Pricing(asked, a_trial({}, passes=2e9)).seconds(shard) == pytest.approx(shard.flops / 2e9)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

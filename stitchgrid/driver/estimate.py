@@ -73,8 +73,10 @@ class Pricing:
 
     @cached_property
     def _between(self) -> Pace:
-        """The pace of pairs of which none was tried: the mean of the others' times."""
+        """The pace of pairs of which none was tried: the mean of the others' times, else that of plain passes."""
         paces = self.trial.paces.values()
+        if not paces:
+            return Pace(flops_per_second=self.trial.pass_flops_per_second, cell_seconds=0.0)
         return Pace(
             flops_per_second=len(paces) / sum(1 / pace.flops_per_second for pace in paces),
             cell_seconds=sum(pace.cell_seconds for pace in paces) / len(paces),
@@ -116,7 +118,7 @@ def makespan(seconds: Iterable[float], num_workers: int) -> float:
     """Return when the last of some workers is done that take the longest of what is left, one after another.
 
     >>> makespan([3, 1, 1, 1, 1], 2)
-    4
+    4.0
     """
     ends = [0.0] * num_workers
     heapify(ends)

@@ -85,6 +85,8 @@ def preview(
             max_units=max(len(plan.shards), len(plan.sweep.networks), len(resolution.detectors())),
             say=say,
         )
+        for problem in tried.trial.problems:
+            say(f"No piece of the work could be computed of {problem}. The speed of others is taken instead.")
         cost = estimate(
             plan,
             tried.trial,

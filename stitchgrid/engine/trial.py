@@ -32,7 +32,8 @@ TRIAL_SECONDS = 2.0  # for the last and largest pieces of all pairs together, ab
 PASS_SECONDS = 0.15  # for plain passes of one network
 MOST_IMAGES = 2048  # of a piece
 GROWTH = 2  # from one piece to the next
-LONG_SECONDS = 3.0  # of the first piece, above which no other is computed
+LEVER = 4  # times as many images as in the piece that a large one is compared with, where there is time
+LATE = 12  # times the seconds wanted, after which no other piece is begun
 SVD_SIDE = 384
 
 
@@ -81,6 +82,7 @@ class Trial:
     paces: dict[Pair, Pace]
     pass_flops_per_second: float  # of plain forward passes, over all networks tried
     svd_flops_per_second: float  # in float64, by `svd_flops`
+    problems: tuple[str, ...] = ()  # why pairs have no pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +102,10 @@ def svd_flops(rows: int, columns: int) -> float:
 def run_trial(question: Question) -> Trial:
     """Compute a small piece of each network pair asked for, and tell how fast that was.
 
+    A pair of which nothing can be computed has no pace: untrained networks may overflow, or memory not suffice.
+
     Raises:
-        InputError: If there is no such device, a network cannot be made here, or nothing of a piece could be computed.
+        InputError: If there is no such device, or a network cannot be made here.
     """
     device = torch.device(choose_device(question.device))
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -124,11 +128,17 @@ def _try(question: Question, device: torch.device) -> Trial:
         more = _passes(networks[position], sweep, device)
         flops, seconds = flops + more.flops, seconds + more.seconds
     each = TRIAL_SECONDS / max(1, len(question.pairs))
-    paces = {}
+    paces, problems = {}, []
     for pair in question.pairs:
         sample = shrink(sweep, pair, max_flops=each / 4 * flops / seconds)
-        pieces = _pieces(sample, [networks[position] for position in dict.fromkeys(pair)], device, seconds=each / 2)
-        paces[pair] = pace_of(pieces, num_cells=sample.num_cells)
+        try:
+            pieces = _pieces(sample, [networks[position] for position in dict.fromkeys(pair)], device, seconds=each / 2)
+        except Exception as problem:
+            if not isinstance(problem, InputError) and not is_out_of_memory(problem):
+                raise
+            problems.append(f"{' into '.join(sweep.networks[position].name for position in pair)}: {problem}")
+        else:
+            paces[pair] = pace_of(pieces, num_cells=sample.num_cells)
     return Trial(
         place=Place(
             host=node(),
@@ -143,6 +153,7 @@ def _try(question: Question, device: torch.device) -> Trial:
         paces=paces,
         pass_flops_per_second=flops / seconds,
         svd_flops_per_second=_svd_speed(device),
+        problems=tuple(problems),
     )
 
 
@@ -186,11 +197,9 @@ def _pieces(sample: Sample, networks: Sequence[CutNetwork], device: torch.device
 
     Those that count are computed twice, and the quicker one is taken: others use the machine as well.
     """
-    most = min(MOST_IMAGES, sample.most_images)
+    most, stop = min(MOST_IMAGES, sample.most_images), perf_counter() + LATE * seconds
     num_images, pieces = min(FIRST_IMAGES, most), dict[int, Piece]()
-    first = _piece(sample, networks, device, num_images)  # brings what is needed into memory
-    if first.seconds >= max(LONG_SECONDS, seconds):
-        return [first]
+    _piece(sample, networks, device, num_images)  # brings what is needed into memory
     while True:
         try:
             pieces[num_images] = _piece(sample, networks, device, num_images)
@@ -198,12 +207,14 @@ def _pieces(sample: Sample, networks: Sequence[CutNetwork], device: torch.device
             if not pieces or not is_out_of_memory(problem):
                 raise
             break
-        if pieces[num_images].seconds >= seconds or num_images >= most:
+        is_enough = pieces[num_images].seconds >= seconds and num_images >= LEVER * FIRST_IMAGES
+        if is_enough or num_images >= most or perf_counter() > stop:
             break
         num_images = min(GROWTH * num_images, most)
-    for num_images in list(pieces)[-1:-4:-2]:
-        again = _piece(sample, networks, device, num_images)
-        pieces[num_images] = min(pieces[num_images], again, key=lambda piece: piece.seconds)
+    for num_images in [num for num in pieces if num in (max(pieces), max(pieces) // LEVER)]:
+        if perf_counter() < stop:
+            again = _piece(sample, networks, device, num_images)
+            pieces[num_images] = min(pieces[num_images], again, key=lambda piece: piece.seconds)
     return list(pieces.values())
 
 
@@ -235,7 +246,7 @@ def _piece(sample: Sample, networks: Sequence[CutNetwork], device: torch.device,
     seconds = _timed(lambda: rows.extend(run_shard(shard, work)), device)
     errors = {row.cell_id: row.error for row in rows if row.error is not None}
     if len(errors) == sample.num_cells:
-        raise InputError(f"nothing of a trial of {target.name} could be computed: {next(iter(errors.values()))}")
+        raise InputError(next(iter(errors.values())))
     return Piece(num_images=num_images, flops=shard.flops * (1 - len(errors) / sample.num_cells), seconds=seconds)
 
 
@@ -256,9 +267,9 @@ def pace_of(pieces: Sequence[Piece], *, num_cells: int) -> Pace:
     Pace(flops_per_second=4.0, cell_seconds=0.2)
     """
     last = pieces[-1]
-    smaller = [piece for piece in pieces if 4 * piece.num_images <= last.num_images and piece.flops < last.flops]
+    smaller = [piece for piece in pieces[:-1] if LEVER * piece.num_images <= last.num_images] or pieces[:-1][:1]
     speed = last.flops / last.seconds
-    if smaller and last.seconds > 1.2 * smaller[-1].seconds:
+    if smaller and last.flops > smaller[-1].flops and last.seconds > 1.2 * smaller[-1].seconds:
         rise = (last.flops - smaller[-1].flops) / (last.seconds - smaller[-1].seconds)
         speed = max(speed, rise)
     return Pace(flops_per_second=speed, cell_seconds=(last.seconds - last.flops / speed) / num_cells)
