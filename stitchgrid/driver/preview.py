@@ -73,37 +73,42 @@ def preview(
         check_same_cells(store, resolution.sweep, plan.shards, update=update)
     unprobed = not_made("probe", resolution.probes(), store or EmptyStore())
     detectors = not_made("detector", resolution.detectors(), store or EmptyStore())
-    training = [unit.flops for unit in [*resolution.untrained, *unprobed, *detectors]]
     lines = list(_lines(job, store_uri, resolution, plan, num_unprobed=len(unprobed)))
-    speed: float | None = None
+    cost: Estimate | None = None
+    training = [*resolution.untrained, *unprobed, *detectors]
     if plan.todo or training:
-        tried = try_out(
-            plan.sweep,
-            pairs_to_try(plan.sweep, plan.todo or plan.shards),
-            where or Where(),
-            device=job.numerics.device,
-            max_units=max(len(plan.shards), len(plan.sweep.networks), len(resolution.detectors())),
-            say=say,
-        )
-        for problem in tried.trial.problems:
-            say(f"No piece of the work could be computed of {problem}. The speed of others is taken instead.")
+        tried = _tried(job, plan, where or Where(), num_detectors=len(resolution.detectors()), say=say)
         cost = estimate(
             plan,
             tried.trial,
             image_bytes=image_bytes(images),
             num_workers=tried.size.num_workers,
             speed_share=tried.speed_share,
-            training=training,
+            training=[unit.flops for unit in training],
         )
         lines += _cost(cost, tried)
-        speed = cost.flops_per_second
     if detectors:
         lines.append(f"detectors to train first: {len(detectors)}")
     if settings is not None:
-        measured = {} if speed is None else {"flops_per_second": speed}
+        measured = {} if cost is None else {"flops_per_second": cost.flops_per_second}
         found = SimulationSettings(**{**measured, **settings})  # type: ignore[arg-type]
         lines.append(str(simulate(plan.todo, found)))
     return "\n".join(lines)
+
+
+def _tried(job: Job, plan: Plan, where: Where, *, num_detectors: int, say: Callable[[str], None]) -> Tried:
+    """Have the speed of a worker measured, and say what could not be."""
+    tried = try_out(
+        plan.sweep,
+        pairs_to_try(plan.sweep, plan.todo or plan.shards),
+        where,
+        device=job.numerics.device,
+        max_units=max(len(plan.shards), len(plan.sweep.networks), num_detectors),
+        say=say,
+    )
+    for problem in tried.trial.problems:
+        say(f"No piece of the work could be computed of {problem}. The speed of others is taken instead.")
+    return tried
 
 
 def way_notices(sweep: Sweep) -> list[str]:
