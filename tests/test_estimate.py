@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -13,21 +14,24 @@ from test_plan import CKA, DIRECT, TASK, Store, network, sweep
 from stitchgrid.cluster import Errand
 from stitchgrid.cluster.sizing import Size
 from stitchgrid.driver import Where, trying
-from stitchgrid.driver.estimate import Pricing, algebra_flops, estimate, makespan, pairs_to_try
+from stitchgrid.driver.estimate import Pricing, algebra_flops, estimate, makespan, networks_to_train, pairs_to_try
 from stitchgrid.driver.preview import EmptyStore
 from stitchgrid.driver.trying import local_size, try_out
 from stitchgrid.engine import fit as fit_module
 from stitchgrid.engine import trial
+from stitchgrid.engine.place import Others, Place
 from stitchgrid.engine.sample import FIRST_IMAGES, shrink, spread
-from stitchgrid.engine.trial import Pace, Piece, Place, Question, Trial, pace_of, run_trial, svd_flops
+from stitchgrid.engine.trial import Pace, Piece, Question, Trial, pace_of, run_trial, svd_flops
 from stitchgrid.errors import ClusterError, InputError
 from stitchgrid.jobfile import load_job
 from stitchgrid.plan import cost, make_plan
-from stitchgrid.records import Block, MatcherSpec
+from stitchgrid.records import Block, MatcherSpec, ProbeNetwork, Recipe, TrainNetwork
 from stitchgrid.resolve import open_job_images, resolve
 
 PWCCA = MatcherSpec(kind="pwcca", revision=1, params="{}", metrics=("pwcca",))
-PLACE = Place(host="h", device="cpu", name="n", memory_bytes=1, threads=1, precision="fp32", num_cpus=2, load=0.0)
+PLACE = Place(
+    host="h", device="cpu", name="n", memory_bytes=1, threads=1, precision="fp32", num_cpus=2, others_cpus=0.0
+)
 JOB = """
 name = "costs"
 [data]
@@ -65,8 +69,14 @@ kind = "procrustes"
 """
 
 
-def a_trial(paces, *, svd=1e30, passes=1e9):
-    return Trial(place=PLACE, paces=paces, pass_flops_per_second=passes, svd_flops_per_second=svd)
+def a_trial(paces, *, svd=1e30, passes=1e9, training=None):
+    return Trial(
+        place=PLACE,
+        paces=paces,
+        training_flops_per_second=training or {},
+        pass_flops_per_second=passes,
+        svd_flops_per_second=svd,
+    )
 
 
 def pace(speed=1e9, cell_seconds=0.0):
@@ -136,11 +146,14 @@ def test_a_trial_needs_neither_weights_nor_images_and_leaves_the_threads_as_they
     lacks = replace(resolved.networks[2], spec=replace(resolved.networks[2].spec, weights="/gone/weights.pt"))
     asked = replace(resolved, networks=(*resolved.networks[:2], lacks), data=replace(resolved.data, root="/gone"))
     before = torch.get_num_threads()
-    found = run_trial(Question(sweep=asked, pairs=((0, 1), (0, 2), (2, 2)), device="auto", threads=before + 1))
+    found = run_trial(
+        Question(sweep=asked, pairs=((0, 1), (0, 2), (2, 2)), training=(1,), device="auto", threads=before + 1)
+    )
     assert torch.get_num_threads() == before
     assert (found.place.threads, found.place.device, found.place.precision) == (before + 1, "cpu", "fp32")
     assert set(found.paces) == {(0, 1), (0, 2), (2, 2)}
     assert all(one.flops_per_second > 0 <= one.cell_seconds for one in found.paces.values())
+    assert found.training_flops_per_second[1] > 0
     assert found.pass_flops_per_second > 0 < found.svd_flops_per_second
 
 
@@ -194,6 +207,13 @@ def test_one_pair_is_tried_for_every_two_architectures_that_meet(resolved):
     assert work[most[0] == 2, most[1] == 2] == max(work.values())
 
 
+def test_one_training_is_tried_for_every_architecture_and_recipe(resolved):
+    assert networks_to_train(resolved) == (0,)
+    specs = [replace(one.spec, recipe=Recipe(epochs=k)) for k, one in enumerate(resolved.networks, start=1)]
+    asked = [replace(one, spec=spec, weights_digest="") for one, spec in zip(resolved.networks, specs, strict=True)]
+    assert networks_to_train(replace(resolved, networks=tuple(asked))) == (0, 1, 2)
+
+
 @pytest.mark.parametrize("shard_flops", [1.0, 2e10, 1e15])
 def test_the_price_of_cells_does_not_depend_on_how_shards_are_cut(shard_flops):
     asked = sweep(num_networks=3)
@@ -244,10 +264,16 @@ def test_workers_end_no_later_than_a_third_above_the_best(num_workers):
 
 def test_training_comes_before_and_shared_cpus_make_everything_slower():
     plan = make_plan(sweep(num_networks=1), Store(), shard_flops=1e15)
-    how = {"image_bytes": 0, "num_workers": 1, "training": [4e9, 2e9]}
-    alone = estimate(plan, a_trial({(0, 0): pace(1e10)}), speed_share=1.0, **how)
-    assert alone.seconds == pytest.approx(plan.flops / 1e10 + 6)
-    shared = estimate(plan, a_trial({(0, 0): pace(1e10)}), speed_share=0.5, **how)
+    spec, data = plan.sweep.networks[0].spec, plan.sweep.data
+    before = [
+        TrainNetwork(unit_id="u", spec=spec, data=data, flops=4e9),
+        ProbeNetwork(unit_id="p", network=0, flops=2e9),
+    ]
+    how = {"image_bytes": 0, "num_workers": 1, "before": before}
+    found = a_trial({(0, 0): pace(1e10)}, training={0: 5e8})
+    alone = estimate(plan, found, speed_share=1.0, **how)
+    assert alone.seconds == pytest.approx(plan.flops / 1e10 + 8 + 2)
+    shared = estimate(plan, found, speed_share=0.5, **how)
     assert shared.seconds == pytest.approx(2 * alone.seconds)
     assert shared.flops_per_second == pytest.approx(alone.flops_per_second / 2)
 
@@ -262,7 +288,7 @@ def pretend(question):
 
 
 def ask(resolved, where, said, device="auto"):
-    return try_out(resolved, [(0, 0)], where, device=device, max_units=3, say=said.append)
+    return try_out(resolved, [(0, 0)], [0], where, device=device, max_units=3, say=said.append)
 
 
 @pytest.mark.parametrize(
@@ -355,5 +381,13 @@ def test_nothing_is_measured_where_nothing_is_to_be_done(job, tmp_path, monkeypa
 
 def test_a_machine_that_others_use_is_said_to_be_busy():
     assert not PLACE.is_busy
-    assert replace(PLACE, load=4.0).is_busy
-    assert not replace(PLACE, load=4.0, device="cuda").is_busy
+    assert not replace(PLACE, others_cpus=0.9).is_busy
+    assert replace(PLACE, others_cpus=1.1).is_busy
+    assert replace(PLACE, others_cpus=0.9, threads=2).is_busy
+    assert not replace(PLACE, others_cpus=2.0, device="cuda").is_busy
+
+
+def test_the_cpu_time_of_other_processes_is_told_from_ones_own():
+    others = Others()
+    subprocess.run([sys.executable, "-c", "while __import__('time').process_time() < 1: pass"], check=True)
+    assert others.average() > 0.1

@@ -13,7 +13,7 @@ from stitchgrid.engine.sample import Pair
 from stitchgrid.engine.trial import Pace, Trial, svd_flops
 from stitchgrid.matchers.catalogue import MATCHERS
 from stitchgrid.plan import Plan, cost
-from stitchgrid.records import Block, Network, Shard, Sweep
+from stitchgrid.records import Block, Network, Shard, Sweep, TrainNetwork, Unit
 
 ROW_BYTES = 40  # of one row in a compressed part, about
 MAX_PAIRS = 6  # tried: those of most work; others are taken for something between
@@ -45,6 +45,15 @@ def pairs_to_try(sweep: Sweep, shards: Sequence[Shard]) -> tuple[Pair, ...]:
     return tuple(example[key] for key, _ in work.most_common(MAX_PAIRS))
 
 
+def networks_to_train(sweep: Sweep) -> tuple[int, ...]:
+    """Return a network for every architecture and recipe of those still to be trained, MAX_PAIRS at most."""
+    example: dict[object, int] = {}
+    for position, network in enumerate(sweep.networks):
+        if not network.is_known:
+            example.setdefault((_class(network), network.spec.recipe), position)
+    return tuple(example.values())[:MAX_PAIRS]
+
+
 def _by_block(sweep: Sweep, shard: Shard) -> list[tuple[Block, float]]:
     """Return the network pairs of a shard, each with its share of the shard's operations."""
     if len(shard.blocks) == 1:
@@ -65,10 +74,14 @@ def _class(network: Network) -> object:
 
 
 class Pricing:
-    """Seconds of shards, at the paces that a trial found."""
+    """Seconds of shards and of what comes before them, at the paces that a trial found."""
 
     def __init__(self, sweep: Sweep, trial: Trial):
         self.sweep, self.trial = sweep, trial
+        self._training = {
+            (_class(sweep.networks[position]), sweep.networks[position].spec.recipe): speed
+            for position, speed in trial.training_flops_per_second.items()
+        }
         self._paces = {_classes(sweep, pair): pace for pair, pace in trial.paces.items()}
 
     @cached_property
@@ -81,6 +94,14 @@ class Pricing:
             flops_per_second=len(paces) / sum(1 / pace.flops_per_second for pace in paces),
             cell_seconds=sum(pace.cell_seconds for pace in paces) / len(paces),
         )
+
+    def seconds_before(self, unit: Unit) -> float:
+        """Return the time of a unit that comes before the shards: a network's training, else plain passes."""
+        speed = self.trial.pass_flops_per_second
+        if isinstance(unit, TrainNetwork):
+            network = next(network for network in self.sweep.networks if network.name == unit.spec.name)
+            speed = self._training.get((_class(network), network.spec.recipe), speed)
+        return unit.flops / speed
 
     def seconds(self, shard: Shard) -> float:
         """Return the time of a shard on one worker."""
@@ -128,21 +149,21 @@ def makespan(seconds: Iterable[float], num_workers: int) -> float:
 
 
 def estimate(
-    plan: Plan, trial: Trial, *, image_bytes: int, num_workers: int, speed_share: float, training: Sequence[float]
+    plan: Plan, trial: Trial, *, image_bytes: int, num_workers: int, speed_share: float, before: Sequence[Unit]
 ) -> Estimate:
     """Return what is left to do at a trial's pace.
 
-    `training` is the operations of each unit that comes before the shards; `speed_share` that of a worker alone which
-    each has while all work, below 1 where they share what they run on.
+    `before` are the units that come before the shards; `speed_share` is that of a worker alone which each has while
+    all work, below 1 where they share what they run on.
     """
     matchers, device = plan.sweep.matchers, torch.device(trial.place.device)
     metrics_per_cell = sum(len(spec.metrics) for spec in matchers) / len(matchers)
     pricing = Pricing(plan.sweep, trial)
     shards = [pricing.seconds(shard) for shard in plan.todo]
-    before = makespan((flops / trial.pass_flops_per_second for flops in training), num_workers)
+    preparing = makespan(map(pricing.seconds_before, before), num_workers)
     return Estimate(
-        flops=plan.flops + sum(training),
-        seconds=(before + makespan(shards, num_workers)) / speed_share,
+        flops=plan.flops + sum(unit.flops for unit in before),
+        seconds=(preparing + makespan(shards, num_workers)) / speed_share,
         flops_per_second=plan.flops / sum(shards) * speed_share if shards else trial.pass_flops_per_second,
         image_bytes=image_bytes,
         result_bytes=round(plan.num_todo * metrics_per_cell * ROW_BYTES),

@@ -7,11 +7,11 @@ from rich.filesize import decimal
 
 from stitchgrid.datasets import Images
 from stitchgrid.display import clock
-from stitchgrid.driver.estimate import Estimate, estimate, pairs_to_try
+from stitchgrid.driver.estimate import Estimate, estimate, networks_to_train, pairs_to_try
 from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.driver.trying import Tried, try_out
 from stitchgrid.driver.where import Where
-from stitchgrid.engine.trial import Place
+from stitchgrid.engine.place import Place
 from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.cutting import way_notice
@@ -75,8 +75,8 @@ def preview(
     detectors = not_made("detector", resolution.detectors(), store or EmptyStore())
     lines = list(_lines(job, store_uri, resolution, plan, num_unprobed=len(unprobed)))
     cost: Estimate | None = None
-    training = [*resolution.untrained, *unprobed, *detectors]
-    if plan.todo or training:
+    before = [*resolution.untrained, *unprobed, *detectors]
+    if plan.todo or before:
         tried = _tried(job, plan, where or Where(), num_detectors=len(resolution.detectors()), say=say)
         cost = estimate(
             plan,
@@ -84,7 +84,7 @@ def preview(
             image_bytes=image_bytes(images),
             num_workers=tried.size.num_workers,
             speed_share=tried.speed_share,
-            training=[unit.flops for unit in training],
+            before=before,
         )
         lines += _cost(cost, tried)
     if detectors:
@@ -101,6 +101,7 @@ def _tried(job: Job, plan: Plan, where: Where, *, num_detectors: int, say: Calla
     tried = try_out(
         plan.sweep,
         pairs_to_try(plan.sweep, plan.todo or plan.shards),
+        networks_to_train(plan.sweep),
         where,
         device=job.numerics.device,
         max_units=max(len(plan.shards), len(plan.sweep.networks), num_detectors),
@@ -188,4 +189,5 @@ def _busy(place: Place) -> str:
     """Return a remark where others used the CPUs meanwhile."""
     if not place.is_busy:
         return ""
-    return f"; others used its CPUs (load {place.load:.1f} on {place.num_cpus}), so that the time is less sure"
+    taken = f"{place.others_cpus:.1f} of {place.num_cpus}"
+    return f"; others took {taken} CPUs meanwhile, so that the time is less sure"

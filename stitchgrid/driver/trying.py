@@ -27,9 +27,16 @@ class Tried:
 
 
 def try_out(
-    sweep: Sweep, pairs: Iterable[Pair], where: Where, *, device: str, max_units: int, say: Callable[[str], None]
+    sweep: Sweep,
+    pairs: Iterable[Pair],
+    training: Iterable[int],
+    where: Where,
+    *,
+    device: str,
+    max_units: int,
+    say: Callable[[str], None],
 ) -> Tried:
-    """Have pieces of these network pairs computed where workers of a launch would compute.
+    """Have pieces of these network pairs, and of these networks' training, computed where workers would compute.
 
     Where a cluster gives no answer, `say` is told why, and this process takes the worker's place.
 
@@ -37,7 +44,7 @@ def try_out(
         ClusterError: If there is no cluster at the address, or no GPU where one is asked for.
         InputError: If a number or the address cannot be meant, or nothing can be computed here.
     """
-    question = Question(sweep=sweep, pairs=tuple(pairs), device=device, threads=where.threads)
+    question = Question(sweep=sweep, pairs=tuple(pairs), training=tuple(training), device=device, threads=where.threads)
     if where.address not in ("local", "none"):
         with staged([network.spec for network in sweep.networks]) as package:
             errand = run_errand(

@@ -6,15 +6,13 @@ the code of the networks, nothing is written.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from platform import node
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
 
 from stitchgrid.allocator import keep_freed_memory
-from stitchgrid.engine.memory import available_bytes
+from stitchgrid.engine.place import Others, Place, place_of
 from stitchgrid.engine.sample import FIRST_IMAGES, NOISE_IMAGES, Noise, NoisePair, Pair, Sample, shrink
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import LayerKey, Workspace
@@ -25,11 +23,14 @@ from stitchgrid.models.cutting import cut_network
 from stitchgrid.models.detector import Detector, make_detector
 from stitchgrid.models.freeze import freeze
 from stitchgrid.models.memory import move
+from stitchgrid.models.training import train_network
 from stitchgrid.precision import choose_device, running_in
-from stitchgrid.records import Network, Shard, Sweep
+from stitchgrid.preprocess import apply_preprocess
+from stitchgrid.records import Network, Preprocess, Shard, Sweep
 
 TRIAL_SECONDS = 2.0  # for the last and largest pieces of all pairs together, about
 PASS_SECONDS = 0.15  # for plain passes of one network
+TRAINING_SECONDS, TRAINING_EPOCHS = 0.3, 4  # for the training of one network
 MOST_IMAGES = 2048  # of a piece
 GROWTH = 2  # from one piece to the next
 LEVER = 4  # times as many images as in the piece that a large one is compared with, where there is time
@@ -43,27 +44,9 @@ class Question:
 
     sweep: Sweep
     pairs: tuple[Pair, ...]
+    training: tuple[int, ...] = ()  # networks whose training is tried
     device: str  # auto | cpu | cuda
     threads: int | None  # None: one per CPU
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where and how something was measured."""
-
-    host: str
-    device: str  # cpu | cuda
-    name: str  # of the processor or GPU
-    memory_bytes: int  # free on the device
-    threads: int
-    precision: str
-    num_cpus: int  # that the process may use
-    load: float  # processes of all users that wanted a CPU of the host in the minute before
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether the host's CPUs were wanted by others, so that the measured speed says little."""
-        return self.device == "cpu" and self.load + self.threads > 1.25 * self.num_cpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +63,7 @@ class Trial:
 
     place: Place
     paces: dict[Pair, Pace]
+    training_flops_per_second: dict[int, float]  # by network
     pass_flops_per_second: float  # of plain forward passes, over all networks tried
     svd_flops_per_second: float  # in float64, by `svd_flops`
     problems: tuple[str, ...] = ()  # why pairs have no pace
@@ -121,7 +105,7 @@ def run_trial(question: Question) -> Trial:
 
 
 def _try(question: Question, device: torch.device) -> Trial:
-    sweep, networks, load = question.sweep, dict[int, CutNetwork](), os.getloadavg()[0]
+    sweep, networks, others = question.sweep, dict[int, CutNetwork](), Others()
     flops, seconds = 0.0, 0.0
     for position in sorted({position for pair in question.pairs for position in pair}):
         networks[position] = random_network(sweep.networks[position], device)
@@ -139,17 +123,12 @@ def _try(question: Question, device: torch.device) -> Trial:
             problems.append(f"{' into '.join(sweep.networks[position].name for position in pair)}: {problem}")
         else:
             paces[pair] = pace_of(pieces, num_cells=sample.num_cells)
+    training = {
+        position: _training_speed(sweep.networks[position], device, flops / seconds) for position in question.training
+    }
     return Trial(
-        place=Place(
-            host=node(),
-            device=device.type,
-            name=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-            memory_bytes=available_bytes(device),
-            threads=torch.get_num_threads(),
-            precision=sweep.precision,
-            num_cpus=len(os.sched_getaffinity(0)),
-            load=load,
-        ),
+        training_flops_per_second=training,
+        place=place_of(device, sweep.precision, others),
         paces=paces,
         pass_flops_per_second=flops / seconds,
         svd_flops_per_second=_svd_speed(device),
@@ -176,6 +155,25 @@ def _passes(network: CutNetwork, sweep: Sweep, device: torch.device) -> Piece:
             seconds += _timed(lambda: run(images), device)
             passes += 1
     return Piece(num_images=num_images, flops=network.flops * num_images * passes, seconds=seconds)
+
+
+def _training_speed(record: Network, device: torch.device, pass_speed: float) -> float:
+    """Return the speed of training a network by its recipe, at three passes an image."""
+    recipe = record.spec.recipe
+    assert recipe is not None
+    step = 3 * record.flops
+    num_images = max(2, min(2 * recipe.batch_size, int(TRAINING_SECONDS / TRAINING_EPOCHS * pass_speed / step)))
+    few = replace(recipe, epochs=TRAINING_EPOCHS, batch_size=min(recipe.batch_size, num_images), lr=1e-6)
+    noise = Noise(num_images, record.input_shape[1:], record.num_classes, torch.device("cpu"))
+    ends: list[float] = []  # of epochs: the first one is not counted
+    train_network(
+        replace(record.spec, recipe=few),
+        noise,
+        lambda pixels: apply_preprocess(pixels, Preprocess()),
+        device=device,
+        on_epoch=lambda *_: ends.append(perf_counter()),
+    )
+    return step * num_images * (len(ends) - 1) / (ends[-1] - ends[0])
 
 
 def _svd_speed(device: torch.device) -> float:
@@ -273,12 +271,3 @@ def pace_of(pieces: Sequence[Piece], *, num_cells: int) -> Pace:
         rise = (last.flops - smaller[-1].flops) / (last.seconds - smaller[-1].seconds)
         speed = max(speed, rise)
     return Pace(flops_per_second=speed, cell_seconds=(last.seconds - last.flops / speed) / num_cells)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown processor"
-    found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return found or "unknown processor"
