@@ -1,9 +1,16 @@
-"""The precision in which networks run, as a job asks for it."""
+"""Where networks run, and in which precision, as a job asks for it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+
+def choose_device(word: str) -> str:
+    """Return the device that a job's word stands for here: "auto" is a GPU where torch finds one."""
+    if word != "auto":
+        return word
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager

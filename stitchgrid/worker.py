@@ -34,6 +34,7 @@ from stitchgrid.models.memory import move
 from stitchgrid.models.training import train_network
 from stitchgrid.models.weights import load_state, save_state
 from stitchgrid.notes import Notes, taking_notes
+from stitchgrid.precision import choose_device
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import (
     DataSpec,
@@ -65,7 +66,7 @@ class Worker:
     def __init__(self, *, store: str, device: str = "auto", threads: int | None = None, cache: Path | None = None):
         self.store = Store.open(store)
         self.cache = cache
-        self.device = torch.device(_device(device))
+        self.device = torch.device(choose_device(device))
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
         self._keeps_memory = keep_freed_memory()
         torch.backends.mha.set_fastpath_enabled(False)  # its outputs differ from those with gradients by 4e-6
@@ -294,9 +295,3 @@ def _check_images(images: Images, sweep: Sweep) -> None:
             f"the images of {sweep.data.dataset} at {sweep.data.root} are not those the sweep was planned with "
             f"(wanted digests {sweep.eval_data}, {sweep.fit_data}; got {found[0]}, {found[1]}); launch the job again."
         )
-
-
-def _device(word: str) -> str:
-    if word != "auto":
-        return word
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,6 +1,7 @@
 """One contract for both executors, then what only Ray can do: deaths, deadlines, addresses, silence."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from helpers_cluster import FakeWorker, broken_factory, halve, make_unit
 
 import stitchgrid
-from stitchgrid.cluster import connection, open_executor
+from stitchgrid.cluster import connection, open_executor, run_errand
 from stitchgrid.cluster.connection import Connection, find_cluster, quiet_driver, require_listener
 from stitchgrid.cluster.deaths import classify_death, in_short
 from stitchgrid.cluster.floor import sigterm_interrupts
@@ -500,6 +501,41 @@ def test_what_counts_as_out_of_memory(problem, answer):
     assert is_out_of_memory(problem) is answer
 
 
+# On Ray: errands
+
+
+@pytest.mark.ray
+def test_an_errand_is_run_in_a_process_with_a_workers_resources(cluster):
+    found = run_errand("local", lambda: (os.getpid(), os.environ["OMP_NUM_THREADS"]), workers=3, cpus_per_worker=1)
+    assert found.problem == ""
+    assert found.answer[0] != os.getpid()
+    assert found.answer[1] == "1"
+    assert (found.size.num_workers, found.size.cpus) == (3, 1)
+
+
+@pytest.mark.ray
+def test_an_errand_that_raises_or_dies_or_finds_no_place_says_so_and_leaves_nothing_behind(cluster):
+    import ray
+
+    free = ray.available_resources().get("CPU", 0)
+    assert re.fullmatch(r"on \S+: FileNotFoundError: no data here", run_errand("local", broken_factory).problem)
+    assert run_errand("local", partial(os._exit, 3)).problem.startswith("the worker was lost: ")
+    large = run_errand("local", os.getpid, workers=1, cpus_per_worker=512, wait_s=0.5)
+    assert large.problem == "the cluster has had no place for a worker (512 CPU, 0 GPU) within 0.5 s"
+    deadline = time.monotonic() + 10
+    while ray.available_resources().get("CPU", 0) < free and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] >= free
+
+
+@pytest.mark.ray
+def test_an_errand_to_another_version_is_refused(cluster, monkeypatch):
+    monkeypatch.setattr(stitchgrid, "__version__", "0.0.0")
+    assert re.search(
+        r"has stitchgrid \S+, this command has 0.0.0; install the same", run_errand("local", os.getpid).problem
+    )
+
+
 # How many workers
 
 
@@ -802,3 +838,37 @@ def test_a_cluster_that_wants_another_token_is_an_error_at_once(head, tmp_path, 
     assert output == ""
     assert errors.startswith(f"ClusterError: The Ray cluster at {address} refuses this machine's token, or wants one")
     assert time.perf_counter() - start < 8
+
+
+@pytest.mark.ray
+def test_a_plan_measures_a_worker_of_the_cluster_at_its_address(head, tmp_path):
+    temporary, token, _ = head
+    (tmp_path / "job.toml").write_text(
+        """
+name = "small"
+[data]
+dataset = "digits"
+fit = { split = "train", samples = 16 }
+eval = { split = "test", samples = 16 }
+[[models]]
+name = "net"
+architecture = "nets.py:net"
+weights = "random"
+[[matchers]]
+kind = "cka"
+"""
+    )
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\ndef net():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-m", "stitchgrid.cli", "plan", "job.toml", "--address", "auto", "--cpus-per-worker", "2"],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "RAY_TMPDIR": str(temporary), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "No worker's speed" not in said.stderr
+    assert re.search(r"on 1 worker, plus start-up\nmeasured on \S+: cpu \(.+\), 2 threads, fp32", said.stdout)

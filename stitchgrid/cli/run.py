@@ -50,7 +50,8 @@ def launch(
 
     job = load_job(jobfile, overrides)
     if dry_run:
-        _show_plan(job, store, update=update, retry_failed=retry_failed, workers=flags["workers"])
+        where = {name: flags[name] for name in ("address", "workers", "gpus_per_worker", "cpus_per_worker")}
+        _show_plan(job, store, where, update=update, retry_failed=retry_failed)
         return
     ctx.exit(_launch(job, store, update=update, retry_failed=retry_failed, **flags))
 
@@ -81,9 +82,9 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
 @click.command()
 @click.argument("jobfile")
 @STORE
+@WHERE
 @SET
 @click.option("--retry-failed", is_flag=True, help="Count cells that failed before as cells to compute.")
-@click.option("--workers", type=click.IntRange(min=1), help="Workers for the estimate of time; default: one per CPU.")
 @click.option(
     "--simulate",
     "simulated",
@@ -95,23 +96,27 @@ def plan(
     store: str,
     overrides: tuple[str, ...],
     retry_failed: bool,
-    workers: int | None,
     simulated: str | None,
+    **where: Any,
 ) -> None:
     """Say what a launch would do and why; never trains, never computes a cell.
+
+    The time is an estimate from a few seconds of the same work on noise, where a worker would run: in this process for
+    workers of this machine, on one worker's share of the cluster at the address else.
 
     \b
     Example:
       stitchgrid plan jobs/quickstart.toml
+      stitchgrid plan jobs/quickstart.toml --address auto --gpus-per-worker 1
     """
     from stitchgrid.jobfile import load_job
 
     _show_plan(
         load_job(jobfile, overrides),
         store,
+        where,
         update=True,
         retry_failed=retry_failed,
-        workers=workers,
         simulated=simulated,
     )
 
@@ -156,11 +161,11 @@ def bench(jobfile: str, store: str, overrides: tuple[str, ...], pairs: str, thre
     say(bench_json(found) if as_json else bench_text(found))
 
 
-def _show_plan(job: "Job", store: str, **how: Any) -> None:
+def _show_plan(job: "Job", store: str, where: dict[str, Any], **how: Any) -> None:
     from stitchgrid.display import Display
-    from stitchgrid.driver import preview
+    from stitchgrid.driver import Where, preview
 
-    say(preview(job, store, say=Display().say, **how))
+    say(preview(job, store, say=Display().say, where=Where(**where), **how))
 
 
 def _launch(

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stitchgrid.cluster.contract import Attempt, Executor, Progress, Worker
+from stitchgrid.cluster.errand import Errand, run_errand
 from stitchgrid.cluster.in_process import InProcessExecutor
 from stitchgrid.cluster.ray_executor import RayExecutor
 from stitchgrid.scheduler import Failure, Outcome
 
 __all__ = [
     "Attempt",
+    "Errand",
     "Executor",
     "Failure",
     "InProcessExecutor",
@@ -18,6 +20,7 @@ __all__ = [
     "RayExecutor",
     "Worker",
     "open_executor",
+    "run_errand",
 ]
 
 

@@ -1,17 +1,24 @@
-"""What a plan would cost on this machine: operations, bytes, memory, and time by a short probe."""
+"""What a plan would cost: operations, bytes, memory, and time at the pace that a trial found."""
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from functools import cached_property
+from heapq import heapify, heapreplace
 
 import torch
 
-from stitchgrid.allocator import keep_freed_memory
 from stitchgrid.engine.memory import PROCESS_BYTES, shard_bytes
-from stitchgrid.models.cuts import CutNetwork
-from stitchgrid.plan import Plan
+from stitchgrid.engine.sample import Pair
+from stitchgrid.engine.trial import Pace, Trial, svd_flops
+from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.plan import Plan, cost
+from stitchgrid.records import Block, Network, Shard, Sweep, TrainNetwork, Unit
 
-PROBE_SECONDS = 0.3  # per network
 ROW_BYTES = 40  # of one row in a compressed part, about
+MAX_PAIRS = 6  # tried: those of most work; others are taken for something between
+EIGEN = 10.0  # operations of an eigendecomposition of a symmetric matrix, in cubes of its side, about
+SINGULAR_VALUES = 0.4  # cost of singular values alone, of a decomposition with vectors, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,56 +26,146 @@ class Estimate:
     """The cost of what is left of a sweep."""
 
     flops: float
-    flops_per_second: float  # of one worker, measured
+    seconds: float  # on all workers, but for what starts and ends a launch
+    flops_per_second: float  # of one worker, over all shards
     image_bytes: int  # read by each worker
     result_bytes: int  # written to the store
     worker_bytes: int  # memory of the worker with the hungriest shard
-    num_workers: int
-
-    @property
-    def seconds(self) -> float:
-        """Time for all of it on all workers."""
-        return self.flops / self.flops_per_second / self.num_workers
 
 
-class SpeedProbe:
-    """Measures forward passes of networks as they are built, on one thread, as a worker would run them."""
-
-    def __init__(self, batch_size: int):
-        self.batch_size = min(batch_size, 64)
-        self.flops, self.seconds = 0.0, 0.0
-
-    @torch.no_grad()
-    def visit(self, network: CutNetwork) -> None:
-        """Run a network on blank images for a moment."""
-        keep_freed_memory()
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        images = torch.rand(self.batch_size, *network.input_shape).contiguous(memory_format=torch.channels_last)
-        run = network.taps([network.logits])
-        run(images)
-        start = perf_counter()
-        while perf_counter() - start < PROBE_SECONDS:
-            run(images)
-            self.flops += network.flops * len(images)
-        self.seconds += perf_counter() - start
-        torch.set_num_threads(threads)
-
-    @property
-    def flops_per_second(self) -> float:
-        """Speed over all networks so far."""
-        return self.flops / self.seconds
+def pairs_to_try(sweep: Sweep, shards: Sequence[Shard]) -> tuple[Pair, ...]:
+    """Return a network pair for every two architectures that meet in the shards, those of most work first."""
+    work: Counter[tuple[object, object]] = Counter()
+    example: dict[tuple[object, object], Pair] = {}
+    for shard in shards:
+        for block, flops in _by_block(sweep, shard):
+            key = _classes(sweep, (block.source, block.target))
+            work[key] += flops  # type: ignore[assignment]
+            example.setdefault(key, (block.source, block.target))
+    return tuple(example[key] for key, _ in work.most_common(MAX_PAIRS))
 
 
-def estimate(plan: Plan, probe: SpeedProbe, *, image_bytes: int, num_workers: int, training: float) -> Estimate:
-    """Return what is left to do, at the speed the probe found; `training` in FLOPs."""
-    matchers, device = plan.sweep.matchers, torch.device("cpu")
+def networks_to_train(sweep: Sweep) -> tuple[int, ...]:
+    """Return a network for every architecture and recipe of those still to be trained, MAX_PAIRS at most."""
+    example: dict[object, int] = {}
+    for position, network in enumerate(sweep.networks):
+        if not network.is_known:
+            example.setdefault((_class(network), network.spec.recipe), position)
+    return tuple(example.values())[:MAX_PAIRS]
+
+
+def _by_block(sweep: Sweep, shard: Shard) -> list[tuple[Block, float]]:
+    """Return the network pairs of a shard, each with its share of the shard's operations."""
+    if len(shard.blocks) == 1:
+        return [(shard.blocks[0], shard.flops)]
+    costs = [cost(sweep, [block], shard.matchers) for block in shard.blocks]
+    return [(block, shard.flops * one / sum(costs)) for block, one in zip(shard.blocks, costs, strict=True)]
+
+
+def _classes(sweep: Sweep, pair: Pair) -> tuple[object, object]:
+    source, target = (_class(sweep.networks[position]) for position in pair)
+    return source, target
+
+
+def _class(network: Network) -> object:
+    """Return what networks have in common that cost the same."""
+    spec = network.spec
+    return spec.architecture, spec.args, network.input_shape, tuple(layer.node for layer in network.layers)
+
+
+class Pricing:
+    """Seconds of shards and of what comes before them, at the paces that a trial found."""
+
+    def __init__(self, sweep: Sweep, trial: Trial):
+        self.sweep, self.trial = sweep, trial
+        self._training = {
+            (_class(sweep.networks[position]), sweep.networks[position].spec.recipe): speed
+            for position, speed in trial.training_flops_per_second.items()
+        }
+        self._paces = {_classes(sweep, pair): pace for pair, pace in trial.paces.items()}
+
+    @cached_property
+    def _between(self) -> Pace:
+        """The pace of pairs of which none was tried: the mean of the others' times, else that of plain passes."""
+        paces = self.trial.paces.values()
+        if not paces:
+            return Pace(flops_per_second=self.trial.pass_flops_per_second, cell_seconds=0.0)
+        return Pace(
+            flops_per_second=len(paces) / sum(1 / pace.flops_per_second for pace in paces),
+            cell_seconds=sum(pace.cell_seconds for pace in paces) / len(paces),
+        )
+
+    def seconds_before(self, unit: Unit) -> float:
+        """Return the time of a unit that comes before the shards: a network's training, else plain passes."""
+        speed = self.trial.pass_flops_per_second
+        if isinstance(unit, TrainNetwork):
+            network = next(network for network in self.sweep.networks if network.name == unit.spec.name)
+            speed = self._training.get((_class(network), network.spec.recipe), speed)
+        return unit.flops / speed
+
+    def seconds(self, shard: Shard) -> float:
+        """Return the time of a shard on one worker."""
+        blocks = _by_block(self.sweep, shard)
+        num_cells = [
+            len(self.sweep.networks[block.source].layers) * len(block.target_layers) * len(shard.matchers)
+            for block, _ in blocks
+        ]
+        share = shard.num_cells / sum(num_cells)  # of the cells, wanted
+        total = 0.0
+        for (block, flops), num in zip(blocks, num_cells, strict=True):
+            pace = self._paces.get(_classes(self.sweep, (block.source, block.target)), self._between)
+            algebra = algebra_flops(self.sweep, block, shard.matchers) / self.trial.svd_flops_per_second
+            total += flops / pace.flops_per_second + share * max(num * pace.cell_seconds, algebra)
+        return total
+
+
+def algebra_flops(sweep: Sweep, block: Block, matchers: Sequence[int]) -> float:
+    """Return the float64 operations of decompositions, whose number does not depend on that of the images."""
+    source, target = sweep.networks[block.source], sweep.networks[block.target]
+    pairs = [(s.width, target.layers[position].width) for position in block.target_layers for s in source.layers]
+    kinds = [sweep.matchers[matcher].kind for matcher in matchers]
+    total = kinds.count("pwcca") * sum(svd_flops(*pair) for pair in pairs)
+    total += kinds.count("procrustes") * SINGULAR_VALUES * sum(svd_flops(*pair) for pair in pairs)
+    widths = [layer.width for layer in source.layers]
+    if any(MATCHERS[kind].family == "stitcher" and not MATCHERS[kind].trained for kind in kinds):
+        total += EIGEN * sum(width**3 for width in widths)
+    if "pwcca" in kinds:
+        widths += [target.layers[position].width for position in block.target_layers]
+        total += EIGEN * sum(width**3 for width in widths)
+    return total
+
+
+def makespan(seconds: Iterable[float], num_workers: int) -> float:
+    """Return when the last of some workers is done that take the longest of what is left, one after another.
+
+    >>> makespan([3, 1, 1, 1, 1], 2)
+    4.0
+    """
+    ends = [0.0] * num_workers
+    heapify(ends)
+    for one in sorted(seconds, reverse=True):
+        heapreplace(ends, ends[0] + one)
+    return max(ends)
+
+
+def estimate(
+    plan: Plan, trial: Trial, *, image_bytes: int, num_workers: int, speed_share: float, before: Sequence[Unit]
+) -> Estimate:
+    """Return what is left to do at a trial's pace.
+
+    `before` are the units that come before the shards; `speed_share` is that of a worker alone which each has while
+    all work, below 1 where they share what they run on.
+    """
+    matchers, device = plan.sweep.matchers, torch.device(trial.place.device)
     metrics_per_cell = sum(len(spec.metrics) for spec in matchers) / len(matchers)
+    pricing = Pricing(plan.sweep, trial)
+    shards = [pricing.seconds(shard) for shard in plan.todo]
+    preparing = makespan(map(pricing.seconds_before, before), num_workers)
     return Estimate(
-        flops=plan.flops + training,
-        flops_per_second=probe.flops_per_second,
+        flops=plan.flops + sum(unit.flops for unit in before),
+        seconds=(preparing + makespan(shards, num_workers)) / speed_share,
+        flops_per_second=plan.flops / sum(shards) * speed_share if shards else trial.pass_flops_per_second,
         image_bytes=image_bytes,
         result_bytes=round(plan.num_todo * metrics_per_cell * ROW_BYTES),
         worker_bytes=PROCESS_BYTES + max((shard_bytes(plan.sweep, shard, device) for shard in plan.todo), default=0),
-        num_workers=max(1, min(num_workers, len(plan.shards))),
     )

@@ -21,6 +21,7 @@ from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.revision import check_same_cells, own_code
 from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
+from stitchgrid.driver.where import Where
 from stitchgrid.errors import StitchgridError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.own_code import staged
@@ -30,17 +31,6 @@ from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.rows import lost_rows
 from stitchgrid.store import Store
 from stitchgrid.worker import Worker
-
-
-@dataclass(frozen=True, kw_only=True)
-class Where:
-    """Where and how to compute; changes no value beyond rounding."""
-
-    address: str = "local"
-    workers: int | None = None
-    gpus_per_worker: float | None = None
-    cpus_per_worker: float | None = None
-    drain_seconds: float = 60.0  # for what is in flight when the launch is told to stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,12 +165,11 @@ class Launch:
         """Return the executor, started when the first stage needs it and kept for the next ones."""
         if self._executor is None:
             where = self.where
-            threads = None if where.address == "none" and where.cpus_per_worker is None else where.cpus_per_worker or 1
             factory = partial(
                 Worker,
                 store=self.store.uri,
                 device=self.job.numerics.device,
-                threads=None if threads is None else max(1, int(threads)),
+                threads=where.threads,
                 cache=self.cache,
             )
             self._executor = self._exit.enter_context(

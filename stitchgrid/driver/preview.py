@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from math import prod
-from os import sched_getaffinity
 
 from rich.filesize import decimal
 
 from stitchgrid.datasets import Images
 from stitchgrid.display import clock
-from stitchgrid.driver.estimate import Estimate, SpeedProbe, estimate
+from stitchgrid.driver.estimate import Estimate, estimate, networks_to_train, pairs_to_try
 from stitchgrid.driver.revision import check_same_cells
+from stitchgrid.driver.trying import Tried, try_out
+from stitchgrid.driver.where import Where
+from stitchgrid.engine.place import Place
 from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.cutting import way_notice
@@ -46,23 +48,24 @@ def preview(
     *,
     update: bool,
     retry_failed: bool,
-    workers: int | None,
+    where: Where | None = None,
     simulated: str | None = None,
     say: Callable[[str], None],
 ) -> str:
-    """Return what a launch of the job would do; trains nothing, computes no cell, writes nothing.
+    """Return what a launch of the job would do; trains nothing, computes no cell of it, writes nothing.
 
-    What to know of its networks besides is said to `say`. With settings in `simulated`, also how a cluster of many
-    workers, some of which fail, would get through it.
+    Where there is anything to do, the speed of a worker is measured `where` it would run. What to know of networks and
+    of that besides is said to `say`. With settings in `simulated`, also how a cluster of many workers, some of which
+    fail, would get through it.
 
     Raises:
         JobFileError: If the job cannot run, or would be refused under its name.
+        ClusterError: If there is no cluster at the address.
     """
     settings = None if simulated is None else parse_settings(simulated)
     images = open_job_images(job)
     store = open_if_there(store_uri)
-    probe = SpeedProbe(job.numerics.batch_size)
-    resolution = resolve(job, images, store or EmptyStore(), visit=probe.visit)
+    resolution = resolve(job, images, store or EmptyStore())
     for notice in way_notices(resolution.sweep):
         say(notice)
     plan = make_plan(resolution.sweep, store.outcomes() if store else EmptyStore(), retry_failed=retry_failed)
@@ -70,20 +73,43 @@ def preview(
         check_same_cells(store, resolution.sweep, plan.shards, update=update)
     unprobed = not_made("probe", resolution.probes(), store or EmptyStore())
     detectors = not_made("detector", resolution.detectors(), store or EmptyStore())
-    cost = estimate(
-        plan,
-        probe,
-        image_bytes=image_bytes(images),
-        num_workers=workers or len(sched_getaffinity(0)),
-        training=sum(unit.flops for unit in [*resolution.untrained, *unprobed, *detectors]),
-    )
-    lines = list(_lines(job, store_uri, resolution, plan, cost, num_unprobed=len(unprobed)))
+    lines = list(_lines(job, store_uri, resolution, plan, num_unprobed=len(unprobed)))
+    cost: Estimate | None = None
+    before = [*resolution.untrained, *unprobed, *detectors]
+    if plan.todo or before:
+        tried = _tried(job, plan, where or Where(), num_detectors=len(resolution.detectors()), say=say)
+        cost = estimate(
+            plan,
+            tried.trial,
+            image_bytes=image_bytes(images),
+            num_workers=tried.size.num_workers,
+            speed_share=tried.speed_share,
+            before=before,
+        )
+        lines += _cost(cost, tried)
     if detectors:
         lines.append(f"detectors to train first: {len(detectors)}")
     if settings is not None:
-        found = SimulationSettings(**{"flops_per_second": probe.flops_per_second, **settings})  # type: ignore[arg-type]
+        measured = {} if cost is None else {"flops_per_second": cost.flops_per_second}
+        found = SimulationSettings(**{**measured, **settings})  # type: ignore[arg-type]
         lines.append(str(simulate(plan.todo, found)))
     return "\n".join(lines)
+
+
+def _tried(job: Job, plan: Plan, where: Where, *, num_detectors: int, say: Callable[[str], None]) -> Tried:
+    """Have the speed of a worker measured, and say what could not be."""
+    tried = try_out(
+        plan.sweep,
+        pairs_to_try(plan.sweep, plan.todo or plan.shards),
+        networks_to_train(plan.sweep),
+        where,
+        device=job.numerics.device,
+        max_units=max(len(plan.shards), len(plan.sweep.networks), num_detectors),
+        say=say,
+    )
+    for problem in tried.trial.problems:
+        say(f"No piece of the work could be computed of {problem}. The speed of others is taken instead.")
+    return tried
 
 
 def way_notices(sweep: Sweep) -> list[str]:
@@ -105,9 +131,7 @@ def image_bytes(images: Images) -> int:
     return sum(3 * prod(split.size or (224, 224)) * split.num for split in (images.fit, images.eval))
 
 
-def _lines(
-    job: Job, store_uri: str, resolution: Resolution, plan: Plan, cost: Estimate, *, num_unprobed: int
-) -> Iterator[str]:
+def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_unprobed: int) -> Iterator[str]:
     sweep = plan.sweep
     yield f"{job.name}, store {store_uri}"
     yield f"images: {sweep.data.dataset}, {sweep.num_fit} to fit on ({sweep.num_fit_closed} for closed forms), " + (
@@ -126,8 +150,6 @@ def _lines(
     yield f"cells: {plan.num_cells}, to compute {plan.num_todo}, done {plan.num_done}"
     yield from (f"  {count} {reason}" for reason, count in sorted(plan.reasons.items(), key=lambda one: -one[1]))
     yield f"shards: {len(plan.shards)}, to run {len(plan.todo)}"
-    if plan.todo or resolution.untrained or num_unprobed:
-        yield from _cost(cost)
 
 
 def _probes(sweep: Sweep, num_unprobed: int) -> str:
@@ -149,12 +171,23 @@ def _model(network: Network) -> str:
     )
 
 
-def _cost(cost: Estimate) -> Iterator[str]:
+def _cost(cost: Estimate, tried: Tried) -> Iterator[str]:
+    place, num = tried.trial.place, tried.size.num_workers
+    threads = f"{place.threads} thread" + "s" * (place.threads > 1)
     yield (
-        f"cost: {cost.flops:.3g} FLOPs, at {cost.flops_per_second / 1e9:.3g} GFLOP/s a worker (measured here) about "
-        f"{clock(cost.seconds)} on {cost.num_workers} workers"
+        f"cost: {cost.flops:.3g} FLOPs, at {cost.flops_per_second / 1e9:.3g} GFLOP/s a worker about "
+        f"{clock(cost.seconds)} on {num} worker{'s' * (num > 1)}, plus start-up"
     )
+    yield f"measured on {place.host}: {place.device} ({place.name}), {threads}, {place.precision}" + _busy(place)
     yield (
-        f"each worker: {decimal(cost.image_bytes)} of images, up to {decimal(cost.worker_bytes)} of memory; "
-        f"all: {decimal(cost.result_bytes)} of results"
+        f"each worker: {decimal(cost.image_bytes)} of images, up to {decimal(cost.worker_bytes)} of memory "
+        f"({decimal(place.memory_bytes)} free there); all: {decimal(cost.result_bytes)} of results"
     )
+
+
+def _busy(place: Place) -> str:
+    """Return a remark where others used the CPUs meanwhile."""
+    if not place.is_busy:
+        return ""
+    taken = f"{place.others_cpus:.1f} of {place.num_cpus}"
+    return f"; others took {taken} CPUs meanwhile, so that the time is less sure"
