@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers_engine import make_sweep, matcher, one_thread, trained_zoo  # noqa: F401  # one is a fixture
+from helpers_engine import make_sweep, matcher, one_thread, trained_zoo, workspace  # noqa: F401  # one is a fixture
 
 from stitchgrid.bench import Bench, PartFigures, bench_json, bench_text, measure
 from stitchgrid.bench.measure import Difference
@@ -49,6 +49,7 @@ SHARES = {"accuracy", "agreement", "penalty", "relative_accuracy"}
 def plain_networks_are_timed_for_one_pass(monkeypatch):
     monkeypatch.setattr(measure, "PLAIN_SECONDS", 0.0)
     monkeypatch.setattr(measure, "PRODUCT_WIDTH", 64)
+    monkeypatch.setattr(measure, "REPEAT_SECONDS", 0.0)
 
 
 def bench(folder, *options, code=0, job=JOB):
@@ -212,6 +213,22 @@ def test_products_are_counted_by_hand():
     found = product_flops(part)
     assert found[torch.float64] == 2 * ((num_fit + num_eval) * (at_home + laid) + num_eval * pooled)
     assert found[torch.float32] == num_eval * (num_eval + 1) * sum(map(math.prod, zip(rows, widths, strict=True)))
+
+
+def test_what_is_quick_is_computed_again_and_the_quickest_counts(monkeypatch, sweep):
+    now, durations = [0.0], iter([5.0, 3.0, 9.0])
+
+    class Worker:
+        def rows(self, _shard, _work):
+            now[0] += next(durations)
+            return []
+
+    monkeypatch.setattr(measure, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(measure, "REPEAT_SECONDS", 20.0)
+    part = replace(part_of(sweep, "structural"), shards=(None,))
+    work = workspace(trained_zoo(), sweep)
+    assert measure._engine(part, work, Worker())[1] == 3.0
+    assert now == [17.0]  # another one of 3 seconds would not end before 20
 
 
 def test_a_value_that_one_side_lacks_is_null_in_json_and_failures_are_counted():
