@@ -157,6 +157,19 @@ def test_a_trial_needs_neither_weights_nor_images_and_leaves_the_threads_as_they
     assert found.pass_flops_per_second > 0 < found.svd_flops_per_second
 
 
+def test_a_slow_machine_is_asked_for_no_more_than_it_bears(resolved, quick, monkeypatch):
+    monkeypatch.setattr(trial, "LATE", 0)
+    monkeypatch.setattr(trial, "LONGEST_SECONDS", 0.0)
+    pairs, computed = ((0, 0), (2, 2)), []
+    measure = trial.run_shard
+    monkeypatch.setattr(trial, "run_shard", lambda shard, work: computed.append(shard) or measure(shard, work))
+    assert run_trial(Question(sweep=resolved, pairs=pairs, device="cpu", threads=1)).paces == {}
+    assert computed == []
+    monkeypatch.setattr(trial, "LONGEST_SECONDS", 60.0)
+    assert set(run_trial(Question(sweep=resolved, pairs=pairs, device="cpu", threads=1)).paces) == set(pairs)
+    assert len(computed) == 2
+
+
 def test_networks_run_in_the_jobs_precision(resolved, quick, monkeypatch):
     seen = set()
     measure = trial.run_shard

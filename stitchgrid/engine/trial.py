@@ -34,6 +34,7 @@ TRAINING_SECONDS, TRAINING_EPOCHS = 0.3, 4  # for the training of one network
 MOST_IMAGES = 2048  # of a piece
 GROWTH = 2  # from one piece to the next
 LEVER = 4  # times as many images as in the piece that a large one is compared with, where there is time
+LONGEST_SECONDS = 15.0  # after which no other pair is begun
 LATE = 12  # times the seconds wanted, after which no other piece is begun
 SVD_SIDE = 384
 
@@ -86,7 +87,8 @@ def svd_flops(rows: int, columns: int) -> float:
 def run_trial(question: Question) -> Trial:
     """Compute a small piece of each network pair asked for, and tell how fast that was.
 
-    A pair of which nothing can be computed has no pace: untrained networks may overflow, or memory not suffice.
+    A pair of which nothing can be computed has no pace: untrained networks may overflow, or memory not suffice. Nor
+    have the last ones where the others have taken long.
 
     Raises:
         InputError: If there is no such device, or a network cannot be made here.
@@ -113,7 +115,10 @@ def _try(question: Question, device: torch.device) -> Trial:
         flops, seconds = flops + more.flops, seconds + more.seconds
     each = TRIAL_SECONDS / max(1, len(question.pairs))
     paces, problems = {}, []
+    stop = perf_counter() + LONGEST_SECONDS
     for pair in question.pairs:
+        if perf_counter() > stop:
+            break
         sample = shrink(sweep, pair, max_flops=each / 4 * flops / seconds)
         try:
             pieces = _pieces(sample, [networks[position] for position in dict.fromkeys(pair)], device, seconds=each / 2)
@@ -197,7 +202,9 @@ def _pieces(sample: Sample, networks: Sequence[CutNetwork], device: torch.device
     """
     most, stop = min(MOST_IMAGES, sample.most_images), perf_counter() + LATE * seconds
     num_images, pieces = min(FIRST_IMAGES, most), dict[int, Piece]()
-    _piece(sample, networks, device, num_images)  # brings what is needed into memory
+    first = _piece(sample, networks, device, num_images)  # brings what is needed into memory
+    if perf_counter() > stop:
+        return [first]
     while True:
         try:
             pieces[num_images] = _piece(sample, networks, device, num_images)
