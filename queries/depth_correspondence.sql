@@ -2,6 +2,7 @@
 -- mean_depth_gap is the mean of best source depth less target depth, mean_distance of its absolute value, both in shares
 -- of a network's depth; rank_correlation is Spearman's, over target layers, of a target's depth with its best source's,
 -- null where all have the same.
+-- Of sources that tie the nearest in depth counts.
 -- chance_distance is the mean distance if every source layer were as likely. best_score averages the best sources'.
 -- param sweep = ''  one sweep; '' is all of them
 -- param matcher = ''  one matcher; '' is all of them
@@ -11,7 +12,7 @@
 with targets as (
     select
         sweep, matcher, params, samples, metric, source_model, target_model, target_layer, target_depth,
-        arg_max(source_depth, similarity) as best_depth,
+        arg_max(source_depth, (similarity, -abs(source_depth - target_depth), -source_depth)) as best_depth,
         arg_max(score, similarity) as score,
         avg(abs(source_depth - target_depth)) as chance
     from scores

@@ -265,7 +265,10 @@ def test_depths_correspond_as_the_planted_best_sources_do(catalog):
         for (f, source, g, target), value in similarities(row["matcher"]).items():
             if (f, g) == (row["source_model"], row["target_model"]):
                 by_target.setdefault(target, {})[source] = value
-        best = {target: max(sources, key=sources.get) for target, sources in by_target.items()}
+        best = {
+            target: max(sources, key=lambda source: (sources[source], -abs(depth[source] - depth[target])))  # noqa: B023
+            for target, sources in by_target.items()
+        }
         gaps = [depth[source] - depth[target] for target, source in best.items()]
         assert row["num_target_layers"] == len(best)
         assert row["mean_depth_gap"] == pytest.approx(np.mean(gaps))

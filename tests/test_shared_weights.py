@@ -259,7 +259,7 @@ def test_a_worker_keeps_weights_where_it_keeps_images(cache, tmp_path):
     worker = Worker(store=str(tmp_path / "grid"), device="cpu", threads=1, cache=cache)
     asked = spec("stitchgrid:tiny10")
     network = record_of(asked, state_digest(build_network(asked)))
-    worker._network(SimpleNamespace(networks=(network,)), 0)
+    worker._network(SimpleNamespace(networks=(network,), compiles=False), 0)
     assert files_in(cache) == [network.weights_digest]
 
 
@@ -280,7 +280,7 @@ def test_a_worker_keeps_no_memory_that_networks_were_built_in(cache, tmp_path):
         asked = spec("wide.py:wide", base=tmp_path, seed=seed)
         network = record_of(asked, state_digest(build_network(asked)))
         before = private_bytes()
-        worker._network(SimpleNamespace(networks=(network,)), 0)
+        worker._network(SimpleNamespace(networks=(network,), compiles=False), 0)
         taken = private_bytes() - before
         assert taken < 0.25 * sum(value.nbytes for value in build_network(asked).parameters())
 
