@@ -266,7 +266,7 @@ def test_depths_correspond_as_the_planted_best_sources_do(catalog):
             if (f, g) == (row["source_model"], row["target_model"]):
                 by_target.setdefault(target, {})[source] = value
         best = {
-            target: max(sources, key=lambda source: (sources[source], -abs(depth[source] - depth[target])))  # noqa: B023
+            target: max(sources, key=lambda source: (sources[source], -abs(depth[source] - depth[target])))
             for target, sources in by_target.items()
         }
         gaps = [depth[source] - depth[target] for target, source in best.items()]
