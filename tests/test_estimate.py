@@ -199,6 +199,29 @@ def test_pairs_of_which_nothing_can_be_computed_are_told_and_go_at_the_speed_of_
     assert Pricing(asked, a_trial({}, passes=2e9)).seconds(shard) == pytest.approx(shard.flops / 2e9)
 
 
+def test_networks_that_cannot_be_run_are_told_and_left_out(resolved, quick, monkeypatch):
+    make = trial.random_network
+
+    def random_network(record, device):
+        if record.name == "vit":
+            raise RuntimeError("at most 16 images")
+        return make(record, device)
+
+    def training_speed(*_):
+        raise ValueError("a batch of one")
+
+    monkeypatch.setattr(trial, "random_network", random_network)
+    monkeypatch.setattr(trial, "_training_speed", training_speed)
+    pairs = ((0, 0), (0, 2), (2, 2))
+    found = run_trial(Question(sweep=resolved, pairs=pairs, training=(1,), device="cpu", threads=1))
+    assert set(found.paces) == {(0, 0)}
+    assert found.training_flops_per_second == {}
+    trained = resolved.networks[1].name
+    assert found.problems == ("vit: at most 16 images", f"the training of {trained}: a batch of one")
+    with pytest.raises(InputError, match="no network could be run to measure its speed; vit: at most 16 images"):
+        run_trial(Question(sweep=resolved, pairs=pairs[2:], device="cpu", threads=1))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_said_to_be_missing(resolved):
     with pytest.raises(InputError, match=r"no GPU that torch can use; set .numerics. device"):

@@ -63,6 +63,7 @@ def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: boo
             if trained:
                 reader = source_reader(work, ledger, trained, fitted.reductions, like=reader)
                 fitted.stitches += _train(work, ledger, trained, fitted.reductions, reader)
+    del reader  # and the activations that it keeps
     with ledger.timed(cells):
         Evaluation(work, ledger, cells, fitted).run()
 

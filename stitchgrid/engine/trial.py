@@ -91,7 +91,7 @@ def run_trial(question: Question) -> Trial:
     have the last ones where the others have taken long.
 
     Raises:
-        InputError: If there is no such device, or a network cannot be made here.
+        InputError: If there is no such device, or no network can be run here.
     """
     device = torch.device(choose_device(question.device))
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -108,15 +108,22 @@ def run_trial(question: Question) -> Trial:
 
 def _try(question: Question, device: torch.device) -> Trial:
     sweep, networks, others = question.sweep, dict[int, CutNetwork](), Others()
-    flops, seconds = 0.0, 0.0
+    flops, seconds, problems = 0.0, 0.0, list[str]()
+    paces: dict[Pair, Pace] = {}
     for position in sorted({position for pair in question.pairs for position in pair}):
-        networks[position] = random_network(sweep.networks[position], device)
-        more = _passes(networks[position], sweep, device)
-        flops, seconds = flops + more.flops, seconds + more.seconds
+        try:
+            network = random_network(sweep.networks[position], device)
+            more = _passes(network, sweep, device)
+        except Exception as problem:  # of the network's own code, or memory does not suffice
+            problems.append(f"{sweep.networks[position].name}: {problem}")
+        else:
+            networks[position] = network
+            flops, seconds = flops + more.flops, seconds + more.seconds
+    if not networks:
+        raise InputError(f"no network could be run to measure its speed; {'; '.join(problems)}")
     each = TRIAL_SECONDS / max(1, len(question.pairs))
-    paces, problems = {}, []
     stop = perf_counter() + LONGEST_SECONDS
-    for pair in question.pairs:
+    for pair in (pair for pair in question.pairs if networks.keys() >= set(pair)):
         if perf_counter() > stop:
             break
         sample = shrink(sweep, pair, max_flops=each / 4 * flops / seconds)
@@ -128,9 +135,12 @@ def _try(question: Question, device: torch.device) -> Trial:
             problems.append(f"{' into '.join(sweep.networks[position].name for position in pair)}: {problem}")
         else:
             paces[pair] = pace_of(pieces, num_cells=sample.num_cells)
-    training = {
-        position: _training_speed(sweep.networks[position], device, flops / seconds) for position in question.training
-    }
+    training: dict[int, float] = {}
+    for position in question.training:
+        try:
+            training[position] = _training_speed(sweep.networks[position], device, flops / seconds)
+        except Exception as problem:
+            problems.append(f"the training of {sweep.networks[position].name}: {problem}")
     return Trial(
         training_flops_per_second=training,
         place=place_of(device, sweep.precision, others),

@@ -23,6 +23,9 @@ _FUNCTIONS = frozenset(  # of torch, torch.nn.functional and tensors
 )
 
 
+SHAPES = 64  # of its input for which a half is compiled: stacks and batches, whole and last, with gradients or not
+
+
 class GraphNetwork(CutNetwork):
     """A network cut by its graph."""
 
@@ -52,6 +55,7 @@ class GraphNetwork(CutNetwork):
             return part
         if part not in self._compiled:
             torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
+            torch._dynamo.config.recompile_limit = SHAPES  # type: ignore[assignment,unused-ignore]
             self._compiled[part] = cast(nn.Module, torch.compile(part, dynamic=False))  # for each shape, when it comes
         return self._compiled[part]
 

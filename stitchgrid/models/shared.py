@@ -85,6 +85,7 @@ class SharedWeights:
                     file.write(as_bytes(state[name]).numpy().data)
                 file.truncate(size)
             sync(draft)
+            draft.chmod(0o644)  # other users of the cache may read it; a draft is its owner's alone
             draft.replace(self._folder / digest)
         except OSError as problem:  # the cache cannot be written, or its disk is full
             _log.warning("weights (%d bytes) stay in this process's own memory: %s", size, problem)

@@ -22,7 +22,7 @@ def pwcca(pairs: Sequence[PairMoments]) -> Tensor:
     that is wider than the target; unlike other published code, rank is judged relative to the largest eigenvalue.
     """
     find_axes(side for moments in pairs for side in (moments.x, moments.y))
-    return together(_pwcca, pairs, lambda moments: (moments.x.axes[1].shape, moments.y.axes[1].shape))
+    return together(_pwcca, pairs, lambda of: (of.x.axes[1].shape, of.y.axes[1].shape, of.xy_DE.shape))
 
 
 def _pwcca(pairs: Sequence[PairMoments]) -> Tensor:
