@@ -404,6 +404,8 @@ def test_a_plan_says_what_was_measured_where_and_a_dry_run_the_same(job, tmp_pat
         said = run(*command, *where).stdout
         assert re.search(r"GFLOP/s a worker about \d+:\d\d:\d\d on 2 workers, plus start-up", said), said
         assert re.search(r"measured on \S+: cpu \(.+\), 1 thread, bf16", said), said
+        assert "compiling them comes on top" not in said
+    assert "compiling them comes on top" in run("plan", *where, "--set", "numerics.compile=true").stdout
     assert not (tmp_path / "grid").exists()
 
 

@@ -87,6 +87,8 @@ def preview(
             before=before,
         )
         lines += _cost(cost, tried)
+        if plan.sweep.compiles:
+            lines.append("the time is that of networks which are not compiled; compiling them comes on top")
     if detectors:
         lines.append(f"detectors to train first: {len(detectors)}")
     if settings is not None:
