@@ -1,6 +1,6 @@
 """Job -> sweep: networks are built once, cut and hashed, images are drawn; every problem is named at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -197,9 +197,8 @@ def resolve(
     artefacts: Artefacts,
     *,
     cache: Path | None = None,
-    visit: Callable[[CutNetwork], None] = lambda _: None,
 ) -> Resolution:
-    """Build every network of a job once, show each to `visit`, and return the sweep.
+    """Build every network of a job once, and return the sweep.
 
     Raises:
         JobFileError: With every problem found: architectures, checkpoints, layers, sizes, labels.
@@ -210,7 +209,7 @@ def resolve(
     problems: list[str] = []
     for spec in job.network_specs():
         try:
-            network, to_train = _resolve_network(spec, data, images, artefacts, visit)
+            network, to_train = _resolve_network(spec, data, images, artefacts)
         except StitchgridError as problem:
             problems.append(f"model {spec.name!r}: {problem}")
             continue
@@ -286,7 +285,6 @@ def _resolve_network(
     data: DataSpec,
     images: Images,
     artefacts: Artefacts,
-    visit: Callable[[CutNetwork], None],
 ) -> tuple[Network, TrainNetwork | None]:
     preprocess = spec.preprocess or default_preprocess(spec)
     key = training_key(spec, preprocess, images) if spec.recipe else None
@@ -310,7 +308,6 @@ def _resolve_network(
         flops=cut.flops,
         way=cut.way,
     )
-    visit(cut)
     if key is None or trained or spec.recipe is None:
         return network, None
     # A step costs a forward pass and about twice that backward.

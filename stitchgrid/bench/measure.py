@@ -15,6 +15,7 @@ import torch
 from stitchgrid.bench.parts import Part, irreducible_flops, parts_of, product_flops, sample_pairs
 from stitchgrid.datasets import Images
 from stitchgrid.driver.preview import EmptyStore, open_if_there
+from stitchgrid.engine.place import processor
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import InputError
 from stitchgrid.jobfile import Job
@@ -289,7 +290,7 @@ def _peak(work: Workspace) -> int:
 
 def _machine(work: Workspace) -> dict[str, str | int]:
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "device": torch.cuda.get_device_name(work.device) if work.device.type == "cuda" else "cpu",
         "cores": len(sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
@@ -297,11 +298,3 @@ def _machine(work: Workspace) -> dict[str, str | int]:
         "precision": work.sweep.precision,
         "batch_size": work.sweep.batch_size,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -35,7 +35,7 @@ def place_of(device: torch.device, precision: str, others: "Others") -> Place:
     return Place(
         host=node(),
         device=device.type,
-        name=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        name=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         memory_bytes=available_bytes(device),
         threads=torch.get_num_threads(),
         precision=precision,
@@ -66,7 +66,8 @@ def _cpu_seconds() -> float:
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of this machine's processor, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
