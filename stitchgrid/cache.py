@@ -5,14 +5,18 @@ that cannot be used only costs time and memory.
 """
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import time
 
 if sys.platform != "win32":
     import fcntl
+
+ABANDONED_SECONDS = 7 * 86_400.0  # after which nobody works on a draft any more
 
 
 def default_cache() -> Path:
@@ -43,6 +47,29 @@ def lock(folder: Path, name: str) -> Iterator[None]:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def draft(folder: Path) -> Iterator[Path]:
+    """Give a new folder in `folder` to write an entry in; what is still there at the end is removed.
+
+    So is what writers that were killed have left there long ago.
+
+    Raises:
+        OSError: If the cache cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("draft-*"):
+        with suppress(OSError):  # another process removes it, too
+            if time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left)
+    outer = Path(tempfile.mkdtemp(prefix="draft-", dir=folder))
+    try:
+        inner = outer / "entry"  # as readable to others as this process's files are; the outer one is its owner's alone
+        inner.mkdir()
+        yield inner
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

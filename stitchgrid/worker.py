@@ -18,11 +18,12 @@ from typing import TypeVar
 import torch
 from torch.nn.functional import cross_entropy
 
-from stitchgrid.allocator import give_back_freed_memory, keep_freed_memory
+from stitchgrid.allocator import give_back_freed_memory
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.datasets.resident import PicturePair, Pictures, near
 from stitchgrid.engine.detect import train_detector
 from stitchgrid.engine.memory import available_bytes, fitting_pieces, probe_halvings, shard_bytes
+from stitchgrid.engine.place import set_up_torch
 from stitchgrid.engine.probes import as_artefact
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
@@ -67,9 +68,7 @@ class Worker:
         self.store = Store.open(store)
         self.cache = cache
         self.device = torch.device(choose_device(device))
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-        self._keeps_memory = keep_freed_memory()
-        torch.backends.mha.set_fastpath_enabled(False)  # its outputs differ from those with gradients by 4e-6
+        self._keeps_memory = set_up_torch(threads)
         self._networks: OrderedDict[str, CutNetwork] = OrderedDict()
         self._images: tuple[tuple[DataSpec, int | None], Images] | None = None
         self._near_images: PicturePair | None = None  # where the device finds them fastest

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from stitchgrid.engine import train as engine_train
 from stitchgrid.engine.ledger import Ledger
-from stitchgrid.engine.train import SourceReader, train_task_loss
+from stitchgrid.engine.train import SourceReader, source_reader, train_task_loss
 from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.matchers.stitchers.task_loss import initial_map, seeded
@@ -63,7 +63,7 @@ def train(zoo: Zoo, sweep: Sweep, cells: list[Cell] | None = None, *, num_images
     ledger = Ledger(work, cells, shard="unit")
     for cell in cells:
         ledger[cell].num_fit = num_images
-    stitches = train_task_loss(work, ledger, cells)
+    stitches = train_task_loss(work, ledger, cells, source_reader(work, ledger, cells))
     assert [stitch.cell for stitch in stitches] == cells
     return {stitch.cell.cell_id: stitch.map for stitch in stitches}
 

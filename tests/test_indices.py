@@ -18,7 +18,7 @@ from stitchgrid.moments import Side, find_axes, pair_moments, principal_axes
 
 
 def cka_of(x: Tensor, y: Tensor) -> float:
-    return cka(centred_gram([x]), centred_gram([y])).item()
+    return cka([(centred_gram([x]), centred_gram([y]))]).item()
 
 
 def pwcca_of(x: Tensor, y: Tensor) -> float:

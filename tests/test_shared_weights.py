@@ -3,7 +3,6 @@
 import ctypes
 import logging
 import multiprocessing
-import stat
 import sys
 from types import SimpleNamespace
 
@@ -253,13 +252,6 @@ def test_for_another_device_only_what_comes_from_the_store_is_kept(cache, tmp_pa
         load(network, store, cache=cache, device="meta")
     assert files_in(cache) == [network.weights_digest]
     assert store.num_reads == 1
-
-
-def test_other_users_of_a_cache_can_read_its_weights(cache):
-    network = build_network(spec("stitchgrid:tiny10"))
-    digest = state_digest(network)
-    SharedWeights(cache).share(network, digest)
-    assert stat.S_IMODE((cache / "weights" / digest).stat().st_mode) == 0o644
 
 
 def test_a_worker_keeps_weights_where_it_keeps_images(cache, tmp_path):

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf, isnan
 from os import sched_getaffinity
 from pathlib import Path
@@ -146,13 +147,8 @@ def _plain_speed(work: Workspace, position: int) -> float:
                 network(x)
             except RuntimeError:  # its forward asks for views that this memory format does not have
                 continue
-            _synchronise(work)
-            start, passes = perf_counter(), 0
-            while not passes or perf_counter() - start < PLAIN_SECONDS:
-                network(x)
-                passes += 1
-                _synchronise(work)
-        best = max(best, passes * size * record.flops / (perf_counter() - start))
+            seconds = _mean_seconds(partial(network, x), work, of=PLAIN_SECONDS)
+        best = max(best, size * record.flops / seconds)
     return best
 
 
@@ -161,13 +157,22 @@ def _product_speed(work: Workspace, dtype: torch.dtype) -> float:
     """Return FLOP/s of a product of two large matrices."""
     matrix = torch.rand(PRODUCT_WIDTH, PRODUCT_WIDTH, dtype=dtype, device=work.device)
     out = matrix @ matrix
+    return (
+        2.0
+        * PRODUCT_WIDTH**3
+        / _mean_seconds(partial(torch.matmul, matrix, matrix, out=out), work, of=PLAIN_SECONDS / 2)
+    )
+
+
+def _mean_seconds(compute: Callable[[], object], work: Workspace, *, of: float) -> float:
+    """Return the mean time of a computation that was done before, repeated for `of` seconds."""
     _synchronise(work)
-    start, products = perf_counter(), 0
-    while not products or perf_counter() - start < PLAIN_SECONDS / 2:
-        torch.matmul(matrix, matrix, out=out)
-        products += 1
+    start, times = perf_counter(), 0
+    while not times or perf_counter() - start < of:
+        compute()
+        times += 1
         _synchronise(work)
-    return products * 2.0 * PRODUCT_WIDTH**3 / (perf_counter() - start)
+    return (perf_counter() - start) / times
 
 
 def _measure(

@@ -24,6 +24,19 @@ class Hello:
     problem: str = ""  # why there is no worker
 
 
+def greet(problem: str = "") -> Hello:
+    """Return the first words of the actor that runs in this process."""
+    import ray
+
+    return Hello(
+        version=stitchgrid.__version__,
+        host=socket.gethostname(),
+        node=ray.get_runtime_context().get_node_id(),
+        pid=os.getpid(),
+        problem=problem,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
     """A unit raised an error that leaves the worker's process of no more use."""
@@ -54,13 +67,7 @@ class WorkerActor:
                 check_worker(self._worker, self._context[1])
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
-        return Hello(
-            version=stitchgrid.__version__,
-            host=socket.gethostname(),
-            node=ray.get_runtime_context().get_node_id(),
-            pid=os.getpid(),
-            problem=problem,
-        )
+        return greet(problem)
 
     def run(self, unit: Unit, run: int) -> UnitReport | UnitRaised | Broken:
         """Do one unit of the run for which the worker was last started; an error names no worker: it knows no name."""

@@ -1,7 +1,5 @@
 """One function called where a worker would run, and its answer; no unit of work, no store."""
 
-import os
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import stitchgrid
-from stitchgrid.cluster.actor import Hello
+from stitchgrid.cluster.actor import Hello, greet
 from stitchgrid.cluster.connection import Connection
 from stitchgrid.cluster.deaths import in_short
 from stitchgrid.cluster.sizing import Size, check_shares, choose_size
@@ -32,14 +30,7 @@ class Messenger:
 
     def greet(self) -> Hello:
         """Tell where it is."""
-        import ray
-
-        return Hello(
-            version=stitchgrid.__version__,
-            host=socket.gethostname(),
-            node=ray.get_runtime_context().get_node_id(),
-            pid=os.getpid(),
-        )
+        return greet()
 
     def call(self, function: bytes) -> tuple[Any, str]:
         """Return what the function returned, or what it raised, in words."""

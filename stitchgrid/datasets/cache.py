@@ -6,15 +6,13 @@ used only costs speed: the images are then kept in memory.
 
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.cache import lock, sync
+from stitchgrid.cache import draft, lock, sync
 from stitchgrid.datasets.images import Pool
 
 PIXELS, INDEX, META = "pixels.bin", "index.npz", "meta.json"
@@ -48,30 +46,24 @@ class ImageCache:
         except (OSError, ValueError, KeyError):
             return None
 
-    @contextmanager
-    def draft(self) -> Iterator[Path]:
-        """Give a folder to write an entry in; what is still there at the end is removed.
+    def draft(self) -> AbstractContextManager[Path]:
+        """Return a folder to write an entry in; what is still there at the end is removed.
 
         Raises:
-            OSError: If the cache cannot be written.
+            OSError: If the cache cannot be written, as the folder is entered.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="draft-", dir=self._folder))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        return draft(self._folder)
 
-    def publish(self, draft: Path, key: str, pool: Pool) -> Pool:
+    def publish(self, folder: Path, key: str, pool: Pool) -> Pool:
         """Turn a draft whose pixels are written into the entry, and return it as it is loaded."""
-        np.savez(draft / INDEX, offsets=pool.offsets, sizes=pool.sizes, labels=pool.labels)
+        np.savez(folder / INDEX, offsets=pool.offsets, sizes=pool.sizes, labels=pool.labels)
         meta = {"class_names": pool.class_names, "num_listed": pool.num_listed, "num_bad": pool.num_bad}
-        (draft / META).write_text(json.dumps(meta))
+        (folder / META).write_text(json.dumps(meta))
         for name in (PIXELS, INDEX, META):
-            sync(draft / name)
+            sync(folder / name)
         shutil.rmtree(self._folder / key, ignore_errors=True)  # only ever a damaged one: a sound one was loaded
         with suppress(OSError):  # another process was first: its entry is the same
-            draft.replace(self._folder / key)
+            folder.replace(self._folder / key)
         return self.load(key) or pool
 
     def lock(self, name: str) -> AbstractContextManager[None]:

@@ -20,7 +20,7 @@ MOMENT_INDICES: dict[str, Callable[[Sequence[PairMoments]], dict[str, Tensor]]] 
     "procrustes": lambda pairs: {"procrustes": procrustes(pairs)},
 }
 GRAM_INDICES: dict[str, Callable[[Sequence[tuple[Tensor, Tensor]]], dict[str, Tensor]]] = {
-    "cka": lambda pairs: {"cka": torch.stack([cka(gram_x_NN, gram_y_NN) for gram_x_NN, gram_y_NN in pairs])},
+    "cka": lambda pairs: {"cka": cka(pairs)},
 }
 
 

@@ -1,4 +1,4 @@
-"""Where and how something was measured: the host, the device, what others took of it meanwhile."""
+"""Where and how something is computed: torch's settings; the host, the device, what others take of it meanwhile."""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +8,17 @@ from time import perf_counter, process_time
 
 import torch
 
+from stitchgrid.allocator import keep_freed_memory
 from stitchgrid.engine.memory import available_bytes
+
+
+def set_up_torch(threads: int | None) -> bool:
+    """Set up this process's torch for the engine, with so many threads (None: one per CPU it may use).
+
+    Return whether freed memory is kept.
+    """
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    return keep_freed_memory()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

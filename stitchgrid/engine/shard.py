@@ -9,7 +9,6 @@ import torch
 from stitchgrid.engine.evaluate import Evaluation
 from stitchgrid.engine.fit import fit_closed_form
 from stitchgrid.engine.ledger import Ledger, is_nobodys
-from stitchgrid.engine.low_rank import Reductions
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.train import SourceReader, source_reader, train_task_loss
 from stitchgrid.engine.workspace import Workspace
@@ -62,7 +61,7 @@ def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: boo
         with ledger.failing(trained) if is_pair else nullcontext(), ledger.timed(trained):
             if trained:
                 reader = source_reader(work, ledger, trained, fitted.reductions, like=reader)
-                fitted.stitches += _train(work, ledger, trained, fitted.reductions, reader)
+                fitted.stitches += _train(work, ledger, trained, reader)
     del reader  # and the activations that it keeps
     with ledger.timed(cells):
         Evaluation(work, ledger, cells, fitted).run()
@@ -72,11 +71,9 @@ def _matcher(work: Workspace, cell: Cell) -> Matcher:
     return MATCHERS[work.sweep.matchers[cell.matcher].kind]
 
 
-def _train(
-    work: Workspace, ledger: Ledger, cells: list[Cell], reductions: Reductions, reader: SourceReader
-) -> list[Stitch]:
+def _train(work: Workspace, ledger: Ledger, cells: list[Cell], reader: SourceReader) -> list[Stitch]:
     spec = work.sweep.matchers[cells[0].matcher]
-    stitches = train_task_loss(work, ledger, cells, reductions, reader=reader)
+    stitches = train_task_loss(work, ledger, cells, reader)
     finite = [torch.isfinite(s.map.weight_DE).all() & torch.isfinite(s.map.bias_E).all() for s in stitches]
     for stitch, is_finite in zip(stitches, torch.stack(finite).tolist() if finite else [], strict=True):
         if not is_finite:

@@ -28,19 +28,16 @@ def train_task_loss(
     work: Workspace,
     ledger: Ledger,
     cells: Sequence[Cell],
-    reductions: Reductions | None = None,
-    *,
-    reader: "SourceReader | None" = None,
+    reader: "SourceReader",
 ) -> list[Stitch]:
     """Return the trained maps of all cells of one matcher, in the order of the cells, but for those that failed.
 
-    A map is trained on its source as `reductions` say; the one returned takes the unreduced source. `reader` is the
-    cells' `source_reader` where there is one already.
+    `reader` is the cells' `source_reader`. A map is trained on its source as that reduces it; the one returned takes
+    the unreduced source.
 
     Every cell starts from its own initialisation and sees the images in the order its matcher's seed decides, so that
     stacking changes a result by rounding alone. Only the maps have gradients; the networks stay frozen.
     """
-    reduced = _reduced(cells, reductions)
     spec = work.sweep.matchers[cells[0].matcher]
     params = spec.values
     maps = [_parameters(work, cell) for cell in cells]
@@ -48,7 +45,6 @@ def train_task_loss(
     stitches = [Stitch(cell=cell, map=initial, rules=rules) for cell, initial in zip(cells, maps, strict=True)]
     tensors = [tensor for stitch in stitches for tensor in (stitch.map.weight_DE, stitch.map.bias_E)]
     adam = torch.optim.Adam(tensors, lr=params["lr"], weight_decay=params["weight_decay"], fused=True)
-    reader = reader or source_reader(work, ledger, cells, reductions)
     ordered = sorted(stitches, key=lambda stitch: stitch.cell.target_key)
     tails = [(key, list(group)) for key, group in groupby(ordered, key=lambda stitch: stitch.cell.target_key)]
     for epoch in range(params["epochs"]):
@@ -60,7 +56,10 @@ def train_task_loss(
                         _backward(work, target, group, activations, labels_N)
             adam.step()
     done = [replace(s, map=s.map.double()) for s in stitches if ledger[s.cell].error is None]
-    return [replace(s, map=reduced[s.cell].before(s.map)) if s.cell in reduced else s for s in done]
+    return [
+        replace(s, map=reader.reduced[s.cell.source_key].before(s.map)) if s.cell.source_key in reader.reduced else s
+        for s in done
+    ]
 
 
 def source_reader(

@@ -4,15 +4,13 @@ Networks have random weights and images are noise, since neither decides how lon
 the code of the networks, nothing is written.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
 
-from stitchgrid.allocator import keep_freed_memory
-from stitchgrid.engine.place import Others, Place, place_of
+from stitchgrid.engine.place import Others, Place, place_of, set_up_torch
 from stitchgrid.engine.sample import FIRST_IMAGES, NOISE_IMAGES, Noise, NoisePair, Pair, Sample, shrink
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import LayerKey, Workspace
@@ -97,9 +95,7 @@ def run_trial(question: Question) -> Trial:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no GPU that torch can use; set [numerics] device to auto or cpu.")
     before = torch.get_num_threads()
-    torch.set_num_threads(question.threads or len(os.sched_getaffinity(0)))
-    keep_freed_memory()
-    torch.backends.mha.set_fastpath_enabled(False)  # as in a worker
+    set_up_torch(question.threads)
     try:
         return _try(question, device)
     finally:

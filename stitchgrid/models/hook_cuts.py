@@ -10,7 +10,7 @@ from stitchgrid.models.blocks import ACTIVATIONS, block_calls
 from stitchgrid.models.cuts import Call, Cut, CutNetwork, Operations, make_layer
 from stitchgrid.models.hook_axes import CallReader
 from stitchgrid.models.hook_runs import Detour, capture
-from stitchgrid.models.hook_trial import Trial, is_leaf
+from stitchgrid.models.hook_trial import NoiseTrial, is_leaf
 
 _SCORES = "output"  # node of class scores that no module returns
 
@@ -74,7 +74,7 @@ def cut_by_hooks(
     Raises:
         InputError: If it gives other scores when run again, or cannot be cut before its scores.
     """
-    trial = Trial(module, input_shape, expected)
+    trial = NoiseTrial(module, input_shape, expected)
     calls = trial.run.calls
     nodes = [call.path for call in calls]
     end = trial.scores_from
@@ -94,7 +94,7 @@ def cut_by_hooks(
     return HookedNetwork(module, input_shape, cuts, operations, {nodes[k]: one for k, one in detours.items()}, reason)
 
 
-def _operations(trial: Trial, nodes: Sequence[str]) -> Operations:
+def _operations(trial: NoiseTrial, nodes: Sequence[str]) -> Operations:
     calls = trial.run.calls
     return Operations(
         nodes=tuple(nodes),
@@ -113,7 +113,7 @@ def _operations(trial: Trial, nodes: Sequence[str]) -> Operations:
     )
 
 
-def _cuts(trial: Trial, positions: Sequence[int], operations: Operations, *, num_classes: int) -> list[Cut]:
+def _cuts(trial: NoiseTrial, positions: Sequence[int], operations: Operations, *, num_classes: int) -> list[Cut]:
     calls, reader = trial.run.calls, CallReader(trial.module, trial.run.calls)
     readings = {k: reader.read(k) if k < len(calls) else Reading(axes="ND") for k in positions}
     blocks = block_calls(operations.calls, [k for k in positions if readings[k] is not None])

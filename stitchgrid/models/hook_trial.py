@@ -27,7 +27,7 @@ _LOOKED_INTO = (  # of torch.nn, by exact type
 )
 
 
-class Trial:
+class NoiseTrial:
     """What some runs of a network on noise tell."""
 
     def __init__(self, module: nn.Module, input_shape: Sequence[int], expected: Tensor):

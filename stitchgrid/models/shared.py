@@ -6,16 +6,14 @@ the network that was built, and nothing is used unless all of it gives the diges
 """
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stitchgrid.cache import lock, sync
+from stitchgrid.cache import draft, lock, sync
 from stitchgrid.models.weights import as_bytes, state_digest, tracked
 
 _log = logging.getLogger(__name__)
@@ -75,24 +73,18 @@ class SharedWeights:
         places, size = _places(state)
         if not places or state_digest(state) != digest:
             return None
-        draft = None
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(prefix="draft-", dir=self._folder, delete=False) as file:
-                draft = Path(file.name)
-                for name, begin in places.items():
-                    file.seek(begin)
-                    file.write(as_bytes(state[name]).numpy().data)
-                file.truncate(size)
-            sync(draft)
-            draft.chmod(0o644)  # other users of the cache may read it; a draft is its owner's alone
-            draft.replace(self._folder / digest)
+            with draft(self._folder) as folder:
+                path = folder / digest
+                with path.open("wb") as file:
+                    for name, begin in places.items():
+                        file.seek(begin)
+                        file.write(as_bytes(state[name]).numpy().data)
+                    file.truncate(size)
+                sync(path)
+                path.replace(self._folder / digest)
         except OSError as problem:  # the cache cannot be written, or its disk is full
             _log.warning("weights (%d bytes) stay in this process's own memory: %s", size, problem)
-        finally:
-            if draft is not None:
-                with suppress(OSError):
-                    draft.unlink(missing_ok=True)
         return self._find(module, digest)
 
 

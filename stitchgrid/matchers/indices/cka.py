@@ -26,8 +26,9 @@ def centred_gram(batches: Sequence[Tensor]) -> Tensor:
     num_images, num_features = sum(len(batch) for batch in batches), batches[0].shape[1]
     gram_NN = torch.zeros(num_images, num_images, dtype=torch.float64, device=batches[0].device)
     for start in range(0, num_features, BLOCK_FEATURES):
-        block_NP = torch.cat([batch[:, start : start + BLOCK_FEATURES] for batch in batches])
-        mean_P = block_NP.sum(0, dtype=torch.float64) / num_images
+        blocks = [batch[:, start : start + BLOCK_FEATURES] for batch in batches]
+        mean_P = torch.stack([block.sum(0, dtype=torch.float64) for block in blocks]).sum(0) / num_images
+        block_NP = torch.cat(blocks)
         block_NP -= mean_P.to(block_NP.dtype)
         for first in range(0, num_images, BLOCK_IMAGES):
             stop = min(first + BLOCK_IMAGES, num_images)
@@ -37,12 +38,12 @@ def centred_gram(batches: Sequence[Tensor]) -> Tensor:
     return gram_NN - mean_N[:, None] - mean_N + mean_N.mean()
 
 
-def cka(gram_x_NN: Tensor, gram_y_NN: Tensor) -> Tensor:
-    """Return the biased linear CKA of two layers from their centred Gram matrices: 1 for equal ones, in [0, 1].
+def cka(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the biased linear CKA of two layers from their centred Gram matrices, of each pair: (B,).
 
-    NaN where a layer does not vary. It is a number about whole activations: the CKA of position rows is another one,
-    and the mean over batches a third. It grows as the number of images falls.
+    1 for equal ones, in [0, 1]; NaN where a layer does not vary. It is a number about whole activations: the CKA of
+    position rows is another one, and the mean over batches a third. It grows as the number of images falls.
     """
-    norms = torch.linalg.norm(gram_x_NN) * torch.linalg.norm(gram_y_NN)
-    value: Tensor = torch.dot(gram_x_NN.flatten(), gram_y_NN.flatten()) / norms
-    return value
+    norms = {id(gram_NN): torch.linalg.norm(gram_NN) for pair in pairs for gram_NN in pair}  # of a layer, not of a pair
+    products = [torch.dot(x_NN.flatten(), y_NN.flatten()) / (norms[id(x_NN)] * norms[id(y_NN)]) for x_NN, y_NN in pairs]
+    return torch.stack(products)
