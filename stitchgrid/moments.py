@@ -168,8 +168,9 @@ class RowSums:
             self._runs.append((slice(run[0].start, run[-1].stop), self.pivot_X.new_zeros(len(run), width, width)))
         self.products = [products_DD for _, products_LDD in self._runs for products_DD in products_LDD]
         self._has_pivot = False
-        self._finite: list[bool] | None = None  # by layer, until more rows come; as are
-        self._sides: dict[int, Side] = {}
+        self._sides: dict[int, Side] = {}  # until more rows come, as are
+        self._not_finite: set[int] = set()
+        self._is_judged = False
 
     def centre(self, layers: Sequence[Tensor]) -> Tensor:
         """Return float64 rows (..., X) about the pivot, from a (..., width) tensor of any floating type per layer."""
@@ -190,7 +191,7 @@ class RowSums:
         rows_RX = rows.flatten(0, -2)
         partners_RX = rows_RX if partners is None else partners.flatten(0, -2)
         self._sides.clear()
-        self._finite = None
+        self._is_judged = False
         self.num_rows += len(partners_RX) if num_rows is None else num_rows
         self.total_X += partners_RX.sum(0)
         for columns, products_LDD in self._runs:
@@ -212,7 +213,8 @@ class RowSums:
             raise ValueError("moments of a layer pair need at least one row, got none; call add() first.")
         if layer not in self._sides:
             total_D, products_DD = self.total_X[self.slices[layer]], self.products[layer]
-            if not self._are_finite()[layer]:
+            find_finite([self])
+            if layer in self._not_finite:
                 raise ValueError(f"moments of a layer pair need finite activations, got inf or NaN; {NOT_FINITE}.")
             self._sides[layer] = Side(
                 mean_D=self.pivot_X[self.slices[layer]] + total_D / self.num_rows,
@@ -220,15 +222,20 @@ class RowSums:
             )
         return self._sides[layer]
 
-    def _are_finite(self) -> list[bool]:
-        """Return which layers' products are finite, read from the device in one transfer."""
-        if self._finite is None:
-            self._finite = torch.stack([products_DD.trace() for products_DD in self.products]).isfinite().tolist()
-        return self._finite
+    def finite_sides(self) -> list[Side]:
+        """Return the shares of all layers whose activations were finite."""
+        find_finite([self])
+        return [self.side(layer) for layer in range(len(self.slices)) if layer not in self._not_finite]
 
-    def find_axes(self) -> None:
-        """Find the principal axes of all layers together, but for those that are not finite."""
-        find_axes(self.side(layer) for layer, is_finite in enumerate(self._are_finite()) if is_finite)
+
+def find_finite(all_sums: Iterable[RowSums]) -> None:
+    """Find out of which layers the activations were finite, for all of these sums to know: one transfer."""
+    asked = [sums for sums in dict.fromkeys(all_sums) if not sums._is_judged]
+    traces = [products_DD.trace() for sums in asked for products_DD in sums.products]
+    told = iter(torch.stack(traces).isfinite().tolist() if traces else ())
+    for sums in asked:
+        sums._not_finite = {layer for layer in range(len(sums.products)) if not next(told)}
+        sums._is_judged = True
 
 
 class CrossSums:

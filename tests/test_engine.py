@@ -18,7 +18,6 @@ from helpers_engine import (
     every_cell,
     make_sweep,
     matcher,
-    network_record,
     one_thread,  # noqa: F401  # a fixture
     run,
     trained_zoo,
@@ -29,12 +28,10 @@ from helpers_engine import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from stitchgrid.engine import evaluate, gather, stitched
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import forward
-from stitchgrid.matchers.catalogue import OOD_METRICS, STITCHER_METRICS
 from stitchgrid.records import Row, Sweep
 
 PAIRS = [("conv", "conv"), ("conv", "conv_again"), ("conv", "token"), ("token", "view"), ("view", "token")]
@@ -129,39 +126,6 @@ def test_a_cell_computed_alone_has_the_value_it_has_among_others(zoo, closed, ki
 def test_how_much_is_held_at_a_time_changes_no_closed_form_value(zoo, closed, monkeypatch, module, name, size):
     monkeypatch.setattr(module, name, size)
     assert_close(values(run(zoo, make_sweep(zoo, PAIRS[2:], CLOSED))), values(closed[1]))
-
-
-class RoundTrips(TorchDispatchMode):
-    """Counts what would make a CPU wait for a GPU: reading single numbers, and shapes that depend on values."""
-
-    WAITING = frozenset(
-        {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique_dim", "_unique2"}
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        name = func.overloadpacket.__name__
-        by_mask = name == "index" and any(t is not None and t.dtype == torch.bool for t in args[1])
-        self.count += name in self.WAITING or by_mask
-        return func(*args, **(kwargs or {}))
-
-
-def test_no_layer_pair_makes_the_host_wait_for_the_device(zoo):
-    counts = []
-    metrics = [metric for metric in STITCHER_METRICS if metric not in OOD_METRICS["energy"]]
-    stitchers = [matcher("direct", metrics=metrics), matcher("task_loss", metrics=metrics, epochs=1)]
-    for layers in (2, 4):
-        sweep = make_sweep(zoo, [("conv", "conv")], [*stitchers, *CLOSED[1:]])
-        sweep = replace(sweep, networks=(network_record(zoo, "conv", range(layers)),))
-        with RoundTrips() as trips:
-            run(zoo, sweep)
-        counts.append((trips.count, len(list(every_cell(sweep)))))
-    (few, few_cells), (many, many_cells) = counts
-    assert many_cells == 4 * few_cells
-    assert many - few <= 4 * 4  # of the layers added, not of their pairs
 
 
 @given(sizes=st.lists(st.integers(0, 9), max_size=8), budget=st.integers(0, 12))

@@ -101,6 +101,8 @@ class Evaluation:
         groups = in_groups(self.ranks, size, budget=self.work.share(GRAM_BYTES))
         gathered = [self._grams(group) for group in groups]
         self._pass(gathered[0] if gathered else [])
+        for gatherer in self.gatherers.values():
+            gatherer.find_finite()
         for some in gathered[1:]:
             self._pass_grams(some)
         grams = {(g.num_images, key): gram for some in gathered for g in some for key, gram in g.grams.items()}

@@ -63,7 +63,9 @@ class Minima:
 
     def open_after(self, num_seen: int) -> list[tuple[LayerKey, int]]:
         """Return the layers never negative on the images seen, with their number of images where that is more."""
-        return [key for key, lowest in self.lowest.items() if key[1] > num_seen and lowest >= 0]
+        asked = {key: lowest for key, lowest in self.lowest.items() if key[1] > num_seen}
+        told = torch.stack(list(asked.values())).tolist() if asked else []  # one transfer for all
+        return [key for key, lowest in zip(asked, told, strict=True) if lowest >= 0]
 
 
 def fit_closed_form(

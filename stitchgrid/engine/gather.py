@@ -21,7 +21,7 @@ from stitchgrid.matchers.alignment import (
 from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.matchers.indices.cka import centred_gram
 from stitchgrid.matchers.low_rank import Reduction
-from stitchgrid.moments import CrossSums, PairMoments, RowSums
+from stitchgrid.moments import CrossSums, PairMoments, RowSums, find_axes, find_finite
 from stitchgrid.records import Layer
 
 K = TypeVar("K")
@@ -165,10 +165,18 @@ class MomentGatherer:
             if frame.needs_sums:
                 frame.sums.add(rows[frame])
 
+    def find_finite(self) -> None:
+        """Find out of which layers the activations were finite, all together."""
+        find_finite([*(frame.sums for frame in self.frames if frame.needs_sums), *self._laid])
+
     def find_axes(self) -> None:
         """Find the principal axes of all sources together, as the targets meet them."""
-        for cross in self.crosses.values():
-            cross.laid.find_axes()
+        self.find_finite()
+        find_axes(side for sums in self._laid for side in sums.finite_sides())
+
+    @property
+    def _laid(self) -> list[RowSums]:
+        return [cross.laid for cross in self.crosses.values()]
 
     def pair(self, space: RowSpace, source: LayerKey, target: LayerKey) -> PairMoments:
         """Return the moments of one layer pair.

@@ -9,7 +9,7 @@ from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
 from stitchgrid.matchers.alignment import layout_of, rows_of
 from stitchgrid.matchers.low_rank import Reduction, reduction_to
-from stitchgrid.moments import PairMoments, RowSums, Side
+from stitchgrid.moments import PairMoments, RowSums, Side, find_finite
 from stitchgrid.records import Cell
 
 
@@ -48,6 +48,7 @@ class RowAxes:
         """
         wanted = key, num_images, rank
         if wanted not in self._found:
+            find_finite(self.sums.values())
             self._found[wanted] = reduction_to(rank, self.sums[key, num_images].side(0))
         return self._found[wanted]
 

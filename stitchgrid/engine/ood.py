@@ -4,6 +4,7 @@ Shape suffixes: S stitched networks, N images, P positions of the source, Q of t
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from stitchgrid.engine.laying import Laying
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
-from stitchgrid.matchers.alignment import layout_of, rows_of
+from stitchgrid.matchers.alignment import Layout, is_identity, layout_of, rows_of
 from stitchgrid.matchers.catalogue import OOD_METRICS, Rules, asks_ood
 from stitchgrid.matchers.ood import Gaussian, detection, fit_gaussian
-from stitchgrid.moments import RowSums
+from stitchgrid.moments import RowSums, find_finite
 from stitchgrid.records import Cell, Layer
 
 GaussianKey = tuple[LayerKey, int]  # (target layer, number of fit images)
@@ -29,16 +30,20 @@ class Pooling:
 
     def __init__(self, source: Layer, target: Layer, rules: Rules, *, device: torch.device):
         self.source = source
-        ours, theirs = layout_of(source), layout_of(target)
-        mean_1Q1 = torch.zeros(1, theirs.num_rows, 1, dtype=torch.float64, device=device)
-        mean_1Q1[:, theirs.num_prefix :] = 1 / (theirs.num_rows - theirs.num_prefix)
-        self.weights_P = mean_1Q1.flatten()
-        if source is not target:
-            self.weights_P = Laying(ours, theirs, rules, device=device).back(mean_1Q1).flatten()
+        self.weights_P = _weights(layout_of(source), layout_of(target), rules, device)
 
     def __call__(self, a: Tensor) -> Tensor:
         """Return the pooled rows of a batch of the source's activations: (N, D), float64."""
         return self.weights_P @ rows_of(a, self.source).double()
+
+
+@lru_cache(maxsize=256)  # they are the same for all pairs of layers of these layouts
+def _weights(source: Layout, target: Layout, rules: Rules, device: torch.device) -> Tensor:
+    """Return the weights of a source's rows in the mean over the positions of the target, (P,)."""
+    mean_1Q1 = torch.zeros(1, target.num_rows, 1, dtype=torch.float64, device=device)
+    mean_1Q1[:, target.num_prefix :] = 1 / (target.num_rows - target.num_prefix)
+    is_laid = not is_identity(source, target, rules)
+    return (Laying(source, target, rules, device=device).back(mean_1Q1) if is_laid else mean_1Q1).flatten()
 
 
 class Gaussians:
@@ -79,6 +84,7 @@ class Gaussians:
         Raises:
             ValueError: If an activation was infinite or NaN.
         """
+        find_finite(self.sums.values())
         return fit_gaussian(self.sums[key].side(0), num_rows=self.sums[key].num_rows)
 
 

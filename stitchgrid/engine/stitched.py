@@ -183,7 +183,7 @@ class TailEvaluation:
         columns = {
             "accuracy": accuracy_S,
             "loss": self.loss_S / num,
-            "relative_accuracy": accuracy_S / target_accuracy if target_accuracy > 0 else nan_S,
+            "relative_accuracy": torch.where(target_accuracy > 0, accuracy_S / target_accuracy, nan_S),
             "penalty": target_accuracy - accuracy_S,
             "agreement": self.agree_S / num,
             "variance_ratio": self.spread.trace() / self.target_spread.trace(),

@@ -1,0 +1,137 @@
+"""The engine on a device that is not the CPU: everything lies where it is used, and the host seldom waits."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from helpers_elsewhere import IS_POSSIBLE, appear, in_process_of_its_own, moved, working_there
+from helpers_engine import (
+    FakeImages,
+    FakeSplit,
+    assert_close,
+    every_cell,
+    make_sweep,
+    matcher,
+    network_record,
+    trained_zoo,
+    values,
+    whole_shard,
+    workspace,
+)
+from torch import Tensor
+
+from stitchgrid.datasets.resident import ResidentImages
+from stitchgrid.engine import stitched
+from stitchgrid.engine.detect import train_detector
+from stitchgrid.engine.probes import Probe, probe_layers
+from stitchgrid.engine.shard import run_shard
+from stitchgrid.engine.workspace import Workspace
+from stitchgrid.matchers.catalogue import STITCHER_METRICS
+from stitchgrid.models.cutting import cut_network
+from stitchgrid.records import EnergyRecipe, EnergySpec, MatcherSpec, ProbeSpec, Row, canonical
+
+pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="this torch knows no devices made in Python")
+
+PAIRS = [("conv", "conv"), ("conv", "token"), ("token", "view")]
+RECIPE = EnergyRecipe(epochs=1, finetune_epochs=1, width=4, depth=1, batch_size=32)
+KEYS = [(0, 2), (1, 1), (0, 3)]  # a map, tokens, a vector
+
+
+class Ranges(FakeSplit):
+    """Images that are asked for by their first and last position."""
+
+    def batch(self, start: int, stop: int) -> Tensor:  # type: ignore[override]
+        return self.pixels[start:stop]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What came of the same work on the device that is elsewhere, and on the CPU."""
+
+    there: list[Row]
+    here: list[Row]
+    probes: list[list[Probe]]  # there, here
+    sanity: list[list[float]]  # of trained detectors, there and here
+    num_read: list[int]  # by the host, for a network with two layers and with four
+    num_cells: list[int]
+
+
+def matchers() -> list[MatcherSpec]:
+    stitchers = [matcher("direct", metrics=STITCHER_METRICS), matcher("task_loss", metrics=STITCHER_METRICS, epochs=1)]
+    indices = [matcher(kind) for kind in ("cka", "pwcca", "procrustes")]
+    reduced = [replace(one, params=canonical({**one.values, "rank": 2})) for one in [stitchers[0], *indices]]
+    return [*stitchers, *indices, *reduced]
+
+
+def look() -> Seen:
+    device = appear()
+    stitched.STACK_IMAGES[device.type] = stitched.STACK_IMAGES["cuda"]
+    torch.set_num_threads(1)
+    zoo = trained_zoo()
+    energy = EnergySpec(recipe=RECIPE, num_fit=64, fit_data="fit")
+    sweep = replace(make_sweep(zoo, PAIRS, matchers()), energy=energy, probes=ProbeSpec(ranks=(None, 2), samples=60))
+    work = workspace(zoo, sweep)
+    detectors = {
+        (network, layer): train_detector(work, (network, layer), None)
+        for network in {target for _, target in sweep.pairs}
+        for layer in range(len(sweep.networks[network].layers))
+    }
+    work = replace(work, detector=detectors.__getitem__)
+    here = run_shard(whole_shard(sweep), work)
+    with working_there() as read:
+        cut = {name: cut_network(moved(network.module), network.input_shape) for name, network in zoo.cut.items()}
+        elsewhere = Workspace(
+            sweep=sweep,
+            images=ResidentImages(FakeImages(fit=Ranges(160, seed=1), eval=Ranges(90, seed=2)), device),
+            network=lambda position: cut[sweep.networks[position].name],
+            device=device,
+            detector={key: moved(detector) for key, detector in detectors.items()}.__getitem__,
+        )
+        there = run_shard(whole_shard(sweep), elsewhere)
+        probes = probe_layers(elsewhere, 0)
+        trained = [train_detector(elsewhere, key, None) for key in KEYS]
+        num_read, num_cells = [], []
+        for layers in (2, 4):
+            some = make_sweep(zoo, PAIRS[:1], matchers()[:5])
+            some = replace(some, networks=(network_record(zoo, "conv", range(layers)),))
+            read.clear()
+            run_shard(whole_shard(some), replace(elsewhere, sweep=some))
+            num_read.append(read.total())
+            num_cells.append(len(every_cell(some)))
+    return Seen(
+        there=there,
+        here=here,
+        probes=[probes, probe_layers(work, 0)],
+        sanity=[[d.sanity_auroc.item() for d in trained], [detectors[key].sanity_auroc.item() for key in KEYS]],
+        num_read=num_read,
+        num_cells=num_cells,
+    )
+
+
+@pytest.fixture(scope="module")
+def seen() -> Seen:
+    return in_process_of_its_own(look)
+
+
+def test_every_value_is_that_of_the_cpu(seen):
+    assert not {row.error for row in seen.there} - {None}
+    there, here = values(seen.there), values(seen.here)
+    assert there.keys() == here.keys()
+    assert len({metric for _, metric in there}) > len(STITCHER_METRICS)
+    assert_close(there, here)
+
+
+def test_no_layer_pair_makes_the_host_wait_for_the_device(seen):
+    (few, many), (few_cells, many_cells) = seen.num_read, seen.num_cells
+    assert many_cells == 4 * few_cells
+    assert 0 < many - few <= 5 * 2  # of the target layers added, not of their pairs
+
+
+def test_probes_and_detectors_come_out_as_on_the_cpu(seen):
+    there, here = seen.probes
+    assert len(there) == 2 * 5
+    for one, other in zip(there, here, strict=True):
+        assert (one.layer_index, one.rank, one.flags, one.error) == (other.layer_index, other.rank, other.flags, None)
+        assert one.accuracy == other.accuracy
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+    assert seen.sanity[0] == pytest.approx(seen.sanity[1], abs=0.05)
