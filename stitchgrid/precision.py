@@ -5,9 +5,20 @@ from contextlib import contextmanager
 
 import torch
 
+from stitchgrid.errors import InputError
+
 
 def choose_device(word: str) -> str:
-    """Return the device that a job's word stands for here: "auto" is a GPU where torch finds one."""
+    """Return the device that a job's word stands for here: "auto" is a GPU where torch finds one.
+
+    Raises:
+        InputError: If a GPU is asked for and torch finds none.
+    """
+    if word == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "the job asks for a GPU and torch finds none that this process may use; set [numerics] device to "
+            '"auto" or "cpu", or look at --gpus-per-worker and at the build of torch.'
+        )
     if word != "auto":
         return word
     return "cuda" if torch.cuda.is_available() else "cpu"

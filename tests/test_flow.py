@@ -152,6 +152,15 @@ def test_bad_input_is_named_before_anything_runs(here, change, message):
     assert re.search(message, result.stderr)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_missed_before_any_unit(here):
+    _, where, _ = here
+    change = "--set", "name=gpu", "--set", "matchers.task_loss.epochs=5", "--set", "numerics.device=cuda"
+    result = run("launch", *where, "--address", "none", *change, code=2)
+    assert "the job asks for a GPU and torch finds none" in result.stderr
+    assert 'set [numerics] device to "auto" or "cpu"' in result.stderr
+
+
 UNTRACEABLE = """
 import torch
 class Branching(torch.nn.Module):

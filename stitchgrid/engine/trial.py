@@ -92,8 +92,6 @@ def run_trial(question: Question) -> Trial:
         InputError: If there is no such device, or no network can be run here.
     """
     device = torch.device(choose_device(question.device))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no GPU that torch can use; set [numerics] device to auto or cpu.")
     before = torch.get_num_threads()
     set_up_torch(question.threads)
     try:
@@ -283,4 +281,5 @@ def pace_of(pieces: Sequence[Piece], *, num_cells: int) -> Pace:
     if smaller and last.flops > smaller[-1].flops and last.seconds > 1.2 * smaller[-1].seconds:
         rise = (last.flops - smaller[-1].flops) / (last.seconds - smaller[-1].seconds)
         speed = max(speed, rise)
-    return Pace(flops_per_second=speed, cell_seconds=(last.seconds - last.flops / speed) / num_cells)
+    left = max(0.0, last.seconds - last.flops / speed)  # rounding may take it below
+    return Pace(flops_per_second=speed, cell_seconds=left / num_cells)
