@@ -1,10 +1,12 @@
 """The engine on a device that is not the CPU: everything lies where it is used, and the host seldom waits."""
 
+import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
-from helpers_elsewhere import IS_POSSIBLE, appear, in_process_of_its_own, moved, working_there
+from helpers_elsewhere import IS_POSSIBLE, NAME, appear, in_process_of_its_own, moved, working_there
 from helpers_engine import (
     FakeImages,
     FakeSplit,
@@ -18,8 +20,11 @@ from helpers_engine import (
     whole_shard,
     workspace,
 )
+from helpers_flow import run as command
 from torch import Tensor
 
+from stitchgrid import worker
+from stitchgrid.catalog import Catalog
 from stitchgrid.datasets.resident import ResidentImages
 from stitchgrid.engine import stitched
 from stitchgrid.engine.detect import train_detector
@@ -29,12 +34,34 @@ from stitchgrid.engine.workspace import Workspace
 from stitchgrid.matchers.catalogue import STITCHER_METRICS
 from stitchgrid.models.cutting import cut_network
 from stitchgrid.records import EnergyRecipe, EnergySpec, MatcherSpec, ProbeSpec, Row, canonical
+from stitchgrid.store import Store
 
 pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="this torch knows no devices made in Python")
 
 PAIRS = [("conv", "conv"), ("conv", "token"), ("token", "view")]
 RECIPE = EnergyRecipe(epochs=1, finetune_epochs=1, width=4, depth=1, batch_size=32)
 KEYS = [(0, 2), (1, 1), (0, 3)]  # a map, tokens, a vector
+
+
+JOB = """
+name = "tiny"
+[data]
+dataset = "digits"
+fit = { split = "train", samples = 64 }
+eval = { split = "test", samples = 48 }
+[[models]]
+name = "net"
+architecture = "stitchgrid:resnet20"
+args = { depth = 8, width = 4 }
+weights = { train = "short" }
+[recipes.short]
+epochs = 1
+augment = "crop4_flip"
+[[matchers]]
+kind = "direct"
+[[matchers]]
+kind = "cka"
+"""
 
 
 class Ranges(FakeSplit):
@@ -54,10 +81,12 @@ class Seen:
     sanity: list[list[float]]  # of trained detectors, there and here
     num_read: list[int]  # by the host, for a network with two layers and with four
     num_cells: list[int]
+    launched: list[dict[tuple[str, ...], float]]  # what a whole launch stores, training included: there, here
 
 
 def matchers() -> list[MatcherSpec]:
-    stitchers = [matcher("direct", metrics=STITCHER_METRICS), matcher("task_loss", metrics=STITCHER_METRICS, epochs=1)]
+    trained = [matcher("task_loss", metrics=STITCHER_METRICS, epochs=1, augment=how) for how in ("none", "crop4_flip")]
+    stitchers = [matcher("direct", metrics=STITCHER_METRICS), *trained]
     indices = [matcher(kind) for kind in ("cka", "pwcca", "procrustes")]
     reduced = [replace(one, params=canonical({**one.values, "rank": 2})) for one in [stitchers[0], *indices]]
     return [*stitchers, *indices, *reduced]
@@ -92,12 +121,18 @@ def look() -> Seen:
         trained = [train_detector(elsewhere, key, None) for key in KEYS]
         num_read, num_cells = [], []
         for layers in (2, 4):
-            some = make_sweep(zoo, PAIRS[:1], matchers()[:5])
+            some = make_sweep(zoo, PAIRS[:1], matchers()[:6])
             some = replace(some, networks=(network_record(zoo, "conv", range(layers)),))
             read.clear()
             run_shard(whole_shard(some), replace(elsewhere, sweep=some))
             num_read.append(read.total())
             num_cells.append(len(every_cell(some)))
+    with tempfile.TemporaryDirectory() as folder:
+        launched = [launch(folder, "here")]
+        worker.choose_device = lambda word: NAME
+        with working_there() as read:
+            launched.insert(0, launch(folder, "there"))
+        assert read.total(), "nothing was computed there"
     return Seen(
         there=there,
         here=here,
@@ -105,7 +140,21 @@ def look() -> Seen:
         sanity=[[d.sanity_auroc.item() for d in trained], [detectors[key].sanity_auroc.item() for key in KEYS]],
         num_read=num_read,
         num_cells=num_cells,
+        launched=launched,
     )
+
+
+def launch(folder: str, name: str) -> dict[tuple[str, ...], float]:
+    """Return what a launch stores that trains its networks on augmented images.
+
+    Rounding may give these other digests, hence cells other ids.
+    """
+    job = Path(folder) / "job.toml"
+    job.write_text(JOB)
+    command("launch", job, "--store", f"{folder}/{name}", "--address", "none")
+    with Catalog(Store.open(f"{folder}/{name}")) as catalog:
+        rows = catalog.query("select matcher, source_layer, target_layer, metric, value from results").to_pylist()
+    return {tuple(row[column] for column in row if column != "value"): row["value"] for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +168,13 @@ def test_every_value_is_that_of_the_cpu(seen):
     assert there.keys() == here.keys()
     assert len({metric for _, metric in there}) > len(STITCHER_METRICS)
     assert_close(there, here)
+
+
+def test_a_launch_stores_what_it_stores_on_the_cpu(seen):
+    there, here = seen.launched
+    assert len(there) == 3 * 3 * (9 + 1)
+    assert there.keys() == here.keys()
+    assert all(there[one] == pytest.approx(here[one], rel=1e-4, abs=1e-5) for one in here)
 
 
 def test_no_layer_pair_makes_the_host_wait_for_the_device(seen):
