@@ -146,10 +146,6 @@ class PairMoments:
         """Scatter of the target's rows."""
         return self.y.scatter_DD
 
-    def swapped(self) -> "PairMoments":
-        """Return the moments with the two sides exchanged."""
-        return PairMoments(num_rows=self.num_rows, x=self.y, y=self.x, xy_DE=self.xy_DE.mT)
-
 
 class RowSums:
     """Sums over the rows of several layers side by side: their number, their total, each layer's products with itself.

@@ -144,13 +144,6 @@ def test_a_constant_feature_has_exactly_no_variance(value):
     assert all(torch.equal(exact_mean(x[:count].double()), x[0].double()) for count in range(1, 200))
 
 
-def test_swapping_exchanges_the_sides():
-    [x], [y] = draw(30, [3], seed=11), draw(30, [2], seed=12)
-    swapped = pair_moments(x, y).swapped()
-    assert_same(swapped, explicit(y, x))
-    assert swapped.num_rows == 30
-
-
 def test_no_rows_change_nothing_and_give_no_moments():
     sums = CrossSums(RowSums([2]), RowSums([3]))
     add(sums, [torch.empty(0, 2)], [torch.empty(0, 3)])

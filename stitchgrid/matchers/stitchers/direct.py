@@ -34,10 +34,6 @@ class DirectFit:
             return torch.ones_like(total)
         return 1.0 - (self.axes_DK * (spread_DD @ self.axes_DK)).sum() / total
 
-    def is_underdetermined(self, evaluation: PairMoments) -> bool:
-        """Return whether the evaluation rows of the source leave the span of the fit rows."""
-        return bool(self.unseen_share(evaluation) > LEAK)
-
 
 def fit_direct(moments: PairMoments, *, rcond: float = RCOND) -> DirectFit:
     """Return the W and b that minimise ||A W + b - B||_F on the rows of the moments.
