@@ -157,11 +157,8 @@ def _product_speed(work: Workspace, dtype: torch.dtype) -> float:
     """Return FLOP/s of a product of two large matrices."""
     matrix = torch.rand(PRODUCT_WIDTH, PRODUCT_WIDTH, dtype=dtype, device=work.device)
     out = matrix @ matrix
-    return (
-        2.0
-        * PRODUCT_WIDTH**3
-        / _mean_seconds(partial(torch.matmul, matrix, matrix, out=out), work, of=PLAIN_SECONDS / 2)
-    )
+    seconds = _mean_seconds(partial(torch.matmul, matrix, matrix, out=out), work, of=PLAIN_SECONDS / 2)
+    return 2.0 * PRODUCT_WIDTH**3 / seconds
 
 
 def _mean_seconds(compute: Callable[[], object], work: Workspace, *, of: float) -> float:
