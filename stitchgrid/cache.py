@@ -53,19 +53,20 @@ def lock(folder: Path, name: str) -> Iterator[None]:
 def draft(folder: Path) -> Iterator[Path]:
     """Give a new folder in `folder` to write an entry in; what is still there at the end is removed.
 
-    So is what writers that were killed have left there long ago.
+    So is what writers that were killed have left there long ago. An entry is as readable to others as the writer's
+    umask lets new files be.
 
     Raises:
         OSError: If the cache cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("draft-*"):
-        with suppress(OSError):  # another process removes it, too
-            if time() - left.stat().st_mtime > ABANDONED_SECONDS:
+        with suppress(OSError):  # another process removes it, too, or it is another user's
+            if time() - max(path.stat().st_mtime for path in (left, *left.rglob("*"))) > ABANDONED_SECONDS:
                 shutil.rmtree(left)
     outer = Path(tempfile.mkdtemp(prefix="draft-", dir=folder))
     try:
-        inner = outer / "entry"  # as readable to others as this process's files are; the outer one is its owner's alone
+        inner = outer / "entry"  # the outer one is its owner's alone
         inner.mkdir()
         yield inner
     finally:

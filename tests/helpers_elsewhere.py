@@ -1,13 +1,15 @@
 """A device beside the CPU that needs no hardware: what lies there meets nothing that lies elsewhere.
 
-Its tensors hide CPU tensors, with which their operations are carried out. An operation on tensors of both devices is
-refused, as a GPU would refuse it, and what is read from there to the host is counted. `appear` changes torch for the
-whole process, before its first backward pass: `in_process_of_its_own` keeps that from other tests.
+Its tensors hide CPU tensors, with which their operations are carried out. Operations on tensors of both devices are
+refused where a GPU would refuse them, and what makes the host wait for the device is counted; what only a GPU's own
+kernels would refuse is not known here. `appear` changes torch for the whole process, before its first backward pass:
+`in_process_of_its_own` keeps that from other tests.
 """
 
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, TypeVar
@@ -24,8 +26,12 @@ M = TypeVar("M", bound=nn.Module)
 
 IS_POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")  # not in every torch
 NAME = "elsewhere"
-BETWEEN = frozenset({"copy_", "_to_copy", "index", "index_put_", "_index_put_impl_"})  # may see both devices
-READING = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2"})  # the host waits for it
+MOVING = frozenset({"copy_", "_to_copy"})  # may see both devices
+INDEXING = frozenset({"index", "index_put_", "_index_put_impl_"})  # what lies there, by what may lie here
+JOINING = frozenset({"cat", "stack"})  # refuse even single numbers of the other device
+WAITING = frozenset(
+    {"_local_scalar_dense", "nonzero", "masked_select", "equal", "allclose", "bincount", "unique_dim", "_unique2"}
+)
 
 
 class ElsewhereTensor(Tensor):
@@ -60,12 +66,14 @@ def _carried_out(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     there = [tensor for tensor in tensors if isinstance(tensor, ElsewhereTensor)]
     name, asked = func.overloadpacket.__name__, kwargs.get("device")
-    if there and name not in BETWEEN and any(t.dim() and not isinstance(t, ElsewhereTensor) for t in tensors):
+    if there and not _may_meet(name, args, tensors):
         raise RuntimeError(f"{func}: tensors on two devices")
     if asked is not None:
         is_there, kwargs = torch.device(asked).type == NAME, {**kwargs, "device": torch.device("cpu")}
     else:
-        is_there = isinstance(args[0], ElsewhereTensor) if name in BETWEEN else bool(there)
+        is_there = isinstance(args[0], ElsewhereTensor) if name in MOVING else bool(there)
+    if is_there and kwargs.get("generator") is not None:
+        raise RuntimeError(f"{func}: a generator of the CPU draws nothing there")
     args, kwargs = tree_map(lambda x: x.hidden if isinstance(x, ElsewhereTensor) else x, (args, kwargs))
     out = func(*args, **kwargs)
     if not is_there:
@@ -78,12 +86,24 @@ def _carried_out(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return tree_map(shown, out)
 
 
-class _Operations(TorchDispatchMode):
-    """Carries out what names the device without a tensor of it, and counts what the host reads, by operation."""
+def _may_meet(name: str, args: Any, tensors: list[Tensor]) -> bool:
+    """Return whether an operation takes these tensors, some of which lie there."""
+    here = [tensor for tensor in tensors if not isinstance(tensor, ElsewhereTensor)]
+    if name in MOVING:
+        return True
+    if name in INDEXING:
+        return isinstance(args[0], ElsewhereTensor) and all(
+            isinstance(value, ElsewhereTensor) or not value.dim() for value in args[2:3]
+        )
+    return not here if name in JOINING else not any(tensor.dim() for tensor in here)
 
-    def __init__(self, read: Counter[str]):
+
+class _Operations(TorchDispatchMode):
+    """Carries out what names the device without a tensor of it, and counts what the host waits for, by operation."""
+
+    def __init__(self, waits: Counter[str]):
         super().__init__()
-        self.read = read
+        self.waits = waits
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         kwargs = kwargs or {}
@@ -92,8 +112,9 @@ class _Operations(TorchDispatchMode):
         if isinstance(source, ElsewhereTensor):
             leaves = name == "_to_copy" and torch.device(kwargs.get("device") or NAME).type == "cpu"
             leaves = leaves or (name == "copy_" and not isinstance(args[0], ElsewhereTensor))
-            by_mask = name == "index" and any(t is not None and t.dtype == torch.bool for t in args[1])
-            self.read[name] += leaves or by_mask or name in READING
+            masks = args[1] if name in INDEXING else ()
+            by_mask = any(isinstance(mask, ElsewhereTensor) and mask.dtype == torch.bool for mask in masks)
+            self.waits[name] += leaves or by_mask or name in WAITING
         return _carried_out(func, args, kwargs)
 
 
@@ -104,7 +125,7 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or "cpu").type == NAME:
             return func(*args, **{name: value for name, value in kwargs.items() if name != "device"}).to(NAME)
-        if func is torch.matmul and kwargs.get("out") is not None:
+        if func is torch.matmul and isinstance(kwargs.get("out"), ElsewhereTensor):
             return kwargs["out"].copy_(torch.matmul(*args))
         return func(*args, **kwargs)
 
@@ -131,10 +152,10 @@ def appear() -> torch.device:
 
 @contextmanager
 def working_there() -> Iterator[Counter[str]]:
-    """Let the device work, and count what the host reads from it."""
-    read = Counter[str]()
-    with _Operations(read), _Functions():
-        yield read
+    """Let the device work, and count what the host waits for."""
+    waits = Counter[str]()
+    with _Operations(waits), _Functions():
+        yield waits
 
 
 def moved(module: M) -> M:
@@ -152,5 +173,5 @@ def moved(module: M) -> M:
 
 def in_process_of_its_own(function: Callable[[], T]) -> T:
     """Return what a function of a module returns in a new process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function).result()

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,6 +51,17 @@ def plain_networks_are_timed_for_one_pass(monkeypatch):
     monkeypatch.setattr(measure, "PLAIN_SECONDS", 0.0)
     monkeypatch.setattr(measure, "PRODUCT_WIDTH", 64)
     monkeypatch.setattr(measure, "REPEAT_SECONDS", 0.0)
+
+
+def test_a_mean_time_is_that_of_one_repetition(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(measure, "perf_counter", lambda: clock.now)
+
+    def compute():
+        clock.now += 0.25
+
+    assert measure._mean_seconds(compute, SimpleNamespace(device=torch.device("cpu")), of=0.9) == 0.25
+    assert clock.now == 1.0
 
 
 def bench(folder, *options, code=0, job=JOB):

@@ -45,10 +45,11 @@ def test_an_entry_is_as_readable_as_the_files_of_its_writer_are(umask, folder_mo
 def test_what_a_killed_writer_left_goes_after_a_week_and_a_draft_at_work_stays(entries):
     publish(entries, "one")
     with draft(entries) as at_work, draft(entries) as old:
+        (at_work / "file").write_text("half")
         abandoned = time() - ABANDONED_SECONDS - 60
-        for path in (old.parent, entries / "one"):
+        for path in (old, old.parent, at_work, at_work.parent, entries / "one"):
             os.utime(path, (abandoned, abandoned))
         publish(entries, "two")
-        assert at_work.exists()
+        assert at_work.exists()  # its file is new
         assert not old.exists()
     assert sorted(path.name for path in entries.iterdir()) == ["one", "two"]

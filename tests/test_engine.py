@@ -204,10 +204,11 @@ def test_negative_mass_is_undefined_where_any_fit_or_evaluation_row_of_the_targe
 
 
 class Brightness(nn.Module):
-    """Positive features of every image that is not black."""
+    """Positive features of every image that is not black, and some that are 0 for it: all negative for a black one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x + 0.45).mean((2, 3)) - 0.01
+        light = (x + 0.45).mean((2, 3)) - 0.01
+        return torch.cat([light, light.clamp(max=0)], dim=1)
 
 
 def _blackened(split: FakeSplit, positions: tuple[int, ...]) -> FakeSplit:
@@ -220,7 +221,7 @@ def _blackened(split: FakeSplit, positions: tuple[int, ...]) -> FakeSplit:
 def _defined(images: FakeImages) -> dict[str, bool]:
     """Return for maps fitted on 9 images, on 16 and on all 30 whether negative_mass has a value; alone and together."""
     torch.manual_seed(0)
-    zoo = Zoo.of(bright=Staged([Brightness(), nn.Linear(3, 4)]).eval())
+    zoo = Zoo.of(bright=Staged([Brightness(), nn.Linear(6, 4)]).eval())
     matchers = {"few": matcher("direct", samples=9), "many": DIRECT, "task_loss": matcher("task_loss", epochs=1)}
     sweep = make_sweep(
         zoo, [("bright", "bright")], list(matchers.values()), num_fit_closed=16, batch_size=4, images=images

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stitchgrid import moments
-from stitchgrid.moments import CrossSums, PairMoments, RowSums, exact_mean, pair_moments
+from stitchgrid.moments import CrossSums, PairMoments, RowSums, exact_mean, find_finite, pair_moments
 
 X_WIDTHS, Y_WIDTHS = [3, 3, 1, 4], [2, 5]
 FIELDS = ("mean_x_D", "mean_y_E", "xx_DD", "xy_DE", "yy_EE")
@@ -162,3 +162,15 @@ def test_activations_that_are_not_finite_spoil_only_their_own_pairs(bad, side):
     assert_same(sums.pair(*sound), explicit(sides[0][sound[0]], sides[1][sound[1]]))
     with pytest.raises(ValueError, match=r"need finite activations, got inf or NaN; look at the network's weights"):
         sums.pair(*spoilt)
+
+
+def test_rows_that_come_after_a_judgement_are_judged_too():
+    sides = both_sides(30, seed=13)
+    sides[0][1][25] = torch.nan
+    sums = summed(sides, slice(0, 20))
+    find_finite([sums.x, sums.y])
+    assert_same(sums.pair(1, 0), explicit(sides[0][1][:20], sides[1][0][:20]))
+    add(sums, [block[20:] for block in sides[0]], [block[20:] for block in sides[1]])
+    with pytest.raises(ValueError, match="need finite activations"):
+        sums.pair(1, 0)
+    assert_same(sums.pair(0, 0), explicit(sides[0][0], sides[1][0]))

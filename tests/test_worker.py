@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers_engine import make_sweep, matcher, trained_zoo, whole_shard, workspace
 
-from stitchgrid.engine import fit
+from stitchgrid.engine import fit, place
 from stitchgrid.errors import InputError
 from stitchgrid.records import DataSpec, Sweep
 from stitchgrid.store import Store
@@ -23,6 +23,13 @@ def worker(tmp_path: Path) -> Worker:
 @pytest.fixture
 def sweep() -> Sweep:
     return make_sweep(trained_zoo(), [("conv", "view")], [matcher("direct"), matcher("cka")])
+
+
+def test_a_worker_keeps_freed_memory_and_says_whether_it_could(tmp_path, monkeypatch):
+    Store.open(tmp_path / "grid", create=True)
+    for answer, said in ((True, "freed memory kept"), (False, "freed memory given back")):
+        monkeypatch.setattr(place, "keep_freed_memory", lambda answer=answer: answer)
+        assert Worker(store=str(tmp_path / "grid"), device="cpu", threads=1).settings[-1] == said
 
 
 def test_images_that_are_not_there_are_missed_before_any_unit(worker, sweep):

@@ -47,11 +47,7 @@ class ImageCache:
             return None
 
     def draft(self) -> AbstractContextManager[Path]:
-        """Return a folder to write an entry in; what is still there at the end is removed.
-
-        Raises:
-            OSError: If the cache cannot be written, as the folder is entered.
-        """
+        """Return a `draft` among the entries."""
         return draft(self._folder)
 
     def publish(self, folder: Path, key: str, pool: Pool) -> Pool:

@@ -15,6 +15,7 @@ from stitchgrid.engine.workspace import Workspace
 from stitchgrid.matchers.alignment import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher, asks_ood
 from stitchgrid.matchers.ood import is_underdetermined
+from stitchgrid.moments import NOT_FINITE
 from stitchgrid.plan import images_of
 from stitchgrid.records import Cell, Row, Shard
 
@@ -79,7 +80,7 @@ def _train(work: Workspace, ledger: Ledger, cells: list[Cell], reader: SourceRea
         if not is_finite:
             ledger[stitch.cell].error = (
                 f"{spec.kind} diverged: the map is not finite after {spec.values['epochs']} epochs "
-                f"at lr {spec.values['lr']:g}; lower lr."
+                f"at lr {spec.values['lr']:g}; lower lr, or, where activations are inf or NaN, {NOT_FINITE}."
             )
     return stitches
 

@@ -76,13 +76,9 @@ def source_reader(
         sorted({cell.source_key for cell in cells}),
         ledger[cells[0]].num_fit or 0,
         augment=work.sweep.matchers[cells[0].matcher].values["augment"],
-        reduced={cell.source_key: reduction for cell, reduction in _reduced(cells, reductions).items()},
+        reduced={cell.source_key: found for cell in cells if reductions and (found := reductions.get(cell))},
     )
     return like if like is not None and like.reads_as(reader) else reader
-
-
-def _reduced(cells: Sequence[Cell], reductions: Reductions | None) -> dict[Cell, Reduction]:
-    return {cell: found for cell in cells if reductions and (found := reductions.get(cell))}
 
 
 def _parameters(work: Workspace, cell: Cell) -> AffineMap:

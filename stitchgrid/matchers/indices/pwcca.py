@@ -16,7 +16,7 @@ def pwcca(pairs: Sequence[PairMoments]) -> Tensor:
 
     NaN where a layer does not vary. rho are the canonical correlations, alpha_k is proportional to sum_j |<h_k, x_j>|
     with h_k the canonical variates of the *source* and x_j its features, over k <= min(rank X, rank Y), and sums to
-    one.
+    one. Where correlations below 1 tie, the variates are one choice among many, and so is the value: rounding decides.
 
     Unlike the code of Balogh & Jelasity (2025), alpha is not normalised over further, arbitrary variates of a source
     that is wider than the target; unlike other published code, rank is judged relative to the largest eigenvalue.
