@@ -1,10 +1,13 @@
 """The operator that lays rows of one layout on another, against `resize_rows` and the definition of an adjoint."""
 
+import math
 from itertools import product
 
+import pytest
 import torch
 from torch import Tensor
 
+from stitchgrid.engine import laying
 from stitchgrid.engine.laying import Laying
 from stitchgrid.matchers.alignment import Layout, resize_rows
 from stitchgrid.matchers.catalogue import Rules
@@ -27,7 +30,10 @@ def draw(rows: int, *, seed: int) -> Tensor:
     return torch.randn(2, rows, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_the_way_there_is_resizing_and_the_way_back_its_adjoint():
+@pytest.mark.parametrize("cost", [0.0, math.inf], ids=["by kernels", "by products"])
+def test_the_way_there_is_resizing_and_the_way_back_its_adjoint(cost, monkeypatch):
+    monkeypatch.setattr(laying, "KERNEL_COST", cost)
+    monkeypatch.setattr(laying, "ADJOINT_KERNEL_COST", cost)
     for source, target, rules in CASES:
         one = Laying(source, target, rules, device=CPU)
         x, y = draw(source.num_rows, seed=0), draw(target.num_rows, seed=1)
@@ -49,3 +55,21 @@ def test_only_more_rows_are_an_enlargement():
     assert Laying(small, large, Rules(), device=CPU).enlarges
     assert not Laying(large, small, Rules(), device=CPU).enlarges
     assert not Laying(small, small, Rules(), device=CPU).enlarges
+
+
+def test_kernels_take_over_where_they_are_cheaper():
+    near, small = Layout(num_prefix=1, grid=(28, 28)), Layout(num_prefix=0, grid=(4, 4))
+    large = Layout(num_prefix=0, grid=(30, 30))
+    asked = [
+        (near, large, Rules()),
+        (large, small, Rules()),
+        (small, large, Rules()),
+        (near, large, Rules(resize="area")),
+    ]
+    made = [Laying(*one, device=CPU) for one in asked]
+    assert [(one._resizes, one._returns, one._goes_both_ways) for one in made] == [
+        (True, True, True),
+        (True, True, True),
+        (False, False, False),
+        (False, False, False),
+    ]
