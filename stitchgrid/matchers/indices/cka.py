@@ -44,6 +44,7 @@ def cka(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     1 for equal ones, in [0, 1]; NaN where a layer does not vary. It is a number about whole activations: the CKA of
     position rows is another one, and the mean over batches a third. It grows as the number of images falls.
     """
-    norms = {id(gram_NN): torch.linalg.norm(gram_NN) for pair in pairs for gram_NN in pair}  # of a layer, not of a pair
+    grams = {id(gram_NN): gram_NN for pair in pairs for gram_NN in pair}
+    norms = {key: torch.linalg.norm(gram_NN) for key, gram_NN in grams.items()}  # of a layer, not of a pair
     products = [torch.dot(x_NN.flatten(), y_NN.flatten()) / (norms[id(x_NN)] * norms[id(y_NN)]) for x_NN, y_NN in pairs]
     return torch.stack(products)
