@@ -21,6 +21,7 @@ T = TypeVar("T")
 NOT_FINITE = "look at the network's weights, and at the job's precision"  # what to do about inf and NaN
 
 BLOCK = 128  # features of a side multiplied with those before them at a time: half of its products are mirror images
+SLICED = 1 << 20  # numbers in the products of all slices of rows together, at most
 STACK_BYTES = 64 << 20  # of matrices of one shape that are decomposed together
 RCOND = 1e-12  # eigenvalues below this share of the largest are rounding, not variance
 
@@ -260,7 +261,7 @@ class CrossSums:
         """Add rows (..., X) and (..., Y) about their pivots."""
         x_RX, y_RY = x.flatten(0, -2), y.flatten(0, -2)
         for columns, stop in self._blocks:
-            self.xy_XY[columns, :stop].addmm_(x_RX[:, columns].mT, y_RY[:, :stop])
+            _add_products(self.xy_XY[columns, :stop], x_RX[:, columns], y_RY[:, :stop])
 
     def _products(self, columns_x: slice, columns_y: slice) -> Tensor:
         is_there = any(block.start <= columns_x.start and columns_y.stop <= stop for block, stop in self._blocks)
@@ -276,6 +277,30 @@ class CrossSums:
         x, y = self.x.side(source), self.y.side(target)
         shift_DE = torch.outer(self.x.total_X[columns_x], self.y.total_X[columns_y]) / self.y.num_rows
         return PairMoments(num_rows=self.y.num_rows, x=x, y=y, xy_DE=self._products(columns_x, columns_y) - shift_DE)
+
+
+def _add_products(sums_XY: Tensor, x_RX: Tensor, y_RY: Tensor) -> None:
+    """Add x'y to sums.
+
+    Where many rows make a small product there is little to share out but the rows: slices of them are multiplied side
+    by side. Two threads of an AMD EPYC took 0.5 to 1 times as long for 32 to 256 features a side.
+    """
+    num_slices = max(1, min(_num_parallel(x_RX.device), SLICED // sums_XY.numel()))
+    length = len(x_RX) // num_slices
+    if num_slices > 1 and length:
+        sliced = num_slices * length
+        x_SRX, y_SRY = (rows[:sliced].unflatten(0, (num_slices, length)) for rows in (x_RX, y_RY))
+        sums_XY += torch.bmm(x_SRX.mT, y_SRY).sum(0)
+        x_RX, y_RY = x_RX[sliced:], y_RY[sliced:]
+    if len(x_RX):
+        sums_XY.addmm_(x_RX.mT, y_RY)
+
+
+def _num_parallel(device: torch.device) -> int:
+    """Return how many small products a device finds side by side."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return torch.get_num_threads()
 
 
 def _blocks(layers: Sequence[slice]) -> list[slice]:

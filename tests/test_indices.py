@@ -18,7 +18,7 @@ from stitchgrid.moments import Side, find_axes, pair_moments, principal_axes
 
 
 def cka_of(x: Tensor, y: Tensor) -> float:
-    return cka([(centred_gram([x]), centred_gram([y]))]).item()
+    return cka([(centred_gram(x), centred_gram(y))]).item()
 
 
 def pwcca_of(x: Tensor, y: Tensor) -> float:
@@ -178,14 +178,15 @@ def test_an_index_changes_under_what_it_is_not_invariant_to_and_under_nothing_el
         assert abs(after - before) > 1e-4
 
 
-def test_the_gram_matrix_does_not_depend_on_batches_or_on_the_block_of_features(monkeypatch):
+def test_the_gram_matrix_does_not_depend_on_the_blocks_of_features_and_images(monkeypatch):
     x = layer(40, 33, seed=8)
-    whole = centred_gram([x])
+    whole = centred_gram(x)
     np.testing.assert_allclose(
         whole.numpy(), (x - x.mean(0)).numpy() @ (x - x.mean(0)).numpy().T, rtol=1e-10, atol=1e-10
     )
     monkeypatch.setattr(cka_module, "BLOCK_FEATURES", 5)
-    np.testing.assert_allclose(centred_gram([x[:7], x[7:8], x[8:]]).numpy(), whole.numpy(), rtol=1e-10, atol=1e-10)
+    monkeypatch.setattr(cka_module, "BLOCK_IMAGES", 7)
+    np.testing.assert_allclose(centred_gram(x).numpy(), whole.numpy(), rtol=1e-10, atol=1e-10)
 
 
 def test_cka_of_few_independent_rows_is_large_because_it_is_biased():

@@ -1,4 +1,5 @@
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -72,11 +73,12 @@ def test_moments_of_every_pair_are_those_of_the_explicit_centred_matrices():
     assert sums.pair(2, 1).num_rows == 50
 
 
-@given(cuts=st.lists(st.integers(0, 30), max_size=6), offset=st.sampled_from([0.0, 1e4]))
+@given(cuts=st.lists(st.integers(0, 30), max_size=6), offset=st.sampled_from([0.0, 1e4]), num_slices=st.integers(1, 7))
 @settings(max_examples=60, deadline=None)
-def test_batches_of_any_split_equal_one_pass(cuts, offset):
+def test_batches_and_slices_of_any_split_equal_one_pass(cuts, offset, num_slices):
     sides = both_sides(30, seed=3, offset=offset)
-    total = summed(sides, *(slice(a, b) for a, b in pairwise([0, *sorted(cuts), 30])))
+    with patch.object(moments, "_num_parallel", lambda device: num_slices):
+        total = summed(sides, *(slice(a, b) for a, b in pairwise([0, *sorted(cuts), 30])))
     assert total.pair(0, 0).num_rows == 30
     every_pair(total, sides, rtol=1e-9 if offset else 1e-11)
 

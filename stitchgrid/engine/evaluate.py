@@ -118,7 +118,7 @@ class Evaluation:
         keys = [key for cell in self.moment_cells for key in (cell.source_key, cell.target_key)]
         keys += [key for stitch in self.stitches for key in (stitch.cell.source_key, stitch.cell.target_key)]
         counts = [*self.gatherers, *(gram.num_images for gram in grams)]
-        wanted = by_network([*keys, *(key for gram in grams for key in gram.parts)])
+        wanted = by_network([*keys, *(key for gram in grams for key in gram.layers)])
         scored = {tail.target[0] for tail in self.tails}
         for batch in batches(self.work, self.work.images.eval, wanted, scored=scored, stop=max(counts, default=0)):
             for gatherer in self.gatherers.values():
@@ -133,7 +133,7 @@ class Evaluation:
             self.distances = [check for check in self.distances if self.ledger.sound(check.cells)]
 
     def _pass_grams(self, grams: Sequence[GramGatherer]) -> None:
-        wanted = by_network(key for gram in grams for key in gram.parts)
+        wanted = by_network(key for gram in grams for key in gram.layers)
         for batch in batches(self.work, self.work.images.eval, wanted, stop=max(gram.num_images for gram in grams)):
             for gram in grams:
                 gram.take(batch)

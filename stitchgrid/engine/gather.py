@@ -207,8 +207,13 @@ class GramGatherer:
 
     def __init__(self, work: Workspace, wanted: Mapping[LayerKey, Ranks], *, num_images: int):
         self.work, self.wanted, self.num_images = work, wanted, num_images
-        self.parts: dict[LayerKey, list[Tensor]] = {key: [] for key in wanted}
+        self.rows: dict[LayerKey, Tensor] = {}  # (n, features), as far as images have passed
         self.grams: dict[GramKey, Tensor] = {}
+
+    @property
+    def layers(self) -> list[LayerKey]:
+        """The layers looked at."""
+        return list(self.wanted)
 
     def take(self, batch: Batch) -> None:
         """Keep the activations of the images that belong to the sample; the last of them completes the matrices.
@@ -216,22 +221,27 @@ class GramGatherer:
         Features are kept in the order in which they lie in memory, which products of all of them do not know.
         """
         count = batch.count_below(self.num_images)
-        for key, parts in self.parts.items():
-            if count:
-                rows_NPD = rows_of(batch.activations[key][:count], self.work.layer(key))
-                parts.append(rows_NPD.flatten(1).to(torch.float32, copy=True))
+        if not count:
+            return
+        for key in self.wanted:
+            taken_NP = rows_of(batch.activations[key][:count], self.work.layer(key)).flatten(1)
+            if key not in self.rows:
+                shape = self.num_images, taken_NP.shape[1]
+                self.rows[key] = torch.empty(shape, dtype=torch.float32, device=taken_NP.device)
+            self.rows[key][batch.start : batch.start + count] = taken_NP
         if batch.start + count == self.num_images:
-            for key in list(self.parts):
-                parts = self.parts.pop(key)
+            for key in self.layers:
+                rows_NP = self.rows.pop(key)
                 for rank, reduction in self.wanted[key].items():
-                    self.grams[key, rank] = centred_gram(self._reduced(key, parts, reduction))
+                    self.grams[key, rank] = centred_gram(self._reduced(key, rows_NP, reduction))
 
-    def _reduced(self, key: LayerKey, parts: list[Tensor], reduction: Reduction | None) -> list[Tensor]:
+    def _reduced(self, key: LayerKey, rows_NP: Tensor, reduction: Reduction | None) -> Tensor:
         """Return the rows' coordinates in the axes kept, of which products are those of the projected rows."""
         if reduction is None:
-            return parts
+            return rows_NP
         width = self.work.layer(key).width
-        return [reduction.coordinates(part.view(len(part), -1, width)).flatten(1) for part in parts]
+        parts = rows_NP.unflatten(1, (-1, width)).split(self.work.batch_size)  # the whole is not copied at once
+        return torch.cat([reduction.coordinates(part_NPD).flatten(1) for part_NPD in parts])
 
 
 def are_finite(grams: Mapping[K, Tensor]) -> set[K]:

@@ -12,24 +12,22 @@ BLOCK_FEATURES = 4096  # columns multiplied at a time: bounds the copies
 BLOCK_IMAGES = 256  # rows multiplied with those before them at a time: half of the products are mirror images
 
 
-def centred_gram(batches: Sequence[Tensor]) -> Tensor:
-    """Return the (N, N) float64 Gram matrix of the rows of all batches, features centred over the N images.
+def centred_gram(rows_NP: Tensor) -> Tensor:
+    """Return the (N, N) float64 Gram matrix of the rows, features centred.
 
     The square root of a rounded self-product of uncentred float32 features may be that of a negative number. Hence
-    each feature's mean, summed in float64, is taken off before the products; these are taken in the batches' own
+    each feature's mean, summed in float64, is taken off before the products; these are taken in the rows' own
     precision, a block of features at a time, and summed in float64. What rounding the mean has left of it is the same
     for all images, and is taken off the matrix.
 
-    >>> centred_gram([torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0]])]).diagonal().tolist()
+    >>> centred_gram(torch.tensor([[1.0], [3.0], [5.0]])).diagonal().tolist()
     [4.0, 0.0, 4.0]
     """
-    num_images, num_features = sum(len(batch) for batch in batches), batches[0].shape[1]
-    gram_NN = torch.zeros(num_images, num_images, dtype=torch.float64, device=batches[0].device)
-    for start in range(0, num_features, BLOCK_FEATURES):
-        blocks = [batch[:, start : start + BLOCK_FEATURES] for batch in batches]
-        mean_P = torch.stack([block.sum(0, dtype=torch.float64) for block in blocks]).sum(0) / num_images
-        block_NP = torch.cat(blocks)
-        block_NP -= mean_P.to(block_NP.dtype)
+    num_images = len(rows_NP)
+    gram_NN = torch.zeros(num_images, num_images, dtype=torch.float64, device=rows_NP.device)
+    for uncentred_NP in rows_NP.split(BLOCK_FEATURES, dim=1):
+        mean_P = uncentred_NP.sum(0, dtype=torch.float64) / num_images
+        block_NP = uncentred_NP - mean_P.to(rows_NP.dtype)
         for first in range(0, num_images, BLOCK_IMAGES):
             stop = min(first + BLOCK_IMAGES, num_images)
             gram_NN[first:stop, :stop] += block_NP[first:stop] @ block_NP[:stop].mT
