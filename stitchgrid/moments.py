@@ -289,7 +289,7 @@ def _add_products(sums_XY: Tensor, x_RX: Tensor, y_RY: Tensor) -> None:
     length = len(x_RX) // num_slices
     if num_slices > 1 and length:
         sliced = num_slices * length
-        x_SRX, y_SRY = (rows[:sliced].unflatten(0, (num_slices, length)) for rows in (x_RX, y_RY))
+        x_SRX, y_SRY = (rows[:sliced].view(num_slices, length, -1) for rows in (x_RX, y_RY))
         sums_XY += torch.bmm(x_SRX.mT, y_SRY).sum(0)
         x_RX, y_RY = x_RX[sliced:], y_RY[sliced:]
     if len(x_RX):

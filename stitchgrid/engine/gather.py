@@ -240,7 +240,7 @@ class GramGatherer:
         if reduction is None:
             return rows_NP
         width = self.work.layer(key).width
-        parts = rows_NP.unflatten(1, (-1, width)).split(self.work.batch_size)  # the whole is not copied at once
+        parts = torch.split(rows_NP.view(len(rows_NP), -1, width), self.work.batch_size)  # to copy no more at a time
         return torch.cat([reduction.coordinates(part_NPD).flatten(1) for part_NPD in parts])
 
 

@@ -25,7 +25,7 @@ def centred_gram(rows_NP: Tensor) -> Tensor:
     """
     num_images = len(rows_NP)
     gram_NN = torch.zeros(num_images, num_images, dtype=torch.float64, device=rows_NP.device)
-    for uncentred_NP in rows_NP.split(BLOCK_FEATURES, dim=1):
+    for uncentred_NP in torch.split(rows_NP, BLOCK_FEATURES, dim=1):
         mean_P = uncentred_NP.sum(0, dtype=torch.float64) / num_images
         block_NP = uncentred_NP - mean_P.to(rows_NP.dtype)
         for first in range(0, num_images, BLOCK_IMAGES):
