@@ -27,10 +27,16 @@ def choose_device(word: str) -> str:
 @contextmanager
 def running_in(precision: str, device: torch.device) -> Iterator[None]:
     """Let networks run in fp32, tf32 or bf16; products outside of it, those of Gram matrices too, are never TF32."""
+    with running_back_in(precision), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+@contextmanager
+def running_back_in(precision: str) -> Iterator[None]:
+    """Let gradients of networks be found in fp32 or tf32; those of bf16 have the types of the way there."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            yield
+        yield
     finally:
         matmul.allow_tf32 = cudnn.allow_tf32 = False

@@ -4,6 +4,7 @@ Shape suffixes: N images, C = 3 channels, H and W pixels.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -46,9 +47,9 @@ def apply_preprocess(
             )
         x_NCHW = torch.cat(images) if images else torch.empty((0, 3, 0, 0), dtype=work)
     if preprocess.mean is not None:
-        x_NCHW = x_NCHW - _per_channel(preprocess.mean, x_NCHW)
+        x_NCHW = x_NCHW - _per_channel(preprocess.mean, x_NCHW.dtype, x_NCHW.device)
     if preprocess.std is not None:
-        x_NCHW = x_NCHW / _per_channel(preprocess.std, x_NCHW)
+        x_NCHW = x_NCHW / _per_channel(preprocess.std, x_NCHW.dtype, x_NCHW.device)
     return x_NCHW.to(dtype)
 
 
@@ -124,5 +125,6 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+@lru_cache(maxsize=64)  # the host would wait for a device at each batch
+def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)[:, None, None]

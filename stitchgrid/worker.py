@@ -97,7 +97,7 @@ class Worker:
     def _run(self, unit: Unit, context: Sweep) -> UnitReport:
         start = perf_counter()
         _log.info("%s %s on %s, process %d, %s", type(unit).__name__, unit.unit_id, node(), os.getpid(), self.device)
-        _log.info("chosen: %s", ", ".join(self.settings))
+        _log.info("chosen: %s", ", ".join(self.settings(context)))
         report = self._do(unit, context)
         seconds = perf_counter() - start
         _log.info("finished in %.2f s: %d with values, %d failed", seconds, report.num_cells, report.num_failed)
@@ -234,14 +234,15 @@ class Worker:
             torch.cuda.empty_cache()
         return None
 
-    @property
-    def settings(self) -> list[str]:
-        """What was chosen for this machine; none of it changes a value beyond rounding."""
+    def settings(self, sweep: Sweep) -> list[str]:
+        """Return what a sweep is computed with here; none of it changes a value beyond rounding."""
         onednn = "oneDNN" if torch.backends.mkldnn.enabled and self.device.type == "cpu" else ""
         return [
             f"{torch.get_num_threads()} threads",
             *([onednn] if onednn else []),
+            f"{sweep.batch_size} images at a time",
             "maps channels-last",
+            *(["networks compiled"] if sweep.compiles else []),
             *(["images on the device"] if self.device.type == "cuda" else []),
             f"{stack_images(self.device)} images of stitched networks at a time",
             "freed memory kept" if self._keeps_memory else "freed memory given back",

@@ -27,6 +27,7 @@ M = TypeVar("M", bound=nn.Module)
 IS_POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")  # not in every torch
 NAME = "elsewhere"
 MOVING = frozenset({"copy_", "_to_copy"})  # may see both devices
+ARRIVALS = "arrivals"  # among what is counted: what comes there from the CPU
 INDEXING = frozenset({"index", "index_put_", "_index_put_impl_"})  # what lies there, by what may lie here
 JOINING = frozenset({"cat", "stack"})  # refuse even single numbers of the other device
 WAITING = frozenset(
@@ -115,6 +116,10 @@ class _Operations(TorchDispatchMode):
             masks = args[1] if name in INDEXING else ()
             by_mask = any(isinstance(mask, ElsewhereTensor) and mask.dtype == torch.bool for mask in masks)
             self.waits[name] += leaves or by_mask or name in WAITING
+        elif isinstance(source, Tensor) and name in MOVING:  # from pageable memory a GPU's copies wait for it, too
+            asked = torch.device(kwargs.get("device") or "cpu")
+            arrives = isinstance(args[0], ElsewhereTensor) if name == "copy_" else asked.type == NAME
+            self.waits[ARRIVALS] += arrives
         return _carried_out(func, args, kwargs)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_elsewhere import IS_POSSIBLE, NAME, appear, in_process_of_its_own, moved, working_there
+from helpers_elsewhere import ARRIVALS, IS_POSSIBLE, NAME, appear, in_process_of_its_own, moved, working_there
 from helpers_engine import (
     FakeImages,
     FakeSplit,
@@ -80,6 +80,7 @@ class Seen:
     probes: list[list[Probe]]  # there, here
     sanity: list[list[float]]  # of trained detectors, there and here
     num_waits: list[int]  # of the host, for a network with two layers and with four
+    num_arrivals: list[int]  # of what the host sends, likewise
     num_cells: list[int]
     launched: list[dict[tuple[str, ...], float]]  # what a whole launch stores, training included: there, here
 
@@ -119,13 +120,14 @@ def look() -> Seen:
         there = run_shard(whole_shard(sweep), elsewhere)
         probes = probe_layers(elsewhere, 0)
         trained = [train_detector(elsewhere, key, None) for key in KEYS]
-        num_waits, num_cells = [], []
+        num_waits, num_arrivals, num_cells = [], [], []
         for layers in (2, 4):
             some = make_sweep(zoo, PAIRS[:1], matchers())
             some = replace(some, networks=(network_record(zoo, "conv", range(layers)),))
             waits.clear()
             run_shard(whole_shard(some), replace(elsewhere, sweep=some))
-            num_waits.append(waits.total())
+            num_arrivals.append(waits[ARRIVALS])
+            num_waits.append(waits.total() - waits[ARRIVALS])
             num_cells.append(len(every_cell(some)))
     with tempfile.TemporaryDirectory() as folder:
         launched = [launch(folder, "here")]
@@ -139,6 +141,7 @@ def look() -> Seen:
         probes=[probes, probe_layers(work, 0)],
         sanity=[[d.sanity_auroc.item() for d in trained], [detectors[key].sanity_auroc.item() for key in KEYS]],
         num_waits=num_waits,
+        num_arrivals=num_arrivals,
         num_cells=num_cells,
         launched=launched,
     )
@@ -167,7 +170,9 @@ def test_every_value_is_that_of_the_cpu(seen):
     there, here = values(seen.there), values(seen.here)
     assert there.keys() == here.keys()
     assert len({metric for _, metric in there}) > len(STITCHER_METRICS)
-    assert_close(there, here)
+    told_by_order = {key for key in here if key[1].startswith("ood_")}  # of scores, two of which may change places
+    assert all(there[key] == pytest.approx(here[key], abs=1e-3) for key in told_by_order)
+    assert_close({key: value for key, value in there.items() if key not in told_by_order}, here)
 
 
 def test_a_launch_stores_what_it_stores_on_the_cpu(seen):
@@ -181,6 +186,7 @@ def test_no_layer_pair_makes_the_host_wait_for_the_device(seen):
     (few, many), (few_cells, many_cells) = seen.num_waits, seen.num_cells
     assert many_cells == 4 * few_cells
     assert 0 < many - few <= 11 * 2  # of the layers added; their pairs would add 12 for each matcher that waits
+    assert seen.num_arrivals[0] == seen.num_arrivals[1] > 0
 
 
 def test_probes_and_detectors_come_out_as_on_the_cpu(seen):

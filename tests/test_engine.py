@@ -29,7 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stitchgrid.engine import evaluate, gather, stitched
+from stitchgrid.engine import evaluate, gather, stitched, train
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import forward
 from stitchgrid.records import Row, Sweep
@@ -302,6 +302,22 @@ def test_reduced_precision_holds_inside_networks_alone(zoo, precision):
     assert not matmul.allow_tf32
     assert not cudnn.allow_tf32
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_gradients_of_networks_are_found_in_the_precision_of_the_job_and_those_of_maps_in_float32(zoo, monkeypatch):
+    seen: dict[str, set[bool]] = {"network": set(), "map": set()}
+    install, parameters = train.install, train._parameters
+
+    def watch(tensor, what):
+        tensor.register_hook(lambda gradient: seen[what].add(torch.backends.cuda.matmul.allow_tf32))
+        return tensor
+
+    monkeypatch.setattr(train, "install", lambda rows, layer: watch(install(rows, layer), "network"))
+    monkeypatch.setattr(
+        train, "_parameters", lambda *args: [m for m in parameters(*args) if watch(m.weight_DE, "map") is not None]
+    )
+    run(zoo, make_sweep(zoo, PAIRS[:1], [matcher("task_loss", epochs=1)], precision="tf32"))
+    assert seen == {"network": {True}, "map": {False}}
 
 
 def test_bf16_moves_the_values_a_little_and_is_recorded(zoo, closed):

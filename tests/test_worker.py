@@ -25,11 +25,11 @@ def sweep() -> Sweep:
     return make_sweep(trained_zoo(), [("conv", "view")], [matcher("direct"), matcher("cka")])
 
 
-def test_a_worker_keeps_freed_memory_and_says_whether_it_could(tmp_path, monkeypatch):
+def test_a_worker_keeps_freed_memory_and_says_whether_it_could(tmp_path, monkeypatch, sweep):
     Store.open(tmp_path / "grid", create=True)
     for answer, said in ((True, "freed memory kept"), (False, "freed memory given back")):
         monkeypatch.setattr(place, "keep_freed_memory", lambda answer=answer: answer)
-        assert Worker(store=str(tmp_path / "grid"), device="cpu", threads=1).settings[-1] == said
+        assert Worker(store=str(tmp_path / "grid"), device="cpu", threads=1).settings(sweep)[-1] == said
 
 
 def test_images_that_are_not_there_are_missed_before_any_unit(worker, sweep):

@@ -117,7 +117,7 @@ def run_bench(
     return Bench(
         job=job.name,
         machine=_machine(work),
-        settings=worker.settings,
+        settings=worker.settings(sweep),
         plain_flops_per_second={sweep.networks[position].name: speed for position, speed in speeds.items()},
         product_flops_per_second={str(dtype).removeprefix("torch."): speed for dtype, speed in products.items()},
         parts=parts,
@@ -147,7 +147,7 @@ def _plain_speed(work: Workspace, position: int) -> float:
                 network(x)
             except RuntimeError:  # its forward asks for views that this memory format does not have
                 continue
-            seconds = _mean_seconds(partial(network, x), work, of=PLAIN_SECONDS)
+            seconds = _quickest(partial(network, x), work, of=PLAIN_SECONDS)
         best = max(best, size * record.flops / seconds)
     return best
 
@@ -157,19 +157,20 @@ def _product_speed(work: Workspace, dtype: torch.dtype) -> float:
     """Return FLOP/s of a product of two large matrices."""
     matrix = torch.rand(PRODUCT_WIDTH, PRODUCT_WIDTH, dtype=dtype, device=work.device)
     out = matrix @ matrix
-    seconds = _mean_seconds(partial(torch.matmul, matrix, matrix, out=out), work, of=PLAIN_SECONDS / 2)
+    seconds = _quickest(partial(torch.matmul, matrix, matrix, out=out), work, of=PLAIN_SECONDS / 2)
     return 2.0 * PRODUCT_WIDTH**3 / seconds
 
 
-def _mean_seconds(compute: Callable[[], object], work: Workspace, *, of: float) -> float:
-    """Return the mean time of a computation that was done before, repeated for `of` seconds."""
+def _quickest(compute: Callable[[], object], work: Workspace, *, of: float) -> float:
+    """Return the quickest time of a computation that was done before, repeated for `of` seconds."""
     _synchronise(work)
-    start, times = perf_counter(), 0
-    while not times or perf_counter() - start < of:
+    best, begin = inf, perf_counter()
+    while best == inf or perf_counter() - begin < of:
+        start = perf_counter()
         compute()
-        times += 1
         _synchronise(work)
-    return (perf_counter() - start) / times
+        best = min(best, perf_counter() - start)
+    return best
 
 
 def _measure(

@@ -70,6 +70,7 @@ class _Training:
         self.work, self.key, self.detector, self.outliers = work, key, detector.train(), outliers
         self.recipe = work.sweep.energy.recipe
         self.reader = SourceReader(work, [key], num_images, augment="none")
+        self.loss = torch.zeros(())
         self.start_again()
 
     def start_again(self) -> None:
@@ -84,6 +85,7 @@ class _Training:
             if len(labels_N) > 1:  # batch norm has no statistics of one image
                 with torch.enable_grad():
                     self._step(functional.cross_entropy(self.detector(seen[self.key]), labels_N))
+        self._see_that_it_converges()
 
     def fine_tune(self, epoch: int) -> None:
         """Train on every image once, and on as many outliers."""
@@ -101,6 +103,7 @@ class _Training:
                 hinges = hinges + functional.relu(OUTSIDE - outside_N).square().mean()
                 loss = functional.cross_entropy(logits[: len(labels_N)], labels_N)
                 self._step(loss + MARGIN_WEIGHT * hinges)
+        self._see_that_it_converges()
 
     def _outliers(self, num: int, generator: torch.Generator) -> Tensor:
         """Return the layer's activations of some outliers."""
@@ -112,14 +115,18 @@ class _Training:
         return activations(self.work, self.key, pixels)
 
     def _step(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise StitchgridError(
-                f"a detector diverged: its loss is {loss.item()}; lower lr in [diagnostics.energy] "
-                f"(now {self.recipe.lr:g})."
-            )
+        self.loss = loss.detach()
         self.adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.adam.step()
+
+    def _see_that_it_converges(self) -> None:
+        """Look at the last loss, once an epoch, since the host waits for it: what diverged does not come back."""
+        if not torch.isfinite(self.loss):
+            raise StitchgridError(
+                f"a detector diverged: its loss is {self.loss.item()}; lower lr in [diagnostics.energy] "
+                f"(now {self.recipe.lr:g})."
+            )
 
 
 def activations(work: Workspace, key: LayerKey, pixels: Pixels) -> Tensor:

@@ -26,7 +26,7 @@ from stitchgrid.engine.workspace import LayerKey, Workspace, batches, by_network
 from stitchgrid.matchers.catalogue import MATCHERS, WITHOUT_TAIL, asks_ood
 from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.matchers.ood import SOUND_AUROC
-from stitchgrid.matchers.stitchers.affine import r_squared, residual
+from stitchgrid.matchers.stitchers.affine import r_squared, residual, squared_error
 from stitchgrid.matchers.stitchers.direct import LEAK
 from stitchgrid.moments import NOT_FINITE, PairMoments
 from stitchgrid.records import Cell
@@ -174,19 +174,29 @@ class Evaluation:
             for stitch, metrics in zip(taker.stitches, taker.metrics(), strict=True):
                 self.ledger[stitch.cell].values |= metrics
         self._note_detectors()
+        unseen: dict[tuple[int, int], Tensor] = {}  # by rows of a source and their span, which all its targets share
         noted: list[tuple[Cell, list[Tensor]]] = []  # residual, r2, share of the source that the fit rows do not span
         for stitch in self.stitches:
             with self.ledger.failing([stitch.cell]):
                 moments = self._moments(stitch.cell)
-                fit, unseen = self.fitted.fits.get(stitch.cell.cell_id), torch.zeros_like(moments.mean_x_D[0])
-                if fit is not None:
-                    unseen = fit.unseen_share(self.fitted.reductions.of_moments(stitch.cell, moments))
-                noted.append((stitch.cell, [residual(stitch.map, moments), r_squared(stitch.map, moments), unseen]))
+                error = squared_error(stitch.map, moments)
+                told = [measure(stitch.map, moments, error=error) for measure in (residual, r_squared)]
+                noted.append((stitch.cell, [*told, self._unseen_share(stitch.cell, moments, unseen)]))
         values = torch.stack([torch.stack(row) for _, row in noted]).tolist() if noted else []  # one transfer for all
-        for (cell, _), (error, share, unseen) in zip(noted, values, strict=True):
-            self.ledger[cell].values |= {"residual": error, "r2": share}
-            if unseen > LEAK:
+        for (cell, _), (relative_error, share, leak) in zip(noted, values, strict=True):
+            self.ledger[cell].values |= {"residual": relative_error, "r2": share}
+            if leak > LEAK:
                 self.ledger[cell].flags.add("underdetermined")
+
+    def _unseen_share(self, cell: Cell, moments: PairMoments, known: dict[tuple[int, int], Tensor]) -> Tensor:
+        """Return what share of a source the fit rows of its map do not span; 0 for maps that were trained."""
+        if (fit := self.fitted.fits.get(cell.cell_id)) is None:
+            return torch.zeros_like(moments.mean_x_D[0])
+        moments = self.fitted.reductions.of_moments(cell, moments)
+        key = id(moments.x), id(fit.axes_DK)
+        if key not in known:
+            known[key] = fit.unseen_share(moments)
+        return known[key]
 
     def _note_detectors(self) -> None:
         """Flag what was told by a detector that does not tell other outliers from B."""

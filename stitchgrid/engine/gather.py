@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from stitchgrid.engine.laying import Laying
+from stitchgrid.engine.laying import Laying, laying
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
 from stitchgrid.matchers.alignment import (
     DEFAULT_RULES,
@@ -142,8 +142,8 @@ class MomentGatherer:
         if space.rules is None:
             source.needs_sums = True
             return Cross(source=source, target=target, laying=None, laid=source.sums)
-        laying = Laying(space.source, space.target, space.rules, device=self.work.device)
-        return Cross(source=source, target=target, laying=laying, laid=self._sums(source.keys))
+        between = laying(space.source, space.target, space.rules, self.work.device)
+        return Cross(source=source, target=target, laying=between, laid=self._sums(source.keys))
 
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch, a few images at a time so that memory stays bounded."""

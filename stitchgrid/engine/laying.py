@@ -12,20 +12,25 @@ Shape suffixes: N images, P rows of the source, Q of the target, J those of them
 summary, D features, H and W the sides of a grid.
 """
 
+from functools import lru_cache
 from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from stitchgrid.matchers.alignment import Layout, keeps_means, resize_rows
+from stitchgrid.matchers.alignment import Grid, Layout, keeps_means, on_sides, resize_rows, side_weights
 from stitchgrid.matchers.catalogue import Rules
 
 # What a kernel takes for one position of its result (L) or of what it is given (L'), in multiplications of a product;
 # measured with 26 images of 32 features, grids of 4 x 4 to 30 x 30, one thread of an AMD EPYC.
 KERNEL_COST, ADJOINT_KERNEL_COST = 5, 8
 
-Grid = tuple[int, int]
+
+@lru_cache(maxsize=1024)
+def laying(source: Layout, target: Layout, rules: Rules, device: torch.device) -> "Laying":
+    """Return the operator between two layouts, whose matrices are brought to a device once."""
+    return Laying(source, target, rules, device=device)
 
 
 class Laying:
@@ -37,7 +42,7 @@ class Laying:
         self.keeps_means = keeps_means(target, rules)
         self._head_JS = _head(source, target, rules).to(device)
         ours, theirs = source.grid or (1, 1), target.grid or (0, 0)
-        there = [_side(*lengths, rules).to(device) for lengths in zip(ours, theirs, strict=True)]
+        there = [side_weights(*lengths, rules).to(device) for lengths in zip(ours, theirs, strict=True)]
         self._there_HW, self._back_HW = there, [side.mT.contiguous() for side in there]
         self._there_and_back_HW = [side.mT @ side for side in there]
         has_kernels = device.type == "cpu" and rules.resize == "bilinear" and None not in (source.grid, target.grid)
@@ -67,13 +72,13 @@ class Laying:
         if self._goes_both_ways:
             returned_NPD = self._returned(self._resized(positions_NPD))
         else:
-            returned_NPD = _on_sides(self._there_and_back_HW, positions_NPD)
+            returned_NPD = on_sides(self._there_and_back_HW, positions_NPD)
         return self._joined(self._made(x_NPD), returned_NPD)
 
     def _resized(self, x_NPD: Tensor) -> Tensor:
         """Return positions of the source's grid on the target's."""
         if not self._resizes:
-            return _on_sides(self._there_HW, x_NPD)
+            return on_sides(self._there_HW, x_NPD)
         assert self.source.grid is not None
         assert self.target.grid is not None
         return _rows(interpolate(_maps(x_NPD, self.source.grid), self.target.grid, mode="bilinear"))
@@ -81,7 +86,7 @@ class Laying:
     def _returned(self, y_NQD: Tensor) -> Tensor:
         """Return what the positions of the source's grid get back."""
         if not self._returns:
-            return _on_sides(self._back_HW, y_NQD)
+            return on_sides(self._back_HW, y_NQD)
         assert self.source.grid is not None
         assert self.target.grid is not None
         maps_NDHW, shape = _maps(y_NQD, self.target.grid), (len(y_NQD), y_NQD.shape[2], *self.source.grid)
@@ -114,26 +119,8 @@ def _head(source: Layout, target: Layout, rules: Rules) -> Tensor:
     return resize_rows(summaries_PS[None], source, target, rules)[0, :num_made].contiguous()
 
 
-def _side(ours: int, theirs: int, rules: Rules) -> Tensor:
-    """Return the weights by which one side of a grid becomes one of another length: (theirs, ours)."""
-    unit_HH = torch.eye(ours, dtype=torch.float64)
-    if not theirs:
-        return unit_HH[:0]
-    column, resized = Layout(num_prefix=0, grid=(ours, 1)), Layout(num_prefix=0, grid=(theirs, 1))
-    return resize_rows(unit_HH[None], column, resized, rules)[0].contiguous()
-
-
-def _on_sides(sides: list[Tensor], x_NPD: Tensor) -> Tensor:
-    """Return rows of a grid of positions, multiplied along its height, then its width."""
-    high, wide = sides
-    num_images, num_features = len(x_NPD), x_NPD.shape[2]
-    x_NPD = high @ x_NPD.reshape(num_images, high.shape[1], wide.shape[1] * num_features)
-    x_NPD = wide @ x_NPD.reshape(num_images * len(high), wide.shape[1], num_features)
-    return x_NPD.reshape(num_images, len(high) * len(wide), num_features)
-
-
 def _cost(ours: Grid, theirs: Grid) -> int:
-    """Return the multiplications by which `_on_sides` makes one grid of another, for each feature."""
+    """Return the multiplications by which `on_sides` makes one grid of another, for each feature."""
     return theirs[0] * ours[0] * ours[1] + prod(theirs) * ours[1]
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
+import torch
+
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import breaks_worker, is_out_of_memory
 from stitchgrid.records import Cell, Row
@@ -50,6 +52,8 @@ class Ledger:
         """Divide the time spent inside among the cells it was spent for."""
         start = perf_counter()
         yield
+        if self.work.device.type == "cuda":  # it may still be at it
+            torch.cuda.synchronize(self.work.device)
         share = (perf_counter() - start) / max(1, len(cells))
         for cell in cells:
             self[cell].seconds = (self[cell].seconds or 0.0) + share

@@ -19,7 +19,7 @@ from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.matchers.stitchers.task_loss import image_order, initial_map, seeded, stacked_task_loss
 from stitchgrid.preprocess import augment_crop4_flip
-from stitchgrid.records import Cell
+from stitchgrid.records import Cell, Layer
 
 CACHE_BYTES = 1 << 30  # of source activations kept between epochs, where nothing changes them
 
@@ -40,7 +40,7 @@ def train_task_loss(
     """
     spec = work.sweep.matchers[cells[0].matcher]
     params = spec.values
-    maps = [_parameters(work, cell) for cell in cells]
+    maps = _parameters(work, cells)
     rules = work.rules(cells[0])
     stitches = [Stitch(cell=cell, map=initial, rules=rules) for cell, initial in zip(cells, maps, strict=True)]
     tensors = [tensor for stitch in stitches for tensor in (stitch.map.weight_DE, stitch.map.bias_E)]
@@ -81,13 +81,21 @@ def source_reader(
     return like if like is not None and like.reads_as(reader) else reader
 
 
-def _parameters(work: Workspace, cell: Cell) -> AffineMap:
-    source, target = work.layer(cell.source_key), work.layer(cell.target_key)
-    initial = initial_map(source.width, target.width, generator=seeded("initial map", work.sweep.full_rank_id(cell)))
-    return AffineMap(
-        weight_DE=initial.weight_DE.to(work.device).requires_grad_(),
-        bias_E=initial.bias_E.to(work.device).requires_grad_(),
-    )
+def _parameters(work: Workspace, cells: Sequence[Cell]) -> list[AffineMap]:
+    """Return the maps that cells start from, brought to the device in one transfer."""
+    drawn = [
+        initial_map(
+            work.layer(cell.source_key).width,
+            work.layer(cell.target_key).width,
+            generator=seeded("initial map", work.sweep.full_rank_id(cell)),
+        )
+        for cell in cells
+    ]
+    tensors = [tensor for initial in drawn for tensor in (initial.weight_DE, initial.bias_E)]
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).to(work.device)
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    there = [part.view(tensor.shape).clone().requires_grad_() for part, tensor in zip(parts, tensors, strict=True)]
+    return [AffineMap(weight_DE=weight, bias_E=bias) for weight, bias in zip(there[::2], there[1::2], strict=True)]
 
 
 def _backward(
@@ -104,22 +112,33 @@ def _backward(
         for start in range(0, len(group), per_stack):
             stack = group[start : start + per_stack]
             with torch.enable_grad():
-                loss = _stack_loss(
-                    work, stack, target, {key: a[some] for key, a in activations.items()}, labels_N[some]
-                )
-                (loss * num_some / num_images).backward()  # type: ignore[no-untyped-call]
+                # the maps are applied as they are when they are measured, in float32, and their gradients found so
+                rows_NPE = _stacked_rows(work, stack, layer, {key: a[some] for key, a in activations.items()})
+                gradient_NPE = _tail_gradient(work, target, rows_NPE.detach(), labels_N[some])
+                rows_NPE.backward(gradient_NPE * (num_some / num_images))  # type: ignore[no-untyped-call]
 
 
-def _stack_loss(
-    work: Workspace, stack: Sequence[Stitch], target: LayerKey, activations: dict[LayerKey, Tensor], labels_N: Tensor
+def _stacked_rows(
+    work: Workspace, stack: Sequence[Stitch], target: Layer, activations: dict[LayerKey, Tensor]
 ) -> Tensor:
-    layer = work.layer(target)
-    rows = [
-        stitch_rows(s.map, activations[s.cell.source_key], work.layer(s.cell.source_key), layer, s.rules) for s in stack
-    ]
-    with work.precision():  # the map itself is applied as it is when it is measured, in float32
-        logits = work.tail(target)(install(torch.cat(rows), layer))
-    return stacked_task_loss(logits.unflatten(0, (len(stack), len(labels_N))), labels_N)
+    """Return what all maps make of their sources on the target's rows, stitched networks one after the other."""
+    sources = [s.cell.source_key for s in stack]
+    return torch.cat(
+        [
+            stitch_rows(s.map, activations[key], work.layer(key), target, s.rules)
+            for s, key in zip(stack, sources, strict=True)
+        ]
+    )
+
+
+def _tail_gradient(work: Workspace, target: LayerKey, rows_NPE: Tensor, labels_N: Tensor) -> Tensor:
+    """Return the gradient of all stitched networks' losses with respect to what the tail is given."""
+    rows_NPE.requires_grad_()
+    with work.precision():
+        logits_NK = work.tail(target)(install(rows_NPE, work.layer(target)))
+    loss = stacked_task_loss(logits_NK.unflatten(0, (len(rows_NPE) // len(labels_N), len(labels_N))), labels_N)
+    with work.precision_back():
+        return torch.autograd.grad(loss, rows_NPE)[0]
 
 
 class SourceReader:
@@ -151,7 +170,8 @@ class SourceReader:
     def _read_all(self) -> dict[LayerKey, Tensor]:
         parts: dict[LayerKey, list[Tensor]] = {key: [] for key in self.keys}
         for start in range(0, self.num_images, self.work.batch_size):
-            indices = torch.arange(start, min(start + self.work.batch_size, self.num_images))
+            stop = min(start + self.work.batch_size, self.num_images)
+            indices = torch.arange(start, stop, device=self.work.images.fit.labels.device)
             for key, tensor in self._run(indices, None).items():
                 parts[key].append(tensor)
         return {key: torch.cat(tensors) for key, tensors in parts.items()}
@@ -172,9 +192,11 @@ class SourceReader:
         if self._keeps and self.kept is None:
             self.kept = self._read_all()
         order, generator = image_order(self.num_images, seed=seed, epoch=epoch)
-        for indices in torch.split(order, batch_size):
-            labels_N = self.work.images.fit.labels[indices].to(self.work.device)
+        labels = self.work.images.fit.labels
+        for indices in torch.split(order.to(labels.device), batch_size):
+            labels_N = labels[indices].to(self.work.device)
             if self.kept is not None:
-                yield labels_N, {key: tensor[indices.to(tensor.device)] for key, tensor in self.kept.items()}
+                positions = indices.to(self.work.device)
+                yield labels_N, {key: tensor[positions] for key, tensor in self.kept.items()}
             else:
                 yield labels_N, self._run(indices, generator if self.augment != "none" else None)

@@ -11,7 +11,7 @@ from stitchgrid.datasets.resident import PicturePair, Pictures
 from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.detector import Detector
-from stitchgrid.precision import running_in
+from stitchgrid.precision import running_back_in, running_in
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import Cell, Layer, Preprocess, Sweep
 
@@ -71,6 +71,10 @@ class Workspace:
         """Let networks run as the job asks."""
         return running_in(self.sweep.precision, self.device)
 
+    def precision_back(self) -> AbstractContextManager[None]:
+        """Let gradients of networks be found as the job asks."""
+        return running_back_in(self.sweep.precision)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -125,7 +129,8 @@ def batches(
     """Yield the images of a split from `start` to `stop` in order, seen by every wanted network."""
     for first in range(start, stop, work.batch_size):
         last = min(first + work.batch_size, stop)
-        activations, logits = forward(work, split.batch(torch.arange(first, last)), wanted, scored)
+        pixels = split.batch(torch.arange(first, last, device=split.labels.device))
+        activations, logits = forward(work, pixels, wanted, scored)
         labels_N = split.labels[first:last].to(work.device)
         yield Batch(start=first, labels_N=labels_N, activations=activations, logits=logits)
 

@@ -3,10 +3,12 @@
 A representation is split into *prefix* tokens (class and register tokens) and *positions* (of a map, or patch tokens);
 a vector is one position. README has the table of rules with their formulas; `alignment_name` names the one used.
 
-Shape suffixes: N images, P positions, K prefix tokens, D features.
+Shape suffixes: N images, P positions, K prefix tokens, D features, H positions on one side of a grid.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from stitchgrid.records import Layer
 
 SUBSAMPLED_FROM = 3  # a bilinear reduction by this factor reads only some of the source's positions
 UPSAMPLED_ABOVE = 16  # times a side: the target's neighbours then share their source
+Grid = tuple[int, int]
 _MODES = {"bilinear": "bilinear", "area": "area", "nearest": "nearest-exact"}  # of torch's interpolate
 
 
@@ -145,11 +148,48 @@ def resize_rows(rows_NPD: Tensor, source: Layout, target: Layout, rules: Rules =
     if source.grid is None:
         positions_NPD = positions_NPD.expand(-1, target.grid[0] * target.grid[1], -1)
     elif source.grid != target.grid:
-        map_NDHW = positions_NPD.mT.reshape(len(rows_NPD), -1, *source.grid)
-        corners = {"align_corners": False} if rules.resize == "bilinear" else {}
-        resized = functional.interpolate(map_NDHW, size=target.grid, mode=_MODES[rules.resize], **corners)
-        positions_NPD = resized.flatten(2).mT
+        positions_NPD = _resized(positions_NPD, source.grid, target.grid, rules)
     return torch.cat([prefix_NKD, positions_NPD], dim=1) if target.num_prefix else positions_NPD
+
+
+def _resized(positions_NPD: Tensor, ours: Grid, theirs: Grid, rules: Rules) -> Tensor:
+    """Return positions of one grid on another.
+
+    A GPU's kernels would sum gradients in an order that changes from run to run: there products with the weights of
+    both sides find them.
+    """
+    if positions_NPD.requires_grad and positions_NPD.device.type != "cpu":
+        device, dtype = positions_NPD.device, positions_NPD.dtype
+        return on_sides(
+            [_side_on(device, dtype, *lengths, rules) for lengths in zip(ours, theirs, strict=True)], positions_NPD
+        )
+    map_NDHW = positions_NPD.mT.reshape(len(positions_NPD), -1, *ours)
+    corners = {"align_corners": False} if rules.resize == "bilinear" else {}
+    return functional.interpolate(map_NDHW, size=theirs, mode=_MODES[rules.resize], **corners).flatten(2).mT
+
+
+def side_weights(ours: int, theirs: int, rules: Rules) -> Tensor:
+    """Return the weights by which one side of a grid becomes one of another length: (theirs, ours), float64."""
+    unit_HH = torch.eye(ours, dtype=torch.float64)
+    if not theirs:
+        return unit_HH[:0]
+    column, resized = Layout(num_prefix=0, grid=(ours, 1)), Layout(num_prefix=0, grid=(theirs, 1))
+    return resize_rows(unit_HH[None], column, resized, rules)[0].contiguous()
+
+
+def on_sides(sides: Sequence[Tensor], x_NPD: Tensor) -> Tensor:
+    """Return rows of a grid of positions, multiplied by weights along its height, then its width."""
+    high, wide = sides
+    num_images, num_features = len(x_NPD), x_NPD.shape[2]
+    x_NPD = high @ x_NPD.reshape(num_images, high.shape[1], wide.shape[1] * num_features)
+    x_NPD = wide @ x_NPD.reshape(num_images * len(high), wide.shape[1], num_features)
+    return x_NPD.reshape(num_images, len(high) * len(wide), num_features)
+
+
+@lru_cache(maxsize=256)
+def _side_on(device: torch.device, dtype: torch.dtype, ours: int, theirs: int, rules: Rules) -> Tensor:
+    """Return `side_weights` where they are used, brought there once."""
+    return side_weights(ours, theirs, rules).to(device, dtype)
 
 
 def keeps_means(target: Layout, rules: Rules = DEFAULT_RULES) -> bool:

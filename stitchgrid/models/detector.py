@@ -47,13 +47,18 @@ class OfMaps(nn.Module):
     def __init__(self, layer: Layer, recipe: EnergyRecipe, size: tuple[int, int], num_classes: int):
         super().__init__()
         self.layer, self.size = layer, size
+        # whose strided 1x1 convolutions channels-last are trained past the end of their memory (oneDNN with AVX2)
+        self.is_narrow = recipe.width < 8
         blocks = [2, 2, 2, 2]
         self.net = StemResNet(BasicBlock, blocks, num_classes=num_classes, width=recipe.width, in_channels=layer.width)
 
     def forward(self, a: Tensor) -> Tensor:
         """Return class scores."""
         x_NCHW = a.movedim(self.layer.feature_axis, 1)
-        logits_NK: Tensor = self.net(functional.interpolate(x_NCHW, self.size, mode="bilinear", align_corners=False))
+        x_NCHW = functional.interpolate(x_NCHW, self.size, mode="bilinear", align_corners=False)
+        if self.is_narrow:
+            x_NCHW = x_NCHW.contiguous()
+        logits_NK: Tensor = self.net(x_NCHW)
         return logits_NK
 
 

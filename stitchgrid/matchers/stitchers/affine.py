@@ -38,18 +38,24 @@ def squared_error(stitch: AffineMap, moments: PairMoments) -> Tensor:
     return moments.yy_EE.trace() + explained + moments.num_rows * offset_E.square().sum()
 
 
-def residual(stitch: AffineMap, moments: PairMoments) -> Tensor:
+def residual(stitch: AffineMap, moments: PairMoments, *, error: Tensor | None = None) -> Tensor:
     """Return ||T(A) - B||_F^2 / ||B||_F^2, B uncentred: 0 where the map reproduces the target; NaN where B is 0.
 
     A ratio of sums over all rows, where the authors' "DM (struct.)" averages the ratio over batches: the batch size
-    cannot change it. Rounding may bring an exact match out in (-1e-12, 0), which is returned as 0.
+    cannot change it. Rounding may bring an exact match out in (-1e-12, 0), which is returned as 0. `error` is the
+    `squared_error` where that is known.
     """
     norm = moments.yy_EE.trace() + moments.num_rows * moments.mean_y_E.square().sum()
-    value = squared_error(stitch, moments) / torch.where(norm > 0, norm, torch.nan)
+    error = squared_error(stitch, moments) if error is None else error
+    value = error / torch.where(norm > 0, norm, torch.nan)
     return torch.where((value > -1e-12) & (value < 0), 0.0, value)
 
 
-def r_squared(stitch: AffineMap, moments: PairMoments) -> Tensor:
-    """Return 1 - ||T(A) - B||^2 / ||B - mean(B)||^2, the mean per feature over these rows; NaN for a constant B."""
+def r_squared(stitch: AffineMap, moments: PairMoments, *, error: Tensor | None = None) -> Tensor:
+    """Return 1 - ||T(A) - B||^2 / ||B - mean(B)||^2, the mean per feature over these rows; NaN for a constant B.
+
+    `error` is the `squared_error` where that is known.
+    """
     variance = moments.yy_EE.trace()
-    return 1.0 - squared_error(stitch, moments) / torch.where(variance > 0, variance, torch.nan)
+    error = squared_error(stitch, moments) if error is None else error
+    return 1.0 - error / torch.where(variance > 0, variance, torch.nan)
