@@ -22,7 +22,7 @@ from stitchgrid.allocator import give_back_freed_memory
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.datasets.resident import PicturePair, Pictures, near
 from stitchgrid.engine.detect import train_detector
-from stitchgrid.engine.memory import available_bytes, fitting_pieces, probe_halvings, shard_bytes
+from stitchgrid.engine.memory import available_bytes, fitting_pieces, probe_halvings, shard_bytes, shard_halvings
 from stitchgrid.engine.place import set_up_torch
 from stitchgrid.engine.probes import as_artefact
 from stitchgrid.engine.shard import run_shard
@@ -73,7 +73,7 @@ class Worker:
         self._images: tuple[tuple[DataSpec, int | None], Images] | None = None
         self._near_images: PicturePair | None = None  # where the device finds them fastest
         self._checked: set[str] = set()
-        self._halvings = 0  # of what is held at a time, since memory did not suffice
+        self._halvings = 0  # of what is held at a time, beyond those known beforehand, since memory did not suffice
 
     def check(self, context: Sweep) -> None:
         """See that what a sweep's units need can be had here.
@@ -209,18 +209,20 @@ class Worker:
         _log.info("needs about %.2g GB, %.2g GB may be taken", need / 1e9, budget / 1e9)
         rows: list[Row] = []
         for piece in fitting_pieces(work.sweep, shard, self.device, budget=budget):
-            found = None
+            found, halvings = None, shard_halvings(work.sweep, piece, self.device, budget=budget)
+            if halvings:
+                _log.info("a target layer needs more than that: its batches are halved %d times", halvings)
             while found is None:
-                found = self._if_it_fits(partial(run_shard, piece), work)
+                found = self._if_it_fits(partial(run_shard, piece), work, halvings=halvings)
             rows += found
         return rows
 
     def _if_it_fits(self, compute: Callable[[Workspace], T], work: Workspace, *, halvings: int = 0) -> T | None:
         """Return what is computed, or None when it is to be tried again with half as much at a time.
 
-        `halvings` are known to be needed before.
+        `halvings` are known to be needed beforehand; what is learnt beyond them holds for all that comes.
         """
-        work = replace(work, halvings=max(self._halvings, halvings))
+        work = replace(work, halvings=halvings + self._halvings)
         try:
             return compute(work)
         except Exception as problem:
@@ -228,7 +230,7 @@ class Worker:
             if is_hopeless or not is_out_of_memory(problem):
                 self._halvings = 0  # what did not help is not kept for the shards to come
                 raise
-        self._halvings = work.halvings + 1
+        self._halvings += 1
         _log.warning("out of memory: half as many images at a time from now on (%d halvings)", self._halvings)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

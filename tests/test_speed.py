@@ -8,6 +8,7 @@ from helpers_flow import run, values
 
 from stitchgrid.driver import speed, where
 from stitchgrid.driver.speed import planned_speed, speed_there
+from stitchgrid.engine import trial
 from stitchgrid.errors import ClusterError, StoreError
 from stitchgrid.plan import CPU_SPEED, GPU_SPEED
 from stitchgrid.store import Store
@@ -39,6 +40,13 @@ def job(tmp_path):
 def slow_cpus(monkeypatch):
     """CPUs so slow, by assumption, that they ask for a shard for every target layer."""
     monkeypatch.setattr(speed, "CPU_SPEED", 1.0)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Measure no longer than it takes to say something."""
+    monkeypatch.setattr(trial, "TRIAL_SECONDS", 0.05)
+    monkeypatch.setattr(trial, "PASS_SECONDS", 0.01)
 
 
 def gpus(monkeypatch, *, there):
