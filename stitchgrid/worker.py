@@ -74,6 +74,11 @@ class Worker:
         self._near_images: PicturePair | None = None  # where the device finds them fastest
         self._checked: set[str] = set()
         self._halvings = 0  # of what is held at a time, beyond those known beforehand, since memory did not suffice
+        self._sharing = 1  # workers, this one included, that share the device's memory
+
+    def share(self, *, on_host: int, on_gpu: int) -> None:
+        """Leave others their share of the memory: there are so many workers on this machine, and on this GPU."""
+        self._sharing = on_gpu if self.device.type == "cuda" else on_host
 
     def check(self, context: Sweep) -> None:
         """See that what a sweep's units need can be had here.
@@ -156,8 +161,7 @@ class Worker:
 
     def _probe(self, unit: ProbeNetwork, sweep: Sweep) -> UnitReport:
         """Probe all layers of a network."""
-        budget, found = int(MEMORY_SHARE * available_bytes(self.device)), None
-        halvings = probe_halvings(sweep, unit.network, budget=budget)
+        found, halvings = None, probe_halvings(sweep, unit.network, budget=self._budget)
         while found is None:
             found = self._if_it_fits(partial(as_artefact, unit.network), self.workspace(sweep), halvings=halvings)
         self.store.write_artefact("probe", unit.unit_id, json.dumps(found).encode(), suffix=".json")
@@ -204,9 +208,10 @@ class Worker:
 
     def rows(self, shard: Shard, work: Workspace) -> list[Row]:
         """Return a shard's rows, in pieces where memory asks for it, with less at a time where it did not suffice."""
-        budget = int(MEMORY_SHARE * available_bytes(self.device))
+        budget = self._budget
         need = shard_bytes(work.sweep, shard, self.device)
-        _log.info("needs about %.2g GB, %.2g GB may be taken", need / 1e9, budget / 1e9)
+        share = f", the share of one of {self._sharing} workers" if self._sharing > 1 else ""
+        _log.info("needs about %.2g GB, %.2g GB may be taken%s", need / 1e9, budget / 1e9, share)
         rows: list[Row] = []
         for piece in fitting_pieces(work.sweep, shard, self.device, budget=budget):
             found, halvings = None, shard_halvings(work.sweep, piece, self.device, budget=budget)
@@ -216,6 +221,11 @@ class Worker:
                 found = self._if_it_fits(partial(run_shard, piece), work, halvings=halvings)
             rows += found
         return rows
+
+    @property
+    def _budget(self) -> int:
+        """How many bytes a unit may take."""
+        return int(MEMORY_SHARE * available_bytes(self.device, sharing=self._sharing))
 
     def _if_it_fits(self, compute: Callable[[Workspace], T], work: Workspace, *, halvings: int = 0) -> T | None:
         """Return what is computed, or None when it is to be tried again with half as much at a time.

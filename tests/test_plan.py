@@ -5,11 +5,16 @@ import pytest
 from stitchgrid.plan import CPU_SPEED, GPU_SPEED, cost, cut_into_shards, make_plan, planned_shard, split_shard
 from stitchgrid.records import DataSpec, Layer, MatcherSpec, Network, NetworkSpec, Preprocess, Sweep
 
-DIRECT = MatcherSpec(kind="direct", revision=1, params='{"rcond":1e-12}', metrics=("accuracy", "residual"))
+DIRECT = MatcherSpec(
+    kind="direct",
+    revision=1,
+    params='{"cls":"copy","pool":"mean","rcond":1e-12,"resize":"bilinear"}',
+    metrics=("accuracy", "residual"),
+)
 TASK = MatcherSpec(
     kind="task_loss",
     revision=1,
-    params='{"augment":"none","batch_size":64,"epochs":2,"lr":0.001,"weight_decay":0.0}',
+    params='{"augment":"none","batch_size":64,"cls":"copy","epochs":2,"lr":0.001,"pool":"mean","resize":"bilinear","weight_decay":0.0}',
     seed=0,
     metrics=("accuracy",),
 )

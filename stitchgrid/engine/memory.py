@@ -277,12 +277,15 @@ def _width(layers: Sequence[Layer]) -> int:
     return sum(layer.width for layer in layers)
 
 
-def available_bytes(device: torch.device) -> int:
-    """Return how much memory there is to take on a device, or for this process."""
+def available_bytes(device: torch.device, *, sharing: int = 1) -> int:
+    """Return how much memory there is to take on a device for one of so many processes that share it.
+
+    What this process keeps to use again is its own.
+    """
     if device.type == "cuda":
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + reusable
-    return min(_free_on_machine(), _free_in_group())
+        return torch.cuda.mem_get_info(device)[0] // sharing + reusable
+    return min(_free_on_machine(), _free_in_group()) // sharing
 
 
 def _free_on_machine() -> int:
