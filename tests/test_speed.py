@@ -92,29 +92,22 @@ def test_a_sweep_goes_on_elsewhere_in_the_shards_with_which_it_began(
     job, tmp_path, monkeypatch, slow_cpus, begins_on_gpu
 ):
     store, untouched = tmp_path / "grid", tmp_path / "untouched"
+    count = 1 if begins_on_gpu else 3
     gpus(monkeypatch, there=begins_on_gpu)
+    assert planned(job, untouched) == f"shards: {count}, to run {count}"
     run("launch", job, "--store", untouched, "--address", "none")
     run("launch", job, "--store", store, "--address", "none")
     asked = shards(store)
-    assert len({shard for shard, _ in asked}) == (1 if begins_on_gpu else 3)
+    assert len({shard for shard, _ in asked}) == count
     for part in (store / "parts").rglob("*.parquet"):
         part.unlink()
     gpus(monkeypatch, there=not begins_on_gpu)
-    assert planned(job, store) == f"shards: {1 if begins_on_gpu else 3}, to run {1 if begins_on_gpu else 3}"
+    assert planned(job, store) == f"shards: {count}, to run {count}"
     run("resume", "tiny", "--store", store, "--address", "none")
     run("launch", job, "--store", store, "--address", "none")
     assert shards(store) == asked
     assert Store.open(store).latest_revision("tiny") == 1
     assert values(store) == values(untouched)
-
-
-def test_a_plan_cuts_a_new_sweep_as_a_launch_there_would(job, tmp_path, monkeypatch, slow_cpus):
-    for there, count in ((True, 1), (False, 3)):
-        gpus(monkeypatch, there=there)
-        store = tmp_path / f"grid{count}"
-        assert planned(job, store) == f"shards: {count}, to run {count}"
-        run("launch", job, "--store", store, "--address", "none")
-        assert len({shard for shard, _ in shards(store)}) == count
 
 
 def test_sweeps_of_the_first_versions_were_cut_for_cpus_and_damage_is_told_unless_it_is_replaced(job, tmp_path):
