@@ -216,7 +216,8 @@ class Worker:
         for piece in fitting_pieces(work.sweep, shard, self.device, budget=budget):
             found, halvings = None, shard_halvings(work.sweep, piece, self.device, budget=budget)
             if halvings:
-                _log.info("a target layer needs more than that: its batches are halved %d times", halvings)
+                full = work.sweep.batch_size
+                _log.info("a target layer needs more: %d images at a time for it, not %d", full >> halvings, full)
             while found is None:
                 found = self._if_it_fits(partial(run_shard, piece), work, halvings=halvings)
             rows += found

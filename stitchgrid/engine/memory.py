@@ -74,9 +74,7 @@ class _Need:
     @cached_property
     def _sizes(self) -> list[int]:
         """Numbers of every layer, for one image."""
-        keys = {(block.target, layer) for block in self.shard.blocks for layer in block.target_layers}
-        sources = {block.source for block in self.shard.blocks}
-        keys |= {(source, layer) for source in sources for layer in range(_num_layers(self.sweep, source))}
+        keys = _source_keys(self.sweep, self.shard) | _target_keys(self.shard)
         return [prod(self.sweep.networks[network].layers[layer].shape) for network, layer in sorted(keys)]
 
     @property
@@ -137,8 +135,7 @@ class _Need:
     def _detectors(self) -> int:
         if not any(asks_ood(self.sweep.matchers[matcher], "energy") for matcher in self.shard.matchers):
             return 0
-        targets = {(block.target, layer) for block in self.shard.blocks for layer in block.target_layers}
-        return len(targets) * _detector_bytes(self.sweep) + 4 * self._stack * OPERATIONS_PER_CUT
+        return len(_target_keys(self.shard)) * _detector_bytes(self.sweep) + 4 * self._stack * OPERATIONS_PER_CUT
 
 
 def _detector_bytes(sweep: Sweep) -> int:
@@ -147,6 +144,15 @@ def _detector_bytes(sweep: Sweep) -> int:
     recipe = sweep.energy.recipe
     of_maps, of_tokens = 11.2e6 * (recipe.width / 64) ** 2, 12.0 * recipe.depth * (3 * recipe.width) ** 2
     return round(4 * max(of_maps, of_tokens))
+
+
+def _source_keys(sweep: Sweep, shard: Shard) -> set[LayerKey]:
+    sources = {block.source for block in shard.blocks}
+    return {(source, layer) for source in sources for layer in range(_num_layers(sweep, source))}
+
+
+def _target_keys(shard: Shard) -> set[LayerKey]:
+    return {(block.target, layer) for block in shard.blocks for layer in block.target_layers}
 
 
 def _num_layers(sweep: Sweep, network: int) -> int:
@@ -176,11 +182,11 @@ def _moment_bytes(sweep: Sweep, shard: Shard, share: Callable[[int], int]) -> in
         if is_stitcher and not MATCHERS[spec.kind].trained:
             fit.setdefault(num_fit, set()).add(rules)
     pairs = sum(
-        _width(sweep.networks[block.source].layers) * sweep.networks[block.target].layers[position].width
+        _width(sweep.networks[block.source].layers)
+        * sum(sweep.networks[block.target].layers[position].width for position in block.target_layers)
         for block in shard.blocks
-        for position in block.target_layers
     )
-    sides = _sides(sweep, shard)
+    sides = _alike(sweep, _source_keys(sweep, shard)), _alike(sweep, _target_keys(shard))
     of_fit = [_spaces(*sides, rules) for rules in fit.values()]
     axes = sum(_squares(x) for spaces in of_fit for x, _ in spaces.values())
     evaluated = axes + sum(_gathered(_spaces(*sides, rules)) for rules in evaluation.values())
@@ -194,20 +200,13 @@ Alike = dict[tuple[str, Layout], tuple[Layer, Widths]]  # layers with the same r
 Spaces = dict[RowSpace, tuple[Widths, Widths]]  # of its sources, of its targets
 
 
-def _sides(sweep: Sweep, shard: Shard) -> tuple[Alike, Alike]:
-    """Return the sources and the targets of a shard."""
-    sources: Alike = {}
-    targets: Alike = {}
-    for block in shard.blocks:
-        all_sources = range(_num_layers(sweep, block.source))
-        for found, network, positions in (
-            (sources, block.source, all_sources),
-            (targets, block.target, block.target_layers),
-        ):
-            for position in positions:
-                layer = sweep.networks[network].layers[position]
-                found.setdefault((layer.kind, layout_of(layer)), (layer, {}))[1][network, position] = layer.width
-    return sources, targets
+def _alike(sweep: Sweep, keys: Collection[LayerKey]) -> Alike:
+    """Return layers grouped by what decides in which rows they are compared."""
+    found: Alike = {}
+    for network, position in keys:
+        layer = sweep.networks[network].layers[position]
+        found.setdefault((layer.kind, layout_of(layer)), (layer, {}))[1][network, position] = layer.width
+    return found
 
 
 def _spaces(sources: Alike, targets: Alike, asked: Collection[Rules | None]) -> Spaces:
