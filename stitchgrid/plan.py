@@ -9,7 +9,9 @@ from typing import Protocol
 from stitchgrid.matchers.catalogue import MATCHERS, WITHOUT_TAIL, asks_ood, images_used
 from stitchgrid.records import Block, Cell, Layer, MatcherSpec, Shard, Sweep, digest
 
-MIN_SHARD_FLOPS, MAX_SHARD_FLOPS = 1e11, 1.2e13  # a second, and two minutes, of one CPU core, about
+CPU_SPEED, GPU_SPEED = 1e11, 2e13  # FLOP/s that a core, and a GPU in fp32, is taken to keep up; assumed, not measured
+MAX_SHARD_S = 120.0  # of a shard at such a speed
+MIN_SHARD_S = 1.0  # Ray's call, the part and the log of a unit take hundredths of it; only sweeps of seconds get there
 MAX_SHARED = 1 / 8  # of a shard's work: what other shards of the same networks do as well
 MIN_SHARDS = 16  # of a sweep big enough, so that workers share it and a crash costs little
 PIECE = "-"  # between the id of a shard and the number of its half
@@ -40,6 +42,7 @@ class Plan:
     todo: tuple[Shard, ...]  # what is left of them, with the cells wanted
     num_cells: int
     reasons: dict[str, int]  # why cells are (not) computed -> how many
+    speed: float = CPU_SPEED  # of a worker, for which shards were cut
 
     @property
     def num_todo(self) -> int:
@@ -62,12 +65,14 @@ class Plan:
         return sum(shard.flops for shard in self.todo)
 
 
-def make_plan(sweep: Sweep, done: Done, *, retry_failed: bool = False, shard_flops: float | None = None) -> Plan:
+def make_plan(
+    sweep: Sweep, done: Done, *, retry_failed: bool = False, speed: float = CPU_SPEED, shard_flops: float | None = None
+) -> Plan:
     """Cut the whole sweep into shards, then take out what the store holds.
 
     Shards do not depend on what is finished, so that a resume computes what an undisturbed run would.
     """
-    shards = tuple(cut_into_shards(sweep, shard_flops=shard_flops))
+    shards = tuple(cut_into_shards(sweep, speed=speed, shard_flops=shard_flops))
     reasons: Counter[str] = Counter()
     todo: dict[str, Shard] = {}  # by id: where two names stand for one network, so do shards
     for shard in shards:
@@ -85,7 +90,12 @@ def make_plan(sweep: Sweep, done: Done, *, retry_failed: bool = False, shard_flo
                 shard, wanted=frozenset(wanted), num_cells=len(wanted), flops=shard.flops * share
             )
     return Plan(
-        sweep=sweep, shards=shards, todo=tuple(todo.values()), num_cells=sum(reasons.values()), reasons=dict(reasons)
+        sweep=sweep,
+        shards=shards,
+        todo=tuple(todo.values()),
+        num_cells=sum(reasons.values()),
+        reasons=dict(reasons),
+        speed=speed,
     )
 
 
@@ -101,19 +111,19 @@ def _reason(sweep: Sweep, cell: Cell, done: Done, *, retry_failed: bool) -> tupl
     return ("new metric" if have else "missing"), True
 
 
-def cut_into_shards(sweep: Sweep, *, shard_flops: float | None = None) -> Iterable[Shard]:
+def cut_into_shards(sweep: Sweep, *, speed: float = CPU_SPEED, shard_flops: float | None = None) -> Iterable[Shard]:
     """Yield the shards of a whole sweep: tiles of source x target networks, or target layers of a pair too big.
 
     The side of the tiles is the largest whose costliest tile stays within `shard_flops`, by default a share of the
-    whole sweep.
+    whole sweep that takes a worker of this speed (FLOP/s) a second to two minutes.
     """
     matchers = tuple(range(len(sweep.matchers)))
     if shard_flops is None:
         pairs = _tiles(sweep, 1)
         total = sum(cost(sweep, tile, matchers) for tile in pairs)
         shared = max((_repeated_cost(sweep, tile, matchers) for tile in pairs), default=0.0)
-        least = max(MIN_SHARD_FLOPS, shared / MAX_SHARED)
-        shard_flops = min(max(total / MIN_SHARDS, least), MAX_SHARD_FLOPS)
+        least = max(MIN_SHARD_S * speed, shared / MAX_SHARED)
+        shard_flops = min(max(total / MIN_SHARDS, least), MAX_SHARD_S * speed)
     tiles: list[list[Block]] = []
     for side in TILE_SIDES:
         tiles = _tiles(sweep, side)

@@ -22,7 +22,7 @@ from stitchgrid.allocator import give_back_freed_memory
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.datasets.resident import PicturePair, Pictures, near
 from stitchgrid.engine.detect import train_detector
-from stitchgrid.engine.memory import available_bytes, fitting_pieces, probe_halvings, shard_bytes
+from stitchgrid.engine.memory import available_bytes, fitting_pieces, probe_halvings, shard_bytes, shard_halvings
 from stitchgrid.engine.place import set_up_torch
 from stitchgrid.engine.probes import as_artefact
 from stitchgrid.engine.shard import run_shard
@@ -73,7 +73,12 @@ class Worker:
         self._images: tuple[tuple[DataSpec, int | None], Images] | None = None
         self._near_images: PicturePair | None = None  # where the device finds them fastest
         self._checked: set[str] = set()
-        self._halvings = 0  # of what is held at a time, since memory did not suffice
+        self._halvings = 0  # of what is held at a time, beyond those known beforehand, since memory did not suffice
+        self._sharing = 1  # workers, this one included, that share the device's memory
+
+    def share(self, *, on_host: int, on_gpu: int) -> None:
+        """Leave others their share of the memory: there are so many workers on this machine, and on this GPU."""
+        self._sharing = on_gpu if self.device.type == "cuda" else on_host
 
     def check(self, context: Sweep) -> None:
         """See that what a sweep's units need can be had here.
@@ -156,8 +161,7 @@ class Worker:
 
     def _probe(self, unit: ProbeNetwork, sweep: Sweep) -> UnitReport:
         """Probe all layers of a network."""
-        budget, found = int(MEMORY_SHARE * available_bytes(self.device)), None
-        halvings = probe_halvings(sweep, unit.network, budget=budget)
+        found, halvings = None, probe_halvings(sweep, unit.network, budget=self._budget)
         while found is None:
             found = self._if_it_fits(partial(as_artefact, unit.network), self.workspace(sweep), halvings=halvings)
         self.store.write_artefact("probe", unit.unit_id, json.dumps(found).encode(), suffix=".json")
@@ -204,23 +208,32 @@ class Worker:
 
     def rows(self, shard: Shard, work: Workspace) -> list[Row]:
         """Return a shard's rows, in pieces where memory asks for it, with less at a time where it did not suffice."""
-        budget = int(MEMORY_SHARE * available_bytes(self.device))
+        budget = self._budget
         need = shard_bytes(work.sweep, shard, self.device)
-        _log.info("needs about %.2g GB, %.2g GB may be taken", need / 1e9, budget / 1e9)
+        share = f", the share of one of {self._sharing} workers" if self._sharing > 1 else ""
+        _log.info("needs about %.2g GB, %.2g GB may be taken%s", need / 1e9, budget / 1e9, share)
         rows: list[Row] = []
         for piece in fitting_pieces(work.sweep, shard, self.device, budget=budget):
-            found = None
+            found, halvings = None, shard_halvings(work.sweep, piece, self.device, budget=budget)
+            if halvings:
+                full = work.sweep.batch_size
+                _log.info("a target layer needs more: %d images at a time for it, not %d", full >> halvings, full)
             while found is None:
-                found = self._if_it_fits(partial(run_shard, piece), work)
+                found = self._if_it_fits(partial(run_shard, piece), work, halvings=halvings)
             rows += found
         return rows
+
+    @property
+    def _budget(self) -> int:
+        """How many bytes a unit may take."""
+        return int(MEMORY_SHARE * available_bytes(self.device, sharing=self._sharing))
 
     def _if_it_fits(self, compute: Callable[[Workspace], T], work: Workspace, *, halvings: int = 0) -> T | None:
         """Return what is computed, or None when it is to be tried again with half as much at a time.
 
-        `halvings` are known to be needed before.
+        `halvings` are known to be needed beforehand; what is learnt beyond them holds for all that comes.
         """
-        work = replace(work, halvings=max(self._halvings, halvings))
+        work = replace(work, halvings=halvings + self._halvings)
         try:
             return compute(work)
         except Exception as problem:
@@ -228,7 +241,7 @@ class Worker:
             if is_hopeless or not is_out_of_memory(problem):
                 self._halvings = 0  # what did not help is not kept for the shards to come
                 raise
-        self._halvings = work.halvings + 1
+        self._halvings += 1
         _log.warning("out of memory: half as many images at a time from now on (%d halvings)", self._halvings)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

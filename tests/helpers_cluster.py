@@ -41,6 +41,7 @@ class FakeWorker:
     folder: str | None = None
     needs: str | None = None  # a path without which nothing can be done
     seen: list[str] = field(default_factory=list)
+    neighbours: str = "1 1"  # on its machine, on its GPU
     num_made: ClassVar[int] = 0  # in this process
 
     def __post_init__(self):
@@ -50,6 +51,9 @@ class FakeWorker:
         needs = context["needs"] if isinstance(context, dict) else self.needs
         if needs is not None and not Path(os.path.expandvars(needs)).exists():
             raise FileNotFoundError(f"{needs} is not there")
+
+    def share(self, *, on_host, on_gpu):
+        self.neighbours = f"{on_host} {on_gpu}"
 
     def run(self, unit, context):
         self.seen.append(unit.unit_id)
@@ -76,6 +80,8 @@ class FakeWorker:
         if do == "gpu":
             time.sleep(0.3)
             return UnitReport(unit_id=unit.unit_id, part=os.environ["CUDA_VISIBLE_DEVICES"])
+        if do == "neighbours":
+            return UnitReport(unit_id=unit.unit_id, part=self.neighbours)
         if do == "unsendable":
             return threading.Lock()
         if do == "print":

@@ -16,11 +16,11 @@ import pytest
 from helpers_cluster import FakeWorker, broken_factory, halve, make_unit
 
 import stitchgrid
-from stitchgrid.cluster import connection, open_executor, run_errand
+from stitchgrid.cluster import cluster_resources, connection, open_executor, run_errand
 from stitchgrid.cluster.connection import Connection, find_cluster, quiet_driver, require_listener
 from stitchgrid.cluster.deaths import classify_death, in_short
 from stitchgrid.cluster.floor import sigterm_interrupts
-from stitchgrid.cluster.sizing import check_shares, choose_size
+from stitchgrid.cluster.sizing import Size, check_shares, choose_size
 from stitchgrid.errors import BrokenProcessError, ClusterError, InputError, breaks_worker, is_out_of_memory
 from stitchgrid.scheduler import DeadlineRule
 
@@ -534,6 +534,43 @@ def test_an_errand_to_another_version_is_refused(cluster, monkeypatch):
     assert re.search(
         r"has stitchgrid \S+, this command has 0.0.0; install the same", run_errand("local", os.getpid).problem
     )
+
+
+# Whom a worker shares its memory with
+
+
+@pytest.mark.parametrize(
+    ("size", "node", "on_host", "on_gpu"),
+    [
+        (Size(num_workers=8, cpus=1, gpus=0), {"CPU": 4}, 4, 4),
+        (Size(num_workers=2, cpus=1, gpus=0), {"CPU": 4}, 2, 2),
+        (Size(num_workers=8, cpus=0.1, gpus=0), {"CPU": 0.3}, 3, 3),
+        (Size(num_workers=8, cpus=0, gpus=1), {"CPU": 4, "GPU": 2}, 2, 1),
+        (Size(num_workers=8, cpus=0, gpus=0.25), {"CPU": 4, "GPU": 2}, 8, 4),
+        (Size(num_workers=3, cpus=0, gpus=0.25), {"CPU": 4, "GPU": 2}, 3, 3),
+        (Size(num_workers=8, cpus=2, gpus=0.5), {"CPU": 4, "GPU": 2}, 2, 2),
+        (Size(num_workers=8, cpus=0, gpus=2), {"CPU": 4, "GPU": 4}, 2, 1),
+        (Size(num_workers=8, cpus=1, gpus=0), {}, 1, 1),
+    ],
+)
+def test_as_many_workers_share_a_node_and_a_gpu_as_find_place_there(size, node, on_host, on_gpu):
+    assert (size.on_host(node), size.on_gpu(node)) == (on_host, on_gpu)
+
+
+@pytest.mark.ray
+def test_workers_are_told_how_many_they_are(cluster):
+    for options, wanted in (({"workers": 2}, "2 2"), ({"workers": 4, "cpus_per_worker": 3}, "2 2")):
+        with open_executor("local", factory=FakeWorker, **options) as executor:
+            [report] = executor.run([make_unit("a", "neighbours")], "context").finished
+        assert report.part == wanted
+    with open_executor("none", factory=FakeWorker) as executor:
+        [report] = executor.run([make_unit("a", "neighbours")], "context").finished
+    assert report.part == "1 1"
+
+
+@pytest.mark.ray
+def test_what_a_cluster_has_is_told(cluster):
+    assert cluster_resources("local")["CPU"] == 6
 
 
 # How many workers

@@ -1,5 +1,6 @@
 """Shards that do not fit into memory: what is known beforehand is cut, what fails is tried with less at a time."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from helpers_engine import (
 
 from stitchgrid import worker as worker_module
 from stitchgrid.engine import memory
-from stitchgrid.engine.memory import fitting_pieces, shard_bytes
+from stitchgrid.engine.evaluate import Evaluation
+from stitchgrid.engine.memory import fitting_pieces, shard_bytes, shard_halvings
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import InputError
@@ -82,12 +84,99 @@ def test_more_layers_images_and_wider_matrices_need_more(zoo):
 def test_a_worker_short_of_memory_gives_the_same_values_piece_by_piece(zoo, worker, monkeypatch):
     sweep = make_sweep(zoo, PAIRS, [*CLOSED, TRAINED])
     pieces: list[Shard] = []
-    monkeypatch.setattr(worker_module, "available_bytes", lambda device: 0)
+    monkeypatch.setattr(worker_module, "available_bytes", lambda device, **_: 0)
     monkeypatch.setattr(worker_module, "run_shard", lambda shard, work: pieces.append(shard) or run_shard(shard, work))
     rows = worker.rows(whole_shard(sweep), workspace(zoo, sweep))
     assert len(pieces) == 9
-    assert_close(values(rows), values(run(zoo, sweep)))
+    came, wanted = values(rows), values(run(zoo, sweep))
+    trained = {row.cell_id for row in rows if row.matcher == "task_loss"}
+    closed = {key: value for key, value in came.items() if key[0] not in trained}
+    assert_close(closed, {key: wanted[key] for key in closed})
     assert {row.shard for row in rows} == {"u"}
+
+
+def test_a_target_layer_too_big_starts_with_as_many_halvings_as_it_asks_for(zoo):
+    sweep = make_sweep(zoo, PAIRS, [*CLOSED, TRAINED])
+    whole = whole_shard(sweep)
+    needs = [shard_bytes(sweep, whole, CPU, halvings=halvings) for halvings in range(6)]
+    assert needs == sorted(needs, reverse=True)
+    assert needs[1] < needs[0]
+    assert [shard_halvings(sweep, whole, CPU, budget=need) for need in needs[:4]] == [0, 1, 2, 3]
+    assert shard_halvings(sweep, whole, CPU, budget=1 << 60) == 0
+
+
+def test_batches_are_not_halved_further_than_that_helps(zoo):
+    sweep = make_sweep(zoo, PAIRS, CLOSED, batch_size=256)
+    heavy = replace(sweep, networks=tuple(replace(one, num_parameters=10**11) for one in sweep.networks))
+    assert shard_halvings(heavy, whole_shard(heavy), CPU, budget=0) == 0
+    assert 1 < shard_halvings(sweep, whole_shard(sweep), CPU, budget=0) <= 8
+
+
+def test_a_target_layer_that_needs_halvings_leaves_the_others_their_full_batch(zoo, worker, monkeypatch, caplog):
+    sweep = make_sweep(zoo, PAIRS, [*CLOSED, TRAINED])
+    single = fitting_pieces(sweep, whole_shard(sweep), CPU, budget=0)
+    budget = min(shard_bytes(sweep, piece, CPU) for piece in single)
+    tries: dict[int, int] = {}
+
+    def note(shard: Shard, work: Workspace) -> list[Row]:
+        tries[shard_bytes(sweep, shard, CPU)] = work.halvings
+        return run_shard(shard, work)
+
+    monkeypatch.setattr(worker_module, "available_bytes", lambda device, **_: 1 + budget / worker_module.MEMORY_SHARE)
+    monkeypatch.setattr(worker_module, "run_shard", note)
+    with caplog.at_level("INFO"):
+        rows = worker.rows(whole_shard(sweep), workspace(zoo, sweep))
+    assert {need for need, halvings in tries.items() if halvings} == {need for need in tries if need > budget} != set()
+    few = sweep.batch_size >> max(tries.values())
+    assert f"a target layer needs more: {few} images at a time for it, not {sweep.batch_size}" in caplog.text
+    flagged = {row.matcher for row in rows if "micro_batched" in row.flags}
+    assert flagged == {"task_loss"}
+    came, wanted = values(rows), values(run(zoo, sweep))
+    trained = {row.cell_id for row in rows if row.matcher == "task_loss"}
+    closed = {key: value for key, value in came.items() if key[0] not in trained}
+    assert_close(closed, {key: wanted[key] for key in closed})
+    assert worker._halvings == 0  # known beforehand, not learnt
+
+
+def test_what_was_learnt_comes_on_top_of_what_is_known(zoo, worker, monkeypatch):
+    sweep = make_sweep(zoo, PAIRS[:1], CLOSED[:1])
+    tries: list[int] = []
+    starve = starving(2, MemoryError)
+    monkeypatch.setattr(worker_module, "shard_halvings", lambda *_, **__: 1)
+    monkeypatch.setattr(
+        worker_module, "run_shard", lambda shard, work: tries.append(work.halvings) or starve(shard, work)
+    )
+    for _ in range(2):
+        worker.rows(whole_shard(sweep), workspace(zoo, sweep))
+    assert tries == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "asked", [CLOSED[:1], [CLOSED[0], TRAINED], CLOSED[2:], [CLOSED[0], *CLOSED[2:]], [CLOSED[0], CLOSED[2], TRAINED]]
+)
+def test_moments_and_maps_take_what_they_are_said_to(zoo, monkeypatch, asked):
+    sweep = make_sweep(zoo, PAIRS, asked)
+    held: list[int] = []
+    before = set(exact_storages())
+    note_stitches = Evaluation._note_stitches
+
+    def note(evaluation: Evaluation) -> None:
+        held.append(sum(size for key, size in exact_storages().items() if key not in before))
+        note_stitches(evaluation)
+
+    monkeypatch.setattr(Evaluation, "_note_stitches", note)
+    run(zoo, sweep)
+    said = memory._moment_bytes(sweep, whole_shard(sweep), lambda amount: 0 * amount)
+    assert 0.9 * held[0] <= said <= 1.2 * held[0]  # the rest is what rows are laid with, of no size for wide layers
+
+
+def exact_storages() -> dict[int, int]:
+    """Return the bytes of every float64 matrix that is held, by where it lies."""
+    found = {}
+    for one in gc.get_objects():
+        if type(one) is torch.Tensor and one.dtype == torch.float64 and one.dim() > 1:
+            found[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+    return found
 
 
 ERRORS = [
@@ -159,3 +248,26 @@ def test_there_is_memory_and_a_containers_limit_counts(monkeypatch):
     assert 1 << 20 < free < 1 << 50
     monkeypatch.setattr(memory, "_free_in_group", lambda: 77)
     assert memory.available_bytes(CPU) == 77
+
+
+def test_workers_that_share_a_machine_take_no_more_than_their_share(zoo, worker, monkeypatch, caplog):
+    sweep = make_sweep(zoo, PAIRS, CLOSED)
+    need = shard_bytes(sweep, whole_shard(sweep), CPU)
+    monkeypatch.setattr(memory, "_free_on_machine", lambda: round(1.5 * need / worker_module.MEMORY_SHARE))
+    pieces: list[Shard] = []
+    monkeypatch.setattr(worker_module, "run_shard", lambda shard, work: pieces.append(shard) or [])
+    with caplog.at_level("INFO"):
+        worker.rows(whole_shard(sweep), workspace(zoo, sweep))
+        assert len(pieces) == 1
+        assert "workers" not in caplog.text
+        worker.share(on_host=2, on_gpu=1)
+        worker.rows(whole_shard(sweep), workspace(zoo, sweep))
+    assert len(pieces) > 2
+    assert f"{0.75 * need / 1e9:.2g} GB may be taken, the share of one of 2 workers" in caplog.text
+
+
+def test_what_a_process_keeps_of_a_gpu_is_not_shared(monkeypatch):
+    for name, value in (("memory_reserved", 50), ("memory_allocated", 20), ("mem_get_info", (100, 200))):
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    found = [memory.available_bytes(torch.device("cuda"), sharing=sharing) for sharing in (1, 4)]
+    assert found == [130, 55]

@@ -2,14 +2,19 @@ from dataclasses import replace
 
 import pytest
 
-from stitchgrid.plan import cost, cut_into_shards, make_plan, planned_shard, split_shard
+from stitchgrid.plan import CPU_SPEED, GPU_SPEED, cost, cut_into_shards, make_plan, planned_shard, split_shard
 from stitchgrid.records import DataSpec, Layer, MatcherSpec, Network, NetworkSpec, Preprocess, Sweep
 
-DIRECT = MatcherSpec(kind="direct", revision=1, params='{"rcond":1e-12}', metrics=("accuracy", "residual"))
+DIRECT = MatcherSpec(
+    kind="direct",
+    revision=1,
+    params='{"cls":"copy","pool":"mean","rcond":1e-12,"resize":"bilinear"}',
+    metrics=("accuracy", "residual"),
+)
 TASK = MatcherSpec(
     kind="task_loss",
     revision=1,
-    params='{"augment":"none","batch_size":64,"epochs":2,"lr":0.001,"weight_decay":0.0}',
+    params='{"augment":"none","batch_size":64,"cls":"copy","epochs":2,"lr":0.001,"pool":"mean","resize":"bilinear","weight_decay":0.0}',
     seed=0,
     metrics=("accuracy",),
 )
@@ -173,3 +178,26 @@ def test_halves_of_a_shard_share_its_cells_between_them_down_to_single_cells():
     assert sorted(cell_ids(asked, singles)) == sorted(cell_ids(asked, [shard]))
     assert {planned_shard(one.unit_id) for one in singles} == {shard.unit_id}
     assert split_shard(asked, singles[0]) is None
+
+
+def costly(total):
+    """Return a sweep of so many operations in all, about: by the number of its evaluation images."""
+    asked = sweep(num_networks=16, matchers=(DIRECT,))
+    few = sum(shard.flops for shard in cut_into_shards(asked, shard_flops=1e30))
+    return replace(asked, num_eval=round(asked.num_eval * total / few))
+
+
+@pytest.mark.parametrize("speed", [CPU_SPEED, GPU_SPEED])
+def test_a_shard_of_a_large_sweep_keeps_a_worker_busy_for_seconds_to_two_minutes_whatever_its_speed(speed):
+    shards = list(cut_into_shards(costly(3600 * 4 * speed), speed=speed))
+    seconds = [shard.flops / speed for shard in shards]
+    assert max(seconds) <= 120
+    assert sum(seconds) / len(seconds) >= 10
+
+
+def test_shards_for_a_gpu_are_larger_and_a_small_sweep_is_still_shared():
+    asked = costly(20 * 3600 * CPU_SPEED)
+    on_cpu, on_gpu = (list(cut_into_shards(asked, speed=speed)) for speed in (CPU_SPEED, GPU_SPEED))
+    assert len(on_cpu) > len(on_gpu) >= 16
+    assert sorted(cell_ids(asked, on_cpu)) == sorted(cell_ids(asked, on_gpu))
+    assert list(cut_into_shards(asked)) == on_cpu  # as ever

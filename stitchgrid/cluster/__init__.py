@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stitchgrid.cluster.contract import Attempt, Executor, Progress, Worker
-from stitchgrid.cluster.errand import Errand, run_errand
+from stitchgrid.cluster.errand import Errand, cluster_resources, run_errand
 from stitchgrid.cluster.in_process import InProcessExecutor
 from stitchgrid.cluster.ray_executor import RayExecutor
 from stitchgrid.scheduler import Failure, Outcome
@@ -19,6 +19,7 @@ __all__ = [
     "Progress",
     "RayExecutor",
     "Worker",
+    "cluster_resources",
     "open_executor",
     "run_errand",
 ]

@@ -8,6 +8,8 @@ from typing import Any
 import stitchgrid
 from stitchgrid.cluster.contract import Worker
 from stitchgrid.cluster.floor import check_worker, close_worker, raised
+from stitchgrid.cluster.nodes import tell_neighbours
+from stitchgrid.cluster.sizing import Size
 from stitchgrid.errors import breaks_worker
 from stitchgrid.records import Unit, UnitReport
 from stitchgrid.scheduler import UnitRaised
@@ -51,8 +53,10 @@ class WorkerActor:
         self._worker: Worker | None = None
         self._context: tuple[int, Any] = (-1, None)
 
-    def start(self, version: str, factory: bytes, run: int, context: list[Any]) -> Hello:
+    def start(self, version: str, factory: bytes, size: Size, run: int, context: list[Any]) -> Hello:
         """Make the worker unless there is one, and let it look at what is to come: the context, a reference in a list.
+
+        `size` is that of the pool, for the worker to know how many it shares its memory with.
 
         Nothing is made where driver and worker are of different versions of stitchgrid.
         """
@@ -62,7 +66,9 @@ class WorkerActor:
         problem = ""
         try:
             if version == stitchgrid.__version__:
-                self._worker = self._worker or cloudpickle.loads(factory)()
+                if self._worker is None:
+                    self._worker = cloudpickle.loads(factory)()
+                    tell_neighbours(self._worker, size)
                 self._context = (run, ray.get(context[0]))
                 check_worker(self._worker, self._context[1])
         except Exception as error:

@@ -30,7 +30,8 @@ class Worker(Protocol):
     """What does the work.
 
     A `check(context)` it may have is called before its first unit of a run: what it raises says that nothing can be
-    done where it is, and is held against no unit. A `close()` it may have is called when it is let go.
+    done where it is, and is held against no unit. A `close()` it may have is called when it is let go, a
+    `share(on_host=, on_gpu=)` once it is made: it says how many workers there are on its machine, and on its GPU.
     """
 
     def run(self, unit: Unit, context: Any) -> UnitReport:

@@ -1,4 +1,4 @@
-"""One function called where a worker would run, and its answer; no unit of work, no store."""
+"""One function called where a worker would run, and its answer; what a cluster has. No unit of work, no store."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +23,19 @@ class Errand:
     size: Size  # of the pool that a launch would start
     answer: Any = None
     problem: str = ""  # why there is no answer
+
+
+def cluster_resources(address: str) -> dict[str, float]:
+    """Return what the nodes of a Ray cluster have together: CPU, GPU, memory in bytes.
+
+    Raises:
+        ClusterError: If there is no cluster at the address.
+        InputError: If the address cannot be meant.
+    """
+    with Connection(address):
+        import ray
+
+        return dict(ray.cluster_resources())
 
 
 class Messenger:

@@ -41,6 +41,18 @@ class UnfitNodes:
         ]
 
 
+def tell_neighbours(worker: object, size: Size) -> None:
+    """Call a worker's `share` if it has one: how many of its pool may be on this process's node, and on its GPU."""
+    share = getattr(worker, "share", None)
+    if share is None:
+        return
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    resources: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
+    share(on_host=size.on_host(resources), on_gpu=size.on_gpu(resources))
+
+
 def node_lives(node: str) -> bool:
     """Return whether Ray takes a node for alive; so it does an unknown one."""
     import ray

@@ -209,7 +209,8 @@ class RayExecutor:
     def _greet(self, name: str, run: _Run) -> None:
         seat = self._seats[name]
         seat.ready = False
-        self._calls[seat.handle.start.remote(stitchgrid.__version__, self._blob, run.number, run.context)] = name
+        call = seat.handle.start.remote(stitchgrid.__version__, self._blob, self._size, run.number, run.context)
+        self._calls[call] = name
 
     def _greet_again(self, run: _Run) -> None:
         """Ask the workers of an earlier run whether they are still there, so that no unit is blamed for a dead one.

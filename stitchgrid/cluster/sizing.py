@@ -17,6 +17,26 @@ class Size:
     cpus: float  # per worker
     gpus: float
 
+    def on_host(self, node: Mapping[str, float]) -> int:
+        """Return how many workers may be on a node of these resources together.
+
+        >>> Size(num_workers=6, cpus=2.0, gpus=0.0).on_host({"CPU": 8, "GPU": 1})
+        4
+        """
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        fitting = [floor(node.get(name, 0) / amount + 1e-6) for name, amount in wanted.items() if amount]
+        return max(1, min([self.num_workers, *fitting]))
+
+    def on_gpu(self, node: Mapping[str, float]) -> int:
+        """Return how many workers may compute on one GPU of a node together.
+
+        >>> Size(num_workers=6, cpus=0.0, gpus=0.5).on_gpu({"CPU": 8, "GPU": 1})
+        2
+        """
+        if not self.gpus:  # whoever finds one all the same, is not alone
+            return self.on_host(node)
+        return max(1, min(self.num_workers, round(1 / self.gpus)))
+
 
 def check_shares(workers: int | None, cpus: float | None, gpus: float | None) -> None:
     """Refuse numbers that cannot be.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 
@@ -19,6 +19,7 @@ from stitchgrid.driver.listing import cell_table, layer_table, model_table, prob
 from stitchgrid.driver.preview import way_notices
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.revision import check_same_cells, own_code
+from stitchgrid.driver.speed import KEY, planned_speed, speed_there
 from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
 from stitchgrid.driver.where import Where
@@ -97,9 +98,14 @@ class Launch:
     def _resolve(self, images: Images, *, update: bool, retry_failed: bool) -> tuple[Resolution, Plan]:
         """Return the sweep and what is left of it, having checked that it is the one its name stands for."""
         resolution = resolve(self.job, images, self.store, cache=self.cache)
-        plan = make_plan(resolution.sweep, self.store.outcomes(), retry_failed=retry_failed)
+        speed = planned_speed(self.store, self.job.name, update=update) or self._speed
+        plan = make_plan(resolution.sweep, self.store.outcomes(), retry_failed=retry_failed, speed=speed)
         check_same_cells(self.store, resolution.sweep, plan.shards, update=update)
         return resolution, plan
+
+    @cached_property
+    def _speed(self) -> float:
+        return speed_there(self.job.numerics.device, self.where)
 
     def _claim(self, *, force: bool) -> int:
         """Take the sweep for this launch and say so in the store from now on; return the claim's number."""
@@ -155,6 +161,7 @@ class Launch:
             "dataset": plan.sweep.data.dataset,
             "precision": plan.sweep.precision,
             "num_shards": len(plan.shards),
+            KEY: plan.speed,
             "own_code": self._own_code,
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)

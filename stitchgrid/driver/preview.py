@@ -9,6 +9,7 @@ from stitchgrid.datasets import Images
 from stitchgrid.display import clock
 from stitchgrid.driver.estimate import Estimate, estimate, networks_to_train, pairs_to_try
 from stitchgrid.driver.revision import check_same_cells
+from stitchgrid.driver.speed import planned_speed, speed_there
 from stitchgrid.driver.trying import Tried, try_out
 from stitchgrid.driver.where import Where
 from stitchgrid.engine.place import Place
@@ -68,7 +69,10 @@ def preview(
     resolution = resolve(job, images, store or EmptyStore())
     for notice in way_notices(resolution.sweep):
         say(notice)
-    plan = make_plan(resolution.sweep, store.outcomes() if store else EmptyStore(), retry_failed=retry_failed)
+    where = where or Where()
+    speed = planned_speed(store, job.name, update=update) or speed_there(job.numerics.device, where)
+    done = store.outcomes() if store else EmptyStore()
+    plan = make_plan(resolution.sweep, done, retry_failed=retry_failed, speed=speed)
     if store:
         check_same_cells(store, resolution.sweep, plan.shards, update=update)
     unprobed = not_made("probe", resolution.probes(), store or EmptyStore())
@@ -77,7 +81,7 @@ def preview(
     cost: Estimate | None = None
     before = [*resolution.untrained, *unprobed, *detectors]
     if plan.todo or before:
-        tried = _tried(job, plan, where or Where(), num_detectors=len(resolution.detectors()), say=say)
+        tried = _tried(job, plan, where, num_detectors=len(resolution.detectors()), say=say)
         cost = estimate(
             plan,
             tried.trial,

@@ -1,58 +1,141 @@
 """How much memory a shard needs, how much there is, and smaller shards where that is not enough."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
 from math import prod
 from pathlib import Path
 
 import torch
 
-from stitchgrid.engine.evaluate import GRAM_BYTES
-from stitchgrid.engine.gather import CHUNK_BYTES
+from stitchgrid.engine.evaluate import GRAM_BYTES, MOMENT_BYTES
+from stitchgrid.engine.gather import CHUNK_BYTES, RowSpace, index_space, stitch_space
+from stitchgrid.engine.index_values import MOMENT_INDICES
 from stitchgrid.engine.stitched import STACK_BYTES, stack_images
 from stitchgrid.engine.train import CACHE_BYTES
-from stitchgrid.matchers.catalogue import MATCHERS, asks_ood
+from stitchgrid.engine.workspace import LayerKey
+from stitchgrid.matchers.alignment import Layout, layout_of
+from stitchgrid.matchers.catalogue import MATCHERS, Matcher, Rules, asks_ood
 from stitchgrid.plan import images_of
 from stitchgrid.records import Block, Layer, Network, Shard, Sweep
 
 PROCESS_BYTES = 600 << 20  # of a worker with torch and torchvision before it has loaded anything
+NO_HELP = 1.1  # times what single images need: halving further saves less than it costs
 OPERATIONS_PER_CUT = 4  # whose outputs training keeps for the way back: convolution, norm, activation, sum
 
 
-def shard_bytes(sweep: Sweep, shard: Shard, device: torch.device) -> int:
+def shard_bytes(sweep: Sweep, shard: Shard, device: torch.device, *, halvings: int = 0) -> int:
     """Return the memory a worker takes for a shard: weights, a batch of activations, a stack, moments, Gram matrices.
 
-    An estimate: what a network needs between its layers is guessed from the layers themselves.
+    An estimate: what a network needs between its layers is guessed from the layers themselves. `halvings` are those of
+    a workspace; weights, moments and Gram matrices stay what they are.
     """
-    networks = [sweep.networks[position] for position in sorted(shard.networks)]
-    keys = {(block.target, layer) for block in shard.blocks for layer in block.target_layers}
-    keys |= {(block.source, layer) for block in shard.blocks for layer in range(_num_layers(sweep, block.source))}
-    layers = [sweep.networks[network].layers[layer] for network, layer in sorted(keys)]
-    kinds = [MATCHERS[sweep.matchers[matcher].kind] for matcher in shard.matchers]
-    sizes = [prod(layer.shape) for layer in layers]
-    stack = min(STACK_BYTES // 4, stack_images(device) * max(sizes, default=0))
-    stack = max(stack, sweep.batch_size * max(sizes, default=0))
-    total = 4 * sum(network.num_parameters for network in networks)
-    total += 4 * sweep.batch_size * (sum(sizes) + OPERATIONS_PER_CUT * max(sizes, default=0))
-    total += 4 * stack * OPERATIONS_PER_CUT
-    if trained := [images_of(sweep, m)[0] for m, kind in zip(shard.matchers, kinds, strict=True) if kind.trained]:
-        total += min(CACHE_BYTES, 4 * max(trained) * sum(sizes)) + max(
-            _kept_for_the_way_back(network, stack, sizes) for network in networks
-        )
-    if counts := [images_of(sweep, m)[1] for m, kind in zip(shard.matchers, kinds, strict=True) if kind.gram]:
-        kept = [min(GRAM_BYTES, 4 * max(counts) * sum(sizes)), 4 * max(counts) * max(sizes, default=0)]
-        total += max(kept) + 8 * max(counts) ** 2 * (len(layers) + 1)
-        ranks = [sweep.matchers[m].rank for m, kind in zip(shard.matchers, kinds, strict=True) if kind.gram]
-        total += 8 * max(counts) ** 2 * sum(r < s.width for r in ranks if r for s in _sources(sweep, shard))
-        total += kept[1] * any(ranks)  # coordinates of one layer, at most as many as its activations
-    if checked := [images_of(sweep, m)[1] for m in shard.matchers if asks_ood(sweep.matchers[m], "mahalanobis")]:
-        num_pairs = sum(len(block.target_layers) * _num_layers(sweep, block.source) for block in shard.blocks)
-        total += 2 * 4 * sum(checked) * num_pairs + 8 * sweep.batch_size * max(sizes, default=0)
-    if any(asks_ood(sweep.matchers[m], "energy") for m in shard.matchers):
-        targets = [(block.target, layer) for block in shard.blocks for layer in block.target_layers]
-        total += len(set(targets)) * _detector_bytes(sweep) + 4 * stack * OPERATIONS_PER_CUT
-    return total + 2 * CHUNK_BYTES + _moment_bytes(sweep, shard) + _axes_bytes(sweep, shard)
+    return _Need(sweep=sweep, shard=shard, device=device, halvings=halvings).total
+
+
+def shard_halvings(sweep: Sweep, shard: Shard, device: torch.device, *, budget: int) -> int:
+    """Return how often the batch is to be halved for a shard to fit, 0 where it does.
+
+    Where even single images do not make it fit, no further than it helps: what does not shrink is most of it then.
+    """
+    most = sweep.batch_size.bit_length() - 1
+    goal = max(budget, round(NO_HELP * shard_bytes(sweep, shard, device, halvings=most)))
+    fits = (halvings for halvings in range(most) if shard_bytes(sweep, shard, device, halvings=halvings) <= goal)
+    return next(fits, most)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Need:
+    """What a shard takes, part by part, in bytes."""
+
+    sweep: Sweep
+    shard: Shard
+    device: torch.device
+    halvings: int
+
+    @property
+    def total(self) -> int:
+        passing = self._activations + 4 * OPERATIONS_PER_CUT * (self._share(self.sweep.batch_size) * self._largest)
+        passing += 4 * OPERATIONS_PER_CUT * self._stack
+        weights = 4 * sum(network.num_parameters for network in self._networks)
+        chunks = 2 * max(self._share(CHUNK_BYTES), 8 * sum(self._sizes))
+        total = weights + passing + chunks + self._training + self._grams + self._distances + self._detectors
+        return total + _moment_bytes(self.sweep, self.shard, self._share) + _axes_bytes(self.sweep, self.shard)
+
+    def _share(self, amount: int) -> int:
+        return max(1, amount >> self.halvings)
+
+    @cached_property
+    def _networks(self) -> list[Network]:
+        return [self.sweep.networks[position] for position in sorted(self.shard.networks)]
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Numbers of every layer, for one image."""
+        keys = _source_keys(self.sweep, self.shard) | _target_keys(self.shard)
+        return [prod(self.sweep.networks[network].layers[layer].shape) for network, layer in sorted(keys)]
+
+    @property
+    def _largest(self) -> int:
+        return max(self._sizes, default=0)
+
+    @cached_property
+    def _trained(self) -> list[tuple[int, int]]:
+        """Fit images and batch size of trained matchers."""
+        trained = [m for m in self.shard.matchers if self._kind(m).trained]
+        return [(images_of(self.sweep, m)[0], self.sweep.matchers[m].values["batch_size"]) for m in trained]
+
+    def _kind(self, matcher: int) -> Matcher:
+        return MATCHERS[self.sweep.matchers[matcher].kind]
+
+    @property
+    def _activations(self) -> int:
+        """Of a batch: of all layers, or of the sources that maps are trained on, whose batches are read as they are."""
+        read = max((batch_size for _, batch_size in self._trained), default=0)
+        of_sources = sum(prod(layer.shape) for layer in _sources(self.sweep, self.shard))
+        return 4 * max(self._share(self.sweep.batch_size) * sum(self._sizes), read * of_sources)
+
+    @property
+    def _stack(self) -> int:
+        """Numbers that stitched networks put behind their stitch together."""
+        batch_size = self._share(max([self.sweep.batch_size, *(batch_size for _, batch_size in self._trained)]))
+        stack = min(self._share(STACK_BYTES) // 4, self._share(stack_images(self.device)) * self._largest)
+        return max(stack, batch_size * self._largest)
+
+    @property
+    def _training(self) -> int:
+        if not self._trained:
+            return 0
+        kept = min(self._share(CACHE_BYTES), 4 * max(num for num, _ in self._trained) * sum(self._sizes))
+        return kept + max(_kept_for_the_way_back(network, self._stack, self._sizes) for network in self._networks)
+
+    @property
+    def _grams(self) -> int:
+        of_grams = [matcher for matcher in self.shard.matchers if self._kind(matcher).gram]
+        count = max((images_of(self.sweep, matcher)[1] for matcher in of_grams), default=0)
+        one_layer = 4 * count * self._largest
+        kept = max(min(self._share(GRAM_BYTES), 4 * count * sum(self._sizes)), one_layer)
+        ranks = [rank for matcher in of_grams if (rank := self.sweep.matchers[matcher].rank)]
+        reduced = sum(rank < layer.width for rank in ranks for layer in _sources(self.sweep, self.shard))
+        kept += one_layer * any(ranks)  # coordinates of one layer, at most as many as its activations
+        return kept + 8 * count**2 * (len(self._sizes) + 1 + reduced)
+
+    @property
+    def _distances(self) -> int:
+        asking = [m for m in self.shard.matchers if asks_ood(self.sweep.matchers[m], "mahalanobis")]
+        if not asking:
+            return 0
+        pairs = sum(len(block.target_layers) * _num_layers(self.sweep, block.source) for block in self.shard.blocks)
+        scores = 2 * 4 * sum(images_of(self.sweep, matcher)[1] for matcher in asking) * pairs
+        return scores + 8 * self._share(self.sweep.batch_size) * self._largest
+
+    @property
+    def _detectors(self) -> int:
+        if not any(asks_ood(self.sweep.matchers[matcher], "energy") for matcher in self.shard.matchers):
+            return 0
+        return len(_target_keys(self.shard)) * _detector_bytes(self.sweep) + 4 * self._stack * OPERATIONS_PER_CUT
 
 
 def _detector_bytes(sweep: Sweep) -> int:
@@ -61,6 +144,15 @@ def _detector_bytes(sweep: Sweep) -> int:
     recipe = sweep.energy.recipe
     of_maps, of_tokens = 11.2e6 * (recipe.width / 64) ** 2, 12.0 * recipe.depth * (3 * recipe.width) ** 2
     return round(4 * max(of_maps, of_tokens))
+
+
+def _source_keys(sweep: Sweep, shard: Shard) -> set[LayerKey]:
+    sources = {block.source for block in shard.blocks}
+    return {(source, layer) for source in sources for layer in range(_num_layers(sweep, source))}
+
+
+def _target_keys(shard: Shard) -> set[LayerKey]:
+    return {(block.target, layer) for block in shard.blocks for layer in block.target_layers}
 
 
 def _num_layers(sweep: Sweep, network: int) -> int:
@@ -72,16 +164,85 @@ def _kept_for_the_way_back(network: Network, stack: int, sizes: Sequence[int]) -
     return round(4 * stack / max(sizes) * mean_size * network.num_cuts * OPERATIONS_PER_CUT)
 
 
-def _moment_bytes(sweep: Sweep, shard: Shard) -> int:
-    """Return the bytes of all float64 products, of layers and of pairs, over fit and over evaluation images."""
+def _moment_bytes(sweep: Sweep, shard: Shard, share: Callable[[int], int]) -> int:
+    """Return the float64 bytes of maps and moments: the fit's, or the evaluation's with what is kept of the fit.
+
+    Maps of all matchers are there while the evaluation's moments are, and the axes on which they were fitted.
+    """
+    fit: dict[int, set[Rules | None]] = {}  # number of images -> how rows are laid, None: compared as indices do
+    evaluation: dict[int, set[Rules | None]] = {}
+    num_maps = 0
+    for matcher in shard.matchers:
+        spec, (num_fit, num_eval) = sweep.matchers[matcher], images_of(sweep, matcher)
+        is_stitcher = MATCHERS[spec.kind].family == "stitcher"
+        rules = Rules.of(spec.values) if is_stitcher else None
+        num_maps += is_stitcher
+        if is_stitcher or spec.kind in MOMENT_INDICES:
+            evaluation.setdefault(num_eval, set()).add(rules)
+        if is_stitcher and not MATCHERS[spec.kind].trained:
+            fit.setdefault(num_fit, set()).add(rules)
+    pairs = sum(
+        _width(sweep.networks[block.source].layers)
+        * sum(sweep.networks[block.target].layers[position].width for position in block.target_layers)
+        for block in shard.blocks
+    )
+    sides = _alike(sweep, _source_keys(sweep, shard)), _alike(sweep, _target_keys(shard))
+    of_fit = [_spaces(*sides, rules) for rules in fit.values()]
+    axes = sum(_squares(x) for spaces in of_fit for x, _ in spaces.values())
+    evaluated = axes + sum(_gathered(_spaces(*sides, rules)) for rules in evaluation.values())
+    most = max(sum(map(_gathered, of_fit)), evaluated)
+    centred = 8 * pairs * any(None in rules for rules in evaluation.values())  # products of some pairs, for indices
+    return 8 * (num_maps * pairs + most) + min(share(MOMENT_BYTES), centred)
+
+
+Widths = dict[LayerKey, int]
+Alike = dict[tuple[str, Layout], tuple[Layer, Widths]]  # layers with the same rows: one of them, and the widths of all
+Spaces = dict[RowSpace, tuple[Widths, Widths]]  # of its sources, of its targets
+
+
+def _alike(sweep: Sweep, keys: Collection[LayerKey]) -> Alike:
+    """Return layers grouped by what decides in which rows they are compared."""
+    found: Alike = {}
+    for network, position in keys:
+        layer = sweep.networks[network].layers[position]
+        found.setdefault((layer.kind, layout_of(layer)), (layer, {}))[1][network, position] = layer.width
+    return found
+
+
+def _spaces(sources: Alike, targets: Alike, asked: Collection[Rules | None]) -> Spaces:
+    """Return the row spaces of a `MomentGatherer`: in each of them its sources are multiplied with all its targets."""
+    read: dict[tuple[str, Layout, bool], Widths] = {}
+    found: Spaces = {}
+    for rules, (source, ours), (target, theirs) in product(asked, sources.values(), targets.values()):
+        space = index_space(source, target) if rules is None else stitch_space(source, target, rules)
+        x = read.setdefault(("source", space.source, space.pools), {})
+        y = read.setdefault(("target", space.target, space.pools), {})
+        x.update(ours)
+        y.update(theirs)
+        found[space] = x, y
+    return found
+
+
+def _gathered(spaces: Spaces) -> int:
+    """Return how many numbers a `MomentGatherer` holds in the end: sums of products, each layer's scatter and axes."""
     total = 0
-    for block in shard.blocks:
-        sources = sweep.networks[block.source].layers
-        targets = [sweep.networks[block.target].layers[position] for position in block.target_layers]
-        spaces = len({layer.grid for layer in targets})
-        total += sum(layer.width**2 for layer in sources) * spaces + sum(layer.width**2 for layer in targets)
-        total += _width(sources) * _width(targets)
-    return 2 * 8 * total
+    frames: dict[tuple[Layout, bool, frozenset[LayerKey]], tuple[int, int]] = {}  # numbers of one copy, copies
+    for space, (x, y) in spaces.items():
+        total += sum(x.values()) * sum(y.values())
+        is_laid = space.rules is not None
+        total += 3 * _squares(x) * is_laid
+        is_one = x == y and space.source == space.target and not is_laid  # whose sums are among the products
+        for layout, widths, copies in (
+            (space.source, x, 1 if is_laid else 3 - is_one),
+            (space.target, y, 3 - is_one),
+        ):
+            frame = layout, space.pools, frozenset(widths)
+            frames[frame] = _squares(widths), max(copies, frames.get(frame, (0, 0))[1])
+    return total + sum(numbers * copies for numbers, copies in frames.values())
+
+
+def _squares(widths: Widths) -> int:
+    return sum(width**2 for width in widths.values())
 
 
 def _axes_bytes(sweep: Sweep, shard: Shard) -> int:
@@ -115,12 +276,15 @@ def _width(layers: Sequence[Layer]) -> int:
     return sum(layer.width for layer in layers)
 
 
-def available_bytes(device: torch.device) -> int:
-    """Return how much memory there is to take on a device, or for this process."""
+def available_bytes(device: torch.device, *, sharing: int = 1) -> int:
+    """Return how much memory there is to take on a device for one of so many processes that share it.
+
+    What this process keeps to use again is its own.
+    """
     if device.type == "cuda":
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + reusable
-    return min(_free_on_machine(), _free_in_group())
+        return torch.cuda.mem_get_info(device)[0] // sharing + reusable
+    return min(_free_on_machine(), _free_in_group()) // sharing
 
 
 def _free_on_machine() -> int:
