@@ -167,7 +167,7 @@ def test_moments_and_maps_take_what_they_are_said_to(zoo, monkeypatch, asked):
     monkeypatch.setattr(Evaluation, "_note_stitches", note)
     run(zoo, sweep)
     said = memory._moment_bytes(sweep, whole_shard(sweep), lambda amount: 0 * amount)
-    assert 0.9 * held[0] <= said <= 1.2 * held[0]  # the rest is what rows are laid with, of no size for wide layers
+    assert 0.9 * held[0] <= said <= 1.25 * held[0]  # what rows are laid with is left out: it is kept for other shards
 
 
 def exact_storages() -> dict[int, int]:
