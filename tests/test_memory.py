@@ -21,10 +21,12 @@ from helpers_engine import (
     whole_shard,
     workspace,
 )
+from torch.utils._pytree import tree_leaves
 
 from stitchgrid import worker as worker_module
 from stitchgrid.engine import memory
 from stitchgrid.engine.evaluate import Evaluation
+from stitchgrid.engine.laying import Laying
 from stitchgrid.engine.memory import fitting_pieces, shard_bytes, shard_halvings
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace
@@ -157,6 +159,7 @@ def test_what_was_learnt_comes_on_top_of_what_is_known(zoo, worker, monkeypatch)
 def test_moments_and_maps_take_what_they_are_said_to(zoo, monkeypatch, asked):
     sweep = make_sweep(zoo, PAIRS, asked)
     held: list[int] = []
+    gc.collect()  # lest the place of what is garbage be taken by what is looked at
     before = set(exact_storages())
     note_stitches = Evaluation._note_stitches
 
@@ -167,16 +170,20 @@ def test_moments_and_maps_take_what_they_are_said_to(zoo, monkeypatch, asked):
     monkeypatch.setattr(Evaluation, "_note_stitches", note)
     run(zoo, sweep)
     said = memory._moment_bytes(sweep, whole_shard(sweep), lambda amount: 0 * amount)
-    assert 0.9 * held[0] <= said <= 1.25 * held[0]  # what rows are laid with is left out: it is kept for other shards
+    assert 0.9 * held[0] <= said <= 1.4 * held[0]
 
 
 def exact_storages() -> dict[int, int]:
-    """Return the bytes of every float64 matrix that is held, by where it lies."""
-    found = {}
+    """Return the bytes of every float64 matrix that is held, by where it lies, but for what rows are laid with."""
+    found, laid_with = {}, set()
     for one in gc.get_objects():
         if type(one) is torch.Tensor and one.dtype == torch.float64 and one.dim() > 1:
             found[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
-    return found
+        elif isinstance(one, Laying):
+            laid_with |= {
+                matrix.untyped_storage().data_ptr() for matrix in tree_leaves(vars(one)) if torch.is_tensor(matrix)
+            }
+    return {place: size for place, size in found.items() if place not in laid_with}
 
 
 ERRORS = [
