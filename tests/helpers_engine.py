@@ -220,7 +220,7 @@ def network_record(zoo: Zoo, name: str, layers: Sequence[int] | None = None) -> 
         num_classes=NUM_CLASSES,
         num_parameters=1,
         input_shape=(3, SIDE, SIDE),
-        flops=1.0,
+        flops=every[-1].flops,
     )
 
 
