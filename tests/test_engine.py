@@ -151,7 +151,7 @@ def many(zoo: Zoo) -> list[Row]:
     memory=st.floats(0, 1),
     random=st.randoms(use_true_random=False),
 )
-@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.generate])
 def test_any_split_of_all_layers_gives_the_same_values(zoo, many, batch_size, halvings, fineness, memory, random):
     sweep = make_sweep(zoo, PAIRS, [*CLOSED, TWENTY_STEPS], batch_size=batch_size)
     works = [replace(workspace(zoo, sweep), halvings=number) for number in halvings]
