@@ -220,7 +220,7 @@ def network_record(zoo: Zoo, name: str, layers: Sequence[int] | None = None) -> 
         num_classes=NUM_CLASSES,
         num_parameters=1,
         input_shape=(3, SIDE, SIDE),
-        flops=1.0,
+        flops=every[-1].flops,
     )
 
 
@@ -344,9 +344,16 @@ def reference(zoo: Zoo, sweep: Sweep, images: FakeImages = IMAGES) -> Reference:
 
 
 def unlike(
-    sweep: Sweep, rows: Iterable[Row], wanted: Callable[[Cell], Mapping[str, float]], *, tolerance: float = 1e-5
+    sweep: Sweep,
+    rows: Iterable[Row],
+    wanted: Callable[[Cell], Mapping[str, float]],
+    *,
+    wider: Mapping[str, float] | None = None,
 ) -> dict[str, tuple[float | None, float]]:
-    """Return where rows differ from the values wanted of their cells, by what they measured."""
+    """Return where rows differ from the values wanted of their cells, by what they measured.
+
+    They may by 1e-5, in proportion, and by more in metrics named with a tolerance of their own.
+    """
     different = {}
     cells = every_cell(sweep)
     for cell_id, found in by_cell(rows).items():
@@ -354,6 +361,6 @@ def unlike(
         assert found.keys() == values_wanted.keys()
         for metric, row in found.items():
             came, value = ratio(metric, row.value), ratio(metric, values_wanted[metric or ""])
-            if not close(came, value, tolerance=tolerance):
+            if not close(came, value, tolerance=(wider or {}).get(metric or "", 1e-5)):
                 different[f"{row.matcher} {metric} {row.source_layer} {row.target_layer}"] = (came, value)
     return different

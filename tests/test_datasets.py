@@ -235,3 +235,40 @@ def test_images_on_a_device_are_those_on_disk(root, cache):
         assert torch.equal(near_split.batch(chosen), split.batch(chosen))
         assert torch.equal(near_split.labels, split.labels)
     assert near(images, torch.device("cpu")) is images
+
+
+def a_gpu_with(num_bytes: int, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Return a GPU with so many bytes free, where there is none: what is moved there stays here."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (num_bytes, 1 << 40))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
+    return torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(("spare", "is_near"), [(0, True), (-1, False)])
+def test_images_lie_on_a_gpu_when_they_take_a_quarter_of_its_free_memory_at_most(
+    root, cache, monkeypatch, spare, is_near
+):
+    images = open_images(spec_of(root), cache=cache)
+    num_bytes = (images.fit.num + images.eval.num) * 3 * 5 * 4
+    found = near(images, a_gpu_with(4 * num_bytes + spare, monkeypatch))
+    assert isinstance(found, ResidentImages) == is_near
+    assert is_near or found is images
+    assert torch.equal(found.eval.batch(torch.arange(4)), images.eval.batch(torch.arange(4)))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_of_differing_sizes_lie_on_no_gpu(cache, tmp_path, monkeypatch, split):
+    write_folder(tmp_path / "images", num={"train": 6, "test": 4})
+    write_folder(tmp_path / "others", num={split: 2}, sizes=lambda index: (5, 4 + index))
+    for path in (tmp_path / "others" / split).rglob("*.png"):
+        path.rename(tmp_path / "images" / path.relative_to(tmp_path / "others"))
+    images = open_images(spec_of(tmp_path / "images"), cache=cache)
+    assert [images.fit.size, images.eval.size].count(None) == 1
+    assert near(images, a_gpu_with(1 << 40, monkeypatch)) is images
+
+
+def test_images_of_which_none_are_fitted_on_lie_on_a_gpu(root, cache, monkeypatch):
+    images = open_images(spec_of(root), cache=cache, need_fit=0)
+    found = near(images, a_gpu_with(1 << 40, monkeypatch))
+    assert isinstance(found, ResidentImages)
+    assert (found.fit.num, len(found.fit.labels), found.eval.num) == (0, 0, images.eval.num)

@@ -78,8 +78,8 @@ def test_the_engine_gives_the_reference_scores_of_every_detector(zoo, pair):
     rows = run_shard(whole_shard(sweep), replace(workspace(zoo, sweep), detector=found.__getitem__))
     spec = reference(zoo, sweep)
     spec.detector = found.__getitem__
-    different = unlike(sweep, rows, lambda cell: spec.values([cell])[cell.cell_id], tolerance=2e-3)
-    assert not different
+    wider = dict.fromkeys(OOD_METRICS["energy"], 2e-3)  # scores rounded to three decimals: one may go the other way
+    assert not unlike(sweep, rows, lambda cell: spec.values([cell])[cell.cell_id], wider=wider)
 
 
 def test_only_the_matchers_that_ask_are_scored_and_a_layer_stitched_to_itself_is_in_distribution(zoo):

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from helpers_engine import (
     every_cell,
     make_sweep,
     matcher,
+    network_record,
     one_thread,  # noqa: F401  # a fixture
     run,
     trained_zoo,
@@ -25,18 +27,21 @@ from helpers_engine import (
     whole_shard,
     workspace,
 )
-from hypothesis import given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from stitchgrid.engine import evaluate, gather, stitched, train
+from stitchgrid.engine.memory import fitting_pieces, shard_bytes
 from stitchgrid.engine.shard import run_shard
-from stitchgrid.engine.workspace import forward
-from stitchgrid.records import Row, Sweep
+from stitchgrid.engine.workspace import Workspace, forward
+from stitchgrid.plan import cost, cut_into_shards, split_shard
+from stitchgrid.records import Row, Shard, Sweep
 
 PAIRS = [("conv", "conv"), ("conv", "conv_again"), ("conv", "token"), ("token", "view"), ("view", "token")]
 DIRECT = matcher("direct")
 CLOSED = [DIRECT, matcher("cka"), matcher("pwcca"), matcher("procrustes")]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -76,22 +81,89 @@ def test_compiled_networks_give_the_same_values(zoo, monkeypatch):
     assert len(compiled) > len(sweep.networks[0].layers)  # tails, and what is before them
 
 
+def units(sweep: Sweep, *, fineness: float, memory: float, random: Random) -> list[Shard]:
+    """Return what a sweep's cells are computed in, in a drawn order.
+
+    Shards range from the whole sweep (fineness 0) to single target layers (2), are halved or not as after a crash, and
+    cut into pieces for a memory between what the smallest of these takes (0) and what all of it takes (1).
+    """
+    whole = whole_shard(sweep)
+    pieces: list[Shard] = []
+    for planned in cut_into_shards(sweep, shard_flops=cost(sweep, whole.blocks, whole.matchers) / 10**fineness):
+        for shard in random.choice([None, split_shard(sweep, planned)]) or [planned]:
+            least = min(shard_bytes(sweep, piece, CPU) for piece in fitting_pieces(sweep, shard, CPU, budget=0))
+            budget = round(least + memory * (shard_bytes(sweep, shard, CPU) - least))
+            pieces += fitting_pieces(sweep, shard, CPU, budget=budget)
+    random.shuffle(pieces)
+    return pieces
+
+
+def assert_same_in(pieces: list[Shard], works: list[Workspace], random: Random, whole: list[Row]) -> None:
+    """Compute every piece in one of the workspaces, and hold the values to those of one piece."""
+    rows = [row for piece in pieces for row in run_shard(piece, random.choice(works))]
+    assert sorted((row.cell_id, row.metric) for row in rows) == sorted((row.cell_id, row.metric) for row in whole)
+    assert_close(values(rows), values(whole))
+
+
+SOME_LAYERS = {"conv": (1, 3), "token": (1, 2), "view": (0, 2, 3)}
+TWENTY_STEPS = matcher("task_loss", epochs=5, batch_size=15, samples=60)
+
+
+def some_layers(zoo: Zoo, batch_size: int = 32) -> Sweep:
+    sweep = make_sweep(zoo, PAIRS[2:], [*CLOSED, TWENTY_STEPS], batch_size=batch_size)
+    networks = (network_record(zoo, network.name, SOME_LAYERS[network.name]) for network in sweep.networks)
+    return replace(sweep, networks=tuple(networks))
+
+
+@pytest.fixture(scope="module")
+def few(zoo: Zoo) -> list[Row]:
+    return run(zoo, some_layers(zoo))
+
+
 @given(
-    batch_size=st.integers(12, 100),
-    halvings=st.integers(0, 3),
-    owners=st.lists(st.integers(0, 3), min_size=30, max_size=30),
+    batch_size=st.integers(32, 100),
+    halvings=st.lists(st.integers(0, 1), min_size=1, max_size=3),
+    fineness=st.floats(0, 2),
+    memory=st.floats(0, 1),
+    random=st.randoms(use_true_random=False),
 )
-@settings(max_examples=6, deadline=None, derandomize=True)
-def test_any_split_into_batches_shards_and_workers_gives_the_same_values(zoo, closed, batch_size, halvings, owners):
-    sweep = make_sweep(zoo, PAIRS[2:], CLOSED, batch_size=batch_size)
-    cells = sorted(every_cell(sweep))
-    came: Values = {}
-    for worker in sorted(set(owners)):  # each with a workspace of its own
-        own = frozenset(cell for k, cell in enumerate(cells) if owners[k % len(owners)] == worker)
-        work = replace(workspace(zoo, sweep), halvings=halvings)
-        came |= values(run_shard(replace(whole_shard(sweep), wanted=own), work))
-    assert {cell_id for cell_id, _ in came} == set(cells)
-    assert_close(came, values(closed[1]))
+@example(batch_size=50, halvings=[1, 0], fineness=0, memory=0.6, random=Random(1))
+@settings(max_examples=3, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+def test_any_split_into_batches_shards_and_workers_gives_the_same_values(
+    zoo, few, batch_size, halvings, fineness, memory, random
+):
+    """Of maps after twenty steps as well, which differ by rounding alone."""
+    sweep = some_layers(zoo, batch_size)
+    works = [replace(workspace(zoo, sweep), halvings=number) for number in halvings]
+    assert_same_in(units(sweep, fineness=fineness, memory=memory, random=random), works, random, few)
+
+
+@pytest.fixture(scope="module")
+def many(zoo: Zoo) -> list[Row]:
+    return run(zoo, make_sweep(zoo, PAIRS, [*CLOSED, TWENTY_STEPS]))
+
+
+@pytest.mark.slow
+@given(
+    batch_size=st.integers(8, 200),
+    halvings=st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    fineness=st.floats(0, 3),
+    memory=st.floats(0, 1),
+    random=st.randoms(use_true_random=False),
+)
+@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.generate])
+def test_any_split_of_all_layers_gives_the_same_values(zoo, many, batch_size, halvings, fineness, memory, random):
+    sweep = make_sweep(zoo, PAIRS, [*CLOSED, TWENTY_STEPS], batch_size=batch_size)
+    works = [replace(workspace(zoo, sweep), halvings=number) for number in halvings]
+    assert_same_in(units(sweep, fineness=fineness, memory=memory, random=random), works, random, many)
+
+
+def test_maps_trained_for_one_target_layer_at_a_time_are_the_same_bits(zoo):
+    sweep = make_sweep(zoo, [("conv", "token")], [TWENTY_STEPS])
+    pieces = list(fitting_pieces(sweep, whole_shard(sweep), CPU, budget=0))
+    assert len(pieces) == 4
+    came = [row for piece in pieces for row in run_shard(piece, workspace(zoo, sweep)) if row.metric == "loss"]
+    assert values(came) == values(row for row in run(zoo, sweep) if row.metric == "loss")
 
 
 def test_cells_computed_in_parts_have_the_values_they_have_together(zoo, closed):

@@ -3,11 +3,15 @@
 import gc
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from pathlib import Path
+from weakref import finalize
 
 import pytest
 import torch
 from helpers_engine import (
+    FakeImages,
+    FakeSplit,
     Zoo,
     assert_close,
     by_cell,
@@ -21,6 +25,8 @@ from helpers_engine import (
     whole_shard,
     workspace,
 )
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stitchgrid import worker as worker_module
@@ -179,7 +185,7 @@ def exact_storages() -> dict[int, int]:
     for one in gc.get_objects():
         if type(one) is torch.Tensor and one.dtype == torch.float64 and one.dim() > 1:
             found[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
-        elif isinstance(one, Laying):
+        elif type(one) is Laying:
             laid_with |= {
                 matrix.untyped_storage().data_ptr() for matrix in tree_leaves(vars(one)) if torch.is_tensor(matrix)
             }
@@ -278,3 +284,42 @@ def test_what_a_process_keeps_of_a_gpu_is_not_shared(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
     found = [memory.available_bytes(torch.device("cuda"), sharing=sharing) for sharing in (1, 4)]
     assert found == [130, 55]
+
+
+class PeakBytes(TorchDispatchMode):
+    """Sums the bytes of the tensors that live, each storage once, and keeps the most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        for storage in [leaf.untyped_storage() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]:
+            if storage.data_ptr() not in self._known:
+                self._known.add(storage.data_ptr())
+                self.live += storage.nbytes()
+                self.peak = max(self.peak, self.live)
+                finalize(storage, self._forget, storage.data_ptr(), storage.nbytes())
+        return out
+
+    def _forget(self, address: int, num_bytes: int) -> None:
+        self._known.discard(address)
+        self.live -= num_bytes
+
+
+@pytest.mark.parametrize("kinds", [["direct"], ["pwcca", "procrustes"], ["cka"], ["direct", "pwcca", "cka"]], ids=str)
+def test_memory_does_not_grow_with_the_number_of_images(zoo, kinds):
+    """But for Gram matrices, which are of so many images as their matcher samples."""
+    specs = [matcher(kind, samples=40 if kind == "cka" else None) for kind in kinds]
+    peaks, numbers = [], (90, 360)
+    for number in numbers:
+        images = FakeImages(fit=FakeSplit(number, seed=1), eval=FakeSplit(number, seed=2))
+        sweep = make_sweep(zoo, [("conv", "conv")], specs, num_fit_closed=number, images=images)
+        with PeakBytes() as seen:
+            assert not [row.error for row in run(zoo, sweep, images=images) if row.error]
+        peaks.append(seen.peak)
+    smallest = min(prod(layer.shape) for layer in zoo.layers("conv")[:3])  # of maps
+    assert 32 * 4 * smallest < peaks[0]  # a batch was seen at least
+    assert peaks[1] - peaks[0] < (numbers[1] - numbers[0]) * 4 * smallest / 10

@@ -53,11 +53,18 @@ def zoo() -> Zoo:
     return trained_zoo()
 
 
-def unlike_reference(zoo: Zoo, sweep: Sweep, *, tolerance: float = 1e-4) -> dict[str, tuple[float | None, float]]:
+#: Outputs of untrained networks vary by a thousandth of their mean, which float32 rounds: what is made of the
+#: variance alone moves a thousand times as much as they do (seen: variance_ratio by 2.4e-5, pwcca by 8e-6).
+OF_UNTRAINED = dict.fromkeys(("variance_ratio", "pwcca", "pwcca_reverse"), 1e-4)
+
+
+def unlike_reference(
+    zoo: Zoo, sweep: Sweep, *, wider: dict[str, float] | None = None
+) -> dict[str, tuple[float | None, float]]:
     """Return where engine and reference differ, by what they measured."""
     rows, found = run(zoo, sweep), reference(zoo, sweep)
     assert by_cell(rows).keys() == every_cell(sweep).keys()
-    return unlike(sweep, rows, lambda cell: found.values([cell])[cell.cell_id], tolerance=tolerance)
+    return unlike(sweep, rows, lambda cell: found.values([cell])[cell.cell_id], wider=wider)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="->".join)
@@ -90,7 +97,7 @@ def test_the_engine_gives_the_reference_values_of_trained_stitchers(zoo, pair, a
         for kind, one in MATCHERS.items()
         if one.trained
     ]
-    assert not unlike_reference(zoo, make_sweep(zoo, [pair], trained, batch_size=64), tolerance=1e-4)
+    assert not unlike_reference(zoo, make_sweep(zoo, [pair], trained, batch_size=64))
 
 
 class Rows(nn.Module):
@@ -164,8 +171,7 @@ def odd_zoo() -> Zoo:
 def test_the_engine_gives_the_reference_values_of_other_axes_and_of_hooked_networks(odd_zoo, pair):
     matchers = [*INDEX_KINDS, matcher("direct"), matcher("task_loss", epochs=1, batch_size=16, samples=64, lr=0.01)]
     sweep = make_sweep(odd_zoo, [pair], matchers, batch_size=64)
-    assert not unlike_reference(odd_zoo, sweep, tolerance=1e-4)
-    assert not unlike_reference(odd_zoo, make_sweep(odd_zoo, [pair], matchers[:-1], batch_size=64))
+    assert not unlike_reference(odd_zoo, sweep, wider=OF_UNTRAINED)
 
 
 def test_the_reference_replaces_one_of_two_calls_of_a_module_and_what_is_no_modules_output():
@@ -174,7 +180,7 @@ def test_the_reference_replaces_one_of_two_calls_of_a_module_and_what_is_no_modu
     assert [layer.name for layer in layers] == ["first", "act", "second", "act_1", "mul", "sub"]
     record = replace(network_record(trained_zoo(), "conv"), layers=layers)
     sweep = replace(make_sweep(trained_zoo(), [], [matcher("direct")]), networks=(record,), pairs=((0, 0),))
-    assert not unlike_reference(Zoo(staged={}, cut={"conv": cut}), sweep, tolerance=1e-4)
+    assert not unlike_reference(Zoo(staged={}, cut={"conv": cut}), sweep, wider=OF_UNTRAINED)
 
 
 @pytest.mark.parametrize("metrics", [("residual",), ("residual", "r2"), ("residual", "accuracy")], ids=",".join)
