@@ -131,6 +131,7 @@ class Network:
     num_parameters: int
     input_shape: tuple[int, int, int]  # (C, H, W) after preprocessing
     flops: float  # one forward pass of one image
+    num_kept_bytes: int  # of one image, from the input to the scores, for a gradient to find its way back
     way: str = "graph"  # graph | hooks: how its halves are made
 
     @property

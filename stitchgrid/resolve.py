@@ -20,7 +20,7 @@ from stitchgrid.models.build import build_network, default_preprocess, make_netw
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network
 from stitchgrid.models.freeze import freeze
-from stitchgrid.models.memory import move
+from stitchgrid.models.memory import kept_bytes, move
 from stitchgrid.models.select import select_layers
 from stitchgrid.models.shared import SharedWeights
 from stitchgrid.models.weights import load_into, load_state, state_digest
@@ -306,6 +306,7 @@ def _resolve_network(
         num_parameters=sum(parameter.numel() for parameter in module.parameters()),
         input_shape=cut.input_shape,
         flops=cut.flops,
+        num_kept_bytes=kept_bytes(module, cut.input_shape),
         way=cut.way,
     )
     if key is None or trained or spec.recipe is None:

@@ -19,6 +19,7 @@ from stitchgrid.engine.workspace import Workspace
 from stitchgrid.matchers.catalogue import MATCHERS, default_metrics
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network
+from stitchgrid.models.memory import kept_bytes
 from stitchgrid.records import (
     Block,
     Cell,
@@ -221,6 +222,7 @@ def network_record(zoo: Zoo, name: str, layers: Sequence[int] | None = None) -> 
         num_parameters=1,
         input_shape=(3, SIDE, SIDE),
         flops=every[-1].flops,
+        num_kept_bytes=kept_bytes(zoo.cut[name].module, (3, SIDE, SIDE)),
     )
 
 

@@ -12,6 +12,8 @@ from torch import nn
 from stitchgrid.errors import JobFileError
 from stitchgrid.models.build import build_network, make_network
 from stitchgrid.models.catalogue import STITCHGRID
+from stitchgrid.models.freeze import freeze
+from stitchgrid.models.memory import kept_bytes
 from stitchgrid.models.nets.resnet import BasicBlock
 
 SMALL = {"tiny10": {"padding": 1}, "vit_tiny": {"image_size": 8, "patch_size": 2}}
@@ -116,3 +118,18 @@ def test_published_checkpoints_load(pattern, name, args):
     for path in paths:
         module = build_network(spec(f"stitchgrid:{name}", base=path.parent, weights=path.name, **args))
         assert module(noise(2, 3, 32, 32)).isfinite().all()
+
+
+def test_what_a_pass_leaves_for_the_way_back_is_counted_by_hand_for_a_small_network():
+    frozen = freeze(nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3), nn.Tanh()))
+    assert kept_bytes(frozen, (3, 2, 2)) == 4 * (
+        5 + 3
+    )  # what came out of the activations; frozen weights need no inputs
+
+
+def test_a_network_that_no_gradient_passes_leaves_nothing():
+    class Detached(nn.Module):
+        def forward(self, x):
+            return torch.from_numpy(x.numpy())
+
+    assert kept_bytes(freeze(Detached()), (3, 2, 2)) == 0

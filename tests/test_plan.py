@@ -46,6 +46,7 @@ def network(name, weights="w", num_layers=3):
         num_parameters=100,
         input_shape=(3, 8, 8),
         flops=1e7,
+        num_kept_bytes=1_000,
     )
 
 

@@ -23,7 +23,7 @@ from stitchgrid.records import Block, Layer, Network, Shard, Sweep
 
 PROCESS_BYTES = 600 << 20  # of a worker with torch and torchvision before it has loaded anything
 NO_HELP = 1.1  # times what single images need: halving further saves less than it costs
-OPERATIONS_PER_CUT = 4  # whose outputs training keeps for the way back: convolution, norm, activation, sum
+OPERATIONS_PER_CUT = 4  # whose outputs are there at a time, about: convolution, norm, activation, sum
 
 
 def shard_bytes(sweep: Sweep, shard: Shard, device: torch.device, *, halvings: int = 0) -> int:
@@ -109,7 +109,8 @@ class _Need:
         if not self._trained:
             return 0
         kept = min(self._share(CACHE_BYTES), 4 * max(num for num, _ in self._trained) * sum(self._sizes))
-        return kept + max(_kept_for_the_way_back(network, self._stack, self._sizes) for network in self._networks)
+        images = -(-self._stack // max(1, self._largest))
+        return kept + images * max(network.num_kept_bytes for network in self._networks)
 
     @property
     def _grams(self) -> int:
@@ -157,11 +158,6 @@ def _target_keys(shard: Shard) -> set[LayerKey]:
 
 def _num_layers(sweep: Sweep, network: int) -> int:
     return len(sweep.networks[network].layers)
-
-
-def _kept_for_the_way_back(network: Network, stack: int, sizes: Sequence[int]) -> int:
-    mean_size = sum(prod(layer.shape) for layer in network.layers) / len(network.layers)
-    return round(4 * stack / max(sizes) * mean_size * network.num_cuts * OPERATIONS_PER_CUT)
 
 
 def _moment_bytes(sweep: Sweep, shard: Shard, share: Callable[[int], int]) -> int:

@@ -2,13 +2,14 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, is_out_of_memory
+from stitchgrid.models.probe import probe_input
 
 
 class OutOfMemoryError(InputError):
@@ -42,6 +43,30 @@ def memory_told(what: str, *, device: torch.device, count: Callable[[], int | No
 def count_bytes(module: nn.Module) -> int:
     """Return the bytes of parameters and buffers."""
     return sum(value.numel() * value.element_size() for value in [*module.parameters(), *module.buffers()])
+
+
+def kept_bytes(module: nn.Module, input_shape: Sequence[int]) -> int:
+    """Return the bytes that a pass of one image leaves for the way back of a gradient to the input, weights left out.
+
+    0 where no gradient passes: what is trained through such a network fails by itself.
+    """
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        held.append(tensor)  # lest another takes its place
+        return tensor
+
+    held: list[Tensor] = []
+    own = {value.untyped_storage().data_ptr() for value in [*module.parameters(), *module.buffers()]}
+    images = probe_input(module, input_shape)
+    try:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            module(images.requires_grad_() * 1)
+    except RuntimeError:
+        return 0
+    return sum(size for place, size in kept.items() if place not in own) // len(images)
 
 
 def move(module: nn.Module, device: torch.device, name: str) -> nn.Module:
