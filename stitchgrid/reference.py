@@ -1,7 +1,8 @@
 """Every value the textbook way: whole networks with hooks, one layer pair at a time, explicit float64 matrices.
 
 This is the specification in code. It shares nothing with the engine but the drawing of initial maps and of the images'
-order, and the preprocessing; tests hold the two together, and `stitchgrid bench` measures what sharing work is worth.
+order, the preprocessing and, where no module returns a layer's activation, the halves of the cut network; tests hold
+the two together, and `stitchgrid bench` measures what sharing work is worth.
 
 Shape suffixes: N images, P rows per image, R rows of all images, D features of the source, E of the target, K classes.
 """
