@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -50,23 +51,25 @@ def kept_bytes(module: nn.Module, input_shape: Sequence[int]) -> int:
 
     0 where no gradient passes: what is trained through such a network fails by itself.
     """
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        held.append(tensor)  # lest another takes its place
-        return tensor
-
-    held: list[Tensor] = []
     own = {value.untyped_storage().data_ptr() for value in [*module.parameters(), *module.buffers()]}
+    there: set[int] = set()  # where tensors that were counted lie, while they do
+    sizes: list[int] = []
+
+    def count(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        place = storage.data_ptr()
+        if place not in own and place not in there:
+            there.add(place)
+            sizes.append(storage.nbytes())
+            finalize(storage, there.discard, place)
+
     images = probe_input(module, input_shape)
     try:
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
             module(images.requires_grad_() * 1)
     except RuntimeError:
         return 0
-    return sum(size for place, size in kept.items() if place not in own) // len(images)
+    return sum(sizes) // len(images)
 
 
 def move(module: nn.Module, device: torch.device, name: str) -> nn.Module:
