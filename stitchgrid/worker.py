@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from stitchgrid.allocator import give_back_freed_memory
 from stitchgrid.datasets import Images, open_images
-from stitchgrid.datasets.resident import PicturePair, Pictures, near
+from stitchgrid.datasets.resident import PicturePair, Pictures, ResidentImages, near
 from stitchgrid.engine.detect import train_detector
 from stitchgrid.engine.memory import available_bytes, fitting_pieces, probe_halvings, shard_bytes, shard_halvings
 from stitchgrid.engine.place import set_up_torch
@@ -253,10 +253,10 @@ class Worker:
         return [
             f"{torch.get_num_threads()} threads",
             *([onednn] if onednn else []),
-            f"{sweep.batch_size} images at a time",
+            f"{sweep.batch_size >> self._halvings} images at a time",
             "maps channels-last",
             *(["networks compiled"] if sweep.compiles else []),
-            *(["images on the device"] if self.device.type == "cuda" else []),
+            *(["images on the device"] if isinstance(self._near_images, ResidentImages) else []),
             f"{stack_images(self.device)} images of stitched networks at a time",
             "freed memory kept" if self._keeps_memory else "freed memory given back",
         ]

@@ -259,14 +259,16 @@ def test_training_in_micro_batches_gives_the_map_of_whole_batches(zoo, halvings)
 def test_there_is_memory_and_a_containers_limit_counts(monkeypatch):
     free = memory.available_bytes(CPU)
     assert 1 << 20 < free < 1 << 50
-    monkeypatch.setattr(memory, "_free_in_group", lambda: 77)
+    monkeypatch.setattr(memory, "_memory_of_group", lambda: (77, 120))
     assert memory.available_bytes(CPU) == 77
+    assert memory.available_bytes(CPU, sharing=2) == 60
 
 
 def test_workers_that_share_a_machine_take_no_more_than_their_share(zoo, worker, monkeypatch, caplog):
     sweep = make_sweep(zoo, PAIRS, CLOSED)
     need = shard_bytes(sweep, whole_shard(sweep), CPU)
-    monkeypatch.setattr(memory, "_free_on_machine", lambda: round(1.5 * need / worker_module.MEMORY_SHARE))
+    there = round(1.5 * need / worker_module.MEMORY_SHARE)
+    monkeypatch.setattr(memory, "_memory_of_machine", lambda: (there, there))
     pieces: list[Shard] = []
     monkeypatch.setattr(worker_module, "run_shard", lambda shard, work: pieces.append(shard) or [])
     with caplog.at_level("INFO"):
@@ -279,11 +281,11 @@ def test_workers_that_share_a_machine_take_no_more_than_their_share(zoo, worker,
     assert f"{0.75 * need / 1e9:.2g} GB may be taken, the share of one of 2 workers" in caplog.text
 
 
-def test_what_a_process_keeps_of_a_gpu_is_not_shared(monkeypatch):
+def test_what_others_have_taken_of_a_gpu_already_is_not_taken_off_a_workers_part(monkeypatch):
     for name, value in (("memory_reserved", 50), ("memory_allocated", 20), ("mem_get_info", (100, 200))):
         monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
     found = [memory.available_bytes(torch.device("cuda"), sharing=sharing) for sharing in (1, 4)]
-    assert found == [130, 55]
+    assert found == [100 + (50 - 20), 200 // 4]
 
 
 class PeakBytes(TorchDispatchMode):

@@ -132,4 +132,10 @@ def test_a_network_that_no_gradient_passes_leaves_nothing():
         def forward(self, x):
             return torch.from_numpy(x.numpy())
 
-    assert kept_bytes(freeze(Detached()), (3, 2, 2)) == 0
+    class Refusing(nn.Module):
+        def forward(self, x):
+            if x.requires_grad:
+                raise ValueError("inference only")
+            return x.flatten(1)
+
+    assert kept_bytes(freeze(Detached()), (3, 2, 2)) == kept_bytes(freeze(Refusing()), (3, 2, 2)) == 0

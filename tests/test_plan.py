@@ -2,7 +2,18 @@ from dataclasses import replace
 
 import pytest
 
-from stitchgrid.plan import CPU_SPEED, GPU_SPEED, cost, cut_into_shards, make_plan, planned_shard, split_shard
+from stitchgrid.driver.speed import FIRST_SPEED
+from stitchgrid.plan import (
+    CPU_SPEED,
+    GPU_SPEED,
+    MAX_SHARD_S,
+    MIN_SHARD_S,
+    cost,
+    cut_into_shards,
+    make_plan,
+    planned_shard,
+    split_shard,
+)
 from stitchgrid.records import DataSpec, Layer, MatcherSpec, Network, NetworkSpec, Preprocess, Sweep
 
 DIRECT = MatcherSpec(
@@ -201,4 +212,10 @@ def test_shards_for_a_gpu_are_larger_and_a_small_sweep_is_still_shared():
     on_cpu, on_gpu = (list(cut_into_shards(asked, speed=speed)) for speed in (CPU_SPEED, GPU_SPEED))
     assert len(on_cpu) > len(on_gpu) >= 16
     assert sorted(cell_ids(asked, on_cpu)) == sorted(cell_ids(asked, on_gpu))
-    assert list(cut_into_shards(asked)) == on_cpu  # as ever
+    assert list(cut_into_shards(asked)) == on_cpu
+
+
+def test_sweeps_planned_before_speeds_were_kept_are_cut_as_they_were():
+    """Into shards of at most 1.2e13 operations, 1e11 where a sixteenth of the sweep is less."""
+    assert MAX_SHARD_S * FIRST_SPEED == 1.2e13
+    assert MIN_SHARD_S * FIRST_SPEED == 1e11

@@ -20,6 +20,7 @@ from stitchgrid.engine.place import processor
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import InputError
 from stitchgrid.jobfile import Job
+from stitchgrid.plan import CPU_SPEED, GPU_SPEED
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import Cell, Row, Sweep
 from stitchgrid.reference import Reference
@@ -113,7 +114,10 @@ def run_bench(
             speeds[position] = _plain_speed(work, position)
         say("matrix products")
         products = {dtype: _product_speed(work, dtype) for dtype in (torch.float32, torch.float64)}
-        parts = [_measure(part, worker, speeds, products, num_pairs=num_pairs, say=say) for part in parts_of(sweep)]
+        parts = [
+            _measure(part, worker, speeds, products, num_pairs=num_pairs, say=say)
+            for part in parts_of(sweep, speed=GPU_SPEED if worker.device.type == "cuda" else CPU_SPEED)
+        ]
     return Bench(
         job=job.name,
         machine=_machine(work),

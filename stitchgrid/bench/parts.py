@@ -9,7 +9,7 @@ import torch
 
 from stitchgrid.engine.gather import RowSpace, index_space, stitch_space
 from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, WITHOUT_TAIL, Rules
-from stitchgrid.plan import BACKWARD, cut_into_shards, images_of
+from stitchgrid.plan import BACKWARD, CPU_SPEED, cut_into_shards, images_of
 from stitchgrid.records import Cell, MatcherSpec, Shard, Sweep
 
 STRUCTURAL = "structural"  # what no network is run for past the two layers
@@ -36,10 +36,11 @@ class Part:
         return list(pairs.values())
 
 
-def parts_of(sweep: Sweep) -> list[Part]:
+def parts_of(sweep: Sweep, *, speed: float = CPU_SPEED) -> list[Part]:
     """Return the parts of a sweep: structural, then one per stitcher that asks for more than moments tell.
 
-    Detectors by energy are left out: none is trained for a comparison.
+    Shards are those for a worker of this speed (FLOP/s). Detectors by energy are left out: none is trained for a
+    comparison.
     """
     told_without = (tuple(m for m in spec.metrics if m not in OOD_METRICS["energy"]) for spec in sweep.matchers)
     matchers = tuple(replace(spec, metrics=some) for spec, some in zip(sweep.matchers, told_without, strict=True))
@@ -57,7 +58,7 @@ def parts_of(sweep: Sweep) -> list[Part]:
             others.append((position, spec))
     parts = [(STRUCTURAL, structural)] if structural else []
     parts += [(name, [one]) for name, one in zip(_names([spec for _, spec in others]), others, strict=True)]
-    return [_part(sweep, name, some) for name, some in parts]
+    return [_part(sweep, name, some, speed) for name, some in parts]
 
 
 def _names(specs: Sequence[MatcherSpec]) -> list[str]:
@@ -73,13 +74,13 @@ def _names(specs: Sequence[MatcherSpec]) -> list[str]:
     return [name if count[name] == 1 else f"{name} #{next(numbers[name])}" for name in names]
 
 
-def _part(sweep: Sweep, name: str, matchers: Sequence[tuple[int, MatcherSpec]]) -> Part:
+def _part(sweep: Sweep, name: str, matchers: Sequence[tuple[int, MatcherSpec]], speed: float) -> Part:
     some = replace(
         sweep,
         matchers=tuple(spec for _, spec in matchers),
         matcher_data=tuple(sweep.matcher_data[position] for position, _ in matchers),
     )
-    return Part(name=name, sweep=some, shards=tuple(cut_into_shards(some)))
+    return Part(name=name, sweep=some, shards=tuple(cut_into_shards(some, speed=speed)))
 
 
 def sample_pairs(pairs: Sequence[list[Cell]], num: int, *, seed: int) -> list[list[Cell]]:

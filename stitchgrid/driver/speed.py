@@ -13,6 +13,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.plan import CPU_SPEED, GPU_SPEED
 from stitchgrid.store import Store
 
+FIRST_SPEED = 1e11  # the only one that the first versions knew
 KEY = "assumed_flops_per_second"  # in what is kept with a plan
 
 
@@ -27,7 +28,7 @@ def planned_speed(store: Store | None, sweep: str, *, update: bool) -> float | N
         if not update:
             raise
         info = {}
-    return float(info.get(KEY, CPU_SPEED)) if info else None  # the first versions knew no other
+    return float(info.get(KEY, FIRST_SPEED)) if info else None
 
 
 def speed_there(device: str, where: Where) -> float:

@@ -109,19 +109,28 @@ class _Need:
         if not self._trained:
             return 0
         kept = min(self._share(CACHE_BYTES), 4 * max(num for num, _ in self._trained) * sum(self._sizes))
-        images = -(-self._stack // max(1, self._largest))
-        return kept + images * max(network.num_kept_bytes for network in self._networks)
+        return kept + max(self._way_back(network, layer) for network, layer in _target_keys(self.shard))
+
+    def _way_back(self, network: int, layer: int) -> int:
+        """Return what the stitched networks that are trained together into a layer keep for their gradients."""
+        record = self.sweep.networks[network]
+        fitting = min(
+            self._share(stack_images(self.device)), self._share(STACK_BYTES) // (4 * prod(record.layers[layer].shape))
+        )
+        batch_size = self._share(max(batch_size for _, batch_size in self._trained))
+        return max(batch_size, fitting) * record.num_kept_bytes
 
     @property
     def _grams(self) -> int:
         of_grams = [matcher for matcher in self.shard.matchers if self._kind(matcher).gram]
-        count = max((images_of(self.sweep, matcher)[1] for matcher in of_grams), default=0)
+        counts = {images_of(self.sweep, matcher)[1] for matcher in of_grams}  # each has its own
+        count = sum(counts)
         one_layer = 4 * count * self._largest
-        kept = max(min(self._share(GRAM_BYTES), 4 * count * sum(self._sizes)), one_layer)
+        kept = max(min(self._share(GRAM_BYTES) * len(counts), 4 * count * sum(self._sizes)), one_layer)
         ranks = [rank for matcher in of_grams if (rank := self.sweep.matchers[matcher].rank)]
         reduced = sum(rank < layer.width for rank in ranks for layer in _sources(self.sweep, self.shard))
         kept += one_layer * any(ranks)  # coordinates of one layer, at most as many as its activations
-        return kept + 8 * count**2 * (len(self._sizes) + 1 + reduced)
+        return kept + 8 * sum(count**2 for count in counts) * (len(self._sizes) + 1 + reduced)
 
     @property
     def _distances(self) -> int:
@@ -275,32 +284,38 @@ def _width(layers: Sequence[Layer]) -> int:
 def available_bytes(device: torch.device, *, sharing: int = 1) -> int:
     """Return how much memory there is to take on a device for one of so many processes that share it.
 
-    What this process keeps to use again is its own.
+    No more than is free, nor than an equal part of all there is. What this process keeps of a GPU to use again is free.
     """
     if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] // sharing + reusable
-    return min(_free_on_machine(), _free_in_group()) // sharing
+        return min(free + reusable, total // sharing)
+    free, total = _memory_of_machine()
+    free_in_group, limit = _memory_of_group()
+    return min(free, free_in_group, min(total, limit) // sharing)
 
 
-def _free_on_machine() -> int:
+def _memory_of_machine() -> tuple[int, int]:
+    """Return what is free, and all of it."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        lines = [line.split() for line in Path("/proc/meminfo").read_text().splitlines()]
     except OSError:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return total, total
+    found = {name.rstrip(":"): 1024 * int(number) for name, number, *_ in lines}
+    return found["MemAvailable"], found["MemTotal"]
 
 
-def _free_in_group() -> int:
-    """Return what a container's limit leaves, which the machine's figures do not know of."""
+def _memory_of_group() -> tuple[int, int]:
+    """Return what a container's limit leaves, and the limit, which the machine's figures do not know of."""
     try:
         limit, used, stat = (
             Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current", "memory.stat")
         )
         files = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file ")), 0)
-        return int(limit) - int(used) + files  # what is only cached from files is given back when it is needed
+        return int(limit) - int(used) + files, int(limit)  # what is cached from files is given back when it is needed
     except (OSError, ValueError):  # no limit: "max"
-        return 1 << 62
+        return 1 << 62, 1 << 62
 
 
 def fitting_pieces(sweep: Sweep, shard: Shard, device: torch.device, *, budget: int) -> Iterator[Shard]:

@@ -18,7 +18,7 @@ def set_up_torch(threads: int | None) -> bool:
     Return whether freed memory is kept.
     """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    torch.backends.cudnn.deterministic = True  # trained maps come out the same to the bit
+    torch.backends.cudnn.deterministic = True  # so that trained maps come out the same to the bit, as far as it decides
     return keep_freed_memory()
 
 

@@ -67,7 +67,9 @@ def kept_bytes(module: nn.Module, input_shape: Sequence[int]) -> int:
     try:
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
             module(images.requires_grad_() * 1)
-    except RuntimeError:
+    except Exception as problem:  # a network's own forward may refuse by anything
+        if is_out_of_memory(problem):
+            raise
         return 0
     return sum(sizes) // len(images)
 
