@@ -57,7 +57,7 @@ def test_a_worker_keeps_the_traceback_of_what_it_gave_up(store, monkeypatch):
     worker = Worker(store=store.uri, device="cpu", threads=1)
 
     class Context:
-        name = "s"
+        name, batch_size, compiles = "s", 1, False
 
     def fail(unit, context):
         raise ValueError("of no use")
