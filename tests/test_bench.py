@@ -53,14 +53,15 @@ def plain_networks_are_timed_for_one_pass(monkeypatch):
     monkeypatch.setattr(measure, "REPEAT_SECONDS", 0.0)
 
 
-def test_the_quickest_repetition_counts(monkeypatch):
-    clock = SimpleNamespace(now=0.0, steps=[0.5, 0.25, 0.5])
+@pytest.mark.parametrize(("steps", "typical"), [([0.25, 0.125, 0.5], 0.25), ([0.4375, 0.3125], 0.3125), ([3.0], 3.0)])
+def test_the_median_of_repetitions_counts(monkeypatch, steps, typical):
+    clock = SimpleNamespace(now=0.0, steps=steps.copy())
     monkeypatch.setattr(measure, "perf_counter", lambda: clock.now)
 
     def compute():
         clock.now += clock.steps.pop(0)
 
-    assert measure._quickest(compute, SimpleNamespace(device=torch.device("cpu")), of=1.0) == 0.25
+    assert measure._typical_seconds(compute, SimpleNamespace(device=torch.device("cpu")), of=1.0) == typical
     assert not clock.steps
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from math import inf, isnan
 from os import sched_getaffinity
 from pathlib import Path
+from statistics import fmean, median_low
 from time import perf_counter
 
 import torch
@@ -108,14 +109,12 @@ def run_bench(
         uri = (store or Store.open(folder, create=True)).uri  # a worker wants one, for the networks it holds
         worker = Worker(store=uri, device=job.numerics.device, threads=threads)
         work = worker.workspace(sweep)
-        speeds = {}
-        for position, network in enumerate(sweep.networks):
-            say(f"plain {network.name}")
-            speeds[position] = _plain_speed(work, position)
+        say("plain networks")
+        speeds = _plain_speeds(work)
         say("matrix products")
         products = {dtype: _product_speed(work, dtype) for dtype in (torch.float32, torch.float64)}
         parts = [
-            _measure(part, worker, speeds, products, num_pairs=num_pairs, say=say)
+            _measure(part, worker, products, num_pairs=num_pairs, say=say)
             for part in parts_of(sweep, speed=GPU_SPEED if worker.device.type == "cuda" else CPU_SPEED)
         ]
     return Bench(
@@ -136,6 +135,11 @@ def _resolved(job: Job, images: Images, store: Store | None, store_uri: str) -> 
     return resolution.sweep
 
 
+def _plain_speeds(work: Workspace) -> dict[int, float]:
+    """Return the FLOP/s of every network by itself."""
+    return {position: _plain_speed(work, position) for position in range(len(work.sweep.networks))}
+
+
 @torch.no_grad()
 def _plain_speed(work: Workspace, position: int) -> float:
     """Return FLOP/s of the network as it was built, in the faster memory format, at the job's batch and precision."""
@@ -151,7 +155,7 @@ def _plain_speed(work: Workspace, position: int) -> float:
                 network(x)
             except RuntimeError:  # its forward asks for views that this memory format does not have
                 continue
-            seconds = _quickest(partial(network, x), work, of=PLAIN_SECONDS)
+            seconds = _typical_seconds(partial(network, x), work, of=PLAIN_SECONDS)
         best = max(best, size * record.flops / seconds)
     return best
 
@@ -161,26 +165,25 @@ def _product_speed(work: Workspace, dtype: torch.dtype) -> float:
     """Return FLOP/s of a product of two large matrices."""
     matrix = torch.rand(PRODUCT_WIDTH, PRODUCT_WIDTH, dtype=dtype, device=work.device)
     out = matrix @ matrix
-    seconds = _quickest(partial(torch.matmul, matrix, matrix, out=out), work, of=PLAIN_SECONDS / 2)
+    seconds = _typical_seconds(partial(torch.matmul, matrix, matrix, out=out), work, of=PLAIN_SECONDS / 2)
     return 2.0 * PRODUCT_WIDTH**3 / seconds
 
 
-def _quickest(compute: Callable[[], object], work: Workspace, *, of: float) -> float:
-    """Return the quickest time of a computation that was done before, repeated for `of` seconds."""
+def _typical_seconds(compute: Callable[[], object], work: Workspace, *, of: float) -> float:
+    """Return the median time of a computation, repeated for `of` seconds; of two times, the shorter."""
+    times: list[float] = []
     _synchronise(work)
-    best, begin = inf, perf_counter()
-    while best == inf or perf_counter() - begin < of:
+    while sum(times) + min(times, default=0.0) < of or not times:
         start = perf_counter()
         compute()
         _synchronise(work)
-        best = min(best, perf_counter() - start)
-    return best
+        times.append(perf_counter() - start)
+    return median_low(times)
 
 
 def _measure(
     part: Part,
     worker: Worker,
-    speeds: dict[int, float],
     product_speeds: dict[torch.dtype, float],
     *,
     num_pairs: int | None,
@@ -189,7 +192,9 @@ def _measure(
     work = worker.workspace(part.sweep)
     pairs = part.layer_pairs()
     say(f"{part.name}: engine, {len(part.cells)} cells")
+    speeds = [_plain_speeds(work)]  # before and after, since machines slow down and speed up
     rows, engine_seconds, peak_bytes = _engine(part, work, worker)
+    speeds.append(_plain_speeds(work))
     chosen = pairs if num_pairs is None else sample_pairs(pairs, num_pairs, seed=part.sweep.seed)
     say(f"{part.name}: reference, {len(chosen)} of {len(pairs)} layer pairs")
     values, reference_seconds = _reference(chosen, work)
@@ -202,7 +207,7 @@ def _measure(
         num_reference_pairs=len(chosen),
         engine_seconds=engine_seconds,
         reference_seconds=reference_seconds * len(pairs) / len(chosen),
-        irreducible_seconds=sum(flops[position] / speeds[position] for position in flops),
+        irreducible_seconds=fmean(sum(flops[one] / speed[one] for one in flops) for speed in speeds),
         product_seconds=sum(flops / product_speeds[dtype] for dtype, flops in product_flops(part).items()),
         images_per_second=sum(flops[position] / networks[position].flops for position in flops) / engine_seconds,
         flops_per_second=sum(flops.values()) / engine_seconds,
@@ -215,16 +220,16 @@ def _measure(
 def _engine(part: Part, work: Workspace, worker: Worker) -> tuple[list[Row], float, int]:
     """Return a part's rows, the time they took, and the peak of memory.
 
-    What is quick is done again, and the quickest time counts: a process pays once for the memory it takes.
+    What is quick is done again, since a process pays once for the memory it takes.
     """
+    rows: list[Row] = []
     _forget_peak(work)
-    best, begin = inf, perf_counter()
-    while best == inf or perf_counter() - begin + best < REPEAT_SECONDS:
-        start = perf_counter()
-        rows = [row for shard in part.shards for row in worker.rows(shard, work)]
-        _synchronise(work)
-        best = min(best, perf_counter() - start)
-    return rows, best, _peak(work)
+
+    def compute() -> None:
+        rows[:] = [row for shard in part.shards for row in worker.rows(shard, work)]
+
+    seconds = _typical_seconds(compute, work, of=REPEAT_SECONDS)
+    return rows, seconds, _peak(work)
 
 
 def _reference(pairs: Sequence[list[Cell]], work: Workspace) -> tuple[dict[str, dict[str, float]], float]:
