@@ -13,7 +13,7 @@ import torch
 from stitchgrid.engine.evaluate import GRAM_BYTES, MOMENT_BYTES
 from stitchgrid.engine.gather import CHUNK_BYTES, RowSpace, index_space, stitch_space
 from stitchgrid.engine.index_values import MOMENT_INDICES
-from stitchgrid.engine.stitched import STACK_BYTES, stack_images
+from stitchgrid.engine.stitched import STACK_BYTES, images_per_stack, stack_images
 from stitchgrid.engine.train import CACHE_BYTES
 from stitchgrid.engine.workspace import LayerKey
 from stitchgrid.matchers.alignment import Layout, layout_of
@@ -114,9 +114,7 @@ class _Need:
     def _way_back(self, network: int, layer: int) -> int:
         """Return what the stitched networks that are trained together into a layer keep for their gradients."""
         record = self.sweep.networks[network]
-        fitting = min(
-            self._share(stack_images(self.device)), self._share(STACK_BYTES) // (4 * prod(record.layers[layer].shape))
-        )
+        fitting = images_per_stack(record.layers[layer], self.device, self._share)
         batch_size = self._share(max(batch_size for _, batch_size in self._trained))
         return max(batch_size, fitting) * record.num_kept_bytes
 

@@ -3,7 +3,7 @@
 Shape suffixes: S stitched networks, N images, P rows per image, D features of a source, E of the target, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -31,10 +31,17 @@ def stack_images(device: torch.device) -> int:
     return STACK_IMAGES.get(device.type, STACK_IMAGES["cpu"])
 
 
+def images_per_stack(target: Layer, device: torch.device, share: Callable[[int], int]) -> int:
+    """Return how many images go through the tail behind a layer together, unless one batch is more.
+
+    `share` is what is left of an amount of images or bytes where memory is short.
+    """
+    return min(share(stack_images(device)), share(STACK_BYTES) // (4 * prod(target.shape)))
+
+
 def networks_per_stack(work: Workspace, target: Layer, num_images: int) -> int:
     """Return how many stitched networks see a batch of so many images together."""
-    fitting = min(work.share(stack_images(work.device)), work.share(STACK_BYTES) // (4 * prod(target.shape)))
-    return max(1, fitting // num_images)
+    return max(1, images_per_stack(target, work.device, work.share) // num_images)
 
 
 def stitch_rows(
