@@ -1,8 +1,9 @@
 """A resolved sweep and what is done -> the shards to compute. Pure: no torch, no store, stable ids."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise, product
 from math import prod
 from typing import Protocol
 
@@ -115,7 +116,8 @@ def cut_into_shards(sweep: Sweep, *, speed: float = CPU_SPEED, shard_flops: floa
     """Yield the shards of a whole sweep: tiles of source x target networks, or target layers of a pair too big.
 
     The side of the tiles is the largest whose costliest tile stays within `shard_flops`, by default a share of the
-    whole sweep that takes a worker of this speed (FLOP/s) a second to two minutes.
+    whole sweep that takes a worker of this speed (FLOP/s) a second to two minutes. The sources of a single target layer
+    that takes it longer than these two minutes are shared out among several shards.
     """
     matchers = tuple(range(len(sweep.matchers)))
     if shard_flops is None:
@@ -130,29 +132,46 @@ def cut_into_shards(sweep: Sweep, *, speed: float = CPU_SPEED, shard_flops: floa
         if max((cost(sweep, tile, matchers) for tile in tiles), default=0.0) <= shard_flops:
             break
     for tile in tiles:
-        for blocks in [tile] if len(tile) > 1 else _layer_ranges(sweep, tile[0], matchers, shard_flops):
-            yield _shard(sweep, blocks, matchers)
+        if len(tile) > 1:
+            yield _shard(sweep, tile, matchers)
+            continue
+        for block in _target_ranges(sweep, tile[0], matchers, shard_flops):
+            for part in _source_ranges(sweep, block, matchers, max(shard_flops, MAX_SHARD_S * speed)):
+                yield _shard(sweep, [part], matchers)
 
 
 def _tiles(sweep: Sweep, side: int) -> list[list[Block]]:
     tiles: dict[tuple[int, int], list[Block]] = {}
     for source, target in sweep.pairs:
-        layers = tuple(range(len(sweep.networks[target].layers)))
-        block = Block(source=source, target=target, target_layers=layers)
-        tiles.setdefault((source // side, target // side), []).append(block)
+        tiles.setdefault((source // side, target // side), []).append(sweep.block(source, target))
     return list(tiles.values())
 
 
-def _layer_ranges(sweep: Sweep, block: Block, matchers: Sequence[int], shard_flops: float) -> Iterable[list[Block]]:
+def _target_ranges(sweep: Sweep, block: Block, matchers: Sequence[int], shard_flops: float) -> Iterator[Block]:
     """Yield a block in runs of target layers, each within `shard_flops` or a single layer."""
     run: list[int] = []
     for layer in block.target_layers:
         longer = replace(block, target_layers=(*run, layer))
         if run and cost(sweep, [longer], matchers) > shard_flops:
-            yield [replace(block, target_layers=tuple(run))]
+            yield replace(block, target_layers=tuple(run))
             run = []
         run.append(layer)
-    yield [replace(block, target_layers=tuple(run))]
+    yield replace(block, target_layers=tuple(run))
+
+
+def _source_ranges(sweep: Sweep, block: Block, matchers: Sequence[int], most: float) -> list[Block]:
+    """Return a block in the fewest equal runs of source layers that keep within `most`, or are single layers.
+
+    No run is so short that what all of them do anew is more than a small share of it.
+    """
+    anew = _shared_cost(sweep, [block], matchers) + _training_passes(sweep, [block.source], matchers)
+    most = max(most, (anew + _target_grams(sweep, block, matchers)) / MAX_SHARED)
+    layers = block.source_layers
+    runs = [block]
+    while len(runs) < len(layers) and max(cost(sweep, [run], matchers) for run in runs) > most:
+        ends = [k * len(layers) // (len(runs) + 1) for k in range(len(runs) + 2)]
+        runs = [replace(block, source_layers=layers[start:end]) for start, end in pairwise(ends)]
+    return runs
 
 
 def _shard(sweep: Sweep, blocks: Sequence[Block], matchers: tuple[int, ...]) -> Shard:
@@ -199,12 +218,11 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
     """
     total = _shared_cost(sweep, blocks, matchers)
     total += sum(_moment_cost(sweep, block, _images_passed(sweep, matchers, gram=False)) for block in blocks)
-    sources = {block.source for block in blocks}
+    total += _training_passes(sweep, {block.source for block in blocks}, matchers)
     for matcher in matchers:
         spec, (num_fit, num_eval) = sweep.matchers[matcher], images_of(sweep, matcher)
         kind = MATCHERS[spec.kind]
         epochs = spec.values["epochs"] if kind.trained else 0
-        total += epochs * num_fit * sum(sweep.networks[source].flops for source in sources)
         runs = num_eval + epochs * num_fit * (1 + BACKWARD)  # of each stitched network's tail
         if kind.family != "stitcher" or WITHOUT_TAIL.issuperset(spec.metrics):
             runs = epochs * num_fit * (1 + BACKWARD)
@@ -212,7 +230,7 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
             total += _gram_cost(sweep, block, num_eval, spec.rank) * kind.gram + runs * _tail_cost(sweep, block)
             total += _distance_cost(sweep, block, num_eval) * asks_ood(spec, "mahalanobis")
             total += _energy_cost(sweep, block, num_eval) if asks_ood(spec, "energy") else 0.0
-    return total + _axes_cost(sweep, sources, matchers)
+    return total + _axes_cost(sweep, blocks, matchers)
 
 
 def images_of(sweep: Sweep, matcher: int) -> tuple[int, int]:
@@ -234,10 +252,11 @@ def _is_closed_form(spec: MatcherSpec) -> bool:
     return kind.family == "stitcher" and not kind.trained
 
 
-def _axes_cost(sweep: Sweep, sources: Iterable[int], matchers: Sequence[int]) -> float:
+def _axes_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:
     """Return the cost of the products of sources' rows with themselves, once for each number of fit images."""
     counts = {images_of(sweep, matcher)[0] for matcher in matchers if sweep.matchers[matcher].rank}
-    layers = [layer for source in sources for layer in sweep.networks[source].layers]
+    sources = {(block.source, layer) for block in blocks for layer in block.source_layers}
+    layers = [sweep.networks[source].layers[layer] for source, layer in sources]
     return sum(2.0 * EXACT * count * _rows(layer) * layer.width**2 for count in counts for layer in layers)
 
 
@@ -247,42 +266,51 @@ def _shared_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int])
     return _images_passed(sweep, matchers, gram=True) * sum(sweep.networks[network].flops for network in networks)
 
 
+def _training_passes(sweep: Sweep, sources: Iterable[int], matchers: Sequence[int]) -> float:
+    """Return the operations of source networks that are read in every epoch of every trained matcher."""
+    trained = [m for m in matchers if MATCHERS[sweep.matchers[m].kind].trained]
+    num_images: int = sum(sweep.matchers[m].values["epochs"] * images_of(sweep, m)[0] for m in trained)
+    return num_images * sum(sweep.networks[source].flops for source in sources)
+
+
 def _repeated_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:
     """Return what every shard of some blocks would cost anew: passes, Gram matrices, half of the moments, about."""
     total = _shared_cost(sweep, blocks, matchers)
     num_images = _images_passed(sweep, matchers, gram=False)
-    grams = [images_of(sweep, m)[1] for m in matchers if MATCHERS[sweep.matchers[m].kind].gram]
     for block in blocks:
-        total += _moment_cost(sweep, block, num_images) / 2 + sum(_gram_cost(sweep, block, count) for count in grams)
+        total += _moment_cost(sweep, block, num_images) / 2 + _target_grams(sweep, block, matchers)
     return total
+
+
+def _target_grams(sweep: Sweep, block: Block, matchers: Sequence[int]) -> float:
+    """Return the cost of the targets' Gram matrices for all matchers."""
+    counts = [images_of(sweep, m)[1] for m in matchers if MATCHERS[sweep.matchers[m].kind].gram]
+    return sum(_gram_cost(sweep, block, count) for count in counts)
 
 
 def _gram_cost(sweep: Sweep, block: Block, num_images: int, rank: int | None = None) -> float:
     """Return the cost of the targets' Gram matrices or, of a rank, of those of the sources reduced to it."""
     if rank is not None:
-        sources = sweep.networks[block.source].layers
+        sources = sweep.source_layers(block)
         return sum(1.0 * num_images**2 * _rows(layer) * rank for layer in sources if rank < layer.width)
-    target = sweep.networks[block.target]
-    return sum(1.0 * num_images**2 * prod(target.layers[layer].shape) for layer in block.target_layers)
+    return sum(1.0 * num_images**2 * prod(layer.shape) for layer in sweep.target_layers(block))
 
 
 def _moment_cost(sweep: Sweep, block: Block, num_images: int) -> float:
     """Return the cost of the products x'y, in float64, on whichever side has fewer rows."""
-    source, target = sweep.networks[block.source], sweep.networks[block.target]
-    pairs = ((s, target.layers[position]) for position in block.target_layers for s in source.layers)
+    pairs = product(sweep.source_layers(block), sweep.target_layers(block))
     return sum(2.0 * EXACT * num_images * min(_rows(s), _rows(t)) * s.width * t.width for s, t in pairs)
 
 
 def _distance_cost(sweep: Sweep, block: Block, num_images: int) -> float:
     """Return the cost of the distances of pooled T(A) and B, in float64."""
-    source, target = sweep.networks[block.source], sweep.networks[block.target]
-    pairs = ((s.width, target.layers[position].width) for position in block.target_layers for s in source.layers)
-    return sum(2.0 * EXACT * num_images * (wide_s + wide_t) * wide_t for wide_s, wide_t in pairs)
+    pairs = product(sweep.source_layers(block), sweep.target_layers(block))
+    return sum(2.0 * EXACT * num_images * (s.width + t.width) * t.width for s, t in pairs)
 
 
 def _energy_cost(sweep: Sweep, block: Block, num_images: int) -> float:
     """Return the operations of detectors on B and on all T(A)."""
-    num = num_images * (len(sweep.networks[block.source].layers) + 1)
+    num = num_images * (len(block.source_layers) + 1)
     return sum(num * detector_flops(sweep, block.target, layer) for layer in block.target_layers)
 
 
@@ -310,8 +338,8 @@ def training_flops(sweep: Sweep, target: int, layer: int) -> float:
 
 def _tail_cost(sweep: Sweep, block: Block) -> float:
     """Return the operations for one image to pass all of a block's stitched networks behind their stitch."""
-    source, target = sweep.networks[block.source], sweep.networks[block.target]
-    return len(source.layers) * sum(target.flops - target.layers[layer].flops for layer in block.target_layers)
+    target = sweep.networks[block.target]
+    return len(block.source_layers) * sum(target.flops - layer.flops for layer in sweep.target_layers(block))
 
 
 def _rows(layer: Layer) -> int:

@@ -243,10 +243,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Every selected layer of one source network against some layers of one target network."""
+    """Some layers of one source network against some layers of one target network."""
 
     source: int
     target: int
+    source_layers: tuple[int, ...]
     target_layers: tuple[int, ...]
 
 
@@ -453,11 +454,24 @@ class Sweep:
         address = self._matcher_address(replace(spec, params=canonical(values)), self.matcher_data[cell.matcher])
         return self._cell_id(cell.source_key, cell.target_key, framed(address))
 
+    def block(self, source: int, target: int) -> Block:
+        """Return every selected layer of one network against every one of another."""
+        source_layers, target_layers = (tuple(range(len(self.networks[k].layers))) for k in (source, target))
+        return Block(source=source, target=target, source_layers=source_layers, target_layers=target_layers)
+
+    def source_layers(self, block: Block) -> list[Layer]:
+        """Return the layers that a block stitches from."""
+        return [self.networks[block.source].layers[layer] for layer in block.source_layers]
+
+    def target_layers(self, block: Block) -> list[Layer]:
+        """Return the layers that a block stitches into."""
+        return [self.networks[block.target].layers[layer] for layer in block.target_layers]
+
     def cells(self, shard: Shard) -> Iterator[Cell]:
         """Yield the cells of a shard that are wanted, target layers outermost."""
         for block in shard.blocks:
             for target_layer in block.target_layers:
-                for source_layer in range(len(self.networks[block.source].layers)):
+                for source_layer in block.source_layers:
                     for matcher in shard.matchers:
                         cell = self.cell(block.source, source_layer, block.target, target_layer, matcher)
                         if shard.wanted is None or cell.cell_id in shard.wanted:

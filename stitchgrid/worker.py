@@ -253,7 +253,7 @@ class Worker:
         return [
             f"{torch.get_num_threads()} threads",
             *([onednn] if onednn else []),
-            f"{sweep.batch_size >> self._halvings} images at a time",
+            f"{max(1, sweep.batch_size >> self._halvings)} images at a time",
             "maps channels-last",
             *(["networks compiled"] if sweep.compiles else []),
             *(["images on the device"] if isinstance(self._near_images, ResidentImages) else []),

@@ -14,7 +14,8 @@ from stitchgrid.records import Block, Shard, UnitReport
 
 def make_unit(name, do="finish", *, flops=1.0, num_cells=1, networks=(0, 1)):
     """Return a unit whose id says what its worker is to do."""
-    block = Block(source=networks[0], target=networks[1], target_layers=tuple(range(num_cells)))
+    layers = tuple(range(num_cells))
+    block = Block(source=networks[0], target=networks[1], source_layers=(0,), target_layers=layers)
     return Shard(unit_id=f"{name}:{do}", blocks=(block,), matchers=(0,), flops=flops, num_cells=num_cells)
 
 

@@ -21,7 +21,6 @@ from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network
 from stitchgrid.models.memory import kept_bytes
 from stitchgrid.records import (
-    Block,
     Cell,
     DataSpec,
     Layer,
@@ -284,10 +283,8 @@ def workspace(zoo: Zoo, sweep: Sweep, images: FakeImages = IMAGES) -> Workspace:
 
 
 def whole_shard(sweep: Sweep) -> Shard:
-    blocks = [
-        Block(source=f, target=g, target_layers=tuple(range(len(sweep.networks[g].layers)))) for f, g in sweep.pairs
-    ]
-    shard = Shard(unit_id="u", blocks=tuple(blocks), matchers=tuple(range(len(sweep.matchers))), flops=1.0, num_cells=0)
+    blocks = tuple(sweep.block(source, target) for source, target in sweep.pairs)
+    shard = Shard(unit_id="u", blocks=blocks, matchers=tuple(range(len(sweep.matchers))), flops=1.0, num_cells=0)
     return replace(shard, num_cells=len(list(sweep.cells(shard))))
 
 

@@ -84,18 +84,29 @@ def test_compiled_networks_give_the_same_values(zoo, monkeypatch):
 def units(sweep: Sweep, *, fineness: float, memory: float, random: Random) -> list[Shard]:
     """Return what a sweep's cells are computed in, in a drawn order.
 
-    Shards range from the whole sweep (fineness 0) to single target layers (2), are halved or not as after a crash, and
-    cut into pieces for a memory between what the smallest of these takes (0) and what all of it takes (1).
+    Shards range from the whole sweep (fineness 0) to single target layers (2), are halved or not by their sources or as
+    after a crash, and cut into pieces for a memory between what the smallest of these takes (0) and what all of it
+    takes (1).
     """
     whole = whole_shard(sweep)
     pieces: list[Shard] = []
     for planned in cut_into_shards(sweep, shard_flops=cost(sweep, whole.blocks, whole.matchers) / 10**fineness):
-        for shard in random.choice([None, split_shard(sweep, planned)]) or [planned]:
+        for shard in random.choice([None, split_shard(sweep, planned), halves_by_sources(planned)]) or [planned]:
             least = min(shard_bytes(sweep, piece, CPU) for piece in fitting_pieces(sweep, shard, CPU, budget=0))
             budget = round(least + memory * (shard_bytes(sweep, shard, CPU) - least))
             pieces += fitting_pieces(sweep, shard, CPU, budget=budget)
     random.shuffle(pieces)
     return pieces
+
+
+def halves_by_sources(shard: Shard) -> list[Shard] | None:
+    """Return a shard of one network pair as two, one of its first sources and one of the others."""
+    if len(shard.blocks) > 1:
+        return None
+    [block] = shard.blocks
+    layers, middle = block.source_layers, len(block.source_layers) // 2
+    halves = [replace(block, source_layers=some) for some in (layers[:middle], layers[middle:]) if some]
+    return [replace(shard, blocks=(half,)) for half in halves]
 
 
 def assert_same_in(pieces: list[Shard], works: list[Workspace], random: Random, whole: list[Row]) -> None:

@@ -98,11 +98,32 @@ def cell_ids(sweep, shards):
     return [cell.cell_id for shard in shards for cell in sweep.cells(shard)]
 
 
+@pytest.mark.parametrize("speed", [1.0, CPU_SPEED])
 @pytest.mark.parametrize("shard_flops", [1.0, 1e9, 1e11, 1e15, None])
-def test_shards_hold_every_cell_once_however_they_are_cut(shard_flops):
+def test_shards_hold_every_cell_once_however_they_are_cut(shard_flops, speed):
     asked = sweep()
-    found = cell_ids(asked, cut_into_shards(asked, shard_flops=shard_flops))
+    found = cell_ids(asked, cut_into_shards(asked, shard_flops=shard_flops, speed=speed))
     assert len(found) == len(set(found)) == 25 * 9 * 3
+
+
+@pytest.mark.parametrize("num_sources", [2, 7, 16, 40])
+@pytest.mark.parametrize("matchers", [(DIRECT,), (TASK,), (DIRECT, TASK, CKA)])
+@pytest.mark.parametrize("share", [1.01, 0.9, 0.4, 0.1, 0.0])
+def test_sources_of_a_target_layer_that_takes_too_long_are_shared_out_as_far_as_it_pays(num_sources, matchers, share):
+    networks = network("source", num_layers=num_sources), network("target", num_layers=1)
+    asked = sweep(networks=networks, pairs=((0, 1),), matchers=matchers)
+    whole = asked.block(0, 1)
+    full = cost(asked, [whole], range(len(matchers)))
+    halves = whole.source_layers[: num_sources // 2], whole.source_layers[num_sources // 2 :]
+    anew = sum(cost(asked, [replace(whole, source_layers=half)], range(len(matchers))) for half in halves) - full
+    most = share * full
+    shards = list(cut_into_shards(asked, shard_flops=1.0, speed=most / MAX_SHARD_S))
+    runs = [shard.blocks[0].source_layers for shard in shards]
+    assert [layer for run in runs for layer in run] == list(range(num_sources))
+    assert max(map(len, runs)) - min(map(len, runs)) <= 1
+    assert max(shard.flops for shard in shards) <= max(most, 8 * anew) or len(shards) == num_sources
+    assert sum(shard.flops for shard in shards) <= 1.15 * full  # a run of eight times what is done anew: 8/7 at most
+    assert len(shards) == 1 or share < 1
 
 
 def test_shards_keep_within_the_budget_or_are_a_single_target_layer():

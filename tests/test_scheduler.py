@@ -40,7 +40,8 @@ from stitchgrid.scheduler import (
 
 
 def make_unit(name, *, flops=1.0, networks=(0, 1), num_cells=1):
-    block = Block(source=networks[0], target=networks[1], target_layers=tuple(range(num_cells)))
+    layers = tuple(range(num_cells))
+    block = Block(source=networks[0], target=networks[1], source_layers=(0,), target_layers=layers)
     return Shard(unit_id=name, blocks=(block,), matchers=(0,), flops=flops, num_cells=num_cells)
 
 

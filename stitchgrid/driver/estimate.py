@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heapify, heapreplace
+from itertools import product
 
 import torch
 
@@ -106,10 +107,7 @@ class Pricing:
     def seconds(self, shard: Shard) -> float:
         """Return the time of a shard on one worker."""
         blocks = _by_block(self.sweep, shard)
-        num_cells = [
-            len(self.sweep.networks[block.source].layers) * len(block.target_layers) * len(shard.matchers)
-            for block, _ in blocks
-        ]
+        num_cells = [len(b.source_layers) * len(b.target_layers) * len(shard.matchers) for b, _ in blocks]
         share = shard.num_cells / sum(num_cells)  # of the cells, wanted
         total = 0.0
         for (block, flops), num in zip(blocks, num_cells, strict=True):
@@ -121,16 +119,16 @@ class Pricing:
 
 def algebra_flops(sweep: Sweep, block: Block, matchers: Sequence[int]) -> float:
     """Return the float64 operations of decompositions, whose number does not depend on that of the images."""
-    source, target = sweep.networks[block.source], sweep.networks[block.target]
-    pairs = [(s.width, target.layers[position].width) for position in block.target_layers for s in source.layers]
+    source, target = sweep.source_layers(block), sweep.target_layers(block)
+    pairs = [(s.width, t.width) for s, t in product(source, target)]
     kinds = [sweep.matchers[matcher].kind for matcher in matchers]
     total = kinds.count("pwcca") * sum(svd_flops(*pair) for pair in pairs)
     total += kinds.count("procrustes") * SINGULAR_VALUES * sum(svd_flops(*pair) for pair in pairs)
-    widths = [layer.width for layer in source.layers]
+    widths = [layer.width for layer in source]
     if any(MATCHERS[kind].family == "stitcher" and not MATCHERS[kind].trained for kind in kinds):
         total += EIGEN * sum(width**3 for width in widths)
     if "pwcca" in kinds:
-        widths += [target.layers[position].width for position in block.target_layers]
+        widths += [layer.width for layer in target]
         total += EIGEN * sum(width**3 for width in widths)
     return total
 

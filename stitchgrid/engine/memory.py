@@ -74,7 +74,7 @@ class _Need:
     @cached_property
     def _sizes(self) -> list[int]:
         """Numbers of every layer, for one image."""
-        keys = _source_keys(self.sweep, self.shard) | _target_keys(self.shard)
+        keys = _source_keys(self.shard) | _target_keys(self.shard)
         return [prod(self.sweep.networks[network].layers[layer].shape) for network, layer in sorted(keys)]
 
     @property
@@ -135,7 +135,7 @@ class _Need:
         asking = [m for m in self.shard.matchers if asks_ood(self.sweep.matchers[m], "mahalanobis")]
         if not asking:
             return 0
-        pairs = sum(len(block.target_layers) * _num_layers(self.sweep, block.source) for block in self.shard.blocks)
+        pairs = sum(len(block.target_layers) * len(block.source_layers) for block in self.shard.blocks)
         scores = 2 * 4 * sum(images_of(self.sweep, matcher)[1] for matcher in asking) * pairs
         return scores + 8 * self._share(self.sweep.batch_size) * self._largest
 
@@ -154,17 +154,12 @@ def _detector_bytes(sweep: Sweep) -> int:
     return round(4 * max(of_maps, of_tokens))
 
 
-def _source_keys(sweep: Sweep, shard: Shard) -> set[LayerKey]:
-    sources = {block.source for block in shard.blocks}
-    return {(source, layer) for source in sources for layer in range(_num_layers(sweep, source))}
+def _source_keys(shard: Shard) -> set[LayerKey]:
+    return {(block.source, layer) for block in shard.blocks for layer in block.source_layers}
 
 
 def _target_keys(shard: Shard) -> set[LayerKey]:
     return {(block.target, layer) for block in shard.blocks for layer in block.target_layers}
-
-
-def _num_layers(sweep: Sweep, network: int) -> int:
-    return len(sweep.networks[network].layers)
 
 
 def _moment_bytes(sweep: Sweep, shard: Shard, share: Callable[[int], int]) -> int:
@@ -184,12 +179,8 @@ def _moment_bytes(sweep: Sweep, shard: Shard, share: Callable[[int], int]) -> in
             evaluation.setdefault(num_eval, set()).add(rules)
         if is_stitcher and not MATCHERS[spec.kind].trained:
             fit.setdefault(num_fit, set()).add(rules)
-    pairs = sum(
-        _width(sweep.networks[block.source].layers)
-        * sum(sweep.networks[block.target].layers[position].width for position in block.target_layers)
-        for block in shard.blocks
-    )
-    sides = _alike(sweep, _source_keys(sweep, shard)), _alike(sweep, _target_keys(shard))
+    pairs = sum(_width(sweep.source_layers(block)) * _width(sweep.target_layers(block)) for block in shard.blocks)
+    sides = _alike(sweep, _source_keys(shard)), _alike(sweep, _target_keys(shard))
     of_fit = [_spaces(*sides, rules) for rules in fit.values()]
     axes = sum(_squares(x) for spaces in of_fit for x, _ in spaces.values())
     evaluated = axes + sum(_gathered(_spaces(*sides, rules)) for rules in evaluation.values())
@@ -256,7 +247,7 @@ def _axes_bytes(sweep: Sweep, shard: Shard) -> int:
 
 
 def _sources(sweep: Sweep, shard: Shard) -> list[Layer]:
-    return [layer for source in {block.source for block in shard.blocks} for layer in sweep.networks[source].layers]
+    return [sweep.networks[network].layers[layer] for network, layer in sorted(_source_keys(shard))]
 
 
 def probe_halvings(sweep: Sweep, network: int, *, budget: int) -> int:

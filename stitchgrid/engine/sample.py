@@ -42,8 +42,7 @@ class Sample:
     @property
     def num_cells(self) -> int:
         """Number of cells."""
-        num_sources = len(self.sweep.networks[self.block.source].layers)
-        return num_sources * len(self.block.target_layers) * len(self.sweep.matchers)
+        return len(self.block.source_layers) * len(self.block.target_layers) * len(self.sweep.matchers)
 
     @property
     def most_images(self) -> int:
@@ -85,7 +84,7 @@ def _sample(sweep: Sweep, pair: Pair, num_source: int, num_target: int) -> Sampl
         matchers=tuple(_few_epochs(spec) for spec in sweep.matchers),
         probes=None,
     )
-    return Sample(sweep=small, block=Block(source=0, target=last, target_layers=tuple(targets)))
+    return Sample(sweep=small, block=replace(small.block(0, last), target_layers=tuple(targets)))
 
 
 def spread(items: Sequence[T], num: int) -> list[T]:
