@@ -6,6 +6,15 @@ Anything else that escapes is a bug and keeps its traceback.
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+#: What says that memory did not suffice: torch, cuBLAS and its like, cuDNN, handles of libraries that found no room.
+MEMORY_ERRORS = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "calling `cublasCreate",
+    "calling `cusolverDnCreate",
+)
 DEVICE_ERRORS = ("CUDA error", "HIP error", "CUDNN_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_EXECUTION_FAILED")
 
 
@@ -75,10 +84,11 @@ def is_out_of_memory(problem: BaseException) -> bool:
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
     (True, False)
+    >>> is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"))
+    True
     """
     by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(problem).__mro__)
-    said = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")  # the last: cuBLAS and its like
-    return by_name or isinstance(problem, MemoryError) or any(words in str(problem) for words in said)
+    return by_name or isinstance(problem, MemoryError) or any(words in str(problem) for words in MEMORY_ERRORS)
 
 
 def breaks_worker(problem: BaseException) -> bool:

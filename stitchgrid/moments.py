@@ -314,12 +314,13 @@ def _blocks(layers: Sequence[slice]) -> list[slice]:
     return blocks
 
 
-def exact_mean(exact_RX: Tensor) -> Tensor:
+def exact_mean(exact: Tensor, dim: int = 0, *, keepdim: bool = False) -> Tensor:
     """Return the mean over float64 rows; that of equal float32 numbers is the number itself, so they centre to 0.
 
-    Hence a division: `Tensor.mean` multiplies by a rounded 1/R on some devices.
+    Hence a division, and by a tensor: `Tensor.mean`, and on a GPU division by a number of the host, multiply by a
+    rounded reciprocal.
     """
-    return exact_RX.sum(0) / len(exact_RX)
+    return exact.sum(dim, keepdim=keepdim) / exact.new_full((), exact.shape[dim])
 
 
 def pair_moments(x_RD: Tensor, y_RE: Tensor) -> PairMoments:

@@ -53,6 +53,11 @@ def apply_preprocess(
     return x_NCHW.to(dtype)
 
 
+def on_device(pixels: Tensor | Sequence[Tensor], device: torch.device) -> Tensor | list[Tensor]:
+    """Return images on a device, as bytes, a quarter of what floats would be."""
+    return pixels.to(device) if isinstance(pixels, Tensor) else [image_CHW.to(device) for image_CHW in pixels]
+
+
 def output_size(preprocess: Preprocess, height: int, width: int) -> tuple[int, int]:
     """Return height and width of a preprocessed image.
 

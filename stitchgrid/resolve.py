@@ -18,9 +18,9 @@ from stitchgrid.matchers.catalogue import MATCHERS, asks_ood, images_used
 from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
-from stitchgrid.models.cutting import cut_network
+from stitchgrid.models.cutting import cut_network, cut_network_on
 from stitchgrid.models.freeze import freeze
-from stitchgrid.models.memory import kept_bytes, move
+from stitchgrid.models.memory import kept_bytes
 from stitchgrid.models.select import select_layers
 from stitchgrid.models.shared import SharedWeights
 from stitchgrid.models.weights import load_into, load_state, state_digest
@@ -393,7 +393,7 @@ def load_network(
         )
     if network.artefact is None and device.type == "cpu":
         shared.share(module, network.weights_digest)
-    return cut_network(move(module, device, network.name), network.input_shape)
+    return cut_network_on(device, module, network.input_shape, name=network.name)
 
 
 def _load_artefact(module: nn.Module, network: Network, artefacts: Artefacts) -> None:

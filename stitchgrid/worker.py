@@ -145,15 +145,15 @@ class Worker:
         """Measure a network as it is: its accuracy and cross-entropy on the evaluation images."""
         work = self.workspace(sweep)
         is_labelled = sweep.networks[unit.network].is_labelled
-        correct, loss = 0, 0.0
+        correct, loss = torch.zeros(2, dtype=torch.float64, device=self.device)
         for batch in batches(work, work.images.eval, {unit.network: []}, scored={unit.network}, stop=sweep.num_eval):
             logits_NK = batch.logits[unit.network].float()
-            correct += int((logits_NK.argmax(1) == batch.labels_N).sum())
+            correct += (logits_NK.argmax(1) == batch.labels_N).sum()
             if is_labelled:
-                loss += float(cross_entropy(logits_NK.double(), batch.labels_N, reduction="sum"))
+                loss += cross_entropy(logits_NK.double(), batch.labels_N, reduction="sum")
         found = {
-            "accuracy": correct / sweep.num_eval if is_labelled else None,
-            "loss": loss / sweep.num_eval if is_labelled else None,
+            "accuracy": correct.item() / sweep.num_eval if is_labelled else None,
+            "loss": loss.item() / sweep.num_eval if is_labelled else None,
             "num_eval": sweep.num_eval,
         }
         self.store.write_artefact("evaluation", unit.unit_id, json.dumps(found).encode(), suffix=".json")
@@ -161,7 +161,7 @@ class Worker:
 
     def _probe(self, unit: ProbeNetwork, sweep: Sweep) -> UnitReport:
         """Probe all layers of a network."""
-        found, halvings = None, probe_halvings(sweep, unit.network, budget=self._budget)
+        found, halvings = None, probe_halvings(sweep, unit.network, self.device, budget=self._budget)
         while found is None:
             found = self._if_it_fits(partial(as_artefact, unit.network), self.workspace(sweep), halvings=halvings)
         self.store.write_artefact("probe", unit.unit_id, json.dumps(found).encode(), suffix=".json")
@@ -169,7 +169,9 @@ class Worker:
 
     def _detect(self, unit: TrainDetector, sweep: Sweep) -> UnitReport:
         """Make the detector of a target layer."""
-        detector = train_detector(self.workspace(sweep), (unit.network, unit.layer), self._outliers(sweep))
+        key, outliers, detector = (unit.network, unit.layer), self._outliers(sweep), None
+        while detector is None:
+            detector = self._if_it_fits(lambda work: train_detector(work, key, outliers), self.workspace(sweep))
         self.store.write_artefact("detector", unit.unit_id, save_state(detector), suffix=".safetensors")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
@@ -244,6 +246,7 @@ class Worker:
         self._halvings += 1
         _log.warning("out of memory: half as many images at a time from now on (%d halvings)", self._halvings)
         if self.device.type == "cuda":
+            self._networks.clear()  # those of other units, too
             torch.cuda.empty_cache()
         return None
 
@@ -272,7 +275,7 @@ class Worker:
             _check_images(images, sweep)
             self._checked.add(sweep.eval_data)
         if self._near_images is None:
-            self._near_images = near(images, self.device)
+            self._near_images = near(images, self.device, sharing=self._sharing)
         return Workspace(
             sweep=sweep,
             images=self._near_images,

@@ -12,7 +12,7 @@ from torchvision.models.feature_extraction import get_graph_node_names
 
 from stitchgrid.errors import InputError, JobFileError
 from stitchgrid.models.cuts import OTHER
-from stitchgrid.models.cutting import cut_network
+from stitchgrid.models.cutting import cut_network, prefer_channels_last
 from stitchgrid.models.freeze import freeze
 
 SMALL_VIT = {"image_size": 8, "patch_size": 2, "num_layers": 3, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 24}
@@ -516,3 +516,57 @@ def test_halves_take_activations_in_any_memory_format():
     [a] = cut.taps(["conv"])(torch.rand(2, 3, 8, 8))
     suffix = cut.suffix("conv")
     assert torch.equal(suffix(a.contiguous(memory_format=torch.channels_last)), suffix(a))
+
+
+class Views(nn.Module):
+    """Flattens a map by a view, which a map in channels-last format has not."""
+
+    def __init__(self, *, branches=False):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.fc = nn.Linear(4 * 8 * 8, 5)
+        self.branches = branches
+
+    def forward(self, x):
+        a = self.conv(x)
+        if self.branches and a.sum() > 1e30:
+            return a.mean((1, 2))[:, :5]
+        return self.fc(a.view(a.size(0), -1))
+
+
+@pytest.mark.parametrize(
+    ("made", "is_last"),
+    [
+        (Views(), False),
+        (Views(branches=True), False),  # cut by hooks
+        (network("stitchgrid:resnet20", depth=8, width=4), True),
+    ],
+)
+def test_weights_are_channels_last_where_the_networks_own_forward_bears_it(made, is_last):
+    x = noise(4, 3, 8, 8)
+    cut = cut_network(copy.deepcopy(made), (3, 8, 8))
+    whole, node = cut.module(x), cut.cuts[0].node
+    prefer_channels_last(cut)
+    formats = {
+        part.weight.is_contiguous(memory_format=torch.channels_last) and not part.weight.is_contiguous()
+        for part in cut.module.modules()
+        if isinstance(part, nn.Conv2d) and part.kernel_size != (1, 1)
+    }
+    assert formats == {is_last}
+    torch.testing.assert_close(cut.module(x), whole)
+    for images in (x, x.contiguous(memory_format=torch.channels_last)):
+        a, scores = cut.taps([node, cut.logits])(images)
+        torch.testing.assert_close(scores, whole)
+        torch.testing.assert_close(cut.suffix(node)(a), whole)
+
+
+@pytest.mark.parametrize("said", ["CUDA out of memory", "CUDA error: device-side assert triggered"])
+def test_lack_of_memory_is_not_laid_to_the_size_of_the_images(said):
+    error = torch.OutOfMemoryError if "memory" in said else RuntimeError
+
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise error(said)
+
+    with pytest.raises(error, match=said):
+        cut_network(Fails(), (3, 8, 8))

@@ -256,6 +256,15 @@ def test_images_lie_on_a_gpu_when_they_take_a_quarter_of_its_free_memory_at_most
     assert torch.equal(found.eval.batch(torch.arange(4)), images.eval.batch(torch.arange(4)))
 
 
+def test_workers_that_share_a_gpu_share_the_room_for_images(root, cache, monkeypatch):
+    images = open_images(spec_of(root), cache=cache)
+    num_bytes = (images.fit.num + images.eval.num) * 3 * 5 * 4
+    device = a_gpu_with(1 << 30, monkeypatch)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 12 * num_bytes))
+    found = [near(images, device, sharing=sharing) is images for sharing in (1, 3, 4)]
+    assert found == [False, False, True]
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_images_of_differing_sizes_lie_on_no_gpu(cache, tmp_path, monkeypatch, split):
     write_folder(tmp_path / "images", num={"train": 6, "test": 4})

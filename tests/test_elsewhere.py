@@ -30,10 +30,10 @@ from stitchgrid.engine import stitched
 from stitchgrid.engine.detect import train_detector
 from stitchgrid.engine.probes import Probe, probe_layers
 from stitchgrid.engine.shard import run_shard
-from stitchgrid.engine.workspace import Workspace
+from stitchgrid.engine.workspace import Workspace, forward
 from stitchgrid.matchers.catalogue import STITCHER_METRICS
 from stitchgrid.models.cutting import cut_network
-from stitchgrid.records import EnergyRecipe, EnergySpec, MatcherSpec, ProbeSpec, Row, canonical
+from stitchgrid.records import EnergyRecipe, EnergySpec, MatcherSpec, Preprocess, ProbeSpec, Row, canonical
 from stitchgrid.store import Store
 
 pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="this torch knows no devices made in Python")
@@ -82,6 +82,7 @@ class Seen:
     num_waits: list[int]  # of the host, for a network with two layers and with four
     num_arrivals: list[int]  # of what the host sends, likewise
     num_cells: list[int]
+    sized: list[Tensor]  # a layer's activations of images that differ in size: there, here
     launched: list[dict[tuple[str, ...], float]]  # what a whole launch stores, training included: there, here
 
 
@@ -120,6 +121,7 @@ def look() -> Seen:
         there = run_shard(whole_shard(sweep), elsewhere)
         probes = probe_layers(elsewhere, 0)
         trained = [train_detector(elsewhere, key, None) for key in KEYS]
+        sized = [of_images_that_differ_in_size(one) for one in (elsewhere, work)]
         num_waits, num_arrivals, num_cells = [], [], []
         for layers in (2, 4):
             some = make_sweep(zoo, PAIRS[:1], matchers())
@@ -143,8 +145,18 @@ def look() -> Seen:
         num_waits=num_waits,
         num_arrivals=num_arrivals,
         num_cells=num_cells,
+        sized=sized,
         launched=launched,
     )
+
+
+def of_images_that_differ_in_size(work: Workspace) -> Tensor:
+    """Return a layer's activations of images that come one by one from the host."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = [torch.randint(256, (3, 20 + k, 17), generator=generator, dtype=torch.uint8) for k in range(3)]
+    network = replace(work.sweep.networks[0], preprocess=Preprocess(resize=(12, 12)))
+    work = replace(work, sweep=replace(work.sweep, networks=(network, *work.sweep.networks[1:])))
+    return forward(work, pixels, {0: [1]})[0][0, 1].cpu()
 
 
 def launch(folder: str, name: str) -> dict[tuple[str, ...], float]:
@@ -187,6 +199,11 @@ def test_no_layer_pair_makes_the_host_wait_for_the_device(seen):
     assert many_cells == 4 * few_cells
     assert 0 < many - few <= 11 * 2  # of the layers added; their pairs would add 12 for each matcher that waits
     assert seen.num_arrivals[0] == seen.num_arrivals[1] > 0
+
+
+def test_images_that_differ_in_size_are_resized_there(seen):
+    there, here = seen.sized
+    torch.testing.assert_close(there, here)
 
 
 def test_probes_and_detectors_come_out_as_on_the_cpu(seen):

@@ -25,6 +25,7 @@ from helpers_engine import (
 from helpers_flow import run as command
 from helpers_images import write_folder
 
+from stitchgrid import worker
 from stitchgrid.catalog import Catalog
 from stitchgrid.engine import detect
 from stitchgrid.engine.detect import made_outliers, train_detector
@@ -36,7 +37,7 @@ from stitchgrid.matchers.catalogue import OOD_METRICS
 from stitchgrid.models.detector import Detector, make_detector, restore_detector
 from stitchgrid.models.weights import load_state, save_state
 from stitchgrid.plan import cost, detector_flops
-from stitchgrid.records import EnergyRecipe, EnergySpec, Layer, Sweep
+from stitchgrid.records import EnergyRecipe, EnergySpec, Layer, Sweep, TrainDetector
 from stitchgrid.resolve import detector_key, open_outliers
 from stitchgrid.store import Store
 
@@ -162,6 +163,38 @@ def test_outliers_that_do_not_fit_the_network_are_refused(zoo):
     for layer in (0, 2):  # of another shape; not to be run at all
         with pytest.raises(InputError, match=r"outliers .*use outliers of the images' size"):
             train_detector(workspace(zoo, sweep), (0, layer), outliers)
+
+
+@pytest.mark.parametrize("said", ["CUDA out of memory", "CUDA error: device-side assert triggered"])
+def test_what_is_not_the_outliers_fault_is_not_laid_at_their_door(zoo, monkeypatch, said):
+    sweep = replace(sweep_of(zoo, ("view", "view")), energy=replace(ENERGY, recipe=replace(RECIPE, outliers="data")))
+    error = torch.OutOfMemoryError if "memory" in said else RuntimeError
+
+    def fail(*_):
+        raise error(said)
+
+    monkeypatch.setattr(detect, "forward", fail)
+    with pytest.raises(error, match=said):
+        train_detector(workspace(zoo, sweep), (0, 0), FakeSplit(40, seed=1))
+
+
+def test_a_worker_out_of_memory_makes_a_detector_with_less_at_a_time(zoo, tmp_path, monkeypatch):
+    sweep, tried = sweep_of(zoo, ("view", "view")), []
+    store = Store.open(tmp_path / "grid", create=True)
+    one = worker.Worker(store=store.uri, device="cpu", threads=1)
+    monkeypatch.setattr(one, "workspace", lambda sweep: workspace(zoo, sweep))
+
+    def starving(work, key, outliers):
+        tried.append(work.halvings)
+        if work.halvings < 2:
+            raise MemoryError
+        return train_detector(work, key, outliers)
+
+    monkeypatch.setattr(worker, "train_detector", starving)
+    one.run(TrainDetector(unit_id="made", network=0, layer=2), sweep)
+    assert tried == [0, 1, 2]
+    wanted = train_detector(workspace(zoo, sweep), (0, 2), None)
+    assert store.read_artefact("detector", "made") == save_state(wanted)
 
 
 def test_a_detector_that_diverges_says_what_to_do(zoo):

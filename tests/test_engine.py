@@ -200,15 +200,29 @@ def test_a_cell_computed_alone_has_the_value_it_has_among_others(zoo, closed, ki
         (stitched, "STACK_IMAGES", {"cpu": 1}),
         (stitched, "STACK_IMAGES", {"cpu": 70}),
         (stitched, "STACK_BYTES", 1),
-        (evaluate, "GRAM_BYTES", 1),
-        (evaluate, "GRAM_BYTES", 4 * 90 * 900),
-        (gather, "CHUNK_BYTES", 1),
-        (gather, "CHUNK_BYTES", 100_000),
+        (evaluate, "GRAM_BYTES", {"cpu": 1}),
+        (evaluate, "GRAM_BYTES", {"cpu": 4 * 90 * 900}),
+        (gather, "CHUNK_BYTES", {"cpu": 1}),
+        (gather, "CHUNK_BYTES", {"cpu": 100_000}),
     ],
 )
 def test_how_much_is_held_at_a_time_changes_no_closed_form_value(zoo, closed, monkeypatch, module, name, size):
     monkeypatch.setattr(module, name, size)
     assert_close(values(run(zoo, make_sweep(zoo, PAIRS[2:], CLOSED))), values(closed[1]))
+
+
+@given(num_networks=st.integers(1, 40), num_images=st.integers(1, 300), most=st.integers(1, 2_048))
+def test_stacks_of_stitched_networks_are_as_few_and_as_equal_as_can_be(zoo, num_networks, num_images, most):
+    work = workspace(zoo, make_sweep(zoo, PAIRS[:1], CLOSED[:1]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stitched, "STACK_IMAGES", {"cpu": most})
+        found = [
+            range(num_networks)[part] for part in stitched.stacks(work, work.layer((0, 0)), num_networks, num_images)
+        ]
+    assert [position for stack in found for position in stack] == list(range(num_networks))
+    assert all(len(stack) * num_images <= max(most, num_images) for stack in found)
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    assert len(found) == 1 or -(-num_networks // (len(found) - 1)) * num_images > most
 
 
 @given(sizes=st.lists(st.integers(0, 9), max_size=8), budget=st.integers(0, 12))

@@ -18,6 +18,7 @@ from helpers_engine import (
     trained_zoo,
     values,
     whole_shard,
+    workspace,
 )
 from torch import Tensor
 
@@ -26,8 +27,9 @@ from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace, forward
 from stitchgrid.matchers.catalogue import OOD_METRICS, default_metrics
 from stitchgrid.models.cuts import CutNetwork
-from stitchgrid.models.cutting import cut_network
-from stitchgrid.records import MatcherSpec, Sweep, canonical
+from stitchgrid.models.cutting import cut_network_on
+from stitchgrid.moments import exact_mean
+from stitchgrid.records import MatcherSpec, Preprocess, Sweep, canonical
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")]
 
@@ -82,7 +84,9 @@ def device() -> torch.device:
 @pytest.fixture(scope="module")
 def there(device: torch.device) -> There:
     zoo = trained_zoo()
-    cut = {name: cut_network(deepcopy(one.module).to(device), one.input_shape) for name, one in zoo.cut.items()}
+    cut = {
+        name: cut_network_on(device, deepcopy(one.module), one.input_shape, name=name) for name, one in zoo.cut.items()
+    }
     return There(zoo, device, cut)
 
 
@@ -139,6 +143,24 @@ def test_compiled_networks_give_the_same_values(there, exact, monkeypatch):
     for network in there.cut.values():
         monkeypatch.setattr(network, "compiles", True)
     assert not unlike(there.run(CLOSED), exact, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.1, -1 / 3, 1e-7, 12345.678])
+def test_equal_numbers_centre_to_zero(device, value):
+    x = torch.full((199, 2), value, dtype=torch.float32, device=device).double()
+    assert all(torch.equal(exact_mean(x[:count]), x[0]) for count in range(1, 200))
+
+
+def test_images_that_differ_in_size_are_those_of_the_cpu(there):
+    sweep = make_sweep(there.zoo, PAIRS, CLOSED)
+    network = replace(sweep.networks[0], preprocess=Preprocess(resize=(12, 12)))
+    sweep = replace(sweep, networks=(network, *sweep.networks[1:]))
+    generator = torch.Generator().manual_seed(0)
+    pixels = [torch.randint(256, (3, 20 + k, 17), generator=generator, dtype=torch.uint8) for k in range(3)]
+    came, wanted = (
+        forward(work, pixels, {0: [1]})[0][0, 1].cpu() for work in (there.workspace(sweep), workspace(there.zoo, sweep))
+    )
+    torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_images_lie_on_the_device(there):

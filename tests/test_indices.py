@@ -185,6 +185,7 @@ def test_the_gram_matrix_does_not_depend_on_the_blocks_of_features_and_images(mo
         whole.numpy(), (x - x.mean(0)).numpy() @ (x - x.mean(0)).numpy().T, rtol=1e-10, atol=1e-10
     )
     monkeypatch.setattr(cka_module, "BLOCK_FEATURES", 5)
+    monkeypatch.setattr(cka_module, "BLOCK_NUMBERS", 100)
     monkeypatch.setattr(cka_module, "BLOCK_IMAGES", 7)
     np.testing.assert_allclose(centred_gram(x).numpy(), whole.numpy(), rtol=1e-10, atol=1e-10)
 

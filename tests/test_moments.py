@@ -144,6 +144,7 @@ def test_a_constant_feature_has_exactly_no_variance(value):
     assert not sums.pair(0, 0).xx_DD.any()
     assert not sums.pair(0, 0).xy_DE.any()
     assert all(torch.equal(exact_mean(x[:count].double()), x[0].double()) for count in range(1, 200))
+    assert torch.equal(exact_mean(x.double().view(4, 250, 2), -2, keepdim=True), x[:4, None].double())
 
 
 def test_no_rows_change_nothing_and_give_no_moments():

@@ -268,8 +268,8 @@ def test_damage_to_a_probe_is_found_set_aside_and_made_up_for(here):
 def test_a_batch_of_all_layers_is_halved_until_it_fits_and_changes_no_probe(zoo):
     sweep = replace(make_sweep(zoo, [("conv", "conv")], [matcher("cka")], batch_size=64), probes=SPEC)
     work = workspace(zoo, sweep)
-    assert probe_halvings(sweep, 0, budget=1 << 40) == 0
-    assert probe_halvings(sweep, 0, budget=0) == 6
+    assert probe_halvings(sweep, 0, CPU, budget=1 << 40) == 0
+    assert probe_halvings(sweep, 0, CPU, budget=0) == 6
     few = probe_layers(replace(work, halvings=4), 0)
     for one, other in zip(probe_layers(work, 0), few, strict=True):
         assert (one.accuracy, one.fit_accuracy) == (other.accuracy, other.fit_accuracy)
@@ -290,6 +290,7 @@ def test_a_worker_out_of_memory_probes_with_less_at_a_time(here, tmp_path, monke
     assert tried == [0, 1, 2, 2]
 
 
+CPU = torch.device("cpu")
 PLAIN = {
     "name": "p",
     "data": {"dataset": "digits"},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers_flow import run, values
 
-from stitchgrid.driver import speed, where
+from stitchgrid.driver import launch, speed, trying, where
 from stitchgrid.driver.speed import planned_speed, speed_there
 from stitchgrid.engine import trial
 from stitchgrid.errors import ClusterError, StoreError
@@ -77,6 +77,37 @@ def planned(job, store):
 )
 def test_what_is_asked_for_says_how_fast_a_worker_will_be(device, options, wanted):
     assert speed_there(device, where.Where(**options)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("asked", "options", "wanted"),
+    [
+        ("auto", {"gpus_per_worker": 0}, "cpu"),
+        ("auto", {"gpus_per_worker": 0, "address": "head:6379"}, "cpu"),
+        ("auto", {"gpus_per_worker": 0, "address": "none"}, "auto"),  # there are no workers to give one to
+        ("auto", {"gpus_per_worker": 1}, "auto"),
+        ("auto", {}, "auto"),
+        ("cuda", {"gpus_per_worker": 0}, "cuda"),
+    ],
+)
+def test_workers_that_are_given_no_gpu_take_none(asked, options, wanted):
+    assert where.Where(**options).device(asked) == wanted
+
+
+def test_a_launch_and_a_plan_tell_workers_that_are_given_no_gpu(job, tmp_path, monkeypatch):
+    asked = []
+    real = trial.run_trial
+    monkeypatch.setattr(trying, "run_trial", lambda question: asked.append(question.device) or real(question))
+    run("plan", job, "--store", tmp_path / "grid", "--gpus-per-worker", 0)
+    factories = []
+
+    def open_executor(*_, factory, **__):
+        factories.append(factory)
+        raise ClusterError("seen enough")
+
+    monkeypatch.setattr(launch, "open_executor", open_executor)
+    run("launch", job, "--store", tmp_path / "grid", "--gpus-per-worker", 0, code=1)
+    assert (asked, factories[0].keywords["device"]) == (["cpu"], "cpu")
 
 
 def test_what_is_left_open_is_looked_up_on_this_machine_or_the_cluster(monkeypatch):

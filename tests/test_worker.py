@@ -32,6 +32,13 @@ def test_a_worker_keeps_freed_memory_and_says_whether_it_could(tmp_path, monkeyp
         assert Worker(store=str(tmp_path / "grid"), device="cpu", threads=1).settings(sweep)[-1] == said
 
 
+def test_a_worker_computes_in_tf32_only_where_a_job_asks_for_it(tmp_path):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    Worker(store=Store.open(tmp_path / "grid", create=True).uri, device="cpu", threads=1)
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_images_that_are_not_there_are_missed_before_any_unit(worker, sweep):
     lost = replace(sweep, data=DataSpec(dataset="imagefolder", root="/nowhere/images"))
     with pytest.raises(InputError, match="/nowhere/images"):

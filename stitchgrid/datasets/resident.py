@@ -66,11 +66,15 @@ class ResidentImages:
         self.fit, self.eval = ResidentSplit(images.fit, device), ResidentSplit(images.eval, device)
 
 
-def near(images: Images, device: torch.device) -> PicturePair:
-    """Return the images on the device, where it is not the host, they are of one size each, and there is room."""
+def near(images: Images, device: torch.device, *, sharing: int = 1) -> PicturePair:
+    """Return the images on the device, where it is not the host, they are of one size each, and there is room.
+
+    So many workers share the room.
+    """
     splits = [split for split in (images.fit, images.eval) if split.num]
     sizes = [split.size for split in splits]
     if device.type != "cuda" or None in sizes:
         return images
     num_bytes = sum(3 * prod(size or ()) * split.num for size, split in zip(sizes, splits, strict=True))
-    return ResidentImages(images, device) if num_bytes <= SHARE * torch.cuda.mem_get_info(device)[0] else images
+    free, total = torch.cuda.mem_get_info(device)
+    return ResidentImages(images, device) if num_bytes <= SHARE * min(free, total // sharing) else images

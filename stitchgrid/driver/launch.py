@@ -175,7 +175,7 @@ class Launch:
             factory = partial(
                 Worker,
                 store=self.store.uri,
-                device=self.job.numerics.device,
+                device=where.device(self.job.numerics.device),
                 threads=where.threads,
                 cache=self.cache,
             )

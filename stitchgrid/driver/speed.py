@@ -44,10 +44,11 @@ def speed_there(device: str, where: Where) -> float:
 
 def computes_on_gpus(device: str, where: Where) -> bool:
     """Return whether workers will find a GPU, told before there are any as far as can be."""
+    device = where.device(device)
     if device != "auto":
         return device == "cuda"
     if where.gpus_per_worker is not None and where.address != "none":
-        return where.gpus_per_worker > 0
+        return True
     if where.address in ("local", "none"):
         return torch.cuda.is_available()
     return cluster_resources(where.address).get("GPU", 0) >= 1

@@ -44,7 +44,13 @@ def try_out(
         ClusterError: If there is no cluster at the address, or no GPU where one is asked for.
         InputError: If a number or the address cannot be meant, or nothing can be computed here.
     """
-    question = Question(sweep=sweep, pairs=tuple(pairs), training=tuple(training), device=device, threads=where.threads)
+    question = Question(
+        sweep=sweep,
+        pairs=tuple(pairs),
+        training=tuple(training),
+        device=where.device(device),
+        threads=where.threads,
+    )
     if where.address not in ("local", "none"):
         with staged([network.spec for network in sweep.networks]) as package:
             errand = run_errand(

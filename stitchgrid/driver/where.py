@@ -13,6 +13,11 @@ class Where:
     cpus_per_worker: float | None = None
     drain_seconds: float = 60.0  # for what is in flight when the launch is told to stop
 
+    def device(self, asked: str) -> str:
+        """Return the device for workers, where a job asks for this one: Ray lets those without a GPU see it even so."""
+        gives_none = self.gpus_per_worker == 0 and self.address != "none"
+        return "cpu" if asked == "auto" and gives_none else asked
+
     @property
     def threads(self) -> int | None:
         """Threads of one worker, None: one per CPU."""

@@ -31,8 +31,13 @@ from stitchgrid.matchers.stitchers.direct import LEAK
 from stitchgrid.moments import NOT_FINITE, PairMoments
 from stitchgrid.records import Cell
 
-GRAM_BYTES = 1 << 30  # of activations kept at a time for Gram matrices
+GRAM_BYTES = {"cpu": 1 << 30, "cuda": 4 << 30}  # of activations kept at a time for Gram matrices
 MOMENT_BYTES = 256 << 20  # of centred products of layer pairs at a time, for the indices
+
+
+def gram_bytes(device: torch.device) -> int:
+    """Return the bytes of activations that are kept at a time for Gram matrices: what is left takes another pass."""
+    return GRAM_BYTES.get(device.type, GRAM_BYTES["cpu"])
 
 
 class Evaluation:
@@ -98,7 +103,7 @@ class Evaluation:
         """Let all images pass, then note every value."""
         num_gram = max((self.ledger[cell].num_eval or 0 for cell in self.gram_cells), default=0)
         size = lambda key: 4 * num_gram * prod(self.work.layer(key).shape)  # noqa: E731
-        groups = in_groups(self.ranks, size, budget=self.work.share(GRAM_BYTES))
+        groups = in_groups(self.ranks, size, budget=self.work.share(gram_bytes(self.work.device)))
         gathered = [self._grams(group) for group in groups]
         self._pass(gathered[0] if gathered else [])
         for gatherer in self.gatherers.values():

@@ -26,8 +26,13 @@ from stitchgrid.records import Layer
 
 K = TypeVar("K")
 
-CHUNK_BYTES = 64 << 20  # of float64 rows of layers multiplied at a time
+CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # of float64 rows of layers multiplied at a time
 POOLED = Layout(num_prefix=0, grid=None)  # the rows of a vector: one an image
+
+
+def chunk_bytes(device: torch.device) -> int:
+    """Return the bytes of float64 rows that are multiplied at a time, unless a single image has more."""
+    return CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +153,7 @@ class MomentGatherer:
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch, a few images at a time so that memory stays bounded."""
         count = batch.count_below(self.num_images)
-        step = max(1, self.work.share(CHUNK_BYTES) // self._bytes_per_image())
+        step = max(1, self.work.share(chunk_bytes(self.work.device)) // self._bytes_per_image())
         for start in range(0, count, step):
             self._add(batch, slice(start, min(start + step, count)))
 

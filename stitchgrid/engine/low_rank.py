@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from stitchgrid.engine.gather import CHUNK_BYTES
+from stitchgrid.engine.gather import chunk_bytes
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
 from stitchgrid.matchers.alignment import layout_of, rows_of
@@ -35,7 +35,7 @@ class RowAxes:
         """Add the rows of a batch, a few images at a time so that memory stays bounded."""
         for (key, num_images), sums in self.sums.items():
             layer, count = self.work.layer(key), batch.count_below(num_images)
-            step = max(1, self.work.share(CHUNK_BYTES) // (8 * layer_values(self.work, key)))
+            step = max(1, self.work.share(chunk_bytes(self.work.device)) // (8 * layer_values(self.work, key)))
             for start in range(0, count, step):
                 part = slice(start, min(start + step, count))
                 sums.add(sums.centre([rows_of(batch.activations[key][part], layer)]))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from stitchgrid.engine.evaluate import GRAM_BYTES, MOMENT_BYTES
-from stitchgrid.engine.gather import CHUNK_BYTES, RowSpace, index_space, stitch_space
+from stitchgrid.engine.evaluate import MOMENT_BYTES, gram_bytes
+from stitchgrid.engine.gather import RowSpace, chunk_bytes, index_space, stitch_space
 from stitchgrid.engine.index_values import MOMENT_INDICES
 from stitchgrid.engine.stitched import STACK_BYTES, images_per_stack, stack_images
 from stitchgrid.engine.train import CACHE_BYTES
@@ -60,7 +60,7 @@ class _Need:
         passing = self._activations + 4 * OPERATIONS_PER_CUT * (self._share(self.sweep.batch_size) * self._largest)
         passing += 4 * OPERATIONS_PER_CUT * self._stack
         weights = 4 * sum(network.num_parameters for network in self._networks)
-        chunks = 2 * max(self._share(CHUNK_BYTES), 8 * sum(self._sizes))
+        chunks = 2 * max(self._share(chunk_bytes(self.device)), 8 * sum(self._sizes))
         total = weights + passing + chunks + self._training + self._grams + self._distances + self._detectors
         return total + _moment_bytes(self.sweep, self.shard, self._share) + _axes_bytes(self.sweep, self.shard)
 
@@ -124,7 +124,7 @@ class _Need:
         counts = {images_of(self.sweep, matcher)[1] for matcher in of_grams}  # each has its own
         count = sum(counts)
         one_layer = 4 * count * self._largest
-        kept = max(min(self._share(GRAM_BYTES) * len(counts), 4 * count * sum(self._sizes)), one_layer)
+        kept = max(min(self._share(gram_bytes(self.device)) * len(counts), 4 * count * sum(self._sizes)), one_layer)
         ranks = [rank for matcher in of_grams if (rank := self.sweep.matchers[matcher].rank)]
         reduced = sum(rank < layer.width for rank in ranks for layer in _sources(self.sweep, self.shard))
         kept += one_layer * any(ranks)  # coordinates of one layer, at most as many as its activations
@@ -250,7 +250,7 @@ def _sources(sweep: Sweep, shard: Shard) -> list[Layer]:
     return [sweep.networks[network].layers[layer] for network, layer in sorted(_source_keys(shard))]
 
 
-def probe_halvings(sweep: Sweep, network: int, *, budget: int) -> int:
+def probe_halvings(sweep: Sweep, network: int, device: torch.device, *, budget: int) -> int:
     """Return how often the batch is to be halved for a network's probes to fit: all its layers are read in one pass.
 
     One row an image of each layer is kept; a batch is one image at least.
@@ -258,7 +258,7 @@ def probe_halvings(sweep: Sweep, network: int, *, budget: int) -> int:
     record = sweep.networks[network]
     sizes = [prod(layer.shape) for layer in record.layers]
     kept = 4 * record.num_parameters + 4 * (sweep.num_probe_fit + sweep.num_eval) * _width(record.layers)
-    kept += 2 * CHUNK_BYTES + 8 * 3 * sum(layer.width**2 for layer in record.layers)
+    kept += 2 * chunk_bytes(device) + 8 * 3 * sum(layer.width**2 for layer in record.layers)
     per_image = 4 * (sum(sizes) + OPERATIONS_PER_CUT * max(sizes))
     halvings = 0
     while sweep.batch_size >> halvings > 1 and kept + per_image * (sweep.batch_size >> halvings) > budget:

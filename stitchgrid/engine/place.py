@@ -18,6 +18,7 @@ def set_up_torch(threads: int | None) -> bool:
     Return whether freed memory is kept.
     """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # but where a job asks for it
     torch.backends.cudnn.deterministic = True  # so that trained maps come out the same to the bit, as far as it decides
     return keep_freed_memory()
 

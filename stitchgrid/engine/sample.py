@@ -119,7 +119,7 @@ class Noise:
         generator = torch.Generator().manual_seed(0)
         shape = (min(num, NOISE_IMAGES), 3, *size)
         self.num = num
-        self.labels = torch.randint(num_classes, (num,), generator=generator)
+        self.labels = torch.randint(num_classes, (num,), generator=generator).to(device)
         self.pixels_NCHW = torch.randint(256, shape, generator=generator, dtype=torch.uint8).to(device)
 
     def batch(self, start: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shape suffixes: S stitched networks, N images, P rows per image, D features of a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -16,6 +17,7 @@ from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, l
 from stitchgrid.matchers.catalogue import OOD_METRICS, Rules, asks_ood
 from stitchgrid.matchers.ood import detection, rounded
 from stitchgrid.matchers.stitchers.affine import AffineMap
+from stitchgrid.moments import exact_mean
 from stitchgrid.records import Cell, Layer
 
 OF_LABELS = ("accuracy", "loss", "relative_accuracy", "penalty")  # undefined for classes that are not the images'
@@ -39,9 +41,11 @@ def images_per_stack(target: Layer, device: torch.device, share: Callable[[int],
     return min(share(stack_images(device)), share(STACK_BYTES) // (4 * prod(target.shape)))
 
 
-def networks_per_stack(work: Workspace, target: Layer, num_images: int) -> int:
-    """Return how many stitched networks see a batch of so many images together."""
-    return max(1, images_per_stack(target, work.device, work.share) // num_images)
+def stacks(work: Workspace, target: Layer, num_networks: int, num_images: int) -> list[slice]:
+    """Return which of so many stitched networks see a batch of so many images together: as few stacks, as equal."""
+    most = max(1, images_per_stack(target, work.device, work.share) // num_images)
+    num_stacks = -(-num_networks // most)
+    return [slice(*ends) for ends in pairwise(k * num_networks // num_stacks for k in range(num_stacks + 1))]
 
 
 def stitch_rows(
@@ -86,7 +90,7 @@ class SpreadSum:
         """Add N rows to each of the leading dimensions."""
         exact = rows.double()
         if not self.num:
-            self.pivot = exact.sum(-2, keepdim=True) / exact.shape[-2]
+            self.pivot = exact_mean(exact, -2, keepdim=True)
             self.total = torch.zeros_like(self.pivot)
             self.square = torch.zeros_like(self.pivot)
         shifted = exact - self.pivot
@@ -137,10 +141,8 @@ class TailEvaluation:
             self._scores_b.append(rounded(self.detector.score(batch.activations[self.target].float())))
         pooled_SNE: list[Tensor] = []
         scores_SN: list[Tensor] = []
-        per_stack = networks_per_stack(self.work, self.layer, len(batch.labels_N))
-        for start in range(0, len(self.stitches), per_stack):
-            part = slice(start, min(start + per_stack, len(self.stitches)))
-            t_SNPE = b_NPE.new_empty(part.stop - start, *b_NPE.shape)
+        for part in stacks(self.work, self.layer, len(self.stitches), len(batch.labels_N)):
+            t_SNPE = b_NPE.new_empty(part.stop - part.start, *b_NPE.shape)
             for t_NPE, s in zip(t_SNPE, self.stitches[part], strict=True):
                 a = batch.activations[s.cell.source_key].float()
                 stitch_rows(s.map, a, self.work.layer(s.cell.source_key), self.layer, s.rules, out=t_NPE)

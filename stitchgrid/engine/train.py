@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.low_rank import Reductions, projected
-from stitchgrid.engine.stitched import Stitch, networks_per_stack, stitch_rows
+from stitchgrid.engine.stitched import Stitch, stacks, stitch_rows
 from stitchgrid.engine.workspace import LayerKey, Workspace, by_network, forward
 from stitchgrid.matchers.alignment import install
 from stitchgrid.matchers.low_rank import Reduction
@@ -108,9 +108,8 @@ def _backward(
     for first in range(0, num_images, at_a_time):
         some = slice(first, min(first + at_a_time, num_images))
         num_some = some.stop - some.start
-        per_stack = networks_per_stack(work, layer, num_some)
-        for start in range(0, len(group), per_stack):
-            stack = group[start : start + per_stack]
+        for part in stacks(work, layer, len(group), num_some):
+            stack = group[part]
             with torch.enable_grad():
                 # the maps are applied as they are when they are measured, in float32, and their gradients found so
                 rows_NPE = _stacked_rows(work, stack, layer, {key: a[some] for key, a in activations.items()})

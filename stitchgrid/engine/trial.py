@@ -17,10 +17,9 @@ from stitchgrid.engine.workspace import LayerKey, Workspace
 from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.models.build import make_network
 from stitchgrid.models.cuts import CutNetwork
-from stitchgrid.models.cutting import cut_network
+from stitchgrid.models.cutting import cut_network_on
 from stitchgrid.models.detector import Detector, make_detector
 from stitchgrid.models.freeze import freeze
-from stitchgrid.models.memory import move
 from stitchgrid.models.training import train_network
 from stitchgrid.precision import choose_device, running_in
 from stitchgrid.preprocess import apply_preprocess
@@ -148,7 +147,7 @@ def _try(question: Question, device: torch.device) -> Trial:
 def random_network(record: Network, device: torch.device) -> CutNetwork:
     """Return a network as its architecture initialises it."""
     module = freeze(make_network(record.spec))
-    return cut_network(move(module, device, record.name), record.input_shape)
+    return cut_network_on(device, module, record.input_shape, name=record.name)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.detector import Detector
 from stitchgrid.precision import running_back_in, running_in
-from stitchgrid.preprocess import apply_preprocess
+from stitchgrid.preprocess import apply_preprocess, on_device
 from stitchgrid.records import Cell, Layer, Preprocess, Sweep
 
 LayerKey = tuple[int, int]  # (position of the network in the sweep, position of the layer in the network)
@@ -102,13 +102,12 @@ def forward(
     activations: dict[LayerKey, Tensor] = {}
     logits: dict[int, Tensor] = {}
     inputs: dict[Preprocess, Tensor] = {}
-    if isinstance(pixels, Tensor):
-        pixels = pixels.to(work.device)  # as bytes, a quarter of what floats would be
+    pixels = on_device(pixels, work.device)
     for index, layers in wanted.items():
         preprocess = work.sweep.networks[index].preprocess
         if preprocess not in inputs:
             images = apply_preprocess(pixels, preprocess)
-            inputs[preprocess] = images.to(work.device).contiguous(memory_format=torch.channels_last)
+            inputs[preprocess] = images.contiguous(memory_format=torch.channels_last)
         with work.precision():
             taken = work.taps(index, layers, scores=index in scored)(inputs[preprocess])
         activations |= {(index, layer): tensor for layer, tensor in zip(layers, taken, strict=False)}

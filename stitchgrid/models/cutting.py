@@ -1,5 +1,6 @@
 """A network -> the network with its cuts: by its graph, or, where it has none, by hooks."""
 
+import torch
 from torch import nn
 
 from stitchgrid.errors import InputError
@@ -7,6 +8,7 @@ from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.freeze import freeze
 from stitchgrid.models.graph_cuts import cut_by_graph
 from stitchgrid.models.hook_cuts import cut_by_hooks
+from stitchgrid.models.memory import move
 from stitchgrid.models.probe import probe_output
 
 
@@ -25,6 +27,42 @@ def cut_network(module: nn.Module, input_shape: tuple[int, int, int]) -> CutNetw
             return cut_by_hooks(module, input_shape, expected, reason=_in_short(by_graph))
         except InputError as by_hooks:
             raise InputError(f"{by_graph} Nor can it be cut through hooks on its modules: {by_hooks}") from by_graph
+
+
+def cut_network_on(
+    device: torch.device, module: nn.Module, input_shape: tuple[int, int, int], *, name: str
+) -> CutNetwork:
+    """Return the network with its cuts on a device; `name` is the model's, for errors.
+
+    Elsewhere than on a CPU, weights of convolutions lie in the channels-last memory format, as the images do: kernels
+    would bring them into it at each use.
+
+    Raises:
+        InputError: As `cut_network` does, or if there is not enough memory.
+    """
+    network = cut_network(move(module, device, name), input_shape)
+    if device.type != "cpu":
+        prefer_channels_last(network)
+    return network
+
+
+def prefer_channels_last(network: CutNetwork) -> None:
+    """Bring weights of convolutions into the channels-last memory format, where the network's own forward bears it.
+
+    Maps take the format of their convolution's weight, and there are views that they do not have in this one. Halves
+    by a graph do without such views, those by hooks do not.
+    """
+    if network.way != "graph":
+        return
+    convolutions = [part for part in network.module.modules() if isinstance(part, nn.Conv2d)]
+    before = [part.weight.data for part in convolutions]
+    for part in convolutions:
+        part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+    try:
+        probe_output(network.module, network.input_shape)
+    except InputError:
+        for part, weight in zip(convolutions, before, strict=True):
+            part.weight.data = weight
 
 
 def way_notice(name: str, way: str, reason: str = "") -> str | None:

@@ -77,18 +77,11 @@ def kept_bytes(module: nn.Module, input_shape: Sequence[int]) -> int:
 def move(module: nn.Module, device: torch.device, name: str) -> nn.Module:
     """Return the network on another device; `name` is the model's, for the error.
 
-    Elsewhere than on a CPU, weights of convolutions lie in the channels-last memory format, as the images do: kernels
-    would bring them into it at each use.
-
     Raises:
         OutOfMemoryError: If it does not fit there.
     """
     with memory_told(f"model {name!r}", device=device, count=lambda: count_bytes(module)):
-        module = module.to(device)
-        for part in module.modules() if device.type != "cpu" else ():
-            if isinstance(part, nn.Conv2d):
-                part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
-        return module
+        return module.to(device)
 
 
 def _there_is(device: torch.device) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from stitchgrid.errors import InputError
+from stitchgrid.errors import InputError, breaks_worker, is_out_of_memory
 from stitchgrid.models.freeze import as_its_author_wrote_it
 from stitchgrid.models.trace import Trace
 
@@ -31,22 +32,29 @@ class Probed:
 
 def probe_input(module: nn.Module, input_shape: Sequence[int]) -> Tensor:
     """Return two images of noise, always the same, where the network is."""
-    weight = next(module.parameters(), None)
+    weight = next(module.parameters(), torch.empty(0))
+    return _noise(tuple(input_shape), weight.device, weight.dtype).clone()
+
+
+@lru_cache(maxsize=8)  # a network cut by hooks asks for it at each of its runs
+def _noise(input_shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     noise = torch.rand((_NUM_IMAGES, *input_shape), generator=torch.Generator().manual_seed(0))
-    return noise if weight is None else noise.to(weight.device, weight.dtype)
+    return noise.to(device, dtype)
 
 
 def probe_output(module: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    """Return the class scores of the two images by the network itself.
+    """Return the class scores of the two images by the network itself, attention as plain matrix products.
 
     Raises:
         InputError: If the network refuses images of that size, or its output is not one tensor (N, classes).
     """
     name = type(module).__name__
     try:
-        with torch.no_grad(), as_its_author_wrote_it(module):
+        with torch.no_grad(), as_its_author_wrote_it(module), sdpa_kernel(SDPBackend.MATH):
             output = module(probe_input(module, input_shape))
     except Exception as problem:  # networks refuse sizes by whatever their first failing operation raises
+        if is_out_of_memory(problem) or breaks_worker(problem):
+            raise
         wanted = getattr(module, "image_size", None)
         hint = f"it is made for {wanted}x{wanted}" if isinstance(wanted, int) else "choose another size"
         raise InputError(
@@ -106,7 +114,8 @@ class _Runner(fx.Interpreter):
         self.counter = FlopCounterMode(display=False)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        # attention as plain matrix products: fused kernels are not counted alike, or at all, on every device
+        # attention as plain matrix products, as in `probe_output`: fused kernels are not counted alike, or at all, on
+        # every device
         with sdpa_kernel(SDPBackend.MATH), self.counter:
             return super().run(*args, **kwargs)
 

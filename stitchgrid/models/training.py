@@ -15,7 +15,7 @@ from stitchgrid.errors import InputError, JobFileError, StitchgridError, nearest
 from stitchgrid.models.build import make_network
 from stitchgrid.models.freeze import freeze
 from stitchgrid.models.memory import move
-from stitchgrid.preprocess import augment_crop4_flip
+from stitchgrid.preprocess import augment_crop4_flip, on_device
 from stitchgrid.records import NetworkSpec, Recipe
 
 # Shape suffixes: N images, C channels, H height, W width, K classes.
@@ -108,7 +108,7 @@ class _Run:
 
     def epoch(self, number: int) -> tuple[float, float]:
         """Train on every image once; return the mean loss and the accuracy of the scores it was trained with."""
-        total_loss = num_right = 0.0
+        total_loss, num_right = torch.zeros(2, dtype=torch.float64, device=self.device)
         order = torch.randperm(self.images.num, generator=self.generator)
         for step, indices in enumerate(order.tensor_split(self.num_batches), start=1):
             labels_N = self.images.labels[indices].to(self.device)
@@ -123,21 +123,22 @@ class _Run:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self.schedule.step()
-            total_loss += loss.item() * len(indices)
-            num_right += (logits_NK.argmax(1) == labels_N).sum().item()
-        return total_loss / self.images.num, num_right / self.images.num
+            total_loss += loss.detach().double() * len(indices)
+            num_right += (logits_NK.argmax(1) == labels_N).sum()
+        return total_loss.item() / self.images.num, num_right.item() / self.images.num
 
     def _inputs(self, indices: Tensor) -> Tensor:
-        pixels = self.images.batch(indices)
+        pixels = on_device(self.images.batch(indices), self.device)
         if self.recipe.augment == "crop4_flip":
             pixels = augment_crop4_flip(pixels, self.generator)
-        return self.preprocess(pixels).to(self.device)
+        return self.preprocess(pixels)
 
     def _check_labels(self) -> None:
         """Compare the labels with the network's outputs for one image, in eval mode so that no statistic moves."""
         self.module.eval()
         with torch.no_grad():
-            num_outputs = self.module(self.preprocess(self.images.batch(torch.arange(1))).to(self.device)).shape[-1]
+            image = on_device(self.images.batch(torch.arange(1)), self.device)
+            num_outputs = self.module(self.preprocess(image)).shape[-1]
         lowest, highest = int(self.images.labels.min()), int(self.images.labels.max())
         if lowest < 0 or highest >= num_outputs:
             raise InputError(

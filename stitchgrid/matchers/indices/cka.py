@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 BLOCK_FEATURES = 4096  # columns multiplied at a time: bounds the copies
+BLOCK_NUMBERS = 1 << 30  # of a Gram matrix, multiplied with those of another at a time
 BLOCK_IMAGES = 256  # rows multiplied with those before them at a time: half of the products are mirror images
 
 
@@ -44,5 +45,10 @@ def cka(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """
     grams = {id(gram_NN): gram_NN for pair in pairs for gram_NN in pair}
     norms = {key: torch.linalg.norm(gram_NN) for key, gram_NN in grams.items()}  # of a layer, not of a pair
-    products = [torch.dot(x_NN.flatten(), y_NN.flatten()) / (norms[id(x_NN)] * norms[id(y_NN)]) for x_NN, y_NN in pairs]
-    return torch.stack(products)
+    return torch.stack([_inner(x_NN, y_NN) / (norms[id(x_NN)] * norms[id(y_NN)]) for x_NN, y_NN in pairs])
+
+
+def _inner(x_NN: Tensor, y_NN: Tensor) -> Tensor:
+    """Return the sum of all products of two matrices' numbers; `torch.dot` takes no more than 2^31 - 1 of them."""
+    blocks = zip(*(torch.split(gram_NN.flatten(), BLOCK_NUMBERS) for gram_NN in (x_NN, y_NN)), strict=True)
+    return torch.stack([torch.dot(x, y) for x, y in blocks]).sum()
