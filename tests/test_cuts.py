@@ -519,7 +519,7 @@ def test_halves_take_activations_in_any_memory_format():
 
 
 class Views(nn.Module):
-    """Flattens a map by a view, which a map in channels-last format has not."""
+    """Flattens a map by a view, which a map in channels-last format has not; one that branches does so seldom."""
 
     def __init__(self, *, branches=False):
         super().__init__()
@@ -529,8 +529,8 @@ class Views(nn.Module):
 
     def forward(self, x):
         a = self.conv(x)
-        if self.branches and a.sum() > 1e30:
-            return a.mean((1, 2))[:, :5]
+        if self.branches and a.sum() < 1e30:
+            return self.fc(a.flatten(1))
         return self.fc(a.view(a.size(0), -1))
 
 
