@@ -80,13 +80,24 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def is_out_of_memory(problem: BaseException) -> bool:
-    """Return whether an error says that there was not enough memory; torch's own are told by name, without torch.
+    """Return whether an error, or what it was raised from, says that there was not enough memory.
+
+    Torch's own are told by name, without torch.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
     (True, False)
     >>> is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"))
     True
     """
+    link: BaseException | None = problem
+    while link is not None:
+        if _says_memory(link):
+            return True
+        link = link.__cause__
+    return False
+
+
+def _says_memory(problem: BaseException) -> bool:
     by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(problem).__mro__)
     return by_name or isinstance(problem, MemoryError) or any(words in str(problem) for words in MEMORY_ERRORS)
 
@@ -105,7 +116,7 @@ def breaks_worker(problem: BaseException) -> bool:
     link: BaseException | None = problem
     while link is not None:
         by_name = any(kind.__name__ == "AcceleratorError" for kind in type(link).__mro__)
-        if (by_name or any(words in str(link) for words in DEVICE_ERRORS)) and not is_out_of_memory(link):
+        if (by_name or any(words in str(link) for words in DEVICE_ERRORS)) and not _says_memory(link):
             return True
         link = link.__cause__ or link.__context__
     return False

@@ -10,7 +10,7 @@ from helpers_models import network, noise, stirred
 from torch import fx, nn
 from torchvision.models.feature_extraction import get_graph_node_names
 
-from stitchgrid.errors import InputError, JobFileError
+from stitchgrid.errors import InputError, JobFileError, breaks_worker, is_out_of_memory
 from stitchgrid.models.cuts import OTHER
 from stitchgrid.models.cutting import cut_network, prefer_channels_last
 from stitchgrid.models.freeze import freeze
@@ -560,13 +560,19 @@ def test_weights_are_channels_last_where_the_networks_own_forward_bears_it(made,
         torch.testing.assert_close(cut.suffix(node)(a), whole)
 
 
-@pytest.mark.parametrize("said", ["CUDA out of memory", "CUDA error: device-side assert triggered"])
-def test_lack_of_memory_is_not_laid_to_the_size_of_the_images(said):
-    error = torch.OutOfMemoryError if "memory" in said else RuntimeError
-
+@pytest.mark.parametrize(
+    ("error", "is_memory", "is_broken"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True, False),
+        (RuntimeError("CUDA error: device-side assert triggered"), False, True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
+    ],
+)
+def test_what_stopped_a_networks_first_run_is_told_by_its_error(error, is_memory, is_broken):
     class Fails(nn.Module):
         def forward(self, x):
-            raise error(said)
+            raise error
 
-    with pytest.raises(error, match=said):
+    with pytest.raises(InputError, match=f"does not run on images of 8x8 .*{error}") as caught:
         cut_network(Fails(), (3, 8, 8))
+    assert (is_out_of_memory(caught.value), breaks_worker(caught.value)) == (is_memory, is_broken)

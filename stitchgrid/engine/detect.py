@@ -17,7 +17,7 @@ from torch.nn import functional
 from stitchgrid.datasets.resident import Pictures
 from stitchgrid.engine.train import SourceReader
 from stitchgrid.engine.workspace import LayerKey, Pixels, Workspace, forward
-from stitchgrid.errors import InputError, StitchgridError, breaks_worker, is_out_of_memory
+from stitchgrid.errors import InputError, StitchgridError, is_out_of_memory
 from stitchgrid.matchers.ood import detection
 from stitchgrid.matchers.stitchers.task_loss import seeded
 from stitchgrid.models.detector import Detector, make_detector
@@ -139,7 +139,7 @@ def activations(work: Workspace, key: LayerKey, pixels: Pixels) -> Tensor:
     try:
         parts = [forward(work, pixels[k : k + size], {key[0]: [key[1]]})[0] for k in range(0, len(pixels), size)]
     except RuntimeError as problem:
-        if is_out_of_memory(problem) or breaks_worker(problem):
+        if is_out_of_memory(problem):
             raise
         wanted = work.sweep.networks[key[0]].input_shape
         raise InputError(

@@ -31,7 +31,7 @@ from stitchgrid.matchers.stitchers.direct import LEAK
 from stitchgrid.moments import NOT_FINITE, PairMoments
 from stitchgrid.records import Cell
 
-GRAM_BYTES = {"cpu": 1 << 30, "cuda": 4 << 30}  # of activations kept at a time for Gram matrices
+GRAM_BYTES = {"cpu": 1 << 30, "cuda": 2 << 30}  # of activations kept at a time for Gram matrices
 MOMENT_BYTES = 256 << 20  # of centred products of layer pairs at a time, for the indices
 
 

@@ -26,7 +26,7 @@ from stitchgrid.records import Layer
 
 K = TypeVar("K")
 
-CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # of float64 rows of layers multiplied at a time
+CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}  # of float64 rows of layers multiplied at a time
 POOLED = Layout(num_prefix=0, grid=None)  # the rows of a vector: one an image
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from stitchgrid.errors import InputError, breaks_worker, is_out_of_memory
+from stitchgrid.errors import InputError
 from stitchgrid.models.hook_runs import Detour, ModuleCall, Patience, Run, capture, skipped_before, watch
 from stitchgrid.models.probe import probe_input
 
@@ -75,8 +75,6 @@ class NoiseTrial:
         try:
             return watch(self.module, images, gradients=False)
         except Exception as problem:
-            if is_out_of_memory(problem) or breaks_worker(problem):
-                raise
             raise InputError(
                 f"{self._name} fails on {len(images)} images of noise ({type(problem).__name__}: {problem}), though "
                 "not on others; its forward must take any number of images and any values."

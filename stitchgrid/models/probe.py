@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from stitchgrid.errors import InputError, breaks_worker, is_out_of_memory
+from stitchgrid.errors import InputError
 from stitchgrid.models.freeze import as_its_author_wrote_it
 from stitchgrid.models.trace import Trace
 
@@ -53,8 +53,6 @@ def probe_output(module: nn.Module, input_shape: Sequence[int]) -> Tensor:
         with torch.no_grad(), as_its_author_wrote_it(module), sdpa_kernel(SDPBackend.MATH):
             output = module(probe_input(module, input_shape))
     except Exception as problem:  # networks refuse sizes by whatever their first failing operation raises
-        if is_out_of_memory(problem) or breaks_worker(problem):
-            raise
         wanted = getattr(module, "image_size", None)
         hint = f"it is made for {wanted}x{wanted}" if isinstance(wanted, int) else "choose another size"
         raise InputError(
