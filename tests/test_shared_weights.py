@@ -242,7 +242,7 @@ def test_stored_weights_of_another_architecture_are_refused(cache, tmp_path):
 
 
 def test_for_another_device_only_what_comes_from_the_store_is_kept(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr("stitchgrid.resolve.cut_network", lambda module, _: module)
+    monkeypatch.setattr("stitchgrid.resolve.cut_network_on", lambda device, module, *_, **__: module.to(device))
     asked = spec("stitchgrid:tiny10")
     module = load(record_of(asked, state_digest(build_network(asked))), cache=cache, device="meta")
     assert {value.device.type for value in module.parameters()} == {"meta"}
