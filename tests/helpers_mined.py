@@ -34,7 +34,7 @@ def _act(word):
 def mine(x):
     """Pass a tensor on, unless a file says what is to happen: once ("once-WORD"), or for ever (WORD).
 
-    "train-WORD" is for ever, but only while maps are trained through the network.
+    "train-WORD" is for ever, but only when a gradient comes back, as while maps are trained through the network.
     """
     order = Path(os.environ.get("STITCHGRID_TEST_ORDER", "/nonexistent"))
     if order.exists():
@@ -44,8 +44,10 @@ def mine(x):
                 order.rename(order.with_suffix(".done"))
             except FileNotFoundError:
                 return x
-        if not word.startswith("train-") or x.requires_grad:
-            _act(word.removeprefix("once-").removeprefix("train-"))
+        if not word.startswith("train-"):
+            _act(word.removeprefix("once-"))
+        elif x.requires_grad:
+            x.register_hook(lambda _: _act(word.removeprefix("train-")))
     return x
 
 
