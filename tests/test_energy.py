@@ -26,6 +26,7 @@ from helpers_flow import run as command
 from helpers_images import write_folder
 
 from stitchgrid import worker
+from stitchgrid.bench import measure
 from stitchgrid.catalog import Catalog
 from stitchgrid.engine import detect
 from stitchgrid.engine.detect import made_outliers, train_detector
@@ -401,6 +402,8 @@ def test_a_plan_counts_the_detectors_that_are_not_there(grid, tmp_path):
     assert "detectors to train" not in command("plan", grid / "job.toml", "--store", grid / "grid").stdout
 
 
-def test_bench_leaves_detectors_out(grid):
+def test_bench_leaves_detectors_out(grid, monkeypatch):
+    for name, size in (("PLAIN_SECONDS", 0.0), ("REPEAT_SECONDS", 0.0), ("PRODUCT_WIDTH", 64)):
+        monkeypatch.setattr(measure, name, size)
     said = command("bench", grid / "job.toml", "--set", "data.eval.samples=20", "--set", "data.fit.samples=20")
     assert "structural" in said.stdout
