@@ -4,10 +4,12 @@ import ctypes
 import logging
 import multiprocessing
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers_elsewhere import in_process_of_its_own
 from helpers_models import spec
 from helpers_shared import OneArtefact, hold_with_others, lie_in, load, mappings, private_bytes, record_of, stored
 from torch import nn
@@ -275,14 +277,22 @@ def wide():
 def test_a_worker_keeps_no_memory_that_networks_were_built_in(cache, tmp_path):
     (tmp_path / "wide.py").write_text(WIDE)
     Store.open(tmp_path / "grid", create=True)
-    worker = Worker(store=str(tmp_path / "grid"), device="cpu", threads=1, cache=cache)
+    shares = in_process_of_its_own(partial(shares_kept, tmp_path, cache))  # what other tests leave is not given back
+    assert max(shares) < 0.25
+
+
+def shares_kept(folder, cache):
+    """Return how much a worker keeps of its own of networks that it loads, in shares of their weights."""
+    worker = Worker(store=str(folder / "grid"), device="cpu", threads=1, cache=cache)
+    shares = []
     for seed in range(3):
-        asked = spec("wide.py:wide", base=tmp_path, seed=seed)
+        asked = spec("wide.py:wide", base=folder, seed=seed)
         network = record_of(asked, state_digest(build_network(asked)))
         before = private_bytes()
         worker._network(SimpleNamespace(networks=(network,), compiles=False), 0)
         taken = private_bytes() - before
-        assert taken < 0.25 * sum(value.nbytes for value in build_network(asked).parameters())
+        shares.append(taken / sum(value.nbytes for value in build_network(asked).parameters()))
+    return shares
 
 
 def test_processes_that_load_at_once_read_the_store_once_and_share_the_pages(cache, tmp_path):
