@@ -161,17 +161,15 @@ class Worker:
 
     def _probe(self, unit: ProbeNetwork, sweep: Sweep) -> UnitReport:
         """Probe all layers of a network."""
-        found, halvings = None, probe_halvings(sweep, unit.network, self.device, budget=self._budget)
-        while found is None:
-            found = self._if_it_fits(partial(as_artefact, unit.network), self.workspace(sweep), halvings=halvings)
+        halvings = probe_halvings(sweep, unit.network, self.device, budget=self._budget)
+        found = self._until_it_fits(partial(as_artefact, unit.network), self.workspace(sweep), halvings=halvings)
         self.store.write_artefact("probe", unit.unit_id, json.dumps(found).encode(), suffix=".json")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
     def _detect(self, unit: TrainDetector, sweep: Sweep) -> UnitReport:
         """Make the detector of a target layer."""
-        key, outliers, detector = (unit.network, unit.layer), self._outliers(sweep), None
-        while detector is None:
-            detector = self._if_it_fits(lambda work: train_detector(work, key, outliers), self.workspace(sweep))
+        key, outliers = (unit.network, unit.layer), self._outliers(sweep)
+        detector = self._until_it_fits(lambda work: train_detector(work, key, outliers), self.workspace(sweep))
         self.store.write_artefact("detector", unit.unit_id, save_state(detector), suffix=".safetensors")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
@@ -216,13 +214,11 @@ class Worker:
         _log.info("needs about %.2g GB, %.2g GB may be taken%s", need / 1e9, budget / 1e9, share)
         rows: list[Row] = []
         for piece in fitting_pieces(work.sweep, shard, self.device, budget=budget):
-            found, halvings = None, shard_halvings(work.sweep, piece, self.device, budget=budget)
+            halvings = shard_halvings(work.sweep, piece, self.device, budget=budget)
             if halvings:
                 full = work.sweep.batch_size
                 _log.info("a target layer needs more: %d images at a time for it, not %d", full >> halvings, full)
-            while found is None:
-                found = self._if_it_fits(partial(run_shard, piece), work, halvings=halvings)
-            rows += found
+            rows += self._until_it_fits(partial(run_shard, piece), work, halvings=halvings)
         return rows
 
     @property
@@ -230,25 +226,25 @@ class Worker:
         """How many bytes a unit may take."""
         return int(MEMORY_SHARE * available_bytes(self.device, sharing=self._sharing))
 
-    def _if_it_fits(self, compute: Callable[[Workspace], T], work: Workspace, *, halvings: int = 0) -> T | None:
-        """Return what is computed, or None when it is to be tried again with half as much at a time.
+    def _until_it_fits(self, compute: Callable[[Workspace], T], work: Workspace, *, halvings: int = 0) -> T:
+        """Return what is computed, tried again with half as much at a time while memory does not suffice.
 
         `halvings` are known to be needed beforehand; what is learnt beyond them holds for all that comes.
         """
-        work = replace(work, halvings=halvings + self._halvings)
-        try:
-            return compute(work)
-        except Exception as problem:
-            is_hopeless = isinstance(problem, InputError) or work.batch_size == 1
-            if is_hopeless or not is_out_of_memory(problem):
-                self._halvings = 0  # what did not help is not kept for the shards to come
-                raise
-        self._halvings += 1
-        _log.warning("out of memory: half as many images at a time from now on (%d halvings)", self._halvings)
-        if self.device.type == "cuda":
-            self._networks.clear()  # those of other units, too
-            torch.cuda.empty_cache()
-        return None
+        while True:
+            work = replace(work, halvings=halvings + self._halvings)
+            try:
+                return compute(work)
+            except Exception as problem:
+                is_hopeless = isinstance(problem, InputError) or work.batch_size == 1
+                if is_hopeless or not is_out_of_memory(problem):
+                    self._halvings = 0  # what did not help is not kept for the shards to come
+                    raise
+            self._halvings += 1
+            _log.warning("out of memory: half as many images at a time from now on (%d halvings)", self._halvings)
+            if self.device.type == "cuda":
+                self._networks.clear()  # those of other units, too
+                torch.cuda.empty_cache()
 
     def settings(self, sweep: Sweep) -> list[str]:
         """Return what a sweep is computed with here; none of it changes a value beyond rounding."""
