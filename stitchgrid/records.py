@@ -79,6 +79,51 @@ class NetworkSpec:
     preprocess: Preprocess | None = None  # None: what the weights publish, else nothing
     layers: tuple[str, ...] = ("blocks",)
     base: str = "."  # folder of the job file: relative paths start here
+    head: str | None = None  # one of HEADS; None: what its scores look like
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether its weights are those of its initialisation."""
+        return self.weights == "random" and self.recipe is None
+
+
+HEADS = ("logits", "probabilities", "binary", "multilabel", "regression", "embedding")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What the scores (N, K) at the end of a network say."""
+
+    kind: str = "logits"  # one of HEADS
+    is_probability: bool = False  # scores lie in [0, 1]: after a softmax, or sigmoids
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the scores answer a question of classes, so that accuracy and agreement mean something."""
+        return self.kind not in ("regression", "embedding")
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """Share of the address of a stitch into the network; nothing for logits."""
+        return () if self == Head() else ("head", self.kind, str(self.is_probability))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSummary:
+    """Three numbers about one tensor, by which two versions of it can be told apart."""
+
+    mean: float
+    std: float
+    projection: float  # sum of its numbers with fixed random signs, over the root of their number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """What a network computes from a few given images: one summary for each selected cut and for the scores."""
+
+    noise: tuple[tuple[str, TensorSummary], ...]  # by node, of seeded noise
+    images: tuple[tuple[str, TensorSummary], ...] = ()  # the same of the first evaluation images
+    images_digest: str = ""  # of those
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +178,9 @@ class Network:
     flops: float  # one forward pass of one image
     num_kept_bytes: int  # of one image, from the input to the scores, for a gradient to find its way back
     way: str = "graph"  # graph | hooks: how its halves are made
+    plain_id: str = ""  # the address but for the fingerprint: of what is known of the network without running it
+    head: Head = Head()
+    fingerprint: Fingerprint | None = None  # None: still to be trained
 
     @property
     def name(self) -> str:
@@ -155,6 +203,7 @@ class MatcherSpec:
     seed: int | None = None  # trained kinds only
     samples: int | None = None  # None: the kind's default
     metrics: tuple[str, ...] = ()  # what the job asks for, in the kind's order
+    runs_target: bool = False  # whether values depend on what the target's head says
 
     @property
     def values(self) -> dict[str, Any]:
@@ -429,16 +478,22 @@ class Sweep:
         """Return the cell at these positions; its id depends on content alone, never on names or speed settings.
 
         The id is the digest of both layers' network, node and layout and of the matcher's address, framed in this
-        order; shares that many cells have in common are framed once.
+        order, then, of a stitch into a network whose scores are no logits, of what they are; shares that many cells
+        have in common are framed once.
         """
         return Cell(
-            cell_id=self._cell_id((source, source_layer), (target, target_layer), self._matcher_bytes[matcher]),
+            cell_id=self._cell_id((source, source_layer), (target, target_layer), self._ending_bytes(target, matcher)),
             source=source,
             source_layer=source_layer,
             target=target,
             target_layer=target_layer,
             matcher=matcher,
         )
+
+    def _ending_bytes(self, target: int, matcher: int) -> bytes:
+        """Return the share of a cell's address that is the matcher's and, where values depend on it, the head's."""
+        address = self.networks[target].head.address if self.matchers[matcher].runs_target else ()
+        return self._matcher_bytes[matcher] + framed(*address)
 
     def _cell_id(self, source: tuple[int, int], target: tuple[int, int], matcher: bytes) -> str:
         layers = self._layer_bytes
@@ -452,7 +507,8 @@ class Sweep:
             return cell.cell_id
         values = {name: value for name, value in spec.values.items() if name != "rank"}
         address = self._matcher_address(replace(spec, params=canonical(values)), self.matcher_data[cell.matcher])
-        return self._cell_id(cell.source_key, cell.target_key, framed(address))
+        ending = framed(address, *self.networks[cell.target].head.address)
+        return self._cell_id(cell.source_key, cell.target_key, ending)
 
     def block(self, source: int, target: int) -> Block:
         """Return every selected layer of one network against every one of another."""

@@ -18,12 +18,12 @@ from torch.linalg import svd
 from torch.nn import functional as F
 
 from stitchgrid.datasets.resident import PicturePair, Pictures
-from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, Rules, asks_ood, images_used
+from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, Rules, asks_ood, images_used, metrics_of
 from stitchgrid.matchers.stitchers.task_loss import image_order, initial_map, seeded
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.precision import running_in
 from stitchgrid.preprocess import apply_preprocess, augment_crop4_flip
-from stitchgrid.records import Cell, Layer, Sweep
+from stitchgrid.records import Cell, Head, Layer, Sweep
 
 Key = tuple[int, int]  # network and layer, by position
 Pixels = Tensor | list[Tensor]
@@ -63,7 +63,7 @@ class Reference:
             a, b = (self._pass(key, self.images.eval, num_eval)[0] for key in (cell.source_key, cell.target_key))
             a = self._reduced(cell, a)
             found = INDICES[spec.kind](a, b, self._layer(cell.source_key), self._layer(cell.target_key))
-        return {metric: found[metric] for metric in spec.metrics}
+        return {metric: found[metric] for metric in metrics_of(self.sweep, cell)}
 
     def _images_used(self, cell: Cell) -> tuple[int, int]:
         """Return how many fit and evaluation images the cell's matcher looks at."""
@@ -168,7 +168,7 @@ class Reference:
             found |= mahalanobis(pooled(rows(fit_b, target), target), pooled(b_NPE, target), pooled(t_NPE, target))
         if asks_ood(spec, "energy"):
             found |= self._energies(cell, b, t_NPE)
-        if found.keys() >= set(spec.metrics):
+        if found.keys() >= set(metrics_of(self.sweep, cell)):
             return found
         return found | self._answers(cell, t_NPE)
 
@@ -200,7 +200,8 @@ class Reference:
                 with torch.no_grad():
                     a_NPD = self._lay(cell, self._run(cell.source_key, pixels)[0].float())
                 t = installed(a_NPD @ weight_DE + bias_E, target)
-                loss = F.cross_entropy(self._run(cell.target_key, pixels, instead=t)[1], labels_N)
+                head = self.sweep.networks[cell.target].head
+                loss = mean_loss(self._run(cell.target_key, pixels, instead=t)[1], labels_N, head)
                 adam.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
@@ -219,16 +220,49 @@ class Reference:
             ]
         )
         labels_N = self.images.eval.labels[:num].to(self.device)
-        is_labelled = self.sweep.networks[cell.target].is_labelled
-        accuracy = mean(h_NK.argmax(1) == labels_N) if is_labelled else nan
-        target_accuracy = mean(g_NK.argmax(1) == labels_N) if is_labelled else nan
+        record = self.sweep.networks[cell.target]
+        if not record.head.has_classes:
+            return outputs_alike(h_NK.double(), g_NK.double())
+        h, g = (said(scores_NK, record.head) for scores_NK in (h_NK, g_NK))
+        is_each = record.head.kind == "multilabel" and record.is_labelled
+        right = F.one_hot(labels_N, h_NK.shape[1]) if is_each else labels_N
+        accuracy = mean(h == right) if record.is_labelled else nan
+        target_accuracy = mean(g == right) if record.is_labelled else nan
         return {
             "accuracy": accuracy,
-            "loss": F.cross_entropy(h_NK.double(), labels_N).item() if is_labelled else nan,
+            "loss": mean_loss(h_NK.double(), labels_N, record.head).item() if record.is_labelled else nan,
             "relative_accuracy": ratio(accuracy, target_accuracy),
             "penalty": (1 - accuracy) - (1 - target_accuracy),
-            "agreement": mean(h_NK.argmax(1) == g_NK.argmax(1)),
+            "agreement": mean(h == g),
         }
+
+
+def said(scores_NK: Tensor, head: Head) -> Tensor:
+    """Return the class of each image, or yes and no for each label."""
+    threshold = 0.5 if head.is_probability else 0.0
+    if head.kind == "binary":
+        return (scores_NK[:, 0] > threshold).long()
+    return (scores_NK > threshold).long() if head.kind == "multilabel" else scores_NK.argmax(1)
+
+
+def mean_loss(scores_NK: Tensor, labels_N: Tensor, head: Head) -> Tensor:
+    """Return the mean cross-entropy in nats of a network with such a head."""
+    if head.kind in ("binary", "multilabel"):
+        yes_NK = F.one_hot(labels_N, scores_NK.shape[1]) if head.kind == "multilabel" else labels_N[:, None]
+        if head.is_probability:
+            smallest = torch.finfo(torch.float32).eps
+            return F.binary_cross_entropy(scores_NK.clamp(smallest, 1 - smallest), yes_NK.to(scores_NK.dtype))
+        return F.binary_cross_entropy_with_logits(scores_NK, yes_NK.to(scores_NK.dtype))
+    if head.is_probability:
+        return F.nll_loss(scores_NK.clamp_min(torch.finfo(torch.float32).tiny).log(), labels_N)
+    return F.cross_entropy(scores_NK, labels_N)
+
+
+def outputs_alike(h_NK: Tensor, g_NK: Tensor) -> dict[str, float]:
+    """Return how near outputs without classes are: their mean cosine, and the share of variance explained."""
+    cosine_N = (h_NK * g_NK).sum(1) / (h_NK.norm(dim=1) * g_NK.norm(dim=1))
+    share = ratio((h_NK - g_NK).square().sum().item(), (g_NK - g_NK.mean(0)).square().sum().item())
+    return {"output_cosine": cosine_N.mean().item(), "output_r2": 1 - share}
 
 
 def ratio(part: float, whole: float) -> float:

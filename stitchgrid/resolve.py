@@ -1,36 +1,50 @@
 """Job -> sweep: networks are built once, cut and hashed, images are drawn; every problem is named at once."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stitchgrid.cache import default_cache
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.datasets.images import Split
-from stitchgrid.errors import InputError, JobFileError, StitchgridError
+from stitchgrid.datasets.resident import Pictures
+from stitchgrid.errors import InputError, JobFileError, StitchgridError, is_out_of_memory
 from stitchgrid.jobfile import Job
-from stitchgrid.matchers.catalogue import MATCHERS, asks_ood, images_used
+from stitchgrid.matchers.catalogue import MATCHERS, Matcher, asks_ood, images_used
+from stitchgrid.matchers.heads import detect_head, num_classes_of
 from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network, cut_network_on
+from stitchgrid.models.fingerprint import (
+    NUM_IMAGES,
+    difference,
+    identify,
+    take_fingerprint,
+    tolerance_of,
+    unregistered,
+)
 from stitchgrid.models.freeze import freeze
 from stitchgrid.models.memory import kept_bytes
+from stitchgrid.models.proof import first_line
 from stitchgrid.models.select import select_layers
 from stitchgrid.models.shared import SharedWeights
 from stitchgrid.models.weights import load_into, load_state, state_digest
 from stitchgrid.plan import training_flops
-from stitchgrid.preprocess import output_size
+from stitchgrid.precision import running_in
+from stitchgrid.preprocess import apply_preprocess, on_device, output_size
 from stitchgrid.records import (
     DataSpec,
     EnergyRecipe,
     EnergySpec,
     EvaluateNetwork,
+    Fingerprint,
+    Layer,
     Network,
     NetworkSpec,
     Preprocess,
@@ -44,6 +58,7 @@ from stitchgrid.records import (
     digest,
 )
 
+EVALUATION_REVISION = 2  # raised when networks are proven by more than before
 PROBE_REVISION = 1  # raised when the maths of probes changes
 DETECTOR_REVISION = 1  # the same for detectors, and for cells that their scores decide
 TRAINING_REVISION = 1  # raised when the training loop changes, so that stored networks are not mistaken for new ones
@@ -68,13 +83,24 @@ class Resolution:
     sweep: Sweep  # networks still to be trained stand in with an id of their own
     untrained: tuple[TrainNetwork, ...]
     num_bad_images: int
+    class_names: tuple[str, ...]  # of the images
+    fingerprints: Mapping[str, bytes]  # that the store has to keep, by key
 
     def evaluations(self) -> list[EvaluateNetwork]:
         """Return the units that measure each network, unstitched, on the evaluation images."""
         sweep = self.sweep
         return [
             EvaluateNetwork(
-                unit_id=digest("evaluation", network.network_id, sweep.eval_data, sweep.precision),
+                unit_id=digest(
+                    "evaluation",
+                    str(EVALUATION_REVISION),
+                    network.network_id,
+                    *network.head.address,
+                    canonical([[layer.node, layer.layout] for layer in network.layers]),
+                    sweep.eval_data,
+                    sweep.precision,
+                    str(sweep.batch_size),
+                ),
                 network=position,
                 flops=network.flops * sweep.num_eval,
             )
@@ -197,25 +223,30 @@ def resolve(
     artefacts: Artefacts,
     *,
     cache: Path | None = None,
+    update: bool = False,
 ) -> Resolution:
     """Build every network of a job once, and return the sweep.
 
+    A network that computes something else than the store knows of it is refused or, with `update`, another network.
+
     Raises:
-        JobFileError: With every problem found: architectures, checkpoints, layers, sizes, labels.
+        JobFileError: With every problem found: architectures, checkpoints, layers, sizes, labels, fingerprints.
     """
     data = job.data_spec()
     networks: list[Network] = []
     untrained: list[TrainNetwork] = []
     problems: list[str] = []
+    fingerprints: dict[str, bytes] = {}
     for spec in job.network_specs():
         try:
-            network, to_train = _resolve_network(spec, data, images, artefacts)
+            found = _resolve_network(spec, data, images, artefacts, update=update)
         except StitchgridError as problem:
             problems.append(f"model {spec.name!r}: {problem}")
             continue
-        networks.append(network)
-        if to_train is not None:
-            untrained.append(to_train)
+        networks.append(found.network)
+        fingerprints |= found.fingerprints
+        if found.to_train is not None:
+            untrained.append(found.to_train)
     problems += _problems_of_labels(job, networks, images.num_classes)
     if problems:
         raise JobFileError(f"job {job.name!r} cannot run:", problems)
@@ -223,6 +254,8 @@ def resolve(
         sweep=_sweep(job, data, images, tuple(networks), _energy(job, images, cache)),
         untrained=tuple(untrained),
         num_bad_images=images.num_bad,
+        class_names=images.class_names,
+        fingerprints=fingerprints,
     )
 
 
@@ -280,40 +313,82 @@ def _detector_data(energy: EnergySpec | None) -> tuple[str, ...]:
     return str(DETECTOR_REVISION), energy.fit_data, energy.outlier_data
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Resolved:
+    """One network, and what has to be made or kept of it."""
+
+    network: Network
+    to_train: TrainNetwork | None = None
+    fingerprints: Mapping[str, bytes] = field(default_factory=dict)
+
+
 def _resolve_network(
-    spec: NetworkSpec,
-    data: DataSpec,
-    images: Images,
-    artefacts: Artefacts,
-) -> tuple[Network, TrainNetwork | None]:
+    spec: NetworkSpec, data: DataSpec, images: Images, artefacts: Artefacts, *, update: bool
+) -> _Resolved:
     preprocess = spec.preprocess or default_preprocess(spec)
     key = training_key(spec, preprocess, images) if spec.recipe else None
     trained = key is not None and artefacts.has_artefact("network", key)
+    is_known = key is None or trained
     state = load_state(artefacts.read_artefact("network", key)) if key is not None and trained else None
-    module = make_network(spec) if key is not None and not trained else build_network(spec, state=state)
+    module = build_network(spec, state=state) if is_known else make_network(spec)
     cut = cut_network(module, input_shape(preprocess, images))
     weights = state_digest(module)
+    layers = tuple(chosen.layer for chosen in select_layers(cut, spec.layers))
+    fingerprint, scores = _fingerprint(cut, layers, preprocess, images)
+    head = detect_head(scores, ends_in=cut.ends_in, named=spec.head)
     network = Network(
         spec=spec,
-        network_id=f"untrained-{key}" if key and not trained else network_id(spec, preprocess, weights),
+        network_id=network_id(spec, preprocess, weights) if is_known else f"untrained-{key}",
         artefact=key,
-        weights_digest="" if key and not trained else weights,
+        weights_digest=weights if is_known else "",
         preprocess=preprocess,
-        layers=tuple(chosen.layer for chosen in select_layers(cut, spec.layers)),
+        layers=layers,
         num_cuts=len(cut.cuts),
-        num_classes=cut.num_classes,
-        is_labelled=cut.num_classes == images.num_classes,
+        num_classes=num_classes_of(head, cut.num_classes),
+        is_labelled=num_classes_of(head, cut.num_classes) == images.num_classes,
         num_parameters=sum(parameter.numel() for parameter in module.parameters()),
         input_shape=cut.input_shape,
         flops=cut.flops,
         num_kept_bytes=kept_bytes(module, cut.input_shape),
         way=cut.way,
+        head=head,
     )
-    if key is None or trained or spec.recipe is None:
-        return network, None
+    if is_known:
+        return _identified(network, fingerprint, artefacts, tolerance=tolerance_of(cut), update=update)
+    assert key is not None
+    assert spec.recipe is not None
     # A step costs a forward pass and about twice that backward.
     flops = 3 * cut.flops * images.fit.num * spec.recipe.epochs
-    return network, TrainNetwork(unit_id=key, spec=replace(spec, preprocess=preprocess), data=data, flops=flops)
+    to_train = TrainNetwork(unit_id=key, spec=replace(spec, preprocess=preprocess), data=data, flops=flops)
+    return _Resolved(network=network, to_train=to_train)
+
+
+def _fingerprint(
+    cut: CutNetwork, layers: Sequence[Layer], preprocess: Preprocess, images: Images
+) -> tuple[Fingerprint, Tensor]:
+    """Return a network's fingerprint, and its scores of the images looked at."""
+    pixels = images.eval.batch(0, NUM_IMAGES)
+    try:
+        return take_fingerprint(cut, [layer.node for layer in layers], apply_preprocess(pixels, preprocess))
+    except Exception as problem:  # the network's own code may fail in any way
+        if isinstance(problem, StitchgridError) or is_out_of_memory(problem):
+            raise
+        said = f"{type(problem).__name__}: {first_line(problem)}"
+        raise InputError(f"it fails on the first evaluation images ({said}).") from problem
+
+
+def _identified(
+    network: Network, fingerprint: Fingerprint, artefacts: Artefacts, *, tolerance: float, update: bool
+) -> _Resolved:
+    """Return a network under the address that the store knows it by, and what the store has to keep of it."""
+    plain_id = network.network_id
+    address, kept = identify(
+        plain_id, fingerprint, artefacts, name=network.name, tolerance=tolerance, as_another=update
+    )
+    return _Resolved(
+        network=replace(network, network_id=address, plain_id=plain_id, fingerprint=kept),
+        fingerprints=unregistered(plain_id, fingerprint, artefacts, tolerance=tolerance),
+    )
 
 
 def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) -> list[str]:
@@ -327,11 +402,14 @@ def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int)
         way_out = '; labels = "agreement" does without labels, but not for kinds that are trained on them.'
     else:
         way_out = ', or set labels = "agreement" in [data], to have its agreement alone reported.'
-    if not stitchers:
-        return []
-    found = []
+    found: list[str] = []
     for network in networks:
         if network.is_labelled or network.name not in targets:
+            continue
+        if not network.head.has_classes:
+            found += _problems_without_classes(network, kinds)
+            continue
+        if not stitchers:
             continue
         has_any_head = network.spec.weights == "random" or network.spec.recipe
         other_head = f"give it num_classes = {num_classes} in args, " if has_any_head else ""
@@ -341,6 +419,17 @@ def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int)
             f"alone ([grid] pairs){way_out}"
         )
     return found
+
+
+def _problems_without_classes(network: Network, kinds: Mapping[str, Matcher]) -> list[str]:
+    """Return what forbids training maps into a network that knows no classes."""
+    trained = [kind for kind, matcher in kinds.items() if matcher.trained]
+    if not trained:
+        return []
+    return [
+        f"model {network.name!r} knows no classes (its head is {network.head.kind!r}), so {', '.join(trained)} into it "
+        "cannot be trained on labels; use it as a source alone ([grid] pairs), or leave these matchers out."
+    ]
 
 
 def network_id(spec: NetworkSpec, preprocess: Preprocess, weights_digest: str) -> str:
@@ -386,14 +475,33 @@ def load_network(
     else:
         module = build_network(network.spec)
     found = network_id(network.spec, network.preprocess, state_digest(module))
-    if found != network.network_id:
+    if found != network.plain_id:
         raise InputError(
             f"model {network.name!r} is not what it was when the sweep was planned (wanted network "
-            f"{network.network_id}, got {found}): its checkpoint or code has changed; launch the job again."
+            f"{network.plain_id}, got {found}): its checkpoint or code has changed; launch the job again."
         )
     if network.artefact is None and device.type == "cpu":
         shared.share(module, network.weights_digest)
     return cut_network_on(device, module, network.input_shape, name=network.name)
+
+
+def check_fingerprint(network: Network, cut: CutNetwork, images: Pictures, *, device: torch.device) -> None:
+    """See that a network computes on a worker what it did when the sweep was planned.
+
+    Raises:
+        InputError: If it does not.
+    """
+    if network.fingerprint is None:
+        return
+    pixels = images.batch(torch.arange(min(NUM_IMAGES, images.num), device=images.labels.device))
+    seen = apply_preprocess(on_device(pixels, torch.device("cpu")), network.preprocess)
+    with running_in("fp32", device):
+        found, _ = take_fingerprint(cut, [layer.node for layer in network.layers], seen, device=device)
+    if told := difference(network.fingerprint, found, tolerance=tolerance_of(cut)):
+        raise InputError(
+            f"model {network.name!r} does not compute here what it did when the sweep was planned: {told}. A file or "
+            "environment variable that its code reads, or the version of a library, is another one on this node."
+        )
 
 
 def _load_artefact(module: nn.Module, network: Network, artefacts: Artefacts) -> None:

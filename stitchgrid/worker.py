@@ -16,7 +16,6 @@ from time import perf_counter
 from typing import TypeVar
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from stitchgrid.allocator import give_back_freed_memory
 from stitchgrid.datasets import Images, open_images
@@ -24,10 +23,11 @@ from stitchgrid.datasets.resident import PicturePair, Pictures, ResidentImages, 
 from stitchgrid.engine.detect import train_detector
 from stitchgrid.engine.memory import available_bytes, fitting_pieces, probe_halvings, shard_bytes, shard_halvings
 from stitchgrid.engine.place import set_up_torch
+from stitchgrid.engine.plain import measure_network
 from stitchgrid.engine.probes import as_artefact
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
-from stitchgrid.engine.workspace import LayerKey, Workspace, batches
+from stitchgrid.engine.workspace import LayerKey, Workspace
 from stitchgrid.errors import InputError, StoreError, is_out_of_memory
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.detector import Detector, restore_detector
@@ -50,7 +50,7 @@ from stitchgrid.records import (
     Unit,
     UnitReport,
 )
-from stitchgrid.resolve import detector_key, load_network, open_outliers, training_key
+from stitchgrid.resolve import check_fingerprint, detector_key, load_network, open_outliers, training_key
 from stitchgrid.store import Store
 
 T = TypeVar("T")
@@ -142,20 +142,8 @@ class Worker:
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
     def _evaluate(self, unit: EvaluateNetwork, sweep: Sweep) -> UnitReport:
-        """Measure a network as it is: its accuracy and cross-entropy on the evaluation images."""
-        work = self.workspace(sweep)
-        is_labelled = sweep.networks[unit.network].is_labelled
-        correct, loss = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for batch in batches(work, work.images.eval, {unit.network: []}, scored={unit.network}, stop=sweep.num_eval):
-            logits_NK = batch.logits[unit.network].float()
-            correct += (logits_NK.argmax(1) == batch.labels_N).sum()
-            if is_labelled:
-                loss += cross_entropy(logits_NK.double(), batch.labels_N, reduction="sum")
-        found = {
-            "accuracy": correct.item() / sweep.num_eval if is_labelled else None,
-            "loss": loss.item() / sweep.num_eval if is_labelled else None,
-            "num_eval": sweep.num_eval,
-        }
+        """Prove a network, and measure it as it is on the evaluation images."""
+        found = self._until_it_fits(lambda work: measure_network(work, unit.network), self.workspace(sweep))
         self.store.write_artefact("evaluation", unit.unit_id, json.dumps(found).encode(), suffix=".json")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
@@ -290,6 +278,8 @@ class Worker:
         record = sweep.networks[position]
         if record.network_id not in self._networks:
             loaded = load_network(record, self.store, device=self.device, cache=self.cache)
+            images = self._open(sweep.data, sweep.need_fit)
+            check_fingerprint(record, loaded, images.eval, device=self.device)
             self._networks[record.network_id] = loaded
             give_back_freed_memory()  # that it was built in
             if len(self._networks) > MAX_NETWORKS:

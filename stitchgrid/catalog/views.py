@@ -129,7 +129,7 @@ left join (
 
 MODELS = """
 select sweep, model, entry, architecture, args, weights_digest, network_id, preprocess, num_parameters, num_classes,
-       num_cuts, flops, accuracy, loss, num_eval
+       num_cuts, flops, accuracy, loss, num_eval, head, is_untrained, chance, is_at_chance, problem, remarks
 from _models
 """
 

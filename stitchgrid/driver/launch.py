@@ -3,21 +3,22 @@
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any, TypeVar
 
 from stitchgrid.cluster import Executor, Outcome, Progress, open_executor
 from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
-from stitchgrid.driver.preview import way_notices
 from stitchgrid.driver.pulse import Pulse
+from stitchgrid.driver.remarks import network_remarks, problem_of
 from stitchgrid.driver.revision import check_same_cells, own_code
 from stitchgrid.driver.speed import KEY, planned_speed, speed_there
 from stitchgrid.driver.upkeep import Upkeep
@@ -25,13 +26,16 @@ from stitchgrid.driver.watch import Watch
 from stitchgrid.driver.where import Where
 from stitchgrid.errors import StitchgridError
 from stitchgrid.jobfile import Job
+from stitchgrid.matchers.catalogue import metrics_of
 from stitchgrid.models.own_code import staged
 from stitchgrid.plan import Plan, make_plan, split_shard
-from stitchgrid.records import Shard, Sweep, Unit
+from stitchgrid.records import Cell, Shard, Sweep, Unit
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.rows import lost_rows
 from stitchgrid.store import Store
 from stitchgrid.worker import Worker
+
+U = TypeVar("U", bound=Unit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +91,22 @@ class Launch:
             if resolution.untrained:
                 self._prepare("training networks", resolution.untrained, resolution.sweep)
                 resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
+            self._keep_fingerprints(resolution)
             sweep = resolution.sweep
-            self._make("evaluation", "measuring networks", resolution.evaluations(), sweep)
-            self._make("probe", "probing layers", resolution.probes(), sweep)
-            self._make("detector", "training detectors", resolution.detectors(), sweep, noun="detectors")
-            self._write_plan(revision, plan, resolution)
+            measured = self._measure(resolution)
+            refused = {k: problem for k, found in enumerate(measured) if (problem := problem_of(found))}
+            self._make("probe", "probing layers", _without(resolution.probes(), refused), sweep)
+            self._make(
+                "detector", "training detectors", _without(resolution.detectors(), refused), sweep, noun="detectors"
+            )
+            self._write_plan(revision, plan, resolution, measured)
+            plan = self._leave_out(plan, refused)
             num_computed = self._compute(plan, fail_fast=fail_fast) if plan.todo else 0
         return self._summary(plan, num_computed, perf_counter() - start)
 
     def _resolve(self, images: Images, *, update: bool, retry_failed: bool) -> tuple[Resolution, Plan]:
         """Return the sweep and what is left of it, having checked that it is the one its name stands for."""
-        resolution = resolve(self.job, images, self.store, cache=self.cache)
+        resolution = resolve(self.job, images, self.store, cache=self.cache, update=update)
         speed = planned_speed(self.store, self.job.name, update=update) or self._speed
         plan = make_plan(resolution.sweep, self.store.outcomes(), retry_failed=retry_failed, speed=speed)
         check_same_cells(self.store, resolution.sweep, plan.shards, update=update)
@@ -127,8 +136,6 @@ class Launch:
             f"{sweep.name}: {len(sweep.networks)} networks, {layers} layers, {len(sweep.matchers)} matchers; "
             f"{sweep.num_fit} fit and {sweep.num_eval} evaluation images"
         )
-        for notice in way_notices(sweep):
-            self.display.say(notice)
         if resolution.num_bad_images:
             self.display.say(f"{resolution.num_bad_images} unreadable images were skipped")
 
@@ -139,18 +146,77 @@ class Launch:
             return latest
         return self.store.write_job(self.job.name, self.job.to_dict())
 
-    def _write_plan(self, revision: int, plan: Plan, resolution: Resolution) -> None:
-        evaluations = [
-            json.loads(self.store.read_artefact("evaluation", unit.unit_id)) for unit in resolution.evaluations()
+    def _keep_fingerprints(self, resolution: Resolution) -> None:
+        """Store what networks compute that the store does not know yet.
+
+        Raises:
+            StitchgridError: If another launch has just stored another network under the same address.
+        """
+        for key, content in resolution.fingerprints.items():
+            if not self.store.write_artefact("fingerprint", key, content) and (
+                self.store.read_artefact("fingerprint", key) != content
+            ):
+                raise StitchgridError("another launch has just stored what a network computes; launch again.")
+
+    def _measure(self, resolution: Resolution) -> list[dict[str, Any]]:
+        """Return what is known of each network, proven and measured where the store has nothing of it; say it.
+
+        A network of which nothing can be known costs its own cells.
+        """
+        units, sweep = resolution.evaluations(), resolution.sweep
+        lost: dict[str, str] = {}
+        if missing := not_made("evaluation", units, self.store):
+            outcome = self._run_units("proving networks", missing, sweep, fail_fast=False)
+            lost = {loss.unit.unit_id: loss.reason for loss in (*outcome.failed, *outcome.quarantined)}
+        found = []
+        for unit in units:
+            if unit.unit_id in lost or not self.store.has_artefact("evaluation", unit.unit_id):
+                found.append({"problems": [lost.get(unit.unit_id, "it was not measured")]})
+            else:
+                found.append(json.loads(self.store.read_artefact("evaluation", unit.unit_id)))
+        for network, one in zip(sweep.networks, found, strict=True):
+            for remark in network_remarks(network, one, resolution.class_names):
+                self.display.say(f"{network.name}: {remark}")
+        return found
+
+    def _leave_out(self, plan: Plan, refused: Mapping[int, str]) -> Plan:
+        """Return a plan without the cells of networks that are refused, whose errors are stored."""
+        if not refused:
+            return plan
+        todo = []
+        for shard in plan.todo:
+            left: list[Cell] = []
+            lost: list[Cell] = []
+            for cell in plan.sweep.cells(shard):
+                (lost if refused.keys() & {cell.source, cell.target} else left).append(cell)
+            for position in sorted(refused):
+                ids = frozenset(
+                    cell.cell_id for cell in lost if min(refused.keys() & {cell.source, cell.target}) == position
+                )
+                if ids:
+                    reason = f"model {plan.sweep.networks[position].name!r} cannot be measured: {refused[position]}"
+                    rows = lost_rows(plan.sweep, replace(shard, wanted=ids), status="failed", reason=reason)
+                    self.store.write_part(shard.unit_id, list(rows))
+            if left:
+                share = len(left) / (len(left) + len(lost))
+                wanted = frozenset(cell.cell_id for cell in left) if lost else shard.wanted
+                todo.append(replace(shard, wanted=wanted, num_cells=len(left), flops=shard.flops * share))
+        return replace(plan, todo=tuple(todo))
+
+    def _write_plan(
+        self, revision: int, plan: Plan, resolution: Resolution, measured: Sequence[Mapping[str, Any]]
+    ) -> None:
+        remarks = [
+            network_remarks(network, found, resolution.class_names)
+            for network, found in zip(plan.sweep.networks, measured, strict=True)
         ]
         tables = {
             "cells": cell_table(plan.sweep, plan.shards),
-            "models": model_table(plan.sweep, evaluations),
+            "models": model_table(plan.sweep, measured, remarks),
             "layers": layer_table(plan.sweep),
         }
-        if probes := resolution.probes():
-            found = [json.loads(self.store.read_artefact("probe", unit.unit_id)) for unit in probes]
-            tables["probes"] = probe_table(plan.sweep, found)
+        if resolution.probes():
+            tables["probes"] = probe_table(plan.sweep, self._probes(resolution))
         stored = self.store.read_plan(self.job.name, revision)
         if stored is not None and not stored.holds(**tables):
             revision = self.store.write_job(self.job.name, self.job.to_dict())  # other weights, images or shards
@@ -165,6 +231,15 @@ class Launch:
             "own_code": self._own_code,
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)
+
+    def _probes(self, resolution: Resolution) -> list[dict[str, Any] | None]:
+        """Return what was stored of the probes of each network, None of one that could not be probed."""
+        return [
+            json.loads(self.store.read_artefact("probe", unit.unit_id))
+            if self.store.has_artefact("probe", unit.unit_id)
+            else None
+            for unit in resolution.probes()
+        ]
 
     # Stages -----------------------------------------------------------------------------------------------------------
 
@@ -198,14 +273,20 @@ class Launch:
         Raises:
             StitchgridError: If one of them failed.
         """
-        workers = self._workers()
-        with self._observed(title, units, noun, num_done=0) as watch, self._drain.stopping(workers):
-            outcome = workers.run(
-                units, sweep, on_event=watch.on_event, before_submit=watch.before_submit, fail_fast=True
-            )
+        outcome = self._run_units(title, units, sweep, noun=noun, fail_fast=True)
         lost = [*outcome.failed, *outcome.quarantined]
         if lost:
             raise StitchgridError(f"{title} failed: {lost[0].reason}")
+
+    def _run_units(
+        self, title: str, units: Sequence[Unit], sweep: Sweep, *, noun: str = "networks", fail_fast: bool
+    ) -> Outcome:
+        """Run units of which each writes one artefact."""
+        workers = self._workers()
+        with self._observed(title, units, noun, num_done=0) as watch, self._drain.stopping(workers):
+            return workers.run(
+                units, sweep, on_event=watch.on_event, before_submit=watch.before_submit, fail_fast=fail_fast
+            )
 
     def _make(self, kind: str, title: str, units: Sequence[Unit], sweep: Sweep, *, noun: str = "networks") -> None:
         """Make the artefacts of a kind that are asked for and not there."""
@@ -267,7 +348,7 @@ class Launch:
         num_done = 0
         for shard in plan.shards:
             for cell in plan.sweep.cells(shard):
-                if outcomes.metrics_done(cell.cell_id).issuperset(plan.sweep.matchers[cell.matcher].metrics):
+                if outcomes.metrics_done(cell.cell_id).issuperset(metrics_of(plan.sweep, cell)):
                     num_done += 1
                 else:
                     failures[outcomes.failed(cell.cell_id) or "not computed"] += 1
@@ -279,3 +360,8 @@ class Launch:
             failures=dict(failures.most_common()),
             seconds=seconds,
         )
+
+
+def _without(units: Sequence[U], refused: Mapping[int, str]) -> list[U]:
+    """Return the units that are about none of the networks refused."""
+    return [unit for unit in units if not unit.networks & refused.keys()]

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from stitchgrid.driver.remarks import problem_of
+from stitchgrid.matchers.catalogue import metrics_into
 from stitchgrid.records import Cell, Shard, Sweep, canonical
 from stitchgrid.store.schemas import CELLS, LAYERS, MODELS, PROBES, TEXT
 
@@ -36,7 +38,11 @@ class _Names:
             "matcher": [spec.kind for spec in sweep.matchers],
             "params": [spec.params for spec in sweep.matchers],
             "seed": [spec.seed for spec in sweep.matchers],
-            "metrics": [list(spec.metrics) for spec in sweep.matchers],
+        }
+        self.metrics = {  # of a matcher into a network
+            (matcher, target): list(metrics_into(spec, network.head))
+            for matcher, spec in enumerate(sweep.matchers)
+            for target, network in enumerate(sweep.networks)
         }
 
     def batch(self, shard: Shard) -> pa.RecordBatch:
@@ -55,6 +61,8 @@ class _Names:
         matcher = _positions(cells, "matcher")
         for name, values in self.matcher.items():
             columns[name] = pa.array(values, CELLS.field(name).type).take(matcher)
+        asked = [self.metrics[cell.matcher, cell.target] for cell in cells]
+        columns["metrics"] = pa.array(asked, CELLS.field("metrics").type)
         columns["shard"] = pa.repeat(shard.unit_id, len(cells))
         return pa.record_batch([columns[name] for name in CELLS.names], schema=CELLS)
 
@@ -63,8 +71,8 @@ def _positions(cells: Sequence[Cell], what: str) -> pa.Array:
     return pa.array(np.fromiter(map(attrgetter(what), cells), dtype=np.int32, count=len(cells)))
 
 
-def model_table(sweep: Sweep, evaluations: Sequence[Mapping[str, float | None]]) -> pa.Table:
-    """Return the networks of a sweep, with what was measured of each of them unstitched."""
+def model_table(sweep: Sweep, evaluations: Sequence[Mapping[str, Any]], remarks: Sequence[Sequence[str]]) -> pa.Table:
+    """Return the networks of a sweep, with what was measured and is to be said of each of them unstitched."""
     networks = sweep.networks
     columns: dict[str, list[object]] = {
         "model": [network.name for network in networks],
@@ -78,9 +86,15 @@ def model_table(sweep: Sweep, evaluations: Sequence[Mapping[str, float | None]])
         "num_classes": [network.num_classes for network in networks],
         "num_cuts": [network.num_cuts for network in networks],
         "flops": [network.flops for network in networks],
-        "accuracy": [found["accuracy"] for found in evaluations],
-        "loss": [found["loss"] for found in evaluations],
-        "num_eval": [found["num_eval"] for found in evaluations],
+        "accuracy": [found.get("accuracy") for found in evaluations],
+        "loss": [found.get("loss") for found in evaluations],
+        "num_eval": [found.get("num_eval") for found in evaluations],
+        "head": [network.head.kind for network in networks],
+        "is_untrained": [network.spec.is_untrained for network in networks],
+        "chance": [found.get("chance") for found in evaluations],
+        "is_at_chance": [found.get("is_at_chance") for found in evaluations],
+        "problem": [problem_of(found) for found in evaluations],
+        "remarks": [list(some) for some in remarks],
     }
     return pa.table(columns, schema=MODELS)
 
@@ -103,12 +117,14 @@ def layer_table(sweep: Sweep) -> pa.Table:
     return pa.table(columns, schema=LAYERS)
 
 
-def probe_table(sweep: Sweep, found: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Return the probes of all networks of a sweep, as they were stored for each of them."""
+def probe_table(sweep: Sweep, found: Sequence[Mapping[str, Any] | None]) -> pa.Table:
+    """Return the probes of all networks of a sweep, as they were stored for each of them that has some."""
     spec = sweep.probes
     assert spec is not None
     rows = []
     for network, stored in zip(sweep.networks, found, strict=True):
+        if stored is None:
+            continue
         of_all = {"model": network.name, "C": spec.C, "max_iter": spec.max_iter}
         of_all |= {"num_fit": stored["num_fit"], "num_eval": stored["num_eval"]}
         for probe in stored["probes"]:

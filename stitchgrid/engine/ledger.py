@@ -11,6 +11,7 @@ import torch
 
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import breaks_worker, is_out_of_memory
+from stitchgrid.matchers.catalogue import metrics_of
 from stitchgrid.records import Cell, Row
 from stitchgrid.rows import Remarks, make_row, now
 
@@ -81,7 +82,7 @@ class Ledger:
 
     def _rows_of(self, entry: Entry, created_at: str) -> Iterator[Row]:
         failed = entry.error is not None
-        for metric in [None] if failed else self.work.sweep.matchers[entry.cell.matcher].metrics:
+        for metric in [None] if failed else metrics_of(self.work.sweep, entry.cell):
             value = None if metric is None else entry.values[metric]
             yield make_row(
                 self.work.sweep,

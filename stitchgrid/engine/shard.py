@@ -1,6 +1,7 @@
 """One shard from start to rows: fit, train, evaluate, every image seen by every network once per phase."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -11,15 +12,19 @@ from stitchgrid.engine.fit import fit_closed_form
 from stitchgrid.engine.ledger import Ledger, is_nobodys
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.train import SourceReader, source_reader, train_task_loss
-from stitchgrid.engine.workspace import Workspace
+from stitchgrid.engine.workspace import Workspace, by_network, forward
+from stitchgrid.errors import InputError
 from stitchgrid.matchers.alignment import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher, asks_ood
 from stitchgrid.matchers.ood import is_underdetermined
+from stitchgrid.models.proof import relative_error, tolerance_for
 from stitchgrid.moments import NOT_FINITE
 from stitchgrid.plan import images_of
 from stitchgrid.records import Cell, Row, Shard
 
 _log = logging.getLogger(__name__)
+
+NUM_CHECKED = 4  # images on which a shard looks once more at its networks' halves
 
 
 def run_shard(shard: Shard, work: Workspace) -> list[Row]:
@@ -35,6 +40,7 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
     ledger = Ledger(work, cells, shard=shard.unit_id)
     for cell in cells:
         _describe(work, ledger, cell)
+    check_halves(work, ledger, cells)
     if len(shard.blocks) == 1:
         with ledger.failing(cells):
             _compute(work, ledger, cells, is_pair=True)
@@ -47,6 +53,30 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
         _log.warning("%s: %s; the network pairs of this shard are tried one by one", type(problem).__name__, problem)
         return [row for block in shard.blocks for row in run_shard(replace(shard, blocks=(block,)), work)]
     return ledger.rows()
+
+
+def check_halves(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> None:
+    """See on the first images that the halves of each network make the whole, at each layer of these cells.
+
+    Networks were proven before; one that does not compute here what it did there makes errors of its cells.
+    """
+    keys = by_network(key for cell in cells for key in (cell.source_key, cell.target_key))
+    for network, layers in keys.items():
+        own = [cell for cell in cells if network in (cell.source, cell.target)]
+        with ledger.failing(own):
+            last = min(NUM_CHECKED, work.sweep.num_eval)
+            pixels = work.images.eval.batch(torch.arange(last, device=work.images.eval.labels.device))
+            activations, scores = forward(work, pixels, {network: layers}, {network})
+            tolerance = tolerance_for(work.network(network), work.sweep.precision)
+            for layer in layers:
+                with torch.no_grad(), work.precision():
+                    came = work.tail((network, layer))(activations[network, layer].float())
+                if bool((relative_error(scores[network].float(), came.float()) > tolerance).any()):
+                    name = work.sweep.networks[network].name
+                    raise InputError(
+                        f"the halves of {name} at {work.layer((network, layer)).name} do not give the scores of the "
+                        "whole network here, as they did when it was proven."
+                    )
 
 
 def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: bool) -> None:

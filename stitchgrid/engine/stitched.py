@@ -10,8 +10,8 @@ from math import prod
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from stitchgrid.engine.outputs import outputs_of
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, lay, layout_of, resize_rows, rows_of
 from stitchgrid.matchers.catalogue import OOD_METRICS, Rules, asks_ood
@@ -20,7 +20,6 @@ from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.moments import exact_mean
 from stitchgrid.records import Cell, Layer
 
-OF_LABELS = ("accuracy", "loss", "relative_accuracy", "penalty")  # undefined for classes that are not the images'
 STACK_IMAGES = {"cpu": 256, "cuda": 2048}  # images of all stitched networks that go through a tail together,
 STACK_BYTES = 256 << 20  # and their activations at the stitch, unless those of one batch are more
 
@@ -113,12 +112,9 @@ class TailEvaluation:
         self.target = stitches[0].cell.target_key
         self.layer = work.layer(self.target)
         self.tail = work.tail(self.target)
-        self.is_labelled = work.sweep.networks[self.target[0]].is_labelled
+        self.outputs = outputs_of(work.sweep.networks[self.target[0]], len(stitches), device=work.device)
         zeros = torch.zeros(len(stitches), dtype=torch.float64, device=work.device)
-        self.num_images = 0
-        self.correct_S, self.agree_S, self.loss_S = zeros.clone(), zeros.clone(), zeros.clone()
         self.negative_S, self.absolute_S = zeros.clone(), zeros.clone()  # sums of |min(T(A), 0)| and |T(A)|
-        self.target_correct = torch.zeros((), dtype=torch.float64, device=work.device)
         self.target_minimum_S = fit_minimum_S  # over each map's fit rows and the evaluation rows
         self.spread, self.target_spread = SpreadSum(), SpreadSum()
         specs = (work.sweep.matchers[cell.matcher] for cell in self.cells)
@@ -132,9 +128,7 @@ class TailEvaluation:
     def take(self, batch: Batch) -> None:
         """Run every stitched network on the images of a batch."""
         b_NPE = rows_of(batch.activations[self.target].float(), self.layer)
-        predicted_N = batch.logits[self.target[0]].argmax(1)
-        self.num_images += len(batch.labels_N)
-        self.target_correct += (predicted_N == batch.labels_N).sum()
+        self.outputs.begin(batch.logits[self.target[0]].float(), batch.labels_N)
         self.target_minimum_S = torch.minimum(self.target_minimum_S, b_NPE.min())
         self.target_spread.add(b_NPE[:, self.layer.num_prefix :].mean(1))
         if self.detector is not None:
@@ -146,23 +140,17 @@ class TailEvaluation:
             for t_NPE, s in zip(t_SNPE, self.stitches[part], strict=True):
                 a = batch.activations[s.cell.source_key].float()
                 stitch_rows(s.map, a, self.work.layer(s.cell.source_key), self.layer, s.rules, out=t_NPE)
-            self._run(part, t_SNPE, batch.labels_N, predicted_N)
+            self._run(part, t_SNPE)
             scores_SN += self._energies(part, t_SNPE)
             pooled_SNE.append(self._look_at(part, t_SNPE))
         if scores_SN:
             self._scores_t.append(torch.cat(scores_SN))
         self.spread.add(torch.cat(pooled_SNE))
 
-    def _run(self, part: slice, t_SNPE: Tensor, labels_N: Tensor, predicted_N: Tensor) -> None:
+    def _run(self, part: slice, t_SNPE: Tensor) -> None:
         with self.work.precision():
-            logits_SNK = self.tail(install(t_SNPE.flatten(0, 1), self.layer)).float().unflatten(0, t_SNPE.shape[:2])
-        answers_SN = logits_SNK.argmax(2)
-        labels_SN = labels_N.expand_as(answers_SN)
-        self.correct_S[part] += (answers_SN == labels_SN).sum(1)
-        self.agree_S[part] += (answers_SN == predicted_N).sum(1)
-        if self.is_labelled:
-            losses_SN = functional.cross_entropy(logits_SNK.mT, labels_SN, reduction="none")
-            self.loss_S[part] += losses_SN.double().sum(1)
+            scores_SNK = self.tail(install(t_SNPE.flatten(0, 1), self.layer)).float().unflatten(0, t_SNPE.shape[:2])
+        self.outputs.take(part, scores_SNK)
 
     def _energies(self, part: slice, t_SNPE: Tensor) -> list[Tensor]:
         """Return the detector's scores of T(A) where they are asked for: (S, N), or nothing."""
@@ -186,20 +174,12 @@ class TailEvaluation:
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the functional metrics of every stitched network, in order; NaN where one is undefined."""
-        num = self.num_images
-        accuracy_S, target_accuracy = self.correct_S / num, self.target_correct / num
-        nan_S = torch.full_like(accuracy_S, torch.nan)
+        nan_S = torch.full_like(self.negative_S, torch.nan)
         columns = {
-            "accuracy": accuracy_S,
-            "loss": self.loss_S / num,
-            "relative_accuracy": torch.where(target_accuracy > 0, accuracy_S / target_accuracy, nan_S),
-            "penalty": target_accuracy - accuracy_S,
-            "agreement": self.agree_S / num,
+            **self.outputs.metrics(),
             "variance_ratio": self.spread.trace() / self.target_spread.trace(),
             "negative_mass": torch.where(self.target_minimum_S >= 0, self.negative_S / self.absolute_S, nan_S),
         }
-        if not self.is_labelled:
-            columns |= dict.fromkeys(OF_LABELS, nan_S)
         table = torch.stack(list(columns.values())).mT.tolist()
         found = [dict(zip(columns, values, strict=True)) for values in table]
         for position, energies in zip(self.watched, self._energy_metrics(), strict=True):

@@ -135,7 +135,8 @@ def _tail_gradient(work: Workspace, target: LayerKey, rows_NPE: Tensor, labels_N
     rows_NPE.requires_grad_()
     with work.precision():
         logits_NK = work.tail(target)(install(rows_NPE, work.layer(target)))
-    loss = stacked_task_loss(logits_NK.unflatten(0, (len(rows_NPE) // len(labels_N), len(labels_N))), labels_N)
+    scores_SNK = logits_NK.unflatten(0, (len(rows_NPE) // len(labels_N), len(labels_N)))
+    loss = stacked_task_loss(scores_SNK, labels_N, work.sweep.networks[target[0]].head)
     with work.precision_back():
         return torch.autograd.grad(loss, rows_NPE)[0]
 

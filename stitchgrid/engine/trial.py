@@ -172,7 +172,7 @@ def _training_speed(record: Network, device: torch.device, pass_speed: float) ->
     step = 3 * record.flops
     num_images = max(2, min(2 * recipe.batch_size, int(TRAINING_SECONDS / TRAINING_EPOCHS * pass_speed / step)))
     few = replace(recipe, epochs=TRAINING_EPOCHS, batch_size=min(recipe.batch_size, num_images), lr=1e-6)
-    noise = Noise(num_images, record.input_shape[1:], record.num_classes, torch.device("cpu"))
+    noise = Noise(num_images, record.input_shape[1:], max(1, record.num_classes), torch.device("cpu"))
     ends: list[float] = []  # of epochs: the first one is not counted
     train_network(
         replace(record.spec, recipe=few),
@@ -234,7 +234,7 @@ def _piece(sample: Sample, networks: Sequence[CutNetwork], device: torch.device,
     """
     sweep = sample.on(num_images)
     target = sweep.networks[sample.block.target]
-    num_classes = min(network.num_classes for network in sweep.networks)
+    num_classes = max(1, min(network.num_classes for network in sweep.networks))
     noise = Noise(sample.most_images, target.input_shape[1:], num_classes, device)
     work = Workspace(
         sweep=sweep,
@@ -263,7 +263,7 @@ def _detector(sweep: Sweep, key: LayerKey, device: torch.device) -> Detector:
     network = sweep.networks[key[0]]
     height, width = network.input_shape[1:]
     detector = make_detector(
-        network.layers[key[1]], sweep.energy.recipe, size=(height, width), num_classes=network.num_classes
+        network.layers[key[1]], sweep.energy.recipe, size=(height, width), num_classes=max(1, network.num_classes)
     )
     return detector.eval().requires_grad_(False).to(device)
 

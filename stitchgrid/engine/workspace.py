@@ -85,6 +85,11 @@ class Batch:
     activations: dict[LayerKey, Tensor]
     logits: dict[int, Tensor]
 
+    @property
+    def stop(self) -> int:
+        """Position after that of the last image."""
+        return self.start + len(self.labels_N)
+
     def count_below(self, stop: int) -> int:
         """Return how many of the batch's images lie below position `stop` of the split."""
         return max(0, min(stop - self.start, len(self.labels_N)))

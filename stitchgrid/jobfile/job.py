@@ -52,6 +52,7 @@ class MatcherEntry:
                 seed=seed,
                 samples=self.samples,
                 metrics=self.metrics,
+                runs_target=MATCHERS[self.kind].family == "stitcher",
             )
             for rank in self.ranks
             for seed in self.seeds or (None,)
@@ -175,6 +176,7 @@ class Job:
                 preprocess=model.preprocess.to_record() if model.preprocess else None,
                 layers=model.layers,
                 base=str(self.base),
+                head=model.head,
             )
             for seed in model.seeds or (model.seed or 0,)
         ]

@@ -239,6 +239,7 @@ class ModelTable(Table):
     seeds: Seeds | None = None  # instead of seed
     preprocess: PreprocessTable | None = None
     layers: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)] = ("blocks",)
+    head: Literal["logits", "probabilities", "binary", "multilabel", "regression", "embedding"] | None = None
 
 
 class GridTable(Table):

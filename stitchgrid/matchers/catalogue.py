@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stitchgrid.records import MatcherSpec
+from stitchgrid.records import Cell, Head, MatcherSpec, Sweep
 
 HIGHER, LOWER, NEITHER = True, False, None  # is a higher value more similar?
 
@@ -72,7 +72,10 @@ OOD_METRICS: dict[str, tuple[str, ...]] = {  # of a stitcher, by what tells T(A)
     "mahalanobis": ("ood_mahalanobis_auroc", "ood_mahalanobis_fpr95", "ood_mahalanobis_aupr"),
     "energy": ("ood_energy_auroc", "ood_energy_fpr95", "ood_energy_aupr"),
 }
-ON_REQUEST = frozenset(name for names in OOD_METRICS.values() for name in names)  # only where a job asks for them
+CLASS_METRICS = ("accuracy", "loss", "relative_accuracy", "penalty", "agreement")  # of targets that know classes
+OUTPUT_METRICS = ("output_cosine", "output_r2")  # in their place, of targets that know none
+# Never asked for by default: what a job has to name, and what takes the place of metrics of classes.
+ON_REQUEST = frozenset({*(name for names in OOD_METRICS.values() for name in names), *OUTPUT_METRICS})
 
 STITCHER_METRICS: dict[str, bool | None] = {
     "accuracy": HIGHER,
@@ -80,6 +83,8 @@ STITCHER_METRICS: dict[str, bool | None] = {
     "relative_accuracy": HIGHER,
     "penalty": LOWER,
     "agreement": HIGHER,
+    "output_cosine": HIGHER,
+    "output_r2": HIGHER,
     "residual": LOWER,
     "r2": HIGHER,
     "variance_ratio": NEITHER,
@@ -148,6 +153,26 @@ def default_metrics(kind: str) -> tuple[str, ...]:
     ('cka',)
     """
     return tuple(metric for metric in MATCHERS[kind].metrics if metric not in ON_REQUEST)
+
+
+def metrics_into(spec: MatcherSpec, head: Head) -> tuple[str, ...]:
+    """Return the metrics of a matcher's cells into a target of such a head, in the kind's order.
+
+    Of a target that knows no classes, those that compare outputs take the place of those that need classes.
+    """
+    if not spec.runs_target:
+        return spec.metrics
+    asked = set(spec.metrics)
+    if head.has_classes:
+        asked -= set(OUTPUT_METRICS)
+    elif asked.intersection((*CLASS_METRICS, *OUTPUT_METRICS)):
+        asked = asked.difference(CLASS_METRICS).union(OUTPUT_METRICS)
+    return tuple(metric for metric in MATCHERS[spec.kind].metrics if metric in asked)
+
+
+def metrics_of(sweep: Sweep, cell: Cell) -> tuple[str, ...]:
+    """Return the metrics that a cell asks for."""
+    return metrics_into(sweep.matchers[cell.matcher], sweep.networks[cell.target].head)
 
 
 def asks_ood(spec: MatcherSpec, detector: str) -> bool:

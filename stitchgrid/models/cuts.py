@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stitchgrid.errors import JobFileError, nearest
 from stitchgrid.models.axes import Reading
+from stitchgrid.models.freeze import as_its_author_wrote_it
 from stitchgrid.records import Layer
 
 KINDS = {"NCHW": "map", "NHWC": "map", "NTD": "tokens", "NDT": "tokens", "ND": "vector"}  # by axes
@@ -109,6 +110,17 @@ class CutNetwork(ABC):
                 f"{type(self.module).__name__} has no cut at node {node!r}; {nearest(node, self._by_node)}."
             )
         return self._by_node[node]
+
+    @property
+    def ends_in(self) -> str | None:
+        """The last operation, "sigmoid" or "softmax", where it is known."""
+        return None
+
+    def whole(self, images: Tensor) -> Tensor:
+        """Return the class scores of the network's own forward, as its author wrote it."""
+        with as_its_author_wrote_it(self.module):
+            scores: Tensor = self.module(images.contiguous())
+        return scores.float()
 
     @abstractmethod
     def taps(self, nodes: Sequence[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:

@@ -39,6 +39,7 @@ TABLES = ("cells", "models", "layers", "probes")  # the last where there are any
 SUFFIXES = {
     "network": ".safetensors",
     "evaluation": ".json",
+    "fingerprint": ".json",
     "probe": ".json",
     "detector": ".safetensors",
 }  # kind of artefact -> suffix of its data

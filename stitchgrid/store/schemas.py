@@ -79,6 +79,12 @@ MODELS = pa.schema(
         ("accuracy", pa.float64()),
         ("loss", pa.float64()),
         ("num_eval", pa.int64()),
+        ("head", TEXT),
+        ("is_untrained", pa.bool_()),
+        ("chance", pa.float64()),
+        ("is_at_chance", pa.bool_()),
+        ("problem", TEXT),
+        ("remarks", TEXTS),
     ]
 )
 
@@ -143,6 +149,10 @@ CELL_STATES = pa.schema(
 SWEEP_TABLES = {"cells": CELLS, "models": MODELS, "layers": LAYERS}
 OPTIONAL_TABLES = {"probes": PROBES}  # of a sweep: not written where there is nothing in it
 ALL_TABLES = SWEEP_TABLES | OPTIONAL_TABLES
+# Columns that came after the first version of a sweep's tables: NULL where a file lacks them.
+ADDED_TO_TABLES = {
+    "models": frozenset({"head", "is_untrained", "chance", "is_at_chance", "problem", "remarks"}),
+}
 
 
 def text_columns(schema: pa.Schema) -> list[str]:

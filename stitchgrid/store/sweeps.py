@@ -15,7 +15,7 @@ from stitchgrid.errors import StoreError, nearest
 from stitchgrid.store.files import Files, write_next
 from stitchgrid.store.layout import JOB, PLAN, REVISION_NAME, SWEEPS, TABLES, Layout
 from stitchgrid.store.parts import DamagedFileError, json_object, parquet_bytes, read_parquet
-from stitchgrid.store.schemas import ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, text_columns
+from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, text_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +186,7 @@ class Sweeps:
         data = self.files.read(Layout.revision(sweep, revision, file))
         if hashlib.sha256(data).hexdigest() != digests[file]:
             raise DamagedFileError(f"{file} differs from its digest in {PLAN}")
-        return read_parquet(data, schema.names, text_columns(schema))
+        return _with_added(name, read_parquet(data, None, text_columns(schema)))
 
     def _check_same(self, sweep: str, revision: int, tables: Mapping[str, pa.Table]) -> None:
         plan = self.read_plan(sweep, revision)
@@ -211,6 +211,17 @@ class Sweeps:
 
     def _unknown(self, sweep: str) -> StoreError:
         return StoreError(f"no sweep {sweep!r} in the store {self.files.uri}; {nearest(sweep, self.names())}.")
+
+
+def _with_added(name: str, table: pa.Table) -> pa.Table:
+    """Return a sweep's table with all columns; those that came after it was written are NULL."""
+    schema = ALL_TABLES[name]
+    missing = [column for column in schema.names if column not in table.column_names]
+    if lost := sorted(set(missing) - ADDED_TO_TABLES.get(name, frozenset())):
+        raise DamagedFileError(f"lacks the columns {lost}")
+    for column in missing:
+        table = table.append_column(schema.field(column), pa.nulls(table.num_rows, schema.field(column).type))
+    return table.select(schema.names)
 
 
 def _comparable(table: pa.Table, name: str) -> pa.Table:

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional, init
 
+from stitchgrid.matchers.heads import losses
 from stitchgrid.matchers.stitchers.affine import AffineMap
-from stitchgrid.records import digest
+from stitchgrid.records import Head, digest
+
+LOGITS = Head()
 
 
 def seeded(*parts: object) -> torch.Generator:
@@ -33,10 +36,13 @@ def image_order(num_images: int, *, seed: int, epoch: int) -> tuple[Tensor, torc
     return torch.randperm(num_images, generator=generator), generator
 
 
-def stacked_task_loss(logits_SNK: Tensor, labels_N: Tensor) -> Tensor:
-    """Return the sum over S stitched networks of their mean cross-entropy on the same N images of K classes.
+def stacked_task_loss(scores_SNK: Tensor, labels_N: Tensor, head: Head = LOGITS) -> Tensor:
+    """Return the sum over S stitched networks of their mean cross-entropy on the same N images, by their target's head.
 
     Each network's map enters one term only, so its gradient is what training it alone would give.
     """
-    num_stacked = len(logits_SNK)
-    return functional.cross_entropy(logits_SNK.flatten(0, 1).float(), labels_N.repeat(num_stacked)) * num_stacked
+    num_stacked = len(scores_SNK)
+    if head == LOGITS:  # by one operation, forward and backward
+        flat = scores_SNK.flatten(0, 1).float()
+        return functional.cross_entropy(flat, labels_N.repeat(num_stacked)) * num_stacked
+    return losses(scores_SNK.float(), labels_N, head).mean() * num_stacked

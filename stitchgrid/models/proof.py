@@ -1,0 +1,292 @@
+"""Proof of a network on real images, before anything is measured with it.
+
+Its scores and activations at the selected cuts must be functions of each image alone, the same twice, and its halves
+must make the whole. What is stitched runs in stacks and batches of any size: a network that looks at its batch would
+give other numbers in each.
+
+Shape suffixes: N images.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from stitchgrid.errors import breaks_worker, is_out_of_memory
+from stitchgrid.models.blame import Blame, find_blame
+from stitchgrid.models.cuts import CutNetwork
+
+TOLERANCES = {  # relative, of an image's activations: by the type in which a network computes
+    torch.float64: 1e-4,
+    torch.float32: 1e-4,
+    torch.float16: 1e-2,
+    torch.bfloat16: 3e-2,
+}
+OF_PRECISION = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 3e-2}
+MAX_FLIPPED = 0.02  # share of images that rounding may tip over, where a network decides by argmin or routing
+MIN_LOOKED_AT = 50  # images from which that share can be told
+ROUNDING = 1e-6  # of the input, by which rounding elsewhere in a network is imitated
+BATCH = 50  # images run together to tell that share
+MARGIN = 10  # times what such rounding changes, is no more than rounding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Images on which a network is proven, as it takes them."""
+
+    ordinary: Tensor  # from the beginning and the end of the first batch
+    extreme: Tensor  # the darkest and the brightest
+    scores: Tensor  # of ordinary, then extreme ones, as they came out in full batches
+    more: Callable[[], Tensor]  # further ones, for what only a share of many can tell
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What a proof found."""
+
+    problems: list[str] = field(default_factory=list)  # why the network is refused
+    remarks: list[str] = field(default_factory=list)  # what is to be known of it
+
+
+class Proof:
+    """The checks, one after the other: the first that fails ends it."""
+
+    def __init__(
+        self,
+        network: CutNetwork,
+        nodes: Mapping[str, str],
+        *,
+        precision: Callable[[], AbstractContextManager[None]],
+        tolerance: float,
+    ):
+        self.network, self.names, self.precision = network, dict(nodes), precision
+        self.names.setdefault(network.logits, "the scores")
+        self.nodes = [*nodes, *([network.logits] if network.logits not in nodes else [])]
+        self.tolerance = tolerance
+        self.findings = Findings()
+
+    @torch.no_grad()
+    def run(self, sample: Sample) -> Findings:
+        """Return what is wrong with the network on these images, and what is to be said of it."""
+        checks = (self._finite, self._whole, self._twice, self._any_number, self._alone, self._halves)
+        for check in checks:
+            try:
+                check(sample)
+            except Exception as problem:  # the network's own code may fail in any way
+                if is_out_of_memory(problem) or breaks_worker(problem):
+                    raise
+                self._refuse(f"it fails on real images ({type(problem).__name__}: {first_line(problem)})")
+            if self.findings.problems:
+                break
+        return self.findings
+
+    def _refuse(self, text: str) -> None:
+        self.findings.problems.append(text)
+
+    def _taps(self, images: Tensor) -> list[Tensor]:
+        with self.precision():
+            return list(self.network.taps(self.nodes)(images))
+
+    # The checks -------------------------------------------------------------------------------------------------------
+
+    def _finite(self, sample: Sample) -> None:
+        """See that activations and scores are finite."""
+        for images in (sample.ordinary, sample.extreme):
+            for node, a in zip(self.nodes, self._taps(images), strict=True):
+                if not torch.isfinite(a).all():
+                    num = int((~torch.isfinite(a).flatten(1).all(1)).sum())
+                    self._refuse(
+                        f"its activations at {self.names[node]} are infinite or NaN on {num} of {len(a)} images, the "
+                        "first place where they are; look at its weights, and at the job's precision"
+                    )
+                    return
+
+    def _whole(self, sample: Sample) -> None:
+        """See that the graph or hooks give what the network's own forward does."""
+        images = torch.cat([sample.ordinary, sample.extreme])
+        with self.precision():
+            whole = self.network.whole(images)
+        self._hold(
+            [whole],
+            [self._taps(images)[-1]],
+            [self.network.logits],
+            images,
+            lambda _: (
+                "cut up, it does not give the scores that it gives whole on these images; its forward must not "
+                "choose between ways by a value of its input"
+            ),
+        )
+
+    def _twice(self, sample: Sample) -> None:
+        """See that the same images give the same twice."""
+        first, again = self._taps(sample.ordinary), self._taps(sample.ordinary)
+        self._hold(
+            first,
+            again,
+            self.nodes,
+            sample.ordinary,
+            lambda node: (
+                f"it does not give the same twice, from {self.names[node]} on; its forward must not be random "
+                "in eval mode, nor keep anything from one batch for the next"
+            ),
+        )
+
+    def _any_number(self, sample: Sample) -> None:
+        """See that one image alone runs, and a short batch, as the last one may be."""
+        for num in (1, 3):
+            images = sample.ordinary[:num]
+            try:
+                taken = self._taps(images)
+            except Exception as problem:
+                if is_out_of_memory(problem) or breaks_worker(problem):
+                    raise
+                self._refuse(f"it fails on a batch of {_images(num)} ({type(problem).__name__}: {first_line(problem)})")
+                return
+            for node, a in zip(self.nodes, taken, strict=True):
+                if a.dim() < 2 or len(a) != len(images):
+                    self._refuse(
+                        f"from a batch of {_images(num)} it makes a tensor of {tuple(a.shape)} at {self.names[node]}; "
+                        "the images must stay the first axis (squeeze() takes away an axis of one)"
+                    )
+                    return
+
+    def _alone(self, sample: Sample) -> None:
+        """See that an image's activations are the same in a batch, in one in reverse, and alone."""
+        images = torch.cat([sample.ordinary, sample.extreme])
+        together = self._taps(images)
+        reverse = [a.flip(0) for a in self._taps(images.flip(0))]
+        parts = [self._taps(images[k : k + 1]) for k in range(len(images))]
+        alone = [torch.cat([part[k] for part in parts]) for k in range(len(self.nodes))]
+        scores, end = [sample.scores], self.nodes[-1:]
+        pairs = [(together, alone, self.nodes), (together, reverse, self.nodes), (scores, alone[-1:], end)]
+        for wanted, came, nodes in pairs:
+            if not self._hold(wanted, came, nodes, images, self._depends, more=sample.more):
+                return
+
+    def _depends(self, node: str) -> str:
+        return f"an image's activations depend on the other images of its batch, from {self.names[node]} on"
+
+    def _halves(self, sample: Sample) -> None:
+        """See that the halves at each selected cut make the whole."""
+        batches = [sample.ordinary, sample.extreme]
+        if self.network.way == "hooks":  # what comes before a cut is not run as it was
+            batches += list(torch.split(sample.extreme, 1))
+        for images in batches:
+            taken = self._taps(images)
+            for node, a in zip(self.nodes, taken, strict=True):
+                with self.precision():
+                    scores = self.network.suffix(node)(a.float()).float()
+                if not self._hold([scores], [taken[-1]], [node], images, self._breaks):
+                    return
+
+    def _breaks(self, node: str) -> str:
+        return (
+            f"its two halves at {self.names[node]} do not give the scores of the whole network on these images; what "
+            "comes after a cut must depend on the activation there alone, not on the image or on what ran before"
+        )
+
+    # What is the same -------------------------------------------------------------------------------------------------
+
+    def _hold(
+        self,
+        wanted: Sequence[Tensor],
+        came: Sequence[Tensor],
+        nodes: Sequence[str],
+        images: Tensor,
+        text: Callable[[str], str],
+        *,
+        more: Callable[[], Tensor] | None = None,
+    ) -> bool:
+        """Compare activations at some cuts, image by image; the first cut at which they differ is told with `text`.
+
+        With `more` images to look at, a few that rounding tips over are forgiven.
+        """
+        for node, one, other in zip(nodes, wanted, came, strict=True):
+            if one.shape != other.shape:
+                self._refuse(f"{text(node)} (shapes {tuple(one.shape)} and {tuple(other.shape)})")
+                return False
+            error_N = relative_error(one, other)
+            differ = int((error_N > self.tolerance).sum())
+            if differ and not self._is_rounding(node, images, error_N):
+                if more is not None and differ <= len(error_N) / 4 and self._are_few(more()):
+                    continue
+                largest = float(error_N.max())
+                told = f"{text(node)} ({differ} of {_images(len(error_N))}, by up to {largest:.2g} of their size)"
+                self._refuse(told + self._blame(images))
+                return False
+        return True
+
+    def _is_rounding(self, node: str, images: Tensor, error_N: Tensor) -> bool:
+        """Return whether differences are no more than what rounding of the network's input makes at the same cut."""
+        generator = torch.Generator().manual_seed(3)
+        sign = (torch.randint(2, images.shape, generator=generator) * 2 - 1).to(images)
+        at = self.nodes.index(node)
+        floor_N = relative_error(self._taps(images)[at], self._taps(images * (1 + ROUNDING * sign))[at])
+        if bool((error_N <= torch.clamp(MARGIN * floor_N.median(), max=0.1)).all()):
+            self._remark(f"rounding alone changes its activations at {self.names[node]} by up to {error_N.max():.1g}")
+            return True
+        return False
+
+    def _are_few(self, images: Tensor) -> bool:
+        """Return whether no more images differ alone from what they are in a batch than hard decisions may tip over."""
+        if len(images) < MIN_LOOKED_AT:
+            return False
+        errors = torch.zeros(len(images), dtype=torch.float64)
+        for first in range(0, len(images), BATCH):
+            some = images[first : first + BATCH]
+            together, alone = self._taps(some), [self._taps(some[k : k + 1]) for k in range(len(some))]
+            for position, a in enumerate(together):
+                error_N = relative_error(a, torch.cat([part[position] for part in alone])).cpu()
+                errors[first : first + len(some)] = torch.maximum(errors[first : first + len(some)], error_N)
+        num = int((errors > self.tolerance).sum())
+        if num > MAX_FLIPPED * len(images):
+            return False
+        self._remark(
+            f"{num} of {len(images)} images differ alone from what they are in a batch: it decides by argmin, routing "
+            "or the like, where rounding tips some over"
+        )
+        return True
+
+    def _remark(self, text: str) -> None:
+        if text not in self.findings.remarks:
+            self.findings.remarks.append(text)
+
+    def _blame(self, images: Tensor) -> str:
+        found = find_blame(self.network, images, precision=self.precision, tolerance=self.tolerance)
+        return "" if found is None else f": {_said(found)}"
+
+
+def _said(blame: Blame) -> str:
+    return f"{blame.module} ({blame.type}) {blame.cause}"
+
+
+def relative_error(wanted: Tensor, came: Tensor) -> Tensor:
+    """Return, for each image, how far two tensors are apart, as a share of the first's size: (N,), float64.
+
+    Size is that of the image's own numbers, or of a typical image's where that is more: one that is all zeros but for
+    rounding would differ from itself.
+    """
+    one, other = (a.double().flatten(1) for a in (wanted, came.to(wanted.device)))
+    scale = one.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)  # squares of 1e-200 and 1e200 are none
+    one, other = one / scale, other / scale
+    size_N = torch.linalg.vector_norm(one, dim=1)
+    size_N = torch.maximum(size_N, size_N.median())
+    error_N: Tensor = torch.linalg.vector_norm(one - other, dim=1) / size_N.clamp_min(torch.finfo(torch.float64).tiny)
+    return error_N
+
+
+def tolerance_for(network: CutNetwork, precision: str) -> float:
+    """Return the relative difference that rounding may make in a network run in a job's precision."""
+    kinds = {value.dtype for value in network.module.parameters() if value.is_floating_point()}
+    return max([OF_PRECISION[precision], *(TOLERANCES.get(kind, 1e-4) for kind in kinds)])
+
+
+def first_line(problem: BaseException) -> str:
+    """Return the first line of an error's text."""
+    return next(iter(str(problem).strip().splitlines()), "")
+
+
+def _images(num: int) -> str:
+    return "one image" if num == 1 else f"{num} images"
