@@ -36,6 +36,7 @@ class NetworkInfo:
     num_parameters: int
     accuracy: float | None  # unstitched, on the evaluation images
     layers: tuple[LayerInfo, ...]  # in order of execution
+    remarks: tuple[str, ...] = ()  # untrained, at chance, refused, ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,6 +95,10 @@ function tabulate() {
     for (const [number] of columns) row.append(make("td", {className: "verdict"}, verdict(network.name, number)));
     return row;
   });
+  const remarks = sweep.networks.flatMap((network) => network.remarks.map((text) =>
+    make("li", {}, make("b", {}, network.name), `: ${text}`)));
+  $("remarks").replaceChildren(...remarks);
+  $("remarks").hidden = !remarks.length;
   $("diagonal").replaceChildren(make("thead", {}, head), make("tbody", {}, ...body));
   $("incomplete").hidden = !sweep.judgements.some((one) => one.num_missing);
 }

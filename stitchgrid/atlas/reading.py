@@ -35,7 +35,7 @@ order by a.matcher, a.params, a.seed nulls first, a.cell_id, a.metric, a.source_
 """
 STATUSES = "select status, count(*) as num_cells from cells where sweep = $sweep group by status order by status"
 LAYERS = "select model, layer, depth, kind, shape from layers where sweep = $sweep order by layer_index"
-MODELS = "select model, architecture, num_parameters, accuracy from models where sweep = $sweep"
+MODELS = "select model, architecture, num_parameters, accuracy, remarks from models where sweep = $sweep"
 DAYS = "select left(min(created_at), 10) as first, left(max(created_at), 10) as last from results where sweep = $sweep"
 
 
@@ -79,6 +79,7 @@ def _networks(models: Sequence[dict[str, Any]], layers: Sequence[dict[str, Any]]
             architecture=row["architecture"],
             num_parameters=row["num_parameters"],
             accuracy=row["accuracy"],
+            remarks=tuple(row["remarks"] or ()),
             layers=tuple(layers_of[row["model"]]),
         )
         for row in models

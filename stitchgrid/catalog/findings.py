@@ -6,6 +6,14 @@ from collections import defaultdict
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.catalog.questions import load_question
 
+REMARKS = "select model, unnest(remarks) as remark from models where sweep = $sweep order by all"
+
+
+def remarks(catalog: Catalog, sweep: str) -> list[str]:
+    """Return lines that say what to know of a sweep's networks: untrained, at chance, refused; none where nothing."""
+    rows = catalog.query(REMARKS, {"sweep": sweep}).to_pylist()
+    return ["Of the networks:", *(f"  {row['model']}: {row['remark']}" for row in rows)] if rows else []
+
 
 def findings(catalog: Catalog, sweep: str) -> list[str]:
     """Return lines that say for how many target layers the best source within its network is not the layer itself.

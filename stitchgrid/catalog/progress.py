@@ -12,7 +12,8 @@ from stitchgrid.display import clock, pace
 from stitchgrid.errors import StoreError, nearest
 from stitchgrid.store import Store
 
-SHOWN = 16  # busy workers
+SHOWN = 16  # busy workers, remarks
+REMARKS = "select sweep, model, unnest(remarks) as remark from models order by all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class SweepProgress:
     seconds_left: float | None
     heard_seconds_ago: float | None
     running: list[dict[str, Any]]  # unit, worker, since
+    remarks: list[str]  # what is to be known of its networks: untrained, at chance, refused, ...
 
 
 def read_progress(
@@ -50,13 +52,21 @@ def read_progress(
         raise StoreError(f"no sweep {sweep!r} in the store {store.uri}; {nearest(sweep, names)}.")
     with Catalog(store, values=False) as catalog:
         rows = catalog.query("select sweep, status, error, count(*) as n from cells group by all").to_pylist()
+        remarks = catalog.query(REMARKS).to_pylist()
         warn(catalog)
     return [
-        _progress(store, name, [row for row in rows if row["sweep"] == name]) for name in names if sweep in (None, name)
+        _progress(
+            store,
+            name,
+            [row for row in rows if row["sweep"] == name],
+            [f"{row['model']}: {row['remark']}" for row in remarks if row["sweep"] == name],
+        )
+        for name in names
+        if sweep in (None, name)
     ]
 
 
-def _progress(store: Store, name: str, rows: Sequence[dict[str, Any]]) -> SweepProgress:
+def _progress(store: Store, name: str, rows: Sequence[dict[str, Any]], remarks: list[str]) -> SweepProgress:
     counts: dict[str, int] = {}
     reasons: dict[str, int] = {}
     for row in rows:
@@ -84,6 +94,7 @@ def _progress(store: Store, name: str, rows: Sequence[dict[str, Any]]) -> SweepP
         seconds_left=None if rate is None else (beat["num_total"] - ended) / rate,
         heard_seconds_ago=_seconds_since((beat or store.read_heartbeat(name) or {}).get("at"), now),
         running=list(beat.get("running", ())),
+        remarks=remarks,
     )
 
 
@@ -117,6 +128,9 @@ def _lines(one: SweepProgress) -> list[str]:
     elif one.heard_seconds_ago is not None and done < one.num_cells:
         lines.append(f"  no launch is running; last heard of {clock(one.heard_seconds_ago)} ago")
     lines += [f"  {count} cells: {reason.splitlines()[0]}" for reason, count in list(one.reasons.items())[:10]]
+    lines += [f"  {remark}" for remark in one.remarks[:SHOWN]]
+    if len(one.remarks) > SHOWN:
+        lines.append(f"  ... and {len(one.remarks) - SHOWN} more remarks: stitchgrid query networks")
     return lines
 
 

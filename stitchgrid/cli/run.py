@@ -197,7 +197,7 @@ def _command(verb: str, name: str, store: str, options: str = "") -> str:
 
 def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:
     from stitchgrid.catalog import Catalog
-    from stitchgrid.catalog.findings import findings
+    from stitchgrid.catalog.findings import findings, remarks
     from stitchgrid.display import clock
 
     before = summary.num_done - summary.num_computed
@@ -210,9 +210,9 @@ def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:
     for reason, count in list(summary.failures.items())[:5]:
         say(f"  {count} without values: {reason.splitlines()[0]}")
     with Catalog(opened) as catalog:
-        lines = findings(catalog, summary.sweep)
-    if lines:
-        say("\n" + "\n".join(lines))
+        for lines in (remarks(catalog, summary.sweep), findings(catalog, summary.sweep)):
+            if lines:
+                say("\n" + "\n".join(lines))
     say(f"\nThe store is {opened.uri}. Next:")
     say(f"  {_command('atlas', summary.sweep, store, '--out atlas.html')}")
     say(f"  {_command('query', 'best_source', store)}")

@@ -1,13 +1,16 @@
 """What a launch would do, and at what cost, in words."""
 
+import json
 from collections.abc import Callable, Iterator
 from math import prod
+from typing import Any
 
 from rich.filesize import decimal
 
 from stitchgrid.datasets import Images
 from stitchgrid.display import clock
 from stitchgrid.driver.estimate import Estimate, estimate, networks_to_train, pairs_to_try
+from stitchgrid.driver.remarks import network_remarks
 from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.driver.speed import planned_speed, speed_there
 from stitchgrid.driver.trying import Tried, try_out
@@ -15,7 +18,6 @@ from stitchgrid.driver.where import Where
 from stitchgrid.engine.place import Place
 from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
-from stitchgrid.models.cutting import way_notice
 from stitchgrid.plan import Plan, make_plan
 from stitchgrid.records import Network, Sweep
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
@@ -66,20 +68,24 @@ def preview(
     settings = None if simulated is None else parse_settings(simulated)
     images = open_job_images(job)
     store = open_if_there(store_uri)
-    resolution = resolve(job, images, store or EmptyStore())
-    for notice in way_notices(resolution.sweep):
-        say(notice)
+    resolution = resolve(job, images, store or EmptyStore(), update=update)
+    evaluations = resolution.evaluations()
+    for network, unit in zip(resolution.sweep.networks, evaluations, strict=True):
+        found = _stored(store, "evaluation", unit.unit_id)
+        for remark in network_remarks(network, found, resolution.class_names):
+            say(f"{network.name}: {remark}")
     where = where or Where()
     speed = planned_speed(store, job.name, update=update) or speed_there(job.numerics.device, where)
     done = store.outcomes() if store else EmptyStore()
     plan = make_plan(resolution.sweep, done, retry_failed=retry_failed, speed=speed)
     if store:
         check_same_cells(store, resolution.sweep, plan.shards, update=update)
+    unproven = not_made("evaluation", evaluations, store or EmptyStore())
     unprobed = not_made("probe", resolution.probes(), store or EmptyStore())
     detectors = not_made("detector", resolution.detectors(), store or EmptyStore())
     lines = list(_lines(job, store_uri, resolution, plan, num_unprobed=len(unprobed)))
     cost: Estimate | None = None
-    before = [*resolution.untrained, *unprobed, *detectors]
+    before = [*resolution.untrained, *(unproven if plan.todo else ()), *unprobed, *detectors]
     if plan.todo or before:
         tried = _tried(job, plan, where, num_detectors=len(resolution.detectors()), say=say)
         cost = estimate(
@@ -93,12 +99,14 @@ def preview(
         lines += _cost(cost, tried)
         if plan.sweep.compiles:
             lines.append("the time is that of networks which are not compiled; compiling them comes on top")
+    if unproven:
+        lines.append(f"networks to prove and to measure first: {len(unproven)}")
     if detectors:
         lines.append(f"detectors to train first: {len(detectors)}")
     if settings is not None:
         measured = {} if cost is None else {"flops_per_second": cost.flops_per_second}
-        found = SimulationSettings(**{**measured, **settings})  # type: ignore[arg-type]
-        lines.append(str(simulate(plan.todo, found)))
+        settled = SimulationSettings(**{**measured, **settings})  # type: ignore[arg-type]
+        lines.append(str(simulate(plan.todo, settled)))
     return "\n".join(lines)
 
 
@@ -118,10 +126,12 @@ def _tried(job: Job, plan: Plan, where: Where, *, num_detectors: int, say: Calla
     return tried
 
 
-def way_notices(sweep: Sweep) -> list[str]:
-    """Return a line for each network that is not cut by its graph."""
-    notices = (way_notice(network.name, network.way) for network in sweep.networks)
-    return [notice for notice in notices if notice is not None]
+def _stored(store: Store | None, kind: str, key: str) -> dict[str, Any] | None:
+    """Return what was measured before, None where nothing was."""
+    if store is None or not store.has_artefact(kind, key):
+        return None
+    found: dict[str, Any] = json.loads(store.read_artefact(kind, key))
+    return found
 
 
 def open_if_there(uri: str) -> Store | None:

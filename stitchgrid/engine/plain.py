@@ -38,14 +38,16 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
     """
     record, images = work.sweep.networks[position], work.images.eval
     places = _places(images, work)
+    kept = {*places, *range(_num_more(work))}
     seen: dict[int, Tensor] = {}
     tally = _Tally(work, position)
     for batch in batches(work, images, {position: []}, scored={position}, stop=work.sweep.num_eval):
         scores_NK = batch.logits[position].float()
         tally.add(scores_NK, batch.labels_N)
-        seen |= {place: scores_NK[place - batch.start] for place in places if batch.start <= place < batch.stop}
+        seen |= {place: scores_NK[place - batch.start] for place in kept if batch.start <= place < batch.stop}
     scores = torch.stack([seen[place] for place in places])
-    findings = _proof(work, position).run(_sample(work, position, places, scores))
+    first = torch.stack([seen[place] for place in range(_num_more(work))])
+    findings = _proof(work, position).run(_sample(work, position, places, scores, first))
     if not findings.problems and not tally.is_finite:
         findings.problems.append("its scores are infinite or NaN on some evaluation images; look at its weights")
     found: dict[str, Any] = {
@@ -80,7 +82,8 @@ def _places(images: Pictures, work: Workspace) -> list[int]:
     """
     num = work.sweep.num_eval
     last = min(work.batch_size, num)
-    ordinary = list(dict.fromkeys([*range(min(NUM_ORDINARY, last)), *range(max(0, last - NUM_ORDINARY), last)]))
+    each = min(NUM_ORDINARY, (last + 1) // 2)
+    ordinary = list(dict.fromkeys([*range(each), *range(last - min(each, last - each), last)]))
     brightness = _brightness(images, min(LOOKED_THROUGH, num))
     ranked = np.argsort(brightness, kind="stable").tolist()
     return [*ordinary, *dict.fromkeys([*ranked[:NUM_EXTREME], *ranked[-NUM_EXTREME:]])]
@@ -95,14 +98,20 @@ def _brightness(images: Pictures, num: int) -> NDArray[np.float64]:
     return np.array(means)
 
 
-def _sample(work: Workspace, position: int, places: Sequence[int], scores: Tensor) -> Sample:
-    num_ordinary = min(2 * NUM_ORDINARY, work.batch_size, work.sweep.num_eval)
+def _num_more(work: Workspace) -> int:
+    return min(NUM_MORE, work.sweep.num_eval)
+
+
+def _sample(work: Workspace, position: int, places: Sequence[int], scores: Tensor, more_scores: Tensor) -> Sample:
+    num_ordinary = min(2 * NUM_ORDINARY, work.batch_size, work.sweep.num_eval)  # as in `_places`
     take = partial(_images, work, position)
     return Sample(
         ordinary=take(places[:num_ordinary]),
         extreme=take(places[num_ordinary:]),
         scores=scores,
-        more=lambda: take(range(min(NUM_MORE, work.sweep.num_eval))),
+        batch=lambda: take(range(min(work.batch_size, work.sweep.num_eval))),
+        more=lambda: take(range(_num_more(work))),
+        more_scores=more_scores,
     )
 
 

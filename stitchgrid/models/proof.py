@@ -28,7 +28,9 @@ OF_PRECISION = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 3e-2}
 MAX_FLIPPED = 0.02  # share of images that rounding may tip over, where a network decides by argmin or routing
 MIN_LOOKED_AT = 50  # images from which that share can be told
 ROUNDING = 1e-6  # of the input, by which rounding elsewhere in a network is imitated
+SMALL_BATCH = 5  # images, of batches unlike full ones
 BATCH = 50  # images run together to tell that share
+MAX_SCORE_ERROR = 0.1  # relative, by which rounding may change scores that are to be trusted
 MARGIN = 10  # times what such rounding changes, is no more than rounding
 
 
@@ -39,7 +41,9 @@ class Sample:
     ordinary: Tensor  # from the beginning and the end of the first batch
     extreme: Tensor  # the darkest and the brightest
     scores: Tensor  # of ordinary, then extreme ones, as they came out in full batches
-    more: Callable[[], Tensor]  # further ones, for what only a share of many can tell
+    batch: Callable[[], Tensor]  # the first full batch: it begins and ends with the ordinary ones
+    more: Callable[[], Tensor]  # many, from the first one on, for what happens to few of them
+    more_scores: Tensor  # of those, as they came out in full batches
 
 
 @dataclass(kw_only=True)
@@ -121,12 +125,13 @@ class Proof:
 
     def _twice(self, sample: Sample) -> None:
         """See that the same images give the same twice."""
-        first, again = self._taps(sample.ordinary), self._taps(sample.ordinary)
+        images = torch.cat([sample.ordinary, sample.extreme])
+        first, again = self._taps(images), self._taps(images)
         self._hold(
             first,
             again,
             self.nodes,
-            sample.ordinary,
+            images,
             lambda node: (
                 f"it does not give the same twice, from {self.names[node]} on; its forward must not be random "
                 "in eval mode, nor keep anything from one batch for the next"
@@ -159,11 +164,31 @@ class Proof:
         reverse = [a.flip(0) for a in self._taps(images.flip(0))]
         parts = [self._taps(images[k : k + 1]) for k in range(len(images))]
         alone = [torch.cat([part[k] for part in parts]) for k in range(len(self.nodes))]
-        scores, end = [sample.scores], self.nodes[-1:]
-        pairs = [(together, alone, self.nodes), (together, reverse, self.nodes), (scores, alone[-1:], end)]
-        for wanted, came, nodes in pairs:
-            if not self._hold(wanted, came, nodes, images, self._depends, more=sample.more):
+        for others in (alone, reverse):
+            if not self._hold(together, others, self.nodes, images, self._depends, more=sample.more):
                 return
+        if bool((relative_error(sample.scores, alone[-1]) > self.tolerance).any()):
+            self._in_full_batch(sample, alone)
+        if not self.findings.problems:  # it may be a later batch that makes a difference
+            self._hold([sample.scores], alone[-1:], self.nodes[-1:], images, self._depends, more=sample.more)
+        if not self.findings.problems:
+            self._in_small_batches(sample)
+
+    def _in_small_batches(self, sample: Sample) -> None:
+        """See that many images have the same scores in full batches and in small ones: what few of them change."""
+        images, end = sample.more(), self.nodes[-1:]
+        whole = self.network.taps(end)
+        with self.precision():
+            scores = torch.cat([whole(part)[0].float() for part in torch.split(images, SMALL_BATCH)])
+        self._hold([sample.more_scores], [scores], end, images, self._depends, more=sample.more)
+
+    def _in_full_batch(self, sample: Sample, alone: Sequence[Tensor]) -> None:
+        """See that the first full batch gives its ordinary images what each of them gets alone."""
+        batch, num = sample.batch(), len(sample.ordinary)
+        places = [*range(num // 2), *range(len(batch) - (num - num // 2), len(batch))]
+        together = [a[places].clone() for a in self._taps(batch)]
+        alone = [a[:num] for a in alone]
+        self._hold(together, alone, self.nodes, sample.ordinary, self._depends, more=sample.more, blamed=batch)
 
     def _depends(self, node: str) -> str:
         return f"an image's activations depend on the other images of its batch, from {self.names[node]} on"
@@ -198,10 +223,12 @@ class Proof:
         text: Callable[[str], str],
         *,
         more: Callable[[], Tensor] | None = None,
+        blamed: Tensor | None = None,
     ) -> bool:
         """Compare activations at some cuts, image by image; the first cut at which they differ is told with `text`.
 
-        With `more` images to look at, a few that rounding tips over are forgiven.
+        With `more` images to look at, a few that rounding tips over are forgiven. The module at fault is looked for on
+        the images `blamed`, by default these.
         """
         for node, one, other in zip(nodes, wanted, came, strict=True):
             if one.shape != other.shape:
@@ -214,7 +241,7 @@ class Proof:
                     continue
                 largest = float(error_N.max())
                 told = f"{text(node)} ({differ} of {_images(len(error_N))}, by up to {largest:.2g} of their size)"
-                self._refuse(told + self._blame(images))
+                self._refuse(told + self._blame(images if blamed is None else blamed))
                 return False
         return True
 
@@ -224,7 +251,8 @@ class Proof:
         sign = (torch.randint(2, images.shape, generator=generator) * 2 - 1).to(images)
         at = self.nodes.index(node)
         floor_N = relative_error(self._taps(images)[at], self._taps(images * (1 + ROUNDING * sign))[at])
-        if bool((error_N <= torch.clamp(MARGIN * floor_N.median(), max=0.1)).all()):
+        most = MAX_SCORE_ERROR if node == self.network.logits else float("inf")  # a cut may hold nothing but rounding
+        if bool((error_N <= torch.clamp(MARGIN * floor_N.median(), max=most)).all()):
             self._remark(f"rounding alone changes its activations at {self.names[node]} by up to {error_N.max():.1g}")
             return True
         return False

@@ -24,7 +24,7 @@ SECTIONS: tuple[Callable[[Asker], Section], ...] = (
 RENDERERS: dict[str, Callable[[Sequence[SweepReport]], str]] = {"html": render_page, "markdown": render_markdown}
 STATUSES = "select status, count(*) as num_cells from cells where sweep = $sweep group by status order by status"
 MATCHERS = "select distinct matcher from cells where sweep = $sweep order by matcher"
-NETWORK_COLUMNS = ("model", "architecture", "accuracy", "num_layers", "num_parameters", "num_eval")
+NETWORK_COLUMNS = ("model", "architecture", "accuracy", "num_layers", "num_parameters", "num_eval", "remarks")
 
 
 def read_report(catalog: Catalog, sweep: str) -> SweepReport:

@@ -83,7 +83,7 @@ class Sweeps:
             StoreError: If the revision is complete with other tables.
         """
         given = {name: schema for name, schema in ALL_TABLES.items() if name in tables or name in SWEEP_TABLES}
-        tables = {name: tables[name].select(schema.names).cast(schema) for name, schema in given.items()}
+        tables = {name: _with_added(name, tables[name]).cast(schema) for name, schema in given.items()}
         if self.files.exists(Layout.revision(sweep, revision, PLAN)):
             self._check_same(sweep, revision, tables)
             return
@@ -227,7 +227,7 @@ def _with_added(name: str, table: pa.Table) -> pa.Table:
 def _comparable(table: pa.Table, name: str) -> pa.Table:
     """Return the table with its stored types, and with NULL for what is no number: it would differ from itself."""
     schema = ALL_TABLES[name]
-    table = table.select(schema.names).cast(schema)
+    table = _with_added(name, table).cast(schema)
     for index, field in enumerate(schema):
         if pa.types.is_floating(field.type):
             column = table[field.name]
