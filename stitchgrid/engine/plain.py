@@ -47,7 +47,8 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
         seen |= {place: scores_NK[place - batch.start] for place in kept if batch.start <= place < batch.stop}
     scores = torch.stack([seen[place] for place in places])
     first = torch.stack([seen[place] for place in range(_num_more(work))])
-    findings = _proof(work, position).run(_sample(work, position, places, scores, first))
+    with work.network(position).uncompiled():
+        findings = _proof(work, position).run(_sample(work, position, places, scores, first))
     if not findings.problems and not tally.is_finite:
         findings.problems.append("its scores are infinite or NaN on some evaluation images; look at its weights")
     found: dict[str, Any] = {

@@ -63,7 +63,7 @@ def check_halves(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> None
     keys = by_network(key for cell in cells for key in (cell.source_key, cell.target_key))
     for network, layers in keys.items():
         own = [cell for cell in cells if network in (cell.source, cell.target)]
-        with ledger.failing(own):
+        with ledger.failing(own), work.network(network).uncompiled():
             last = min(NUM_CHECKED, work.sweep.num_eval)
             pixels = work.images.eval.batch(torch.arange(last, device=work.images.eval.labels.device))
             activations, scores = forward(work, pixels, {network: layers}, {network})

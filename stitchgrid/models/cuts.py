@@ -4,7 +4,8 @@ A network can be cut at a tensor when every path from input to output passes thr
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -110,6 +111,15 @@ class CutNetwork(ABC):
                 f"{type(self.module).__name__} has no cut at node {node!r}; {nearest(node, self._by_node)}."
             )
         return self._by_node[node]
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Run halves as they are for a while: compiling them anew for a few images of each number takes long."""
+        before, self.compiles = self.compiles, False
+        try:
+            yield
+        finally:
+            self.compiles = before
 
     @property
     def ends_in(self) -> str | None:
