@@ -38,10 +38,9 @@ def prove(module: nn.Module, *, seen: Tensor | None = None, layers: str = "all",
     sample = Sample(
         ordinary=ordinary,
         extreme=extreme,
-        scores=scores[places],
         batch=lambda: seen[:batch],
         more=lambda: seen,
-        more_scores=scores,
+        in_full=lambda: (scores[places], scores),
     )
     return proof.run(sample)
 

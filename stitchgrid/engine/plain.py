@@ -37,18 +37,28 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
     Of a network that is refused, `problems` say why, and nothing else is measured.
     """
     record, images = work.sweep.networks[position], work.images.eval
-    places = _places(images, work)
-    kept = {*places, *range(_num_more(work))}
-    seen: dict[int, Tensor] = {}
+    places, many = _places(images, work), range(min(NUM_MORE, work.sweep.num_eval))
     tally = _Tally(work, position)
-    for batch in batches(work, images, {position: []}, scored={position}, stop=work.sweep.num_eval):
-        scores_NK = batch.logits[position].float()
-        tally.add(scores_NK, batch.labels_N)
-        seen |= {place: scores_NK[place - batch.start] for place in kept if batch.start <= place < batch.stop}
-    scores = torch.stack([seen[place] for place in places])
-    first = torch.stack([seen[place] for place in range(_num_more(work))])
+
+    def in_full() -> tuple[Tensor, Tensor]:
+        """Let all evaluation images pass."""
+        kept, seen = {*places, *many}, dict[int, Tensor]()
+        for batch in batches(work, images, {position: []}, scored={position}, stop=work.sweep.num_eval):
+            scores_NK = batch.logits[position].float()
+            tally.add(scores_NK, batch.labels_N)
+            seen.update({place: scores_NK[place - batch.start] for place in kept if batch.start <= place < batch.stop})
+        return torch.stack([seen[place] for place in places]), torch.stack([seen[place] for place in many])
+
+    take, num_ordinary = partial(_images, work, position), min(2 * NUM_ORDINARY, work.batch_size, work.sweep.num_eval)
+    sample = Sample(
+        ordinary=take(places[:num_ordinary]),
+        extreme=take(places[num_ordinary:]),
+        batch=lambda: take(range(min(work.batch_size, work.sweep.num_eval))),
+        more=lambda: take(many),
+        in_full=in_full,
+    )
     with work.network(position).uncompiled():
-        findings = _proof(work, position).run(_sample(work, position, places, scores, first))
+        findings = _proof(work, position).run(sample)
     if not findings.problems and not tally.is_finite:
         findings.problems.append("its scores are infinite or NaN on some evaluation images; look at its weights")
     found: dict[str, Any] = {
@@ -97,23 +107,6 @@ def _brightness(images: Pictures, num: int) -> NDArray[np.float64]:
         pixels = images.batch(torch.arange(start, min(start + 100, num), device=images.labels.device))
         means += [float(image.sum(dtype=torch.int64)) / image.numel() for image in pixels]
     return np.array(means)
-
-
-def _num_more(work: Workspace) -> int:
-    return min(NUM_MORE, work.sweep.num_eval)
-
-
-def _sample(work: Workspace, position: int, places: Sequence[int], scores: Tensor, more_scores: Tensor) -> Sample:
-    num_ordinary = min(2 * NUM_ORDINARY, work.batch_size, work.sweep.num_eval)  # as in `_places`
-    take = partial(_images, work, position)
-    return Sample(
-        ordinary=take(places[:num_ordinary]),
-        extreme=take(places[num_ordinary:]),
-        scores=scores,
-        batch=lambda: take(range(min(work.batch_size, work.sweep.num_eval))),
-        more=lambda: take(range(_num_more(work))),
-        more_scores=more_scores,
-    )
 
 
 def _images(work: Workspace, position: int, places: Sequence[int]) -> Tensor:

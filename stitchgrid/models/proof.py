@@ -40,10 +40,10 @@ class Sample:
 
     ordinary: Tensor  # from the beginning and the end of the first batch
     extreme: Tensor  # the darkest and the brightest
-    scores: Tensor  # of ordinary, then extreme ones, as they came out in full batches
     batch: Callable[[], Tensor]  # the first full batch: it begins and ends with the ordinary ones
     more: Callable[[], Tensor]  # many, from the first one on, for what happens to few of them
-    more_scores: Tensor  # of those, as they came out in full batches
+    in_full: Callable[[], tuple[Tensor, Tensor]]  # scores as they come out in full batches: of ordinary and extreme
+    # ones, and of those many; all images that are measured pass once for it
 
 
 @dataclass(kw_only=True)
@@ -70,11 +70,20 @@ class Proof:
         self.nodes = [*nodes, *([network.logits] if network.logits not in nodes else [])]
         self.tolerance = tolerance
         self.findings = Findings()
+        self._by_itself: list[Tensor] = []  # activations at each node of images that were alone
 
     @torch.no_grad()
     def run(self, sample: Sample) -> Findings:
         """Return what is wrong with the network on these images, and what is to be said of it."""
-        checks = (self._finite, self._twice, self._whole, self._any_number, self._alone, self._halves)
+        checks = (
+            self._finite,
+            self._twice,
+            self._whole,
+            self._any_number,
+            self._alone,
+            self._in_full_batches,
+            self._halves,
+        )
         for check in checks:
             try:
                 check(sample)
@@ -164,31 +173,31 @@ class Proof:
         together = self._taps(images)
         reverse = [a.flip(0) for a in self._taps(images.flip(0))]
         parts = [self._taps(images[k : k + 1]) for k in range(len(images))]
-        alone = [torch.cat([part[k] for part in parts]) for k in range(len(self.nodes))]
-        for others in (alone, reverse):
+        self._by_itself = [torch.cat([part[k] for part in parts]) for k in range(len(self.nodes))]
+        for others in (self._by_itself, reverse):
             if not self._hold(together, others, self.nodes, images, self._depends, more=sample.more):
                 return
-        if bool((relative_error(sample.scores, alone[-1]) > self.tolerance).any()):
-            self._in_full_batch(sample, alone)
+
+    def _in_full_batches(self, sample: Sample) -> None:
+        """See that images have in full batches the scores that they have alone, and many those of small batches."""
+        (scores, more_scores), end = sample.in_full(), self.nodes[-1:]
+        images = torch.cat([sample.ordinary, sample.extreme])
+        if bool((relative_error(scores, self._by_itself[-1]) > self.tolerance).any()):
+            self._in_first_batch(sample)
         if not self.findings.problems:  # it may be a later batch that makes a difference
-            self._hold([sample.scores], alone[-1:], self.nodes[-1:], images, self._depends, more=sample.more)
+            self._hold([scores], self._by_itself[-1:], end, images, self._depends, more=sample.more)
         if not self.findings.problems:
-            self._in_small_batches(sample)
+            many, whole = sample.more(), self.network.taps(end)
+            with self.precision():
+                small = torch.cat([whole(part)[0].float() for part in torch.split(many, SMALL_BATCH)])
+            self._hold([more_scores], [small], end, many, self._depends, more=sample.more)
 
-    def _in_small_batches(self, sample: Sample) -> None:
-        """See that many images have the same scores in full batches and in small ones: what few of them change."""
-        images, end = sample.more(), self.nodes[-1:]
-        whole = self.network.taps(end)
-        with self.precision():
-            scores = torch.cat([whole(part)[0].float() for part in torch.split(images, SMALL_BATCH)])
-        self._hold([sample.more_scores], [scores], end, images, self._depends, more=sample.more)
-
-    def _in_full_batch(self, sample: Sample, alone: Sequence[Tensor]) -> None:
+    def _in_first_batch(self, sample: Sample) -> None:
         """See that the first full batch gives its ordinary images what each of them gets alone."""
         batch, num = sample.batch(), len(sample.ordinary)
-        places = [*range(num // 2), *range(len(batch) - (num - num // 2), len(batch))]
+        places = [*range(num - num // 2), *range(len(batch) - num // 2, len(batch))]
         together = [a[places].clone() for a in self._taps(batch)]
-        alone = [a[:num] for a in alone]
+        alone = [a[:num] for a in self._by_itself]
         self._hold(together, alone, self.nodes, sample.ordinary, self._depends, more=sample.more, blamed=batch)
 
     def _depends(self, node: str) -> str:
