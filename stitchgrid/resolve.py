@@ -68,6 +68,7 @@ class Resolution:
     sweep: Sweep  # networks still to be trained stand in with an id of their own
     untrained: tuple[TrainNetwork, ...]
     num_bad_images: int
+    notices: tuple[str, ...] = ()  # what to know of the images
 
     def evaluations(self) -> list[EvaluateNetwork]:
         """Return the units that measure each network, unstitched, on the evaluation images."""
@@ -223,6 +224,7 @@ def resolve(
         sweep=_sweep(job, data, images, tuple(networks), _energy(job, images, cache)),
         untrained=tuple(untrained),
         num_bad_images=images.num_bad,
+        notices=images.notices,
     )
 
 

@@ -18,7 +18,7 @@ from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
 from stitchgrid.driver.preview import way_notices
 from stitchgrid.driver.pulse import Pulse
-from stitchgrid.driver.revision import check_same_cells, own_code
+from stitchgrid.driver.revision import check_same_cells, own_code, own_data
 from stitchgrid.driver.speed import KEY, planned_speed, speed_there
 from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
@@ -127,7 +127,7 @@ class Launch:
             f"{sweep.name}: {len(sweep.networks)} networks, {layers} layers, {len(sweep.matchers)} matchers; "
             f"{sweep.num_fit} fit and {sweep.num_eval} evaluation images"
         )
-        for notice in way_notices(sweep):
+        for notice in (*resolution.notices, *way_notices(sweep)):
             self.display.say(notice)
         if resolution.num_bad_images:
             self.display.say(f"{resolution.num_bad_images} unreadable images were skipped")
@@ -163,6 +163,7 @@ class Launch:
             "num_shards": len(plan.shards),
             KEY: plan.speed,
             "own_code": self._own_code,
+            "own_data": own_data(self.job),
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)
 
