@@ -1,7 +1,9 @@
 """What an image file says of pixels that do not have eight bits: PNG's sBIT, TIFF's tags, formats that always say."""
 
+import io
 import re
 import struct
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,17 @@ from PIL import Image
 from stitchgrid.datasets.pixels import SIXTEEN_BITS, Bounds, Deep
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
+START_OF_CODESTREAM = b"\xff\x4f\xff\x51"  # of JPEG 2000: the markers SOC and SIZ
 WHITE_IS_ZERO = 0
 SIGNED, FLOAT = 2, 3  # of TIFF's SampleFormat
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 SIXTEEN = re.compile(r"\b(L|LA|RGB|RGBA|RGBX|RGBa|CMYK);16[LBN]\b")  # of Pillow's raw modes
+_NATIVE = "L" if sys.byteorder == "little" else "B"
+OTHER_ORDER = {  # raw mode -> the one that reads the lower bytes
+    f"{colour};16{order}": f"{colour};16{'B' if (_NATIVE if order == 'N' else order) == 'L' else 'L'}"
+    for colour in ("RGB", "RGBA", "RGBX")
+    for order in "LBN"
+}
 MINIMUM, MAXIMUM = (340, 280), (341, 281)  # SMinSampleValue before MinSampleValue
 
 
@@ -37,8 +46,8 @@ def deep_pixels(image: Image.Image, raw: bytes | None = None) -> Deep | None:
 
 def _grey(image: Image.Image, raw: bytes | None) -> Deep:
     values = np.asarray(image)
-    if image.format in ("PPM", "JPEG2000") and image.mode != "F":  # scaled to 16 bits by the depth that they state
-        return Deep(values=values, what="16-bit", told=SIXTEEN_BITS, is_fixed=True)
+    if image.format in ("PPM", "JPEG2000") and image.mode != "F":  # which state their range
+        return Deep(values=values, what="16-bit", told=SIXTEEN_BITS, is_fixed=_is_scaled(raw))
     if image.format == "PNG" and raw is not None:
         return Deep(values=values, what="16-bit", told=_png_range(raw, values))
     if image.format == "TIFF":
@@ -46,6 +55,17 @@ def _grey(image: Image.Image, raw: bytes | None) -> Deep:
     if image.mode == "F":
         return Deep(values=values, what="floating-point")
     return Deep(values=values, what="16-bit" if "16" in image.mode else "32-bit")
+
+
+def _is_scaled(raw: bytes | None) -> bool:
+    """Return whether Pillow has scaled a PGM or JPEG 2000 to 16 bits: it leaves those that have as many as they are."""
+    if raw is None:
+        return True
+    if raw.startswith(b"P"):
+        words = re.sub(rb"#[^\n]*", b"", raw[:1_000]).split(maxsplit=4)
+        return words[3:4] != [b"65535"]
+    start = raw.find(START_OF_CODESTREAM)
+    return start < 0 or (raw[start + 42 : start + 43] or b"\0")[0] & 0x7F != 15  # SIZ states the bits less one
 
 
 def _tiff(image: Image.Image, values: NDArray[Any]) -> Deep:
@@ -76,25 +96,51 @@ def _tag(image: Image.Image, tag: int, default: Any) -> Any:
 
 def _is_sixteen_bits(image: Image.Image) -> bool:
     """Return whether Pillow is about to make eight bits of sixteen."""
-    return any(SIXTEEN.search(str(tile)) for tile in getattr(image, "tile", ()))
+    if any(SIXTEEN.search(str(tile)) for tile in getattr(image, "tile", ())):
+        return True
+    return image.format == "TIFF" and _tag(image, BITS, 1) > 8
 
 
 def _colour(image: Image.Image, raw: bytes | None) -> Deep:
-    if raw is not None and raw.startswith(PNG_START):
-        values = _read_png(raw)
-        return Deep(values=values, what="16-bit", told=_png_range(raw, values[:3] if len(values) > 2 else values[:1]))
+    """Return the pixels of an image with 16 bits a channel, alpha left out."""
     told = _tags_range(image) if image.format == "TIFF" else None
     upper = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    return Deep(values=upper, what=f"16-bit colour {image.format or 'image'}", told=told, is_upper=True)
+    values = None if raw is None else _both_bytes(raw)
+    if raw is None or values is None:
+        return Deep(values=upper, what=f"16-bit colour {image.format or 'image'}", told=told, is_upper=True)
+    if image.format == "PNG":
+        told = _png_range(raw, values)
+    return Deep(values=values, what="16-bit", told=told, is_measured=told not in (None, SIXTEEN_BITS))
 
 
-def _read_png(raw: bytes) -> NDArray[Any]:
-    """Return all bits of a PNG, (C, H, W): grey, grey and alpha, RGB, or RGB and alpha."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_image
+def _both_bytes(raw: bytes) -> NDArray[Any] | None:
+    """Return colours or grey of 16 bits, (3, H, W) or (1, H, W); None where Pillow has no way to give both bytes.
 
-    data = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
-    return np.asarray(decode_image(data, mode=ImageReadMode.UNCHANGED).numpy())
+    Pillow keeps one byte of each channel, the upper one in the byte order of the file. In the other order, it is the
+    lower one. Grey and alpha are four bytes a pixel, which pass for RGBA.
+    """
+    read = {}
+    for order in ("as it is", "other"):
+        with Image.open(io.BytesIO(raw)) as image:
+            modes = {_raw_mode(tile) for tile in image.tile}
+            if modes == {"LA;16B"}:
+                image.tile = [_with_raw_mode(tile, "RGBA") for tile in image.tile]
+                upper_lower_HW4 = np.asarray(image).astype(np.uint16)
+                return (upper_lower_HW4[..., 0] << 8 | upper_lower_HW4[..., 1])[None]
+            if len(modes) != 1 or (mode := modes.pop()) not in OTHER_ORDER:
+                return None
+            if order == "other":
+                image.tile = [_with_raw_mode(tile, OTHER_ORDER[mode]) for tile in image.tile]
+            read[order] = np.asarray(image)[..., :3].astype(np.uint16)
+    return np.ascontiguousarray((read["as it is"] << 8 | read["other"]).transpose(2, 0, 1))
+
+
+def _raw_mode(tile: Any) -> str:
+    return tile.args if isinstance(tile.args, str) else str(tile.args[0])
+
+
+def _with_raw_mode(tile: Any, mode: str) -> Any:
+    return tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:]))
 
 
 def _png_range(raw: bytes, values: NDArray[Any]) -> Bounds | None:

@@ -12,6 +12,7 @@ from stitchgrid.datasets.sources import Decoded, Unreadable, unreadable
 
 ROTATED = "with an EXIF orientation, which is not applied"
 OPTIONAL = {".avif": "avif", ".webp": "webp", ".jp2": "jpg_2000", ".j2k": "jpg_2000", ".jpx": "jpg_2000"}
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 FRAMES = "with several frames, of which the first is read"
 
 
@@ -40,15 +41,17 @@ def decode(raw: bytes, name: str, label: int, bounds: Bounds | None = None) -> D
             found = to_rgb(image, bounds, raw)
             return Decoded(pixels=found.pixels, label=label, depth=found.depth, remarks=remarks_on(image))
     except UnidentifiedImageError:
-        return Unreadable(name=name, reason=_unknown(name) if raw else "empty file")
+        return Unreadable(name=name, reason=_unknown(name, raw) if raw else "empty file")
     except Exception as problem:  # decoders of broken files raise nearly anything
         return unreadable(name, problem)
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, raw: bytes) -> str:
+    """Return why Pillow takes a file for no image."""
     suffix = name[name.rfind(".") :].lower()
-    feature = OPTIONAL.get(suffix)
-    return "not an image" if feature is None or features.check(feature) else f"this Pillow reads no {suffix}"
+    if suffix in OPTIONAL and not features.check(OPTIONAL[suffix]):
+        return f"Pillow was built without {suffix} here"
+    return "a TIFF of a kind that Pillow cannot read" if raw.startswith(TIFF_STARTS) else "not an image"
 
 
 def remarks_on(image: Image.Image) -> tuple[str, ...]:

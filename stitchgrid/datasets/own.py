@@ -180,7 +180,9 @@ def _as_rgb(image: Any, bounds: Bounds | None) -> tuple[Rgb, tuple[str, ...]]:
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        return to_rgb(image, bounds), remarks_on(image)
+        is_lazy = bool(getattr(image, "tile", ())) and is_file(Path(getattr(image, "filename", None) or ""))
+        raw = Path(image.filename).read_bytes() if is_lazy else None  # type: ignore[attr-defined]  # for all its bits
+        return to_rgb(image, bounds, raw), remarks_on(image)
     values = np.asarray(image)
     axis = channel_axis(values.shape)
     if axis is None:

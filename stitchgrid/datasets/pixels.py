@@ -30,7 +30,7 @@ class NeedsRangeError(ValueError):
 class Deep:
     """Pixels that do not have eight bits, with what their file says of their range."""
 
-    values: NDArray[Any]  # (H, W) or (C, H, W); C is 1, 3 or 4
+    values: NDArray[Any]  # (H, W), (1, H, W) or (3, H, W): no alpha
     what: str  # such as "16-bit"
     told: Bounds | None = None  # by the file
     is_fixed: bool = False  # the decoder has scaled them to what is told: a range of the job's means other values
@@ -71,7 +71,9 @@ def spread(values: NDArray[Any], bounds: Bounds) -> NDArray[np.uint8]:
     low, high = bounds
     if not values.size:
         return np.zeros(values.shape, np.uint8)
-    if not (low <= values.min() and values.max() <= high):  # NaN is outside, too
+    if np.isnan(values.min()):
+        raise ValueError("NaN among the values")
+    if not (low <= values.min() and values.max() <= high):
         raise ValueError(
             f"values from {values.min():.10g} to {values.max():.10g}, outside of the range [{low:.10g}, {high:.10g}]"
         )
@@ -93,15 +95,14 @@ def as_rgb(deep: Deep, bounds: Bounds | None) -> Rgb:
     low, high = (float(deep.values.min()), float(deep.values.max())) if deep.values.size else (0.0, 0.0)
     if deep.is_upper:
         low, high = 256 * low, 256 * high + 255
-    if chosen is None:
-        raise NeedsRangeError(deep.what, low, high)
-    if deep.is_upper:
         if chosen != SIXTEEN_BITS:
             raise ValueError(
-                f"{deep.what}: only the upper eight bits of each channel can be read, so that the range can only be "
-                "[0, 65535]; save it as PNG"
+                f"{deep.what} with values from {low:.10g} to {high:.10g}, of which only the upper eight bits can be "
+                "read: set `range = [0, 65535]` under [data] if that is black and white, else save it as PNG"
             )
         scaled = deep.values.astype(np.uint8)
+    elif chosen is None:
+        raise NeedsRangeError(deep.what, low, high)
     else:
         scaled = spread(deep.values, chosen)
     pixels = three_channels(255 - scaled if deep.is_inverted else scaled)
@@ -128,6 +129,7 @@ def from_array(values: NDArray[Any], bounds: Bounds | None) -> Rgb:
     if values.dtype == np.uint8:
         return Rgb(pixels=three_channels(values))
     is_mask = values.dtype.kind == "b"
+    values = values[:3] if values.ndim == 3 else values
     return as_rgb(
         Deep(values=values, what=str(values.dtype), told=(0, 1) if is_mask else None, is_fixed=is_mask), bounds
     )

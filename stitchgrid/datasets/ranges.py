@@ -57,7 +57,8 @@ def check_measured(measured: Iterable[Bounds]) -> None:
     if len(told) > 1:
         raise InputError(
             f"the tags of some files say that black and white are {_shown(told[0])}, those of others "
-            f"{_shown(told[1])}: the same value would be two levels of grey; give one range for all, `range = [LOW, HIGH]` under [data]."
+            f"{_shown(told[1])}: the same value would be two levels of grey; give one range for all, "
+            "`range = [LOW, HIGH]` under [data]."
         )
 
 
