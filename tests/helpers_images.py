@@ -2,6 +2,7 @@
 
 import struct
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,9 +34,15 @@ def write_folder(root: Path, num: dict[str, int] | None = None, sizes: Callable[
 
 
 def pack(folder: Path, archive: Path, names: list[str] | None = None) -> Path:
+    given = names or sorted((str(path.relative_to(folder)) for path in folder.rglob("*")), reverse=True)
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+            for name in given:
+                file.write(folder / name, name)
+        return archive
     mode = {"": "w", ".gz": "w:gz", ".xz": "w:xz", ".bz2": "w:bz2"}[archive.suffix.removesuffix(".tar")]
     with tarfile.open(archive, mode) as tar:
-        for name in names or sorted((str(path.relative_to(folder)) for path in folder.rglob("*")), reverse=True):
+        for name in given:
             tar.add(folder / name, name, recursive=False)
     return archive
 

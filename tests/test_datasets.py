@@ -91,7 +91,7 @@ def test_nothing_to_fit_needs_no_fit_split(root, cache):
     assert images.fit.batch(0, 0).shape == (0, 3, 0, 0)
 
 
-@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.xz", ".tar.bz2"])
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.xz", ".tar.bz2", ".zip"])
 def test_an_archive_gives_the_same_images_as_the_folder(root, cache, tmp_path, suffix):
     archive = pack(root, tmp_path / f"images{suffix}")
     assert whole_digest(open_images(spec_of(archive), cache=cache)) == whole_digest(
@@ -99,8 +99,9 @@ def test_an_archive_gives_the_same_images_as_the_folder(root, cache, tmp_path, s
     )
 
 
-def test_an_archive_may_have_one_folder_around_its_splits(root, cache, tmp_path):
-    archive = pack(tmp_path, tmp_path / "around.tar", [str(p.relative_to(tmp_path)) for p in root.rglob("*.png")])
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+def test_an_archive_may_have_one_folder_around_its_splits(root, cache, tmp_path, suffix):
+    archive = pack(tmp_path, tmp_path / f"around{suffix}", [str(p.relative_to(tmp_path)) for p in root.rglob("*.png")])
     assert whole_digest(open_images(spec_of(archive), cache=cache)) == whole_digest(
         open_images(spec_of(root), cache=cache)
     )

@@ -26,7 +26,7 @@ RULE = (
     "A folder holds SPLIT.npz with `images` and `labels`; a file holds SPLIT_images and SPLIT_labels, or `images` and "
     "`labels` where fit and eval name the same split"
 )
-CHANNELS = (1, 3, 4)
+CHANNELS = ((1, 3), (4,))  # grey and RGB, before RGB and alpha: four pixels are a side as well
 CLASS_NAMES = "class_names"
 
 
@@ -163,18 +163,21 @@ def channel_axis(shape: Sequence[int]) -> int | None:
     """
     if len(shape) == 2:
         return -1
-    if len(shape) != 3 or (shape[0] in CHANNELS) == (shape[2] in CHANNELS):
-        return None
-    return 0 if shape[0] in CHANNELS else 2
+    for channels in CHANNELS if len(shape) == 3 else ():
+        if (shape[0] in channels) != (shape[2] in channels):
+            return 0 if shape[0] in channels else 2
+        if shape[0] in channels:
+            return None
+    return None
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Mapping[str, Any]]:
     """Open an .npz; whatever is wrong with it becomes an InputError."""
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("a single array, or something else")
         with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise ValueError("a single array, not an .npz")
             yield arrays
     except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, ZlibError) as problem:
         raise InputError(

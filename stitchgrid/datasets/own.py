@@ -6,7 +6,9 @@ them anew, for what decides them is not known.
 """
 
 import importlib.util
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -75,10 +77,10 @@ class OwnSource:
             raise InputError(
                 f"{self._spec.dataset}, split {split!r}: an item is (image, label), got {type(item).__name__}."
             )
-        label = np.asarray(item[1])
-        return item[0], int(
-            as_labels(label.reshape(1) if label.size == 1 else label, f"{self._spec.dataset}, {split}[{index}]")[0]
-        )
+        label, where = np.asarray(item[1]), f"{self._spec.dataset}, {split}[{index}]"
+        if label.size != 1:
+            raise InputError(f"{where}: a label is one whole number, got shape {label.shape}.")
+        return item[0], int(as_labels(label.reshape(1), where)[0])
 
     @cached_property
     def _datasets(self) -> dict[str, Any]:
@@ -180,14 +182,23 @@ def _as_rgb(image: Any, bounds: Bounds | None) -> tuple[Rgb, tuple[str, ...]]:
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        is_lazy = bool(getattr(image, "tile", ())) and is_file(Path(getattr(image, "filename", None) or ""))
-        raw = Path(image.filename).read_bytes() if is_lazy else None  # type: ignore[attr-defined]  # for all its bits
-        return to_rgb(image, bounds, raw), remarks_on(image)
+        raw = _file_of(image)
+        if raw is None:
+            return to_rgb(image, bounds), remarks_on(image)
+        with Image.open(io.BytesIO(raw)) as whole:
+            return to_rgb(whole, bounds, raw), remarks_on(whole)
     values = np.asarray(image)
     axis = channel_axis(values.shape)
     if axis is None:
         raise ValueError(f"shape {values.shape}; an image is (H, W), (C, H, W) or (H, W, C) with 1, 3 or 4 channels")
     return from_array(values if axis <= 0 else np.moveaxis(values, axis, 0), bounds), ()
+
+
+def _file_of(image: Any) -> bytes | None:
+    """Return the file of a PIL image that was opened and not touched since: Pillow keeps not all of its bits."""
+    path = Path(os.fsdecode(getattr(image, "filename", None) or ""))
+    is_untouched = bool(getattr(image, "tile", ())) and image.tell() == 0
+    return path.read_bytes() if is_untouched and is_file(path) else None
 
 
 def _same(one: Decoded | Unreadable, other: Decoded | Unreadable) -> bool:
