@@ -152,8 +152,10 @@ class Launch:
             found = [json.loads(self.store.read_artefact("probe", unit.unit_id)) for unit in probes]
             tables["probes"] = probe_table(plan.sweep, found)
         stored = self.store.read_plan(self.job.name, revision)
-        if stored is not None and not stored.holds(**tables):
-            revision = self.store.write_job(self.job.name, self.job.to_dict())  # other weights, images or shards
+        data_files = own_data(self.job)
+        same_files = self.store.read_plan_info(self.job.name).get("own_data", {}) == data_files
+        if stored is not None and not (same_files and stored.holds(**tables)):
+            revision = self.store.write_job(self.job.name, self.job.to_dict())  # other weights, images, files or shards
         info = {
             "num_fit": plan.sweep.num_fit,
             "num_fit_closed": plan.sweep.num_fit_closed,
@@ -163,7 +165,7 @@ class Launch:
             "num_shards": len(plan.shards),
             KEY: plan.speed,
             "own_code": self._own_code,
-            "own_data": own_data(self.job),
+            "own_data": data_files,
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)
 
