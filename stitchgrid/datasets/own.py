@@ -5,7 +5,6 @@ same path. What its images are is part of every address, so that nothing is conc
 them anew, for what decides them is not known.
 """
 
-import importlib.util
 import io
 import json
 import os
@@ -13,7 +12,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from functools import cached_property
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -151,20 +153,32 @@ def load_function(spec: DataSpec) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _load(path: Path) -> Any:
+class _Loader(SourceFileLoader):
+    """Runs the bytes that were hashed: what Python keeps of a file is told from an older one by time and size alone."""
+
+    def __init__(self, name: str, path: Path, content: bytes):
+        super().__init__(name, str(path))
+        self._content = content
+
+    def get_code(self, fullname: str) -> CodeType | None:  # noqa: ARG002
+        """Return the code of these bytes."""
+        return self.source_to_code(self._content, self.path)
+
+
+def _load(path: Path) -> ModuleType:
+    """Return the file as a module, run once per path and content."""
     content = path.read_bytes()
     name = f"stitchgrid_data_{digest(str(path.resolve()), content)[:16]}"
     if name in sys.modules:
         return sys.modules[name]
-    loader = importlib.util.spec_from_file_location(name, path)
-    assert loader is not None, path
-    module = importlib.util.module_from_spec(loader)
+    loader = _Loader(name, path, content)
+    spec = spec_from_file_location(name, path, loader=loader)
+    assert spec is not None, path
+    module = module_from_spec(spec)
     sys.modules[name] = module  # dataclasses in the file look their module up while it is run
     try:
         with redirect_stdout(sys.stderr):
-            exec(
-                compile(content, str(path), "exec"), module.__dict__
-            )  # these bytes, not what Python keeps of older ones
+            loader.exec_module(module)
     except (Exception, SystemExit) as problem:  # the user's code may fail in any way
         del sys.modules[name]
         hint = " It has to be self-contained, or import what is installed." if isinstance(problem, ImportError) else ""
