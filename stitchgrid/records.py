@@ -230,7 +230,7 @@ class ProbeSpec:
 class DataSpec:
     """Which images a sweep looks at, as a job file names them."""
 
-    dataset: str
+    dataset: str  # a known name, or FILE.py:function with an absolute path
     root: str | None = None  # absolute, or None where the data set needs none
     seed: int = 0
     fit_split: str = "train"
@@ -239,6 +239,10 @@ class DataSpec:
     eval_samples: int | None = None
     on_bad_image: str = "error"  # error | skip
     download: bool = False  # torchvision data sets only
+    range: tuple[float, float] | None = None  # black and white of pixels that have more than eight bits or a sign
+    classes: tuple[str, ...] | None = None  # in the order of the networks' classes; None: as the data set has them
+    class_order: str = "sorted"  # sorted | natural
+    args: str = "{}"  # canonical JSON of the keyword arguments of FILE.py:function
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,6 +85,7 @@ class Resolution:
     num_bad_images: int
     class_names: tuple[str, ...]  # of the images
     fingerprints: Mapping[str, bytes]  # that the store has to keep, by key
+    notices: tuple[str, ...]  # what to know of the images
 
     def evaluations(self) -> list[EvaluateNetwork]:
         """Return the units that measure each network, unstitched, on the evaluation images."""
@@ -256,6 +257,7 @@ def resolve(
         num_bad_images=images.num_bad,
         class_names=images.class_names,
         fingerprints=fingerprints,
+        notices=images.notices,
     )
 
 

@@ -1,4 +1,6 @@
 import inspect
+import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +73,28 @@ def test_a_torchvision_set_is_read_by_its_name(tmp_path, cache):
         assert sorted(images.fit.labels.tolist()) == [1, 1, 3, 4, 5]
         assert sorted(images.eval.labels.tolist()) == [2, 9]
         assert images.fit.size == (16, 16)
+
+
+def write_mnist(root: Path, labels: list[int]) -> None:
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    num = len(labels)
+    for part in ("train", "t10k"):
+        pixels = np.random.default_rng(num).integers(0, 256, (num, 28, 28), dtype=np.uint8)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, num, 28, 28) + pixels.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, num) + bytes(labels))
+
+
+def test_replaced_files_of_a_torchvision_set_are_noticed_though_size_and_time_are_kept(tmp_path, cache):
+    write_mnist(tmp_path, [3, 1, 4])
+    spec = DataSpec(dataset="MNIST", root=str(tmp_path))
+    assert sorted(open_images(spec, cache=cache).fit.labels.tolist()) == [1, 3, 4]
+    files = {path: path.stat() for path in tmp_path.rglob("*-ubyte")}
+    write_mnist(tmp_path, [2, 7, 8])
+    for path, old in files.items():
+        os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+        assert path.stat().st_size == old.st_size
+    assert sorted(open_images(spec, cache=cache).fit.labels.tolist()) == [2, 7, 8]
 
 
 def test_missing_files_of_a_torchvision_set_are_an_input_error(tmp_path, cache):

@@ -61,6 +61,56 @@ def test_defaults_are_those_of_the_contract():
     assert task_loss.revision == MATCHERS["task_loss"].revision
 
 
+def test_what_a_job_says_of_its_images_becomes_their_record():
+    data = {"dataset": "imagefolder", "root": "a", "range": [0, 4095], "classes": ["b", "a"]}
+    job = parse(data=data)
+    assert job.data_spec() == DataSpec(dataset="imagefolder", root="/jobs/a", range=(0, 4095), classes=("b", "a"))
+    assert parse_job(job.to_dict(), title="") == job
+    own = {"dataset": "sub/own.py:make", "class_order": "natural", "args": {"b": 1, "a": [2]}}
+    own["outliers"] = {**own, "split": "x", "range": [0.0, 1.0]}
+    del own["outliers"]["class_order"]
+    job = parse(data=own, matchers=[{"kind": "direct"}], diagnostics={"ood": ["energy"]})
+    record = job.data_spec()
+    assert (record.dataset, record.root, record.class_order) == ("/jobs/sub/own.py:make", None, "natural")
+    assert record.args == '{"a":[2],"b":1}'
+    outliers = job.outliers_spec()
+    assert (outliers.dataset, outliers.args, outliers.range) == (record.dataset, record.args, (0, 1))
+    assert parse_job(job.to_dict(), title="") == job
+
+
+def test_a_job_that_says_nothing_more_of_its_images_is_stored_as_it_always_was():
+    # Another form would make every sweep of an earlier version a new revision.
+    assert parse().to_dict()["data"] == {
+        "dataset": "digits",
+        "fit": {"split": "train"},
+        "eval": {"split": "test"},
+        "labels": "classes",
+        "on_bad_image": "error",
+        "download": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"range": [3, 3]}, "data.range: [LOW, HIGH] are the values of black and white, LOW below HIGH, got"),
+        ({"range": [3]}, "data.range[1]: missing, but needed"),
+        ({"classes": ["a", "b", "a"]}, "data.classes: a given more than once"),
+        ({"classes": ["a"], "class_order": "natural"}, "data.class_order: `classes` says the order already; leave one"),
+        ({"class_order": "natrual"}, "data.class_order: 'natrual' is unknown; did you mean 'natural'?"),
+        ({"args": {"a": 1}}, "data.args: only FILE.py:function takes arguments, and not imagefolder; leave it out"),
+        ({"dataset": "arrys"}, "data.dataset: 'arrys' is unknown; did you mean 'arrays'?"),
+        ({"dataset": "own.py"}, "data.dataset: 'own.py' is unknown; known: "),
+        ({"dataset": "arrays", "root": None}, "data.root: missing, but needed: where the images of arrays are"),
+        ({"outliers": {"dataset": "arrays"}}, "data.outliers.root: missing, but needed: where the images of"),
+    ],
+)  # fmt: skip
+def test_what_a_job_says_of_its_images_is_checked(data, problem):
+    table = {"dataset": "imagefolder", "root": "a", **data}
+    found = problems_of(data={key: value for key, value in table.items() if value is not None})
+    assert any(one.startswith(problem) for one in found), found
+
+
 def test_diagnostics_add_their_metrics_to_every_stitcher_and_change_nothing_else():
     matchers = [{"kind": "direct", "metrics": ["residual"]}, {"kind": "task_loss"}, {"kind": "cka"}]
     before, after = parse(matchers=matchers), parse(matchers=matchers, diagnostics={"ood": ["mahalanobis"]})

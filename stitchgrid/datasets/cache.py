@@ -7,13 +7,15 @@ used only costs speed: the images are then kept in memory.
 import json
 import shutil
 from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchgrid.cache import draft, lock, sync
-from stitchgrid.datasets.images import Pool
+from stitchgrid.datasets.images import Listing, Pool
 
 PIXELS, INDEX, META = "pixels.bin", "index.npz", "meta.json"
 
@@ -39,11 +41,12 @@ class ImageCache:
                 offsets=offsets,
                 sizes=sizes,
                 labels=labels,
-                class_names=tuple(meta["class_names"]),
-                num_listed=meta["num_listed"],
+                listing=_listing(meta["listing"]),
                 num_bad=meta["num_bad"],
+                remarks=tuple(meta["remarks"]),
+                measured=tuple((low, high) for low, high in meta["measured"]),
             )
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def draft(self) -> AbstractContextManager[Path]:
@@ -53,7 +56,8 @@ class ImageCache:
     def publish(self, folder: Path, key: str, pool: Pool) -> Pool:
         """Turn a draft whose pixels are written into the entry, and return it as it is loaded."""
         np.savez(folder / INDEX, offsets=pool.offsets, sizes=pool.sizes, labels=pool.labels)
-        meta = {"class_names": pool.class_names, "num_listed": pool.num_listed, "num_bad": pool.num_bad}
+        meta = {"listing": asdict(pool.listing), "num_bad": pool.num_bad, "remarks": pool.remarks}
+        meta["measured"] = pool.measured
         (folder / META).write_text(json.dumps(meta))
         for name in (PIXELS, INDEX, META):
             sync(folder / name)
@@ -65,6 +69,17 @@ class ImageCache:
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Return a lock among the processes of this machine, to be held while images are decoded."""
         return lock(self._folder, name)
+
+
+def _listing(stored: dict[str, Any]) -> Listing:
+    """Return a listing that was written as JSON, which knows no tuples."""
+    return Listing(
+        num=stored["num"],
+        class_names=tuple(stored["class_names"]),
+        absent=tuple(stored["absent"]),
+        left_out=tuple((kind, count) for kind, count in stored["left_out"]),
+        is_numbered=stored["is_numbered"],
+    )
 
 
 def map_pixels(path: Path) -> NDArray[np.uint8]:

@@ -66,12 +66,22 @@ DIGITS_SPLITS = ("train", "test")
 
 
 def known_datasets() -> tuple[str, ...]:
-    """Return every name a job file may give as `dataset`.
+    """Return every name a job file may give as `dataset`, besides FILE.py:function.
 
     >>> known_datasets()[:2]
     ('digits', 'imagefolder')
     """
-    return ("digits", "imagefolder", *TORCHVISION)
+    return ("digits", "imagefolder", "arrays", *TORCHVISION)
+
+
+def own_parts(dataset: str) -> tuple[str, str] | None:
+    """Return file and function of a data set of the user's own, FILE.py:function; None for any other word.
+
+    >>> own_parts("data.py:make"), own_parts("CIFAR10")
+    (('data.py', 'make'), None)
+    """
+    where, _, name = dataset.rpartition(":")
+    return (where, name) if where.endswith(".py") and name.isidentifier() else None
 
 
 def known_splits(dataset: str) -> tuple[str, ...] | None:

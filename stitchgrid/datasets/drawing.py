@@ -1,6 +1,7 @@
 """Draws images from a source: which ones a seed picks, and passing over those that cannot be read."""
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchgrid.datasets.cache import map_pixels
-from stitchgrid.datasets.images import Pool
-from stitchgrid.datasets.sources import Decoded, Listing, Source, Unreadable, permutation
+from stitchgrid.datasets.images import Listing, Pool
+from stitchgrid.datasets.pixels import Bounds
+from stitchgrid.datasets.ranges import Depths, range_is_needed
+from stitchgrid.datasets.sources import Decoded, Source, Unreadable, Unscaled, permutation
 from stitchgrid.errors import InputError
 
 NUM_SHOWN = 5  # bad images named in a message
+ENOUGH_UNSCALED = 200  # images without a range, after which the job is asked for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,8 @@ class Drawn:
     def __init__(self, draw: Draw, listing: Listing, seed: int, sink: BinaryIO):
         self.draw = draw
         self.bad: list[Unreadable] = []
+        self.depths = Depths()
+        self._remarks: Counter[str] = Counter()
         self._listing = listing
         self._order = permutation(draw.split, seed, listing.num)
         self._asked = 0  # of the order, how many were asked for
@@ -51,13 +57,15 @@ class Drawn:
         if isinstance(image, Unreadable):
             self.bad.append(image)
             return
+        self._remarks.update(image.remarks)
+        self.depths.take(image.depth)
         _, height, width = image.pixels.shape
         self._sink.write(image.pixels.data)
         self._found[index] = (self._written, height, width, image.label)
         self._written += image.pixels.size
 
-    def finish(self) -> Pool:
-        """Return what was drawn.
+    def finish(self, bounds: Bounds | None) -> Pool:
+        """Return what was drawn; `bounds` are those the job gives.
 
         Raises:
             InputError: If too few images could be read.
@@ -77,10 +85,15 @@ class Drawn:
             offsets=table[:, 0].copy(),
             sizes=table[:, 1:3].copy(),
             labels=table[:, 3].copy(),
-            class_names=self._listing.class_names,
-            num_listed=self._listing.num,
+            listing=self._listing,
             num_bad=len(self.bad),
+            remarks=self._described(bounds),
+            measured=self.depths.measured,
         )
+
+    def _described(self, bounds: Bounds | None) -> tuple[str, ...]:
+        counted = [f"{count} image{'s' * (count != 1)} {what}" for what, count in sorted(self._remarks.items())]
+        return (*counted, *self.depths.remarks(bounds, num=len(self._found)))
 
     def _pixels(self) -> NDArray[np.uint8]:
         if isinstance(self._sink, io.BytesIO):
@@ -90,23 +103,35 @@ class Drawn:
 
 
 def draw_images(
-    source: Source, draws: Sequence[Draw], sinks: Sequence[BinaryIO], *, seed: int, skip_bad: bool
+    source: Source,
+    draws: Sequence[Draw],
+    sinks: Sequence[BinaryIO],
+    *,
+    seed: int,
+    skip_bad: bool,
+    bounds: Bounds | None = None,
 ) -> dict[str, Pool]:
     """Return the images of all draws (each of another split), read in as few passes over the source as can be.
 
     Raises:
-        InputError: If an image cannot be read and `skip_bad` is off, or if too few can.
+        InputError: If an image cannot be read and `skip_bad` is off, if too few can, or if one needs a range.
     """
     drawn = {
         draw.split: Drawn(draw, source.listing(draw.split), seed, sink) for draw, sink in zip(draws, sinks, strict=True)
     }
     while wanted := [(split, index) for split, one in drawn.items() for index in one.ask()]:
+        unscaled: list[Unscaled] = []
         for (split, index), image in source.read(wanted):
             drawn[split].add(index, image)
+            unscaled += [image] if isinstance(image, Unscaled) else []
+            if len(unscaled) == ENOUGH_UNSCALED:
+                break
+        if unscaled:
+            raise InputError(range_is_needed(unscaled))
         bad = [image for one in drawn.values() for image in one.bad]
         if bad and not skip_bad:
             raise InputError(f'{_describe(bad)}. Repair or remove them, or set `on_bad_image = "skip"` under [data].')
-    return {split: one.finish() for split, one in drawn.items()}
+    return {split: one.finish(bounds) for split, one in drawn.items()}
 
 
 def _describe(bad: Sequence[Unreadable]) -> str:

@@ -9,12 +9,25 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchgrid.datasets.natural import natural_order
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 Indices: TypeAlias = "Sequence[int] | NDArray[np.integer[Any]] | Tensor"
 
 HASH_CHUNK = 4_096  # images gathered at once, so that hashing a large split needs little memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a split holds."""
+
+    num: int
+    class_names: tuple[str, ...]  # of all splits in use
+    absent: tuple[str, ...] = ()  # of them, those without an image in this split, as far as that is known
+    left_out: tuple[tuple[str, int], ...] = ()  # kind of file -> how many of the split are not read
+    is_numbered: bool = False  # the classes have no names but their numbers
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,9 +38,10 @@ class Pool:
     offsets: NDArray[np.int64]  # where each image begins
     sizes: NDArray[np.int64]  # (num, 2): height and width of each
     labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    num_listed: int  # images the split lists, drawn or not
+    listing: Listing  # of the split, drawn or not
     num_bad: int  # unreadable ones met while drawing
+    remarks: tuple[str, ...] = ()  # on how the drawn ones were read
+    measured: tuple[tuple[float, float], ...] = ()  # ranges of pixels that may be the extremes of single images
 
     def split(self, start: int, stop: int | None = None) -> "Split":
         """Return the images from `start` to `stop`, by position in drawn order."""
@@ -85,6 +99,12 @@ class Split:
         parts = torch.split_with_sizes(flat, (3 * sizes.prod(axis=1)).tolist())
         return [part.view(3, int(h), int(w)) for part, (h, w) in zip(parts, sizes, strict=True)]
 
+    def relabelled(self, new_labels: NDArray[np.int64]) -> "Split":
+        """Return the same images with the label `new_labels[k]` in place of each label k."""
+        if np.array_equal(new_labels, np.arange(len(new_labels))):
+            return self
+        return Split(self._pixels, self._offsets, self._sizes, new_labels[self._labels])
+
     def digest(self, num: int) -> str:
         """Return 32 hex digits of the SHA-256 over number, sizes, labels and pixels of the first `num` images."""
         if not 0 <= num <= self.num:
@@ -113,11 +133,17 @@ class Images:
 
     fit: Split  # maps and networks are fitted on it; closed-form kinds use its first `fit_samples`
     eval: Split  # everything is reported on it
-    class_names: tuple[str, ...]  # sorted as the data set sorts them; a label is a position in it
+    class_names: tuple[str, ...]  # as the data set sorts them, or as the job does; a label is a position in it
     num_bad: int  # unreadable images that were passed over
     num_fit_listed: int  # images the whole fit split lists, though fewer may have been asked for
+    notices: tuple[str, ...] = ()  # what to know of them: classes without images, files that were left out, ...
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def natural_order(self) -> tuple[int, ...]:
+        """Positions of the class names in natural order, in which numbers count by their value."""
+        return natural_order(self.class_names)

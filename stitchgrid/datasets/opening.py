@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stitchgrid.cache import default_cache
+from stitchgrid.datasets.archives import open_image_folder
+from stitchgrid.datasets.arrays import ArraysSource
 from stitchgrid.datasets.cache import PIXELS, ImageCache
-from stitchgrid.datasets.catalogue import TORCHVISION, known_datasets
+from stitchgrid.datasets.catalogue import TORCHVISION, known_datasets, own_parts
+from stitchgrid.datasets.classes import arranged
 from stitchgrid.datasets.drawing import Draw, draw_images
-from stitchgrid.datasets.imagefolder import open_image_folder
-from stitchgrid.datasets.images import Images, Pool
-from stitchgrid.datasets.sources import DigitsSource, Listing, Source
+from stitchgrid.datasets.images import Images, Listing, Pool
+from stitchgrid.datasets.notices import notices
+from stitchgrid.datasets.own import OwnSource
+from stitchgrid.datasets.ranges import check_measured
+from stitchgrid.datasets.sources import DigitsSource, Source
 from stitchgrid.datasets.torchvision_sets import TorchvisionSource
 from stitchgrid.errors import InputError, nearest
-from stitchgrid.records import DataSpec, digest
+from stitchgrid.records import DataSpec, canonical, digest
 
-REVISION = "1"  # of listing, drawing and decoding: part of a cache key
+REVISION = "2"  # of listing, drawing and decoding: part of a cache key
 SHOWN = 5  # names of bad images in a message
 
 
@@ -31,27 +36,30 @@ def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | No
             the fit split need not even exist.
 
     Raises:
-        InputError: If a root, split, class folder or image is missing or cannot be read, the two splits have different
-            classes, or more samples are asked for than there are.
+        InputError: If a root, split or image is missing or cannot be read, the two splits have no class in common, the
+            classes or the range of pixels are not what the job says, or more samples are asked for than there are.
     """
     draws = _draws(spec, need_fit)
     source = _source(spec, [draw.split for draw in draws])
     pools = _fetch(source, draws, spec, ImageCache(cache or default_cache()), need_fit)
+    check_measured(bounds for pool in pools.values() for bounds in pool.measured)
     drawn = pools[spec.eval_split]
     if spec.fit_split == spec.eval_split:
         num_eval = len(drawn.labels) if spec.eval_samples is None else spec.eval_samples
         fit, evaluation = drawn.split(num_eval), drawn.split(0, num_eval)
-        num_fit_listed = drawn.num_listed - num_eval
+        num_fit_listed = drawn.listing.num - num_eval
     else:
         fit_pool = pools.get(spec.fit_split)
         fit, evaluation = fit_pool.split(0) if fit_pool else drawn.split(0, 0), drawn.split(0)
-        num_fit_listed = fit_pool.num_listed if fit_pool else 0
+        num_fit_listed = fit_pool.listing.num if fit_pool else 0
+    class_names, new_labels = arranged(drawn.listing, spec)
     return Images(
-        fit=fit,
-        eval=evaluation,
-        class_names=drawn.class_names,
+        fit=fit.relabelled(new_labels),
+        eval=evaluation.relabelled(new_labels),
+        class_names=class_names,
         num_bad=sum(pool.num_bad for pool in pools.values()),
         num_fit_listed=num_fit_listed,
+        notices=notices(pools),
     )
 
 
@@ -72,13 +80,18 @@ def _draws(spec: DataSpec, need_fit: int | None) -> list[Draw]:
 def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
     if spec.dataset == "digits":
         return DigitsSource()
+    if own_parts(spec.dataset) is not None:
+        return OwnSource(spec, splits)
     if spec.dataset not in known_datasets():
         raise InputError(f"no data set {spec.dataset!r}; {nearest(spec.dataset, known_datasets())}.")
     if spec.root is None:
         raise InputError(f"data set {spec.dataset!r} needs a root: set `root` under [data] to where its images are.")
+    root = Path(spec.root)
     if spec.dataset in TORCHVISION:
-        return TorchvisionSource(spec.dataset, Path(spec.root), splits, download=spec.download)
-    return open_image_folder(Path(spec.root), splits)
+        return TorchvisionSource(spec.dataset, root, splits, download=spec.download, bounds=spec.range)
+    if spec.dataset == "arrays":
+        return ArraysSource(root, splits, bounds=spec.range, named=spec.classes)
+    return open_image_folder(root, splits, bounds=spec.range, named=spec.classes)
 
 
 def _fetch(
@@ -97,16 +110,17 @@ def _fetch(
             missing = [draw for draw in draws if draw.split not in pools]
             _check(spec, need_fit, {draw.split: source.listing(draw.split) for draw in draws})
             pools |= _decode_into_cache(source, missing, spec, cache, keys)
-    _check(spec, need_fit, {split: Listing(num=p.num_listed, class_names=p.class_names) for split, p in pools.items()})
+    _check(spec, need_fit, {split: pool.listing for split, pool in pools.items()})
     return pools
 
 
 def _key(signature: str, draw: Draw, spec: DataSpec) -> str:
-    return digest(REVISION, signature, draw.split, str(draw.num), str(spec.seed), spec.on_bad_image)
+    how = canonical([spec.range, sorted(spec.classes or ())])
+    return digest(REVISION, signature, draw.split, str(draw.num), str(spec.seed), spec.on_bad_image, how)
 
 
 def _check(spec: DataSpec, need_fit: int | None, listings: Mapping[str, Listing]) -> None:
-    """Refuse more samples than there are, and splits whose classes differ."""
+    """Refuse more samples than there are, and splits whose classes cannot be those of one data set."""
     eval_listing, fit_listing = listings[spec.eval_split], listings.get(spec.fit_split)
     if (spec.eval_samples or 0) > eval_listing.num:
         raise InputError(_too_many("eval", spec.eval_samples, spec.eval_split, eval_listing.num))
@@ -123,6 +137,27 @@ def _check(spec: DataSpec, need_fit: int | None, listings: Mapping[str, Listing]
             f"{_some(ours - theirs)}; only in {spec.eval_split!r}: {_some(theirs - ours)}. "
             "A label must mean the same in both."
         )
+    _check_common(spec, eval_listing, fit_listing)
+
+
+def _check_common(spec: DataSpec, eval_listing: Listing, fit_listing: Listing) -> None:
+    """Refuse splits that may call the same classes by other names, unless the job names all classes."""
+    if spec.classes is not None:
+        return
+    ours, theirs = (set(one.class_names) - set(one.absent) for one in (fit_listing, eval_listing))
+    spelt = {_plain(name): name for name in ours - theirs}
+    twice = sorted((spelt[_plain(name)], name) for name in theirs - ours if _plain(name) in spelt)
+    if twice or (ours and theirs and ours.isdisjoint(theirs)):
+        what = f"such as {twice[0][0]!r} and {twice[0][1]!r}" if twice else "none in common"
+        raise InputError(
+            f"splits {spec.fit_split!r} and {spec.eval_split!r} have different classes, {what}: only in "
+            f"{spec.fit_split!r}: {_some(ours - theirs)}; only in {spec.eval_split!r}: {_some(theirs - ours)}. A label "
+            "must mean the same in both; if these are classes of their own, name all of them in `classes` under [data]."
+        )
+
+
+def _plain(name: str) -> str:
+    return "".join(char for char in name.casefold() if char.isalnum())
 
 
 def _too_many(role: str, asked: int | None, split: str, num: int, taken: int = 0) -> str:
@@ -155,4 +190,4 @@ def _decode_into_cache(
 
 
 def _decode(source: Source, draws: Sequence[Draw], spec: DataSpec, sinks: Sequence[BinaryIO]) -> dict[str, Pool]:
-    return draw_images(source, draws, sinks, seed=spec.seed, skip_bad=spec.on_bad_image == "skip")
+    return draw_images(source, draws, sinks, seed=spec.seed, skip_bad=spec.on_bad_image == "skip", bounds=spec.range)

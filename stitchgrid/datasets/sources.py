@@ -1,28 +1,20 @@
 """Where images come from: the interface every kind of source fulfils, and the smallest of them, the digits."""
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from stitchgrid.datasets.catalogue import DIGITS_SPLITS
+from stitchgrid.datasets.images import Listing
+from stitchgrid.datasets.pixels import Depth, NeedsRangeError
 from stitchgrid.errors import InputError, nearest
 
 Position: TypeAlias = tuple[str, int]  # a split, and a position in its sorted listing
 
 NUM_DIGITS_TRAIN = 1_297
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """What a split holds."""
-
-    num: int
-    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -31,6 +23,8 @@ class Decoded:
 
     pixels: NDArray[np.uint8]  # (3, H, W)
     label: int
+    depth: Depth | None = None  # None: it had eight bits
+    remarks: tuple[str, ...] = ()  # what was passed over: a rotation, further frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +33,23 @@ class Unreadable:
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unscaled(Unreadable):
+    """One image that cannot be used until the job says which values are black and white."""
+
+    what: str
+    low: float
+    high: float
+
+
+def unreadable(name: str, problem: Exception) -> Unreadable:
+    """Return what stands for an image that could not be read."""
+    if isinstance(problem, NeedsRangeError):
+        return Unscaled(name=name, reason=str(problem), what=problem.what, low=problem.low, high=problem.high)
+    kind = "" if type(problem) is ValueError else f"{type(problem).__name__}: "
+    return Unreadable(name=name, reason=f"{kind}{problem}")
 
 
 class Source(Protocol):
@@ -52,33 +63,6 @@ class Source(Protocol):
 
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
         """Yield each wanted image once, in an order that depends on the files alone."""
-
-
-def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Return an image as uint8 (3,H,W): grey is repeated, 16-bit grey scaled to 8 bits, alpha dropped.
-
-    >>> to_rgb(Image.new("L", (4, 2), 7)).shape
-    (3, 2, 4)
-    """
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose scale is unknown")
-    if image.mode.startswith("I"):
-        grey_HW = (np.asarray(image).clip(0, 65_535) >> 8).astype(np.uint8)
-        return np.repeat(grey_HW[None], 3, axis=0)
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
-
-
-def decode(raw: bytes, name: str, label: int) -> Decoded | Unreadable:
-    """Return the image in the bytes of a file."""
-    try:
-        with Image.open(io.BytesIO(raw)) as image:
-            return Decoded(pixels=to_rgb(image), label=label)
-    except UnidentifiedImageError:
-        return Unreadable(name=name, reason="not an image" if raw else "empty file")
-    except Exception as problem:  # decoders of broken files raise nearly anything
-        return Unreadable(name=name, reason=f"{type(problem).__name__}: {problem}")
 
 
 class DigitsSource:

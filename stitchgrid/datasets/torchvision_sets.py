@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from stitchgrid.datasets.catalogue import TORCHVISION
-from stitchgrid.datasets.sources import Decoded, Listing, Position, Unreadable, to_rgb
+from stitchgrid.datasets.decoding import remarks_on, to_rgb
+from stitchgrid.datasets.folder import stamp_of
+from stitchgrid.datasets.images import Listing
+from stitchgrid.datasets.pixels import Bounds
+from stitchgrid.datasets.sources import Decoded, Position, Unreadable, unreadable
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.records import digest
 
@@ -17,20 +21,20 @@ CLASS_ATTRIBUTES = ("classes", "categories", "all_categories")
 class TorchvisionSource:
     """One data set of torchvision; the files of all splits in use must be there, or may be downloaded."""
 
-    def __init__(self, name: str, root: Path, splits: Sequence[str], *, download: bool):
+    def __init__(self, name: str, root: Path, splits: Sequence[str], *, download: bool, bounds: Bounds | None = None):
         self._name = name
         self._root = root
         self._split_names = tuple(dict.fromkeys(splits))
         self._download = download
+        self._bounds = bounds
 
     def signature(self) -> str | None:
-        """Return a digest over path, size and time of the files below the folder of the data set."""
+        """Return a digest over path and stamp of the files below the folder of the data set."""
         lines: set[str] = set()
         for dataset in self._splits.values():
             folders = [Path(getattr(dataset, name)) for name in FOLDER_ATTRIBUTES if hasattr(dataset, name)]
             for path in sorted((folders or [self._root])[0].rglob("*")):
-                stat = path.stat()
-                lines.add(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}")
+                lines.add(f"{path}\0{stamp_of(path.stat())}")
         return digest(self._name, str(self._root.resolve()), *self._splits, *sorted(lines))
 
     def listing(self, split: str) -> Listing:
@@ -42,10 +46,11 @@ class TorchvisionSource:
         for split, index in wanted:
             try:
                 image, label = self._splits[split][index]
-                yield (split, index), Decoded(pixels=to_rgb(image), label=int(label))
+                rgb, remarks = to_rgb(image, self._bounds), remarks_on(image)
+                found = Decoded(pixels=rgb.pixels, label=int(label), depth=rgb.depth, remarks=remarks)
+                yield (split, index), found
             except Exception as problem:  # each data set has its own decoders
-                name = f"{split}[{index}]"
-                yield (split, index), Unreadable(name=name, reason=f"{type(problem).__name__}: {problem}")
+                yield (split, index), unreadable(f"{split}[{index}]", problem)
 
     @cached_property
     def _splits(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.remarks import network_remarks, problem_of
-from stitchgrid.driver.revision import check_same_cells, own_code
+from stitchgrid.driver.revision import check_same_cells, own_code, own_data
 from stitchgrid.driver.speed import KEY, planned_speed, speed_there
 from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
@@ -136,6 +136,8 @@ class Launch:
             f"{sweep.name}: {len(sweep.networks)} networks, {layers} layers, {len(sweep.matchers)} matchers; "
             f"{sweep.num_fit} fit and {sweep.num_eval} evaluation images"
         )
+        for notice in resolution.notices:
+            self.display.say(notice)
         if resolution.num_bad_images:
             self.display.say(f"{resolution.num_bad_images} unreadable images were skipped")
 
@@ -218,8 +220,10 @@ class Launch:
         if resolution.probes():
             tables["probes"] = probe_table(plan.sweep, self._probes(resolution))
         stored = self.store.read_plan(self.job.name, revision)
-        if stored is not None and not stored.holds(**tables):
-            revision = self.store.write_job(self.job.name, self.job.to_dict())  # other weights, images or shards
+        data_files = own_data(self.job)
+        same_files = self.store.read_plan_info(self.job.name).get("own_data", {}) == data_files
+        if stored is not None and not (same_files and stored.holds(**tables)):
+            revision = self.store.write_job(self.job.name, self.job.to_dict())  # other weights, images, files or shards
         info = {
             "num_fit": plan.sweep.num_fit,
             "num_fit_closed": plan.sweep.num_fit_closed,
@@ -229,6 +233,7 @@ class Launch:
             "num_shards": len(plan.shards),
             KEY: plan.speed,
             "own_code": self._own_code,
+            "own_data": data_files,
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)
 

@@ -153,6 +153,7 @@ def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_
     yield f"images: {sweep.data.dataset}, {sweep.num_fit} to fit on ({sweep.num_fit_closed} for closed forms), " + (
         f"{sweep.num_eval} to evaluate on"
     )
+    yield from (f"  {notice}" for notice in resolution.notices)
     yield "models:"
     yield from (f"  {_model(network)}" for network in sweep.networks)
     yield "matchers:"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from stitchgrid.datasets.own import own_data_digest
 from stitchgrid.errors import JobFileError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.architecture import own_code_digest
@@ -49,18 +50,27 @@ def own_code(sweep: Sweep) -> dict[str, str]:
     return {spec.name: found for spec in specs if (found := own_code_digest(spec)) is not None}
 
 
+def own_data(job: Job) -> dict[str, str]:
+    """Return the digests of users' own files that give a job its images, by the word that names them."""
+    specs = [spec for spec in (job.data_spec(), job.outliers_spec()) if spec is not None]
+    return {spec.dataset: found for spec in specs if (found := own_data_digest(spec)) is not None}
+
+
 def check_same_code(store: Store, job: Job) -> None:
     """Compare users' own code, before any of it runs, with what the latest complete revision was planned with.
 
     Raises:
         JobFileError: If some of it has changed.
     """
-    planned: dict[str, str] = store.read_plan_info(job.name).get("own_code", {})
+    info = store.read_plan_info(job.name)
+    planned: dict[str, str] = info.get("own_code", {})
     changed = [
         f"model {spec.name!r}: {spec.architecture}"
         for spec in job.network_specs()
         if (found := own_code_digest(spec)) is not None and planned.get(spec.name, found) != found
     ]
+    planned_data: dict[str, str] = info.get("own_data", {})
+    changed += [f"images: {word}" for word, found in own_data(job).items() if planned_data.get(word, found) != found]
     if changed:
         raise JobFileError(
             f"code of sweep {job.name!r} has changed since it was planned, and was not run; put it back, or launch the "

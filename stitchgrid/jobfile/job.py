@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stitchgrid.datasets.catalogue import own_parts
 from stitchgrid.jobfile.tables import (
     DataTable,
     DiagnosticsTable,
@@ -113,7 +114,7 @@ class Job:
         """Return which images the job looks at."""
         data = self.data
         return DataSpec(
-            dataset=data.dataset,
+            dataset=self._dataset(data.dataset),
             root=self._root(data.root),
             seed=self.seed,
             fit_split=data.fit.split,
@@ -122,6 +123,10 @@ class Job:
             eval_samples=data.eval.samples,
             on_bad_image=data.on_bad_image,
             download=data.download,
+            range=data.range,
+            classes=data.classes,
+            class_order=data.class_order or "sorted",
+            args=canonical(data.args or {}),
         )
 
     def outliers_spec(self) -> DataSpec | None:
@@ -130,14 +135,21 @@ class Job:
         if outliers is None or not any(matcher.energy for matcher in self.matchers):
             return None
         return DataSpec(
-            dataset=outliers.dataset,
+            dataset=self._dataset(outliers.dataset),
             root=self._root(outliers.root),
             seed=self.seed,
             fit_split="",
             eval_split=outliers.split,
             eval_samples=outliers.samples,
             on_bad_image=self.data.on_bad_image,
+            range=outliers.range,
+            args=canonical(outliers.args or {}),
         )
+
+    def _dataset(self, word: str) -> str:
+        """Return the word for a data set, a file of the user's with its whole path."""
+        parts = own_parts(word)
+        return word if parts is None else f"{self._root(parts[0])}:{parts[1]}"
 
     def _root(self, root: str | None) -> str | None:
         return None if root is None else str((self.base / Path(root).expanduser()).resolve())

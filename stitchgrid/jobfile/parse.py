@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stitchgrid.datasets.catalogue import TORCHVISION, known_splits
+from stitchgrid.datasets.catalogue import TORCHVISION, known_splits, own_parts
 from stitchgrid.errors import JobFileError, nearest
 from stitchgrid.jobfile.job import Job, MatcherEntry
 from stitchgrid.jobfile.problems import Problems
@@ -21,6 +21,7 @@ from stitchgrid.jobfile.tables import (
     MatcherTable,
     ModelTable,
     NumericsTable,
+    OutliersTable,
     ProbesTable,
     RecipeTable,
     TrainedMatcherTable,
@@ -130,18 +131,27 @@ def _data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
         for role, split in (("fit", data.fit.split), ("eval", data.eval.split)):
             if split not in splits:
                 problems.add(f"data.{role}.split", f"{data.dataset} has no split {split!r}; {nearest(split, splits)}")
-    if data.root is None and data.dataset != "digits" and "root" not in table["data"]:
-        problems.add("data.root", f"missing, but needed: where the images of {data.dataset} are")
+    _check_source(data, table["data"], "data", problems)
     if (other := data.outliers) is not None:
         splits = known_splits(other.dataset)
         if splits is not None and other.split not in splits:
             what = f"{other.dataset} has no split {other.split!r}; {nearest(other.split, splits)}"
             problems.add("data.outliers.split", what)
-        if other.root is None and other.dataset != "digits" and "root" not in table["data"]["outliers"]:
-            problems.add("data.outliers.root", f"missing, but needed: where the images of {other.dataset} are")
+        _check_source(other, table["data"]["outliers"], "data.outliers", problems)
     if data.download and not (data.dataset in TORCHVISION and TORCHVISION[data.dataset].can_download):
         problems.add("data.download", f"{data.dataset} cannot be downloaded; leave `download` out")
+    if data.classes is not None and data.class_order is not None:
+        problems.add("data.class_order", "`classes` says the order already; leave one of them out")
     return data
+
+
+def _check_source(data: DataTable | OutliersTable, given: Mapping[str, Any], where: str, problems: Problems) -> None:
+    """Note what a data set lacks, or takes no notice of; `given` is the table as it was written."""
+    is_own = own_parts(data.dataset) is not None
+    if data.root is None and data.dataset != "digits" and not is_own and "root" not in given:
+        problems.add(f"{where}.root", f"missing, but needed: where the images of {data.dataset} are")
+    if data.args is not None and not is_own:
+        problems.add(f"{where}.args", f"only FILE.py:function takes arguments, and not {data.dataset}; leave it out")
 
 
 def _recipes(table: Mapping[str, Any], problems: Problems) -> dict[str, RecipeTable | None]:

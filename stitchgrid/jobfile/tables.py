@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WrapValidator
 
-from stitchgrid.datasets.catalogue import known_datasets
+from stitchgrid.datasets.catalogue import known_datasets, own_parts
 from stitchgrid.errors import nearest
 from stitchgrid.paths import check_path
 from stitchgrid.records import EnergyRecipe, Preprocess, ProbeSpec, Recipe
@@ -51,9 +51,17 @@ def _size(value: Any) -> int | tuple[int, int] | None:
 
 
 def _dataset(value: str) -> str:
+    if own_parts(value) is not None:
+        return check_path(value)
     if value not in known_datasets():
-        raise ValueError(f"{value!r} is unknown; {nearest(value, known_datasets())}")
+        raise ValueError(f"{value!r} is unknown; {nearest(value, known_datasets())}, or FILE.py:function")
     return value
+
+
+def _range(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] < bounds[1]:
+        raise ValueError(f"[LOW, HIGH] are the values of black and white, LOW below HIGH, got {list(bounds)}")
+    return bounds
 
 
 def _pairs(value: Any) -> str | tuple[tuple[str, str], ...]:
@@ -129,6 +137,8 @@ Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
 Channels = Annotated[tuple[float, ...], AfterValidator(_three)]
 Count = Annotated[int, Field(ge=1)]
+Range = Annotated[tuple[float, float], AfterValidator(_range)]
+ClassNames = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
 Ranks = Annotated[tuple[int | None, ...], _by(_ranks)]  # None: the layer as it is
 
 
@@ -166,6 +176,8 @@ class OutliersTable(Table):
     root: UserPath | None = None
     split: str = "test"
     samples: Count | None = None
+    range: Range | None = None
+    args: dict[str, JsonValue] | None = None
 
 
 class DataTable(Table):
@@ -178,6 +190,10 @@ class DataTable(Table):
     labels: Literal["classes", "agreement"] = "classes"  # agreement: networks may know other classes than the images
     on_bad_image: Literal["error", "skip"] = "error"
     download: bool = False
+    range: Range | None = None  # black and white of pixels that have more than eight bits or a sign
+    classes: ClassNames | None = None  # in the order of the networks' classes
+    class_order: Literal["sorted", "natural"] | None = None
+    args: dict[str, JsonValue] | None = None  # of FILE.py:function
     outliers: OutliersTable | None = None
 
 

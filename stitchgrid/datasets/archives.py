@@ -1,0 +1,210 @@
+"""Image folders in a tar or zip archive, which is read member by member.
+
+Nothing is ever extracted: a member's name only says to which split and class its bytes belong, so that a hostile name
+or a link can reach no file.
+"""
+
+import stat
+import tarfile
+import zipfile
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+from zlib import error as ZlibError
+
+from stitchgrid.datasets.folder import FolderSource, stamp_of
+from stitchgrid.datasets.imagefolder import (
+    MAX_FILE_BYTES,
+    NO_FILE,
+    OUTSIDE,
+    TOO_LARGE,
+    File,
+    ImageFolderSource,
+    Tree,
+    is_image,
+    suffix_of,
+)
+from stitchgrid.datasets.pixels import Bounds
+from stitchgrid.datasets.sources import Position
+from stitchgrid.errors import InputError
+from stitchgrid.records import digest
+
+ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # of a zip archive, and of an empty one
+UNREADABLE = (  # a member that is damaged, encrypted, or packed in an unknown way
+    zipfile.BadZipFile,
+    RuntimeError,
+    NotImplementedError,
+    EOFError,
+    ValueError,
+    ZlibError,
+    LZMAError,
+)
+MACOS = "__MACOSX"  # folder of what macOS notes about files that it packs
+
+
+class ArchiveSource(ImageFolderSource):
+    """An archive; one folder around the splits (as most archives have) is looked through."""
+
+    def signature(self) -> str:
+        """Return a digest over path and stamp of the archive."""
+        return digest("archive", str(self.root.resolve()), stamp_of(self.root.stat()), *self._splits)
+
+    @abstractmethod
+    def _members(self) -> Iterator[tuple[str, int, bool]]:
+        """Yield name and place of every member, and whether it is a folder."""
+
+    def _tree(self) -> Tree:
+        named = ((_parts(name), place, is_folder) for name, place, is_folder in self._members())
+        listed = [(parts, place, is_folder) for parts, place, is_folder in named if parts is not None]
+        tops = {parts[0] for parts, _, _ in listed}
+        if len(tops) == 1 and not tops & set(self._splits):
+            listed = [(parts[1:], place, is_folder) for parts, place, is_folder in listed if len(parts) > 1]
+        classes: dict[str, set[str]] = {}
+        files: dict[str, File] = {}  # by path: the last member of a name wins, as when an archive is unpacked
+        left_out: dict[str, dict[str, str]] = {}  # by split: path -> kind
+        for parts, place, is_folder in listed:
+            split = parts[0]
+            if not is_folder and (len(parts) < 3 or not is_image(parts[-1])):
+                kind = OUTSIDE if is_image(parts[-1]) else suffix_of(parts[-1])
+                left_out.setdefault(split, {})["/".join(parts)] = kind
+                continue
+            found = classes.setdefault(split, set())
+            if len(parts) > 1:
+                found.add(parts[1])
+            if not is_folder:
+                file = File(split=split, class_name=parts[1], name="/".join(parts[2:]), place=place)
+                files[file.path] = file
+        return Tree(
+            classes=classes,
+            files=tuple(files.values()),
+            left_out={split: Counter(kinds.values()) for split, kinds in left_out.items() if split in classes},
+        )
+
+
+class TarSource(ArchiveSource):
+    """A .tar, .tar.xz, .tar.gz or .tar.bz2."""
+
+    def _members(self) -> Iterator[tuple[str, int, bool]]:
+        with self._opened() as tar:
+            for place, member in _walk(tar):
+                yield member.name, place, member.isdir()
+
+    def _bytes(self, files: Sequence[tuple[Position, File]]) -> Iterator[tuple[Position, File, bytes | str]]:
+        wanted = {file.place: (position, file) for position, file in files}
+        with self._opened() as tar:
+            for place, member in _walk(tar):
+                if place in wanted:
+                    yield *wanted.pop(place), _tar_content(tar, member)
+                if not wanted:
+                    return
+
+    @contextmanager
+    def _opened(self) -> Iterator[tarfile.TarFile]:
+        """Open the archive for one pass from its beginning; whatever is wrong with it becomes an InputError."""
+        try:
+            # A compressed stream must never be sought backwards in: that would unpack it again from the start.
+            with tarfile.open(self.root, "r:" if _is_plain(self.root) else "r|*") as tar:
+                yield tar
+        except (tarfile.TarError, EOFError, LZMAError, ZlibError, OSError) as problem:
+            raise InputError(
+                f"cannot read {self.root} as a tar archive ({type(problem).__name__}: {problem}); give a "
+                "folder or a complete .tar, .tar.gz, .tar.bz2, .tar.xz or .zip."
+            ) from problem
+
+
+class ZipSource(ArchiveSource):
+    """A .zip."""
+
+    def _members(self) -> Iterator[tuple[str, int, bool]]:
+        with self._opened() as archive:
+            for place, member in enumerate(archive.infolist()):
+                yield member.filename, place, member.is_dir()
+
+    def _bytes(self, files: Sequence[tuple[Position, File]]) -> Iterator[tuple[Position, File, bytes | str]]:
+        with self._opened() as archive:
+            members = archive.infolist()
+            for position, file in sorted(files, key=lambda item: item[1].place):
+                yield position, file, _zip_content(archive, members[file.place])
+
+    @contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with zipfile.ZipFile(self.root) as archive:
+                yield archive
+        except (zipfile.BadZipFile, OSError) as problem:
+            raise InputError(
+                f"cannot read {self.root} as a zip archive ({type(problem).__name__}: {problem}); give a complete one."
+            ) from problem
+
+
+def open_image_folder(
+    root: Path, splits: Sequence[str], *, bounds: Bounds | None = None, named: Sequence[str] | None = None
+) -> ImageFolderSource:
+    """Return the source for a folder or an archive; `named` classes may be without images."""
+    if root.is_dir():
+        return FolderSource(root, splits, bounds=bounds, named=named)
+    if root.is_file():
+        kind = ZipSource if _is_zip(root) else TarSource
+        return kind(root, splits, bounds=bounds, named=named)
+    raise InputError(f"no folder or archive {root}; set `root` under [data] to where the images are.")
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in ZIP_STARTS
+
+
+def _is_plain(path: Path) -> bool:
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except tarfile.TarError:
+        return False
+
+
+def _walk(tar: tarfile.TarFile) -> Iterator[tuple[int, tarfile.TarInfo]]:
+    place = 0
+    while (member := tar.next()) is not None:
+        yield place, member
+        tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header of the archive
+        place += 1
+
+
+def _tar_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
+    if not member.isreg():
+        return NO_FILE
+    if member.size > MAX_FILE_BYTES:  # a sparse one takes no room in the archive
+        return TOO_LARGE
+    content = tar.extractfile(member)
+    return content.read() if content else NO_FILE
+
+
+def _zip_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | str:
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return NO_FILE
+    if member.file_size > MAX_FILE_BYTES:
+        return TOO_LARGE
+    try:
+        with archive.open(member) as file:
+            return file.read()  # no more than `file_size`, whatever the compressed bytes say
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+        ValueError,
+        ZlibError,
+        LZMAError,
+    ) as problem:
+        return f"{type(problem).__name__}: {problem}"  # damaged, encrypted, or packed in an unknown way
+
+
+def _parts(name: str) -> tuple[str, ...] | None:
+    """Return the folders and the file of a member, None for one that is hidden or points out of the archive."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or path.parts[:1] == (MACOS,) or any(part.startswith(".") for part in path.parts):
+        return None
+    return path.parts or None

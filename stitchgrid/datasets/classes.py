@@ -1,0 +1,54 @@
+"""The order of the classes: what a label means."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchgrid.datasets.images import Listing
+from stitchgrid.datasets.natural import natural_order
+from stitchgrid.errors import InputError, nearest
+from stitchgrid.records import DataSpec
+
+
+def arranged(listing: Listing, spec: DataSpec) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the class names in the order that is asked for, and the new label of each old one.
+
+    Raises:
+        InputError: If `classes` are not those of the images.
+    """
+    names = listing.class_names
+    if spec.classes is None:
+        order = natural_order(names) if spec.class_order == "natural" else tuple(range(len(names)))
+        wanted = tuple(names[position] for position in order)
+    else:
+        wanted = spec.classes
+        if listing.is_numbered and set(wanted) != set(names):
+            return _named(wanted, names)
+        _check(wanted, names)
+    places = {name: label for label, name in enumerate(wanted)}
+    return wanted, np.array([places[name] for name in names], dtype=np.int64)
+
+
+def _named(wanted: tuple[str, ...], numbers: tuple[str, ...]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return names for labels that had none."""
+    if len(wanted) < len(numbers):
+        raise InputError(
+            f"`classes` under [data] has {len(wanted)} names, but labels run to {len(numbers) - 1}; give a name for "
+            "every label, in their order."
+        )
+    return wanted, np.arange(len(numbers), dtype=np.int64)
+
+
+def _check(wanted: Sequence[str], names: Sequence[str]) -> None:
+    problems = [
+        f"{name!r} is no class of the images; {nearest(name, names)}" for name in wanted if name not in set(names)
+    ]
+    problems += [
+        f"class {name!r} of the images is not named; {nearest(name, wanted)}"
+        for name in names
+        if name not in set(wanted)
+    ]
+    if problems:
+        shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+        raise InputError(f"`classes` under [data] has to name every class of the images once: {shown}.")

@@ -1,0 +1,66 @@
+"""The bytes of an image file, or an image that a library made of them -> pixels and what was passed over."""
+
+import io
+from contextlib import suppress
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError, features
+
+from stitchgrid.datasets.bit_depth import deep_pixels
+from stitchgrid.datasets.pixels import Bounds, Rgb, as_rgb, three_channels
+from stitchgrid.datasets.sources import Decoded, Unreadable, unreadable
+
+ROTATED = "with an EXIF orientation, which is not applied"
+OPTIONAL = {".avif": "avif", ".webp": "webp", ".jp2": "jpg_2000", ".j2k": "jpg_2000", ".jpx": "jpg_2000"}
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+FRAMES = "with several frames, of which the first is read"
+
+
+def to_rgb(image: Image.Image, bounds: Bounds | None = None, raw: bytes | None = None) -> Rgb:
+    """Return an image as RGB: grey is repeated, alpha dropped, deep pixels are brought to eight bits by their range.
+
+    >>> to_rgb(Image.new("L", (4, 2), 7)).pixels.shape
+    (3, 2, 4)
+
+    Raises:
+        NeedsRangeError: If its pixels are deep, and neither it nor `bounds` say their range.
+        ValueError: If a value lies outside of it.
+    """
+    deep = deep_pixels(image, raw)
+    if deep is not None:
+        return as_rgb(deep, bounds)
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return Rgb(pixels=three_channels(np.asarray(image.convert("RGB")).transpose(2, 0, 1)))
+
+
+def decode(raw: bytes, name: str, label: int, bounds: Bounds | None = None) -> Decoded | Unreadable:
+    """Return the image in the bytes of a file."""
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            found = to_rgb(image, bounds, raw)
+            return Decoded(pixels=found.pixels, label=label, depth=found.depth, remarks=remarks_on(image))
+    except UnidentifiedImageError:
+        return Unreadable(name=name, reason=_unknown(name, raw) if raw else "empty file")
+    except Exception as problem:  # decoders of broken files raise nearly anything
+        return unreadable(name, problem)
+
+
+def _unknown(name: str, raw: bytes) -> str:
+    """Return why Pillow takes a file for no image."""
+    suffix = name[name.rfind(".") :].lower()
+    if suffix in OPTIONAL and not features.check(OPTIONAL[suffix]):
+        return f"Pillow was built without {suffix} here"
+    return "a TIFF of a kind that Pillow cannot read" if raw.startswith(TIFF_STARTS) else "not an image"
+
+
+def remarks_on(image: Image.Image) -> tuple[str, ...]:
+    """Return what of a decoded image was passed over."""
+    found = []
+    with suppress(Exception):  # of what was read already, nothing here is worth an error
+        if "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            found.append(ROTATED)
+    with suppress(Exception):
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # whose others are previews
+            found.append(FRAMES)
+    return tuple(found)

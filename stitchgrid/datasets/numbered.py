@@ -1,0 +1,61 @@
+"""Labels that come as numbers: which classes there are, and which labels are none."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchgrid.datasets.images import Listing
+from stitchgrid.errors import InputError
+
+
+def as_labels(values: Any, where: str) -> NDArray[np.int64]:
+    """Return labels as whole numbers from 0 on, (N,); a column (N, 1) is taken as well.
+
+    Raises:
+        InputError: If they are something else; says `where`.
+    """
+    labels = np.asarray(values)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{where}: labels are whole numbers, one per image (N,), got {labels.dtype} of shape {labels.shape}."
+        )
+    if labels.size and int(labels.min()) < 0:
+        raise InputError(f"{where}: labels start at 0, got {int(labels.min())} at position {int(labels.argmin())}.")
+    return labels.astype(np.int64)
+
+
+def listings(
+    labels: Mapping[str, NDArray[np.int64]], known: Sequence[str] | None, named: Sequence[str] | None
+) -> dict[str, Listing]:
+    """Return what each split holds; classes without names of their own are called by their numbers.
+
+    Args:
+        labels: Split -> label of each image.
+        known: Class names that come with the images.
+        named: Those of the job.
+
+    Raises:
+        InputError: If a label is outside of the classes.
+    """
+    highest = max((int(found.max(initial=-1)) for found in labels.values()), default=-1)
+    names = tuple(known) if known is not None else tuple(str(label) for label in range(highest + 1))
+    limit = len(names) if known is not None else len(named or names)
+    for split, found in labels.items():
+        if found.size and int(found.max()) >= limit:
+            raise InputError(
+                f"split {split!r}: label {int(found.max())} at position {int(found.argmax())} is outside of the "
+                f"{limit} classes 0 to {limit - 1}; correct the label or the list of classes."
+            )
+    return {
+        split: Listing(
+            num=len(found),
+            class_names=names,
+            absent=tuple(names[label] for label in np.setdiff1d(np.arange(len(names)), found).tolist()),
+            is_numbered=known is None,
+        )
+        for split, found in labels.items()
+    }

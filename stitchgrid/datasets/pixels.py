@@ -1,0 +1,135 @@
+"""Pixels of any depth -> uint8 RGB.
+
+Eight bits a channel are taken as they are. Deeper pixels (9 to 64 bits, signed, floating-point) need a range: the
+values that are black and white. Nothing is clipped and nothing is guessed: without a range an image is refused.
+
+Shape suffixes: C channels, H height, W width.
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bounds: TypeAlias = tuple[float, float]  # the values of black and white
+
+SIXTEEN_BITS: Bounds = (0, 65_535)
+EXACT_SPAN = 1 << 40  # of whole numbers that are scaled without rounding
+
+
+class NeedsRangeError(ValueError):
+    """Deep pixels whose range nobody says."""
+
+    def __init__(self, what: str, low: float, high: float):
+        self.what, self.low, self.high = what, low, high
+        super().__init__(f"{what} pixels from {low:.10g} to {high:.10g}, whose range is unknown")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Deep:
+    """Pixels that do not have eight bits, with what their file says of their range."""
+
+    values: NDArray[Any]  # (H, W), (1, H, W) or (3, H, W): no alpha
+    what: str  # such as "16-bit"
+    told: Bounds | None = None  # by the file
+    is_fixed: bool = False  # the decoder has scaled them to what is told: a range of the job's means other values
+    is_measured: bool = False  # told by tags in which some programs note the extremes of this one image
+    is_inverted: bool = False  # its smallest value is white
+    is_upper: bool = False  # only the upper eight of sixteen bits could be read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """How the deep pixels of one image were read."""
+
+    low: float  # smallest and largest value in the image
+    high: float
+    bounds: Bounds  # black and white
+    is_measured: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Rgb:
+    """One image as everything else sees it."""
+
+    pixels: NDArray[np.uint8]  # (3, H, W)
+    depth: Depth | None = None  # None: it had eight bits
+
+
+def spread(values: NDArray[Any], bounds: Bounds) -> NDArray[np.uint8]:
+    """Return values as uint8: black 0, white 255. Of whole numbers at least 8 bits wide, the upper eight bits.
+
+    >>> spread(np.array([0, 0x1234, 0xFFFF], dtype=np.uint16), (0, 65535)).tolist()
+    [0, 18, 255]
+    >>> spread(np.array([0.0, 0.5, 1.0]), (0, 1)).tolist()
+    [0, 128, 255]
+
+    Raises:
+        ValueError: If a value lies outside.
+    """
+    low, high = bounds
+    if not values.size:
+        return np.zeros(values.shape, np.uint8)
+    if np.isnan(values.min()):
+        raise ValueError("NaN among the values")
+    if not (low <= values.min() and values.max() <= high):
+        raise ValueError(
+            f"values from {values.min():.10g} to {values.max():.10g}, outside of the range [{low:.10g}, {high:.10g}]"
+        )
+    span = high - low
+    is_whole = values.dtype.kind in "biu" and float(low).is_integer() and float(high).is_integer()
+    if is_whole and 255 <= span < EXACT_SPAN:
+        return ((values.astype(np.int64) - int(low)) * 256 // (int(span) + 1)).astype(np.uint8)
+    return np.rint((values.astype(np.float64) - low) * (255 / span)).astype(np.uint8)
+
+
+def as_rgb(deep: Deep, bounds: Bounds | None) -> Rgb:
+    """Return deep pixels as RGB: in the range the job gives, else in the one the file tells.
+
+    Raises:
+        NeedsRangeError: If neither does.
+        ValueError: If a value lies outside of it.
+    """
+    chosen = deep.told if deep.is_fixed or bounds is None else bounds
+    low, high = (float(deep.values.min()), float(deep.values.max())) if deep.values.size else (0.0, 0.0)
+    if deep.is_upper:
+        low, high = 256 * low, 256 * high + 255
+        if chosen != SIXTEEN_BITS:
+            raise ValueError(
+                f"{deep.what} with values from {low:.10g} to {high:.10g}, of which only the upper eight bits can be "
+                "read: set `range = [0, 65535]` under [data] if that is black and white, else save it as PNG"
+            )
+        scaled = deep.values.astype(np.uint8)
+    elif chosen is None:
+        raise NeedsRangeError(deep.what, low, high)
+    else:
+        scaled = spread(deep.values, chosen)
+    pixels = three_channels(255 - scaled if deep.is_inverted else scaled)
+    return Rgb(pixels=pixels, depth=Depth(low=low, high=high, bounds=chosen, is_measured=deep.is_measured))
+
+
+def three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (H, W) or (C, H, W) as (3, H, W): grey repeated, alpha dropped."""
+    if pixels.ndim == 2 or len(pixels) < 3:
+        grey_HW = pixels if pixels.ndim == 2 else pixels[0]
+        return np.repeat(grey_HW[None], 3, axis=0)
+    return np.ascontiguousarray(pixels[:3])
+
+
+def from_array(values: NDArray[Any], bounds: Bounds | None) -> Rgb:
+    """Return an array (H, W) or (C, H, W) as RGB.
+
+    Raises:
+        NeedsRangeError: If it is not uint8 or boolean, and no range is given.
+        ValueError: If it holds no real numbers, or values outside of the range.
+    """
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"pixels of type {values.dtype}; uint8, whole or floating-point numbers are wanted")
+    if values.dtype == np.uint8:
+        return Rgb(pixels=three_channels(values))
+    is_mask = values.dtype.kind == "b"
+    values = values[:3] if values.ndim == 3 else values
+    return as_rgb(
+        Deep(values=values, what=str(values.dtype), told=(0, 1) if is_mask else None, is_fixed=is_mask), bounds
+    )
