@@ -1,9 +1,9 @@
 """What is to be said of a network wherever it is shown: untrained, at chance, of another order of classes, refused."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stitchgrid.datasets import natural_order
 from stitchgrid.models.cutting import way_notice
 from stitchgrid.records import Head, Network
 
@@ -61,14 +61,10 @@ def _order(order: Mapping[str, Any], accuracy: float, class_names: Sequence[str]
     """Return what another order of the classes would explain, and what to write."""
     meant = [class_names[label] for label in order["classes"]]
     as_labelled = f"accuracy {accuracy:.3f} as labelled, {order['accuracy']:.3f} if its classes are in"
-    natural = sorted(class_names, key=_natural)
+    natural = [class_names[label] for label in natural_order(class_names)]
     if all(one == other for one, other, is_seen in zip(meant, natural, order["is_seen"], strict=True) if is_seen):
         return f'{as_labelled} natural order ({_some(meant)}): set class_order = "natural" in [data] if they are'
     return f"{as_labelled} another order: set classes = [{_some([repr(name) for name in meant])}] in [data] if they are"
-
-
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _some(names: Sequence[str]) -> str:
