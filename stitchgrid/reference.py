@@ -219,6 +219,8 @@ class Reference:
             ]
         )
         labels_N = self.images.eval.labels[:num].to(self.device)
+        if not torch.isfinite(h_NK).all():  # no class has the highest score
+            return dict.fromkeys(("accuracy", "loss", "relative_accuracy", "penalty", "agreement"), nan)
         is_labelled = self.sweep.networks[cell.target].is_labelled
         accuracy = mean(h_NK.argmax(1) == labels_N) if is_labelled else nan
         target_accuracy = mean(g_NK.argmax(1) == labels_N) if is_labelled else nan
