@@ -45,6 +45,8 @@ class Reference:
     ):
         self.detector = detector
         self.sweep, self.images, self.network, self.device = sweep, images, network, device
+        #: Of trained cells: their loss at the end of training, and that of a constant prediction.
+        self.end_losses: dict[str, tuple[float, float]] = {}
         self._passes: dict[tuple[Key, int, int], tuple[Tensor, Tensor]] = {}  # of the layer pair at hand
 
     def values(self, cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
@@ -204,7 +206,26 @@ class Reference:
                 adam.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
-        return weight_DE.detach().double(), bias_E.detach().double()
+        stitch = weight_DE.detach(), bias_E.detach()
+        self.end_losses[cell.cell_id] = self._end_loss(cell, stitch, num_fit)
+        return stitch[0].double(), stitch[1].double()
+
+    @torch.no_grad()
+    def _end_loss(self, cell: Cell, stitch: Map, num_fit: int) -> tuple[float, float]:
+        """Return the loss of a trained map on its first fit images, not augmented, and that of a constant prediction.
+
+        A cell has diverged where the first is not finite, or not below the second by more than a millionth of it.
+        """
+        num = min(num_fit, max(256, self.sweep.matchers[cell.matcher].values["epochs"] * num_fit // 16))
+        labels_N, losses = self.images.fit.labels[:num], []
+        for some in torch.split(torch.arange(num), self.sweep.batch_size):
+            pixels = self.images.fit.batch(some)
+            a_NPD = self._lay(cell, self._run(cell.source_key, pixels)[0].float())
+            t = installed(a_NPD @ stitch[0] + stitch[1], self._layer(cell.target_key))
+            logits_NK = self._run(cell.target_key, pixels, instead=t)[1]
+            losses.append(F.cross_entropy(logits_NK, labels_N[some].to(self.device), reduction="none"))
+        shares = np.unique(labels_N.cpu().numpy(), return_counts=True)[1] / num
+        return torch.cat(losses).double().mean().item(), float(-(shares * np.log(shares)).sum())
 
     @torch.no_grad()
     def _answers(self, cell: Cell, t_NPE: Tensor) -> dict[str, float]:

@@ -9,6 +9,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.low_rank import Reductions, projected
@@ -17,7 +18,15 @@ from stitchgrid.engine.workspace import LayerKey, Workspace, by_network, forward
 from stitchgrid.matchers.alignment import install
 from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.matchers.stitchers.affine import AffineMap
-from stitchgrid.matchers.stitchers.task_loss import image_order, initial_map, seeded, stacked_task_loss
+from stitchgrid.matchers.stitchers.task_loss import (
+    constant_loss,
+    has_diverged,
+    image_order,
+    initial_map,
+    loss_images,
+    seeded,
+    stacked_task_loss,
+)
 from stitchgrid.preprocess import augment_crop4_flip
 from stitchgrid.records import Cell, Layer
 
@@ -55,11 +64,52 @@ def train_task_loss(
                     with ledger.failing(sound):
                         _backward(work, target, group, activations, labels_N)
             adam.step()
+    _note_diverged(work, ledger, tails, reader, num_seen=params["epochs"] * reader.num_images)
     done = [replace(s, map=s.map.double()) for s in stitches if ledger[s.cell].error is None]
     return [
         replace(s, map=reader.reduced[s.cell.source_key].before(s.map)) if s.cell.source_key in reader.reduced else s
         for s in done
     ]
+
+
+def _note_diverged(
+    work: Workspace,
+    ledger: Ledger,
+    tails: Sequence[tuple[LayerKey, list[Stitch]]],
+    reader: "SourceReader",
+    *,
+    num_seen: int,
+) -> None:
+    """Flag the cells whose training came to nothing, by `has_diverged` on the first `loss_images` fit images."""
+    num_images = loss_images(reader.num_images, num_seen=num_seen)
+    totals: dict[str, list[Tensor]] = {}  # of losses, batch by batch
+    for labels_N, activations in reader.in_order(num_images):
+        for target, group in tails:
+            sound = [stitch for stitch in group if ledger[stitch.cell].error is None]
+            for part in stacks(work, work.layer(target), len(sound), len(labels_N)) if sound else ():
+                with ledger.failing(stitch.cell for stitch in sound[part]):
+                    losses_S = _losses(work, target, sound[part], activations, labels_N)
+                    for stitch, loss in zip(sound[part], losses_S, strict=True):
+                        totals.setdefault(stitch.cell.cell_id, []).append(loss)
+    constant = constant_loss(work.images.fit.labels[:num_images])
+    told = torch.stack([torch.stack(some).sum() for some in totals.values()]).tolist() if totals else []
+    for cell_id, total in zip(totals, told, strict=True):
+        if has_diverged(total / num_images, constant):
+            ledger.entries[cell_id].flags.add("diverged")
+
+
+@torch.no_grad()
+def _losses(
+    work: Workspace, target: LayerKey, stack: Sequence[Stitch], activations: dict[LayerKey, Tensor], labels_N: Tensor
+) -> Tensor:
+    """Return the summed cross-entropy of each stitched network on some images: (S,), float64."""
+    layer = work.layer(target)
+    rows_NPE = _stacked_rows(work, stack, layer, activations)
+    with work.precision():
+        logits_NK = work.tail(target)(install(rows_NPE, layer))
+    logits_SNK = logits_NK.float().unflatten(0, (len(stack), len(labels_N)))
+    losses_SN = functional.cross_entropy(logits_SNK.mT, labels_N.expand(len(stack), -1), reduction="none")
+    return losses_SN.double().sum(1)
 
 
 def source_reader(
@@ -165,6 +215,17 @@ class SourceReader:
         if alike != (other.work.halvings, other.keys, other.num_images, other.augment, other.reduced.keys()):
             return False
         return all(reduction is other.reduced[key] for key, reduction in self.reduced.items())
+
+    def in_order(self, num_images: int) -> Iterator[tuple[Tensor, dict[LayerKey, Tensor]]]:
+        """Yield labels and source activations of the first images in batches, not augmented."""
+        labels = self.work.images.fit.labels
+        for start in range(0, num_images, self.work.batch_size):
+            some = slice(start, min(start + self.work.batch_size, num_images))
+            labels_N = labels[some].to(self.work.device)
+            if self.kept is not None:
+                yield labels_N, {key: tensor[some] for key, tensor in self.kept.items()}
+            else:
+                yield labels_N, self._run(torch.arange(some.start, some.stop, device=labels.device), None)
 
     def _read_all(self) -> dict[LayerKey, Tensor]:
         parts: dict[LayerKey, list[Tensor]] = {key: [] for key in self.keys}
