@@ -140,6 +140,11 @@ class Network:
         return self.spec.name
 
     @property
+    def is_untrained(self) -> bool:
+        """Whether its weights are those it is initialised with."""
+        return self.spec.weights == "random" and self.spec.recipe is None
+
+    @property
     def is_known(self) -> bool:
         """Whether its weights exist; those of a network still to be trained do not."""
         return bool(self.weights_digest)
