@@ -28,7 +28,6 @@ from stitchgrid.plan import training_flops
 from stitchgrid.preprocess import output_size
 from stitchgrid.records import (
     DataSpec,
-    EnergyRecipe,
     EnergySpec,
     EvaluateNetwork,
     Network,
@@ -136,20 +135,15 @@ def _fit_images_needed(job: Job) -> int | None:
     """Return how many fit images the job looks at, None for all of them."""
     specs = job.matcher_specs()
     stitchers = [spec for spec in specs if MATCHERS[spec.kind].family == "stitcher"]
-    recipe = energy_recipe(job)
-    whole = any(MATCHERS[spec.kind].trained and spec.samples is None for spec in stitchers)
+    recipe = job.energy_recipe()
+    whole = any(spec.samples == "all" or (MATCHERS[spec.kind].trained and spec.samples is None) for spec in stitchers)
     whole |= recipe is not None and recipe.samples is None
     closed = job.data_spec().fit_samples
     if whole or closed is None or any(spec.recipe for spec in job.network_specs()):
         return None
     probed = (job.probe_spec() or ProbeSpec()).samples or 0
     detected = recipe.samples or 0 if recipe else 0
-    return max([closed, probed, detected, *(spec.samples or 0 for spec in stitchers)])
-
-
-def energy_recipe(job: Job) -> EnergyRecipe | None:
-    """Return how a job's detectors are made, None where no matcher asks for them."""
-    return next((matcher.energy for matcher in job.matchers if matcher.energy), None)
+    return max([closed, probed, detected, *(spec.samples for spec in stitchers if isinstance(spec.samples, int))])
 
 
 def open_outliers(spec: DataSpec, *, cache: Path | None = None) -> Split:
@@ -175,7 +169,7 @@ def detector_key(sweep: Sweep, target: int, layer: int) -> str:
 
 
 def _energy(job: Job, images: Images, cache: Path | None) -> EnergySpec | None:
-    recipe, outliers = energy_recipe(job), job.outliers_spec()
+    recipe, outliers = job.energy_recipe(num_fit=images.num_fit_listed), job.outliers_spec()
     if recipe is None:
         return None
     num_fit = min(recipe.samples or images.fit.num, images.fit.num)
@@ -217,6 +211,7 @@ def resolve(
         if to_train is not None:
             untrained.append(to_train)
     problems += _problems_of_labels(job, networks, images.num_classes)
+    problems += _problems_of_samples(job, images)
     if problems:
         raise JobFileError(f"job {job.name!r} cannot run:", problems)
     return Resolution(
@@ -228,7 +223,7 @@ def resolve(
 
 def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ...], energy: EnergySpec | None) -> Sweep:
     num_closed = min(data.fit_samples or images.fit.num, images.fit.num)
-    matchers = job.matcher_specs()
+    matchers = job.matcher_specs(num_fit=images.num_fit_listed)
     counts = [
         images_used(spec, num_fit=images.fit.num, num_fit_closed=num_closed, num_eval=images.eval.num)
         for spec in matchers
@@ -314,6 +309,35 @@ def _resolve_network(
     # A step costs a forward pass and about twice that backward.
     flops = 3 * cut.flops * images.fit.num * spec.recipe.epochs
     return network, TrainNetwork(unit_id=key, spec=replace(spec, preprocess=preprocess), data=data, flops=flops)
+
+
+def _problems_of_samples(job: Job, images: Images) -> list[str]:
+    """Return who asks for more images than there are."""
+    fit, evaluation = ("fit", images.fit.num, job.data.fit.split), ("evaluation", images.eval.num, job.data.eval.split)
+    asked = [
+        (
+            f"matchers[{position}].samples",
+            matcher.kind,
+            matcher.samples,
+            fit if _is_fitted(matcher.kind) else evaluation,
+        )
+        for position, matcher in enumerate(job.matchers)
+    ]
+    if job.probes is not None:
+        asked.append(("probes.samples", "a probe", job.probes.samples, fit))
+    if job.energy_recipe() is not None:
+        asked.append(("diagnostics.energy.samples", "a detector", job.diagnostics.energy.samples, fit))
+    return [
+        f"{where}: {who} asks for {samples} {role} images, and split {split!r} has {num}; lower it"
+        + (', or write "all"' if who != "a probe" else "")
+        for where, who, samples, (role, num, split) in asked
+        if isinstance(samples, int) and samples > num
+    ]
+
+
+def _is_fitted(kind: str) -> bool:
+    """Return whether `samples` of a kind are fit images."""
+    return MATCHERS[kind].family == "stitcher"
 
 
 def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) -> list[str]:

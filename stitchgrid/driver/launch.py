@@ -16,7 +16,7 @@ from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
-from stitchgrid.driver.preview import way_notices
+from stitchgrid.driver.preview import matcher_lines, way_notices
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.revision import check_same_cells, own_code
 from stitchgrid.driver.speed import KEY, planned_speed, speed_there
@@ -127,6 +127,8 @@ class Launch:
             f"{sweep.name}: {len(sweep.networks)} networks, {layers} layers, {len(sweep.matchers)} matchers; "
             f"{sweep.num_fit} fit and {sweep.num_eval} evaluation images"
         )
+        for line in matcher_lines(sweep):
+            self.display.say(f"  {line}")
         for notice in way_notices(sweep):
             self.display.say(notice)
         if resolution.num_bad_images:
