@@ -314,15 +314,10 @@ def _resolve_network(
 def _problems_of_samples(job: Job, images: Images) -> list[str]:
     """Return who asks for more images than there are."""
     fit, evaluation = ("fit", images.fit.num, job.data.fit.split), ("evaluation", images.eval.num, job.data.eval.split)
-    asked = [
-        (
-            f"matchers[{position}].samples",
-            matcher.kind,
-            matcher.samples,
-            fit if _is_fitted(matcher.kind) else evaluation,
-        )
-        for position, matcher in enumerate(job.matchers)
-    ]
+    asked = []
+    for position, matcher in enumerate(job.matchers):
+        role = fit if MATCHERS[matcher.kind].family == "stitcher" else evaluation
+        asked.append((f"matchers[{position}].samples", matcher.kind, matcher.samples, role))
     if job.probes is not None:
         asked.append(("probes.samples", "a probe", job.probes.samples, fit))
     if job.energy_recipe() is not None:
@@ -333,11 +328,6 @@ def _problems_of_samples(job: Job, images: Images) -> list[str]:
         for where, who, samples, (role, num, split) in asked
         if isinstance(samples, int) and samples > num
     ]
-
-
-def _is_fitted(kind: str) -> bool:
-    """Return whether `samples` of a kind are fit images."""
-    return MATCHERS[kind].family == "stitcher"
 
 
 def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) -> list[str]:

@@ -119,7 +119,7 @@ class TailEvaluation:
         zeros = torch.zeros(len(stitches), dtype=torch.float64, device=work.device)
         self.num_images = 0
         self.is_finite_S = torch.ones(len(stitches), dtype=torch.bool, device=work.device)  # of all scores of h
-        self._anchored: list[AffineMap] = []  # the maps of rows as the anchors leave them
+        self._anchored: list[tuple[AffineMap, Tensor | None]] = []  # maps of rows as the anchors leave them
         self.correct_S, self.agree_S, self.loss_S = zeros.clone(), zeros.clone(), zeros.clone()
         self.negative_S, self.absolute_S = zeros.clone(), zeros.clone()  # sums of |min(T(A), 0)| and |T(A)|
         self.target_correct = torch.zeros((), dtype=torch.float64, device=work.device)
@@ -157,9 +157,16 @@ class TailEvaluation:
         if scores_SN:
             self._scores_t.append(torch.cat(scores_SN))
 
-    def _about_anchor(self, stitch: Stitch) -> AffineMap:
-        anchor = self.anchors.of(stitch.cell.source_key)
-        return stitch.map if anchor is None else anchor.map(stitch.map)
+    def _about_anchor(self, stitch: Stitch) -> tuple[AffineMap, Tensor | None]:
+        """Return the map of the source's rows about their anchor, and the bias that is added last, if any.
+
+        Of a target far from zero every operation would round as its rows do: there the bias waits until the end.
+        """
+        anchor, at_target = self.anchors.of(stitch.cell.source_key), self.anchors.of(self.target)
+        found = stitch.map if anchor is None else anchor.map(stitch.map)
+        if at_target is None:
+            return found, None
+        return AffineMap(weight_DE=found.weight_DE, bias_E=torch.zeros_like(found.bias_E)), found.bias_E
 
     def _pooled(self, stitch: Stitch, batch: Batch) -> Tensor:
         """Return pooled T(A) in float64, (N, E): what T makes of pooled A."""
@@ -173,7 +180,10 @@ class TailEvaluation:
         if anchor is not None:
             found, axis = anchor, layer.feature_axis
             a = batch.once(("about its anchor", source), lambda: found.rows(batch.activations[source].float(), axis))
-        stitch_rows(self._anchored[position], a, layer, self.layer, stitch.rules, out=out)
+        about_anchor, bias_E = self._anchored[position]
+        stitch_rows(about_anchor, a, layer, self.layer, stitch.rules, out=out)
+        if bias_E is not None:
+            out.copy_(out + bias_E)  # in float64: a bias in float32 would be off by as much as B is rounded
         if anchor is not None and not keeps_means(layout_of(self.layer), stitch.rules):
             out[:, : self.layer.num_prefix] = stitch.map.bias_E.to(out.dtype)  # dropped tokens are zeros, not anchors
 
