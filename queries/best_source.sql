@@ -5,14 +5,18 @@
 -- param sweep = ''  one sweep; '' is all of them
 -- param matcher = ''  one matcher; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, source_model, target_model, matcher, target_layer, best_source_layer, metric, score, accuracy
 -- columns: num_tied, num_sources, params, samples
-with judged as (
+with kept as (
+    from scores where not $diverged union all by name from all_scores where $diverged
+),
+judged as (
     select
         *,
         similarity >= max(similarity) over sources - $tolerance as is_best,
         count(*) over sources as num_sources
-    from scores
+    from kept
     where $sweep in ('', sweep) and $matcher in ('', matcher)
     window sources as (partition by sweep, source_model, target_model, target_layer, matcher, params, samples)
 )

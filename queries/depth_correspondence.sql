@@ -7,15 +7,19 @@
 -- param sweep = ''  one sweep; '' is all of them
 -- param matcher = ''  one matcher; '' is all of them
 -- param within = false  list a network with itself too
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, matcher, source_model, target_model, mean_depth_gap, mean_distance, chance_distance, rank_correlation
 -- columns: metric, best_score, num_target_layers, params, samples
-with targets as (
+with kept as (
+    from scores where not $diverged union all by name from all_scores where $diverged
+),
+targets as (
     select
         sweep, matcher, params, samples, metric, source_model, target_model, target_layer, target_depth,
         arg_max(source_depth, (similarity, -abs(source_depth - target_depth), -source_depth)) as best_depth,
         arg_max(score, similarity) as score,
         avg(abs(source_depth - target_depth)) as chance
-    from scores
+    from kept
     where
         $sweep in ('', sweep) and $matcher in ('', matcher)
         and ($within or source_model <> target_model)

@@ -4,13 +4,17 @@
 -- param sweep = ''  one sweep; '' is all of them
 -- param matcher = ''  one matcher; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, model, matcher, target_layer, metric, own_score, best_source_layer, best_score, own_accuracy
 -- columns: best_accuracy, own_rank, num_sources, violation, params, samples
-with ranked as (
+with kept as (
+    from scores where not $diverged union all by name from all_scores where $diverged
+),
+ranked as (
     select *, rank() over (
         partition by sweep, source_model, target_layer, matcher, params, samples order by similarity desc
     ) as place
-    from scores
+    from kept
     where source_model = target_model and $sweep in ('', sweep) and $matcher in ('', matcher)
 ),
 judged as (

@@ -4,8 +4,12 @@
 -- with the source that is preferred to it.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, model, matcher, num_layers, num_judged, num_violations, num_missing, violations, params, samples
-with planned as (
+with kept as (
+    from scores where not $diverged union all by name from all_scores where $diverged
+),
+planned as (
     select sweep, source_model as model, matcher, params, count(distinct target_layer) as num_layers
     from cells
     where source_model = target_model and $sweep in ('', sweep)
@@ -18,7 +22,7 @@ judged as (
         max(similarity) filter (where source_layer = target_layer) as own,
         arg_max(source_layer, (similarity, -source_index)) as best_layer,
         count(*) as num_scores
-    from scores
+    from kept
     where source_model = target_model
     group by all
 ),

@@ -6,16 +6,20 @@
 -- param first = 'task_loss'  a matcher
 -- param second = 'direct'  another one
 -- param top = 20  how many layer pairs to list
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, source_model, source_layer, target_model, target_layer, difference, first_accuracy, second_accuracy
 -- columns: first_residual, second_residual, first_rank, second_rank, first_params, second_params
-with ranked as (
+with kept as (
+    from scores where not $diverged union all by name from all_scores where $diverged
+),
+ranked as (
     select
         *,
         rank() over (
             partition by sweep, source_model, target_model, target_layer, matcher, params, samples
             order by similarity desc
         ) as place
-    from scores
+    from kept
     where $sweep in ('', sweep)
 )
 select

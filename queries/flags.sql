@@ -1,6 +1,8 @@
 -- Which cells carry a warning, and of what kind?
 -- underdetermined: too few rows for the map; saturated: the index is 1 whatever the data; subsampled: only some
--- positions of the source were read; undefined: there is no value. metrics lists those that carry the flag.
+-- positions of the source were read; undefined: there is no value; diverged: the training of the map ended no better
+-- than a constant prediction; untrained: one of the networks has random weights. metrics lists those that carry the
+-- flag.
 -- param sweep = ''  one sweep; '' is all of them
 -- param flag = ''  one flag; '' is all of them
 -- columns: sweep, flag, matcher, source_model, source_layer, target_model, target_layer, seed, metrics, num_rows

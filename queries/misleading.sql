@@ -3,12 +3,13 @@
 -- denies it from residual on: direct_residual is direct matching's for the same layer pair, the lowest if there are
 -- several. A detector denies it when its AUROC is further than ood from 0.5: the stitched rows have left the target's
 -- distribution, or collapsed in it. misleading: claimed, and denied by all of the three that were computed, NULL when
--- none was. What was not computed is NULL.
+-- none was. What was not computed is NULL. A cell whose training diverged claims nothing.
 -- param sweep = ''  one sweep; '' is all of them
 -- param claim = 0.8  relative accuracy from which a stitch claims similarity
 -- param residual = 0.25  direct matching's residual from which it denies
 -- param ood = 0.1  distance of the AUROC from 0.5 above which a detector denies
 -- param all = false  list every trained cell that has an accuracy, misleading or not
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, source_model, source_layer, target_model, target_layer, matcher, seed, relative_accuracy, accuracy
 -- columns: stitch_residual, direct_residual, ood_mahalanobis_auroc, ood_energy_auroc, denied_by_direct
 -- columns: denied_by_mahalanobis, denied_by_energy, claims, misleading, params, samples
@@ -24,7 +25,7 @@ with measured as (
         max(value) filter (where metric = 'ood_energy_auroc') as ood_energy_auroc
     from results
     where
-        $sweep in ('', sweep) and not isnan(value)
+        $sweep in ('', sweep) and not isnan(value) and ($diverged or not list_contains(flags, 'diverged'))
         and metric in ('accuracy', 'relative_accuracy', 'residual', 'ood_mahalanobis_auroc', 'ood_energy_auroc')
     group by all
 ),

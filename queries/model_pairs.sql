@@ -3,16 +3,20 @@
 -- place 1 is the most similar pair. A network with itself is the upper control.
 -- param sweep = ''  one sweep; '' is all of them
 -- param within = true  list a network with itself too
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, matcher, place, source_model, target_model, metric, mean_best, mean_all, num_target_layers
 -- columns: num_layer_pairs, params, samples
-with targets as (
+with kept as (
+    from scores where not $diverged union all by name from all_scores where $diverged
+),
+targets as (
     select
         sweep, matcher, params, samples, source_model, target_model, target_layer, metric,
         max(similarity) as best,
         arg_max(score, similarity) as best_score,
         sum(score) as sum_score,
         count(*) as num_sources
-    from scores
+    from kept
     where $sweep in ('', sweep) and ($within or source_model <> target_model)
     group by all
 ),

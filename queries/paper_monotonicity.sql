@@ -6,14 +6,18 @@
 -- stands for all of them. Sources of reduced rank are left out.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, matcher, metric, direction, model, num_triples, num_violations, violation_share, conformity, params
 -- columns: samples
-with pairs as (
+with kept as (
+    from scores where not $diverged union all by name from all_scores where $diverged
+),
+pairs as (
     select
         sweep, matcher, params, samples, metric, source_model as model, similarity,
         if(source_index < target_index, 'forward', 'backward') as direction,
         least(source_index, target_index) as first, greatest(source_index, target_index) as last
-    from scores
+    from kept
     where
         source_model = target_model and source_index <> target_index and $sweep in ('', sweep)
         and try_cast(params ->> 'rank' as bigint) is null

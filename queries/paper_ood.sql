@@ -6,6 +6,7 @@
 -- rows, as shrunken rows are). num_cells - num_scored have no AUROC. Accuracies are those of the stitched networks.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 0.1  distance from 0.5 up to which rows are in the distribution
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, matcher, detector, relation, num_cells, num_scored, num_in, num_left, num_collapsed, mean_auroc
 -- columns: mean_fpr95, mean_accuracy, params, samples
 with measured as (
@@ -21,7 +22,7 @@ with measured as (
         bool_or(metric = 'ood_energy_auroc') as has_energy
     from (select * replace (if(isnan(value), null, value) as value) from results)
     where
-        $sweep in ('', sweep)
+        $sweep in ('', sweep) and ($diverged or not list_contains(flags, 'diverged'))
         and (metric = 'accuracy' or metric in (
             'ood_mahalanobis_auroc', 'ood_mahalanobis_fpr95', 'ood_energy_auroc', 'ood_energy_fpr95'
         ))

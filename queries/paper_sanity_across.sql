@@ -7,9 +7,13 @@
 -- are means over judged layers, own with the corresponding layer. Sources of reduced rank are left out.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, matcher, metric, num_pairs, num_judged, num_violations, violation_share, chance_share, num_later
 -- columns: num_earlier, own_score, best_score, own_accuracy, best_accuracy, params, samples
-with judged as (
+with kept as (
+    from scores where not $diverged union all by name from all_scores where $diverged
+),
+judged as (
     select
         s.sweep, matcher, params, samples, metric, source_model, target_model, target_index,
         max(similarity) as best,
@@ -20,7 +24,7 @@ with judged as (
         max(s.accuracy) filter (where source_layer = target_layer) as own_accuracy,
         arg_max(s.accuracy, (similarity, -source_index)) as best_accuracy,
         count(*) as num_sources
-    from scores as s
+    from kept as s
     join models as f on f.sweep = s.sweep and f.model = s.source_model
     join models as g on g.sweep = s.sweep and g.model = s.target_model
     where

@@ -7,9 +7,13 @@
 -- reduced rank are left out.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, matcher, metric, num_networks, num_judged, num_violations, violation_share, chance_share, num_later
 -- columns: num_earlier, own_score, best_score, own_accuracy, best_accuracy, params, samples
-with judged as (
+with kept as (
+    from scores where not $diverged union all by name from all_scores where $diverged
+),
+judged as (
     select
         sweep, matcher, params, samples, metric, target_model, target_index,
         max(similarity) as best,
@@ -20,7 +24,7 @@ with judged as (
         max(accuracy) filter (where source_layer = target_layer) as own_accuracy,
         arg_max(accuracy, (similarity, -source_index)) as best_accuracy,
         count(*) as num_sources
-    from scores
+    from kept
     where
         source_model = target_model and $sweep in ('', sweep) and try_cast(params ->> 'rank' as bigint) is null
     group by sweep, matcher, params, samples, metric, target_model, target_layer, target_index

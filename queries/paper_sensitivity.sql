@@ -5,14 +5,18 @@
 -- as the losses: `stitchgrid report` adds Spearman's and Kendall's rank correlation. Only ranks below the layer's
 -- width, and only where the sweep has probes of the same rank; params are those of the matcher without its rank.
 -- param sweep = ''  one sweep; '' is all of them
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, matcher, metric, model, layer, rank, width, score, dissimilarity, accuracy_loss, full_accuracy
 -- columns: params, samples
-with reduced as (
+with kept as (
+    from scores where not $diverged union all by name from all_scores where $diverged
+),
+reduced as (
     select
         sweep, matcher, metric, target_model as model, target_layer as layer, target_index as layer_index, score,
         -similarity as dissimilarity, try_cast(params ->> 'rank' as bigint) as rank,
         json_merge_patch(params, '{"rank": null}')::varchar as params, samples
-    from scores
+    from kept
     where
         source_model = target_model and source_layer = target_layer and $sweep in ('', sweep)
         and try_cast(params ->> 'rank' as bigint) is not null

@@ -5,13 +5,17 @@
 -- adds Spearman's and Kendall's rank correlation. Only where the sweep has probes; sources of reduced rank are left
 -- out.
 -- param sweep = ''  one sweep; '' is all of them
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, matcher, metric, source_model, source_layer, target_model, target_layer, score, dissimilarity
 -- columns: accuracy_gap, source_accuracy, target_accuracy, params, samples
+with kept as (
+    from scores where not $diverged union all by name from all_scores where $diverged
+)
 select
     s.sweep, matcher, metric, source_model, source_layer, target_model, target_layer, score,
     -similarity as dissimilarity, abs(p.accuracy - q.accuracy) as accuracy_gap, p.accuracy as source_accuracy,
     q.accuracy as target_accuracy, params, samples
-from scores as s
+from kept as s
 join models as f on f.sweep = s.sweep and f.model = s.source_model
 join models as g on g.sweep = s.sweep and g.model = s.target_model
 join probes as p on p.sweep = s.sweep and p.model = s.source_model and p.layer = s.source_layer

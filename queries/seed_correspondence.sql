@@ -3,14 +3,18 @@
 -- corresponding layer is no violation. violations says which layers, each with the source preferred to it.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
+-- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, source_model, target_model, matcher, num_judged, num_violations, violations, params, samples
-with judged as (
+with kept as (
+    from scores where not $diverged union all by name from all_scores where $diverged
+),
+judged as (
     select
         s.sweep, s.source_model, s.target_model, s.matcher, s.params, s.samples, s.target_layer, s.target_index,
         max(s.similarity) as best,
         max(s.similarity) filter (where s.source_layer = s.target_layer) as own,
         arg_max(s.source_layer, (s.similarity, -s.source_index)) as best_layer
-    from scores as s
+    from kept as s
     join models as f on f.sweep = s.sweep and f.model = s.source_model
     join models as g on g.sweep = s.sweep and g.model = s.target_model
     where

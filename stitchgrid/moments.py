@@ -23,6 +23,7 @@ NOT_FINITE = "look at the network's weights, and at the job's precision"  # what
 BLOCK = 128  # features of a side multiplied with those before them at a time: half of its products are mirror images
 SLICED = 1 << 20  # numbers in the products of all slices of rows together, at most
 STACK_BYTES = 64 << 20  # of matrices of one shape that are decomposed together
+ROUNDING = 1e-9  # beyond its bounds, up to which an index is at them
 RCOND = 1e-12  # eigenvalues below this share of the largest are rounding, not variance
 
 
@@ -321,6 +322,16 @@ def exact_mean(exact: Tensor, dim: int = 0, *, keepdim: bool = False) -> Tensor:
     rounded reciprocal.
     """
     return exact.sum(dim, keepdim=keepdim) / exact.new_full((), exact.shape[dim])
+
+
+def within(values: Tensor, lowest: float, highest: float) -> Tensor:
+    """Return values with those that rounding brought out of their bounds at them; what is further out stays to be seen.
+
+    >>> within(torch.tensor([1 + 1e-12, 1.5, -1e-12], dtype=torch.float64), 0.0, 1.0).tolist()
+    [1.0, 1.5, 0.0]
+    """
+    at_bound = values.clamp(lowest, highest)
+    return torch.where((values - at_bound).abs() <= ROUNDING, at_bound, values)
 
 
 def pair_moments(x_RD: Tensor, y_RE: Tensor) -> PairMoments:

@@ -188,6 +188,11 @@ class Network:
         return self.spec.name
 
     @property
+    def is_untrained(self) -> bool:
+        """Whether its weights are those it is initialised with."""
+        return self.spec.weights == "random" and self.spec.recipe is None
+
+    @property
     def is_known(self) -> bool:
         """Whether its weights exist; those of a network still to be trained do not."""
         return bool(self.weights_digest)
@@ -195,15 +200,27 @@ class Network:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatcherSpec:
-    """One matcher of a job with all its parameters; an entry with seeds makes one per seed."""
+    """One matcher of a job with all its parameters; an entry with seeds makes one per seed.
+
+    `samples` says on which images, the way it did in version 0.1.0, so that cells keep their addresses: a number where
+    a job gives one, None for what left out meant then (closed-form stitchers: as many fit images as `fit` has; trained
+    ones: the whole split; indices: all evaluation images, at most 1,000 for n x n matrices), and "all" for whole splits
+    that version could not name but by a number. Hence a trained kind that takes as many images as `fit` has holds that
+    number, if it is not the whole split. In addresses "all" is None: the digest of the images tells them apart.
+    """
 
     kind: str
     revision: int  # of the kind's maths
     params: str  # canonical JSON, after defaults, without seed, samples and metrics
     seed: int | None = None  # trained kinds only
-    samples: int | None = None  # None: the kind's default
+    samples: int | str | None = None
     metrics: tuple[str, ...] = ()  # what the job asks for, in the kind's order
     runs_target: bool = False  # whether values depend on what the target's head says
+
+    @property
+    def address_samples(self) -> int | str | None:
+        """The number of images as addresses have it: none where all are looked at."""
+        return None if self.samples == "all" else self.samples
 
     @property
     def values(self) -> dict[str, Any]:
@@ -460,7 +477,7 @@ class Sweep:
                 "revision": spec.revision,
                 "params": spec.params,
                 "seed": spec.seed,
-                "samples": spec.samples,
+                "samples": spec.address_samples,
                 "data": data,
                 "precision": self.precision,
             }

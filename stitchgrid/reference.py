@@ -12,6 +12,7 @@ from math import nan
 
 import numpy as np
 import torch
+from scipy.special import xlogy
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.linalg import svd
@@ -45,6 +46,8 @@ class Reference:
     ):
         self.detector = detector
         self.sweep, self.images, self.network, self.device = sweep, images, network, device
+        #: Of trained cells: their loss at the end of training, and that of a constant prediction.
+        self.end_losses: dict[str, tuple[float, float]] = {}
         self._passes: dict[tuple[Key, int, int], tuple[Tensor, Tensor]] = {}  # of the layer pair at hand
 
     def values(self, cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
@@ -205,7 +208,29 @@ class Reference:
                 adam.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
-        return weight_DE.detach().double(), bias_E.detach().double()
+        stitch = weight_DE.detach(), bias_E.detach()
+        self.end_losses[cell.cell_id] = self._end_loss(cell, stitch, num_fit)
+        return stitch[0].double(), stitch[1].double()
+
+    @torch.no_grad()
+    def _end_loss(self, cell: Cell, stitch: Map, num_fit: int) -> tuple[float, float]:
+        """Return the loss of a trained map on its first fit images, not augmented, and that of a constant prediction.
+
+        A cell has diverged where the first is not finite, or not below the second by more than a millionth of it.
+        """
+        num = min(num_fit, max(256, self.sweep.matchers[cell.matcher].values["epochs"] * num_fit // 16))
+        labels_N, record, total = self.images.fit.labels[:num], self.sweep.networks[cell.target], 0.0
+        for some in torch.split(torch.arange(num), self.sweep.batch_size):
+            pixels = self.images.fit.batch(some)
+            a_NPD = self._lay(cell, self._run(cell.source_key, pixels)[0].float())
+            t = installed(a_NPD @ stitch[0] + stitch[1], self._layer(cell.target_key))
+            logits_NK = self._run(cell.target_key, pixels, instead=t)[1]
+            total += mean_loss(logits_NK, labels_N[some].to(self.device), record.head).item() * len(some)
+        classes = range(record.num_classes)
+        shares = np.array([np.mean(labels_N.cpu().numpy() == label) for label in classes])
+        if record.head.kind == "multilabel":
+            return total / num, float((xlogy(-shares, shares) - xlogy(1 - shares, 1 - shares)).mean())
+        return total / num, float(-xlogy(shares, shares).sum())
 
     @torch.no_grad()
     def _answers(self, cell: Cell, t_NPE: Tensor) -> dict[str, float]:
@@ -223,6 +248,8 @@ class Reference:
         record = self.sweep.networks[cell.target]
         if not record.head.has_classes:
             return outputs_alike(h_NK.double(), g_NK.double())
+        if not torch.isfinite(h_NK).all():  # no class has the highest score
+            return dict.fromkeys(("accuracy", "loss", "relative_accuracy", "penalty", "agreement"), nan)
         h, g = (said(scores_NK, record.head) for scores_NK in (h_NK, g_NK))
         is_each = record.head.kind == "multilabel" and record.is_labelled
         right = F.one_hot(labels_N, h_NK.shape[1]) if is_each else labels_N

@@ -40,7 +40,6 @@ from stitchgrid.precision import running_in
 from stitchgrid.preprocess import apply_preprocess, on_device, output_size
 from stitchgrid.records import (
     DataSpec,
-    EnergyRecipe,
     EnergySpec,
     EvaluateNetwork,
     Fingerprint,
@@ -163,20 +162,15 @@ def _fit_images_needed(job: Job) -> int | None:
     """Return how many fit images the job looks at, None for all of them."""
     specs = job.matcher_specs()
     stitchers = [spec for spec in specs if MATCHERS[spec.kind].family == "stitcher"]
-    recipe = energy_recipe(job)
-    whole = any(MATCHERS[spec.kind].trained and spec.samples is None for spec in stitchers)
+    recipe = job.energy_recipe()
+    whole = any(spec.samples == "all" or (MATCHERS[spec.kind].trained and spec.samples is None) for spec in stitchers)
     whole |= recipe is not None and recipe.samples is None
     closed = job.data_spec().fit_samples
     if whole or closed is None or any(spec.recipe for spec in job.network_specs()):
         return None
     probed = (job.probe_spec() or ProbeSpec()).samples or 0
     detected = recipe.samples or 0 if recipe else 0
-    return max([closed, probed, detected, *(spec.samples or 0 for spec in stitchers)])
-
-
-def energy_recipe(job: Job) -> EnergyRecipe | None:
-    """Return how a job's detectors are made, None where no matcher asks for them."""
-    return next((matcher.energy for matcher in job.matchers if matcher.energy), None)
+    return max([closed, probed, detected, *(spec.samples for spec in stitchers if isinstance(spec.samples, int))])
 
 
 def open_outliers(spec: DataSpec, *, cache: Path | None = None) -> Split:
@@ -202,7 +196,7 @@ def detector_key(sweep: Sweep, target: int, layer: int) -> str:
 
 
 def _energy(job: Job, images: Images, cache: Path | None) -> EnergySpec | None:
-    recipe, outliers = energy_recipe(job), job.outliers_spec()
+    recipe, outliers = job.energy_recipe(num_fit=images.num_fit_listed), job.outliers_spec()
     if recipe is None:
         return None
     num_fit = min(recipe.samples or images.fit.num, images.fit.num)
@@ -249,6 +243,7 @@ def resolve(
         if found.to_train is not None:
             untrained.append(found.to_train)
     problems += _problems_of_labels(job, networks, images.num_classes)
+    problems += _problems_of_samples(job, images)
     if problems:
         raise JobFileError(f"job {job.name!r} cannot run:", problems)
     return Resolution(
@@ -263,7 +258,7 @@ def resolve(
 
 def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ...], energy: EnergySpec | None) -> Sweep:
     num_closed = min(data.fit_samples or images.fit.num, images.fit.num)
-    matchers = job.matcher_specs()
+    matchers = job.matcher_specs(num_fit=images.num_fit_listed)
     counts = [
         images_used(spec, num_fit=images.fit.num, num_fit_closed=num_closed, num_eval=images.eval.num)
         for spec in matchers
@@ -391,6 +386,25 @@ def _identified(
         network=replace(network, network_id=address, plain_id=plain_id, fingerprint=kept),
         fingerprints=unregistered(plain_id, fingerprint, artefacts, tolerance=tolerance),
     )
+
+
+def _problems_of_samples(job: Job, images: Images) -> list[str]:
+    """Return who asks for more images than there are."""
+    fit, evaluation = ("fit", images.fit.num, job.data.fit.split), ("evaluation", images.eval.num, job.data.eval.split)
+    asked = []
+    for position, matcher in enumerate(job.matchers):
+        role = fit if MATCHERS[matcher.kind].family == "stitcher" else evaluation
+        asked.append((f"matchers[{position}].samples", matcher.kind, matcher.samples, role))
+    if job.probes is not None:
+        asked.append(("probes.samples", "a probe", job.probes.samples, fit))
+    if job.energy_recipe() is not None:
+        asked.append(("diagnostics.energy.samples", "a detector", job.diagnostics.energy.samples, fit))
+    return [
+        f"{where}: {who} asks for {samples} {role} images, and split {split!r} has {num}; lower it"
+        + (', or write "all"' if who != "a probe" else "")
+        for where, who, samples, (role, num, split) in asked
+        if isinstance(samples, int) and samples > num
+    ]
 
 
 def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) -> list[str]:

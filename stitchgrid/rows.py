@@ -42,6 +42,7 @@ def make_row(
     """Return one row of a cell; a value of None, where there is no error, is an undefined one."""
     spec, f, g = sweep.matchers[cell.matcher], sweep.networks[cell.source], sweep.networks[cell.target]
     flags = remarks.flags | ({"undefined"} if value is None and error is None else set())
+    flags |= {"untrained"} if f.is_untrained or g.is_untrained else set()
     return Row(
         cell_id=cell.cell_id,
         status=status,

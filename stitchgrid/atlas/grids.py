@@ -62,12 +62,15 @@ class Panel:
     target: int
     values_ST: Floats  # NaN where there is no value
     notes_ST: Positions  # position among the sweep's notes
+    diverged_ST: npt.NDArray[np.bool_] | None = None  # squares that are nobody's best source; None: none
 
     def best(self, higher_is_similar: bool | None) -> npt.NDArray[np.bool_]:
         """Return which squares hold the best source of their target layer; ties within `TIE` all do."""
         if higher_is_similar is None:
             return np.zeros(self.values_ST.shape, dtype=bool)
         similarity_ST = self.values_ST if higher_is_similar else -self.values_ST
+        if self.diverged_ST is not None:
+            similarity_ST = np.where(self.diverged_ST, np.nan, similarity_ST)
         best_T = np.fmax.reduce(similarity_ST, axis=0)
         # Compared, not subtracted: infinite values tie with themselves.
         return np.asarray(similarity_ST >= best_T - TIE)

@@ -31,7 +31,8 @@ def read_choices(squares: pa.Table, networks: Sequence[NetworkInfo]) -> tuple[tu
     squares = squares.set_column(squares.column_names.index("samples"), "samples", samples)
     note_of_row, notes = _codes(squares, NOTE)
     choice_of_row, choices = _codes(squares, (*ENTRY, "samples", "metric"))
-    panels = _panels(squares, networks, choice_of_row, values, note_of_row + 1)
+    diverged = np.array([False, *("diverged" in note["flags"].split(", ") for note in notes)])
+    panels = _panels(squares, networks, choice_of_row, values, note_of_row + 1, diverged)
     palettes = _palettes(squares, values)
     labels = matcher_labels([_variant(row) for row in choices])
     found = [
@@ -133,7 +134,12 @@ def _palettes(squares: pa.Table, values: Floats) -> dict[tuple[str, str], tuple[
 
 
 def _panels(
-    squares: pa.Table, networks: Sequence[NetworkInfo], choice: Positions, values: Floats, notes: Positions
+    squares: pa.Table,
+    networks: Sequence[NetworkInfo],
+    choice: Positions,
+    values: Floats,
+    notes: Positions,
+    diverged: npt.NDArray[np.bool_],  # by note
 ) -> dict[int, list[Panel]]:
     source, target = (_network_of(squares, side, networks) for side in ("source_model", "target_model"))
     i, j = (squares[name].cast(pa.int64()).to_numpy() for name in ("source_index", "target_index"))
@@ -147,7 +153,8 @@ def _panels(
         values_ST, notes_ST = np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
         values_ST[i[rows], j[rows]] = values[rows]
         notes_ST[i[rows], j[rows]] = notes[rows]
-        panels[int(choice[rows[0]])].append(Panel(source=f, target=g, values_ST=values_ST, notes_ST=notes_ST))
+        panel = Panel(source=f, target=g, values_ST=values_ST, notes_ST=notes_ST, diverged_ST=diverged[notes_ST])
+        panels[int(choice[rows[0]])].append(panel)
     return panels
 
 

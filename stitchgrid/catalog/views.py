@@ -44,7 +44,7 @@ def view_sql(shape: Shape) -> dict[str, str]:
         "probes": PROBES,
         "matchers": MATCHERS,
     }
-    of_values = {"measurements": MEASUREMENTS, "results": _results(shape), "scores": SCORES}
+    of_values = {"measurements": MEASUREMENTS, "results": _results(shape), "scores": SCORES, "all_scores": ALL_SCORES}
     return {**of_cells, **(of_values if shape.has_values else {})}
 
 
@@ -147,7 +147,8 @@ MATCHERS = "select * from _matchers"
 
 # One number per layer pair and matcher, averaged over seeds; `similarity` is the score turned so that more is better.
 # `samples` are images of the split that `samples` of a job counts: indices have fit images only to decide a rank.
-SCORES = f"""
+# A cell whose training diverged is no claim: it is not among the `scores`, from which layers are ranked.
+SCORES_WHERE = f"""
 select sweep, {LAYER_PAIR}, matcher, params,
        if(m.family = 'index', num_eval, coalesce(num_fit, num_eval)) as samples, m.score_metric as metric,
        avg(value) filter (where metric = m.score_metric) as score,
@@ -158,8 +159,11 @@ select sweep, {LAYER_PAIR}, matcher, params,
 from results
 join matchers as m using (matcher)
 where value is not null and not isnan(value) and metric in (m.score_metric, 'accuracy', 'residual')
+      and {{condition}}
 group by sweep, {LAYER_PAIR}, matcher, params, num_fit, num_eval, m.family, m.score_metric
 having score is not null
 """
+SCORES = SCORES_WHERE.format(condition="not list_contains(flags, 'diverged')")
+ALL_SCORES = SCORES_WHERE.format(condition="true")
 
-VIEWS = ("results", "measurements", "cells", "models", "layers", "probes", "matchers", "scores")
+VIEWS = ("results", "measurements", "cells", "models", "layers", "probes", "matchers", "scores", "all_scores")

@@ -17,6 +17,7 @@ from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
+from stitchgrid.driver.preview import matcher_lines
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.remarks import network_remarks, problem_of
 from stitchgrid.driver.revision import check_same_cells, own_code, own_data
@@ -136,6 +137,8 @@ class Launch:
             f"{sweep.name}: {len(sweep.networks)} networks, {layers} layers, {len(sweep.matchers)} matchers; "
             f"{sweep.num_fit} fit and {sweep.num_eval} evaluation images"
         )
+        for line in matcher_lines(sweep):
+            self.display.say(f"  {line}")
         for notice in resolution.notices:
             self.display.say(notice)
         if resolution.num_bad_images:

@@ -1,6 +1,7 @@
 """What a launch would do, and at what cost, in words."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
@@ -18,7 +19,8 @@ from stitchgrid.driver.where import Where
 from stitchgrid.engine.place import Place
 from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
-from stitchgrid.plan import Plan, make_plan
+from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.plan import Plan, images_of, make_plan
 from stitchgrid.records import Network, Sweep
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate
@@ -157,9 +159,9 @@ def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_
     yield "models:"
     yield from (f"  {_model(network)}" for network in sweep.networks)
     yield "matchers:"
-    for spec in sweep.matchers:
+    for position, spec in enumerate(sweep.matchers):
         seed = "" if spec.seed is None else f" seed {spec.seed}"
-        yield f"  {spec.kind}{seed} {spec.params}: {', '.join(spec.metrics)}"
+        yield f"  {spec.kind}{seed} {spec.params}, {_looks_at(sweep, position)}: {', '.join(spec.metrics)}"
     if sweep.probes is not None:
         yield _probes(sweep, num_unprobed)
     if resolution.untrained:
@@ -167,6 +169,25 @@ def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_
     yield f"cells: {plan.num_cells}, to compute {plan.num_todo}, done {plan.num_done}"
     yield from (f"  {count} {reason}" for reason, count in sorted(plan.reasons.items(), key=lambda one: -one[1]))
     yield f"shards: {len(plan.shards)}, to run {len(plan.todo)}"
+
+
+def matcher_lines(sweep: Sweep) -> list[str]:
+    """Return a line for each kind of matcher and the images it looks at, whatever its seeds, ranks and parameters."""
+    found = Counter((spec.kind, _looks_at(sweep, position)) for position, spec in enumerate(sweep.matchers))
+    return [f"{kind}{'' if num == 1 else f' ({num} times)'}: {seen}" for (kind, seen), num in found.items()]
+
+
+def _looks_at(sweep: Sweep, matcher: int) -> str:
+    """Return on how many images a matcher is fitted, for how long if it is trained, and on how many it is evaluated."""
+    spec, (num_fit, num_eval) = sweep.matchers[matcher], images_of(sweep, matcher)
+    kind = MATCHERS[spec.kind]
+    if kind.family == "index":
+        return f"on {num_eval} images"
+    if not kind.trained:
+        return f"fitted on {num_fit} images"
+    epochs, steps = spec.values["epochs"], -(-num_fit // spec.values["batch_size"])
+    times = f"{epochs} epoch{'s' * (epochs > 1)} of {steps} step{'s' * (steps > 1)}"
+    return f"trained on {num_fit} images for {times}"
 
 
 def _probes(sweep: Sweep, num_unprobed: int) -> str:

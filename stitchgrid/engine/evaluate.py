@@ -6,6 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from stitchgrid.engine.anchors import Anchors
 from stitchgrid.engine.fit import ClosedForm
 from stitchgrid.engine.gather import (
     GramGatherer,
@@ -51,6 +52,9 @@ class Evaluation:
         self.gram_cells = [cell for cell in sound if self._kind(cell) in GRAM_INDICES]
         self.ranks = self._ranks()
         self.gatherers = self._gatherers()
+        self.anchors = Anchors(
+            work, (key for s in self._run_stitches() for key in (s.cell.source_key, s.cell.target_key))
+        )
         self.tails = self._tails()
         self.distances = self._distances()
 
@@ -80,13 +84,23 @@ class Evaluation:
 
     def _tails(self) -> list[TailEvaluation]:
         ending: dict[LayerKey, list[Stitch]] = {}
-        for stitch in self.stitches:
-            if not WITHOUT_TAIL.issuperset(self.work.sweep.matchers[stitch.cell.matcher].metrics):
-                ending.setdefault(stitch.cell.target_key, []).append(stitch)
+        for stitch in self._run_stitches():
+            ending.setdefault(stitch.cell.target_key, []).append(stitch)
+        minima = self.fitted.minima
         return [
-            TailEvaluation(self.work, some, fit_minimum_S=torch.stack([self.fitted.minima[s.cell] for s in some]))
+            TailEvaluation(
+                self.work,
+                some,
+                fit_minimum_S=torch.stack([minima[stitch.cell] for stitch in some]),
+                anchors=self.anchors,
+            )
             for some in ending.values()
         ]
+
+    def _run_stitches(self) -> list[Stitch]:
+        """Return those whose stitched networks are run."""
+        metrics = [self.work.sweep.matchers[stitch.cell.matcher].metrics for stitch in self.stitches]
+        return [s for s, asked in zip(self.stitches, metrics, strict=True) if not WITHOUT_TAIL.issuperset(asked)]
 
     def _distances(self) -> list[DistanceCheck]:
         measured: dict[GaussianKey, list[Stitch]] = {}
@@ -130,6 +144,7 @@ class Evaluation:
                 gatherer.take(batch)
             for gram in grams:
                 gram.take(batch)
+            self.anchors.look_at(batch)
             takers: list[TailEvaluation | DistanceCheck] = [*self.tails, *self.distances]
             for taker in takers:
                 with self.ledger.failing(taker.cells):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -19,7 +20,7 @@ from stitchgrid.matchers.alignment import (
     rows_of,
 )
 from stitchgrid.matchers.catalogue import Rules
-from stitchgrid.matchers.indices.cka import centred_gram
+from stitchgrid.matchers.indices.cka import centred_grams
 from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.moments import CrossSums, PairMoments, RowSums, find_axes, find_finite
 from stitchgrid.records import Layer
@@ -73,7 +74,7 @@ class Frame:
         """Return the rows of some images, (N, P, X), about their pivot."""
         layers = [(batch.activations[key][part], work.layer(key)) for key in self.keys]
         if self.pools:
-            return self.sums.centre([pooled(a.float(), layer).unsqueeze(1) for a, layer in layers])
+            return self.sums.centre([pooled(a, layer).unsqueeze(1) for a, layer in layers])
         return self.sums.centre([rows_of(a, layer) for a, layer in layers])
 
 
@@ -235,13 +236,17 @@ class GramGatherer:
                 self.rows[key] = torch.empty(shape, dtype=torch.float32, device=taken_NP.device)
             self.rows[key][batch.start : batch.start + count] = taken_NP
         if batch.start + count == self.num_images:
-            for key in self.layers:
-                rows_NP = self.rows.pop(key)
-                for rank, reduction in self.wanted[key].items():
-                    self.grams[key, rank] = centred_gram(self._reduced(key, rows_NP, reduction))
+            read = {
+                (key, rank): partial(self._reduced, key, reduction)
+                for key, ranks in self.wanted.items()
+                for rank, reduction in ranks.items()
+            }
+            self.grams |= centred_grams(read)
+            self.rows.clear()
 
-    def _reduced(self, key: LayerKey, rows_NP: Tensor, reduction: Reduction | None) -> Tensor:
+    def _reduced(self, key: LayerKey, reduction: Reduction | None) -> Tensor:
         """Return the rows' coordinates in the axes kept, of which products are those of the projected rows."""
+        rows_NP = self.rows[key]
         if reduction is None:
             return rows_NP
         width = self.work.layer(key).width

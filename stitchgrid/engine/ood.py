@@ -1,49 +1,23 @@
 """Pooled T(A) and B against the Gaussian of pooled B: fitted on the fit images, scored while others pass.
 
-Shape suffixes: S stitched networks, N images, P positions of the source, Q of the target, D features, E of the target.
+Shape suffixes: S stitched networks, N images, D features of the source, E of the target.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from stitchgrid.engine.laying import Laying
 from stitchgrid.engine.ledger import Ledger
+from stitchgrid.engine.pooling import pooled_source, pooled_target
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
-from stitchgrid.matchers.alignment import Layout, is_identity, layout_of, rows_of
-from stitchgrid.matchers.catalogue import OOD_METRICS, Rules, asks_ood
+from stitchgrid.matchers.catalogue import OOD_METRICS, asks_ood
 from stitchgrid.matchers.ood import Gaussian, detection, fit_gaussian
 from stitchgrid.moments import RowSums, find_finite
-from stitchgrid.records import Cell, Layer
+from stitchgrid.records import Cell
 
 GaussianKey = tuple[LayerKey, int]  # (target layer, number of fit images)
-
-
-class Pooling:
-    """Mean over the positions that a target has, of rows as they are laid there: a weighted sum of a source's rows.
-
-    An affine map commutes with it, so that pooled T(A) needs no T(A), and can be had in float64.
-    """
-
-    def __init__(self, source: Layer, target: Layer, rules: Rules, *, device: torch.device):
-        self.source = source
-        self.weights_P = _weights(layout_of(source), layout_of(target), rules, device)
-
-    def __call__(self, a: Tensor) -> Tensor:
-        """Return the pooled rows of a batch of the source's activations: (N, D), float64."""
-        return self.weights_P @ rows_of(a, self.source).double()
-
-
-@lru_cache(maxsize=256)  # they are the same for all pairs of layers of these layouts
-def _weights(source: Layout, target: Layout, rules: Rules, device: torch.device) -> Tensor:
-    """Return the weights of a source's rows in the mean over the positions of the target, (P,)."""
-    mean_1Q1 = torch.zeros(1, target.num_rows, 1, dtype=torch.float64, device=device)
-    mean_1Q1[:, target.num_prefix :] = 1 / (target.num_rows - target.num_prefix)
-    is_laid = not is_identity(source, target, rules)
-    return (Laying(source, target, rules, device=device).back(mean_1Q1) if is_laid else mean_1Q1).flatten()
 
 
 class Gaussians:
@@ -56,7 +30,6 @@ class Gaussians:
             for cell in cells
             if asks_ood(work.sweep.matchers[cell.matcher], "mahalanobis")
         }
-        self._poolings = {key: pooling_of(work, key) for key in self.layers}
 
     def key(self, cell: Cell) -> GaussianKey:
         """Return which Gaussian a cell asks for."""
@@ -71,8 +44,7 @@ class Gaussians:
         """Look at the images of a batch."""
         for (layer, num_images), sums in self.sums.items():
             if count := batch.count_below(num_images):
-                rows_NE = self._poolings[layer](batch.activations[layer][:count])
-                sums.add(sums.centre([rows_NE]))
+                sums.add(sums.centre([pooled_target(self.work, batch, layer)[:count]]))
 
     def open_after(self, num_seen: int) -> list[GaussianKey]:
         """Return those that look at more images than were seen."""
@@ -88,11 +60,6 @@ class Gaussians:
         return fit_gaussian(self.sums[key].side(0), num_rows=self.sums[key].num_rows)
 
 
-def pooling_of(work: Workspace, key: LayerKey) -> Pooling:
-    """Return the pooling of a layer's own rows."""
-    return Pooling(work.layer(key), work.layer(key), Rules(), device=work.device)
-
-
 class DistanceCheck:
     """Scores of B and of every T(A) into one target layer that are measured by one Gaussian, image by image."""
 
@@ -100,25 +67,15 @@ class DistanceCheck:
         self.work, self.stitches, self.gaussian = work, list(stitches), gaussian
         self.cells = [stitch.cell for stitch in stitches]
         self.target = stitches[0].cell.target_key
-        self._pool_target = pooling_of(work, self.target)
-        self._poolings = {self._source(stitch): self._pooling(stitch) for stitch in stitches}
         self._b_N: list[Tensor] = []
         self._t_SN: list[Tensor] = []
-
-    @staticmethod
-    def _source(stitch: Stitch) -> tuple[LayerKey, Rules]:
-        return stitch.cell.source_key, stitch.rules
-
-    def _pooling(self, stitch: Stitch) -> Pooling:
-        source, target = self.work.layer(stitch.cell.source_key), self.work.layer(self.target)
-        return Pooling(source, target, stitch.rules, device=self.work.device)
 
     @torch.no_grad()
     def take(self, batch: Batch) -> None:
         """Score the images of a batch."""
-        self._b_N.append(self.gaussian.score(self._pool_target(batch.activations[self.target])))
-        pooled = {source: pool(batch.activations[source[0]]) for source, pool in self._poolings.items()}
-        scores = [self.gaussian.score(s.map(pooled[self._source(s)])) for s in self.stitches]
+        self._b_N.append(self.gaussian.score(pooled_target(self.work, batch, self.target)))
+        pooled = (pooled_source(self.work, batch, s.cell.source_key, self.target, s.rules) for s in self.stitches)
+        scores = [self.gaussian.score(s.map(rows_ND)) for s, rows_ND in zip(self.stitches, pooled, strict=True)]
         self._t_SN.append(torch.stack(scores))
 
     def metrics(self) -> list[dict[str, float]]:

@@ -48,6 +48,7 @@ class ClassOutputs:
         self.num_images = 0
         self.correct_S, self.agree_S, self.loss_S = zeros_S.clone(), zeros_S.clone(), zeros_S.clone()
         self.target_correct = torch.zeros((), dtype=torch.float64, device=device)
+        self.is_finite_S = torch.ones(num_networks, dtype=torch.bool, device=device)  # of all scores
 
     def begin(self, scores_NK: Tensor, labels_N: Tensor) -> None:  # noqa: D102
         self.num_images += len(labels_N)
@@ -58,6 +59,7 @@ class ClassOutputs:
 
     def take(self, part: slice, scores_SNK: Tensor) -> None:  # noqa: D102
         answers_SN = answers(scores_SNK, self.head)
+        self.is_finite_S[part] &= torch.isfinite(scores_SNK).all(2).all(1)
         self.agree_S[part] += share_alike(answers_SN, self.said_N, self.head).sum(1)
         if self.is_labelled:
             self.correct_S[part] += share_alike(answers_SN, self.right_N, self.head).sum(1)
@@ -73,7 +75,8 @@ class ClassOutputs:
             "relative_accuracy": torch.where(target_accuracy > 0, accuracy_S / target_accuracy, nan_S),
             "penalty": target_accuracy - accuracy_S,
             "agreement": self.agree_S / num,
-        }
+        }  # but of scores that are inf or NaN no class is the highest
+        found = {name: torch.where(self.is_finite_S, value_S, nan_S) for name, value_S in found.items()}
         return found if self.is_labelled else found | dict.fromkeys(OF_LABELS, nan_S)
 
 

@@ -92,11 +92,11 @@ class PooledRows:
         count = batch.count_below(self.num_images)
         for key, parts in self._parts.items():
             if count:
-                parts.append(pooled(batch.activations[key][:count].float(), self.work.layer(key)))
+                parts.append(pooled(batch.activations[key][:count], self.work.layer(key)))
 
     def rows(self, key: LayerKey) -> Tensor:
         """Return the rows of a layer in float64, (N, D), on the host."""
-        return torch.cat(self._parts[key]).cpu().double()
+        return torch.cat(self._parts[key]).cpu()
 
     def labels(self, split: Pictures) -> Labels:
         """Return the classes of the images."""

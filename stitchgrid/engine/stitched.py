@@ -11,7 +11,9 @@ from math import prod
 import torch
 from torch import Tensor
 
+from stitchgrid.engine.anchors import Anchors
 from stitchgrid.engine.outputs import outputs_of
+from stitchgrid.engine.pooling import pooled_source, pooled_target
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, lay, layout_of, resize_rows, rows_of
 from stitchgrid.matchers.catalogue import OOD_METRICS, Rules, asks_ood
@@ -105,8 +107,8 @@ class SpreadSum:
 class TailEvaluation:
     """Everything measured of the stitched networks that end in one target layer, summed over batches."""
 
-    def __init__(self, work: Workspace, stitches: Sequence[Stitch], *, fit_minimum_S: Tensor):
-        self.work = work
+    def __init__(self, work: Workspace, stitches: Sequence[Stitch], *, fit_minimum_S: Tensor, anchors: Anchors):
+        self.work, self.anchors = work, anchors
         self.stitches = list(stitches)
         self.cells = [stitch.cell for stitch in stitches]
         self.target = stitches[0].cell.target_key
@@ -114,6 +116,7 @@ class TailEvaluation:
         self.tail = work.tail(self.target)
         self.outputs = outputs_of(work.sweep.networks[self.target[0]], len(stitches), device=work.device)
         zeros = torch.zeros(len(stitches), dtype=torch.float64, device=work.device)
+        self._anchored: list[tuple[AffineMap, Tensor | None]] = []  # maps of rows as the anchors leave them
         self.negative_S, self.absolute_S = zeros.clone(), zeros.clone()  # sums of |min(T(A), 0)| and |T(A)|
         self.target_minimum_S = fit_minimum_S  # over each map's fit rows and the evaluation rows
         self.spread, self.target_spread = SpreadSum(), SpreadSum()
@@ -127,25 +130,55 @@ class TailEvaluation:
     @torch.no_grad()
     def take(self, batch: Batch) -> None:
         """Run every stitched network on the images of a batch."""
+        self._anchored = self._anchored or [self._about_anchor(stitch) for stitch in self.stitches]
         b_NPE = rows_of(batch.activations[self.target].float(), self.layer)
         self.outputs.begin(batch.logits[self.target[0]].float(), batch.labels_N)
         self.target_minimum_S = torch.minimum(self.target_minimum_S, b_NPE.min())
-        self.target_spread.add(b_NPE[:, self.layer.num_prefix :].mean(1))
+        self.target_spread.add(pooled_target(self.work, batch, self.target))
         if self.detector is not None:
             self._scores_b.append(rounded(self.detector.score(batch.activations[self.target].float())))
-        pooled_SNE: list[Tensor] = []
+        pooled_SNE = torch.stack([self._pooled(stitch, batch) for stitch in self.stitches])
+        self.spread.add(pooled_SNE)
         scores_SN: list[Tensor] = []
         for part in stacks(self.work, self.layer, len(self.stitches), len(batch.labels_N)):
             t_SNPE = b_NPE.new_empty(part.stop - part.start, *b_NPE.shape)
-            for t_NPE, s in zip(t_SNPE, self.stitches[part], strict=True):
-                a = batch.activations[s.cell.source_key].float()
-                stitch_rows(s.map, a, self.work.layer(s.cell.source_key), self.layer, s.rules, out=t_NPE)
+            for t_NPE, position in zip(t_SNPE, range(len(self.stitches))[part], strict=True):
+                self._stitch(position, batch, t_NPE)
             self._run(part, t_SNPE)
             scores_SN += self._energies(part, t_SNPE)
-            pooled_SNE.append(self._look_at(part, t_SNPE))
+            self._sum_up(part, t_SNPE, pooled_SNE[part])
         if scores_SN:
             self._scores_t.append(torch.cat(scores_SN))
-        self.spread.add(torch.cat(pooled_SNE))
+
+    def _about_anchor(self, stitch: Stitch) -> tuple[AffineMap, Tensor | None]:
+        """Return the map of the source's rows about their anchor, and the bias that is added last, if any.
+
+        Of a target far from zero every operation would round as its rows do: there the bias waits until the end.
+        """
+        anchor, at_target = self.anchors.of(stitch.cell.source_key), self.anchors.of(self.target)
+        found = stitch.map if anchor is None else anchor.map(stitch.map)
+        if at_target is None:
+            return found, None
+        return AffineMap(weight_DE=found.weight_DE, bias_E=torch.zeros_like(found.bias_E)), found.bias_E
+
+    def _pooled(self, stitch: Stitch, batch: Batch) -> Tensor:
+        """Return pooled T(A) in float64, (N, E): what T makes of pooled A."""
+        source = stitch.cell.source_key
+        return stitch.map.double()(pooled_source(self.work, batch, source, self.target, stitch.rules))
+
+    def _stitch(self, position: int, batch: Batch, out: Tensor) -> None:
+        """Write T(A) of one stitch, (N, P, E)."""
+        stitch, source = self.stitches[position], self.stitches[position].cell.source_key
+        a, layer, anchor = batch.activations[source].float(), self.work.layer(source), self.anchors.of(source)
+        if anchor is not None:
+            found, axis = anchor, layer.feature_axis
+            a = batch.once(("about its anchor", source), lambda: found.rows(batch.activations[source].float(), axis))
+        about_anchor, bias_E = self._anchored[position]
+        stitch_rows(about_anchor, a, layer, self.layer, stitch.rules, out=out)
+        if bias_E is not None:
+            out.copy_(out + bias_E)  # in float64: a bias in float32 would be off by as much as B is rounded
+        if anchor is not None and not keeps_means(layout_of(self.layer), stitch.rules):
+            out[:, : self.layer.num_prefix] = stitch.map.bias_E.to(out.dtype)  # dropped tokens are zeros, not anchors
 
     def _run(self, part: slice, t_SNPE: Tensor) -> None:
         with self.work.precision():
@@ -161,16 +194,15 @@ class TailEvaluation:
         scores_N = self.detector.score(install(some_SNPE.flatten(0, 1), self.layer))
         return [rounded(scores_N).view(some_SNPE.shape[:2])]
 
-    def _look_at(self, part: slice, t_SNPE: Tensor) -> Tensor:
-        """Sum up the rows T(A) themselves, which are lost, and return them pooled: (S, N, E)."""
+    def _sum_up(self, part: slice, t_SNPE: Tensor, pooled_SNE: Tensor) -> None:
+        """Sum up the rows T(A) themselves, which are lost."""
         num_prefix = self.layer.num_prefix
-        pooled_SNE = t_SNPE[:, :, num_prefix:].mean(2)
-        total_S = pooled_SNE.sum((1, 2), dtype=torch.float64) * (t_SNPE.shape[2] - num_prefix)
+        total_S = pooled_SNE.sum((1, 2)) * (t_SNPE.shape[2] - num_prefix)
         total_S += t_SNPE[:, :, :num_prefix].sum((1, 2, 3), dtype=torch.float64)
-        negative_S = -t_SNPE.clamp_(max=0).sum(2).sum((1, 2), dtype=torch.float64)
+        exact = torch.float64 if self.anchors.is_large(self.target) else None
+        negative_S = -t_SNPE.clamp_(max=0).sum(2, dtype=exact).sum((1, 2), dtype=torch.float64)
         self.negative_S[part] += negative_S
         self.absolute_S[part] += total_S + 2 * negative_S
-        return pooled_SNE
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the functional metrics of every stitched network, in order; NaN where one is undefined."""

@@ -15,11 +15,20 @@ from stitchgrid.engine.low_rank import Reductions, projected
 from stitchgrid.engine.stitched import Stitch, stacks, stitch_rows
 from stitchgrid.engine.workspace import LayerKey, Workspace, by_network, forward
 from stitchgrid.matchers.alignment import install
+from stitchgrid.matchers.heads import losses
 from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.matchers.stitchers.affine import AffineMap
-from stitchgrid.matchers.stitchers.task_loss import image_order, initial_map, seeded, stacked_task_loss
+from stitchgrid.matchers.stitchers.task_loss import (
+    constant_loss,
+    has_diverged,
+    image_order,
+    initial_map,
+    loss_images,
+    seeded,
+    stacked_task_loss,
+)
 from stitchgrid.preprocess import augment_crop4_flip
-from stitchgrid.records import Cell, Layer
+from stitchgrid.records import Cell, Layer, Network
 
 CACHE_BYTES = 1 << 30  # of source activations kept between epochs, where nothing changes them
 
@@ -55,11 +64,59 @@ def train_task_loss(
                     with ledger.failing(sound):
                         _backward(work, target, group, activations, labels_N)
             adam.step()
+    _note_diverged(work, ledger, tails, reader, num_seen=params["epochs"] * reader.num_images)
     done = [replace(s, map=s.map.double()) for s in stitches if ledger[s.cell].error is None]
     return [
         replace(s, map=reader.reduced[s.cell.source_key].before(s.map)) if s.cell.source_key in reader.reduced else s
         for s in done
     ]
+
+
+def _note_diverged(
+    work: Workspace,
+    ledger: Ledger,
+    tails: Sequence[tuple[LayerKey, list[Stitch]]],
+    reader: "SourceReader",
+    *,
+    num_seen: int,
+) -> None:
+    """Flag the cells whose training came to nothing, by `has_diverged` on the first `loss_images` fit images."""
+    num_images = loss_images(reader.num_images, num_seen=num_seen)
+    totals: dict[str, list[Tensor]] = {}  # of losses, batch by batch
+    for labels_N, activations in reader.in_order(num_images):
+        for target, group in tails:
+            sound = [stitch for stitch in group if ledger[stitch.cell].error is None]
+            for part in stacks(work, work.layer(target), len(sound), len(labels_N)) if sound else ():
+                with ledger.failing(stitch.cell for stitch in sound[part]):
+                    losses_S = _losses(work, target, sound[part], activations, labels_N)
+                    for stitch, loss in zip(sound[part], losses_S, strict=True):
+                        totals.setdefault(stitch.cell.cell_id, []).append(loss)
+    labels = work.images.fit.labels[:num_images]
+    constants = {
+        key: constant_loss(labels, _network(work, key).head, _network(work, key).num_classes) for key, _ in tails
+    }
+    told = torch.stack([torch.stack(some).sum() for some in totals.values()]).tolist() if totals else []
+    for cell_id, total in zip(totals, told, strict=True):
+        entry = ledger.entries[cell_id]
+        if has_diverged(total / num_images, constants[entry.cell.target_key]):
+            entry.flags.add("diverged")
+
+
+@torch.no_grad()
+def _losses(
+    work: Workspace, target: LayerKey, stack: Sequence[Stitch], activations: dict[LayerKey, Tensor], labels_N: Tensor
+) -> Tensor:
+    """Return the summed cross-entropy of each stitched network on some images: (S,), float64."""
+    layer = work.layer(target)
+    rows_NPE = _stacked_rows(work, stack, layer, activations)
+    with work.precision():
+        logits_NK = work.tail(target)(install(rows_NPE, layer))
+    scores_SNK = logits_NK.float().unflatten(0, (len(stack), len(labels_N)))
+    return losses(scores_SNK, labels_N, _network(work, target).head).double().sum(1)
+
+
+def _network(work: Workspace, key: LayerKey) -> Network:
+    return work.sweep.networks[key[0]]
 
 
 def source_reader(
@@ -136,7 +193,7 @@ def _tail_gradient(work: Workspace, target: LayerKey, rows_NPE: Tensor, labels_N
     with work.precision():
         logits_NK = work.tail(target)(install(rows_NPE, work.layer(target)))
     scores_SNK = logits_NK.unflatten(0, (len(rows_NPE) // len(labels_N), len(labels_N)))
-    loss = stacked_task_loss(scores_SNK, labels_N, work.sweep.networks[target[0]].head)
+    loss = stacked_task_loss(scores_SNK, labels_N, _network(work, target).head)
     with work.precision_back():
         return torch.autograd.grad(loss, rows_NPE)[0]
 
@@ -166,6 +223,17 @@ class SourceReader:
         if alike != (other.work.halvings, other.keys, other.num_images, other.augment, other.reduced.keys()):
             return False
         return all(reduction is other.reduced[key] for key, reduction in self.reduced.items())
+
+    def in_order(self, num_images: int) -> Iterator[tuple[Tensor, dict[LayerKey, Tensor]]]:
+        """Yield labels and source activations of the first images in batches, not augmented."""
+        labels = self.work.images.fit.labels
+        for start in range(0, num_images, self.work.batch_size):
+            some = slice(start, min(start + self.work.batch_size, num_images))
+            labels_N = labels[some].to(self.work.device)
+            if self.kept is not None:
+                yield labels_N, {key: tensor[some] for key, tensor in self.kept.items()}
+            else:
+                yield labels_N, self._run(torch.arange(some.start, some.stop, device=labels.device), None)
 
     def _read_all(self) -> dict[LayerKey, Tensor]:
         parts: dict[LayerKey, list[Tensor]] = {key: [] for key in self.keys}

@@ -1,8 +1,8 @@
 """What the engine computes with, and the forward passes that serve every consumer at once."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,13 @@ class Batch:
     labels_N: Tensor
     activations: dict[LayerKey, Tensor]
     logits: dict[int, Tensor]
+    found: dict[Hashable, Tensor] = field(default_factory=dict)  # made of these, by what it is
+
+    def once(self, what: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Return what is made of the batch, made the first time it is asked for."""
+        if what not in self.found:
+            self.found[what] = make()
+        return self.found[what]
 
     @property
     def stop(self) -> int:

@@ -1,7 +1,7 @@
 """`Job`: a valid job file, and what it asks for in terms of records."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,18 @@ class MatcherEntry:
     kind: str
     params: Params  # of the kind, after defaults
     seeds: tuple[int, ...] | None  # None: the kind is not trained
-    samples: int | None
+    samples: int | str | None  # "all": the whole split; None: of a stitcher as many as `fit` has, of an index all
     metrics: tuple[str, ...]  # in the kind's order
     ranks: tuple[int | None, ...] = (None,)  # of the source; None: the source as it is
-    energy: EnergyRecipe | None = None  # where a metric asks for it
+    energy: EnergyRecipe | None = None  # where a metric asks for it; its samples are the job's to say
 
-    def specs(self) -> tuple[MatcherSpec, ...]:
-        """Return one record per rank and seed, or the only one."""
-        detector = {"energy": asdict(self.energy)} if self.energy else {}  # decides values, so it is part of addresses
+    def specs(self, *, fit_samples: int | None, energy: EnergyRecipe | None = None) -> tuple[MatcherSpec, ...]:
+        """Return one record per rank and seed, or the only one.
+
+        `fit_samples` is what `fit` has under [data], None where that is the whole split; `energy` is how detectors are
+        made, for matchers that ask for them.
+        """
+        detector = {"energy": asdict(energy)} if self.energy and energy else {}  # it decides values: part of addresses
         params = {**self.params.model_dump(mode="json"), **detector}
         return tuple(
             MatcherSpec(
@@ -51,7 +55,7 @@ class MatcherEntry:
                 revision=MATCHERS[self.kind].revision,
                 params=canonical(params if rank is None else params | {"rank": rank}),
                 seed=seed,
-                samples=self.samples,
+                samples=self._spec_samples(fit_samples),
                 metrics=self.metrics,
                 runs_target=MATCHERS[self.kind].family == "stitcher",
             )
@@ -59,10 +63,25 @@ class MatcherEntry:
             for seed in self.seeds or (None,)
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as it could stand in a job file."""
+    def _spec_samples(self, fit_samples: int | None) -> int | str | None:
+        """Return how a record names the images: as version 0.1.0 named them, wherever it could (see `MatcherSpec`)."""
+        matcher = MATCHERS[self.kind]
+        if matcher.trained:
+            return fit_samples if self.samples is None else None if self.samples == "all" else self.samples
+        is_default = fit_samples is None if matcher.family == "stitcher" else not matcher.gram
+        return None if self.samples == "all" and is_default else self.samples
+
+    def to_dict(self, *, has_fit_samples: bool) -> dict[str, Any]:
+        """Return it as it could stand in a job file.
+
+        Where `fit` has a number of samples, a trained kind that takes as many says so: in jobs that version 0.1.0 has
+        stored, one that says nothing takes the whole split.
+        """
         ranks = None if self.ranks == (None,) else as_words(self.ranks)
-        optional = {"seeds": self.seeds and list(self.seeds), "samples": self.samples, "rank": ranks}
+        samples = self.samples
+        if samples is None and has_fit_samples and MATCHERS[self.kind].trained:
+            samples = "fit"
+        optional = {"seeds": self.seeds and list(self.seeds), "samples": samples, "rank": ranks}
         given = {key: value for key, value in optional.items() if value is not None}
         return {"kind": self.kind, **self.params.model_dump(mode="json"), **given, "metrics": list(self.metrics)}
 
@@ -86,6 +105,9 @@ class Job:
     def to_dict(self) -> dict[str, Any]:
         """Return the job as plain JSON, from which `parse_job` makes an equal one; its folder is the key `base`."""
         diagnostics = self.diagnostics.model_dump(mode="json", exclude_defaults=True)
+        has_fit_samples = self.data.fit.samples is not None
+        if has_fit_samples and self.diagnostics.energy.samples is None and any(m.energy for m in self.matchers):
+            diagnostics["energy"] = {**diagnostics.get("energy", {}), "samples": "fit"}
         return {
             "base": str(self.base),
             "name": self.name,
@@ -97,7 +119,7 @@ class Job:
                 name: recipe.model_dump(mode="json", exclude_none=True) for name, recipe in self.recipes.items()
             },
             "grid": self.grid.model_dump(mode="json"),
-            "matchers": [matcher.to_dict() for matcher in self.matchers],
+            "matchers": [matcher.to_dict(has_fit_samples=has_fit_samples) for matcher in self.matchers],
             **({"probes": self._probes_dict(self.probes)} if self.probes else {}),
             **({"diagnostics": diagnostics} if diagnostics else {}),
         }
@@ -158,9 +180,27 @@ class Job:
         """Return the networks in the order of the file, an entry with seeds giving one per seed."""
         return tuple(spec for model in self.models for spec in self._specs(model))
 
-    def matcher_specs(self) -> tuple[MatcherSpec, ...]:
-        """Return the matchers in the order of the file, a trained one once per seed."""
-        return tuple(spec for matcher in self.matchers for spec in matcher.specs())
+    def matcher_specs(self, *, num_fit: int | None = None) -> tuple[MatcherSpec, ...]:
+        """Return the matchers in the order of the file, a trained one once per seed.
+
+        `num_fit` is how many images the fit split has, where that is known: as many samples are the whole split.
+        """
+        fit_samples, energy = self._fit_samples(num_fit), self.energy_recipe(num_fit=num_fit)
+        return tuple(
+            spec for matcher in self.matchers for spec in matcher.specs(fit_samples=fit_samples, energy=energy)
+        )
+
+    def energy_recipe(self, *, num_fit: int | None = None) -> EnergyRecipe | None:
+        """Return how detectors are made, None where no matcher asks for them; `num_fit` as in `matcher_specs`."""
+        recipe = next((matcher.energy for matcher in self.matchers if matcher.energy), None)
+        asked = self.diagnostics.energy.samples
+        if recipe is None or isinstance(asked, int):
+            return recipe
+        return replace(recipe, samples=None if asked == "all" else self._fit_samples(num_fit))
+
+    def _fit_samples(self, num_fit: int | None) -> int | None:
+        asked = self.data.fit.samples
+        return None if asked is not None and num_fit is not None and asked >= num_fit else asked
 
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Return the (source, target) pairs, each once, as positions in `network_specs()`."""

@@ -51,12 +51,29 @@ def parse_job(table: Mapping[str, Any], *, title: str, base: Path | None = None)
         JobFileError: With every problem found.
     """
     problems = Problems()
-    stored = dict(table)
+    stored = _as_understood_now(table) if "base" in table else dict(table)
     folder = stored.pop("base", None) or base or Path.cwd()
     job = read_job(stored, Path(folder), problems)
     if job is None or problems.found:
         raise JobFileError(title, problems.found)
     return job
+
+
+def _as_understood_now(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored job with what version 0.1.0 meant by leaving it out.
+
+    There, trained kinds and detectors took the whole fit split, whatever number of samples `fit` had.
+    """
+    stored = deepcopy(dict(table))
+    if stored["data"].get("fit", {}).get("samples") is None:
+        return stored
+    for item in stored["matchers"]:
+        if item["kind"] in MATCHERS and MATCHERS[item["kind"]].trained:
+            item.setdefault("samples", "all")
+    metrics = {metric for item in stored["matchers"] for metric in item["metrics"]}
+    if not metrics.isdisjoint(OOD_METRICS["energy"]):
+        stored.setdefault("diagnostics", {}).setdefault("energy", {}).setdefault("samples", "all")
+    return stored
 
 
 def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | None:
@@ -78,7 +95,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
         problems.add("diagnostics.energy.outliers", "there is [data.outliers] as well; leave one of them out")
     asked = Asked(ood=diagnostics.ood, energy=_energy(diagnostics, data))
     matchers = [_matcher(item, where, asked, problems) for where, item in _items(table, "matchers", problems)]
-    _check_repeated(matchers, problems)
+    _check_repeated(matchers, data.fit.samples if data else None, problems)
     if problems.found or head is None or data is None or numerics is None or grid is None:
         return None
     return Job(
@@ -211,7 +228,9 @@ def _check_names(table: Mapping[str, Any], grid: GridTable | None, problems: Pro
 def _energy(diagnostics: DiagnosticsTable, data: DataTable | None) -> EnergyRecipe:
     made = diagnostics.energy.outliers or EnergyRecipe().outliers
     outliers = made if data is None or data.outliers is None else "data"
-    return EnergyRecipe(**{**dict(diagnostics.energy), "outliers": outliers})
+    samples = diagnostics.energy.samples
+    known = samples if isinstance(samples, int) else None  # of others `Job.energy_recipe` knows
+    return EnergyRecipe(**{**dict(diagnostics.energy), "outliers": outliers, "samples": known})
 
 
 def _matcher(item: Any, where: str, asked: Asked, problems: Problems) -> MatcherEntry | None:
@@ -236,6 +255,8 @@ def _matcher(item: Any, where: str, asked: Asked, problems: Problems) -> Matcher
     if any(common.rank) and item.get("cls") == "drop":
         what = 'a map that is zero on the prefix tokens is no longer of low rank about its mean; leave cls = "drop" out'
         problems.add(f"{where}.rank", what)
+    if common.samples == "fit" and matcher.family == "index":
+        problems.add(f"{where}.samples", f'{kind} is not fitted: a number of evaluation images, or "all"')
     for metric in common.metrics or ():
         if metric not in matcher.metrics:
             problems.add(f"{where}.metrics", f"{kind} has no metric {metric!r}; {nearest(metric, matcher.metrics)}")
@@ -245,18 +266,18 @@ def _matcher(item: Any, where: str, asked: Asked, problems: Problems) -> Matcher
         kind=kind,
         params=params,
         seeds=common.seeds if isinstance(common, TrainedMatcherTable) else None,
-        samples=common.samples,
+        samples=None if common.samples == "fit" else common.samples,
         ranks=common.rank,
         metrics=tuple(metric for metric in matcher.metrics if metric in wanted),
         energy=None if wanted.isdisjoint(OOD_METRICS["energy"]) else asked.energy,
     )
 
 
-def _check_repeated(matchers: Sequence[MatcherEntry | None], problems: Problems) -> None:
+def _check_repeated(matchers: Sequence[MatcherEntry | None], fit_samples: int | None, problems: Problems) -> None:
     """Refuse two entries that would compute the same cells, whatever their metrics."""
     first: dict[MatcherSpec, int] = {}
     for position, matcher in enumerate(matchers):
-        for spec in matcher.specs() if matcher else ():
+        for spec in matcher.specs(fit_samples=fit_samples, energy=matcher.energy) if matcher else ():
             if (other := first.setdefault(replace(spec, metrics=()), position)) != position:
                 seed = "" if spec.seed is None else f" with seed {spec.seed}"
                 rank = "" if spec.rank is None else f" of rank {spec.rank}"

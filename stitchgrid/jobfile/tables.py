@@ -123,6 +123,16 @@ def _ranks(value: Any) -> tuple[int | None, ...]:
     return tuple(None if rank == "full" else rank for rank in ranks)
 
 
+def _samples(value: Any) -> int | str | None:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if value is None or value in ("all", "fit") or is_number:
+        return value  # type: ignore[no-any-return]
+    raise ValueError(
+        f'a number of images from 1 on, "all" (the whole split), or "fit" (as many as `fit` has under [data]; of what '
+        f"is fitted), got {value!r}"
+    )
+
+
 def _listed(value: Any) -> Any:
     if isinstance(value, str):
         return (value,)
@@ -139,6 +149,7 @@ Channels = Annotated[tuple[float, ...], AfterValidator(_three)]
 Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], AfterValidator(_range)]
 ClassNames = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
+Samples = Annotated[int | str | None, _by(_samples)]  # of what may look at all images of a split
 Ranks = Annotated[tuple[int | None, ...], _by(_ranks)]  # None: the layer as it is
 
 
@@ -284,7 +295,7 @@ class EnergyTable(Table):
     finetune_epochs: Count = _ENERGY.finetune_epochs
     width: Count = _ENERGY.width
     depth: Count = _ENERGY.depth
-    samples: Count | None = None
+    samples: Samples = None  # as many as `fit` has
     batch_size: Annotated[int, Field(ge=2)] = _ENERGY.batch_size
     lr: Annotated[float, Field(gt=0)] = _ENERGY.lr
     weight_decay: Annotated[float, Field(ge=0)] = _ENERGY.weight_decay
@@ -303,7 +314,7 @@ class MatcherTable(Table):
     """The keys every kind of [[matchers]] has; the parameters of the kind come on top."""
 
     kind: str
-    samples: Count | None = None
+    samples: Samples = None  # fit images of a stitcher: as many as `fit` has; evaluation images of an index
     rank: Ranks = (None,)
     metrics: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
 

@@ -19,6 +19,7 @@ from stitchgrid.records import Layer
 
 SUBSAMPLED_FROM = 3  # a bilinear reduction by this factor reads only some of the source's positions
 UPSAMPLED_ABOVE = 16  # times a side: the target's neighbours then share their source
+BLOCK_NUMBERS = {"cpu": 1 << 19, "cuda": 1 << 25}  # of rows that are brought to float64 at a time
 Grid = tuple[int, int]
 _MODES = {"bilinear": "bilinear", "area": "area", "nearest": "nearest-exact"}  # of torch's interpolate
 
@@ -123,8 +124,19 @@ def rows_of(a: Tensor, layer: Layer) -> Tensor:
 
 
 def pooled(a: Tensor, layer: Layer) -> Tensor:
-    """Return one row an image: the mean over positions, prefix tokens left out (the authors include CLS)."""
-    return rows_of(a, layer)[:, layer.num_prefix :].mean(1)
+    """Return one row an image, float64: the mean over positions, prefix tokens left out (the authors include CLS).
+
+    In float32 the mean of rows at an offset of 1e3 would lose what rows are compared by: the offset is taken off later.
+    """
+    positions_NPD = rows_of(a, layer)[:, layer.num_prefix :]
+    total_ND = torch.cat([some_NPD.sum(1, dtype=torch.float64) for some_NPD in image_blocks(positions_NPD)])
+    return total_ND / total_ND.new_full((), positions_NPD.shape[1])
+
+
+def image_blocks(rows_NPD: Tensor) -> Sequence[Tensor]:
+    """Return rows a few images at a time, so that what is made of them in float64 does not leave the caches."""
+    numbers = BLOCK_NUMBERS.get(rows_NPD.device.type, BLOCK_NUMBERS["cuda"])
+    return torch.split(rows_NPD, max(1, numbers // max(1, rows_NPD[:1].numel())))
 
 
 def lay(a: Tensor, source: Layer, target: Layout, rules: Rules = DEFAULT_RULES) -> Tensor:

@@ -133,17 +133,24 @@ MATCHERS: dict[str, Matcher] = {
 def images_used(spec: MatcherSpec, *, num_fit: int, num_fit_closed: int, num_eval: int) -> tuple[int, int]:
     """Return how many fit and evaluation images a matcher looks at; always the first ones of their split.
 
-    Closed-form stitchers fit on `num_fit_closed` images, trained ones on the whole fit split, indices on none; all
+    Stitchers fit on `num_fit_closed` images (trained ones name that number, see `MatcherSpec`), indices on none; all
     are evaluated on every evaluation image, but for kinds that need n x n matrices. `samples` overrides: fit images
     of a stitcher, evaluation images of an index. Fit images also decide what a source of low rank keeps: those of an
     index are the `num_fit_closed` then.
     """
     matcher = MATCHERS[spec.kind]
+    whole = num_fit if matcher.family == "stitcher" else num_eval
+    if isinstance(spec.samples, int):
+        num = min(spec.samples, whole)
+    elif spec.samples == "all":
+        num = whole
+    elif matcher.family == "stitcher":
+        num = num_fit if matcher.trained else num_fit_closed
+    else:
+        num = min(MAX_GRAM_IMAGES, num_eval) if matcher.gram else num_eval
     if matcher.family == "stitcher":
-        default = num_fit if matcher.trained else num_fit_closed
-        return min(spec.samples or default, num_fit), num_eval
-    default = min(MAX_GRAM_IMAGES, num_eval) if matcher.gram else num_eval
-    return num_fit_closed if spec.rank else 0, min(spec.samples or default, num_eval)
+        return num, num_eval
+    return num_fit_closed if spec.rank else 0, num
 
 
 def default_metrics(kind: str) -> tuple[str, ...]:

@@ -37,7 +37,8 @@ class Gaussian:
 def rounded(scores: Tensor) -> Tensor:
     """Return scores as they are compared, float32 and rounded to `DECIMALS`."""
     found: Tensor = scores.round(decimals=DECIMALS)
-    return found.float()
+    largest = torch.finfo(torch.float32).max  # how far beyond it a score lies does not matter
+    return torch.where(found.isfinite(), found.clamp(-largest, largest), found).float()
 
 
 def fit_gaussian(moments: Side, *, num_rows: int) -> Gaussian:

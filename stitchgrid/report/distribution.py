@@ -22,6 +22,7 @@ select matcher, params, coalesce(num_fit, num_eval) as samples, split_part(metri
 from results
 join accuracies using (cell_id)
 where sweep = $sweep and metric in ('ood_mahalanobis_auroc', 'ood_energy_auroc') and not isnan(value)
+      and not list_contains(flags, 'diverged')
 order by all
 """
 

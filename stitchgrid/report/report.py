@@ -23,6 +23,9 @@ SECTIONS: tuple[Callable[[Asker], Section], ...] = (
 )
 RENDERERS: dict[str, Callable[[Sequence[SweepReport]], str]] = {"html": render_page, "markdown": render_markdown}
 STATUSES = "select status, count(*) as num_cells from cells where sweep = $sweep group by status order by status"
+DIVERGED = (
+    "select count(distinct cell_id) as num from results where sweep = $sweep and list_contains(flags, 'diverged')"
+)
 MATCHERS = "select distinct matcher from cells where sweep = $sweep order by matcher"
 NETWORK_COLUMNS = ("model", "architecture", "accuracy", "num_layers", "num_parameters", "num_eval", "remarks")
 
@@ -32,6 +35,9 @@ def read_report(catalog: Catalog, sweep: str) -> SweepReport:
     ask = Asker(catalog, sweep)
     states = [f"{row['num_cells']:,} cells {row['status']}" for row in ask.sql(STATUSES)]
     matchers = ", ".join(row["matcher"] for row in ask.sql(MATCHERS))
+    [diverged] = ask.sql(DIVERGED)
+    if diverged["num"]:
+        states.append(f"{diverged['num']:,} cells whose training diverged, left out of all that follows")
     networks = ask.rows("networks")
     return SweepReport(
         sweep=sweep,

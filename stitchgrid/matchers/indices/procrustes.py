@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stitchgrid.moments import PairMoments, together
+from stitchgrid.moments import PairMoments, together, within
 
 
 def procrustes(pairs: Sequence[PairMoments]) -> Tensor:
@@ -19,5 +19,4 @@ def procrustes(pairs: Sequence[PairMoments]) -> Tensor:
 def _procrustes(pairs: Sequence[PairMoments]) -> Tensor:
     nuclear_B = torch.linalg.svdvals(torch.stack([m.xy_DE for m in pairs])).sum(1)
     variances_2B = torch.stack([torch.stack([m.xx_DD.trace(), m.yy_EE.trace()]) for m in pairs], dim=1)
-    value_B: Tensor = 2.0 - 2.0 * nuclear_B / variances_2B.sqrt().prod(0)
-    return value_B
+    return within(2.0 - 2.0 * nuclear_B / variances_2B.sqrt().prod(0), 0.0, 2.0)

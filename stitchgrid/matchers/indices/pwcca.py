@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stitchgrid.moments import PairMoments, Side, find_axes, together
+from stitchgrid.moments import PairMoments, Side, find_axes, together, within
 
 
 def pwcca(pairs: Sequence[PairMoments]) -> Tensor:
@@ -48,4 +48,4 @@ def _axes(sides: Sequence[Side]) -> tuple[Tensor, Tensor]:
 def _distance(scaled_axes_BDK: Tensor, variates_BKM: Tensor, correlations_BM: Tensor) -> Tensor:
     projections_BDM = scaled_axes_BDK @ variates_BKM  # x_j'h_k: the rows of X enter through X'X alone
     weights_BM = projections_BDM.abs().sum(1)
-    return 1.0 - (weights_BM * correlations_BM.clamp(0, 1)).sum(1) / weights_BM.sum(1)
+    return within(1.0 - (weights_BM * correlations_BM.clamp(0, 1)).sum(1) / weights_BM.sum(1), 0.0, 1.0)
