@@ -291,8 +291,8 @@ def _resolve_network(
     trained = key is not None and artefacts.has_artefact("network", key)
     state = load_state(artefacts.read_artefact("network", key)) if key is not None and trained else None
     module = make_network(spec) if key is not None and not trained else build_network(spec, state=state)
-    cut = cut_network(module, input_shape(preprocess, images))
-    weights = state_digest(module)
+    weights = state_digest(module)  # as they were loaded: cutting may bring them to float32
+    cut = cut_network(module, input_shape(preprocess, images), spec.interface)
     network = Network(
         spec=spec,
         network_id=f"untrained-{key}" if key and not trained else network_id(spec, preprocess, weights),
@@ -308,6 +308,7 @@ def _resolve_network(
         flops=cut.flops,
         num_kept_bytes=kept_bytes(module, cut.input_shape),
         way=cut.way,
+        types=cut.types,
     )
     if key is None or trained or spec.recipe is None:
         return network, None
@@ -345,7 +346,8 @@ def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int)
 
 def network_id(spec: NetworkSpec, preprocess: Preprocess, weights_digest: str) -> str:
     """Return the address of a frozen network: what it computes from an image, whatever it is called."""
-    return digest("network", weights_digest, code_digest(spec), spec.args, canonical(asdict(preprocess)))
+    called = spec.interface.address
+    return digest("network", weights_digest, code_digest(spec), spec.args, preprocess.address, *called)
 
 
 def training_key(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> str:
@@ -358,8 +360,9 @@ def training_key(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> s
         code_digest(spec),
         spec.args,
         str(spec.seed),
-        canonical(asdict(preprocess)),
+        preprocess.address,
         images.fit.digest(images.fit.num),
+        *spec.interface.address,
     )
 
 
@@ -393,7 +396,7 @@ def load_network(
         )
     if network.artefact is None and device.type == "cpu":
         shared.share(module, network.weights_digest)
-    return cut_network_on(device, module, network.input_shape, name=network.name)
+    return cut_network_on(device, module, network.input_shape, name=network.name, interface=network.spec.interface)
 
 
 def _load_artefact(module: nn.Module, network: Network, artefacts: Artefacts) -> None:
@@ -403,7 +406,7 @@ def _load_artefact(module: nn.Module, network: Network, artefacts: Artefacts) ->
 
 
 def input_shape(preprocess: Preprocess, images: Images) -> tuple[int, int, int]:
-    """Return (3, height, width) of a network's images after its preprocessing."""
+    """Return (channels, height, width) of a network's images after its preprocessing."""
     size = images.eval.size
     if size is None:
         if preprocess.crop is None and not isinstance(preprocess.resize, tuple):
@@ -412,4 +415,4 @@ def input_shape(preprocess: Preprocess, images: Images) -> tuple[int, int, int]:
                 "(or resize = [height, width]) to bring them to one."
             )
         size = (4096, 4096)
-    return (3, *output_size(preprocess, *size))
+    return (preprocess.channels, *output_size(preprocess, *size))

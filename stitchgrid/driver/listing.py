@@ -1,14 +1,14 @@
 """A sweep as tables with names: what its folder in the store says of cells, models and layers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from stitchgrid.records import Cell, Shard, Sweep, canonical
+from stitchgrid.records import Cell, Shard, Sweep
 from stitchgrid.store.schemas import CELLS, LAYERS, MODELS, PROBES, TEXT
 
 
@@ -73,7 +73,7 @@ def model_table(sweep: Sweep, evaluations: Sequence[Mapping[str, float | None]])
         "args": [network.spec.args for network in networks],
         "weights_digest": [network.weights_digest for network in networks],
         "network_id": [network.network_id for network in networks],
-        "preprocess": [canonical(asdict(network.preprocess)) for network in networks],
+        "preprocess": [network.preprocess.address for network in networks],
         "num_parameters": [network.num_parameters for network in networks],
         "num_classes": [network.num_classes for network in networks],
         "num_cuts": [network.num_cuts for network in networks],

@@ -15,7 +15,7 @@ from stitchgrid.driver.where import Where
 from stitchgrid.engine.place import Place
 from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
-from stitchgrid.models.cutting import way_notice
+from stitchgrid.models.cutting import types_notice, way_notice
 from stitchgrid.plan import Plan, make_plan
 from stitchgrid.records import Network, Sweep
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
@@ -119,8 +119,9 @@ def _tried(job: Job, plan: Plan, where: Where, *, num_detectors: int, say: Calla
 
 
 def way_notices(sweep: Sweep) -> list[str]:
-    """Return a line for each network that is not cut by its graph."""
-    notices = (way_notice(network.name, network.way) for network in sweep.networks)
+    """Return a line for each network that is not cut by its graph, or whose weights are not float32."""
+    notices = [way_notice(network.name, network.way) for network in sweep.networks]
+    notices += [types_notice(network.name, network.types, sweep.precision) for network in sweep.networks]
     return [notice for notice in notices if notice is not None]
 
 

@@ -13,7 +13,7 @@ from stitchgrid.engine.laying import Laying
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
-from stitchgrid.matchers.alignment import Layout, is_identity, layout_of, rows_of
+from stitchgrid.matchers.alignment import Layout, is_identity, layouts_of, rows_of
 from stitchgrid.matchers.catalogue import OOD_METRICS, Rules, asks_ood
 from stitchgrid.matchers.ood import Gaussian, detection, fit_gaussian
 from stitchgrid.moments import RowSums, find_finite
@@ -30,7 +30,7 @@ class Pooling:
 
     def __init__(self, source: Layer, target: Layer, rules: Rules, *, device: torch.device):
         self.source = source
-        self.weights_P = _weights(layout_of(source), layout_of(target), rules, device)
+        self.weights_P = _weights(*layouts_of(source, target), target.num_prefix, rules, device)
 
     def __call__(self, a: Tensor) -> Tensor:
         """Return the pooled rows of a batch of the source's activations: (N, D), float64."""
@@ -38,10 +38,10 @@ class Pooling:
 
 
 @lru_cache(maxsize=256)  # they are the same for all pairs of layers of these layouts
-def _weights(source: Layout, target: Layout, rules: Rules, device: torch.device) -> Tensor:
+def _weights(source: Layout, target: Layout, num_prefix: int, rules: Rules, device: torch.device) -> Tensor:
     """Return the weights of a source's rows in the mean over the positions of the target, (P,)."""
     mean_1Q1 = torch.zeros(1, target.num_rows, 1, dtype=torch.float64, device=device)
-    mean_1Q1[:, target.num_prefix :] = 1 / (target.num_rows - target.num_prefix)
+    mean_1Q1[:, num_prefix:] = 1 / (target.num_rows - num_prefix)
     is_laid = not is_identity(source, target, rules)
     return (Laying(source, target, rules, device=device).back(mean_1Q1) if is_laid else mean_1Q1).flatten()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stitchgrid.engine.workspace import Batch, Workspace
-from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, lay, layout_of, resize_rows, rows_of
+from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, layouts_of, resize_rows, rows_of
 from stitchgrid.matchers.catalogue import OOD_METRICS, Rules, asks_ood
 from stitchgrid.matchers.ood import detection, rounded
 from stitchgrid.matchers.stitchers.affine import AffineMap
@@ -61,11 +61,11 @@ def stitch_rows(
 
     An affine map commutes with resizing, so it is applied on whichever side has fewer rows; not with dropping tokens.
     """
-    ours, theirs = layout_of(source), layout_of(target)
+    ours, theirs = layouts_of(source, target)
     if ours.num_rows < theirs.num_rows and keeps_means(theirs, rules):
         laid = resize_rows(stitch(rows_of(a, source)), ours, theirs, rules)
         return laid if out is None else out.copy_(laid)
-    return stitch(lay(a, source, theirs, rules), out=out)
+    return stitch(resize_rows(rows_of(a, source), ours, theirs, rules), out=out)
 
 
 @dataclass(frozen=True, kw_only=True)

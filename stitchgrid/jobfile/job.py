@@ -90,7 +90,7 @@ class Job:
             "seed": self.seed,
             "data": self.data.model_dump(mode="json", exclude_none=True),
             "numerics": self.numerics.model_dump(mode="json"),
-            "models": [model.model_dump(mode="json", exclude_none=True) for model in self.models],
+            "models": [model.to_dict() for model in self.models],
             "recipes": {
                 name: recipe.model_dump(mode="json", exclude_none=True) for name, recipe in self.recipes.items()
             },
@@ -175,6 +175,7 @@ class Job:
                 preprocess=model.preprocess.to_record() if model.preprocess else None,
                 layers=model.layers,
                 base=str(self.base),
+                interface=model.interface,
             )
             for seed in model.seeds or (model.seed or 0,)
         ]

@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 from torchvision.ops import Permute
 
+from stitchgrid.models.adapt import repeat_for
 from stitchgrid.models.axes import Axes, Reading, fresh, joined, permuted, read, reshaped, resized, scaled, sliced
 from stitchgrid.models.probe import Probed
 from stitchgrid.models.trace import Trace
@@ -24,7 +25,7 @@ _FEATURES_FIRST = (
     nn.Upsample,
 )
 _FEATURES_FIRST_WORDS = ("conv", "pool", "batch_norm", "group_norm", "instance_norm", "interpolate", "pixel_shuffle")
-_SHAPE_QUERIES = {"size", "dim", "numel"}
+_SHAPE_QUERIES = {"size", "dim", "numel", repeat_for.__name__}
 _RESHAPING = {"reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "Flatten", "Unflatten"}
 _PERMUTING = {"permute", "Permute"}
 _TRANSPOSING = {"transpose", "swapaxes", "swapdims"}
