@@ -111,10 +111,10 @@ class Reference:
         return seen[0], logits.float()
 
     def _module(self, key: Key) -> nn.Module | None:
-        """Return the module that returns a layer's activation, called once; None where only the graph reaches it."""
+        """Return the module that returns a layer's activation as it is seen, called once; None where there is none."""
         layer, network = self._layer(key), self.network(key[0])
-        outputs = [call.output for call in network.operations.calls if call.path == layer.name]
-        return network.module.get_submodule(layer.name) if outputs == [network.cut(layer.node).position] else None
+        cut, outputs = network.cut(layer.node), [c.output for c in network.operations.calls if c.path == layer.name]
+        return network.module.get_submodule(layer.name) if outputs == [cut.position] and cut.is_plain else None
 
     def _reduced(self, cell: Cell, a: Tensor) -> Tensor:
         """Return the source's activations, of low rank where the cell says so.

@@ -504,7 +504,7 @@ def test_a_size_that_the_network_refuses_is_named_with_the_one_it_wants():
         cut_network(network("stitchgrid:tiny10"), (3, 8, 8))
     with pytest.raises(
         InputError,
-        match="SmallResNet does not run on images of 8x8 with 1 channel .*takes 3 channels, and the images have 1",
+        match=r"SmallResNet does not run on images of 8x8 with 1 channel .*takes 3 channels, and the images have 1",
     ):
         cut_network(network("stitchgrid:resnet20"), (1, 8, 8))
 

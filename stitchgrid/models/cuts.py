@@ -120,7 +120,7 @@ class CutNetwork(ABC):
     @property
     @abstractmethod
     def ends_in(self) -> str | None:
-        """The network's last operation where that is told: "sigmoid", "softmax" over the classes, or None for others."""
+        """The last operation of the network: "sigmoid", "softmax" (over the classes), or None: another, or not told."""
 
     def whole(self, images: Tensor) -> Tensor:
         """Return the class scores (N, K) of float32 images by the network as its author wrote it, in float32.

@@ -172,7 +172,7 @@ class _Follower:
             at = keys.index(Ellipsis)
             keys = (*keys[:at], *[slice(None)] * (len(axes) - len(keys) + 1), *keys[at + 1 :])
         keys = (*keys, *[slice(None)] * (len(axes) - len(keys)))
-        if len(keys) != len(axes) or not all(isinstance(key, int | slice) for key in keys):
+        if len(keys) != len(axes) or not all(map(_is_known, keys)):
             return None
         sizes = iter(shape)
         kept = [(axis, key) for axis, key in zip(axes, keys, strict=True) if isinstance(key, slice)]
@@ -219,6 +219,12 @@ def _name(node: fx.Node) -> str:
     if node.op == "call_function":
         return "getitem" if node.target is operator.getitem else getattr(node.target, "__name__", "")
     return ""
+
+
+def _is_known(key: Any) -> bool:
+    """Return whether an index is an integer or a slice between integers, none of which is worked out in the graph."""
+    parts = (key.start, key.stop, key.step) if isinstance(key, slice) else (key,)
+    return isinstance(key, int | slice) and all(part is None or isinstance(part, int) for part in parts)
 
 
 def _integers(node: fx.Node, *words: str) -> list[int]:

@@ -50,8 +50,8 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
     ) -> Any:
         """Trace the call as torchvision does, and note what it made and returned."""
         begin = len(self.node_to_qualname)
-        if self.looks_into_encoders and type(m) is nn.TransformerEncoder:
-            forward = encoder_forward(m)
+        if self.looks_into_encoders and type(m) in ENCODERS:
+            forward = _begun(encoder_forward(m) if isinstance(m, nn.TransformerEncoder) else forward)
         value = super().call_module(m, forward, args, kwargs)
         self.records.append((self.path_of_module(m), m, begin, len(self.node_to_qualname), value))
         return value
@@ -88,6 +88,20 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
                 )
             )
         return tuple(found)
+
+
+def _begun(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let nodes of arguments be made when a module is called, as for an operation: their names are part of addresses.
+
+    torch.fx makes those of attributes, such as `x.mT`, where they are first used.
+    """
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        for value in (*args, *kwargs.values()):
+            _ = value.node if isinstance(value, fx.Proxy) else None
+        return forward(*args, **kwargs)
+
+    return run
 
 
 def trace_network(module: nn.Module) -> Trace:
