@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.records import ORDINARY, Interface
 
+NUM_NAMED = 4  # further arguments, in errors
 NUM_SHOWN = 12  # things that a network returns, in errors
 _DTYPES = {
     "float32": torch.float32,
@@ -103,6 +104,15 @@ def _arguments(module: nn.Module, interface: Interface) -> tuple[str | None, dic
         )
     is_first = not free or not named or free[0] is named[0]
     return None if is_first else free[0].name, constants
+
+
+def further_arguments(module: nn.Module) -> list[str]:
+    """Return the names of arguments of a network's own forward beside the first, the first few of them."""
+    try:
+        parameters = list(inspect.signature(author_class(module).forward).parameters.values())[2:]
+    except (TypeError, ValueError):  # built in C
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)][:NUM_NAMED]
 
 
 def _repeated(images: Any, value: Any) -> Any:

@@ -65,7 +65,7 @@ class HookedNetwork(CutNetwork):
 
 def _as_seen(a: Tensor, cut: Cut | None) -> Tensor:
     if cut is None:  # the scores
-        return a.float() if a.dtype in {torch.float16, torch.float64} else a
+        return a.float()
     return a if cut.is_plain else as_seen(a, *cut.own_form)
 
 

@@ -35,7 +35,8 @@ class Returned:
     def laid_out(self, a: Tensor) -> Tensor:
         """Return a copy of `a`, images first, in new memory, whose axes are and lie there as the module has them."""
         a = a.movedim(0, self.images)
-        return torch.empty_permuted(a.shape, self.order, dtype=a.dtype, device=a.device).copy_(a)
+        dtype = a.dtype if self.dtype == torch.float32 else self.dtype  # a job's precision may be another than float32
+        return torch.empty_permuted(a.shape, self.order, dtype=dtype, device=a.device).copy_(a)
 
     def zeros(self, num_images: int, device: torch.device, *, own_memory: bool) -> Tensor:
         """Return zeros in its place for some images, which share one image's memory or can be overwritten."""

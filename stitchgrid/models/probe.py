@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from stitchgrid.errors import InputError
-from stitchgrid.models.adapt import described, output_line, runs
+from stitchgrid.models.adapt import described, further_arguments, output_line, runs
 from stitchgrid.models.freeze import as_its_author_wrote_it
 from stitchgrid.models.trace import Trace
 from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
@@ -102,7 +102,10 @@ def _remedy(module: nn.Module, input_shape: Sequence[int]) -> str:
         return f"its first convolution takes {first.in_channels} channels, and images have 3, or 1 where a model asks"
     wanted = getattr(module, "image_size", None)
     hint = f"it is made for {wanted}x{wanted}" if isinstance(wanted, int) else "choose another size"
-    return f"{hint}, with `resize` and `crop` in the model's `preprocess`, or change its `args`"
+    hint += ", with `resize` and `crop` in the model's `preprocess`, or change its `args`"
+    if further := further_arguments(module):
+        hint += f"; constants for further arguments of its forward ({', '.join(further)}) go into `inputs`"
+    return hint
 
 
 def _runs_on(module: nn.Module, images: Tensor) -> None:
