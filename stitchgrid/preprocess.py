@@ -1,6 +1,6 @@
 """From the pixels of a data set to what a network takes in: scale, resize, crop, normalise; and the augmentation.
 
-Shape suffixes: N images, C = 3 channels, H and W pixels.
+Shape suffixes: N images, C channels, H and W pixels.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,9 @@ def apply_preprocess(
 ) -> Tensor:
     """Return images as a network wants them, in the order scale to [0, 1], resize, centre crop, normalise.
 
-    Takes uint8 (N,3,H,W), or (3,H,W) images of different sizes that resizing and cropping make equal. The arithmetic is
-    float32 (float64 if asked for), the result is cast to `dtype` last.
+    Takes uint8 (N,3,H,W), or (3,H,W) images of different sizes that resizing and cropping make equal. One channel is
+    luminance, as Pillow has it (ITU-R 601, rounded to 8 bits), from these bytes. The arithmetic is float32 (float64 if
+    asked for), the result is cast to `dtype` last.
 
     Unlike torchvision's presets, resizing works on floats, without rounding to 8 bits; bicubic is clamped to [0, 1].
 
@@ -45,7 +46,7 @@ def apply_preprocess(
                 f"the images differ in size after preprocessing (heights and widths {sizes[:3]}...); set `resize` and "
                 "`crop`, or `resize = [height, width]`, in the model's `preprocess`."
             )
-        x_NCHW = torch.cat(images) if images else torch.empty((0, 3, 0, 0), dtype=work)
+        x_NCHW = torch.cat(images) if images else torch.empty((0, preprocess.channels, 0, 0), dtype=work)
     if preprocess.mean is not None:
         x_NCHW = x_NCHW - _per_channel(preprocess.mean, x_NCHW.dtype, x_NCHW.device)
     if preprocess.std is not None:
@@ -114,6 +115,8 @@ def _crop4_flip(x_NCHW: Tensor, generator: torch.Generator) -> Tensor:
 
 def _resize_and_crop(x_NCHW: Tensor, preprocess: Preprocess, dtype: torch.dtype) -> Tensor:
     output_size(preprocess, *x_NCHW.shape[-2:])
+    if preprocess.channels == 1:
+        x_NCHW = luminance(x_NCHW)
     x_NCHW = x_NCHW.to(dtype) / 255
     if preprocess.resize is not None:
         size = [preprocess.resize] if isinstance(preprocess.resize, int) else list(preprocess.resize)
@@ -124,6 +127,18 @@ def _resize_and_crop(x_NCHW: Tensor, preprocess: Preprocess, dtype: torch.dtype)
     if preprocess.crop is not None:
         x_NCHW = v2.functional.center_crop(x_NCHW, list(_pair(preprocess.crop)))
     return x_NCHW
+
+
+def luminance(x_N3HW: Tensor) -> Tensor:
+    """Return the luminance of bytes as Pillow's convert("L") does, (N,1,H,W): the value itself where R = G = B.
+
+    >>> luminance(torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1)).item()
+    76
+    """
+    wide = x_N3HW.int()
+    red, green, blue = wide[:, 0:1], wide[:, 1:2], wide[:, 2:3]
+    rounded = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    return rounded.to(torch.uint8)
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

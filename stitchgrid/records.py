@@ -7,7 +7,7 @@ are referred to by their position in the sweep they belong to, so that a shard s
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -49,6 +49,50 @@ class Preprocess:
     mean: tuple[float, ...] | None = None  # per channel
     std: tuple[float, ...] | None = None
     interpolation: str = "bilinear"  # bilinear | bicubic | nearest, antialiased
+    channels: int = 3  # 1: luminance
+
+    @property
+    def address(self) -> str:
+        """How it stands in addresses: all of it, but for what came later and has its default.
+
+        >>> Preprocess().address
+        '{"crop":null,"interpolation":"bilinear","mean":null,"resize":null,"std":null}'
+        """
+        fields = asdict(self)
+        return canonical({name: value for name, value in fields.items() if name != "channels" or value != 3})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """How the tokens of a network's sequences lie, as a job file says it."""
+
+    prefix: int  # class and register tokens, before the grid
+    grid: tuple[int, int]  # height and width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    """How a network is called, where it does not map images alone to scores alone, and what its sequences are."""
+
+    inputs: str = "{}"  # canonical JSON of the constants for further arguments of its forward, by name
+    output: str | int | None = None  # which of the things that it returns are the scores: key, attribute or position
+    tokens: Tokens | None = None
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """How it stands in the address of a network: not at all where it is called in the ordinary way.
+
+        `tokens` is left out: how a layer is read is part of the layer's own address.
+
+        >>> Interface().address, Interface(output="logits").address
+        ((), ('{"inputs":{},"output":"logits"}',))
+        """
+        if self.inputs == "{}" and self.output is None:
+            return ()
+        return (canonical({"inputs": json.loads(self.inputs), "output": self.output}),)
+
+
+ORDINARY = Interface()  # from images to class scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +124,7 @@ class NetworkSpec:
     layers: tuple[str, ...] = ("blocks",)
     base: str = "."  # folder of the job file: relative paths start here
     head: str | None = None  # one of HEADS; None: what its scores look like
+    interface: Interface = ORDINARY
 
     @property
     def is_untrained(self) -> bool:
@@ -155,9 +200,32 @@ class Layer:
         return self.shape[self.feature_axis - 1]
 
     @property
+    def num_tokens(self) -> int:
+        """Number of tokens of a sequence, those before its grid included."""
+        return self.shape[self.axes.index("T") - 1]
+
+    @property
+    def is_in_order_only(self) -> bool:
+        """Whether it is a sequence of which nothing tells how its tokens lie on a grid."""
+        return self.kind == "tokens" and self.grid is None
+
+    @property
     def layout(self) -> str:
         """How a batch is read, as far as its shape does not say: part of a cell's address."""
         return canonical([self.axes, self.num_prefix, self.grid])
+
+
+def was_resized_on_a_guess(source: Layer, target: Layer) -> bool:
+    """Return whether version 0.1.0 resized one layer to another though a sequence's grid is not known.
+
+    It took such a sequence for a line of positions. Its values of these cells must not be mistaken for new ones.
+    """
+    if not (source.is_in_order_only or target.is_in_order_only) or "vector" in {source.kind, target.kind}:
+        return False
+    ours, theirs = (
+        (layer.num_prefix, layer.grid or (1, layer.num_tokens - layer.num_prefix)) for layer in (source, target)
+    )
+    return ours != theirs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +249,7 @@ class Network:
     plain_id: str = ""  # the address but for the fingerprint: of what is known of the network without running it
     head: Head = Head()
     fingerprint: Fingerprint | None = None  # None: still to be trained
+    types: str = ""  # what to know of its weights' types, where they are not float32
 
     @property
     def name(self) -> str:
@@ -215,7 +284,6 @@ class MatcherSpec:
     seed: int | None = None  # trained kinds only
     samples: int | str | None = None
     metrics: tuple[str, ...] = ()  # what the job asks for, in the kind's order
-    runs_target: bool = False  # whether values depend on what the target's head says
 
     @property
     def address_samples(self) -> int | str | None:
@@ -495,6 +563,24 @@ class Sweep:
     def _matcher_bytes(self) -> tuple[bytes, ...]:
         return tuple(framed(address) for address in self.matcher_address)
 
+    @cached_property
+    def _is_stitcher(self) -> tuple[bool, ...]:
+        """Per matcher, whether it lays the source's rows on the target's and runs the rest of it; indices do not."""
+        return tuple("resize" in spec.values for spec in self.matchers)
+
+    @cached_property
+    def _head_bytes(self) -> tuple[bytes, ...]:
+        """Per network, the share of the address of a stitch into it that is its head's."""
+        return tuple(framed(*network.head.address) for network in self.networks)
+
+    @cached_property
+    def _has_order_only(self) -> bool:
+        """Whether of the tokens of some layer only the order is known."""
+        return any(layer.is_in_order_only for network in self.networks for layer in network.layers)
+
+    def _layer(self, key: tuple[int, int]) -> Layer:
+        return self.networks[key[0]].layers[key[1]]
+
     def cell(self, source: int, source_layer: int, target: int, target_layer: int, matcher: int) -> Cell:
         """Return the cell at these positions; its id depends on content alone, never on names or speed settings.
 
@@ -503,7 +589,9 @@ class Sweep:
         have in common are framed once.
         """
         return Cell(
-            cell_id=self._cell_id((source, source_layer), (target, target_layer), self._ending_bytes(target, matcher)),
+            cell_id=self._cell_id(
+                (source, source_layer), (target, target_layer), matcher, self._matcher_bytes[matcher]
+            ),
             source=source,
             source_layer=source_layer,
             target=target,
@@ -511,14 +599,13 @@ class Sweep:
             matcher=matcher,
         )
 
-    def _ending_bytes(self, target: int, matcher: int) -> bytes:
-        """Return the share of a cell's address that is the matcher's and, where values depend on it, the head's."""
-        address = self.networks[target].head.address if self.matchers[matcher].runs_target else ()
-        return self._matcher_bytes[matcher] + framed(*address)
-
-    def _cell_id(self, source: tuple[int, int], target: tuple[int, int], matcher: bytes) -> str:
+    def _cell_id(self, source: tuple[int, int], target: tuple[int, int], matcher: int, address: bytes) -> str:
         layers = self._layer_bytes
-        address = layers[source[0]][source[1]] + layers[target[0]][target[1]] + matcher
+        address = layers[source[0]][source[1]] + layers[target[0]][target[1]] + address
+        if self._is_stitcher[matcher]:
+            address += self._head_bytes[target[0]]
+            if self._has_order_only and was_resized_on_a_guess(self._layer(source), self._layer(target)):
+                address += framed("in order")
         return hashlib.sha256(address).hexdigest()[:32]
 
     def full_rank_id(self, cell: Cell) -> str:
@@ -528,8 +615,7 @@ class Sweep:
             return cell.cell_id
         values = {name: value for name, value in spec.values.items() if name != "rank"}
         address = self._matcher_address(replace(spec, params=canonical(values)), self.matcher_data[cell.matcher])
-        ending = framed(address, *self.networks[cell.target].head.address)
-        return self._cell_id(cell.source_key, cell.target_key, ending)
+        return self._cell_id(cell.source_key, cell.target_key, cell.matcher, framed(address))
 
     def block(self, source: int, target: int) -> Block:
         """Return every selected layer of one network against every one of another."""

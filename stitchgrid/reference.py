@@ -8,7 +8,7 @@ Shape suffixes: N images, P rows per image, R rows of all images, D features of 
 """
 
 from collections.abc import Callable, Sequence
-from math import nan
+from math import nan, prod
 
 import numpy as np
 import torch
@@ -114,10 +114,10 @@ class Reference:
         return seen[0], logits.float()
 
     def _module(self, key: Key) -> nn.Module | None:
-        """Return the module that returns a layer's activation, called once; None where only the graph reaches it."""
+        """Return the module that returns a layer's activation as it is seen, called once; None where there is none."""
         layer, network = self._layer(key), self.network(key[0])
-        outputs = [call.output for call in network.operations.calls if call.path == layer.name]
-        return network.module.get_submodule(layer.name) if outputs == [network.cut(layer.node).position] else None
+        cut, outputs = network.cut(layer.node), [c.output for c in network.operations.calls if c.path == layer.name]
+        return network.module.get_submodule(layer.name) if outputs == [cut.position] and cut.is_plain else None
 
     def _reduced(self, cell: Cell, a: Tensor) -> Tensor:
         """Return the source's activations, of low rank where the cell says so.
@@ -356,6 +356,11 @@ def pooled(rows_NPD: Tensor, layer: Layer) -> Tensor:
 
 def lay(a: Tensor, source: Layer, target: Layer, rules: Rules) -> Tensor:
     """Return a source's activations on the target's positions, (N, P, D); README has the table of the rules."""
+    if "vector" not in {source.kind, target.kind} and None in {source.grid, target.grid}:
+        is_same = (source.num_prefix, grid(source)) == (target.num_prefix, grid(target))
+        if is_same and (rules.cls == "copy" or not target.num_prefix):
+            return rows(a, source)
+        return in_order(rows(a, source), source, target, rules)
     prefix_NKD, positions_NPD = rows(a, source).tensor_split([source.num_prefix], dim=1)
     mean_N1D = positions_NPD.mean(1, keepdim=True)
     if target.kind == "vector":
@@ -375,6 +380,29 @@ def lay(a: Tensor, source: Layer, target: Layer, rules: Rules) -> Tensor:
         filled_NKD = mean_N1D.expand(-1, target.num_prefix - kept_NKD.shape[1], -1)
         prefix_NKD = torch.cat([kept_NKD, filled_NKD], dim=1)
     return torch.cat([prefix_NKD, positions_NPD], dim=1)
+
+
+def in_order(rows_NPD: Tensor, source: Layer, target: Layer, rules: Rules) -> Tensor:
+    """Return tokens for tokens, since the grid of one of two sequences is not known; prefix tokens as far as they are.
+
+    Raises:
+        ValueError: If their counts differ: nothing is resized on a guess.
+    """
+    ours, theirs = source.num_prefix, target.num_prefix
+    num_rows, num_wanted = rows_NPD.shape[1], theirs + prod(grid(target))
+    if "map" in {source.kind, target.kind}:
+        raise ValueError("a grid is not known")
+    if num_rows - ours == num_wanted - theirs and (ours == theirs or (ours and theirs)):
+        positions_NPD = rows_NPD[:, ours:]
+        kept_NKD = rows_NPD[:, : min(ours, theirs) if rules.cls == "copy" else 0]
+        if rules.cls == "drop":
+            filled_NKD = rows_NPD.new_zeros(len(rows_NPD), theirs, rows_NPD.shape[2])
+        else:
+            filled_NKD = positions_NPD.mean(1, keepdim=True).expand(-1, theirs - kept_NKD.shape[1], -1)
+        return torch.cat([kept_NKD, filled_NKD, positions_NPD], dim=1)
+    if num_rows == num_wanted and not (ours and theirs) and (rules.cls == "copy" or not theirs):
+        return rows_NPD
+    raise ValueError(f"{num_rows} tokens are not {num_wanted}, and a grid is not known")
 
 
 def grid(layer: Layer) -> tuple[int, int]:

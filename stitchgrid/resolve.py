@@ -328,8 +328,8 @@ def _resolve_network(
     is_known = key is None or trained
     state = load_state(artefacts.read_artefact("network", key)) if key is not None and trained else None
     module = build_network(spec, state=state) if is_known else make_network(spec)
-    cut = cut_network(module, input_shape(preprocess, images))
-    weights = state_digest(module)
+    weights = state_digest(module)  # as they were loaded: cutting may bring them to float32
+    cut = cut_network(module, input_shape(preprocess, images), spec.interface)
     layers = tuple(chosen.layer for chosen in select_layers(cut, spec.layers))
     fingerprint, scores = _fingerprint(cut, layers, preprocess, images)
     head = detect_head(scores, ends_in=cut.ends_in, named=spec.head)
@@ -349,6 +349,7 @@ def _resolve_network(
         num_kept_bytes=kept_bytes(module, cut.input_shape),
         way=cut.way,
         head=head,
+        types=cut.types,
     )
     if is_known:
         return _identified(network, fingerprint, artefacts, tolerance=tolerance_of(cut), update=update)
@@ -450,7 +451,8 @@ def _problems_without_classes(network: Network, kinds: Mapping[str, Matcher]) ->
 
 def network_id(spec: NetworkSpec, preprocess: Preprocess, weights_digest: str) -> str:
     """Return the address of a frozen network: what it computes from an image, whatever it is called."""
-    return digest("network", weights_digest, code_digest(spec), spec.args, canonical(asdict(preprocess)))
+    called = spec.interface.address
+    return digest("network", weights_digest, code_digest(spec), spec.args, preprocess.address, *called)
 
 
 def training_key(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> str:
@@ -463,8 +465,9 @@ def training_key(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> s
         code_digest(spec),
         spec.args,
         str(spec.seed),
-        canonical(asdict(preprocess)),
+        preprocess.address,
         images.fit.digest(images.fit.num),
+        *spec.interface.address,
     )
 
 
@@ -498,7 +501,7 @@ def load_network(
         )
     if network.artefact is None and device.type == "cpu":
         shared.share(module, network.weights_digest)
-    return cut_network_on(device, module, network.input_shape, name=network.name)
+    return cut_network_on(device, module, network.input_shape, name=network.name, interface=network.spec.interface)
 
 
 def check_fingerprint(network: Network, cut: CutNetwork, images: Pictures, *, device: torch.device) -> None:
@@ -527,7 +530,7 @@ def _load_artefact(module: nn.Module, network: Network, artefacts: Artefacts) ->
 
 
 def input_shape(preprocess: Preprocess, images: Images) -> tuple[int, int, int]:
-    """Return (3, height, width) of a network's images after its preprocessing."""
+    """Return (channels, height, width) of a network's images after its preprocessing."""
     size = images.eval.size
     if size is None:
         if preprocess.crop is None and not isinstance(preprocess.resize, tuple):
@@ -536,4 +539,4 @@ def input_shape(preprocess: Preprocess, images: Images) -> tuple[int, int, int]:
                 "(or resize = [height, width]) to bring them to one."
             )
         size = (4096, 4096)
-    return (3, *output_size(preprocess, *size))
+    return (preprocess.channels, *output_size(preprocess, *size))

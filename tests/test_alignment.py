@@ -52,7 +52,7 @@ LAYERS = {
     "cls, tokens 4x4": layer("tokens", (17, 3), num_prefix=1, grid=(4, 4)),
     "cls, tokens 3x3": layer("tokens", (10, 3), num_prefix=1, grid=(3, 3)),
     "cls, 2 registers, tokens 4x4": layer("tokens", (19, 5), num_prefix=3, grid=(4, 4)),
-    "sequence of 9": layer("tokens", (9, 4)),
+    "line of 9": layer("tokens", (9, 4), grid=(1, 9)),
     "vector": layer("vector", (7,)),
 }
 RULES = [

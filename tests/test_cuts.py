@@ -245,8 +245,8 @@ def test_what_has_no_rows_of_features_is_a_cut_that_cannot_be_stitched():
 
     cut = cut_network(Groups(), (3, 4, 4))
     kinds = {c.name: c.layer.kind for c in cut.cuts}
-    assert kinds["relu"] == kinds["sigmoid"] == OTHER  # five axes; images not first
-    assert kinds["flatten"] == "map"
+    assert kinds["relu"] == OTHER  # five axes
+    assert kinds["flatten"] == kinds["sigmoid"] == "map"  # the latter with its images on the second axis
     assert [c.can_be_stitched for c in cut.cuts] == [c.layer.kind != OTHER for c in cut.cuts]
     x = noise(4, 3, 4, 4)
     assert torch.equal(cut.suffix("relu")(cut.taps(["relu"])(x)[0]), cut.module(x))
@@ -468,8 +468,14 @@ class Returns(nn.Module):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x, y: (y, y), "Returns returns a tuple for 2 images; wanted one tensor of class scores"),
-        (lambda x, y: {"out": y}, "returns a dict for 2 images; wanted one tensor"),
+        (
+            lambda x, y: (y, y),
+            r"returns a tuple: 0 \(2, 10\), 1 \(2, 10\) for 2 images; wanted one tensor of class scores.*output = 0\.",
+        ),
+        (
+            lambda x, y: {"n": 3, "out": y},
+            r"returns a dict: 'n' \(int\), 'out' \(2, 10\) for 2 images; wanted one tensor.*output = \"out\"",
+        ),
         (lambda x, y: x, r"returns a tensor of \(2, 3, 2, 2\) for 2 images; wanted one tensor"),
         (lambda x, y: y.mean(0, keepdim=True), r"returns a tensor of \(1, 10\) for 2 images"),
         (
@@ -496,7 +502,10 @@ def test_a_size_that_the_network_refuses_is_named_with_the_one_it_wants():
         cut_network(module, (3, 16, 12))
     with pytest.raises(InputError, match=r"Tiny10 does not run on images of 8x8 with 3 channels.*choose another size"):
         cut_network(network("stitchgrid:tiny10"), (3, 8, 8))
-    with pytest.raises(InputError, match="SmallResNet does not run on images of 8x8 with 1 channels"):
+    with pytest.raises(
+        InputError,
+        match=r"SmallResNet does not run on images of 8x8 with 1 channel .*takes 3 channels, and the images have 1",
+    ):
         cut_network(network("stitchgrid:resnet20"), (1, 8, 8))
 
 

@@ -170,8 +170,8 @@ def into(case: Case, kinds: list) -> tuple[Zoo, Sweep]:
 
 
 def kinds_for(case: Case) -> list:
-    direct = replace(matcher("direct"), runs_target=True)
-    trained = replace(matcher("task_loss", epochs=2, lr=0.05, batch_size=64), runs_target=True)
+    direct = matcher("direct")
+    trained = matcher("task_loss", epochs=2, lr=0.05, batch_size=64)
     return [direct, trained] if case.head.has_classes else [direct]
 
 
@@ -217,13 +217,9 @@ def test_softmax_at_the_end_changes_no_loss():
 
 
 def test_only_stitches_into_a_head_that_is_not_logits_have_an_address_of_their_own():
-    kinds = [replace(matcher("direct"), runs_target=True), matcher("cka")]
+    kinds = [matcher("direct"), matcher("cka")]
     _, sweep = into(Case(4, nn.Identity(), Head()), kinds)
     other = replace(sweep, networks=(replace(sweep.networks[0], head=SOFTMAX),))
     for position, differs in ((0, True), (1, False)):
         mine, theirs = (one.cell(0, 0, 0, 1, position).cell_id for one in (sweep, other))
         assert (mine != theirs) == differs
-    assert (
-        sweep.cell(0, 0, 0, 1, 0).cell_id
-        == replace(sweep, matchers=(matcher("direct"), matcher("cka"))).cell(0, 0, 0, 1, 0).cell_id
-    )  # as before there were heads

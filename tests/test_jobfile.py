@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stitchgrid.errors import JobFileError
 from stitchgrid.jobfile import Job, parse_job
 from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, default_metrics
-from stitchgrid.records import DataSpec, Preprocess, Recipe
+from stitchgrid.records import DataSpec, Interface, Preprocess, Recipe, Tokens
 
 BASE = Path("/jobs")
 STITCHER_METRICS = (
@@ -307,6 +307,24 @@ PROBLEMS = [
     ({"models": [{**VIT, "preprocess": {"mean": [0.5]}}]}, "models[0].preprocess.mean: three numbers are needed"),
     ({"models": [{**VIT, "preprocess": {"std": [1, 1, 0]}}]}, "models[0].preprocess.std: must be greater than 0"),
     (
+        {"models": [{**VIT, "preprocess": {"channels": 1, "mean": [1, 1, 1]}}]},
+        "models[0].preprocess.mean: one number is needed, for the one channel, got 3",
+    ),
+    (
+        {"models": [{**VIT, "preprocess": {"channels": 4}}]},
+        "models[0].preprocess.channels: 1 (luminance) or 3 (red, green, blue), got 4",
+    ),
+    ({"models": [{**VIT, "output": True}]}, 'models[0].output: a key or attribute such as "logits", or a position'),
+    ({"models": [{**VIT, "output": ["a"]}]}, 'models[0].output: a key or attribute such as "logits", or a position'),
+    ({"models": [{**VIT, "inputs": [1]}]}, "models[0].inputs: should be an object, got [1]"),
+    ({"models": [{**VIT, "tokens": {"prefix": 1}}]}, "models[0].tokens.grid: missing, but needed"),
+    ({"models": [{**VIT, "tokens": {"grid": [4]}}]}, "models[0].tokens.grid"),
+    ({"models": [{**VIT, "tokens": {"prefix": -1, "grid": [4, 4]}}]}, "models[0].tokens.prefix: should be greater"),
+    (
+        {"models": [{**VIT, "tokens": {"grid": [4, 4], "prefixes": 1}}]},
+        "models[0].tokens.prefixes: unknown key; did you mean 'prefix'?",
+    ),
+    (
         {"models": [{**VIT, "weights": "${UNSET_VARIABLE}/a"}]},
         "models[0].weights: environment variable UNSET_VARIABLE is not set",
     ),
@@ -437,3 +455,23 @@ def test_whatever_is_wrong_it_is_a_job_file_error(words, position, key, value):
         assert problem.problems  # noqa: PT017
     else:
         assert parse_job(job.to_dict(), title="again") == job
+
+
+def test_how_networks_are_called_travels_and_is_stored_only_where_it_is_said():
+    called = {
+        **VIT,
+        "output": 0,
+        "inputs": {"meta": [0, 1.5], "mode": "a"},
+        "tokens": {"prefix": 1, "grid": [4, 4]},
+        "preprocess": {"channels": 1, "mean": [0.5]},
+    }
+    job = parse(models=[called])
+    (found,) = job.network_specs()
+    assert found.interface == Interface(
+        inputs='{"meta":[0,1.5],"mode":"a"}', output=0, tokens=Tokens(prefix=1, grid=(4, 4))
+    )
+    assert found.preprocess == Preprocess(channels=1, mean=(0.5,))
+    assert parse_job(json.loads(json.dumps(job.to_dict())), title="") == job
+    (stored,) = parse(models=[{**VIT, "preprocess": {"crop": 4}}]).to_dict()["models"]
+    assert not stored.keys() & {"output", "inputs", "tokens"}
+    assert "channels" not in stored["preprocess"]

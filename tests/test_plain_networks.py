@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from stitchgrid.driver.remarks import network_remarks, problem_of
+from stitchgrid.driver.remarks import network_remarks as remarks_in
+from stitchgrid.driver.remarks import problem_of
 from stitchgrid.engine.plain import MIN_GAIN, SIGNIFICANCE, against_chance, better_order
 from stitchgrid.records import Head, Network, NetworkSpec, Preprocess
 
@@ -78,6 +79,10 @@ def network(*, weights: str = "a.pt", head: Head | None = None, way: str = "grap
         way=way,
         head=head or Head(),
     )
+
+
+def network_remarks(*arguments):
+    return remarks_in(*arguments, precision="fp32")
 
 
 MEASURED = {"accuracy": 1 / 12, "chance": 1 / 12, "is_at_chance": True, "order": None, "problems": [], "remarks": []}

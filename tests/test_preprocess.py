@@ -1,7 +1,11 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
@@ -106,6 +110,32 @@ def test_the_output_size_is_known_beforehand(height, width, resize, crop):
     preprocess = Preprocess(resize=resize, crop=crop)
     found = apply_preprocess(torch.zeros(1, 3, height, width, dtype=torch.uint8), preprocess)
     assert tuple(found.shape[-2:]) == output_size(preprocess, height, width)
+
+
+# ---- channels
+
+
+def test_one_channel_is_the_luminance_of_pillow_and_grey_stays_what_it_is():
+    pixels = draw_pixels(2, 3, 9, 7)
+    wanted = [np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L")) for image in pixels]
+    found = apply_preprocess(pixels, Preprocess(channels=1))
+    assert torch.equal(found, torch.from_numpy(np.stack(wanted))[:, None].float() / 255)
+    grey = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    assert torch.equal(apply_preprocess(grey, Preprocess(channels=1)), grey[:, :1].float() / 255)
+
+
+def test_one_channel_is_resized_cropped_and_normalised_like_three():
+    preprocess = Preprocess(channels=1, resize=16, crop=8, mean=(0.4,), std=(0.2,))
+    grey = draw_pixels(2, 1, 20, 24)
+    three = apply_preprocess(
+        grey.expand(2, 3, 20, 24), replace(preprocess, channels=3, mean=(0.4,) * 3, std=(0.2,) * 3)
+    )
+    found = apply_preprocess(grey.expand(2, 3, 20, 24), preprocess)
+    assert found.shape == (2, 1, 8, 8)
+    torch.testing.assert_close(found, three[:, :1])
+    as_list = apply_preprocess(list(grey.expand(2, 3, 20, 24)), preprocess)
+    assert torch.equal(as_list, found)
+    assert apply_preprocess([], preprocess).shape[1] == 1
 
 
 # ---- augmentation

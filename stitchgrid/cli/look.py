@@ -34,7 +34,18 @@ def models(pattern: str) -> None:
     "--input-size", metavar="HxW", help="Size of the images; default: 32x32 for stitchgrid's own, else 224x224."
 )
 @click.option("--args", "arguments", default="{}", help="Keyword arguments of the architecture, as JSON.")
-def layers(model: str, every: bool, input_size: str | None, arguments: str) -> None:
+@click.option("--channels", type=click.Choice(["1", "3"]), default="3", help="Channels of the images; 1 is luminance.")
+@click.option("--inputs", default="{}", help="Constants for further arguments of its forward, as JSON.")
+@click.option("--output", help="Which of the things that it returns are the scores: a key, attribute or position.")
+def layers(
+    model: str,
+    every: bool,
+    input_size: str | None,
+    arguments: str,
+    channels: str,
+    inputs: str,
+    output: str | None,
+) -> None:
     """List the layers at which a model can be cut: name, depth, kind, axes, shape.
 
     Of axes N are images, C and D features, H rows, W columns, T tokens; the shape is one image's. Tokens are so many
@@ -48,14 +59,20 @@ def layers(model: str, every: bool, input_size: str | None, arguments: str) -> N
       stitchgrid layers stitchgrid:resnet20 --all --input-size 32x32
     """
     from stitchgrid.models.build import make_network
-    from stitchgrid.models.cutting import cut_network, way_notice
+    from stitchgrid.models.cutting import cut_network, types_notice, way_notice
     from stitchgrid.models.select import select_layers
-    from stitchgrid.records import NetworkSpec, canonical
+    from stitchgrid.records import Interface, NetworkSpec, canonical
 
-    spec = NetworkSpec(name=model, entry=model, architecture=model, args=canonical(_json_object(arguments)))
+    spec = NetworkSpec(name=model, entry=model, architecture=model, args=canonical(_json_object(arguments, "--args")))
     height, width = _size(input_size) if input_size else _usual_size(model)
-    cut = cut_network(make_network(spec), (3, height, width))
+    position = output is not None and output.isdigit()
+    interface = Interface(
+        inputs=canonical(_json_object(inputs, "--inputs")), output=int(output) if output and position else output
+    )
+    cut = cut_network(make_network(spec), (int(channels), height, width), interface)
     if notice := way_notice(model, cut.way, cut.reason):
+        say(notice, err=True)
+    if notice := types_notice(model, cut.types, "fp32"):
         say(notice, err=True)
     chosen = cut.cuts if every else select_layers(cut, ("blocks",))
     longest = max(len(one.name) for one in chosen)
@@ -70,15 +87,13 @@ def layers(model: str, every: bool, input_size: str | None, arguments: str) -> N
         say(f"{one.name:{longest}}  {layer.depth:.3f}  {layer.kind:6}  {layer.axes:4}  {shape}{grid}")
 
 
-def _json_object(text: str) -> dict[str, object]:
+def _json_object(text: str, option: str) -> dict[str, object]:
     try:
         value = json.loads(text)
     except ValueError as problem:
-        raise click.BadParameter(
-            f"wanted JSON such as '{{\"depth\": 8}}': {problem}.", param_hint="--args"
-        ) from problem
+        raise click.BadParameter(f"wanted JSON such as '{{\"depth\": 8}}': {problem}.", param_hint=option) from problem
     if not isinstance(value, dict):
-        raise click.BadParameter(f"wanted a JSON object, got {text!r}.", param_hint="--args")
+        raise click.BadParameter(f"wanted a JSON object, got {text!r}.", param_hint=option)
     return value
 
 

@@ -180,7 +180,7 @@ class Launch:
             else:
                 found.append(json.loads(self.store.read_artefact("evaluation", unit.unit_id)))
         for network, one in zip(sweep.networks, found, strict=True):
-            for remark in network_remarks(network, one, resolution.class_names):
+            for remark in network_remarks(network, one, resolution.class_names, precision=sweep.precision):
                 self.display.say(f"{network.name}: {remark}")
         return found
 
@@ -212,7 +212,7 @@ class Launch:
         self, revision: int, plan: Plan, resolution: Resolution, measured: Sequence[Mapping[str, Any]]
     ) -> None:
         remarks = [
-            network_remarks(network, found, resolution.class_names)
+            network_remarks(network, found, resolution.class_names, precision=plan.sweep.precision)
             for network, found in zip(plan.sweep.networks, measured, strict=True)
         ]
         tables = {

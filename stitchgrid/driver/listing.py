@@ -1,7 +1,7 @@
 """A sweep as tables with names: what its folder in the store says of cells, models and layers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from stitchgrid.driver.remarks import problem_of
 from stitchgrid.matchers.catalogue import metrics_into
-from stitchgrid.records import Cell, Shard, Sweep, canonical
+from stitchgrid.records import Cell, Shard, Sweep
 from stitchgrid.store.schemas import CELLS, LAYERS, MODELS, PROBES, TEXT
 
 
@@ -81,7 +81,7 @@ def model_table(sweep: Sweep, evaluations: Sequence[Mapping[str, Any]], remarks:
         "args": [network.spec.args for network in networks],
         "weights_digest": [network.weights_digest for network in networks],
         "network_id": [network.network_id for network in networks],
-        "preprocess": [canonical(asdict(network.preprocess)) for network in networks],
+        "preprocess": [network.preprocess.address for network in networks],
         "num_parameters": [network.num_parameters for network in networks],
         "num_classes": [network.num_classes for network in networks],
         "num_cuts": [network.num_cuts for network in networks],

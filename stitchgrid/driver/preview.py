@@ -74,7 +74,7 @@ def preview(
     evaluations = resolution.evaluations()
     for network, unit in zip(resolution.sweep.networks, evaluations, strict=True):
         found = _stored(store, "evaluation", unit.unit_id)
-        for remark in network_remarks(network, found, resolution.class_names):
+        for remark in network_remarks(network, found, resolution.class_names, precision=job.numerics.precision):
             say(f"{network.name}: {remark}")
     where = where or Where()
     speed = planned_speed(store, job.name, update=update) or speed_there(job.numerics.device, where)

@@ -4,19 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stitchgrid.datasets import natural_order
-from stitchgrid.models.cutting import way_notice
+from stitchgrid.models.cutting import types_notice, way_notice
 from stitchgrid.records import Head, Network
 
 SHOWN = 12  # classes named in an order
 
 
-def network_remarks(network: Network, found: Mapping[str, Any] | None, class_names: Sequence[str]) -> list[str]:
+def network_remarks(
+    network: Network, found: Mapping[str, Any] | None, class_names: Sequence[str], *, precision: str
+) -> list[str]:
     """Return sentences about one network, without its name; none where there is nothing to say.
 
     Args:
         network: The network.
         found: What was measured of it, None where nothing was yet.
         class_names: The classes of the images, by label.
+        precision: What the job runs networks in.
     """
     remarks = []
     if problem := problem_of(found):
@@ -25,8 +28,8 @@ def network_remarks(network: Network, found: Mapping[str, Any] | None, class_nam
         remarks.append("untrained: its weights are those of its initialisation")
     if network.head != Head():
         remarks.append(_head(network.head))
-    if notice := way_notice("it", network.way):
-        remarks.append(notice)
+    notices = way_notice("it", network.way), types_notice("it", network.types, precision)
+    remarks += [notice for notice in notices if notice is not None]
     if found is None:
         return remarks
     if found.get("is_at_chance"):

@@ -16,6 +16,7 @@ from stitchgrid.matchers.alignment import (
     index_shaping,
     is_identity,
     layout_of,
+    layouts_of,
     pooled,
     rows_of,
 )
@@ -55,7 +56,7 @@ def index_space(source: Layer, target: Layer) -> RowSpace:
 
 def stitch_space(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> RowSpace:
     """Return the rows between which a stitcher maps: the target's, and the source's laid on them."""
-    ours, theirs = layout_of(source), layout_of(target)
+    ours, theirs = layouts_of(source, target)
     is_laid = not is_identity(ours, theirs, rules)
     return RowSpace(source=ours, target=theirs, rules=rules if is_laid else None)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stitchgrid.engine.laying import Laying
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
-from stitchgrid.matchers.alignment import Layout, image_blocks, is_identity, layout_of, pooled, rows_of
+from stitchgrid.matchers.alignment import Layout, image_blocks, is_identity, layouts_of, pooled, rows_of
 from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.records import Layer
 
@@ -23,9 +23,10 @@ class Pooling:
 
     def __init__(self, source: Layer, target: Layer, rules: Rules, *, device: torch.device):
         self.source = source
-        ours, theirs = layout_of(source), layout_of(target)
+        ours, theirs = layouts_of(source, target)
+        is_plain = is_identity(ours, theirs, rules) and source.num_prefix == target.num_prefix
         #: None: the plain mean over the source's own positions
-        self.weights_P = None if is_identity(ours, theirs, rules) else _weights(ours, theirs, rules, device)
+        self.weights_P = None if is_plain else _weights(ours, theirs, target.num_prefix, rules, device)
 
     def __call__(self, a: Tensor) -> Tensor:
         """Return the pooled rows of a batch of the source's activations: (N, D), float64."""
@@ -36,10 +37,12 @@ class Pooling:
 
 
 @lru_cache(maxsize=256)  # they are the same for all pairs of layers of these layouts
-def _weights(source: Layout, target: Layout, rules: Rules, device: torch.device) -> Tensor:
+def _weights(source: Layout, target: Layout, num_prefix: int, rules: Rules, device: torch.device) -> Tensor:
     """Return the weights of a source's rows in the mean over the positions of the target, (P,)."""
     mean_1Q1 = torch.zeros(1, target.num_rows, 1, dtype=torch.float64, device=device)
-    mean_1Q1[:, target.num_prefix :] = 1 / (target.num_rows - target.num_prefix)
+    mean_1Q1[:, num_prefix:] = 1 / (target.num_rows - num_prefix)
+    if is_identity(source, target, rules):
+        return mean_1Q1.flatten()
     return Laying(source, target, rules, device=device).back(mean_1Q1).flatten()
 
 
@@ -50,7 +53,7 @@ def pooled_source(work: Workspace, batch: Batch, source: LayerKey, target: Layer
     def pool() -> Tensor:
         return Pooling(f, g, rules, device=work.device)(batch.activations[source])
 
-    return batch.once(("pooled", source, layout_of(g), rules), pool)
+    return batch.once(("pooled", source, layouts_of(f, g), g.num_prefix, rules), pool)
 
 
 def pooled_target(work: Workspace, batch: Batch, target: LayerKey) -> Tensor:

@@ -101,7 +101,8 @@ def _on_noise(network: Network, size: tuple[int, ...]) -> Network:
     """Return the network with the preprocessing of images that have the size of the target's input."""
     wanted = network.input_shape[1:]
     resize = None if wanted == size else (wanted[0], wanted[1])
-    preprocess = Preprocess(resize=resize, mean=network.preprocess.mean, std=network.preprocess.std)
+    own = network.preprocess
+    preprocess = Preprocess(resize=resize, mean=own.mean, std=own.std, channels=own.channels)
     return replace(network, preprocess=preprocess)
 
 

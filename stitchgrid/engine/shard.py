@@ -81,6 +81,7 @@ def check_halves(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> None
 
 def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: bool) -> None:
     """Note the values of all cells; what stops the training of a pair's maps costs it no other cells."""
+    cells = ledger.sound(cells)
     stitched = [cell for cell in cells if _matcher(work, cell).family == "stitcher"]
     closed = [cell for cell in stitched if not _matcher(work, cell).trained]
     ranked = [cell for cell in cells if _matcher(work, cell).family == "index" and work.rank(cell) is not None]
@@ -129,7 +130,8 @@ def _describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
         entry.num_fit = num_fit
         entry.num_rows = num_eval * layout_of(target).num_rows
         rules = work.rules(cell)
-        entry.alignment = alignment_name(source, target, rules)
+        with ledger.failing([cell]):
+            entry.alignment = alignment_name(source, target, rules)
         if is_subsampled(source, target, rules):
             entry.flags.add("subsampled")
         if is_upsampled(source, target):

@@ -15,7 +15,7 @@ from stitchgrid.engine.anchors import Anchors
 from stitchgrid.engine.outputs import outputs_of
 from stitchgrid.engine.pooling import pooled_source, pooled_target
 from stitchgrid.engine.workspace import Batch, Workspace
-from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, lay, layout_of, resize_rows, rows_of
+from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, layouts_of, resize_rows, rows_of
 from stitchgrid.matchers.catalogue import OOD_METRICS, Rules, asks_ood
 from stitchgrid.matchers.ood import detection, rounded
 from stitchgrid.matchers.stitchers.affine import AffineMap
@@ -62,11 +62,11 @@ def stitch_rows(
 
     An affine map commutes with resizing, so it is applied on whichever side has fewer rows; not with dropping tokens.
     """
-    ours, theirs = layout_of(source), layout_of(target)
+    ours, theirs = layouts_of(source, target)
     if ours.num_rows < theirs.num_rows and keeps_means(theirs, rules):
         laid = resize_rows(stitch(rows_of(a, source)), ours, theirs, rules)
         return laid if out is None else out.copy_(laid)
-    return stitch(lay(a, source, theirs, rules), out=out)
+    return stitch(resize_rows(rows_of(a, source), ours, theirs, rules), out=out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ class TailEvaluation:
         stitch_rows(about_anchor, a, layer, self.layer, stitch.rules, out=out)
         if bias_E is not None:
             out.copy_(out + bias_E)  # in float64: a bias in float32 would be off by as much as B is rounded
-        if anchor is not None and not keeps_means(layout_of(self.layer), stitch.rules):
+        if anchor is not None and not keeps_means(layouts_of(layer, self.layer)[1], stitch.rules):
             out[:, : self.layer.num_prefix] = stitch.map.bias_E.to(out.dtype)  # dropped tokens are zeros, not anchors
 
     def _run(self, part: slice, t_SNPE: Tensor) -> None:

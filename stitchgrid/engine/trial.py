@@ -147,7 +147,7 @@ def _try(question: Question, device: torch.device) -> Trial:
 def random_network(record: Network, device: torch.device) -> CutNetwork:
     """Return a network as its architecture initialises it."""
     module = freeze(make_network(record.spec))
-    return cut_network_on(device, module, record.input_shape, name=record.name)
+    return cut_network_on(device, module, record.input_shape, name=record.name, interface=record.spec.interface)
 
 
 @torch.no_grad()
@@ -177,7 +177,7 @@ def _training_speed(record: Network, device: torch.device, pass_speed: float) ->
     train_network(
         replace(record.spec, recipe=few),
         noise,
-        lambda pixels: apply_preprocess(pixels, Preprocess()),
+        lambda pixels: apply_preprocess(pixels, Preprocess(channels=record.preprocess.channels)),
         device=device,
         on_epoch=lambda *_: ends.append(perf_counter()),
     )

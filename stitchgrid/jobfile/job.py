@@ -57,7 +57,6 @@ class MatcherEntry:
                 seed=seed,
                 samples=self._spec_samples(fit_samples),
                 metrics=self.metrics,
-                runs_target=MATCHERS[self.kind].family == "stitcher",
             )
             for rank in self.ranks
             for seed in self.seeds or (None,)
@@ -114,7 +113,7 @@ class Job:
             "seed": self.seed,
             "data": self.data.model_dump(mode="json", exclude_none=True),
             "numerics": self.numerics.model_dump(mode="json"),
-            "models": [model.model_dump(mode="json", exclude_none=True) for model in self.models],
+            "models": [model.to_dict() for model in self.models],
             "recipes": {
                 name: recipe.model_dump(mode="json", exclude_none=True) for name, recipe in self.recipes.items()
             },
@@ -229,6 +228,7 @@ class Job:
                 layers=model.layers,
                 base=str(self.base),
                 head=model.head,
+                interface=model.interface,
             )
             for seed in model.seeds or (model.seed or 0,)
         ]

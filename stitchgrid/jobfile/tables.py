@@ -4,12 +4,21 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    WrapValidator,
+)
 
 from stitchgrid.datasets.catalogue import known_datasets, own_parts
 from stitchgrid.errors import nearest
 from stitchgrid.paths import check_path
-from stitchgrid.records import EnergyRecipe, Preprocess, ProbeSpec, Recipe
+from stitchgrid.records import EnergyRecipe, Interface, Preprocess, ProbeSpec, Recipe, Tokens, canonical
 
 PAIR_WORDS = ("all", "within", "across")
 LONGEST_SWEEP = 150  # characters: names of figures are longer, and file systems take 255
@@ -100,10 +109,24 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _three(values: tuple[float, ...]) -> tuple[float, ...]:
-    if len(values) != 3:
-        raise ValueError(f"three numbers are needed, one per channel, got {len(values)}")
+def _per_channel(values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+    num = info.data.get("channels", 3)
+    if len(values) != num:
+        words = {1: "one number is needed, for the one channel", 3: "three numbers are needed, one per channel"}
+        raise ValueError(f"{words[num]}, got {len(values)}")
     return values
+
+
+def _channels(value: Any) -> int:
+    if value not in {1, 3} or isinstance(value, bool):
+        raise ValueError(f"1 (luminance) or 3 (red, green, blue), got {value!r}")
+    return int(value)
+
+
+def _output(value: Any) -> str | int:
+    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+        raise ValueError(f'a key or attribute such as "logits", or a position such as 0, got {value!r}')
+    return value
 
 
 def _positive(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -145,7 +168,7 @@ UserPath = Annotated[str, AfterValidator(check_path)]
 Size = Annotated[int | tuple[int, int] | None, _by(_size)]
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
-Channels = Annotated[tuple[float, ...], AfterValidator(_three)]
+Channels = Annotated[tuple[float, ...], AfterValidator(_per_channel)]
 Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], AfterValidator(_range)]
 ClassNames = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
@@ -220,6 +243,7 @@ class NumericsTable(Table):
 class PreprocessTable(Table):
     """`preprocess` of a model."""
 
+    channels: Annotated[int, _by(_channels)] = 3  # 1: luminance; before mean and std, which have as many numbers
     resize: Size = None
     crop: Size = None
     mean: Channels | None = None
@@ -255,6 +279,17 @@ class TrainTable(Table):
     train: str
 
 
+class TokensTable(Table):
+    """`tokens` of a model: tokens before a grid, and the grid's height and width."""
+
+    prefix: Annotated[int, Field(ge=0)] = 0
+    grid: Annotated[tuple[Count, Count], BeforeValidator(_listed)]
+
+    def to_record(self) -> Tokens:
+        """Return it as the record that travels."""
+        return Tokens(prefix=self.prefix, grid=self.grid)
+
+
 class ModelTable(Table):
     """[[models]]: one network, or one per seed."""
 
@@ -267,6 +302,24 @@ class ModelTable(Table):
     preprocess: PreprocessTable | None = None
     layers: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)] = ("blocks",)
     head: Literal["logits", "probabilities", "binary", "multilabel", "regression", "embedding"] | None = None
+    inputs: dict[str, JsonValue] = {}  # constants for further arguments of its forward
+    output: Annotated[str | int, _by(_output)] | None = None  # which of the things that it returns are the scores
+    tokens: TokensTable | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as it could stand in a job file; keys of later versions are left out where they say nothing."""
+        table = self.model_dump(mode="json", exclude_none=True)
+        if not self.inputs:
+            del table["inputs"]
+        if self.preprocess and self.preprocess.channels == 3:
+            del table["preprocess"]["channels"]
+        return table
+
+    @property
+    def interface(self) -> Interface:
+        """How the network is called, as the record that travels."""
+        tokens = self.tokens.to_record() if self.tokens else None
+        return Interface(inputs=canonical(self.inputs), output=self.output, tokens=tokens)
 
 
 class GridTable(Table):

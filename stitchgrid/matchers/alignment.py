@@ -7,13 +7,14 @@ Shape suffixes: N images, P positions, K prefix tokens, D features, H positions 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stitchgrid.errors import InputError
 from stitchgrid.matchers.catalogue import Rules
 from stitchgrid.records import Layer
 
@@ -46,20 +47,74 @@ def layout_of(layer: Layer) -> Layout:
         return Layout(num_prefix=0, grid=None)
     if layer.grid is not None:
         return Layout(num_prefix=layer.num_prefix, grid=layer.grid)
-    return Layout(num_prefix=layer.num_prefix, grid=(1, num_tokens(layer) - layer.num_prefix))
+    return Layout(num_prefix=layer.num_prefix, grid=(1, layer.num_tokens - layer.num_prefix))
 
 
-def num_tokens(layer: Layer) -> int:
-    """Return how many tokens a sequence has, those before its grid included."""
-    return layer.shape[layer.axes.index("T") - 1]
+def layouts_of(source: Layer, target: Layer) -> tuple[Layout, Layout]:
+    """Return the layouts in which a source's rows are laid on a target's.
+
+    A sequence of which only the order is known takes over the other's grid where the counts agree: token k is token k.
+    """
+    ours, theirs = layout_of(source), layout_of(target)
+    if not _by_order(source, target):
+        return ours, theirs
+    if ours.num_prefix == theirs.num_prefix or (source.num_prefix and target.num_prefix):
+        grid = theirs.grid if source.is_in_order_only else ours.grid
+        return replace(ours, grid=grid), replace(theirs, grid=grid)
+    line = Layout(num_prefix=0, grid=(1, ours.num_rows))  # nothing is known of the tokens before one of the grids
+    return line, line
+
+
+def _by_order(source: Layer, target: Layer) -> bool:
+    """Return whether tokens of two sequences correspond by their order, since of one of them no more is known."""
+    if source.kind != "tokens" or target.kind != "tokens":
+        return False
+    if not (source.is_in_order_only or target.is_in_order_only):
+        return False
+    if source.num_prefix == target.num_prefix or not (source.num_prefix and target.num_prefix):
+        return source.num_tokens == target.num_tokens
+    return source.num_tokens - source.num_prefix == target.num_tokens - target.num_prefix
+
+
+def check_geometry(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> None:
+    """See that a source can be laid on a target by what is known of both.
+
+    Raises:
+        InputError: If rows would have to be resized, or prefix tokens told from others, on a guess.
+    """
+    unknown = [layer for layer in (source, target) if layer.is_in_order_only]
+    if not unknown or "vector" in {source.kind, target.kind} or layout_of(source) == layout_of(target):
+        return
+    if not _by_order(source, target):
+        raise InputError(
+            f"{_words(source)} cannot be laid on {_words(target)}: nothing tells how the tokens of "
+            f"{' and '.join(repr(layer.name) for layer in unknown)} lie on a grid; say so in the model's table, such "
+            "as tokens = { prefix = 1, grid = [4, 4] } for a class token and 4 x 4 patches."
+        )
+    if rules.cls != "copy" and layouts_of(source, target)[1].num_prefix != target.num_prefix:
+        raise InputError(
+            f'cls = "{rules.cls}" needs to know which tokens of {_words(source)} come before its grid; say so in the '
+            "model's table, such as tokens = { prefix = 1, grid = [4, 4] }."
+        )
+
+
+def _words(layer: Layer) -> str:
+    if layer.kind == "map":
+        return f"{layer.name!r} (a map)"
+    grid = f"a grid of {layer.grid[0]} x {layer.grid[1]}" if layer.grid else "no known grid"
+    return f"{layer.name!r} ({layer.num_tokens} tokens, {grid})"
 
 
 def alignment_name(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> str:
     """Return the name of what is done to lay `source` on `target`, as the `alignment` column shows it.
 
     Steps are joined by `+`; `identity` where rows stay what they are.
+
+    Raises:
+        InputError: If what is done would rest on a guess.
     """
-    ours, theirs = layout_of(source), layout_of(target)
+    check_geometry(source, target, rules)
+    ours, theirs = layouts_of(source, target)
     steps = [f"{source.kind}_to_{target.kind}"] if {source.kind, target.kind} == {"map", "tokens"} else []
     if theirs.grid is None and ours.grid is not None:
         return "cls" if rules.pool == "cls" and ours.num_prefix else "mean"
@@ -99,8 +154,8 @@ def is_upsampled(source: Layer, target: Layer) -> bool:
 
 def _sides(source: Layer, target: Layer) -> list[tuple[int, int]]:
     """Return (source, target) sizes of both sides of the grids; none where the target is a vector."""
-    ours, theirs = layout_of(source).grid or (1, 1), layout_of(target).grid
-    return [] if theirs is None else list(zip(ours, theirs, strict=True))
+    ours, theirs = layouts_of(source, target)
+    return [] if theirs.grid is None else list(zip(ours.grid or (1, 1), theirs.grid, strict=True))
 
 
 def index_shaping(source: Layer, target: Layer) -> str:
@@ -111,7 +166,7 @@ def index_shaping(source: Layer, target: Layer) -> str:
     """
     if source.kind == target.kind == "map" and source.grid == target.grid:
         return "positions"
-    if source.kind == target.kind == "tokens" and num_tokens(source) == num_tokens(target):
+    if source.kind == target.kind == "tokens" and source.num_tokens == target.num_tokens:
         return "tokens"
     return "pooled"
 

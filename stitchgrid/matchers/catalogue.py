@@ -167,7 +167,7 @@ def metrics_into(spec: MatcherSpec, head: Head) -> tuple[str, ...]:
 
     Of a target that knows no classes, those that compare outputs take the place of those that need classes.
     """
-    if not spec.runs_target:
+    if MATCHERS[spec.kind].family != "stitcher":
         return spec.metrics
     asked = set(spec.metrics)
     if head.has_classes:

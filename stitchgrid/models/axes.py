@@ -57,7 +57,8 @@ Axes = tuple[Axis, ...]
 class Reading:
     """How one image's activation is read."""
 
-    axes: str  # NCHW | NHWC | NTD | NDT | ND
+    axes: str  # NCHW | NHWC | NTD | NDT | ND, images first
+    images: int = 0  # which axis of the tensor itself is that of the images
     num_prefix: int = 0  # tokens before the grid
     grid: tuple[int, int] | None = None  # height and width
 
@@ -74,10 +75,24 @@ def read(axes: Axes | None) -> Reading | None:
     """Return how a tensor with these axes is read, None where it has no rows of features.
 
     >>> read(fresh((2, 14, 14, 96), "NHWC"))
-    Reading(axes='NHWC', num_prefix=0, grid=(14, 14))
+    Reading(axes='NHWC', images=0, num_prefix=0, grid=(14, 14))
+    >>> read(fresh((17, 2, 96), "HNC")).images
+    1
     """
-    if not axes or not axes[0].is_only("N"):
+    images = images_axis(axes)
+    if not axes or images is None:
         return None
+    reading = _images_first((axes[images], *axes[:images], *axes[images + 1 :]))
+    return None if reading is None else replace(reading, images=images)
+
+
+def images_axis(axes: Axes | None) -> int | None:
+    """Return which axis is that of the images, None where no axis is theirs alone."""
+    having = [k for k, axis in enumerate(axes or ()) if "N" in axis.letters]
+    return having[0] if axes and len(having) == 1 and axes[having[0]].is_only("N") else None
+
+
+def _images_first(axes: Axes) -> Reading | None:
     if len(axes) == 2:
         return Reading(axes="ND")
     if len(axes) == 4:
@@ -180,7 +195,7 @@ def sliced(axis: Axis, key: slice, size: int) -> Axis:
 def scaled(axes: Axes, shape: Sequence[int]) -> Axes | None:
     """Return the axes of a map made coarser, or finer, by one factor along height and width; else None."""
     was = read(axes)
-    if was is None or was.grid is None or len(shape) != 4:
+    if was is None or was.grid is None or was.images or len(shape) != 4:
         return None
     height, width = was.grid
     new_height, new_width = shape[was.axes.index("H")], shape[was.axes.index("W")]

@@ -6,14 +6,17 @@ A network can be cut at a tensor when every path from input to output passes thr
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
-from stitchgrid.errors import JobFileError, nearest
+from stitchgrid.errors import InputError, JobFileError, breaks_worker, is_out_of_memory, nearest
+from stitchgrid.models.adapt import described
 from stitchgrid.models.axes import Reading
 from stitchgrid.models.freeze import as_its_author_wrote_it
-from stitchgrid.records import Layer
+from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
+from stitchgrid.records import Layer, Tokens
 
 KINDS = {"NCHW": "map", "NHWC": "map", "NTD": "tokens", "NDT": "tokens", "ND": "vector"}  # by axes
 OTHER = "other"  # cuts whose rows are not defined: windows, channel groups; they cannot be selected
@@ -25,6 +28,9 @@ class Cut:
 
     layer: Layer
     position: int  # of the operation that makes it
+    images: int = 0  # which axis is that of the images, in the network itself
+    dtype: torch.dtype = torch.float32  # in the network itself
+    order: tuple[int, ...] = ()  # axes from the slowest to the fastest in memory, in the network itself
 
     @property
     def name(self) -> str:
@@ -40,6 +46,16 @@ class Cut:
     def can_be_stitched(self) -> bool:
         """Whether it has rows of features: a map, a sequence of tokens or a vector."""
         return self.layer.kind != OTHER
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the network itself has the images first, in float32."""
+        return not self.images and self.dtype == torch.float32
+
+    @property
+    def own_form(self) -> tuple[int, torch.dtype, tuple[int, ...]]:
+        """How the network itself has it, for `as_made` and `as_seen`."""
+        return self.images, self.dtype, self.order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +89,8 @@ class CutNetwork(ABC):
     way: str
     #: Why there is no graph.
     reason: str = ""
+    #: What to know of the types of its weights, where they are not float32.
+    types: str = ""
     #: Whether halves made from now on are compiled, where they are made by a graph: other speed, same values.
     compiles: bool = False
 
@@ -100,6 +118,33 @@ class CutNetwork(ABC):
         """Node of the class scores: always a cut, the last one."""
         return self.cuts[-1].node
 
+    @property
+    @abstractmethod
+    def ends_in(self) -> str | None:
+        """The last operation of the network: "sigmoid", "softmax" (over the classes), or None: another, or not told."""
+
+    def whole(self, images: Tensor) -> Tensor:
+        """Return the class scores (N, K) of float32 images by the network as its author wrote it, in float32.
+
+        Raises:
+            InputError: If it fails, or does not return one row of scores an image.
+        """
+        name = type(self.module).__name__
+        try:
+            with quietly(), as_its_author_wrote_it(self.module):
+                scores = self.module(images.clone(memory_format=torch.contiguous_format))
+        except FAILURES as problem:
+            if isinstance(problem, InputError) or is_out_of_memory(problem) or breaks_worker(problem):
+                raise
+            raise InputError(f"{name} fails on {len(images)} images ({in_one_line(problem)}).") from problem
+        wanted = (len(images), self.num_classes)
+        if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
+            raise InputError(
+                f"{name} returns {described(scores)} for {len(images)} images; wanted {wanted}. Its forward must take "
+                "any number of images and keep their axis (no squeeze() without a dimension)."
+            )
+        return scores.float()
+
     def cut(self, node: str) -> Cut:
         """Return the cut at a node.
 
@@ -121,27 +166,57 @@ class CutNetwork(ABC):
         finally:
             self.compiles = before
 
-    @property
-    def ends_in(self) -> str | None:
-        """The last operation, "sigmoid" or "softmax", where it is known."""
-        return None
+    def lay_tokens(self, tokens: Tokens) -> None:
+        """Read sequences of as many tokens as a job says there are as it says: some before a grid.
 
-    def whole(self, images: Tensor) -> Tensor:
-        """Return the class scores of the network's own forward, as its author wrote it."""
-        with as_its_author_wrote_it(self.module):
-            scores: Tensor = self.module(images.contiguous())
-        return scores.float()
+        Raises:
+            InputError: If no sequence has as many.
+        """
+        num = tokens.prefix + tokens.grid[0] * tokens.grid[1]
+        told = {"num_prefix": tokens.prefix, "grid": tokens.grid}
+        sequences = [cut.layer for cut in self.cuts if cut.layer.kind == "tokens"]
+        if not any(layer.num_tokens == num for layer in sequences):
+            counts = sorted({layer.num_tokens for layer in sequences})
+            have = f"its sequences have {', '.join(map(str, counts))}" if counts else "it has no sequences"
+            raise InputError(
+                f"{type(self.module).__name__} has no sequence of {tokens.prefix} + {tokens.grid[0]} x "
+                f"{tokens.grid[1]} = {num} tokens, as the model's `tokens` says; {have}."
+            )
+        self.cuts = tuple(
+            replace(cut, layer=replace(cut.layer, **told))  # type: ignore[arg-type]
+            if cut.layer.kind == "tokens" and cut.layer.num_tokens == num
+            else cut
+            for cut in self.cuts
+        )
+        self._by_node = {cut.node: cut for cut in self.cuts}
 
     @abstractmethod
     def taps(self, nodes: Sequence[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """Return a function of images that gives the activations at these nodes, in this order, from one forward pass.
 
-        The pass ends at the last of them. With `logits` among the nodes it is the whole network.
+        The pass ends at the last of them. With `logits` among the nodes it is the whole network. Images are float32,
+        any number of them; activations have the images first and are float32.
         """
 
     @abstractmethod
     def suffix(self, node: str) -> nn.Module:
-        """Return the rest of the network behind a node: a module from its activation to the class scores."""
+        """Return the rest of the network behind a node: a module from its activation to the class scores, float32."""
+
+
+def as_seen(a: Tensor, images: int, dtype: torch.dtype, _: tuple[int, ...]) -> Tensor:
+    """Return an activation of a network with the images first, in float32 where it is of another floating type."""
+    a = a.movedim(images, 0)
+    return a.float() if dtype.is_floating_point and dtype != torch.float32 else a
+
+
+def as_made(a: Tensor, images: int, dtype: torch.dtype, order: tuple[int, ...]) -> Tensor:
+    """Return what `as_seen` returned as the network itself has it: its axes, their order in memory, and its type."""
+    if dtype.is_floating_point and dtype != torch.float32:
+        a = a.to(dtype)
+    if not images:
+        return a
+    a = a.movedim(0, images).permute(order).contiguous()
+    return a.permute([order.index(axis) for axis in range(a.dim())])
 
 
 def make_layer(
@@ -159,3 +234,10 @@ def make_layer(
         num_prefix=reading.num_prefix if reading else 0,
         grid=reading.grid if reading else None,
     )
+
+
+def head_of(module: nn.Module) -> str | None:
+    """Return "sigmoid" or "softmax" (over the classes) for a module that is one, else None."""
+    if isinstance(module, nn.Sigmoid):
+        return "sigmoid"
+    return "softmax" if isinstance(module, nn.Softmax) and module.dim in {None, 1, -1} else None

@@ -1,25 +1,48 @@
 """A network -> the network with its cuts: by its graph, or, where it has none, by hooks."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stitchgrid.errors import InputError
+from stitchgrid.models.adapt import adapt
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.freeze import freeze
 from stitchgrid.models.graph_cuts import cut_by_graph
 from stitchgrid.models.hook_cuts import cut_by_hooks
 from stitchgrid.models.memory import move
-from stitchgrid.models.probe import probe_output
+from stitchgrid.models.probe import NUM_IMAGES, probe_output, probe_run
+from stitchgrid.models.types import settle_types
+from stitchgrid.models.user_forward import in_one_line
+from stitchgrid.records import ORDINARY, Interface
 
 
-def cut_network(module: nn.Module, input_shape: tuple[int, int, int]) -> CutNetwork:
-    """Return the network with its cuts, for images of `input_shape` (channels, height, width); freezes it.
+def cut_network(module: nn.Module, input_shape: tuple[int, int, int], interface: Interface = ORDINARY) -> CutNetwork:
+    """Return the network with its cuts, for images of `input_shape` (channels, height, width).
+
+    Freezes it, lets it be called as `interface` says, and brings half and double weights to float32 where it runs so.
 
     Raises:
         InputError: If the network cannot be cut, refuses such images, or does not return class scores (N, classes).
     """
-    freeze(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError(
+            f"{getattr(module, 'original_name', type(module).__name__)} is a TorchScript module, which cannot be cut; "
+            "give the module it was scripted from."
+        )
+    freeze(adapt(module, interface))
+    types = settle_types(module, input_shape, interface)
+    scores = probe_run(module, input_shape)
+    if isinstance(scores, Tensor) and scores.shape == (NUM_IMAGES,):  # one score an image
+        adapt(module, interface, casts_to=types.casts_to, is_column=True)
     expected = probe_output(module, input_shape)
+    network = _cut(module, input_shape, expected)
+    network.types = types.said
+    if interface.tokens is not None:
+        network.lay_tokens(interface.tokens)
+    return network
+
+
+def _cut(module: nn.Module, input_shape: tuple[int, int, int], expected: Tensor) -> CutNetwork:
     try:
         return cut_by_graph(module, input_shape, expected)
     except InputError as by_graph:
@@ -30,7 +53,12 @@ def cut_network(module: nn.Module, input_shape: tuple[int, int, int]) -> CutNetw
 
 
 def cut_network_on(
-    device: torch.device, module: nn.Module, input_shape: tuple[int, int, int], *, name: str
+    device: torch.device,
+    module: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    name: str,
+    interface: Interface = ORDINARY,
 ) -> CutNetwork:
     """Return the network with its cuts on a device; `name` is the model's, for errors.
 
@@ -40,7 +68,7 @@ def cut_network_on(
     Raises:
         InputError: As `cut_network` does, or if there is not enough memory.
     """
-    network = cut_network(move(module, device, name), input_shape)
+    network = cut_network(move(module, device, name), input_shape, interface)
     if device.type != "cpu":
         prefer_channels_last(network)
     return network
@@ -78,8 +106,17 @@ def way_notice(name: str, way: str, reason: str = "") -> str | None:
     return f"{name} cannot be traced{why}; it is cut through hooks on its modules, which is slower"
 
 
+def types_notice(name: str, types: str, precision: str) -> str | None:
+    """Return what to know of a network whose weights are not float32, None for others.
+
+    >>> types_notice("net", "bfloat16 weights, run in float32", "fp32")
+    'net has bfloat16 weights, run in fp32'
+    """
+    return f"{name} has {types}".replace("float32", precision) if types else None
+
+
 def _in_short(problem: InputError) -> str:
     """Return what kept a network from being traced, without the advice."""
     cause = problem.__cause__
-    text = f"{type(cause).__name__}: {cause}" if cause is not None else str(problem).split(";")[0]
+    text = in_one_line(cause) if cause is not None else str(problem).split(";")[0]
     return text.strip().splitlines()[0].rstrip(".")

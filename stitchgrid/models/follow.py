@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 from torchvision.ops import Permute
 
+from stitchgrid.models.adapt import repeat_for
 from stitchgrid.models.axes import Axes, Reading, fresh, joined, permuted, read, reshaped, resized, scaled, sliced
 from stitchgrid.models.probe import Probed
 from stitchgrid.models.trace import Trace
@@ -24,7 +25,7 @@ _FEATURES_FIRST = (
     nn.Upsample,
 )
 _FEATURES_FIRST_WORDS = ("conv", "pool", "batch_norm", "group_norm", "instance_norm", "interpolate", "pixel_shuffle")
-_SHAPE_QUERIES = {"size", "dim", "numel"}
+_SHAPE_QUERIES = {"size", "dim", "numel", repeat_for.__name__}
 _RESHAPING = {"reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "Flatten", "Unflatten"}
 _PERMUTING = {"permute", "Permute"}
 _TRANSPOSING = {"transpose", "swapaxes", "swapdims"}
@@ -171,7 +172,7 @@ class _Follower:
             at = keys.index(Ellipsis)
             keys = (*keys[:at], *[slice(None)] * (len(axes) - len(keys) + 1), *keys[at + 1 :])
         keys = (*keys, *[slice(None)] * (len(axes) - len(keys)))
-        if len(keys) != len(axes) or not all(isinstance(key, int | slice) for key in keys):
+        if len(keys) != len(axes) or not all(map(_is_known, keys)):
             return None
         sizes = iter(shape)
         kept = [(axis, key) for axis, key in zip(axes, keys, strict=True) if isinstance(key, slice)]
@@ -218,6 +219,12 @@ def _name(node: fx.Node) -> str:
     if node.op == "call_function":
         return "getitem" if node.target is operator.getitem else getattr(node.target, "__name__", "")
     return ""
+
+
+def _is_known(key: Any) -> bool:
+    """Return whether an index is an integer or a slice between integers, none of which is worked out in the graph."""
+    parts = (key.start, key.stop, key.step) if isinstance(key, slice) else (key,)
+    return isinstance(key, int | slice) and all(part is None or isinstance(part, int) for part in parts)
 
 
 def _integers(node: fx.Node, *words: str) -> list[int]:

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from stitchgrid.models.adapt import repeat_for
+from stitchgrid.models.axes import Reading
 from stitchgrid.models.blocks import ACTIVATIONS, block_calls
-from stitchgrid.models.cuts import Cut, CutNetwork, Operations, make_layer
+from stitchgrid.models.cuts import Cut, CutNetwork, Operations, as_made, as_seen, head_of, make_layer
 from stitchgrid.models.follow import follow_axes
-from stitchgrid.models.probe import Probed, copy_graph, probe
+from stitchgrid.models.probe import Probed, probe
 from stitchgrid.models.trace import Trace, ancestors, trace_network
 
 _FUNCTIONS = frozenset(  # of torch, torch.nn.functional and tensors
@@ -23,6 +25,7 @@ _FUNCTIONS = frozenset(  # of torch, torch.nn.functional and tensors
 )
 
 
+_RESHAPING = frozenset({"reshape", "view", "flatten", "squeeze", "unsqueeze", "contiguous", "float", "double", "to"})
 SHAPES = 64  # of its input for which a half is compiled: stacks and batches, whole and last, with gradients or not
 
 
@@ -36,20 +39,32 @@ class GraphNetwork(CutNetwork):
         activations = frozenset(k for k, node in enumerate(trace.nodes) if _is_activation(trace, node))
         super().__init__(module, input_shape, cuts, Operations(nodes=nodes, activations=activations, calls=trace.calls))
         self.trace = trace
-        self._parts: dict[tuple[fx.Node, ...], nn.Module] = {}  # by begin and outputs: making one takes a while
+        self._parts: dict[tuple[Cut | None, ...], nn.Module] = {}  # by begin and outputs: making one takes a while
         self._compiled: dict[nn.Module, nn.Module] = {}
 
     def taps(self, nodes: Sequence[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:  # noqa: D102
-        outputs = [self.trace.nodes[self.cut(node).position] for node in nodes]
+        outputs = [self.cut(node) for node in nodes]
         if not outputs:
             return lambda _: ()
-        graph = self._part(self.trace.input, outputs)
+        graph = self._part(None, outputs)
         return graph if len(outputs) > 1 else lambda images: (graph(images),)
 
     def suffix(self, node: str) -> nn.Module:  # noqa: D102
-        return self._part(self.trace.nodes[self.cut(node).position], [self.trace.output])
+        return self._part(self.cut(node), self.cuts[-1:])
 
-    def _part(self, begin: fx.Node, outputs: Sequence[fx.Node]) -> nn.Module:
+    @property
+    def ends_in(self) -> str | None:  # noqa: D102
+        node = self.trace.output
+        while _says(node) in _RESHAPING and isinstance(node.args[0], fx.Node):
+            node = node.args[0]
+        module = self.trace.targets[str(node.target)] if node.op == "call_module" else None
+        if module is not None:
+            return head_of(module)
+        word = _says(node)
+        dims = [value for value in (*node.args[1:2], node.kwargs.get("dim")) if value is not None]
+        return word if word == "sigmoid" or (word == "softmax" and set(dims) <= {1, -1}) else None
+
+    def _part(self, begin: Cut | None, outputs: Sequence[Cut]) -> nn.Module:
         part = self._plain_part(begin, outputs)
         if not self.compiles:
             return part
@@ -59,14 +74,30 @@ class GraphNetwork(CutNetwork):
             self._compiled[part] = cast(nn.Module, torch.compile(part, dynamic=False))  # for each shape, when it comes
         return self._compiled[part]
 
-    def _plain_part(self, begin: fx.Node, outputs: Sequence[fx.Node]) -> nn.Module:
+    def _plain_part(self, begin: Cut | None, outputs: Sequence[Cut]) -> nn.Module:
         key = (begin, *outputs)
         if key not in self._parts:
-            needed = ancestors(list(outputs), stop=begin)
-            nodes = [node for node in self.trace.nodes if node in needed]
-            graph, _ = copy_graph(nodes, {begin: "x"}, outputs)
-            self._parts[key] = fx.GraphModule(self.trace.targets, graph).eval()
+            self._parts[key] = fx.GraphModule(self.trace.targets, self._graph(begin, outputs)).eval()
         return self._parts[key]
+
+    def _graph(self, begin: Cut | None, outputs: Sequence[Cut]) -> fx.Graph:
+        """Return the graph from the images or a cut's activation on; activations have the images first, in float32."""
+        first = self.trace.nodes[begin.position] if begin else self.trace.input
+        ends = [self.trace.nodes[cut.position] for cut in outputs]
+        needed = ancestors(ends, stop=first)
+        graph = fx.Graph()
+        x = graph.placeholder("x")
+        copies = {first: x if begin is None or begin.is_plain else graph.call_function(as_made, (x, *begin.own_form))}
+        for node in self.trace.nodes:
+            if node in needed and node not in copies:
+                origin = {self.trace.input: x} if node.target is repeat_for else copies
+                copies[node] = graph.node_copy(node, origin.__getitem__)
+        values = tuple(
+            copies[node] if cut.is_plain else graph.call_function(as_seen, (copies[node], *cut.own_form))
+            for node, cut in zip(ends, outputs, strict=True)
+        )
+        graph.output(values[0] if len(values) == 1 else values)
+        return graph
 
 
 def cut_by_graph(module: nn.Module, input_shape: tuple[int, int, int], expected: Tensor) -> GraphNetwork:
@@ -82,21 +113,32 @@ def cut_by_graph(module: nn.Module, input_shape: tuple[int, int, int], expected:
 
 def _cuts(trace: Trace, probed: Mapping[fx.Node, Probed]) -> list[Cut]:
     readings = follow_axes(trace, probed)
+    readings = {node: reading for node, reading in readings.items() if probed[node].dtype.is_floating_point}
     positions = [k for k in _bottlenecks(trace) if probed[trace.nodes[k]].shape is not None]
     stitchable = [k for k in positions if trace.nodes[k] in readings]
     cuts = []
     for order, (position, name) in enumerate(zip(positions, _names(trace, positions, stitchable), strict=True)):
         node = trace.nodes[position]
+        reading, made = readings.get(node), probed[node]
         layer = make_layer(
             name=name,
             node=trace.names[node],
             depth=order / (len(positions) - 1) if len(positions) > 1 else 1.0,
-            shape=probed[node].image_shape or probed[node].shape or (),
-            flops=probed[node].flops,
-            reading=readings.get(node),
+            shape=_shape(made, reading),
+            flops=made.flops,
+            reading=reading,
         )
-        cuts.append(Cut(position=position, layer=layer))
+        images = reading.images if reading else 0
+        cuts.append(Cut(position=position, layer=layer, images=images, dtype=made.dtype, order=made.order))
     return cuts
+
+
+def _shape(made: Probed, reading: Reading | None) -> tuple[int, ...]:
+    """Return the shape of one image's share, of the whole where that is not known."""
+    shape = made.shape or ()
+    if reading is not None and reading.images:
+        return shape[: reading.images] + shape[reading.images + 1 :]
+    return made.image_shape or shape
 
 
 def _bottlenecks(trace: Trace) -> list[int]:
@@ -132,6 +174,11 @@ def _names(trace: Trace, positions: Sequence[int], stitchable: Sequence[int]) ->
         own = trace.names[trace.nodes[position]]
         names.append(by_output.get(position) or (f"node:{own}" if own in taken else own))
     return names
+
+
+def _says(node: fx.Node) -> str:
+    """Return the name of a function or method."""
+    return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
 def _is_activation(trace: Trace, node: fx.Node) -> bool:

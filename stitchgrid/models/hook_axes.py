@@ -26,18 +26,20 @@ class CallReader:
     def read(self, position: int) -> Reading | None:
         """Return how the output of a call is read, None where it has no rows of features or they are not known."""
         returned = self.calls[position].returned
-        shape = returned.shape if returned else ()
-        if len(shape) == 2:
-            return Reading(axes="ND")
-        where = self._where(position, shape) if len(shape) in {3, 4} else None
-        if len(shape) == 4 and where == "first":
-            return Reading(axes="NCHW", grid=(shape[2], shape[3]))
-        if len(shape) == 4 and where == "last":
-            return Reading(axes="NHWC", grid=(shape[1], shape[2]))
-        if len(shape) == 3 and where == "last":
-            num_prefix, grid = self.tokens.layout(shape[1], self._last_map(position))
-            return Reading(axes="NTD", num_prefix=num_prefix, grid=grid)
-        return None
+        if returned is None or not returned.dtype.is_floating_point:
+            return None
+        images, shape = returned.images, returned.shape_of_image
+        if len(shape) == 1:
+            return Reading(axes="ND", images=images)
+        where = self._where(position, returned.shape) if len(shape) in {2, 3} else None
+        if where == "first" and not images and len(shape) == 3:
+            return Reading(axes="NCHW", grid=(shape[1], shape[2]))
+        if where != "last" or images == len(shape):
+            return None
+        if len(shape) == 3:
+            return Reading(axes="NHWC", images=images, grid=(shape[0], shape[1]))
+        num_prefix, grid = self.tokens.layout(shape[0], self._last_map(position))
+        return Reading(axes="NTD", images=images, num_prefix=num_prefix, grid=grid)
 
     def _where(self, position: int, shape: tuple[int, ...]) -> str | None:
         own = self.calls[position].module

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError
 from stitchgrid.models.axes import Reading
 from stitchgrid.models.blocks import ACTIVATIONS, block_calls
-from stitchgrid.models.cuts import Call, Cut, CutNetwork, Operations, make_layer
+from stitchgrid.models.cuts import Call, Cut, CutNetwork, Operations, as_seen, head_of, make_layer
 from stitchgrid.models.hook_axes import CallReader
 from stitchgrid.models.hook_runs import Detour, capture
 from stitchgrid.models.hook_trial import NoiseTrial, is_leaf
+from stitchgrid.models.user_forward import FAILURES, in_one_line
 
 _SCORES = "output"  # node of class scores that no module returns
 
@@ -28,14 +30,21 @@ class HookedNetwork(CutNetwork):
         operations: Operations,
         detours: dict[str, Detour],
         reason: str,
+        ends_in: str | None = None,
     ):
         super().__init__(module, input_shape, cuts, operations)
         self.reason = reason
         self._detours = detours
+        self._ends_in = ends_in
+
+    @property
+    def ends_in(self) -> str | None:  # noqa: D102
+        return self._ends_in
 
     def taps(self, nodes: Sequence[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:  # noqa: D102
         keys = ["" if self.cut(node).node == self.logits else node for node in nodes]
         paths = list(dict.fromkeys(key for key in keys if key))
+        cuts = {path: self.cut(path) for path in paths}
 
         def run(images: Tensor) -> tuple[Tensor, ...]:
             images = images.contiguous()  # its own forward may ask for views that other memory formats do not have
@@ -45,13 +54,19 @@ class HookedNetwork(CutNetwork):
                     f"{type(self.module).__name__} did not run {missing[0]!r} on these images, as it did when it was "
                     "cut; its forward must call the modules at which it is cut whatever the images."
                 )
-            return tuple(found[key] for key in keys)
+            return tuple(_as_seen(found[key], cuts.get(key)) for key in keys)
 
         return run
 
     def suffix(self, node: str) -> nn.Module:  # noqa: D102
         is_end = self.cut(node).node == self.logits
         return nn.Identity() if is_end else _Rest(self.module, self._detours[node])
+
+
+def _as_seen(a: Tensor, cut: Cut | None) -> Tensor:
+    if cut is None:  # the scores
+        return a.float()
+    return a if cut.is_plain else as_seen(a, *cut.own_form)
 
 
 class _Rest(nn.Module):
@@ -63,7 +78,7 @@ class _Rest(nn.Module):
 
     def forward(self, a: Tensor) -> Tensor:
         """Return the class scores."""
-        return self.detour.run(self.network, a)
+        return _as_seen(self.detour.run(self.network, a), None)
 
 
 def cut_by_hooks(
@@ -74,7 +89,15 @@ def cut_by_hooks(
     Raises:
         InputError: If it gives other scores when run again, or cannot be cut before its scores.
     """
-    trial = NoiseTrial(module, input_shape, expected)
+    try:
+        trial = NoiseTrial(module, input_shape, expected)
+    except InputError:
+        raise
+    except FAILURES as problem:
+        raise InputError(
+            f"{type(module).__name__} fails when it is run again on noise ({in_one_line(problem)}); its forward must "
+            "do the same whenever it is called, whatever the images."
+        ) from problem
     calls = trial.run.calls
     nodes = [call.path for call in calls]
     end = trial.scores_from
@@ -91,7 +114,9 @@ def cut_by_hooks(
         )
     operations = _operations(trial, nodes)
     cuts = _cuts(trial, positions, operations, num_classes=expected.shape[1])
-    return HookedNetwork(module, input_shape, cuts, operations, {nodes[k]: one for k, one in detours.items()}, reason)
+    found = {nodes[k]: one for k, one in detours.items()}
+    heads = [head for k in trial.run.same if (head := head_of(calls[k].module)) is not None]
+    return HookedNetwork(module, input_shape, cuts, operations, found, reason, heads[-1] if heads else None)
 
 
 def _operations(trial: NoiseTrial, nodes: Sequence[str]) -> Operations:
@@ -125,9 +150,10 @@ def _cuts(trial: NoiseTrial, positions: Sequence[int], operations: Operations, *
             name=names.get(position, operations.nodes[position]),
             node=operations.nodes[position],
             depth=order / (len(positions) - 1),
-            shape=returned.shape[1:] if returned else (num_classes,),
+            shape=returned.shape_of_image if returned else (num_classes,),
             flops=calls[position].flops if position < len(calls) else trial.run.flops,
             reading=readings[position],
         )
-        cuts.append(Cut(position=position, layer=layer))
+        own = (returned.images, returned.dtype, returned.order) if returned else (0, torch.float32, ())
+        cuts.append(Cut(position=position, layer=layer, images=own[0], dtype=own[1], order=own[2]))
     return cuts

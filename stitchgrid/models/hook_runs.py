@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from stitchgrid.errors import InputError
-from stitchgrid.models.probe import probe_input
+from stitchgrid.models.probe import memory_order, probe_input
+from stitchgrid.models.user_forward import quietly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +25,25 @@ class Returned:
     dtype: torch.dtype
     order: tuple[int, ...]  # axes from the slowest to the fastest in memory
     made_by: Node | None  # of autograd's graph: None where it does not depend on the images
+    images: int = 0  # which axis is that of the images
+
+    @property
+    def shape_of_image(self) -> tuple[int, ...]:
+        """Shape of one image's share."""
+        return self.shape[: self.images] + self.shape[self.images + 1 :]
 
     def laid_out(self, a: Tensor) -> Tensor:
-        """Return a copy of `a` in new memory, whose axes lie there in the same order."""
-        return torch.empty_permuted(a.shape, self.order, dtype=a.dtype, device=a.device).copy_(a)
+        """Return a copy of `a`, images first, in new memory, whose axes are and lie there as the module has them."""
+        a = a.movedim(0, self.images)
+        dtype = a.dtype if self.dtype == torch.float32 else self.dtype  # a job's precision may be another than float32
+        return torch.empty_permuted(a.shape, self.order, dtype=dtype, device=a.device).copy_(a)
 
     def zeros(self, num_images: int, device: torch.device, *, own_memory: bool) -> Tensor:
         """Return zeros in its place for some images, which share one image's memory or can be overwritten."""
-        shape = (num_images if own_memory else 1, *self.shape[1:])
+        rest = self.shape_of_image
+        shape = (*rest[: self.images], num_images if own_memory else 1, *rest[self.images :])
         zeros = torch.empty_permuted(shape, self.order, dtype=self.dtype, device=device).zero_()
-        return zeros if own_memory else zeros.expand(num_images, *self.shape[1:])
+        return zeros if own_memory else zeros.expand(*rest[: self.images], num_images, *rest[self.images :])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +117,8 @@ def _is_same(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
 
 
 def _returned(value: Tensor) -> Returned:
-    strides = value.stride()
-    order = tuple(sorted(range(value.dim()), key=lambda axis: -strides[axis]))
-    return Returned(shape=tuple(value.shape), dtype=value.dtype, order=order, made_by=value.grad_fn)
+    shape, order = tuple(value.shape), memory_order(value)
+    return Returned(shape=shape, dtype=value.dtype, order=order, made_by=value.grad_fn)
 
 
 def watch(network: nn.Module, images: Tensor, *, gradients: bool) -> Run:
@@ -118,6 +127,7 @@ def watch(network: nn.Module, images: Tensor, *, gradients: bool) -> Run:
     seen = _Watch(counter, len(images))
     with ExitStack() as stack:
         stack.enter_context(torch.set_grad_enabled(gradients))
+        stack.enter_context(quietly())
         if gradients:
             images = images.detach().clone().requires_grad_() * 1  # no longer a leaf, which must not be overwritten
         # attention as plain matrix products: fused kernels are not counted alike, or at all, on every device
@@ -155,7 +165,8 @@ def capture(network: nn.Module, paths: Sequence[str], images: Tensor, *, to_end:
     modules = dict(network.named_modules())
     hooks = [modules[path].register_forward_hook(lambda _, __, value, path=path: keep(path, value)) for path in paths]
     try:
-        scores = network(images)
+        with quietly():
+            scores = network(images)
     except _AllCaptured:
         return found
     finally:
@@ -210,7 +221,7 @@ class Detour:
             return forward
 
         skipping = {module: stand_in(module.forward, iter(calls)) for module, calls in self.skipped.items()}
-        with _forwards({**skipping, self.at.module: give}):
+        with quietly(), _forwards({**skipping, self.at.module: give}):
             scores: Tensor = network(self._blank(network, a) if images is None else images)
         if not reached:
             raise InputError(

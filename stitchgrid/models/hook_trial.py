@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from stitchgrid.errors import InputError
-from stitchgrid.models.hook_runs import Detour, ModuleCall, Patience, Run, capture, skipped_before, watch
+from stitchgrid.models.hook_runs import Detour, ModuleCall, Patience, Returned, Run, capture, skipped_before, watch
 from stitchgrid.models.probe import probe_input
+from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
 
 _LOOKED_INTO = (  # of torch.nn, by exact type
     nn.Sequential,
@@ -25,6 +26,9 @@ _LOOKED_INTO = (  # of torch.nn, by exact type
     nn.TransformerDecoderLayer,
     nn.Transformer,
 )
+
+
+_NUM_IMAGES = (2, 3, 2)  # of the runs
 
 
 class NoiseTrial:
@@ -40,6 +44,8 @@ class NoiseTrial:
         self.graph = self._watch(more)
         self.runs = (self.run, self.graph, self._watch(self.others))
         self.turns = [_by_turn(run.calls) for run in self.runs]
+        self.run = replace(self.run, calls=tuple(map(self._with_images, self.turns[0], self.run.calls)))
+        self.turns[0] = _by_turn(self.run.calls)
         self.depends = _leads(self.graph, around=None)  # else nothing can be told from autograd's graph
         self._check_scores(images, expected)
         self.outputs = self._outputs()
@@ -53,7 +59,7 @@ class NoiseTrial:
 
     def _check_scores(self, images: Tensor, expected: Tensor) -> None:
         with torch.no_grad():
-            again, other = self.module(images), self.module(self.others)
+            again, other = (_scores(self.module, some) for some in (images, self.others))
         if not _close(again, expected):
             raise InputError(
                 f"{self._name} does not give the same scores when it is run again, with no module in place; its "
@@ -70,13 +76,13 @@ class NoiseTrial:
     def _watch(self, images: Tensor) -> Run:
         try:
             return watch(self.module, images, gradients=True)
-        except Exception:  # some operations refuse gradients
+        except FAILURES:  # some operations refuse gradients
             pass
         try:
             return watch(self.module, images, gradients=False)
-        except Exception as problem:
+        except FAILURES as problem:
             raise InputError(
-                f"{self._name} fails on {len(images)} images of noise ({type(problem).__name__}: {problem}), though "
+                f"{self._name} fails on {len(images)} images of noise ({in_one_line(problem)}), though "
                 "not on others; its forward must take any number of images and any values."
             ) from problem
 
@@ -97,11 +103,26 @@ class NoiseTrial:
         path = self.run.calls[position].path
         return all((path, 0) in run and (path, 1) not in run for run in self.turns)
 
-    def _keeps_images_apart(self, path: str, turn: int) -> bool:
-        """Return whether a module's call returns, in every run, one tensor with the images first."""
+    def _images_axis(self, path: str, turn: int) -> int | None:
+        """Return the axis of a module's output that has as many entries as there are images, in every run.
+
+        None where there is no such axis alone, or it returns no tensor in one of the runs.
+        """
         returned = [run[path, turn].returned if (path, turn) in run else None for run in self.turns]
-        shapes = [one.shape for one in returned if one is not None and one.shape]
-        return [shape[0] for shape in shapes] == [2, 3, 2] and len({shape[1:] for shape in shapes}) == 1
+        sizes = list(zip(*(one.shape for one in returned), strict=False)) if None not in returned else []  # type: ignore[union-attr]
+        if len({len(one.shape) for one in returned if one is not None}) > 1:
+            return None
+        found = [axis for axis, size in enumerate(sizes) if size == _NUM_IMAGES]
+        others = (len(set(size)) == 1 for axis, size in enumerate(sizes) if axis not in found)
+        return found[0] if len(found) == 1 and all(others) else None
+
+    def _with_images(self, key: tuple[str, int], call: ModuleCall) -> ModuleCall:
+        images = self._images_axis(*key)
+        return call if images is None or call.returned is None else _of_images(call, call.returned, images)
+
+    def _keeps_images_apart(self, path: str, turn: int) -> bool:
+        """Return whether a module's call returns, in every run, one tensor with an axis of its own for the images."""
+        return self._images_axis(path, turn) is not None
 
     def _made_by(self, path: str, turn: int) -> Node | None:
         call = self.turns[1].get((path, turn))
@@ -154,13 +175,18 @@ class NoiseTrial:
     def _is_right(
         self, rest: Callable[[Tensor], Tensor], captured: Sequence[dict[str, Tensor]], call: ModuleCall
     ) -> bool:
+        images = call.returned.images if call.returned else 0
         try:
             with torch.no_grad(), Patience(self.limit):
-                return all(_close(rest(found[call.path]), found[""]) for found in captured)
+                return all(_close(rest(found[call.path].movedim(images, 0)), found[""]) for found in captured)
         except torch.OutOfMemoryError:
             raise
-        except Exception:  # a network run on what it was not made for stops in any way
+        except FAILURES:  # a network run on what it was not made for stops in any way
             return False
+
+
+def _of_images(call: ModuleCall, returned: Returned, images: int) -> ModuleCall:
+    return replace(call, returned=replace(returned, images=images))
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -193,5 +219,11 @@ def _leads(run: Run, *, around: Node | None) -> bool:
     return False
 
 
+def _scores(module: nn.Module, images: Tensor) -> Tensor:
+    with quietly():
+        scores: Tensor = module(images)
+    return scores
+
+
 def _close(came: Tensor, wanted: Tensor) -> bool:
-    return torch.allclose(came, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
+    return torch.allclose(came.float(), wanted.float(), rtol=1e-4, atol=1e-5, equal_nan=True)

@@ -1,4 +1,4 @@
-"""What timm says must not be looked into when one of its networks is traced."""
+"""What is looked into when a network is traced, and what is one operation, whatever it does inside."""
 
 import sys
 from collections.abc import Callable
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+ENCODERS = (nn.TransformerEncoder, nn.TransformerEncoderLayer)  # of torch.nn, by exact type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,3 +25,22 @@ def timm_leaves(module: nn.Module) -> Leaves | None:
         return None
     layers = import_module("timm.layers")
     return Leaves(modules=tuple(layers.get_notrace_modules()), functions=tuple(layers.get_notrace_functions()))
+
+
+def encoder_forward(encoder: nn.TransformerEncoder) -> Callable[..., Tensor]:
+    """Return the forward of an encoder without what it asks about its input's values and shape.
+
+    Those questions lead to other kernels for nested tensors and in training, and to a guess whether a mask is causal.
+    """
+
+    def forward(
+        src: Tensor, mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool | None = None
+    ) -> Tensor:
+        """Return what the layers make of the input, one after the other."""
+        if mask is not None or src_key_padding_mask is not None or is_causal:
+            raise TypeError("an encoder with masks is not looked into")
+        for layer in encoder.layers:
+            src = layer(src)
+        return src if encoder.norm is None else encoder.norm(src)
+
+    return forward

@@ -11,10 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from stitchgrid.errors import InputError
+from stitchgrid.models.adapt import described, further_arguments, output_line, runs
 from stitchgrid.models.freeze import as_its_author_wrote_it
 from stitchgrid.models.trace import Trace
+from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
 
-_NUM_IMAGES = 2  # more than one, so that the axis of the images can be told from others
+CHANNELS = (3, 1)  # that images can have
+NUM_IMAGES = 2  # more than one, so that the axis of the images can be told from others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,48 +26,91 @@ class Probed:
 
     shape: tuple[int, ...] | None  # for two images; None: not a tensor
     flops: float  # from the input to here, one image
+    dtype: torch.dtype = torch.float32
+    order: tuple[int, ...] = ()  # axes from the slowest to the fastest in memory
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
         """Shape of one image's share, None where images are not the first axis."""
-        return self.shape[1:] if self.shape and self.shape[0] == _NUM_IMAGES else None
+        return self.shape[1:] if self.shape and self.shape[0] == NUM_IMAGES else None
 
 
 def probe_input(module: nn.Module, input_shape: Sequence[int]) -> Tensor:
     """Return two images of noise, always the same, where the network is."""
     weight = next(module.parameters(), torch.empty(0))
-    return _noise(tuple(input_shape), weight.device, weight.dtype).clone()
+    return _noise(tuple(input_shape), weight.device).clone()
 
 
 @lru_cache(maxsize=8)  # a network cut by hooks asks for it at each of its runs
-def _noise(input_shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    noise = torch.rand((_NUM_IMAGES, *input_shape), generator=torch.Generator().manual_seed(0))
-    return noise.to(device, dtype)
+def _noise(input_shape: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.rand((NUM_IMAGES, *input_shape), generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def probe_run(module: nn.Module, input_shape: Sequence[int]) -> Any:
+    """Return what the network itself makes of the two images, attention as plain matrix products.
+
+    Raises:
+        InputError: If the network refuses images of that size.
+    """
+    try:
+        with torch.no_grad(), quietly(), as_its_author_wrote_it(module), sdpa_kernel(SDPBackend.MATH):
+            return module(probe_input(module, input_shape))
+    except InputError:  # says itself what is wrong with the model's table
+        raise
+    except FAILURES as problem:  # networks refuse sizes by whatever their first failing operation raises
+        raise InputError(
+            f"{type(module).__name__} does not run on images of {_size(input_shape)} ({in_one_line(problem)}); "
+            f"{_remedy(module, input_shape)}."
+        ) from problem
 
 
 def probe_output(module: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    """Return the class scores of the two images by the network itself, attention as plain matrix products.
+    """Return the class scores of the two images by the network itself.
 
     Raises:
         InputError: If the network refuses images of that size, or its output is not one tensor (N, classes).
     """
-    name = type(module).__name__
-    try:
-        with torch.no_grad(), as_its_author_wrote_it(module), sdpa_kernel(SDPBackend.MATH):
-            output = module(probe_input(module, input_shape))
-    except Exception as problem:  # networks refuse sizes by whatever their first failing operation raises
-        wanted = getattr(module, "image_size", None)
-        hint = f"it is made for {wanted}x{wanted}" if isinstance(wanted, int) else "choose another size"
+    output = probe_run(module, input_shape)
+    if not is_scores(output):
+        line = output_line(output, NUM_IMAGES)
+        hint = f"; name it in the model's table: {line}" if line else ""
         raise InputError(
-            f"{name} does not run on images of {_size(input_shape)} ({type(problem).__name__}: {problem}); {hint}, "
-            "with `resize` and `crop` in the model's `preprocess`, or change its `args`."
-        ) from problem
-    if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != _NUM_IMAGES:
-        came = f"a tensor of {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise InputError(
-            f"{name} returns {came} for {_NUM_IMAGES} images; wanted one tensor of class scores (N, classes)."
+            f"{type(module).__name__} returns {described(output)} for {NUM_IMAGES} images; wanted one tensor of class "
+            f"scores (N, classes){hint}."
         )
-    return output
+    scores: Tensor = output
+    return scores.float()
+
+
+def is_scores(output: Any) -> bool:
+    """Return whether what a network made of the two images is one row of scores an image."""
+    return isinstance(output, Tensor) and output.dim() == 2 and output.shape[0] == NUM_IMAGES
+
+
+def _remedy(module: nn.Module, input_shape: Sequence[int]) -> str:
+    """Return what may help a network that refuses images of a shape."""
+    channels, *size = input_shape
+    for other in CHANNELS:
+        noise = probe_input(module, (other, *size)) if other != channels else None
+        if noise is not None and runs(lambda noise=noise: _runs_on(module, noise)):  # type: ignore[misc]
+            return (
+                f"it takes {_channels(other)}, and the images have {channels}: set preprocess = {{ channels = {other} "
+                "}"
+            )
+    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    if first is not None and first.in_channels not in {*CHANNELS, channels}:
+        return f"its first convolution takes {first.in_channels} channels, and images have 3, or 1 where a model asks"
+    wanted = getattr(module, "image_size", None)
+    hint = f"it is made for {wanted}x{wanted}" if isinstance(wanted, int) else "choose another size"
+    hint += ", with `resize` and `crop` in the model's `preprocess`, or change its `args`"
+    if further := further_arguments(module):
+        hint += f"; constants for further arguments of its forward ({', '.join(further)}) go into `inputs`"
+    return hint
+
+
+def _runs_on(module: nn.Module, images: Tensor) -> None:
+    with torch.no_grad(), quietly(), as_its_author_wrote_it(module):
+        module(images)
 
 
 def probe(trace: Trace, module: nn.Module, input_shape: Sequence[int], expected: Tensor) -> dict[fx.Node, Probed]:
@@ -76,9 +122,17 @@ def probe(trace: Trace, module: nn.Module, input_shape: Sequence[int], expected:
     """
     graph, copies = copy_graph(trace.nodes, {}, [trace.output])
     runner = _Runner(fx.GraphModule(trace.targets, graph), type(module).__name__)
-    with torch.no_grad():
-        came = runner.run(probe_input(module, input_shape))
-    if not torch.allclose(came, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
+    try:
+        with torch.no_grad(), quietly():
+            came = runner.run(probe_input(module, input_shape))
+    except InputError:
+        raise
+    except FAILURES as problem:
+        raise InputError(
+            f"{type(module).__name__} fails when its traced graph is run ({in_one_line(problem)}); its forward must "
+            "not depend on anything but its input."
+        ) from problem
+    if not torch.allclose(came.float(), expected, rtol=1e-4, atol=1e-5, equal_nan=True):
         raise InputError(
             f"{type(module).__name__} does not give the same scores when its traced graph is run; its forward must not "
             "be random in eval mode (dropout without `training=self.training`), use a tensor after overwriting it in "
@@ -126,11 +180,25 @@ class _Runner(fx.Interpreter):
                 f"{self.name} overwrites a tensor inside {n.name!r}, where it cannot be undone; cached activations "
                 "would be wrong. Let the operation return a new tensor."
             )
-        shape = tuple(made.shape) if isinstance(made, Tensor) else None
-        self.probed[n.name] = Probed(shape=shape, flops=self.counter.get_total_flops() / _NUM_IMAGES)
+        flops = self.counter.get_total_flops() / NUM_IMAGES
+        if isinstance(made, Tensor):
+            shape, order = tuple(made.shape), memory_order(made)
+            self.probed[n.name] = Probed(shape=shape, flops=flops, dtype=made.dtype, order=order)
+        else:
+            self.probed[n.name] = Probed(shape=None, flops=flops)
         return made
+
+
+def memory_order(value: Tensor) -> tuple[int, ...]:
+    """Return the axes of a tensor from the slowest to the fastest in memory."""
+    strides = value.stride()
+    return tuple(sorted(range(value.dim()), key=lambda axis: -strides[axis]))
 
 
 def _size(input_shape: Sequence[int]) -> str:
     channels, height, width = input_shape
-    return f"{height}x{width} with {channels} channels"
+    return f"{height}x{width} with {_channels(channels)}"
+
+
+def _channels(num: int) -> str:
+    return f"{num} channel{'s' if num > 1 else ''}"

@@ -1,6 +1,7 @@
 """A frozen network -> its graph of operations: traced, nothing in place, nothing that the output does not need."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,10 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer, _set_default_tracer_kwargs
 
 from stitchgrid.errors import InputError
+from stitchgrid.models.adapt import repeat_for
 from stitchgrid.models.cuts import Call
-from stitchgrid.models.leaves import timm_leaves
+from stitchgrid.models.leaves import ENCODERS, encoder_forward, timm_leaves
+from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,20 +32,40 @@ class Trace:
 
 
 class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
-    """Torchvision's tracer, which also notes the calls of modules."""
+    """Torchvision's tracer, which also notes the calls of modules, and looks into torch's transformer encoders."""
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, *, looks_into_encoders: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
+        self.looks_into_encoders = looks_into_encoders
         self.records: list[tuple[str, nn.Module, int, int, Any]] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether a module is one operation."""
+        if self.looks_into_encoders and type(m) in ENCODERS:
+            return False
+        return isinstance(m, torch.jit.ScriptModule) or bool(super().is_leaf_module(m, module_qualified_name))
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Trace the call as torchvision does, and note what it made and returned."""
         begin = len(self.node_to_qualname)
+        if self.looks_into_encoders and type(m) in ENCODERS:
+            forward = _begun(encoder_forward(m) if isinstance(m, nn.TransformerEncoder) else forward)
         value = super().call_module(m, forward, args, kwargs)
         self.records.append((self.path_of_module(m), m, begin, len(self.node_to_qualname), value))
         return value
+
+    def name_encoders(self) -> None:
+        """Give what an encoder returns the name that it has where it is not looked into: part of addresses."""
+        nodes, taken = list(self.node_to_qualname), set(self.node_to_qualname.values())
+        num_calls = Counter[str]()
+        for path, module, begin, end, value in self.records:
+            if type(module) in ENCODERS and isinstance(value, fx.Proxy) and value.node in nodes[begin:end]:
+                name = f"{path}_{num_calls[path]}" if num_calls[path] else path
+                num_calls[path] += 1
+                if name not in taken:
+                    self.node_to_qualname[value.node] = name
 
     def calls(self, kept: tuple[fx.Node, ...], successors: dict[fx.Node, fx.Node]) -> tuple[Call, ...]:
         """Return the calls noted so far, in order of their end, in terms of the operations that are kept."""
@@ -67,6 +90,20 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
         return tuple(found)
 
 
+def _begun(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let nodes of arguments be made when a module is called, as for an operation: their names are part of addresses.
+
+    torch.fx makes those of attributes, such as `x.mT`, where they are first used.
+    """
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        for value in (*args, *kwargs.values()):
+            _ = value.node if isinstance(value, fx.Proxy) else None
+        return forward(*args, **kwargs)
+
+    return run
+
+
 def trace_network(module: nn.Module) -> Trace:
     """Return the graph of a frozen network that returns one tensor; the graph shares its weights.
 
@@ -77,16 +114,18 @@ def trace_network(module: nn.Module) -> Trace:
     name = type(module).__name__
     before = set(vars(module))
     try:
-        tracer, graph = _graph(module)
-        targets = {node.target: _target(module, node) for node in graph.nodes if node.op in {"call_module", "get_attr"}}
-    except Exception as problem:  # fx stops on user code in many ways
+        with quietly():
+            tracer, graph = _graph(module)
+        targets = _rename_targets(module, graph)
+    except FAILURES as problem:  # fx stops on user code in many ways
         raise InputError(
-            f"{name} cannot be traced by torch.fx ({type(problem).__name__}: {problem}); its forward must not branch "
+            f"{name} cannot be traced by torch.fx ({in_one_line(problem)}); its forward must not branch "
             "on values of its input. Functions that must not be looked into can be marked with torch.fx.wrap."
         ) from problem
     finally:
         for constant in set(vars(module)) - before:  # tensors made by forward, which the tracer leaves on the network
             delattr(module, constant)
+    tracer.name_encoders()
     names = {node: tracer.node_to_qualname.get(node, node.name) for node in graph.nodes}
     successors = _undo_in_place(graph, name)
     _let_views_copy(graph)
@@ -103,15 +142,20 @@ def trace_network(module: nn.Module) -> Trace:
 
 
 def _graph(module: nn.Module) -> tuple[_Tracer, fx.Graph]:
-    """Return the graph as fx traces it; a network of timm that fx cannot follow, with timm's own leaves."""
+    """Return the graph as fx traces it; encoders and parts of timm that it cannot follow are one operation each."""
 
-    def traced(**leaves: Any) -> tuple[_Tracer, fx.Graph]:
-        tracer = _Tracer(**_set_default_tracer_kwargs(leaves))
+    def traced(*, looks_into_encoders: bool = True, **leaves: Any) -> tuple[_Tracer, fx.Graph]:
+        tracer = _Tracer(looks_into_encoders=looks_into_encoders, **_set_default_tracer_kwargs(leaves))
         return tracer, tracer.trace(module, concrete_args=_defaults(module) or None)
 
     try:
         return traced()
-    except Exception:  # fx stops on user code in many ways
+    except FAILURES:  # fx stops on user code in many ways
+        if any(type(part) in ENCODERS for part in module.modules()):
+            try:
+                return traced(looks_into_encoders=False)
+            except FAILURES:
+                pass
         leaves = timm_leaves(module)
         if leaves is None:
             raise
@@ -124,10 +168,24 @@ def _defaults(module: nn.Module) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-def _target(module: nn.Module, node: fx.Node) -> Any:
+def _rename_targets(module: nn.Module, graph: fx.Graph) -> dict[str, Any]:
+    """Return what the nodes refer to, under names that no attribute of a graph module has, and let them use those."""
+    found: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op in {"call_module", "get_attr"}:
+            path = str(node.target)
+            node.target = names.setdefault(path, f"part_{len(names)}")
+            found[node.target] = _target(module, path)
+    return found
+
+
+def _target(module: nn.Module, path: str) -> Any:
     value: Any = module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
+    for word in path.split("."):
+        stores = (vars(value).get(store, {}) for store in ("_modules", "_parameters", "_buffers"))
+        held = next((some for some in stores if word in some), None)
+        value = getattr(value, word) if held is None else held[word]
     return value
 
 
@@ -149,20 +207,24 @@ def _needed(graph: fx.Graph, name: str) -> tuple[fx.Node, ...]:
 def _dependent(nodes: tuple[fx.Node, ...]) -> frozenset[fx.Node]:
     dependent = {nodes[0]}
     for node in nodes:
-        if dependent.intersection(node.all_input_nodes):
+        if dependent.intersection(node.all_input_nodes) and node.target is not repeat_for:
             dependent.add(node)
     return frozenset(dependent)
 
 
 def ancestors(nodes: list[fx.Node], stop: fx.Node | None = None) -> set[fx.Node]:
-    """Return the nodes and everything they are made from, not looking behind `stop`."""
+    """Return the nodes and everything they are made from, not looking behind `stop`.
+
+    With `stop`, nor behind constants: any batch has as many of them as it has images.
+    """
     found: set[fx.Node] = set()
     waiting = list(nodes)
     while waiting:
         node = waiting.pop()
         if node not in found:
             found.add(node)
-            waiting.extend([] if node is stop else node.all_input_nodes)
+            is_last = node is stop or (stop is not None and node.target is repeat_for)
+            waiting.extend([] if is_last else node.all_input_nodes)
     return found
 
 

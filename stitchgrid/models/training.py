@@ -12,6 +12,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from stitchgrid.errors import InputError, JobFileError, StitchgridError, nearest
+from stitchgrid.models.adapt import adapt
 from stitchgrid.models.build import make_network
 from stitchgrid.models.freeze import freeze
 from stitchgrid.models.memory import move
@@ -97,7 +98,7 @@ class _Run:
         self.spec, self.recipe, self.images, self.preprocess, self.device = spec, recipe, images, preprocess, device
         if recipe.augment not in _AUGMENTATIONS:
             raise JobFileError(f"unknown augment {recipe.augment!r}; {nearest(recipe.augment, _AUGMENTATIONS)}.")
-        self.module = move(make_network(spec), device, spec.name)
+        self.module = adapt(move(make_network(spec), device, spec.name), spec.interface)
         self._check_labels()
         self.module.train()
         # batches of nearly equal size: no image is dropped, and no short batch weighs more than the others
