@@ -97,6 +97,13 @@ def test_replaced_files_of_a_torchvision_set_are_noticed_though_size_and_time_ar
     assert sorted(open_images(spec, cache=cache).fit.labels.tolist()) == [2, 7, 8]
 
 
+def test_labels_that_are_none_of_the_classes_are_refused(tmp_path, cache):
+    write_mnist(tmp_path, [2, 12, 8])
+    for _ in range(2):  # decoded, and from the cache
+        with pytest.raises(InputError, match=r"split 't.*': labels run from 2 to 12, but there are 10 classes"):
+            open_images(DataSpec(dataset="MNIST", root=str(tmp_path)), cache=cache)
+
+
 def test_missing_files_of_a_torchvision_set_are_an_input_error(tmp_path, cache):
     with pytest.raises(InputError, match=r"cannot open CIFAR10, split '(train|test)', under .*download = true"):
         open_images(DataSpec(dataset="CIFAR10", root=str(tmp_path)), cache=cache)

@@ -15,8 +15,9 @@ from stitchgrid.datasets.pixels import SIXTEEN_BITS, Bounds, Deep
 PNG_START = b"\x89PNG\r\n\x1a\n"
 START_OF_CODESTREAM = b"\xff\x4f\xff\x51"  # of JPEG 2000: the markers SOC and SIZ
 WHITE_IS_ZERO = 0
+APART = 2  # of TIFF's PlanarConfiguration
 SIGNED, FLOAT = 2, 3  # of TIFF's SampleFormat
-BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+BITS, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 262, 284, 339
 SIXTEEN = re.compile(r"\b(L|LA|RGB|RGBA|RGBX|RGBa|CMYK);16[LBN]\b")  # of Pillow's raw modes
 _NATIVE = "L" if sys.byteorder == "little" else "B"
 OTHER_ORDER = {  # raw mode -> the one that reads the lower bytes
@@ -103,6 +104,8 @@ def _is_sixteen_bits(image: Image.Image) -> bool:
 
 def _colour(image: Image.Image, raw: bytes | None) -> Deep:
     """Return the pixels of an image with 16 bits a channel, alpha left out."""
+    if image.format == "TIFF" and _tag(image, PLANES, 1) == APART:  # of which Pillow makes something else
+        raise ValueError("a 16-bit TIFF whose colours lie in planes of their own; save it as PNG")
     told = _tags_range(image) if image.format == "TIFF" else None
     upper = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     values = None if raw is None else _both_bytes(raw)

@@ -1,14 +1,29 @@
 """The order of the classes: what a label means."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.datasets.images import Listing
+from stitchgrid.datasets.images import Listing, Pool
 from stitchgrid.datasets.natural import natural_order
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.records import DataSpec
+
+
+def check_labels(pools: Mapping[str, Pool]) -> None:
+    """Refuse a label that is none of the classes, as a data set with damaged files may have.
+
+    Raises:
+        InputError: If there is one.
+    """
+    for split, pool in pools.items():
+        num_classes, labels = len(pool.listing.class_names), pool.labels
+        if num_classes and len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+            raise InputError(
+                f"split {split!r}: labels run from {labels.min()} to {labels.max()}, but there are {num_classes} "
+                "classes; correct the labels, or take the data set's files from their source again."
+            )
 
 
 def arranged(listing: Listing, spec: DataSpec) -> tuple[tuple[str, ...], NDArray[np.int64]]:

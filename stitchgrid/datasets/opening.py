@@ -11,7 +11,7 @@ from stitchgrid.datasets.archives import open_image_folder
 from stitchgrid.datasets.arrays import ArraysSource
 from stitchgrid.datasets.cache import PIXELS, ImageCache
 from stitchgrid.datasets.catalogue import TORCHVISION, known_datasets, own_parts
-from stitchgrid.datasets.classes import arranged
+from stitchgrid.datasets.classes import arranged, check_labels
 from stitchgrid.datasets.drawing import Draw, draw_images
 from stitchgrid.datasets.images import Images, Listing, Pool
 from stitchgrid.datasets.notices import notices
@@ -52,6 +52,7 @@ def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | No
         fit_pool = pools.get(spec.fit_split)
         fit, evaluation = fit_pool.split(0) if fit_pool else drawn.split(0, 0), drawn.split(0)
         num_fit_listed = fit_pool.listing.num if fit_pool else 0
+    check_labels(pools)
     class_names, new_labels = arranged(drawn.listing, spec)
     return Images(
         fit=fit.relabelled(new_labels),
