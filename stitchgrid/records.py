@@ -258,8 +258,8 @@ class Network:
 
     @property
     def is_untrained(self) -> bool:
-        """Whether its weights are those it is initialised with."""
-        return self.spec.weights == "random" and self.spec.recipe is None
+        """Whether its weights are those of its initialisation."""
+        return self.spec.is_untrained
 
     @property
     def is_known(self) -> bool:
