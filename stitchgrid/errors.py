@@ -79,6 +79,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}? known: {shown}" if close else f"known: {shown or 'none'}"
 
 
+def one_line(problem: BaseException, *, longest: int = 400) -> str:
+    """Return an error's type and message in one line, cut where it is longer than `longest` characters.
+
+    >>> one_line(ValueError("two\\nlines")), one_line(SystemExit())
+    ('ValueError: two lines', 'SystemExit')
+    """
+    try:
+        said = " ".join(str(problem).split())
+    except Exception:  # the error of a user's own class may fail to say what it is
+        said = ""
+    text = f"{type(problem).__name__}: {said}" if said else type(problem).__name__
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 def is_out_of_memory(problem: BaseException) -> bool:
     """Return whether an error, or what it was raised from, says that there was not enough memory.
 

@@ -74,6 +74,8 @@ class NetworkSpec:
     architecture: str  # torchvision:NAME | timm:NAME | stitchgrid:NAME | package.module:function | FILE.py:function
     args: str = "{}"  # canonical JSON of the architecture's keyword arguments
     weights: str = "random"  # path of a checkpoint, a torchvision weights name, or "random"; "" when trained
+    weights_key: str | None = None  # which set of tensors of the checkpoint; None: the only one that fits
+    weights_strip: str | None = None  # what is in front of its names; None: found out
     recipe: Recipe | None = None  # set when the network is trained by the sweep
     seed: int = 0  # of initialisation and training
     preprocess: Preprocess | None = None  # None: what the weights publish, else nothing
@@ -133,6 +135,7 @@ class Network:
     flops: float  # one forward pass of one image
     num_kept_bytes: int  # of one image, from the input to the scores, for a gradient to find its way back
     way: str = "graph"  # graph | hooks: how its halves are made
+    code: str = ""  # digest of the code behind it, compared before any of it runs; "": not known
 
     @property
     def name(self) -> str:

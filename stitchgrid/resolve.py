@@ -15,7 +15,7 @@ from stitchgrid.datasets.images import Split
 from stitchgrid.errors import InputError, JobFileError, StitchgridError
 from stitchgrid.jobfile import Job
 from stitchgrid.matchers.catalogue import MATCHERS, asks_ood, images_used
-from stitchgrid.models.architecture import code_digest
+from stitchgrid.models.architecture import code_digest, holding
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network, cut_network_on
@@ -209,7 +209,8 @@ def resolve(
     problems: list[str] = []
     for spec in job.network_specs():
         try:
-            network, to_train = _resolve_network(spec, data, images, artefacts)
+            with holding(spec):
+                network, to_train = _resolve_network(spec, data, images, artefacts)
         except StitchgridError as problem:
             problems.append(f"model {spec.name!r}: {problem}")
             continue
@@ -308,6 +309,7 @@ def _resolve_network(
         flops=cut.flops,
         num_kept_bytes=kept_bytes(module, cut.input_shape),
         way=cut.way,
+        code=code_digest(spec),
     )
     if key is None or trained or spec.recipe is None:
         return network, None
@@ -377,9 +379,20 @@ def load_network(
         cache: Folder for weights; default $STITCHGRID_CACHE, else the user's cache folder.
 
     Raises:
-        InputError: If its weights are no longer those the sweep was planned with.
+        InputError: If its code or weights are no longer those the sweep was planned with; other code is not run.
     """
-    shared = SharedWeights(cache or default_cache())
+    with holding(network.spec):
+        if network.code and (found := code_digest(network.spec)) != network.code:
+            raise InputError(
+                f"the code behind model {network.name!r} ({network.spec.architecture}) is not what the sweep was planned "
+                f"with (wanted {network.code}, got {found}), and was not run; launch the job again. Packages of more "
+                "than 20 MB are not sent to other nodes: install them there."
+            )
+        module = _load_module(network, artefacts, SharedWeights(cache or default_cache()), device)
+    return cut_network_on(device, module, network.input_shape, name=network.name)
+
+
+def _load_module(network: Network, artefacts: Artefacts, shared: SharedWeights, device: torch.device) -> nn.Module:
     if network.artefact is not None:
         module = freeze(make_network(network.spec))
         shared.share(module, network.weights_digest, load=partial(_load_artefact, module, network, artefacts))
@@ -393,7 +406,7 @@ def load_network(
         )
     if network.artefact is None and device.type == "cpu":
         shared.share(module, network.weights_digest)
-    return cut_network_on(device, module, network.input_shape, name=network.name)
+    return module
 
 
 def _load_artefact(module: nn.Module, network: Network, artefacts: Artefacts) -> None:

@@ -13,10 +13,11 @@ from stitchgrid.cli import cli
 from stitchgrid.cluster.connection import Connection
 from stitchgrid.driver.launch import Launch
 from stitchgrid.errors import ClusterError, InputError
-from stitchgrid.models import own_code
 from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.build import build_network, make_network
-from stitchgrid.models.own_code import MAX_BYTES, PACKAGE, as_planned, sent, staged
+from stitchgrid.models.finding import Search
+from stitchgrid.models.own_code import MAX_BYTES, staged
+from stitchgrid.models.sent_code import PACKAGE, as_planned, sent
 from stitchgrid.store import Store
 
 NET = """
@@ -120,7 +121,6 @@ def test_a_module_that_is_one_file_is_sent_alone(own, monkeypatch):
     monkeypatch.syspath_prepend(own)
     with staged([spec("one_file_of_a_test:make")]) as package:
         assert [path.name for path in (package / "modules").iterdir()] == ["one_file_of_a_test.py"]
-    del sys.modules["one_file_of_a_test"]
 
 
 def test_a_package_too_large_to_be_sent_is_refused(own, monkeypatch):
@@ -133,10 +133,11 @@ def test_a_package_too_large_to_be_sent_is_refused(own, monkeypatch):
         pass
 
 
-def test_a_file_that_imports_its_neighbour_is_told_what_to_be_instead(own):
+def test_a_file_that_imports_what_is_not_there_is_told_where_modules_are_looked_for(own):
     (own / "neighbour.py").write_text("import gone_of_a_test\n")
     with pytest.raises(
-        InputError, match=r"neighbour.py does not run: ModuleNotFoundError.*self-contained.*package.module:function"
+        InputError,
+        match=r"neighbour.py does not run: ModuleNotFoundError.*\(neighbour.py, line 1\).*beside the file, beside the job",
     ):
         build_network(spec("neighbour.py:make", base=own))
 
@@ -216,7 +217,7 @@ def test_a_sweep_on_ray_is_computed_as_planned_whatever_becomes_of_its_files(own
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("gone", "there is no file .*gone.py"), ("changed", "'changed' is not what it was when the")]
+    ("name", "message"), [("gone", "there is no file .*gone.py"), ("changed", r"the code behind model 'changed' \(changed.py:make\) is not what the sweep was planned with")]
 )
 def test_in_this_process_a_file_that_changed_stops_the_launch(own, change_after_planning, name, message):
     (own / "job.toml").write_text(JOB)
@@ -256,6 +257,6 @@ def test_a_change_of_code_between_plan_and_training_is_noticed(own, monkeypatch)
     assert "'trained' would not be trained as the sweep was planned" in result.output
 
 
-def test_the_standard_library_is_not_own_code():
-    assert not own_code._is_own(sys.modules["json"])
-    assert not own_code._is_own(sys.modules["sys"])
+def test_the_standard_library_and_what_is_installed_is_not_own_code():
+    for name in ("json", "sys", "os.path", "torch.nn", "PIL.Image", "click", "stitchgrid.errors", "no_such_module"):
+        assert not Search().is_own(name)

@@ -18,7 +18,7 @@ from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
 from stitchgrid.driver.preview import way_notices
 from stitchgrid.driver.pulse import Pulse
-from stitchgrid.driver.revision import check_same_cells, own_code
+from stitchgrid.driver.revision import check_same_cells, own_code, own_files
 from stitchgrid.driver.speed import KEY, planned_speed, speed_there
 from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
@@ -56,6 +56,7 @@ class Launch:
         self._executor: Executor | None = None
         self._package: Path | None = None  # the users' own code behind the networks, for workers on other nodes
         self._own_code: dict[str, str] = {}  # its digests, by the name of the network
+        self._own_files: dict[str, dict[str, str]] = {}  # and those of each module
         self._max_units = 1  # more workers than this have nothing to do
         self._drain = Drain(where.drain_seconds, display.say)
         self._pulse: Pulse | None = None
@@ -115,7 +116,7 @@ class Launch:
 
     def _stage_own_code(self, resolution: Resolution) -> None:
         """Note what users' own code is now, and put it where workers of other nodes find it."""
-        self._own_code = own_code(resolution.sweep)
+        self._own_code, self._own_files = own_code(resolution.sweep), own_files(resolution.sweep)
         if self.where.address != "none":
             specs = [network.spec for network in resolution.sweep.networks]
             self._package = self._exit.enter_context(staged(specs))
@@ -163,6 +164,7 @@ class Launch:
             "num_shards": len(plan.shards),
             KEY: plan.speed,
             "own_code": self._own_code,
+            "own_files": self._own_files,
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)
 
