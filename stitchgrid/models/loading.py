@@ -147,12 +147,21 @@ class World:
             if name not in self.modules and key in _loaded:
                 self.modules[name] = _loaded[key]
         sys.modules.update(self.modules)
-        for name, module in self.modules.items():
-            parent, _, last = name.rpartition(".")
-            space = vars(self.modules[parent]) if parent in self.modules else {}
-            seen = space.get(last)
-            if isinstance(seen, ModuleType) and seen is not module and seen.__name__ == name:
-                space[last] = module  # a package that two worlds share, with submodules that they do not
+        for name in {*self.keys, *self.modules}:
+            self._attach(name)
+
+    def _attach(self, name: str) -> None:
+        """See that a package, which two worlds may share, has this world's submodule for an attribute."""
+        parent, _, last = name.rpartition(".")
+        if parent not in self.modules:
+            return
+        space, module = vars(self.modules[parent]), self.modules.get(name)
+        seen = space.get(last)
+        is_submodule = isinstance(seen, ModuleType) and seen.__name__ == name
+        if module is not None and (is_submodule or last not in space):
+            space[last] = module
+        elif module is None and is_submodule:
+            del space[last]
 
     def _keep(self, found: dict[str, ModuleType]) -> None:
         self.modules = {name: module for name, module in found.items() if _top(name) in self.tops}
@@ -165,9 +174,12 @@ class World:
         for top in self.tops | _shown.keys() | {_top(name) for name in hidden}:
             theirs = {name: module for name, module in hidden.items() if _top(name) == top}
             ours = {name: module for name, module in self.modules.items() if _top(name) == top}
-            is_foreign = bool(theirs) and top not in _shown
+            shown = _shown.get(top)
+            is_foreign = any(shown is None or shown.modules.get(name) is not one for name, one in theirs.items())
             if not ours or is_foreign:
                 sys.modules.update(theirs)
+                if is_foreign:
+                    _shown.pop(top, None)
             elif self._rivals(top):
                 _shown.pop(top, None)
             else:
