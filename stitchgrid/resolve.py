@@ -384,9 +384,9 @@ def load_network(
     with holding(network.spec):
         if network.code and (found := code_digest(network.spec)) != network.code:
             raise InputError(
-                f"the code behind model {network.name!r} ({network.spec.architecture}) is not what the sweep was planned "
-                f"with (wanted {network.code}, got {found}), and was not run; launch the job again. Packages of more "
-                "than 20 MB are not sent to other nodes: install them there."
+                f"the code behind model {network.name!r} ({network.spec.architecture}) is not what the sweep was "
+                f"planned with (wanted {network.code}, got {found}), and was not run; launch the job again. Packages "
+                "of more than 20 MB are not sent to other nodes: install them there."
             )
         module = _load_module(network, artefacts, SharedWeights(cache or default_cache()), device)
     return cut_network_on(device, module, network.input_shape, name=network.name)

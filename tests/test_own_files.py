@@ -137,7 +137,7 @@ def test_a_file_that_imports_what_is_not_there_is_told_where_modules_are_looked_
     (own / "neighbour.py").write_text("import gone_of_a_test\n")
     with pytest.raises(
         InputError,
-        match=r"neighbour.py does not run: ModuleNotFoundError.*\(neighbour.py, line 1\).*beside the file, beside the job",
+        match=r"neighbour.py does not run: ModuleNotFoundError.*\(neighbour.py, line 1\).*beside the file, beside",
     ):
         build_network(spec("neighbour.py:make", base=own))
 
@@ -217,7 +217,11 @@ def test_a_sweep_on_ray_is_computed_as_planned_whatever_becomes_of_its_files(own
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("gone", "there is no file .*gone.py"), ("changed", r"the code behind model 'changed' \(changed.py:make\) is not what the sweep was planned with")]
+    ("name", "message"),
+    [
+        ("gone", "there is no file .*gone.py"),
+        ("changed", r"the code behind model 'changed' \(changed.py:make\) is not what the sweep was planned with"),
+    ],
 )
 def test_in_this_process_a_file_that_changed_stops_the_launch(own, change_after_planning, name, message):
     (own / "job.toml").write_text(JOB)

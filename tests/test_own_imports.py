@@ -17,9 +17,9 @@ import torch
 from helpers_models import spec
 from torchvision.models import squeezenet
 
-from stitchgrid.errors import InputError, JobFileError
+from stitchgrid.errors import InputError
 from stitchgrid.models.architecture import code_digest, find_code, holding
-from stitchgrid.models.build import build_network, make_network
+from stitchgrid.models.build import make_network
 from stitchgrid.models.imports import imports_of
 from stitchgrid.records import digest
 
@@ -73,7 +73,10 @@ IMPORTS = {  # how net.py gets its width -> the sources beside it, of which the 
         "from pkg import *; WIDTH = part.WIDTH",
         {"pkg__init": "__all__ = ['part']", "pkg__part": "WIDTH = 3"},
     ),
-    "in a function": ("def late():\n    from blocks import WIDTH\n    return WIDTH\nWIDTH = late()", {"blocks": "WIDTH = 3"}),
+    "in a function": (
+        "def late():\n    from blocks import WIDTH\n    return WIDTH\nWIDTH = late()",
+        {"blocks": "WIDTH = 3"},
+    ),
     "import_module": (
         "import importlib; WIDTH = importlib.import_module('pkg.blocks').WIDTH",
         {"pkg__init": "", "pkg__blocks": "WIDTH = 3"},
@@ -87,7 +90,10 @@ IMPORTS = {  # how net.py gets its width -> the sources beside it, of which the 
         },
     ),
     "__import__": ("WIDTH = __import__('blocks').WIDTH", {"blocks": "WIDTH = 3"}),
-    "a circle": ("import a; WIDTH = a.find()", {"a": "import net\ndef find():\n    import b; return b.WIDTH", "b": "WIDTH = 3"}),
+    "a circle": (
+        "import a; WIDTH = a.find()",
+        {"a": "import net\ndef find():\n    import b; return b.WIDTH", "b": "WIDTH = 3"},
+    ),
     "where an import may fail": (
         "try:\n    from fast import WIDTH\nexcept ImportError:\n    from slow import WIDTH",
         {"slow": "WIDTH = 3"},
@@ -125,7 +131,15 @@ def test_code_that_imports_nothing_of_its_own_keeps_the_address_it_had(tmp_path,
     source = "import math, torch.nn.functional as F\nfrom PIL import Image\nWIDTH = 3\n" + NET
     main = "if __name__ == '__main__':\n    import blocks\n"
     typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from blocks import X\n"
-    write(tmp_path, net=source, main=source + main, typed=typed + source, blocks="X = 1", pkg_t__init=init, pkg_t__net=source)
+    write(
+        tmp_path,
+        net=source,
+        main=source + main,
+        typed=typed + source,
+        blocks="X = 1",
+        pkg_t__init=init,
+        pkg_t__net=source,
+    )
     monkeypatch.syspath_prepend(tmp_path)
     for name, text in (("net", source), ("main", source + main), ("typed", typed + source)):
         assert code_digest(spec(f"{name}.py:make", base=tmp_path)) == digest("make", text.encode())
@@ -151,7 +165,12 @@ def test_nothing_is_run_to_find_the_code(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("word", ["pkg_t.nets:make", "pkg_t:make"])
 def test_a_module_is_known_by_its_package_s_code_and_what_it_imports(tmp_path, monkeypatch, word):
-    write(tmp_path, pkg_t__init="from .nets import make", pkg_t__nets="from .parts import WIDTH\n" + NET, pkg_t__parts="WIDTH = 3")
+    write(
+        tmp_path,
+        pkg_t__init="from .nets import make",
+        pkg_t__nets="from .parts import WIDTH\n" + NET,
+        pkg_t__parts="WIDTH = 3",
+    )
     monkeypatch.syspath_prepend(tmp_path)
     first = code_digest(spec(word))
     assert width(word, ".") == 3
@@ -161,7 +180,9 @@ def test_a_module_is_known_by_its_package_s_code_and_what_it_imports(tmp_path, m
 
 
 def test_networks_of_two_folders_have_each_its_own_helpers(tmp_path):
-    late = "\nclass Net(nn.Linear):\n    def forward(self, x):\n        from blocks import WIDTH\n        return WIDTH\n"
+    late = (
+        "\nclass Net(nn.Linear):\n    def forward(self, x):\n        from blocks import WIDTH\n        return WIDTH\n"
+    )
     made = "def late():\n    return Net(2, 2)\n"
     for home, size in (("a", 3), ("b", 4)):
         write(tmp_path / home, net="from blocks import WIDTH\n" + NET + late + made, blocks=f"WIDTH = {size}")
@@ -198,8 +219,14 @@ def test_two_networks_share_modules_that_are_equal(tmp_path):
 
 
 def test_a_package_that_registers_an_operator_serves_two_networks(tmp_path):
-    op = "import torch\nlibrary = torch.library.Library('sg_test_ops', 'DEF')\nlibrary.define('twice(Tensor x) -> Tensor')\n"
-    write(tmp_path, pkg__init="", pkg__ops=op, pkg__a="from . import ops\nWIDTH = 3\n" + NET, pkg__b="from . import ops\nWIDTH = 4\n" + NET)
+    op = "import torch\nops = torch.library.Library('sg_test_ops', 'DEF')\nops.define('twice(Tensor x) -> Tensor')\n"
+    write(
+        tmp_path,
+        pkg__init="",
+        pkg__ops=op,
+        pkg__a="from . import ops\nWIDTH = 3\n" + NET,
+        pkg__b="from . import ops\nWIDTH = 4\n" + NET,
+    )
     write(tmp_path, a="from pkg.a import make", b="from pkg.b import make")
     assert [width(f"{name}.py:make", tmp_path) for name in "ab"] == [3, 4]
 
@@ -248,26 +275,42 @@ def test_what_lies_in_sys_path_is_found_too_and_what_lies_beside_comes_first(tmp
 
 
 def test_a_file_that_imports_relatively_is_part_of_the_packages_around_it(tmp_path):
-    write(tmp_path, models__init="SIZE = 3", models__net="from .blocks import WIDTH\n" + NET, models__blocks="from . import SIZE as WIDTH")
+    write(
+        tmp_path,
+        models__init="SIZE = 3",
+        models__net="from .blocks import WIDTH\n" + NET,
+        models__blocks="from . import SIZE as WIDTH",
+    )
     assert width("models/net.py:make", tmp_path) == 3
     write(tmp_path, lib__net="from .blocks import WIDTH\n" + NET, lib__blocks="WIDTH = 4")  # a namespace package
     assert width("lib/net.py:make", tmp_path) == 4
 
 
 def test_what_lies_beside_the_job_is_found_from_a_file_in_a_folder(tmp_path):
-    write(tmp_path, models__net="from models.blocks import WIDTH\nimport shared\n" + NET, models__blocks="WIDTH = 3", shared="")
+    write(
+        tmp_path,
+        models__net="from models.blocks import WIDTH\nimport shared\n" + NET,
+        models__blocks="WIDTH = 3",
+        shared="",
+    )
     assert width("models/net.py:make", tmp_path) == 3
 
 
 def test_a_name_that_is_computed_is_loaded_and_not_part_of_the_address(tmp_path):
-    write(tmp_path, net="import importlib\nWIDTH = importlib.import_module('bl' + 'ocks').WIDTH\n" + NET, blocks="WIDTH = 3")
+    write(
+        tmp_path,
+        net="import importlib\nWIDTH = importlib.import_module('bl' + 'ocks').WIDTH\n" + NET,
+        blocks="WIDTH = 3",
+    )
     assert set(find_code(spec("net.py:make", base=tmp_path)).modules) == {"net"}
     assert width("net.py:make", tmp_path) == 3
 
 
 def test_a_path_that_a_file_adds_for_itself_serves_it_alone_and_changes_no_address(tmp_path):
     write(tmp_path / "lib", hidden_t="WIDTH = 3", later_t="")
-    source = "import sys, os\nsys.path.append(os.path.join(os.path.dirname(__file__), 'lib'))\nfrom hidden_t import WIDTH\n"
+    source = (
+        "import sys, os\nsys.path.append(os.path.join(os.path.dirname(__file__), 'lib'))\nfrom hidden_t import WIDTH\n"
+    )
     write(tmp_path, net=source + NET.replace("    return", "    import later_t\n    return"))
     before, path = code_digest(spec("net.py:make", base=tmp_path)), list(sys.path)
     assert width("net.py:make", tmp_path) == 3
@@ -277,7 +320,11 @@ def test_a_path_that_a_file_adds_for_itself_serves_it_alone_and_changes_no_addre
 
 
 def test_files_that_are_called_like_modules_of_python_or_installed_ones_do_not_hide_them(tmp_path):
-    write(tmp_path, click="import click, random\nWIDTH = len(click.__name__) + random.randint(0, 0)\n" + NET, random="WIDTH = 1")
+    write(
+        tmp_path,
+        click="import click, random\nWIDTH = len(click.__name__) + random.randint(0, 0)\n" + NET,
+        random="WIDTH = 1",
+    )
     assert width("click.py:make", tmp_path) == 5
     write(tmp_path, torch="WIDTH = 3\n" + NET)
     assert width("torch.py:make", tmp_path) == 3
@@ -317,7 +364,7 @@ def test_a_compiled_module_is_part_of_the_code(tmp_path):
     library.unlink()  # writing into a library that is loaded would end this process
     library.write_bytes(changed)
     assert code_digest(spec("net.py:make", base=tmp_path)) != before
-    with pytest.raises(InputError, match="fast_t.*has changed since this process looked at it; start a new one"):
+    with pytest.raises(InputError, match=r"fast_t.*has changed since this process looked at it; start a new one"):
         width("net.py:make", tmp_path)
 
 

@@ -43,7 +43,7 @@ def find_function(spec: NetworkSpec) -> Callable[..., Any]:
         raise JobFileError(
             f"architecture {spec.architecture!r}: {where} has no function {name!r}; {nearest(name, known)}."
         )
-    return own_world(code).bound(function) if code is not None and is_own else function  # type: ignore[no-any-return]
+    return own_world(code).bound(function) if code is not None and is_own else function
 
 
 def code_digest(spec: NetworkSpec) -> str:
@@ -166,8 +166,7 @@ def _import(where: str, word: str) -> ModuleType:
     except BaseException as problem:
         hint = nearest(where, LIBRARIES)
         raise InputError(
-            f"architecture {word!r}: module {where!r} cannot be imported ({one_line(problem)}); "
-            f"wanted {FORMS}; {hint}."
+            f"architecture {word!r}: module {where!r} cannot be imported ({one_line(problem)}); wanted {FORMS}; {hint}."
         ) from problem
 
 

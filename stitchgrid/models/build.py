@@ -15,7 +15,7 @@ from stitchgrid.models.guard import settings_kept
 from stitchgrid.models.memory import count_bytes, memory_told
 from stitchgrid.models.published import find_published
 from stitchgrid.models.unwrap import unwrapped
-from stitchgrid.models.weights import load_checkpoint, load_into
+from stitchgrid.models.weights import check_finite, load_into, load_weights
 from stitchgrid.records import NetworkSpec, Preprocess
 
 _CPU = torch.device("cpu")
@@ -40,8 +40,16 @@ def build_network(spec: NetworkSpec, *, state: Mapping[str, Tensor] | None = Non
         load_into(module, state, origin=f"the given state of {spec.name!r}")
     elif published is None and spec.weights != "random":
         path = Path(spec.base, spec.weights)
-        load_into(module, load_checkpoint(path), origin=f"checkpoint {path}")
+        load_weights(module, path, word=spec.weights, key=spec.weights_key, strip=spec.weights_strip)
+    check_finite(module, origin=_origin(spec, is_given=state is not None))
     return freeze(module)
+
+
+def _origin(spec: NetworkSpec, *, is_given: bool) -> str:
+    """Return where the weights of a network come from, in words."""
+    if is_given:
+        return f"the given state of {spec.name!r}"
+    return f"what {spec.architecture} draws" if spec.weights == "random" else f"weights {spec.weights!r}"
 
 
 def make_network(spec: NetworkSpec, *, download: bool = False) -> nn.Module:

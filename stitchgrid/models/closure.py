@@ -88,13 +88,11 @@ class Code:
 
     @cached_property
     def _marks(self) -> dict[str, str]:
-        return {
-            name: digest(name, str(one.file), str(one.folders), one.content) for name, one in self.modules.items()
-        }
+        return {name: digest(name, str(one.file), str(one.folders), one.content) for name, one in self.modules.items()}
 
 
 def file_code(path: Path, function: str, *, base: Path) -> Code:
-    """Return the code behind a function of a file; modules beside it, and beside the job, are found like installed ones.
+    """Return the code behind a function of a file; modules beside it, and beside the job, are found.
 
     Raises:
         InputError: If there is no such file.

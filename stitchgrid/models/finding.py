@@ -48,8 +48,8 @@ class Search:
         parent = name.rpartition(".")[0]
         if parent:
             above = self.find(parent)
-            folders = None if above is None else above.submodule_search_locations
-            return None if folders is None else on_path(name, folders)
+            inside = None if above is None else above.submodule_search_locations
+            return None if inside is None else on_path(name, inside)
         if name == "__main__":
             return None
         folders = () if name in NEVER_OWN or name == self.not_in_folders else self.folders

@@ -114,9 +114,7 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _is_literal_import(node: ast.Call) -> bool:
-    return (
-        _last_name(node.func) in ("import_module", "__import__") and _literal_argument(node, 0, "name") is not None
-    )
+    return _last_name(node.func) in ("import_module", "__import__") and _literal_argument(node, 0, "name") is not None
 
 
 def _literal_argument(node: ast.Call, position: int, keyword: str) -> str | None:

@@ -38,7 +38,7 @@ _loaded: dict[str, ModuleType] = {}  # `Code.key` -> the module
 def own_world(code: Code) -> "World":
     """Return the world of a network's own code, made when it is first asked for."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder())
     key = digest(code.entry.name, *map(str, code.folders), *sorted(code.key(name) for name in code.modules))
     if key not in _worlds:
         _worlds[key] = World(code)
@@ -102,8 +102,8 @@ class World:
     def _import(
         self,
         name: str,
-        globals: Any = None,  # noqa: A002  # the signature of __import__
-        locals: Any = None,  # noqa: A002
+        globals: Any = None,  # the signature of __import__
+        locals: Any = None,
         fromlist: Sequence[str] = (),
         level: int = 0,
     ) -> Any:
@@ -204,22 +204,19 @@ class World:
         self.tops.add(top)
         if found.origin is None or not found.origin.endswith(".py"):
             return found
-        folders = found.submodule_search_locations
         file = Path(found.origin)  # a name that the syntax did not show: as the file is now
-        is_package = None if folders is None else tuple(folders)
-        return self._spec(Module(name=name, file=file, content=file.read_bytes(), folders=is_package))
+        inside = None if found.submodule_search_locations is None else tuple(found.submodule_search_locations)
+        return self._spec(Module(name=name, file=file, content=file.read_bytes(), folders=inside))
 
     def _spec(self, module: Module) -> ModuleSpec:
-        folders = None if module.folders is None else list(module.folders)
         if module.file is None:
             namespace = ModuleSpec(module.name, None, is_package=True)
-            namespace.submodule_search_locations = folders
+            namespace.submodule_search_locations = list(module.folders or ())
             return namespace
+        inside = None if module.folders is None else list(module.folders)
         kind = SourceLoader if module.is_source else CompiledLoader
         loader: Loader = kind(module.name, str(module.file), module.content, self.builtins)
-        spec = spec_from_file_location(
-            module.name, module.file, loader=loader, submodule_search_locations=folders
-        )
+        spec = spec_from_file_location(module.name, module.file, loader=loader, submodule_search_locations=inside)
         assert spec is not None, module.name
         return spec
 

@@ -51,5 +51,7 @@ class CompiledLoader(ExtensionFileLoader):
         """
         wanted = digest(self.content)
         if Path(self.path).read_bytes() != self.content or _compiled.setdefault(self.path, wanted) != wanted:
-            raise ImportError(f"{self.path} has changed since this process looked at it; start a new one", name=spec.name)
+            raise ImportError(
+                f"{self.path} has changed since this process looked at it; start a new one", name=spec.name
+            )
         return super().create_module(spec)

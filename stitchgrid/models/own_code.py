@@ -73,9 +73,10 @@ class _Staging:
             target = self.package / MODULES if home is None else self._beside(home)
             if top.folders is None:
                 _write(target / root.name, module.content)
-            elif not self._copy_whole(root, target, required=home is None and _top(code) == top.name):
-                if home is not None and module.file is not None and module.file.is_relative_to(root):
-                    _write(target / root.name / module.file.relative_to(root), module.content)
+                continue
+            is_whole = self._copy_whole(root, target, required=home is None and _top(code) == top.name)
+            if not is_whole and home is not None and module.file is not None and module.file.is_relative_to(root):
+                _write(target / root.name / module.file.relative_to(root), module.content)
 
     def _copy_whole(self, root: Path, target: Path, *, required: bool) -> bool:
         """Copy a package's folder, data included; return whether it is small enough to be sent."""
@@ -85,8 +86,8 @@ class _Staging:
         if num_bytes > MAX_BYTES or len(files) > MAX_FILES:
             if required:
                 raise InputError(
-                    f"the package {root} is sent to the workers, but its files have {num_bytes / 1e6:.0f} MB, more than "
-                    f"the {MAX_BYTES / 1e6:.0f} MB allowed; move data out of it, or install it on every node."
+                    f"the package {root} is sent to the workers, but its files have {num_bytes / 1e6:.0f} MB, more "
+                    f"than the {MAX_BYTES / 1e6:.0f} MB allowed; move data out of it, or install it on every node."
                 )
             return False
         for path in files:
