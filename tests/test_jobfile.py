@@ -271,7 +271,7 @@ PROBLEMS = [
         {"models": [{**VIT, "architecture": "vit"}]},
         "models[0].architecture: 'vit' is no architecture; it is torchvision:NAME",
     ),
-    ({"models": [{"name": "x"}]}, "models[0].architecture: missing, but needed"),
+    ({"models": [{"name": "x", "weights": "random"}]}, "models[0].architecture: missing, but needed"),
     ({"models": [{**VIT, "weights": {"train": "R"}}]}, "models[0].weights: no [recipes.R]; known: none"),
     ({"models": [{**VIT, "weights": {"trian": "R"}}]}, "models[0].weights: a checkpoint, a torchvision weights name"),
     (

@@ -1,7 +1,6 @@
 """A network is known by all of its author's code: the file or module that a job names, and what that imports."""
 
 import copy
-import gc
 import importlib
 import inspect
 import os
@@ -202,7 +201,6 @@ def test_a_name_that_is_of_two_networks_is_refused_where_it_is_not_clear_which_i
     with pytest.raises(ImportError, match=r"different modules 'blocks' \(.*a/blocks.py, .*b/blocks.py\)"):
         second(None)
     del first
-    gc.collect()
     assert second(None) == 4
 
 

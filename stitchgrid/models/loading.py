@@ -8,6 +8,7 @@ so that pickle and inspect find them; names that are of different files in world
 """
 
 import builtins
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -90,7 +91,7 @@ class World:
     def _note(self, made: Any) -> None:
         """Remember that something made by this world is in use, as long as it is."""
         for one in (made, *(getattr(made, name, None) for name in ("_orig_mod", "module"))):
-            if type(one).__hash__ is not None and hasattr(one, "__weakref__"):
+            if hasattr(type(one), "named_parameters"):  # a network, and not its class or a function
                 self.users.add(one)
 
     def place(self, top: str) -> str:
@@ -239,11 +240,10 @@ def _find_outside(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
         return None
     if path is not None:
         return _shown[_top(name)].find(name, path)
-    found = {
-        str(spec.origin or spec.submodule_search_locations): (world, spec)
-        for world in _worlds.values()
-        if len(world.users) and (spec := world.find(name, None)) is not None
-    }
+    found = _candidates(name)
+    if len(found) > 1:
+        gc.collect()  # networks that nobody uses any more may still be there
+        found = _candidates(name)
     if len(found) > 1:
         raise ImportError(
             f"networks of this process have different modules {name!r} ({', '.join(sorted(found))}), and which one is "
@@ -257,6 +257,15 @@ def _find_outside(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
             spec.loader = _Loaded(module)
         return spec
     return None
+
+
+def _candidates(name: str) -> dict[str, tuple[World, ModuleSpec]]:
+    """Return the top-level modules of a name that worlds in use have, by where they lie."""
+    return {
+        str(spec.origin or spec.submodule_search_locations): (world, spec)
+        for world in _worlds.values()
+        if len(world.users) and (spec := world.find(name, None)) is not None
+    }
 
 
 class _Loaded(Loader):
