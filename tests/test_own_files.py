@@ -378,7 +378,7 @@ eval = { split = "test", samples = 32 }
 name = "net"
 architecture = "WORD"
 weights = "random"
-layers = ["all"]
+layers = ["a", "b"]
 [[matchers]]
 kind = "direct"
 """

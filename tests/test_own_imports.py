@@ -9,6 +9,8 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
+import threading
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,9 @@ from stitchgrid.errors import InputError
 from stitchgrid.models.architecture import code_digest, find_code, holding
 from stitchgrid.models.build import make_network
 from stitchgrid.models.imports import imports_of
-from stitchgrid.records import digest
+from stitchgrid.models.weights import state_digest
+from stitchgrid.records import Preprocess, digest
+from stitchgrid.resolve import network_id
 
 NET = "from torch import nn\n\ndef make(width=WIDTH):\n    return nn.Linear(2, width)\n"
 
@@ -339,6 +343,65 @@ def test_networks_run_the_code_that_was_looked_at_whatever_becomes_of_the_files(
     assert width("net.py:make", tmp_path) == 4
 
 
+class Mapped:
+    """A finder such as those of editable installs, which name a folder that is not in sys.path."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def find_spec(self, name, path=None, target=None):
+        return spec_from_file_location(name, self.folder / "__init__.py") if name == "editable_t" else None
+
+
+def test_an_editable_install_is_the_user_s_own(tmp_path, monkeypatch):
+    write(tmp_path / "src", init="", parts="WIDTH = 3")
+    write(tmp_path, net="from editable_t.parts import WIDTH\n" + NET)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Mapped(tmp_path / "src")])
+    assert find_code(spec("net.py:make", base=tmp_path)).files.keys() == {"the file itself", "editable_t.parts"}
+    assert width("net.py:make", tmp_path) == 3
+    write(tmp_path / "src", parts="WIDTH = 4")
+    assert width("net.py:make", tmp_path) == 4
+
+
+def test_a_namespace_package_of_two_folders_is_found(tmp_path, monkeypatch):
+    write(tmp_path / "one", spaced_t__a="from .b import WIDTH")
+    write(tmp_path / "two", spaced_t__b="WIDTH = 3")
+    write(tmp_path, net="from spaced_t.a import WIDTH\n" + NET)
+    for name in ("one", "two"):
+        monkeypatch.syspath_prepend(tmp_path / name)
+    assert width("net.py:make", tmp_path) == 3
+    write(tmp_path / "two", spaced_t__b="WIDTH = 4")
+    assert width("net.py:make", tmp_path) == 4
+
+
+def test_another_thread_imports_while_own_code_is_imported(tmp_path, monkeypatch):
+    """The lock of own code and Python's lock of a module must not wait for each other."""
+    slow = "import time, threading\nthreading.thread_t.start()\ntime.sleep(0.2)\nimport installed_t\nWIDTH = 3\n"
+    write(tmp_path / "site-packages", installed_t="import time\ntime.sleep(0.5)\nimport another_t", another_t="")
+    write(tmp_path, net=slow + NET)
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    thread = threading.Thread(target=importlib.import_module, args=("installed_t",), daemon=True)
+    monkeypatch.setattr(threading, "thread_t", thread, raising=False)
+    done = threading.Thread(target=width, args=("net.py:make", tmp_path), daemon=True)
+    done.start()
+    done.join(timeout=20)
+    assert not done.is_alive()
+
+
+def test_a_network_of_own_code_can_be_compiled(tmp_path):
+    source = (
+        "import torch\nfrom torch import nn\nfrom blocks import act\nclass Net(nn.Linear):\n    def forward(self, x):\n"
+    )
+    source += "        for _ in range(len('ab')):\n            x = act(super().forward(x))\n        return x\n"
+    write(
+        tmp_path,
+        net=source + "def make():\n    return Net(2, 2)\n",
+        blocks="import torch\ndef act(x): return max(1, 2) * x",
+    )
+    net, x = make_network(spec("net.py:make", base=tmp_path)).eval(), torch.ones(1, 2)
+    assert torch.allclose(torch.compile(net, backend="eager", fullgraph=True)(x), net(x))
+
+
 EXTENSION = """
 #include <Python.h>
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "fast_t", NULL, -1, NULL};
@@ -393,3 +456,38 @@ def test_an_interrupt_is_passed_on(tmp_path):
 
 def test_an_import_outside_of_its_package_is_no_import():
     assert imports_of(b"from ... import x\nfrom .y import z", "pkg") == imports_of(b"from pkg.y import z", "")
+
+
+PINNED = '''"""Own."""
+import math
+from torch import nn
+
+
+def make(width=6):
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, width), nn.ReLU(), nn.Linear(width, 10))
+'''
+
+
+@pytest.mark.parametrize(
+    ("architecture", "code", "weights", "address"),
+    [
+        (
+            "nets.py:make",
+            "bbe273fc6434072a5f74e28ad2df9c88",
+            "cd8b041341a7c10d706e8d72ab21e691",
+            "c76d336d749f4d5cc6aae8ea66737af3",
+        ),
+        (
+            "stitchgrid:tiny10",
+            "97ccd556860ef60d31b4124ca39776bc",
+            "0eceb28611803d76f4489ad1b9bc8e23",
+            "fee34661946039552f154724e9f95505",
+        ),
+    ],
+)
+def test_addresses_are_those_of_version_0_1_0(tmp_path, architecture, code, weights, address):
+    (tmp_path / "nets.py").write_text(PINNED)
+    network = spec(architecture, base=tmp_path)
+    assert code_digest(network) == code
+    assert state_digest(make_network(network)) == weights
+    assert network_id(network, Preprocess(), "0" * 32) == address

@@ -1,6 +1,5 @@
 """Which weights a checkpoint gives: the only ones that fit, else those that the job names; never some of several."""
 
-import time
 import zipfile
 from collections import OrderedDict
 
@@ -229,7 +228,7 @@ def test_dictionaries_within_dictionaries_end(tmp_path):
         load(tmp_path, circle)
 
 
-def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_unread(tmp_path):
+def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_unread(tmp_path, monkeypatch):
     torch.save({"weight": torch.zeros(1_000)}, tmp_path / "w.pt")
     with (
         zipfile.ZipFile(tmp_path / "w.pt") as archive,
@@ -238,11 +237,10 @@ def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_unread(tmp_pa
         for entry in archive.infolist():
             bomb.writestr(entry.filename, archive.read(entry))
         with bomb.open("archive/data/1", "w") as file:
-            for _ in range(300):
+            for _ in range(120):
                 file.write(bytes(1_000_000))
-    start = time.perf_counter()
+    monkeypatch.setattr(torch, "load", None)
     with pytest.raises(
-        InputError, match=r"bomb.pt is an archive of 0.3 MB that unpacks to 300 MB, which torch.save never"
+        InputError, match=r"bomb.pt is an archive of 0.1 MB that unpacks to 120 MB, which torch.save never"
     ):
         load_checkpoint(tmp_path / "bomb.pt")
-    assert time.perf_counter() - start < 1

@@ -5,7 +5,8 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.get_num_threads, torch.set_num_threads),
     (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-    (os.getcwd, os.chdir),
 )
 _FLAGS = (
     *((torch.backends.cudnn, name) for name in ("benchmark", "deterministic", "enabled", "allow_tf32")),
@@ -39,6 +39,8 @@ def settings_kept(seed: int) -> Iterator[None]:
         stack.callback(np.random.set_state, np.random.get_state())
         for get, put in _SETTINGS:
             stack.callback(_put_back, get, put, get())
+        with suppress(FileNotFoundError):  # the folder may have been removed
+            stack.callback(_put_back, Path.cwd, os.chdir, Path.cwd())
         for home, name in _FLAGS:
             stack.callback(setattr, home, name, getattr(home, name))
         stack.callback(_put_back, _device, torch.set_default_device, _device())

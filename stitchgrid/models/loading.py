@@ -18,7 +18,7 @@ from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from threading import RLock
+from threading import RLock, get_ident
 from types import ModuleType
 from typing import Any
 from weakref import WeakSet
@@ -32,6 +32,7 @@ from stitchgrid.records import digest
 _LOCK = RLock()
 _worlds: dict[str, "World"] = {}  # in the order in which they were made
 _active: list["World"] = []  # innermost last
+_thread: list[int] = []  # the one that they are active in
 _shown: dict[str, "World"] = {}  # top-level name -> the world whose modules sys.modules shows outside
 _loaded: dict[str, ModuleType] = {}  # `Code.key` -> the module
 
@@ -66,15 +67,10 @@ class World:
                     with self.defaults.noting():
                         import_module(name)
                 except BaseException:
-                    self._forget()
+                    for new in [one for one in sys.modules if _top(one) in self.tops and one not in self.modules]:
+                        del sys.modules[new]  # half of it may have been run
                     raise
             return sys.modules[name]
-
-    def _forget(self) -> None:
-        """Drop every module: half of them may have been run."""
-        _take_out(self.tops)
-        for key in self.keys.values():
-            _loaded.pop(key, None)
 
     def bound(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function of this world's that runs in it."""
@@ -132,6 +128,7 @@ class World:
             hidden = _take_out(self.tops | _shown.keys())
             self._put_in()
             _active.append(self)
+            _thread[:] = [get_ident()]
             try:
                 with self.defaults.searching():
                     yield
@@ -228,10 +225,10 @@ class _Finder:
     is_stitchgrids = True
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, _target: Any = None) -> ModuleSpec | None:
-        with _LOCK:
-            if _active:
-                return _active[-1].find(name, path)
+        # Never waits for the lock: Python holds a lock of its own for the module that another thread may wait for.
+        if not _active:
             return _find_outside(name, path)
+        return _active[-1].find(name, path) if _thread == [get_ident()] else None
 
 
 def _find_outside(name: str, path: Sequence[str] | None) -> ModuleSpec | None:

@@ -66,9 +66,10 @@ def check_finite(module: nn.Module, *, origin: str) -> None:
     for name, value in module.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor) or value.is_meta or not (value.is_floating_point() or value.is_complex()):
             continue
-        is_bad = ~torch.isfinite(value.detach()) if id(value) in parameters else torch.isnan(value.detach())
+        seen = value.detach() if value.element_size() > 1 else value.detach().float()
+        is_bad = ~torch.isfinite(seen) if id(value) in parameters else torch.isnan(seen)
         if is_bad.any():
-            what = "NaN" if torch.isnan(value.detach()).any() else "infinity"
+            what = "NaN" if torch.isnan(seen).any() else "infinity"
             wrong.append(f"{name} ({what} in {int(is_bad.sum())} of {value.numel()} values)")
     if wrong:
         shown = ", ".join(wrong[:_NUM_SHOWN]) + (", ..." if len(wrong) > _NUM_SHOWN else "")
