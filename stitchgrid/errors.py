@@ -79,6 +79,24 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}? known: {shown}" if close else f"known: {shown or 'none'}"
 
 
+def one_line(problem: BaseException, *, longest: int = 400) -> str:
+    """Return an error's type and message in one line, cut where it is longer than `longest` characters.
+
+    >>> one_line(ValueError("two\\nlines")), one_line(SystemExit())
+    ('ValueError: two lines', 'SystemExit')
+    """
+    said = " ".join(_message(problem).split())
+    text = f"{type(problem).__name__}: {said}" if said else type(problem).__name__
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def _message(problem: BaseException) -> str:
+    try:
+        return str(problem)
+    except Exception:  # an error of a user's own class may fail to say what it is
+        return ""
+
+
 def is_out_of_memory(problem: BaseException) -> bool:
     """Return whether an error, or what it was raised from, says that there was not enough memory.
 
@@ -99,7 +117,7 @@ def is_out_of_memory(problem: BaseException) -> bool:
 
 def _says_memory(problem: BaseException) -> bool:
     by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(problem).__mro__)
-    return by_name or isinstance(problem, MemoryError) or any(words in str(problem) for words in MEMORY_ERRORS)
+    return by_name or isinstance(problem, MemoryError) or any(words in _message(problem) for words in MEMORY_ERRORS)
 
 
 def breaks_worker(problem: BaseException) -> bool:
@@ -116,7 +134,7 @@ def breaks_worker(problem: BaseException) -> bool:
     link: BaseException | None = problem
     while link is not None:
         by_name = any(kind.__name__ == "AcceleratorError" for kind in type(link).__mro__)
-        if (by_name or any(words in str(link) for words in DEVICE_ERRORS)) and not _says_memory(link):
+        if (by_name or any(words in _message(link) for words in DEVICE_ERRORS)) and not _says_memory(link):
             return True
         link = link.__cause__ or link.__context__
     return False

@@ -118,6 +118,8 @@ class NetworkSpec:
     architecture: str  # torchvision:NAME | timm:NAME | stitchgrid:NAME | package.module:function | FILE.py:function
     args: str = "{}"  # canonical JSON of the architecture's keyword arguments
     weights: str = "random"  # path of a checkpoint, a torchvision weights name, or "random"; "" when trained
+    weights_key: str | None = None  # which set of tensors of the checkpoint; None: the only one that fits
+    weights_strip: str | None = None  # what is in front of its names; None: found out
     recipe: Recipe | None = None  # set when the network is trained by the sweep
     seed: int = 0  # of initialisation and training
     preprocess: Preprocess | None = None  # None: what the weights publish, else nothing
@@ -250,6 +252,7 @@ class Network:
     head: Head = Head()
     fingerprint: Fingerprint | None = None  # None: still to be trained
     types: str = ""  # what to know of its weights' types, where they are not float32
+    code: str = ""  # digest of the code behind it, compared before any of it runs; "": not known
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ from stitchgrid.errors import InputError, JobFileError, StitchgridError, is_out_
 from stitchgrid.jobfile import Job
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher, asks_ood, images_used
 from stitchgrid.matchers.heads import detect_head, num_classes_of
-from stitchgrid.models.architecture import code_digest
+from stitchgrid.models.architecture import code_digest, holding
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network, cut_network_on
@@ -234,7 +234,8 @@ def resolve(
     fingerprints: dict[str, bytes] = {}
     for spec in job.network_specs():
         try:
-            found = _resolve_network(spec, data, images, artefacts, update=update)
+            with holding(spec):
+                found = _resolve_network(spec, data, images, artefacts, update=update)
         except StitchgridError as problem:
             problems.append(f"model {spec.name!r}: {problem}")
             continue
@@ -350,6 +351,7 @@ def _resolve_network(
         way=cut.way,
         head=head,
         types=cut.types,
+        code=code_digest(spec),
     )
     if is_known:
         return _identified(network, fingerprint, artefacts, tolerance=tolerance_of(cut), update=update)
@@ -485,9 +487,20 @@ def load_network(
         cache: Folder for weights; default $STITCHGRID_CACHE, else the user's cache folder.
 
     Raises:
-        InputError: If its weights are no longer those the sweep was planned with.
+        InputError: If its code or weights are no longer those the sweep was planned with; other code is not run.
     """
-    shared = SharedWeights(cache or default_cache())
+    with holding(network.spec):
+        if network.code and (found := code_digest(network.spec)) != network.code:
+            raise InputError(
+                f"the code behind model {network.name!r} ({network.spec.architecture}) is not what the sweep was "
+                f"planned with (wanted {network.code}, got {found}), and was not run; launch the job again. Packages "
+                "of more than 20 MB are not sent to other nodes: install them there."
+            )
+        module = _load_module(network, artefacts, SharedWeights(cache or default_cache()), device)
+    return cut_network_on(device, module, network.input_shape, name=network.name, interface=network.spec.interface)
+
+
+def _load_module(network: Network, artefacts: Artefacts, shared: SharedWeights, device: torch.device) -> nn.Module:
     if network.artefact is not None:
         module = freeze(make_network(network.spec))
         shared.share(module, network.weights_digest, load=partial(_load_artefact, module, network, artefacts))
@@ -501,7 +514,7 @@ def load_network(
         )
     if network.artefact is None and device.type == "cpu":
         shared.share(module, network.weights_digest)
-    return cut_network_on(device, module, network.input_shape, name=network.name, interface=network.spec.interface)
+    return module
 
 
 def check_fingerprint(network: Network, cut: CutNetwork, images: Pictures, *, device: torch.device) -> None:

@@ -29,6 +29,7 @@ from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
 from stitchgrid.engine.workspace import LayerKey, Workspace
 from stitchgrid.errors import InputError, StoreError, is_out_of_memory
+from stitchgrid.models.architecture import holding
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.detector import Detector, restore_detector
 from stitchgrid.models.memory import move
@@ -130,6 +131,10 @@ class Worker:
     def _train(self, unit: TrainNetwork) -> UnitReport:
         preprocess = unit.spec.preprocess or Preprocess()
         images = self._open(unit.data, None)
+        with holding(unit.spec):
+            return self._train_on(unit, images, preprocess)
+
+    def _train_on(self, unit: TrainNetwork, images: Images, preprocess: Preprocess) -> UnitReport:
         if training_key(unit.spec, preprocess, images) != unit.unit_id:
             raise InputError(
                 f"model {unit.spec.name!r} would not be trained as the sweep was planned: its code or the images have "

@@ -27,6 +27,7 @@ eval = { split = "test", samples = 40 }
 name = "net"
 architecture = "stitchgrid:resnet20"
 args = { depth = 8, width = 4 }
+weights = "random"
 [recipes.short]
 epochs = 1
 [[matchers]]

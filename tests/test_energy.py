@@ -271,7 +271,7 @@ def test_noise_has_the_images_sizes_and_images_of_several_sizes_are_taken_one_by
 TABLE = {
     "name": "job",
     "data": {"dataset": "digits"},
-    "models": [{"name": "net", "architecture": "stitchgrid:resnet20"}],
+    "models": [{"name": "net", "architecture": "stitchgrid:resnet20", "weights": "random"}],
     "matchers": [{"kind": "direct"}, {"kind": "cka"}],
 }
 SMALL = {"epochs": 3, "finetune_epochs": 2, "width": 4}
@@ -348,6 +348,7 @@ eval = { split = "test", samples = 100 }
 name = "net"
 architecture = "stitchgrid:resnet20"
 args = { depth = 8, width = 4 }
+weights = "random"
 layers = ["layer2.0", "layer3.0"]
 [diagnostics]
 ood = ["energy"]

@@ -198,7 +198,8 @@ def test_a_layer_inside_a_residual_block_is_refused_with_the_nearest_cut(here):
 
 
 def test_one_network_under_two_names_is_computed_once_and_listed_under_both(tmp_path):
-    model = '[[models]]\nname = "{}"\narchitecture = "stitchgrid:resnet20"\nargs = {{ depth = 8, width = 4 }}\n'
+    model = '[[models]]\nname = "{}"\narchitecture = "stitchgrid:resnet20"\nweights = "random"\n'
+    model += "args = {{ depth = 8, width = 4 }}\n"
     head, _, tail = JOB.partition("[[models]]")
     matchers = "[[matchers]]" + tail.partition("[[matchers]]")[2]
     (tmp_path / "twins.toml").write_text(head + model.format("a") + model.format("b") + matchers)

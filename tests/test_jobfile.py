@@ -17,8 +17,8 @@ BASE = Path("/jobs")
 STITCHER_METRICS = (
     "accuracy", "loss", "relative_accuracy", "penalty", "agreement", "residual", "r2", "variance_ratio", "negative_mass"
 )  # fmt: skip
-RESNET = {"name": "resnet", "architecture": "stitchgrid:resnet20", "seeds": [0, 1]}
-VIT = {"name": "vit", "architecture": "stitchgrid:vit_tiny"}
+RESNET = {"name": "resnet", "architecture": "stitchgrid:resnet20", "weights": "random", "seeds": [0, 1]}
+VIT = {"name": "vit", "architecture": "stitchgrid:vit_tiny", "weights": "random"}
 
 
 def table(**changes: Any) -> dict[str, Any]:
@@ -144,6 +144,39 @@ def test_seeds_of_a_model_make_one_network_each():
 def test_one_seed_fills_the_weights_and_keeps_the_name():
     [spec] = parse(models=[{**VIT, "seed": 7, "weights": "vit-{seed}.pt"}]).network_specs()
     assert (spec.name, spec.seed, spec.weights) == ("vit", 7, "vit-7.pt")
+
+
+def test_one_set_of_weights_of_a_checkpoint_is_named():
+    weights = {"file": "runs/{seed}.ckpt", "key": "ema", "strip": "model."}
+    job = parse(models=[{**RESNET, "weights": weights}])
+    assert [(one.weights, one.weights_key, one.weights_strip) for one in job.network_specs()] == [
+        ("runs/0.ckpt", "ema", "model."),
+        ("runs/1.ckpt", "ema", "model."),
+    ]
+    assert parse_job(json.loads(json.dumps(job.to_dict())), title="stored") == job
+    [spec] = parse(models=[{**VIT, "weights": {"file": "random"}}]).network_specs()
+    assert (spec.weights, spec.weights_key, spec.weights_strip) == ("./random", None, None)  # a file of that name
+
+
+def test_variables_are_expanded_in_the_file_of_a_checkpoint(monkeypatch):
+    monkeypatch.setenv("RUNS", "/runs")
+    [spec] = parse(models=[{**VIT, "weights": {"file": "${RUNS}/a.pt"}}]).network_specs()
+    assert spec.weights == "/runs/a.pt"
+
+
+def test_a_job_that_version_0_1_0_stored_is_read():
+    stored = {
+        "base": "/jobs", "name": "small", "seed": 0, "data": {"dataset": "digits", "fit": {"split": "train"}, "eval":
+        {"split": "test"}, "labels": "classes", "on_bad_image": "error", "download": False}, "numerics": {"device":
+        "auto", "precision": "fp32", "batch_size": 256, "compile": False}, "models": [{"name": "a", "architecture":
+        "stitchgrid:tiny10", "args": {}, "weights": "random", "layers": ["blocks"]}, {"name": "b", "architecture":
+        "stitchgrid:tiny10", "args": {}, "weights": {"train": "r"}, "seeds": [0, 1], "layers": ["blocks"]}],
+        "recipes": {"r": {"epochs": 1, "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0005, "batch_size": 128,
+        "schedule": "cosine", "augment": "none"}}, "grid": {"pairs": "all"}, "matchers": [{"kind": "cka", "centering":
+        "double", "metrics": ["cka"]}]
+    }  # fmt: skip
+    stored["matchers"] = parse(matchers=[{"kind": "cka"}]).to_dict()["matchers"]
+    assert [spec.weights for spec in parse_job(stored, title="stored").network_specs()] == ["random", "", ""]
 
 
 def test_seeds_of_a_matcher_make_one_spec_each():
@@ -288,9 +321,22 @@ PROBLEMS = [
         {"models": [{**VIT, "architecture": "vit"}]},
         "models[0].architecture: 'vit' is no architecture; it is torchvision:NAME",
     ),
-    ({"models": [{"name": "x"}]}, "models[0].architecture: missing, but needed"),
+    ({"models": [{"name": "x", "weights": "random"}]}, "models[0].architecture: missing, but needed"),
     ({"models": [{**VIT, "weights": {"train": "R"}}]}, "models[0].weights: no [recipes.R]; known: none"),
     ({"models": [{**VIT, "weights": {"trian": "R"}}]}, "models[0].weights: a checkpoint, a torchvision weights name"),
+    (
+        {"models": [{key: value for key, value in VIT.items() if key != "weights"}]},
+        "models[0].weights: missing, but needed: a checkpoint, a torchvision weights name, "
+        '{ train = "RECIPE" }, or "random" for an untrained network',
+    ),
+    ({"models": [{**VIT, "weights": {"file": "a", "kee": "b"}}]}, "models[0].weights: unknown key 'kee'; did you mean"),
+    ({"models": [{**VIT, "weights": {"file": "a", "key": 3}}]}, "models[0].weights: `file`, `key` and `strip` are te"),
+    ({"models": [{**VIT, "weights": {"file": "a\n"}}]}, "models[0].weights: a path has no control characters"),
+    ({"models": [{**VIT, "weights": {"file": "${UNSET_VARIABLE}/a"}}]}, "models[0].weights.file: environment variab"),
+    (
+        {"models": [{**RESNET, "weights": {"file": "a.pt", "key": "ema"}}]},
+        "models[0].weights: 'a.pt' is the same for all `seeds`; put {seed}",
+    ),
     ({"models": [{**VIT, "weights": 3}]}, "models[0].weights: a checkpoint, a torchvision weights name"),
     ({"models": [{**RESNET, "weights": "a.pt"}]}, "models[0].weights: 'a.pt' is the same for all `seeds`; put {seed}"),
     ({"models": [{**RESNET, "seed": 1}]}, "models[0].seed: give `seed` for one network or `seeds` for several"),

@@ -17,10 +17,12 @@ eval = { split = "test", samples = 40 }
 name = "ten"
 architecture = "stitchgrid:resnet20"
 args = { depth = 8, width = 4 }
+weights = "random"
 [[models]]
 name = "thirteen"
 architecture = "stitchgrid:resnet20"
 args = { depth = 8, width = 4, num_classes = 13 }
+weights = "random"
 [[matchers]]
 kind = "direct"
 [[matchers]]

@@ -242,7 +242,7 @@ def test_cost_and_memory_count_what_low_rank_takes(zoo):
 JOB = {
     "name": "low",
     "data": {"dataset": "digits"},
-    "models": [{"name": "net", "architecture": "stitchgrid:resnet20"}],
+    "models": [{"name": "net", "architecture": "stitchgrid:resnet20", "weights": "random"}],
 }
 
 

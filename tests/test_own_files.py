@@ -2,21 +2,29 @@
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from helpers_models import spec
 
 from stitchgrid.catalog import Catalog
 from stitchgrid.cli import cli
 from stitchgrid.cluster.connection import Connection
+from stitchgrid.datasets import open_images
 from stitchgrid.driver.launch import Launch
-from stitchgrid.errors import ClusterError, InputError
-from stitchgrid.models import own_code
+from stitchgrid.driver.revision import check_same_code
+from stitchgrid.errors import ClusterError, InputError, JobFileError
+from stitchgrid.jobfile import parse_job
 from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.build import build_network, make_network
-from stitchgrid.models.own_code import MAX_BYTES, PACKAGE, as_planned, sent, staged
+from stitchgrid.models.finding import Search
+from stitchgrid.models.own_code import MAX_BYTES, staged
+from stitchgrid.models.sent_code import PACKAGE, as_planned, sent
+from stitchgrid.records import DataSpec, digest
+from stitchgrid.resolve import load_network, resolve
 from stitchgrid.store import Store
 
 NET = """
@@ -115,12 +123,87 @@ def test_a_worker_imports_an_own_package_as_it_was_planned(own, at_a_worker):
         assert Path(sys.modules["own_package_of_a_test"].__file__).is_relative_to(package)
 
 
+@pytest.fixture
+def helped(own):
+    """Make a file that needs a module and packages beside it, one of them with data that its code reads."""
+    (own / "helped.py").write_text(
+        "from beside import WIDTH\nimport small.part, large.part, spaced.part\n" + NET_OF_WIDTH
+    )
+    (own / "beside.py").write_text("from small import read\nWIDTH = read()\n")
+    for name, init in (("small", READS), ("large", ""), ("spaced", None)):
+        (own / name).mkdir()
+        (own / name / "part.py").write_text("import own_package_of_a_test.parts\n")
+        (own / name / "width.txt").write_text("8")
+        if init is not None:
+            (own / name / "__init__.py").write_text(init)
+    with (own / "large" / "images.bin").open("wb") as file:
+        file.truncate(2 * MAX_BYTES)
+    return spec("helped.py:make", base=own)
+
+
+NET_OF_WIDTH = NET.replace("width=6", "width=WIDTH")
+READS = """
+from pathlib import Path
+
+def read():
+    return int(Path(__file__).with_name("width.txt").read_text())
+"""
+
+
+def test_a_worker_that_sees_nothing_of_it_has_all_that_a_file_imports(own, helped, at_a_worker):
+    planned = code_digest(helped)
+    with staged([helped]) as package:
+        files = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
+        for name in ("small", "large", "spaced", "elsewhere"):
+            (own / name).rename(own / f"{name}_is_gone")
+        for name in ("helped.py", "beside.py"):
+            (own / name).unlink()
+        at_a_worker(package)
+        assert code_digest(helped) == planned
+        assert make_network(helped)[1].out_features == 8
+    assert {name for name in files if name.startswith("beside_0/")} == {
+        f"beside_0/{name}"
+        for name in (
+            *("helped.py", "beside.py", "small/__init__.py", "small/part.py", "small/width.txt"),
+            *("large/__init__.py", "large/part.py", "spaced/part.py", "spaced/width.txt"),  # too large: its code alone
+        )
+    }
+
+
+def test_a_worker_that_sees_other_code_runs_what_was_planned(own, helped, at_a_worker):
+    planned = code_digest(helped)
+    with staged([helped]) as package:
+        (own / "beside.py").write_text("WIDTH = 1\n")
+        (own / "small" / "__init__.py").write_text("def read(): return 2\n")
+        (own / "large" / "part.py").write_text("raise SystemExit\n")
+        assert code_digest(helped) != planned
+        at_a_worker(package)
+        assert code_digest(helped) == planned
+        assert make_network(helped)[1].out_features == 8
+
+
+def test_a_worker_does_not_import_code_that_is_not_what_was_planned(own, helped, tmp_path):
+    images = open_images(
+        DataSpec(dataset="digits", root=None, seed=0, fit_split="train", eval_split="test"), need_fit=9
+    )
+    job = parse_job({**tomllib.loads(JOB), "models": [HELPED]}, title="", base=own)
+    store = Store.open(tmp_path / "grid", create=True)
+    [network] = resolve(job, images, store).sweep.networks
+    assert network.code == code_digest(network.spec)
+    load_network(network, store, device=torch.device("cpu"))
+    (own / "large" / "part.py").write_text(f"open({str(own / 'ran')!r}, 'w')\n")
+    with pytest.raises(
+        InputError, match=r"the code behind model 'helped' \(helped.py:make\) is not what the sweep was planned with"
+    ):
+        load_network(network, store, device=torch.device("cpu"))
+    assert not (own / "ran").exists()
+
+
 def test_a_module_that_is_one_file_is_sent_alone(own, monkeypatch):
     (own / "one_file_of_a_test.py").write_text(NET)
     monkeypatch.syspath_prepend(own)
     with staged([spec("one_file_of_a_test:make")]) as package:
         assert [path.name for path in (package / "modules").iterdir()] == ["one_file_of_a_test.py"]
-    del sys.modules["one_file_of_a_test"]
 
 
 def test_a_package_too_large_to_be_sent_is_refused(own, monkeypatch):
@@ -133,10 +216,11 @@ def test_a_package_too_large_to_be_sent_is_refused(own, monkeypatch):
         pass
 
 
-def test_a_file_that_imports_its_neighbour_is_told_what_to_be_instead(own):
+def test_a_file_that_imports_what_is_not_there_is_told_where_modules_are_looked_for(own):
     (own / "neighbour.py").write_text("import gone_of_a_test\n")
     with pytest.raises(
-        InputError, match=r"neighbour.py does not run: ModuleNotFoundError.*self-contained.*package.module:function"
+        InputError,
+        match=r"neighbour.py does not run: ModuleNotFoundError.*\(neighbour.py, line 1\).*beside the file, beside",
     ):
         build_network(spec("neighbour.py:make", base=own))
 
@@ -160,6 +244,7 @@ layers = ["2"]
 [[matchers]]
 kind = "cka"
 """
+HELPED = {"name": "helped", "architecture": "helped.py:make", "weights": "random", "layers": ["2"]}
 TRAINED = """
 [[models]]
 name = "trained"
@@ -186,6 +271,7 @@ def change_after_planning(own, monkeypatch):
                 (own / "gone.py").unlink(missing_ok=True)
             if "changed" in names:
                 (own / "changed.py").write_text(NET)
+                (own / "helper_of_changed.py").unlink(missing_ok=True)
             plain(self, kind, *rest, **more)
 
         monkeypatch.setattr(Launch, "_make", make)
@@ -206,6 +292,8 @@ def values(store):
 @pytest.mark.ray
 def test_a_sweep_on_ray_is_computed_as_planned_whatever_becomes_of_its_files(own, change_after_planning):
     (own / "job.toml").write_text(JOB + TRAINED)
+    (own / "changed.py").write_text("from helper_of_changed import WIDTH\n" + NET_OF_WIDTH)
+    (own / "helper_of_changed.py").write_text("WIDTH = 7\n")
     alone = launch(own, "alone", "--address", "none")
     assert alone.exit_code == 0, alone.output
     change_after_planning("gone", "changed")
@@ -216,7 +304,11 @@ def test_a_sweep_on_ray_is_computed_as_planned_whatever_becomes_of_its_files(own
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("gone", "there is no file .*gone.py"), ("changed", "'changed' is not what it was when the")]
+    ("name", "message"),
+    [
+        ("gone", "there is no file .*gone.py"),
+        ("changed", r"the code behind model 'changed' \(changed.py:make\) is not what the sweep was planned with"),
+    ],
 )
 def test_in_this_process_a_file_that_changed_stops_the_launch(own, change_after_planning, name, message):
     (own / "job.toml").write_text(JOB)
@@ -256,6 +348,91 @@ def test_a_change_of_code_between_plan_and_training_is_noticed(own, monkeypatch)
     assert "'trained' would not be trained as the sweep was planned" in result.output
 
 
-def test_the_standard_library_is_not_own_code():
-    assert not own_code._is_own(sys.modules["json"])
-    assert not own_code._is_own(sys.modules["sys"])
+def test_the_standard_library_and_what_is_installed_is_not_own_code():
+    for name in ("json", "sys", "os.path", "torch.nn", "PIL.Image", "click", "stitchgrid.errors", "no_such_module"):
+        assert not Search().is_own(name)
+
+
+SCALED = """
+from torch import nn
+from blocks import SCALE
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(192, 6), nn.Linear(6, 10)
+
+    def forward(self, x):
+        return self.b(SCALE * self.a(x.flatten(1)).relu())
+
+def make():
+    return Net()
+"""
+SCALED_JOB = """
+name = "scaled"
+[data]
+dataset = "digits"
+fit = { split = "train", samples = 64 }
+eval = { split = "test", samples = 32 }
+[[models]]
+name = "net"
+architecture = "WORD"
+weights = "random"
+layers = ["a", "b"]
+[[matchers]]
+kind = "direct"
+"""
+
+
+@pytest.mark.parametrize("word", ["scaled.py:make", "scaled_package.net:make"])
+def test_an_edit_of_a_helper_is_another_network_for_launch_and_refused_by_resume(own, monkeypatch, word):
+    """The tensors are the same: only the code tells."""
+    home = own if word.startswith("scaled.py") else own / "scaled_package"
+    home.mkdir(exist_ok=True)
+    is_file = home == own
+    (home / ("scaled.py" if is_file else "net.py")).write_text(
+        SCALED if is_file else SCALED.replace("from b", "from .b")
+    )
+    (home / "blocks.py").write_text("SCALE = 1.0\n")
+    monkeypatch.syspath_prepend(own)
+    (own / "job.toml").write_text(SCALED_JOB.replace("WORD", word))
+    first = launch(own, "grid", "--address", "none")
+    assert first.exit_code == 0, first.output
+    num_first = num_cells(own / "grid")
+    (home / "blocks.py").write_text("SCALE = 8.0\n")
+    resumed = CliRunner().invoke(cli, ["resume", "scaled", "--store", str(own / "grid"), "--address", "none"])
+    assert resumed.exit_code == 2
+    changed = "blocks" if is_file else "scaled_package.blocks"
+    assert f"model 'net': {word}; changed: {changed}\n" in resumed.output
+    again = launch(own, "grid", "--address", "none")
+    assert again.exit_code == 2
+    assert "cells of other weights, code, images or preprocessing" in again.output
+    updated = launch(own, "grid", "--address", "none", "--update")
+    assert updated.exit_code == 0, updated.output
+    assert num_cells(own / "grid") == 2 * num_first
+
+
+def num_cells(store):
+    with Catalog(Store.open(store)) as catalog:
+        return catalog.query("select count(distinct cell_id) as num from measurements").to_pylist()[0]["num"]
+
+
+class Plans:
+    """A store of which nothing but what was noted with a plan is asked."""
+
+    def __init__(self, **info):
+        self.info = info
+
+    def read_plan_info(self, _):
+        return self.info
+
+
+def test_what_version_0_1_0_noted_of_code_is_compared_by_its_own_rule(own, helped):
+    job = parse_job({**tomllib.loads(JOB), "models": [HELPED]}, title="", base=own)
+    of_one_file = digest("make", (own / "helped.py").read_bytes())
+    check_same_code(Plans(own_code={"helped": of_one_file}), job)
+    check_same_code(Plans(own_code={"helped": code_digest(helped)}), job)
+    check_same_code(Plans(), job)
+    for info in ({"own_code": {"helped": "0"}}, {"own_code": {"helped": of_one_file}, "own_files": {"helped": {}}}):
+        with pytest.raises(JobFileError, match="code of sweep 'own' has changed since it was planned, and was not run"):
+            check_same_code(Plans(**info), job)

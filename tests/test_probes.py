@@ -156,6 +156,7 @@ eval = { split = "test", samples = 64 }
 name = "net"
 architecture = "stitchgrid:resnet20"
 args = { depth = 8, width = 4, num_classes = 7 }
+weights = "random"
 seeds = [0, 1]
 [grid]
 pairs = "within"
@@ -294,7 +295,7 @@ CPU = torch.device("cpu")
 PLAIN = {
     "name": "p",
     "data": {"dataset": "digits"},
-    "models": [{"name": "net", "architecture": "stitchgrid:resnet20"}],
+    "models": [{"name": "net", "architecture": "stitchgrid:resnet20", "weights": "random"}],
     "matchers": [{"kind": "cka"}],
 }
 

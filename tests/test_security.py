@@ -45,6 +45,7 @@ eval = { split = "test", samples = 20 }
 [[models]]
 name = "net"
 architecture = "nets.py:make"
+weights = "random"
 layers = ["all"]
 [[matchers]]
 kind = "cka"
@@ -247,7 +248,7 @@ def test_keys_of_a_job_can_forge_no_line(job):
 @example("a\0b", "root")
 @example("\ud800", "root")
 def test_whatever_a_name_is_the_job_is_parsed_or_refused(text, place):
-    model = {"name": "net", "architecture": "stitchgrid:resnet20"}
+    model = {"name": "net", "architecture": "stitchgrid:resnet20", "weights": "random"}
     table = {"name": "tiny", "data": {"dataset": "digits"}, "models": [model], "matchers": [{"kind": "cka"}]}
     if place == "recipe":
         table["recipes"] = {text: {"epochs": 1}}

@@ -23,6 +23,7 @@ eval = { split = "test", samples = 32 }
 name = "net"
 architecture = "stitchgrid:resnet20"
 args = { depth = 8, width = 4 }
+weights = "random"
 [[matchers]]
 kind = "direct"
 metrics = ["residual"]

@@ -20,7 +20,7 @@ from stitchgrid.driver.listing import cell_table, layer_table, model_table, prob
 from stitchgrid.driver.preview import matcher_lines
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.remarks import network_remarks, problem_of
-from stitchgrid.driver.revision import check_same_cells, own_code, own_data
+from stitchgrid.driver.revision import check_same_cells, own_code, own_data, own_files
 from stitchgrid.driver.speed import KEY, planned_speed, speed_there
 from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
@@ -61,6 +61,7 @@ class Launch:
         self._executor: Executor | None = None
         self._package: Path | None = None  # the users' own code behind the networks, for workers on other nodes
         self._own_code: dict[str, str] = {}  # its digests, by the name of the network
+        self._own_files: dict[str, dict[str, str]] = {}  # and those of each module
         self._max_units = 1  # more workers than this have nothing to do
         self._drain = Drain(where.drain_seconds, display.say)
         self._pulse: Pulse | None = None
@@ -125,7 +126,7 @@ class Launch:
 
     def _stage_own_code(self, resolution: Resolution) -> None:
         """Note what users' own code is now, and put it where workers of other nodes find it."""
-        self._own_code = own_code(resolution.sweep)
+        self._own_code, self._own_files = own_code(resolution.sweep), own_files(resolution.sweep)
         if self.where.address != "none":
             specs = [network.spec for network in resolution.sweep.networks]
             self._package = self._exit.enter_context(staged(specs))
@@ -237,6 +238,7 @@ class Launch:
             KEY: plan.speed,
             "own_code": self._own_code,
             "own_data": data_files,
+            "own_files": self._own_files,
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)
 

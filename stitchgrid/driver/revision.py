@@ -1,12 +1,14 @@
 """A sweep's name stands for one set of cells: whether a job, and the code it names, are still what the store has."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from stitchgrid.datasets.own import own_data_digest
-from stitchgrid.errors import JobFileError
+from stitchgrid.errors import InputError, JobFileError
 from stitchgrid.jobfile import Job
-from stitchgrid.models.architecture import own_code_digest
-from stitchgrid.records import Shard, Sweep
+from stitchgrid.models.architecture import find_code
+from stitchgrid.models.closure import Code
+from stitchgrid.records import NetworkSpec, Shard, Sweep
 from stitchgrid.store import Store
 
 SHOWN = 3  # cells of each kind in a message
@@ -34,7 +36,7 @@ def check_same_cells(store: Store, sweep: Sweep, shards: Sequence[Shard], *, upd
     after = dict(_cells(sweep, shards))
     added, removed = [n for n in after if n not in before], [n for n in before if n not in after]
     changed = [n for n, cell_id in after.items() if cell_id is not None and before.get(n, cell_id) != cell_id]
-    found = {"new": added, "no longer asked for": removed, "of other weights, images or preprocessing": changed}
+    found = {"new": added, "no longer asked for": removed, "of other weights, code, images or preprocessing": changed}
     differences = [f"{len(some)} cells {what}, e.g. {_shown(some)}" for what, some in found.items() if some]
     if differences:
         raise JobFileError(
@@ -45,9 +47,20 @@ def check_same_cells(store: Store, sweep: Sweep, shards: Sequence[Shard], *, upd
 
 
 def own_code(sweep: Sweep) -> dict[str, str]:
-    """Return the digests of users' own code behind the networks of a sweep, by the name of the network."""
-    specs = [network.spec for network in sweep.networks]
-    return {spec.name: found for spec in specs if (found := own_code_digest(spec)) is not None}
+    """Return the digests of the code behind the networks of a sweep, by the name of the network; none of libraries'."""
+    return {name: code.digest for name, code in _codes(network.spec for network in sweep.networks)}
+
+
+def own_files(sweep: Sweep) -> dict[str, dict[str, str]]:
+    """Return the digests of each module of users' own code, by the name of the network and of the module."""
+    return {name: code.files for name, code in _codes(network.spec for network in sweep.networks)}
+
+
+def _codes(specs: Iterable[NetworkSpec]) -> Iterable[tuple[str, Code]]:
+    for spec in specs:
+        with suppress(InputError):  # a file that is missing: not found, here
+            if (code := find_code(spec)) is not None:
+                yield spec.name, code
 
 
 def own_data(job: Job) -> dict[str, str]:
@@ -59,16 +72,20 @@ def own_data(job: Job) -> dict[str, str]:
 def check_same_code(store: Store, job: Job) -> None:
     """Compare users' own code, before any of it runs, with what the latest complete revision was planned with.
 
+    Version 0.1.0 noted of each network the digest of one file, without what it imports; then that is compared.
+
     Raises:
         JobFileError: If some of it has changed.
     """
     info = store.read_plan_info(job.name)
     planned: dict[str, str] = info.get("own_code", {})
-    changed = [
-        f"model {spec.name!r}: {spec.architecture}"
-        for spec in job.network_specs()
-        if (found := own_code_digest(spec)) is not None and planned.get(spec.name, found) != found
-    ]
+    files: dict[str, dict[str, str]] = info.get("own_files", {})
+    words = {spec.name: spec.architecture for spec in job.network_specs()}
+    changed = []
+    for name, code in _codes(job.network_specs()):
+        known = {code.digest} if name in files else {code.digest, code.entry_digest}
+        if planned.get(name, code.digest) not in known:
+            changed.append(f"model {name!r}: {words[name]}{_difference(files.get(name), code.files)}")
     planned_data: dict[str, str] = info.get("own_data", {})
     changed += [f"images: {word}" for word, found in own_data(job).items() if planned_data.get(word, found) != found]
     if changed:
@@ -77,6 +94,18 @@ def check_same_code(store: Store, job: Job) -> None:
             "job file again with --update:",
             changed,
         )
+
+
+def _difference(before: dict[str, str] | None, after: dict[str, str]) -> str:
+    """Return which modules changed, as text to put behind the name of a network."""
+    if before is None:
+        return ""
+    kinds = {
+        "changed": [name for name in after if name in before and before[name] != after[name]],
+        "new": [name for name in after if name not in before],
+        "gone": [name for name in before if name not in after],
+    }
+    return "".join(f"; {kind}: {', '.join(sorted(names))}" for kind, names in kinds.items() if names)
 
 
 def _cells(sweep: Sweep, shards: Sequence[Shard]) -> Iterable[tuple[Named, str | None]]:

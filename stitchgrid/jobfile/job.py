@@ -7,6 +7,7 @@ from typing import Any
 
 from stitchgrid.datasets.catalogue import own_parts
 from stitchgrid.jobfile.tables import (
+    CheckpointTable,
     DataTable,
     DiagnosticsTable,
     GridTable,
@@ -215,14 +216,22 @@ class Job:
         return tuple(dict.fromkeys(named))
 
     def _specs(self, model: ModelTable) -> list[NetworkSpec]:
+        given = model.weights if isinstance(model.weights, CheckpointTable) else CheckpointTable(file="")
+        recipe, file = None, given.file if not given.file.isidentifier() else f"./{given.file}"  # no name of weights
+        if isinstance(model.weights, TrainTable):
+            recipe = self.recipes[model.weights.train].to_record()
+        elif isinstance(model.weights, str):
+            file = model.weights
         return [
             NetworkSpec(
                 name=model.name if model.seeds is None else f"{model.name}/{seed}",
                 entry=model.name,
                 architecture=model.architecture,
                 args=canonical(model.args),
-                weights="" if isinstance(model.weights, TrainTable) else model.weights.replace("{seed}", str(seed)),
-                recipe=self.recipes[model.weights.train].to_record() if isinstance(model.weights, TrainTable) else None,
+                weights=file.replace("{seed}", str(seed)),
+                weights_key=given.key,
+                weights_strip=given.strip,
+                recipe=recipe,
                 seed=seed,
                 preprocess=model.preprocess.to_record() if model.preprocess else None,
                 layers=model.layers,

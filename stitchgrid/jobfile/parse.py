@@ -122,6 +122,8 @@ def _expand_variables(table: dict[str, Any], problems: Problems) -> None:
     models = table.get("models")
     for position, model in enumerate(models if isinstance(models, list) else []):
         places.append((f"models[{position}]", model, "weights"))
+        if isinstance(model, dict):
+            places.append((f"models[{position}].weights", model.get("weights"), "file"))
     for where, item, key in places:
         if isinstance(item, dict) and isinstance(text := item.get(key), str):
             for name in sorted(set(VARIABLE.findall(text)) - os.environ.keys()):
@@ -191,10 +193,13 @@ def _model(item: Any, where: str, recipes: Mapping[str, object], problems: Probl
     seeds, weights = item.get("seeds"), item.get("weights", "random")
     if seeds is not None and item.get("seed") is not None:
         problems.add(f"{where}.seed", "give `seed` for one network or `seeds` for several, not both")
-    if isinstance(weights, Mapping):
+    if isinstance(weights, Mapping) and "train" in weights:
         if isinstance(name := weights.get("train"), str) and name not in recipes:
             problems.add(f"{where}.weights", f"no [recipes.{name}]; {nearest(name, recipes)}")
-    elif isinstance(seeds, list) and len(seeds) > 1 and weights != "random" and "{seed}" not in str(weights):
+        return model
+    if isinstance(weights, Mapping):
+        weights = weights.get("file", "random")
+    if isinstance(seeds, list) and len(seeds) > 1 and weights != "random" and "{seed}" not in str(weights):
         what = f"{weights!r} is the same for all `seeds`; put {{seed}} where the paths differ"
         problems.add(f"{where}.weights", what)
     return model

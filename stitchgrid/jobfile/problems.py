@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from stitchgrid.errors import nearest
@@ -57,7 +58,8 @@ def _in_words(detail: ErrorDetails, model: type[BaseModel], where: str, also_kno
         known = _fields(model, parents)
         return place, f"unknown key; {nearest(str(last), [*known, *(also_known if not parents else ())])}"
     if detail["type"] == "missing":
-        return place, "missing, but needed"
+        wanted = _field(model, detail["loc"]).description
+        return place, f"missing, but needed{f': {wanted}' if wanted else ''}"
     if detail["type"] == "literal_error":
         names = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         return place, f"{_shown(detail['input'])} is unknown; {nearest(str(detail['input']), names)}"
@@ -91,6 +93,15 @@ def _fields(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
         annotation = model.model_fields[str(part)].annotation
         model = next(kind for kind in (annotation, *get_args(annotation)) if _is_model(kind))
     return list(model.model_fields)
+
+
+def _field(model: type[BaseModel], loc: Sequence[str | int]) -> FieldInfo:
+    """Return the field at `loc` inside a model."""
+    *parents, last = [part for part in loc if isinstance(part, str)]
+    for part in parents:
+        annotation = model.model_fields[part].annotation
+        model = next(kind for kind in (annotation, *get_args(annotation)) if _is_model(kind))
+    return model.model_fields[last]
 
 
 def _is_model(kind: Any) -> bool:

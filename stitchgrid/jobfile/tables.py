@@ -95,12 +95,23 @@ def _architecture(value: str) -> str:
     return check_path(value)
 
 
-def _weights(value: Any) -> "str | TrainTable":
+WEIGHTS = 'a checkpoint, a torchvision weights name, { train = "RECIPE" }, or "random" for an untrained network'
+
+
+def _weights(value: Any) -> "str | TrainTable | CheckpointTable":
     if isinstance(value, str) and value:
         return check_path(value)
     if isinstance(value, dict) and value.keys() == {"train"} and isinstance(value["train"], str):
         return TrainTable(train=value["train"])
-    raise ValueError(f'a checkpoint, a torchvision weights name, "random" or {{ train = "RECIPE" }}, got {value!r}')
+    if isinstance(value, dict) and "file" in value:
+        if unknown := sorted(value.keys() - CheckpointTable.model_fields.keys()):
+            raise ValueError(f"unknown key {unknown[0]!r}; {nearest(unknown[0], CheckpointTable.model_fields)}")
+        if all(isinstance(one, str) for one in value.values()) and value["file"]:
+            return CheckpointTable(**{**value, "file": check_path(value["file"])})
+        raise ValueError(
+            f'`file`, `key` and `strip` are texts, as in {{ file = "x.ckpt", key = "ema" }}, got {value!r}'
+        )
+    raise ValueError(f"{WEIGHTS}, got {value!r}")
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -290,13 +301,21 @@ class TokensTable(Table):
         return Tokens(prefix=self.prefix, grid=self.grid)
 
 
+class CheckpointTable(Table):
+    """`weights = { file = "x.ckpt", key = "ema", strip = "model." }`: one set of weights of several in a file."""
+
+    file: str
+    key: str | None = None
+    strip: str | None = None
+
+
 class ModelTable(Table):
     """[[models]]: one network, or one per seed."""
 
     name: Name
     architecture: Annotated[str, AfterValidator(_architecture)]
     args: dict[str, JsonValue] = {}
-    weights: Annotated[str | TrainTable, _by(_weights)] = "random"
+    weights: Annotated[str | TrainTable | CheckpointTable, _by(_weights), Field(description=WEIGHTS)]
     seed: Seed | None = None  # 0
     seeds: Seeds | None = None  # instead of seed
     preprocess: PreprocessTable | None = None

@@ -3,25 +3,29 @@
 import importlib
 import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stitchgrid.errors import InputError, JobFileError, nearest
+from stitchgrid.errors import InputError, JobFileError, nearest, one_line
 from stitchgrid.models.catalogue import LIBRARIES, STITCHGRID, library_names, timm_tags
-from stitchgrid.models.own_code import as_planned, sent
-from stitchgrid.paths import is_file
+from stitchgrid.models.closure import Code, file_code, module_code
+from stitchgrid.models.finding import is_own_file
+from stitchgrid.models.loading import own_world
+from stitchgrid.models.sent_code import sent
 from stitchgrid.records import NetworkSpec, digest
 
 FORMS = "stitchgrid:NAME, torchvision:NAME, timm:NAME[.TAG], package.module:function or FILE.py:function"
 
+_held: dict[tuple[str, str], Code] = {}  # (base, architecture) -> code that was compared with what was planned
+
 
 def find_function(spec: NetworkSpec) -> Callable[..., Any]:
-    """Return the function that makes the network of `spec`; runs the user's own file where the word names one.
+    """Return the function that makes the network of `spec`; runs the user's own code where the word names some.
 
     Raises:
         JobFileError: If there is no such architecture.
@@ -30,55 +34,74 @@ def find_function(spec: NetworkSpec) -> Callable[..., Any]:
     where, name = _parts(spec.architecture)
     if where in LIBRARIES:
         return _library_function(where, name)
-    module = _load_file(_own_file(spec)) if where.endswith(".py") else _import(where, spec.architecture)
+    code = find_code(spec)
+    is_own = code is not None and code.is_own
+    module = _load(code, spec.architecture) if code is not None and is_own else _import(where, spec.architecture)
     function = getattr(module, name, None)
     if not callable(function):
-        own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise JobFileError(
-            f"architecture {spec.architecture!r}: {where} has no function {name!r}; {nearest(name, own)}."
+            f"architecture {spec.architecture!r}: {where} has no function {name!r}; {nearest(name, known)}."
         )
-    return function  # type: ignore[no-any-return]
+    return own_world(code).bound(function) if code is not None and is_own else function
 
 
 def code_digest(spec: NetworkSpec) -> str:
-    """Return a digest of the code behind an architecture: the content of an own file or module, else the word itself.
+    """Return a digest of the code behind an architecture: all that is the user's own, else the word itself.
 
-    Where the file lies does not matter. What it imports is not part of it.
+    Where the code lies does not matter. Code that imports nothing of the user's is known by its file alone.
     """
     where, name = _parts(spec.architecture)
     if where in LIBRARIES:
         return digest(spec.architecture)
-    if where.endswith(".py"):
-        return digest(name, _own_file(spec).read_bytes())
+    code = find_code(spec)
+    if code is not None:
+        is_known = code.is_own or code.entry.is_source
+        return code.digest if is_known else digest(spec.architecture)
     source = getattr(_import(where, spec.architecture), "__file__", None)
     if source is not None and source.endswith(".py"):
         return digest(name, Path(source).read_bytes())
     return digest(spec.architecture)
 
 
-def own_code_digest(spec: NetworkSpec) -> str | None:
-    """Return the `code_digest` of a user's own file or module as it is now, without running it.
+def find_code(spec: NetworkSpec) -> Code | None:
+    """Return the code behind an architecture as it is now, without running it.
 
     None for libraries, and for what is not found without running anything.
+
+    Raises:
+        InputError: If an own file is missing.
     """
     where, name = _parts(spec.architecture)
     if where in LIBRARIES:
         return None
-    path = as_planned(Path(spec.base, where)) if where.endswith(".py") else _module_file(where)
-    return digest(name, path.read_bytes()) if path is not None and is_file(path) else None
+    if (held := _held.get((spec.base, spec.architecture))) is not None:
+        return held
+    if not where.endswith(".py"):
+        return module_code(where, name)
+    try:
+        return file_code(Path(spec.base, where), name, base=Path(spec.base))
+    except InputError as problem:
+        raise InputError(f"architecture {spec.architecture!r}: {problem}") from None
 
 
-def _module_file(where: str) -> Path | None:
-    """Return the file of a module; its packages are not imported."""
-    folders: Sequence[str] | None = None
-    file = None
-    parts = where.split(".")
-    for depth in range(len(parts)):
-        found = PathFinder.find_spec(".".join(parts[: depth + 1]), folders)
-        if found is None:
-            return None
-        folders, file = found.submodule_search_locations, found.origin
-    return None if file is None else Path(file)
+@contextmanager
+def holding(spec: NetworkSpec) -> Iterator[None]:
+    """Have the code behind `spec` as it is now run within a block, whatever becomes of its files meanwhile.
+
+    Raises:
+        JobFileError: If there is no such architecture.
+        InputError: If an own file is missing.
+    """
+    key, code = (spec.base, spec.architecture), find_code(spec)
+    if code is None or key in _held:
+        yield
+        return
+    _held[key] = code
+    try:
+        yield
+    finally:
+        del _held[key]
 
 
 def library_of(spec: NetworkSpec) -> str | None:
@@ -112,43 +135,38 @@ def _library_function(library: str, name: str) -> Callable[..., Any]:
     return importlib.import_module("torchvision.models").get_model_builder(name)  # type: ignore[no-any-return]
 
 
-def _own_file(spec: NetworkSpec) -> Path:
-    path = as_planned(Path(spec.base, _parts(spec.architecture)[0]))
-    if not is_file(path):
-        raise InputError(f"architecture {spec.architecture!r}: there is no file {path}; paths start at the job file.")
-    return path
-
-
-def _load_file(path: Path) -> ModuleType:
-    """Return the file as a module, run once per path and content."""
-    name = f"stitchgrid_own_{digest(str(path.resolve()), path.read_bytes())[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    loader = importlib.util.spec_from_file_location(name, path)
-    assert loader is not None, path
-    assert loader.loader is not None, path
-    module = importlib.util.module_from_spec(loader)
-    sys.modules[name] = module  # dataclasses in the file look their module up while it is run
+def _load(code: Code, word: str) -> ModuleType:
+    """Return the module of a user's own code, run now unless it has been."""
     try:
-        loader.loader.exec_module(module)
-    except Exception as problem:  # the user's code may fail in any way
-        del sys.modules[name]
+        return own_world(code).load(code.entry.name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # the user's code may fail in any way, SystemExit included
         hint = ""
         if isinstance(problem, ModuleNotFoundError):
-            hint = " An own file has to be self-contained, or be part of a package: package.module:function."
-        raise InputError(f"{path} does not run: {type(problem).__name__}: {problem}.{hint}") from problem
-    return module
+            hint = " Modules are looked for beside the file, beside the job file, and in PYTHONPATH."
+        raise InputError(
+            f"architecture {word!r}: {code.entry.file} does not run: {one_line(problem)}{line_of(problem)}.{hint}"
+        ) from problem
+
+
+def line_of(problem: BaseException) -> str:
+    """Return where in a user's own code an error was raised, as text to put behind it."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    own = [frame for frame in frames if is_own_file(frame.filename)]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 def _import(where: str, word: str) -> ModuleType:
     sent()  # an own package that was sent along comes before one that this node has
     try:
         return importlib.import_module(where)
-    except Exception as problem:  # the user's code may fail in any way
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
         hint = nearest(where, LIBRARIES)
         raise InputError(
-            f"architecture {word!r}: module {where!r} cannot be imported ({type(problem).__name__}: {problem}); "
-            f"wanted {FORMS}; {hint}."
+            f"architecture {word!r}: module {where!r} cannot be imported ({one_line(problem)}); wanted {FORMS}; {hint}."
         ) from problem
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stitchgrid.errors import InputError, JobFileError, is_out_of_memory
-from stitchgrid.models.architecture import find_function, library_of, misfit
+from stitchgrid.errors import InputError, JobFileError, is_out_of_memory, one_line
+from stitchgrid.models.architecture import find_function, library_of, line_of, misfit
 from stitchgrid.models.freeze import freeze
+from stitchgrid.models.guard import settings_kept
 from stitchgrid.models.memory import count_bytes, memory_told
 from stitchgrid.models.published import find_published
-from stitchgrid.models.weights import load_checkpoint, load_into
+from stitchgrid.models.unwrap import unwrapped
+from stitchgrid.models.weights import check_finite, load_into, load_weights
 from stitchgrid.records import NetworkSpec, Preprocess
 
 _CPU = torch.device("cpu")
@@ -38,8 +40,16 @@ def build_network(spec: NetworkSpec, *, state: Mapping[str, Tensor] | None = Non
         load_into(module, state, origin=f"the given state of {spec.name!r}")
     elif published is None and spec.weights != "random":
         path = Path(spec.base, spec.weights)
-        load_into(module, load_checkpoint(path), origin=f"checkpoint {path}")
+        load_weights(module, path, word=spec.weights, key=spec.weights_key, strip=spec.weights_strip)
+    check_finite(module, origin=_origin(spec, is_given=state is not None))
     return freeze(module)
+
+
+def _origin(spec: NetworkSpec, *, is_given: bool) -> str:
+    """Return where the weights of a network come from, in words."""
+    if is_given:
+        return f"the given state of {spec.name!r}"
+    return f"what {spec.architecture} draws" if spec.weights == "random" else f"weights {spec.weights!r}"
 
 
 def make_network(spec: NetworkSpec, *, download: bool = False) -> nn.Module:
@@ -51,33 +61,33 @@ def make_network(spec: NetworkSpec, *, download: bool = False) -> nn.Module:
         JobFileError: If the architecture does not exist or does not take the arguments.
         InputError: If code or published weights are missing, or the network does not fit into memory.
     """
-    function = find_function(spec)
+    with settings_kept(seed=0):
+        function = find_function(spec)
     args = _arguments(spec, download=download)
     if complaint := misfit(function, args):
         raise JobFileError(f"{spec.architecture} does not take args {spec.args}: {complaint}.")
     count = _counter(function, args)
-    with memory_told(f"model {spec.name!r}", device=_CPU, count=count), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(spec.seed)  # the CPU's alone: other devices' states are not saved
-        module = _call(function, args, spec, download=download)
-    if not isinstance(module, nn.Module):
-        raise InputError(f"{spec.architecture} returned a {type(module).__name__}; wanted a torch.nn.Module.")
-    return module
+    with memory_told(f"model {spec.name!r}", device=_CPU, count=count), settings_kept(seed=spec.seed):
+        made = _call(function, args, spec, download=download)
+    return unwrapped(made, spec.architecture)
 
 
 def _call(function: Callable[..., Any], args: dict[str, Any], spec: NetworkSpec, *, download: bool) -> Any:
     try:
         return function(**args)
-    except Exception as problem:  # user's and libraries' code refuse arguments in many ways
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # user's and libraries' code refuse arguments in many ways
         if is_out_of_memory(problem):
             raise
-        said = f"{type(problem).__name__}: {problem}"
+        said = one_line(problem)
         is_refusal = isinstance(problem, TypeError | ValueError | RuntimeError) and not isinstance(problem, OSError)
         if download and library_of(spec) == "timm" and not is_refusal:
             raise InputError(
                 f"the weights of {spec.architecture} cannot be downloaded ({said}); fill the cache of Hugging Face's "
                 "hub where there is a network, or name a checkpoint file as `weights`."
             ) from problem
-        raise JobFileError(f"{spec.architecture} with args {spec.args} failed: {said}.") from problem
+        raise JobFileError(f"{spec.architecture} with args {spec.args} failed: {said}{line_of(problem)}.") from problem
 
 
 def _counter(function: Callable[..., Any], args: dict[str, Any]) -> Callable[[], int | None]:
@@ -85,9 +95,11 @@ def _counter(function: Callable[..., Any], args: dict[str, Any]) -> Callable[[],
 
     def count() -> int | None:
         try:
-            with torch.device("meta"):
+            with settings_kept(seed=0), torch.device("meta"):
                 return count_bytes(function(**args))
-        except Exception:  # its code needs values of its tensors
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # its code needs values of its tensors
             return None
 
     return count

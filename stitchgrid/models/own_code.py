@@ -5,132 +5,121 @@ that is changed, moved or deleted afterwards makes no difference to them.
 """
 
 import json
+import os
 import shutil
-import site
-import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 
 from stitchgrid.errors import InputError
-from stitchgrid.models.catalogue import LIBRARIES
-from stitchgrid.paths import is_file
-from stitchgrid.records import NetworkSpec, digest
+from stitchgrid.models.architecture import find_code
+from stitchgrid.models.closure import Code, Module
+from stitchgrid.models.sent_code import MANIFEST, MODULES, PACKAGE
+from stitchgrid.records import NetworkSpec
 
-PACKAGE = "stitchgrid_own_files"
 MAX_BYTES = 20_000_000
-_MANIFEST = "manifest.json"  # path of an own file -> its name in the package
-_MODULES = "modules"  # folder of own packages, put in front of sys.path
+MAX_FILES = 10_000
 
 
 @contextmanager
 def staged(specs: Iterable[NetworkSpec]) -> Iterator[Path | None]:
-    """Make the package of the own files and modules behind these networks for the time of a block, None without any.
+    """Make the package of the own code behind these networks for the time of a block, None without any.
 
     Raises:
         InputError: If a file is missing, or an own package is too large to be sent around.
     """
-    words = {(spec.base, spec.architecture.rpartition(":")[0]) for spec in specs}
-    files = sorted({Path(base, where) for base, where in words if where.endswith(".py")})
-    named = {where for _, where in words if not where.endswith(".py") and where not in LIBRARIES}
-    sources = {source for where in named if (source := _own_source(where)) is not None}
-    if not files and not sources:
+    words = {(spec.base, spec.architecture): spec for spec in specs}
+    found = [(spec, code) for spec in words.values() if (code := find_code(spec)) is not None and code.is_own]
+    if not found:
         yield None
         return
     with TemporaryDirectory(prefix="stitchgrid-own-") as folder:
         package = Path(folder, PACKAGE)
-        modules = package / _MODULES
-        modules.mkdir(parents=True)
+        (package / MODULES).mkdir(parents=True)
         (package / "__init__.py").touch()
-        manifest = {str(path): _copy_file(path, package) for path in files}
-        (package / _MANIFEST).write_text(json.dumps(manifest))
-        for source in sorted(sources):
-            _copy_source(source, modules)
+        staging = _Staging(package)
+        for spec, code in found:
+            staging.add(spec, code)
+        (package / MANIFEST).write_text(json.dumps(staging.manifest))
         yield package
 
 
-def _copy_file(path: Path, package: Path) -> str:
-    if not path.is_file():
-        raise InputError(f"the file {path} has gone while the job was planned; launch it again.")
-    content = path.read_bytes()
-    name = f"own_{digest(content)}.py"
-    (package / name).write_bytes(content)
-    return name
+class _Staging:
+    """Copies own code into a package: what lies beside files apart from what is found in sys.path."""
+
+    def __init__(self, package: Path):
+        self.package = package
+        self.manifest: dict[str, str] = {}
+        self._whole: set[Path] = set()  # folders of packages that were copied as they are
+
+    def add(self, spec: NetworkSpec, code: Code) -> None:
+        """Copy the code of one network."""
+        if code.folders:
+            path = Path(spec.base, spec.architecture.rpartition(":")[0])
+            _write(self._beside(path.parent) / path.name, code.entry.content)
+        others = (module for name, module in code.modules.items() if not code.folders or name != code.entry.name)
+        for module in others:
+            self._add(module, code)
+
+    def _beside(self, folder: Path) -> Path:
+        return self.package / self.manifest.setdefault(str(folder), f"beside_{len(self.manifest)}")
+
+    def _add(self, module: Module, code: Code) -> None:
+        top = code.modules.get(module.name.partition(".")[0], module)
+        roots = [Path(folder) for folder in top.folders] if top.folders is not None else [Path(str(top.file))]
+        for root in roots:
+            home = next((folder for folder in code.folders if root.parent == folder), None)
+            target = self.package / MODULES if home is None else self._beside(home)
+            if top.folders is None:
+                _write(target / root.name, module.content)
+                continue
+            is_whole = self._copy_whole(root, target, required=home is None and _top(code) == top.name)
+            if not is_whole and home is not None and module.file is not None and module.file.is_relative_to(root):
+                _write(target / root.name / module.file.relative_to(root), module.content)
+
+    def _copy_whole(self, root: Path, target: Path, *, required: bool) -> bool:
+        """Copy a package's folder, data included; return whether it is small enough to be sent."""
+        if root in self._whole:
+            return True
+        files, num_bytes = _files_of(root)
+        if num_bytes > MAX_BYTES or len(files) > MAX_FILES:
+            if required:
+                raise InputError(
+                    f"the package {root} is sent to the workers, but its files have {num_bytes / 1e6:.0f} MB, more "
+                    f"than the {MAX_BYTES / 1e6:.0f} MB allowed; move data out of it, or install it on every node."
+                )
+            return False
+        for path in files:
+            copy = target / root.name / path.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        self._whole.add(root)
+        return True
 
 
-def _copy_source(source: Path, modules: Path) -> None:
-    """Copy a package's folder or a module's file, without what Python or version control put there."""
-    if source.is_file():
-        shutil.copyfile(source, modules / source.name)
-        return
-    files = [
-        path
-        for path in source.rglob("*")
-        if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in _inside(path, source))
-    ]
-    size = sum(path.stat().st_size for path in files)
-    if size > MAX_BYTES:
-        raise InputError(
-            f"the package {source} is sent to the workers, but its files have {size / 1e6:.0f} MB, more than the "
-            f"{MAX_BYTES / 1e6:.0f} MB allowed; move data out of it, or install it on every node."
-        )
-    for path in files:
-        copy = modules / source.name / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+def _top(code: Code) -> str:
+    return code.entry.name.partition(".")[0]
 
 
-def _inside(path: Path, folder: Path) -> tuple[str, ...]:
-    return path.relative_to(folder).parts
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
-def _own_source(where: str) -> Path | None:
-    """Return the folder or file of the top-level package or module behind `where`, None where it is installed."""
-    module = import_module(where)
-    if module.__name__.partition(".")[0] == __name__.partition(".")[0] or not _is_own(module):
-        return None
-    top = sys.modules[module.__name__.partition(".")[0]]
-    folders = [Path(folder) for folder in getattr(top, "__path__", [])]
-    file = Path(str(module.__file__))
-    return next((folder for folder in folders if file.is_relative_to(folder)), file)
+def _files_of(folder: Path) -> tuple[list[Path], int]:
+    """Return a package's files, without what Python or version control put there, and their bytes.
 
-
-def _is_own(module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
-    if file is None:
-        return False
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    installed = [sysconfig.get_path(name) for name in names] + site.getsitepackages() + [site.getusersitepackages()]
-    return not any(Path(file).resolve().is_relative_to(Path(folder).resolve()) for folder in installed)
-
-
-def as_planned(path: Path) -> Path:
-    """Return the own file to run: this one where nothing was sent along or it is still the same, else the one sent."""
-    package = sent()
-    if package is None:
-        return path
-    manifest: dict[str, str] = json.loads((package / _MANIFEST).read_text())
-    if str(path) not in manifest:
-        return path
-    copy = package / manifest[str(path)]
-    return path if is_file(path) and path.read_bytes() == copy.read_bytes() else copy
-
-
-@cache
-def sent() -> Path | None:
-    """Return the folder of the package that was sent to this process, None where none was.
-
-    From the first call on, the own modules in it are found before those that the node has itself.
+    Stops where there are more than can be sent.
     """
-    found = find_spec(PACKAGE)
-    if found is None or found.origin is None:
-        return None
-    package = Path(found.origin).parent
-    sys.path.insert(0, str(package / _MODULES))
-    return package
+    files: list[Path] = []
+    num_bytes = 0
+    for home, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        paths = [Path(home, name) for name in sorted(names) if not name.startswith(".")]
+        new = [path for path in paths if path.is_file()]
+        files += new
+        num_bytes += sum(path.stat().st_size for path in new)
+        if num_bytes > MAX_BYTES or len(files) > MAX_FILES:
+            break
+    return files, num_bytes

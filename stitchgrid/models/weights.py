@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,20 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, is_out_of_memory
+from stitchgrid.models.choosing import choose_tensors, misfit_words
 from stitchgrid.models.memory import memory_told
+from stitchgrid.models.readings import UNTRACKED, Outline
 
-_NESTED = ("state_dict", "model")  # where training scripts put the weights
-_UNTRACKED = "num_batches_tracked"  # a counter of batch norm that no output depends on
 _PICKLE_STARTS = (b"PK", b"\x80")  # torch.save's archive since 1.6, and a bare pickle
 _NUM_SHOWN = 4
+_MAX_UNPACKED = 20  # times the size of a file: torch.save does not compress
+_SMALL = 100_000_000  # bytes; what unpacks to less does no harm
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint by name, on the CPU, without a `module.` prefix.
+def load_checkpoint(path: str | Path) -> Any:
+    """Return what a checkpoint holds, on the CPU: safetensors, or what torch.save wrote.
 
-    Reads safetensors, plain state dicts and dictionaries that hold one under `state_dict` or `model`. A pickle that
-    holds anything but tensors and plain values is refused, never unpickled.
+    A pickle that holds anything but tensors and plain values is refused, never unpickled.
 
     Raises:
         InputError: If the file is missing, damaged, or not a checkpoint.
@@ -35,8 +37,43 @@ def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"there is no checkpoint {path}; relative paths start at the job file's folder.")
     load = _load_safetensors if path.suffix == ".safetensors" else _load_torch
     with memory_told(f"checkpoint {path}", device=torch.device("cpu"), count=lambda: path.stat().st_size):
-        content = load(path)
-    return _without_prefix(_find_tensors(content, path))
+        return load(path)
+
+
+def load_weights(
+    module: nn.Module, path: str | Path, *, word: str = "", key: str | None = None, strip: str | None = None
+) -> None:
+    """Load the tensors of a checkpoint into `module`, however they are wrapped; `key` and `strip` say which.
+
+    `word` is the file as the job names it, for messages.
+
+    Raises:
+        InputError: If the file is no checkpoint, or does not hold exactly one set of weights that fits.
+    """
+    path = Path(path)
+    tensors = choose_tensors(load_checkpoint(path), module, path, word=word or path.name, key=key, strip=strip)
+    load_into(module, tensors, origin=f"checkpoint {path}")
+
+
+def check_finite(module: nn.Module, *, origin: str) -> None:
+    """Refuse weights that no network computes with; a buffer may hold infinities, as masks do.
+
+    Raises:
+        InputError: If a parameter or a buffer holds NaN, or a parameter an infinity: names it.
+    """
+    wrong = []
+    parameters = {id(value) for value in module.parameters()}
+    for name, value in module.state_dict(keep_vars=True).items():
+        if not isinstance(value, Tensor) or value.is_meta or not (value.is_floating_point() or value.is_complex()):
+            continue
+        seen = value.detach() if value.element_size() > 1 else value.detach().float()
+        is_bad = ~torch.isfinite(seen) if id(value) in parameters else torch.isnan(seen)
+        if is_bad.any():
+            what = "NaN" if torch.isnan(seen).any() else "infinity"
+            wrong.append(f"{name} ({what} in {int(is_bad.sum())} of {value.numel()} values)")
+    if wrong:
+        shown = ", ".join(wrong[:_NUM_SHOWN]) + (", ..." if len(wrong) > _NUM_SHOWN else "")
+        raise InputError(f"{origin} is not finite: {shown}; take a checkpoint from before training diverged.")
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -48,6 +85,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _load_torch(path: Path) -> Any:
+    _check_unpacked(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old storage formats: nothing a user can act on
@@ -65,6 +103,23 @@ def _load_torch(path: Path) -> Any:
         raise _damaged(path, problem) from problem
 
 
+def _check_unpacked(path: Path) -> None:
+    """Refuse an archive that unpacks to far more than it is, before anything of it is unpacked."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            num_bytes = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as problem:
+        raise _damaged(path, problem) from problem
+    size = path.stat().st_size
+    if num_bytes > max(_SMALL, _MAX_UNPACKED * size):
+        raise InputError(
+            f"{path} is an archive of {size / 1e6:,.1f} MB that unpacks to {num_bytes / 1e6:,.0f} MB, which torch.save "
+            "never writes: it is not read; save the model's state_dict() with torch.save, or as .safetensors."
+        )
+
+
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(2)
@@ -76,60 +131,25 @@ def _damaged(path: Path, problem: Exception) -> InputError:
     return InputError(f"{path} ({path.stat().st_size} bytes) is damaged, truncated or no checkpoint ({what}).")
 
 
-def _find_tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, Mapping):
-        for key in _NESTED:
-            if isinstance(content.get(key), Mapping):
-                return _find_tensors(content[key], path)
-        if content and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
-            return dict(content)
-        held = "entries " + ", ".join(map(repr, list(content)[:_NUM_SHOWN])) if content else "nothing"
-    else:
-        held = f"a {type(content).__name__}"
-    raise InputError(
-        f"{path} holds {held}; wanted a state dict (tensors by name), or one under 'state_dict' or 'model'."
-    )
-
-
-def _without_prefix(state: dict[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
-    """Return the state as it was before the network was wrapped for data parallel training."""
-    if all(name.startswith(prefix) for name in state):
-        return {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
-
-
 def load_into(module: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
     """Load every tensor of `state` into `module`; `origin` names the state in errors.
 
     Raises:
         InputError: If the state belongs to another architecture: names the keys that do not fit.
     """
-    own, given = tracked(module.state_dict()), tracked(state)
-    misfits = {
-        "missing": [name for name in own if name not in given],
-        "unexpected": [name for name in given if name not in own],
-        "of another shape": [
-            f"{name} {tuple(given[name].shape)} where the network has {tuple(value.shape)}"
-            for name, value in own.items()
-            if name in given and given[name].shape != value.shape
-        ],
-    }
-    problems = [f"{len(names)} {what}: {_shown(names)}" for what, names in misfits.items() if names]
-    if problems:
+    outline = Outline(module)
+    reading = outline.read("", "", state)
+    if not reading.fits:
         raise InputError(
-            f"{origin} belongs to another architecture than {type(module).__name__}: of {len(own)} tensors "
-            f"{'; '.join(problems)}. Check `architecture` and `args`."
+            f"{origin} belongs to another architecture than {outline.kind}: of {len(outline.shapes)} tensors "
+            f"{misfit_words(reading)}. Check `architecture` and `args`."
         )
     module.load_state_dict(dict(state), strict=False)
 
 
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:_NUM_SHOWN]) + (", ..." if len(names) > _NUM_SHOWN else "")
-
-
 def tracked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what outputs depend on: all of a state but batch norm's counters of batches."""
-    return {name: value for name, value in state.items() if not name.endswith(_UNTRACKED)}
+    return {name: value for name, value in state.items() if not name.endswith(UNTRACKED)}
 
 
 def as_bytes(value: Tensor) -> Tensor:

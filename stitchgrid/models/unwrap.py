@@ -1,0 +1,53 @@
+"""What users' functions return -> the network itself, without what it was wrapped in for training or speed."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from stitchgrid.errors import InputError
+
+_WRAPPERS = (  # kind, attribute that holds the network
+    (torch._dynamo.eval_frame.OptimizedModule, "_orig_mod"),
+    (nn.DataParallel, "module"),
+    (nn.parallel.DistributedDataParallel, "module"),
+    (torch.optim.swa_utils.AveragedModel, "module"),
+)
+
+
+def unwrapped(made: Any, word: str) -> nn.Module:
+    """Return the network in what an architecture returned.
+
+    Raises:
+        InputError: If it is not a network, or one whose code is gone; `word` is the architecture.
+    """
+    while True:
+        inner = next((getattr(made, name) for kind, name in _WRAPPERS if isinstance(made, kind)), None)
+        if inner is None:
+            break
+        made = inner
+    if isinstance(made, torch.jit.ScriptModule | torch.jit.ScriptFunction):
+        raise InputError(
+            f"{word} returned a network that torch.jit has compiled ({type(made).__name__}), which cannot be cut; "
+            "return the network as it was before torch.jit.script or trace."
+        )
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{word} returned {_described(made)}; wanted a torch.nn.Module.")
+    for part in made.modules():
+        part._compiled_call_impl = None  # of module.compile(): it is the module itself that is cut and run
+    return made
+
+
+def _described(made: Any) -> str:
+    if made is None:
+        return "nothing (None): a `return` is missing, it seems"
+    if inspect.isclass(made):
+        return f"the class {made.__name__}, not an instance of it: write {made.__name__}()"
+    if inspect.isroutine(made) or type(made).__name__ == "partial":
+        return f"a function ({getattr(made, '__name__', 'partial')}), not what it returns"
+    if isinstance(made, dict) or hasattr(made, "keys"):
+        return f"a {type(made).__name__}, such as a state dict is, not the network it belongs to"
+    if isinstance(made, tuple | list):
+        return f"a {type(made).__name__} of {len(made)} ({', '.join(type(one).__name__ for one in made[:4])})"
+    return f"a {type(made).__name__}"

@@ -1,0 +1,37 @@
+"""Versions of the installed libraries that decide what a network computes."""
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+
+from stitchgrid.models.architecture import find_code, library_of
+from stitchgrid.records import NetworkSpec
+
+_ALWAYS = ("torch", "torchvision")
+
+
+def library_versions(spec: NetworkSpec) -> dict[str, str]:
+    """Return distribution -> version of what the code of a network imports, sorted; torch and torchvision always.
+
+    Of users' own code, what it imports itself counts, not what those libraries import in turn.
+
+    Raises:
+        InputError: If an own file is missing.
+    """
+    code = find_code(spec)
+    imported = {"timm"} if library_of(spec) == "timm" else set() if code is None else code.libraries
+    homes = _distributions()
+    names = {*_ALWAYS, *(name for module in imported for name in homes.get(module, ()))} - {"stitchgrid"}
+    return {name: found for name in sorted(names) if (found := _version(name)) is not None}
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    """Return top-level module -> distributions."""
+    return dict(packages_distributions())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
