@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from stitchgrid.driver.remarks import network_remarks as remarks_in
-from stitchgrid.driver.remarks import problem_of
+from stitchgrid.driver.remarks import problem_of, versions_changed
 from stitchgrid.engine.plain import MIN_GAIN, SIGNIFICANCE, against_chance, better_order
 from stitchgrid.records import Head, Network, NetworkSpec, Preprocess
 
@@ -114,3 +114,12 @@ def test_natural_order_is_told_with_the_key_to_write():
     order |= {"classes": order["classes"][::-1]}
     said = network_remarks(network(), {**MEASURED, "order": order}, NAMES)[-1]
     assert "in another order: set classes = ['12', '11', '10'," in said
+
+
+def test_other_versions_of_libraries_are_said(monkeypatch):
+    monkeypatch.setattr("stitchgrid.driver.remarks.library_versions", lambda spec: {"torch": "2.15", "timm": "1.0"})
+    assert versions_changed(network(), None) is None
+    assert versions_changed(network(), MEASURED) is None
+    assert versions_changed(network(), {"libraries": {"torch": "2.15", "timm": "1.0"}}) is None
+    said = versions_changed(network(), {"libraries": {"torch": "2.14", "timm": "1.0"}})
+    assert "other versions of libraries (torch 2.14 then, 2.15 here)" in said

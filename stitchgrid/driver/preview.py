@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from stitchgrid.datasets import Images
 from stitchgrid.display import clock
 from stitchgrid.driver.estimate import Estimate, estimate, networks_to_train, pairs_to_try
-from stitchgrid.driver.remarks import network_remarks
+from stitchgrid.driver.remarks import network_remarks, versions_changed
 from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.driver.speed import planned_speed, speed_there
 from stitchgrid.driver.trying import Tried, try_out
@@ -76,6 +76,8 @@ def preview(
         found = _stored(store, "evaluation", unit.unit_id)
         for remark in network_remarks(network, found, resolution.class_names, precision=job.numerics.precision):
             say(f"{network.name}: {remark}")
+        if changed := versions_changed(network, found):
+            say(f"{network.name}: {changed}")
     where = where or Where()
     speed = planned_speed(store, job.name, update=update) or speed_there(job.numerics.device, where)
     done = store.outcomes() if store else EmptyStore()

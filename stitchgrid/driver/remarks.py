@@ -5,6 +5,7 @@ from typing import Any
 
 from stitchgrid.datasets import natural_order
 from stitchgrid.models.cutting import types_notice, way_notice
+from stitchgrid.models.versions import library_versions
 from stitchgrid.records import Head, Network
 
 SHOWN = 12  # classes named in an order
@@ -45,6 +46,22 @@ def network_remarks(
 def problem_of(found: Mapping[str, Any] | None) -> str | None:
     """Return why a network is refused, None where it is not."""
     return "; ".join((found or {}).get("problems", ())) or None
+
+
+def versions_changed(network: Network, found: Mapping[str, Any] | None) -> str | None:
+    """Return which libraries have other versions than those a network was proven with; None where none has."""
+    before: Mapping[str, str] = (found or {}).get("libraries", {})
+    now = library_versions(network.spec) if before else {}
+    changed = [
+        f"{name} {before.get(name, 'not there')} then, {now.get(name, 'not there')} here"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if not changed:
+        return None
+    return (
+        f"was measured with other versions of libraries ({'; '.join(changed)}); by its fingerprint it computes the same"
+    )
 
 
 def _head(head: Head) -> str:

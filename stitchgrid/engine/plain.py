@@ -18,6 +18,7 @@ from stitchgrid.datasets.resident import Pictures
 from stitchgrid.engine.workspace import Workspace, batches
 from stitchgrid.matchers.heads import answers, losses, right_answers, share_alike
 from stitchgrid.models.proof import Proof, Sample, tolerance_for
+from stitchgrid.models.versions import library_versions
 from stitchgrid.preprocess import apply_preprocess, on_device
 
 NUM_ORDINARY = 4  # images from each end of the first batch
@@ -68,6 +69,7 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
         "is_at_chance": None,
         "order": None,
         "num_eval": work.sweep.num_eval,
+        "libraries": library_versions(record.spec),
         "problems": findings.problems,
         "remarks": findings.remarks,
     }
