@@ -132,11 +132,12 @@ def make_paper_store(
     sweep: str = SWEEP,
     rename: Mapping[str, str] | None = None,
     keep: Callable[[PaperCell, str], bool] = lambda cell, metric: True,
+    flags: Callable[[PaperCell], tuple[str, ...]] = lambda cell: (),
     probes: bool = True,
 ) -> Store:
     """Write the sweep into a store at `folder`; `rename` gives networks and layers other names.
 
-    `keep` says which metrics of which cells are stored.
+    `keep` says which metrics of which cells are stored, `flags` what is said of a cell besides.
     """
     names = rename or {}
     store = Store.open(folder, create=True)
@@ -154,7 +155,7 @@ def make_paper_store(
             metric=metric,
             value=value,
             params=cell.params,
-            flags=() if value is not None else ("undefined",),
+            flags=flags(cell) if value is not None else ("undefined", *flags(cell)),
         )
         rows.setdefault(cell.shard, []).append(row)
     for shard, values in rows.items():

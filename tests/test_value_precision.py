@@ -5,6 +5,7 @@ Shape suffixes: R rows, N images, P positions, D features of the source, E of th
 
 from collections.abc import Callable
 from functools import cache
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from helpers_engine import (
     Staged,
     Zoo,
     by_cell,
+    every_cell,
     make_sweep,
     matcher,
     one_thread,  # noqa: F401
@@ -129,9 +131,16 @@ def exact(x_RD: Tensor) -> Floats:
     return np.asarray(x_RD.double())
 
 
+PAIRS = [pair for change in CHANGES for pair in ((change, "as drawn"), ("as drawn", change), (change, change))]
+PAIRS += [
+    ("scale of 1e20", "denormal, scale of 1e-40"),
+    ("offset of 1e6", "scale of 3e37"),
+    ("float16", "offset of 1e6"),
+]
+
+
 @pytest.mark.parametrize("num_rows", [60, 7])  # of 9 and 6 features: more rows than features, and fewer
-@pytest.mark.parametrize("of_target", CHANGES)
-@pytest.mark.parametrize("of_source", CHANGES)
+@pytest.mark.parametrize(("of_source", "of_target"), dict.fromkeys(PAIRS))
 def test_indices_and_least_squares_are_their_formulas_in_float64(of_source, of_target, num_rows):
     x_RD = CHANGES[of_source](drawn(num_rows, 9, seed=1))
     y_RE = CHANGES[of_target](drawn(num_rows, 6, seed=2))
@@ -233,19 +242,13 @@ class Back(nn.Module):
         return self.stage(x / self.scale - self.offset)
 
 
-PLACES = {
-    "ordinary": (0.0, 1.0),
-    "offset": (1e6, 1.0),
-    "large": (0.0, 1e20),
-    "small": (0.0, 1e-40),
-    "largest": (0.0, 1e37),
-}
+PLACES = {"offset": (1e6, 1.0), "large": (0.0, 1e20), "small": (0.0, 1e-40)}
 OF_SCORES = {"accuracy", "loss", "relative_accuracy", "penalty", "agreement"}
 
 
 @cache
 def moved_zoo(place: str) -> Zoo:
-    first, second, *others = trained("conv").stages
+    first, second, _, *others = trained("conv").stages
     moved = Moved(*PLACES[place])
     return Zoo.of(moved=Staged([first, moved, Back(moved, second), *others]).requires_grad_(False))
 
@@ -264,10 +267,14 @@ ROUNDED = ("loss", "negative_mass", *OOD_METRICS["mahalanobis"])  # T(A) into ma
 def test_the_engine_has_the_values_of_the_reference_far_from_zero_and_at_any_scale(place):
     zoo = moved_zoo(place)
     sweep = make_sweep(zoo, [("moved", "moved")], CLOSED)
-    rows, textbook = run(zoo, sweep), reference(zoo, sweep)
+    moved = [cell for cell in every_cell(sweep).values() if 1 in (cell.source_layer, cell.target_layer)]
+    rows, textbook = run(zoo, sweep, wanted=[cell.cell_id for cell in moved]), reference(zoo, sweep)
     assert {row.error for row in rows} == {None}
+    wanted: dict[str, dict[str, float]] = {}
+    for _, of_pair in groupby(moved, key=lambda cell: (cell.target_key, cell.source_key)):
+        wanted |= textbook.values(list(of_pair))
     wider = dict.fromkeys(ROUNDED, 3e-3 if place == "small" else 1e-5)
-    assert not unlike(sweep, rows, lambda cell: textbook.values([cell])[cell.cell_id], wider=wider)
+    assert not unlike(sweep, rows, lambda cell: wanted[cell.cell_id], wider=wider)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -275,7 +282,7 @@ def test_a_moved_layer_into_itself_is_the_upper_control(place):
     zoo = moved_zoo(place)
     sweep = make_sweep(zoo, [("moved", "moved")], [matcher("direct"), matcher("cka")])
     found = by_cell(run(zoo, sweep))
-    cells = [sweep.cell(0, layer, 0, layer, k) for layer in range(6) for k in (0, 1)]
+    cells = [sweep.cell(0, layer, 0, layer, k) for layer in range(5) for k in (0, 1)]
     for cell in cells:
         metrics = found[cell.cell_id]
         if cell.matcher == 1:

@@ -167,6 +167,10 @@ def _samples(value: Any) -> int | str | None:
     )
 
 
+def _fit_samples(value: Any) -> int | str | None:
+    return None if value == "fit" else _samples(value)
+
+
 def _listed(value: Any) -> Any:
     if isinstance(value, str):
         return (value,)
@@ -367,7 +371,7 @@ class EnergyTable(Table):
     finetune_epochs: Count = _ENERGY.finetune_epochs
     width: Count = _ENERGY.width
     depth: Count = _ENERGY.depth
-    samples: Samples = None  # as many as `fit` has
+    samples: Annotated[int | str | None, _by(_fit_samples)] = None  # None, "fit": as many as `fit` has
     batch_size: Annotated[int, Field(ge=2)] = _ENERGY.batch_size
     lr: Annotated[float, Field(gt=0)] = _ENERGY.lr
     weight_decay: Annotated[float, Field(ge=0)] = _ENERGY.weight_decay
