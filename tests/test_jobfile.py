@@ -270,7 +270,10 @@ PROBLEMS = [
     ({"models": [{**VIT, "tokens": {"prefix": 1}}]}, "models[0].tokens.grid: missing, but needed"),
     ({"models": [{**VIT, "tokens": {"grid": [4]}}]}, "models[0].tokens.grid"),
     ({"models": [{**VIT, "tokens": {"prefix": -1, "grid": [4, 4]}}]}, "models[0].tokens.prefix: should be greater"),
-    ({"models": [{**VIT, "tokens": {"grid": [4, 4], "prefixes": 1}}]}, "models[0].tokens.prefixes: unknown key; did you mean 'prefix'?"),
+    (
+        {"models": [{**VIT, "tokens": {"grid": [4, 4], "prefixes": 1}}]},
+        "models[0].tokens.prefixes: unknown key; did you mean 'prefix'?",
+    ),
     (
         {"models": [{**VIT, "weights": "${UNSET_VARIABLE}/a"}]},
         "models[0].weights: environment variable UNSET_VARIABLE is not set",
