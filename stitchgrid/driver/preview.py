@@ -1,6 +1,8 @@
 """What a launch would do, and at what cost, in words."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import product
 from math import prod
 
 from rich.filesize import decimal
@@ -15,6 +17,8 @@ from stitchgrid.driver.where import Where
 from stitchgrid.engine.place import Place
 from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
+from stitchgrid.matchers.alignment import is_known
+from stitchgrid.matchers.catalogue import MATCHERS, Rules
 from stitchgrid.models.cutting import types_notice, way_notice
 from stitchgrid.plan import Plan, make_plan
 from stitchgrid.records import Network, Sweep
@@ -122,7 +126,24 @@ def way_notices(sweep: Sweep) -> list[str]:
     """Return a line for each network that is not cut by its graph, or whose weights are not float32."""
     notices = [way_notice(network.name, network.way) for network in sweep.networks]
     notices += [types_notice(network.name, network.types, sweep.precision) for network in sweep.networks]
-    return [notice for notice in notices if notice is not None]
+    return [notice for notice in notices if notice is not None] + geometry_notices(sweep)
+
+
+def geometry_notices(sweep: Sweep) -> list[str]:
+    """Return a line for each network with sequences of unknown grid into or from which stitches will fail."""
+    stitchers = [spec for spec in sweep.matchers if MATCHERS[spec.kind].family == "stitcher"]
+    failing: Counter[int] = Counter()
+    for source, target in sweep.pairs:
+        for f, g in product(sweep.networks[source].layers, sweep.networks[target].layers):
+            unknown = {network for network, layer in ((source, f), (target, g)) if layer.is_in_order_only}
+            num = sum(not is_known(f, g, Rules.of(spec.values)) for spec in stitchers) if unknown else 0
+            failing.update(dict.fromkeys(unknown, num))
+    return [
+        f"{sweep.networks[k].name}: nothing tells how the tokens of its sequences lie on a grid, so that {num} of its "
+        "cells will fail; say so in its table, such as tokens = { prefix = 1, grid = [4, 4] }"
+        for k, num in sorted(failing.items())
+        if num
+    ]
 
 
 def open_if_there(uri: str) -> Store | None:
