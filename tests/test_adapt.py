@@ -2,14 +2,14 @@
 
 import sys
 from collections import namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers_engine import one_thread  # noqa: F401  # a fixture
+from helpers_engine import FakeSplit, one_thread  # noqa: F401  # the latter is a fixture
 from helpers_flow import run, values
-from helpers_models import noise, stirred
+from helpers_models import noise, spec, stirred
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,9 +17,12 @@ from stitchgrid.catalog import Catalog
 from stitchgrid.cli import cli
 from stitchgrid.errors import InputError
 from stitchgrid.matchers.catalogue import default_metrics
+from stitchgrid.models.build import make_network
 from stitchgrid.models.cutting import cut_network
+from stitchgrid.models.freeze import freeze
+from stitchgrid.models.training import train_network
 from stitchgrid.models.weights import state_digest
-from stitchgrid.records import Interface, canonical
+from stitchgrid.records import Interface, Recipe, canonical
 from stitchgrid.store import Store
 
 SIDE = 6
@@ -184,7 +187,7 @@ def test_a_network_can_be_cut_again_in_another_way():
         (
             Takes(),
             {"inputs": {"meta": [1, 2]}},
-            r"Takes does not run on images of 6x6 .*further arguments.*\(meta\) go into",
+            r"Takes does not run on images of 6x6 .*whole numbers in `inputs` are",
         ),
         (Returns(lambda m, y: {"a": y}), {"output": "b"}, r"no output 'b': the network returns a dict: 'a' \(2, 4\)"),
         (Returns(lambda m, y: (y, y)), {"output": 2}, r"no output 2: .* a tuple: 0 \(2, 4\), 1 \(2, 4\)"),
@@ -474,7 +477,7 @@ eval = { split = "test", samples = 24 }
 [[models]]
 name = "plain"
 architecture = "nets.py:make"
-weights = { train = "short" }
+weights = "random"
 output = "logits"
 [[models]]
 name = "meta"
@@ -489,8 +492,6 @@ args = { channels = 1 }
 weights = "random"
 output = "logits"
 preprocess = { channels = 1, mean = [0.3], std = [0.5] }
-[recipes.short]
-epochs = 1
 [grid]
 pairs = [["plain", "meta"], ["grey", "plain"]]
 [[matchers]]
@@ -515,9 +516,40 @@ def test_a_job_says_how_its_networks_are_called(tmp_path):
     assert len({row["network_id"] for row in rows}) == 3
 
 
+def test_a_network_is_trained_as_it_is_called(tmp_path, capsys):
+    (tmp_path / "nets.py").write_text(NETS.replace("pooled = ", "print('training', type(x)); pooled = "))
+    interface = Interface(inputs='{"meta":[0.5,1]}', output="logits")
+    asked = replace(spec("nets.py:make", base=tmp_path), interface=interface, recipe=Recipe(epochs=1, batch_size=16))
+    before = make_network(asked).state_dict()
+    trained = train_network(asked, FakeSplit(32, seed=0), lambda pixels: pixels.float() / 255).module
+    moved = {name for name, value in trained.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == before.keys()  # also what only the constants reach
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "training" in captured.err
+
+
 def test_layers_are_listed_of_networks_that_are_called_so(tmp_path):
     (tmp_path / "nets.py").write_text(NETS)
     command = "layers", f"{tmp_path / 'nets.py'}:make", "--input-size", "8x8"
     assert 'output = "logits"' in CliRunner().invoke(cli, [*command]).stderr
     options = "--args", '{"channels": 1}', "--channels", "1", "--output", "logits", "--inputs", '{"meta": [0, 1]}'
     assert [line.split()[0] for line in run(*command, *options).stdout.splitlines()] == ["relu", "relu_1"]
+
+
+def test_what_cannot_be_frozen_is_refused_in_one_line():
+    exported = torch.export.export(Net().eval(), (torch.zeros(2, 3, SIDE, SIDE),)).module()
+    with pytest.raises(InputError, match=r"cannot be frozen .*give the module that it was made from"):
+        freeze(exported)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_part_that_is_a_torchscript_module_is_one_operation():
+    class Holds(Net):
+        def __init__(self):
+            super().__init__()
+            self.second = torch.jit.trace(nn.Sequential(nn.Conv2d(5, 5, 3), nn.Tanh()), torch.zeros(2, 5, SIDE, SIDE))
+
+    network = cut(Holds())
+    assert network.way == "graph"
+    assert_halves_give(network, network.module)

@@ -1,7 +1,8 @@
 """Words of a job file's `layers` choose cuts."""
 
 import pytest
-from helpers_models import network
+import torch
+from helpers_models import network, stirred
 from torch import nn
 
 from stitchgrid.errors import JobFileError
@@ -179,3 +180,26 @@ def test_cuts_without_rows_of_features_are_left_out_or_refused():
 def test_a_network_without_blocks_says_what_to_do():
     with pytest.raises(JobFileError, match="'blocks': no module is repeated and no activation is a cut; name layers"):
         select_layers(cut_network(Groups(), (3, 4, 4)), ["blocks"])
+
+
+def test_blocks_that_are_no_cuts_are_named_with_the_reason():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x, y):
+            return self.conv(x), y + x
+
+    class Coupled(nn.Module):
+        """Two streams that run beside each other."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = Block(), Block()
+
+        def forward(self, x):
+            return torch.cat(self.second(*self.first(x, x)), 1).mean((2, 3))
+
+    with pytest.raises(JobFileError, match=r"'blocks': 'first' and its like are no cuts: another path .*use \"all\""):
+        select_layers(cut_network(stirred(Coupled()), (3, 4, 4)), ["blocks"])

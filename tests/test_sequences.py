@@ -24,6 +24,7 @@ from helpers_engine import (  # noqa: F401  # one_thread is a fixture
 from helpers_models import noise, spec, stirred
 from torch import nn
 
+from stitchgrid.driver.preview import geometry_notices
 from stitchgrid.errors import InputError
 from stitchgrid.matchers.alignment import alignment_name
 from stitchgrid.matchers.catalogue import Rules
@@ -302,6 +303,12 @@ def test_a_stitch_of_unknown_geometry_fails_alone_and_says_what_to_write(zoo):
     sweep = sweep_of(zoo, "clip", "conv", [matcher("direct"), matcher("cka"), matcher("task_loss", epochs=1)])
     found = {row.matcher: row for row in run(zoo, sweep)}
     assert found["cka"].value is not None
+    (notice,) = geometry_notices(sweep)
+    assert notice.startswith(
+        "clip: nothing tells how the tokens of its sequences lie on a grid, so that 2 of its cells"
+    )
+    assert not geometry_notices(sweep_of(zoo, "clip", "token", [matcher("direct")]))
+    assert not geometry_notices(sweep_of(zoo, "clip", "conv", [matcher("cka")]))
     for kind in ("direct", "task_loss"):
         assert found[kind].status == "failed"
         assert "'blocks.1' (10 tokens, no known grid) cannot be laid on" in found[kind].error

@@ -17,7 +17,7 @@ from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
-from stitchgrid.driver.preview import matcher_lines
+from stitchgrid.driver.preview import geometry_notices, matcher_lines
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.remarks import network_remarks, problem_of
 from stitchgrid.driver.revision import check_same_cells, own_code, own_data, own_files
@@ -140,7 +140,7 @@ class Launch:
         )
         for line in matcher_lines(sweep):
             self.display.say(f"  {line}")
-        for notice in resolution.notices:
+        for notice in (*resolution.notices, *geometry_notices(sweep)):
             self.display.say(notice)
         if resolution.num_bad_images:
             self.display.say(f"{resolution.num_bad_images} unreadable images were skipped")

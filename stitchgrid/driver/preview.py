@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -19,7 +20,8 @@ from stitchgrid.driver.where import Where
 from stitchgrid.engine.place import Place
 from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
-from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.alignment import is_known
+from stitchgrid.matchers.catalogue import MATCHERS, Rules
 from stitchgrid.plan import Plan, images_of, make_plan
 from stitchgrid.records import Network, Sweep
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
@@ -78,6 +80,8 @@ def preview(
             say(f"{network.name}: {remark}")
         if changed := versions_changed(network, found):
             say(f"{network.name}: {changed}")
+    for notice in geometry_notices(resolution.sweep):
+        say(notice)
     where = where or Where()
     speed = planned_speed(store, job.name, update=update) or speed_there(job.numerics.device, where)
     done = store.outcomes() if store else EmptyStore()
@@ -136,6 +140,23 @@ def _stored(store: Store | None, kind: str, key: str) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads(store.read_artefact(kind, key))
     return found
+
+
+def geometry_notices(sweep: Sweep) -> list[str]:
+    """Return a line for each network with sequences of unknown grid into or from which stitches will fail."""
+    stitchers = [spec for spec in sweep.matchers if MATCHERS[spec.kind].family == "stitcher"]
+    failing: Counter[int] = Counter()
+    for source, target in sweep.pairs:
+        for f, g in product(sweep.networks[source].layers, sweep.networks[target].layers):
+            unknown = {network for network, layer in ((source, f), (target, g)) if layer.is_in_order_only}
+            num = sum(not is_known(f, g, Rules.of(spec.values)) for spec in stitchers) if unknown else 0
+            failing.update(dict.fromkeys(unknown, num))
+    return [
+        f"{sweep.networks[k].name}: nothing tells how the tokens of its sequences lie on a grid, so that {num} of its "
+        "cells will fail; say so in its table, such as tokens = { prefix = 1, grid = [4, 4] }"
+        for k, num in sorted(failing.items())
+        if num
+    ]
 
 
 def open_if_there(uri: str) -> Store | None:

@@ -98,6 +98,15 @@ def check_geometry(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -
         )
 
 
+def is_known(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> bool:
+    """Return whether a source can be laid on a target without a guess."""
+    try:
+        check_geometry(source, target, rules)
+    except InputError:
+        return False
+    return True
+
+
 def _words(layer: Layer) -> str:
     if layer.kind == "map":
         return f"{layer.name!r} (a map)"

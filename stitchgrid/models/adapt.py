@@ -65,8 +65,8 @@ def adapt(
     # torch.fx wraps functions that it must not look into in the globals of the forward that it traces
     home = getattr(inspect.unwrap(base), "__globals__", globals())
     traced = FunctionType(forward.__code__, home, "forward", forward.__defaults__, forward.__closure__)
-    kind = type(own.__name__, (own,), {"forward": traced, "__module__": own.__module__, "_of_author": own})
-    kind.__qualname__ = own.__qualname__
+    kind = type(own.__name__, (own,), {"forward": traced, "_of_author": own, "_given": tuple(constants)})
+    kind.__module__, kind.__qualname__ = own.__module__, own.__qualname__
     module.__class__ = kind
     return module
 
@@ -106,13 +106,15 @@ def _arguments(module: nn.Module, interface: Interface) -> tuple[str | None, dic
     return None if is_first else free[0].name, constants
 
 
-def further_arguments(module: nn.Module) -> list[str]:
-    """Return the names of arguments of a network's own forward beside the first, the first few of them."""
+def further_arguments(module: nn.Module) -> tuple[list[str], list[str]]:
+    """Return the names of arguments of a network's own forward beside the first: those given, and a few others."""
+    given: tuple[str, ...] = getattr(type(module), "_given", ())
     try:
         parameters = list(inspect.signature(author_class(module).forward).parameters.values())[2:]
     except (TypeError, ValueError):  # built in C
-        return []
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)][:NUM_NAMED]
+        return list(given), []
+    others = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return list(given), [name for name in others if name not in given][:NUM_NAMED]
 
 
 def _repeated(images: Any, value: Any) -> Any:
@@ -131,18 +133,18 @@ def repeat_for(images: Tensor, value: str) -> Tensor:
     tensor([[0.0000, 1.5000],
             [0.0000, 1.5000]])
     """
-    tensor = _constant(value).to(images.device)
+    tensor = _constant(value, images.device)
     return tensor.expand(len(images), *tensor.shape).clone()
 
 
-@lru_cache(maxsize=256)
-def _constant(value: str) -> Tensor:
+@lru_cache(maxsize=256)  # a host would wait for a device at each batch
+def _constant(value: str, device: torch.device) -> Tensor:
     given = json.loads(value)
     wanted = given.get("dtype", "float32") if isinstance(given, dict) else "float32"
     if wanted not in _DTYPES:
         raise InputError(f"dtype {wanted!r} in `inputs` is unknown; {nearest(str(wanted), _DTYPES)}.")
     try:
-        return torch.tensor(given["value"] if isinstance(given, dict) else given, dtype=_DTYPES[wanted])
+        return torch.tensor(given["value"] if isinstance(given, dict) else given, dtype=_DTYPES[wanted]).to(device)
     except (TypeError, ValueError, KeyError, RuntimeError) as problem:
         raise InputError(
             f"{value} in `inputs` is no tensor ({type(problem).__name__}: {problem}); wanted numbers in lists of equal "

@@ -10,7 +10,7 @@ from stitchgrid.models.freeze import freeze
 from stitchgrid.models.graph_cuts import cut_by_graph
 from stitchgrid.models.hook_cuts import cut_by_hooks
 from stitchgrid.models.memory import move
-from stitchgrid.models.probe import NUM_IMAGES, probe_output, probe_run
+from stitchgrid.models.probe import NUM_IMAGES, checked_scores, probe_output, probe_run
 from stitchgrid.models.types import settle_types
 from stitchgrid.models.user_forward import in_one_line
 from stitchgrid.records import ORDINARY, Interface
@@ -24,18 +24,13 @@ def cut_network(module: nn.Module, input_shape: tuple[int, int, int], interface:
     Raises:
         InputError: If the network cannot be cut, refuses such images, or does not return class scores (N, classes).
     """
-    if isinstance(module, torch.jit.ScriptModule):
-        raise InputError(
-            f"{getattr(module, 'original_name', type(module).__name__)} is a TorchScript module, which cannot be cut; "
-            "give the module it was scripted from."
-        )
-    freeze(adapt(module, interface))
+    adapt(freeze(module), interface)
     types = settle_types(module, input_shape, interface)
-    scores = probe_run(module, input_shape)
-    if isinstance(scores, Tensor) and scores.shape == (NUM_IMAGES,):  # one score an image
+    output = probe_run(module, input_shape)
+    if isinstance(output, Tensor) and output.shape == (NUM_IMAGES,):  # one score an image
         adapt(module, interface, casts_to=types.casts_to, is_column=True)
-    expected = probe_output(module, input_shape)
-    network = _cut(module, input_shape, expected)
+        output = output.reshape(-1, 1)
+    network = _cut(module, input_shape, checked_scores(module, output))
     network.types = types.said
     if interface.tokens is not None:
         network.lay_tokens(interface.tokens)

@@ -7,6 +7,9 @@ from types import MethodType
 import torch
 from torch import nn
 
+from stitchgrid.errors import InputError
+from stitchgrid.models.user_forward import FAILURES, in_one_line
+
 
 def _stay_in_eval(self: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001  # signature of nn.Module.train
     """Ignore the request: a frozen network's statistics and dropout must not move."""
@@ -20,8 +23,22 @@ def freeze(module: nn.Module) -> nn.Module:
     is off (for the whole process) because it changes values by 4e-6 depending on whether gradients are wanted.
     Switching in place off changes what the few networks compute that use a tensor after overwriting it; cutting a
     network finds that out (`as_its_author_wrote_it`).
+
+    Raises:
+        InputError: If it is a TorchScript module, or cannot be brought into eval mode.
     """
-    module.eval().requires_grad_(False)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError(
+            f"{getattr(module, 'original_name', type(module).__name__)} is a TorchScript module, which cannot be cut; "
+            "give the module it was scripted from."
+        )
+    try:
+        module.eval().requires_grad_(False)
+    except FAILURES as problem:
+        raise InputError(
+            f"{type(module).__name__} cannot be frozen ({in_one_line(problem)}); give the module that it was made "
+            "from, as it was before it was exported or packed."
+        ) from problem
     for part in module.modules():
         if getattr(part, "inplace", False) is True:
             part.inplace = False  # type: ignore[assignment]  # some modules have it, Module does not

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.models.probe import probe_input
+from stitchgrid.models.user_forward import FAILURES, quietly
 
 
 class OutOfMemoryError(InputError):
@@ -65,9 +66,9 @@ def kept_bytes(module: nn.Module, input_shape: Sequence[int]) -> int:
 
     images = probe_input(module, input_shape)
     try:
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
+        with quietly(), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
             module(images.requires_grad_() * 1)
-    except Exception as problem:  # a network's own forward may refuse by anything
+    except FAILURES as problem:  # a network's own forward may refuse by anything
         if is_out_of_memory(problem):
             raise
         return 0

@@ -70,7 +70,15 @@ def probe_output(module: nn.Module, input_shape: Sequence[int]) -> Tensor:
     Raises:
         InputError: If the network refuses images of that size, or its output is not one tensor (N, classes).
     """
-    output = probe_run(module, input_shape)
+    return checked_scores(module, probe_run(module, input_shape))
+
+
+def checked_scores(module: nn.Module, output: Any) -> Tensor:
+    """Return what a network made of the two images, in float32.
+
+    Raises:
+        InputError: If that is not one tensor (N, classes).
+    """
     if not is_scores(output):
         line = output_line(output, NUM_IMAGES)
         hint = f"; name it in the model's table: {line}" if line else ""
@@ -103,8 +111,11 @@ def _remedy(module: nn.Module, input_shape: Sequence[int]) -> str:
     wanted = getattr(module, "image_size", None)
     hint = f"it is made for {wanted}x{wanted}" if isinstance(wanted, int) else "choose another size"
     hint += ", with `resize` and `crop` in the model's `preprocess`, or change its `args`"
-    if further := further_arguments(module):
+    given, further = further_arguments(module)
+    if further:
         hint += f"; constants for further arguments of its forward ({', '.join(further)}) go into `inputs`"
+    if given:
+        hint += '; whole numbers in `inputs` are written { value = [3], dtype = "int64" }'
     return hint
 
 

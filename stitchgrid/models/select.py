@@ -64,7 +64,7 @@ def _explain(network: CutNetwork, pattern: str) -> str:
     """Return why a pattern names no cut, and what is near it."""
     names = [cut.name for cut in network.cuts if cut.can_be_stitched]
     if pattern == "blocks":
-        return "'blocks': no module is repeated and no activation is a cut; name layers, or use \"all\""
+        return f"'blocks': {_why_no_blocks(network)}; name layers, or use \"all\""
     if any(mark in pattern for mark in "*?["):
         return f"{pattern!r} matches no cut; {nearest(pattern, names)}"
     at = _positions(network, pattern)
@@ -80,9 +80,24 @@ def _explain(network: CutNetwork, pattern: str) -> str:
     return f"there is no layer {pattern!r}; {nearest(pattern, names)}"
 
 
+def _why_no_blocks(network: CutNetwork) -> str:
+    calls, every = network.operations.calls, range(len(network.operations.nodes))
+    if repeated := [call.path for call, _ in block_calls(calls, every)]:
+        return f"{repeated[0]!r} and its like are no cuts: {_cause(network, repeated[0])}"
+    return "no module is repeated and no activation is a cut"
+
+
 def _cause(network: CutNetwork, name: str) -> str:
-    if any(name in (cut.name, cut.node) for cut in network.cuts):
-        return "it has no rows of features (windows or groups of channels)"
+    found = [cut for cut in network.cuts if name in (cut.name, cut.node)]
+    if found and not found[0].dtype.is_floating_point:
+        return "its values are whole numbers"
+    if found:
+        return "it has no rows of features (windows or groups of channels), or nothing tells which axis is theirs"
+    if network.way == "hooks":
+        return (
+            "another path (a shortcut or branch) runs beside it, it is called more than once, or it returns something "
+            "else than one tensor with an axis of the images"
+        )
     return "another path (a shortcut or branch) runs beside it"
 
 

@@ -16,6 +16,7 @@ from stitchgrid.models.adapt import adapt
 from stitchgrid.models.build import make_network
 from stitchgrid.models.freeze import freeze
 from stitchgrid.models.memory import move
+from stitchgrid.models.user_forward import quietly
 from stitchgrid.preprocess import augment_crop4_flip, on_device
 from stitchgrid.records import NetworkSpec, Recipe
 
@@ -75,7 +76,7 @@ def train_network(
     run = _Run(spec, spec.recipe, images, preprocess, torch.device(device))
     loss = accuracy = float("nan")
     devices = [run.device] if run.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # dropout draws from the device's own generator
+    with quietly(), torch.random.fork_rng(devices=devices):  # dropout draws from the device's own generator
         torch.manual_seed(spec.seed)
         for epoch in range(1, spec.recipe.epochs + 1):
             loss, accuracy = run.epoch(epoch)
