@@ -3,6 +3,7 @@
 import sys
 from collections import namedtuple
 from dataclasses import dataclass, replace
+from math import sqrt
 
 import pytest
 import torch
@@ -148,6 +149,17 @@ def test_constants_have_the_types_they_are_given_and_images_go_where_none_is(bra
     network = cut(module, inputs=inputs)
     label = torch.tensor(3)
     assert_halves_give(network, lambda x: Conditioned.forward(module, label.expand(len(x)), x, 0.5, doubled=True))
+
+
+def test_functions_that_are_wrapped_when_a_forward_is_traced_are_wrapped_in_one_that_is_called_so_too():
+    class Rooted(Net):
+        def forward(self, x):
+            maps = self.maps(x)
+            return {"logits": self.head(maps.mean((2, 3)) / sqrt(maps.shape[1]))}
+
+    network = cut(Rooted(), output="logits")
+    assert network.way == "graph"
+    assert_halves_give(network, network.module)
 
 
 def test_names_of_layers_and_of_the_state_stay_those_of_the_network():

@@ -73,7 +73,8 @@ def train_network(
         StitchgridError: If the loss becomes infinite or NaN.
     """
     assert spec.recipe is not None, spec.name
-    run = _Run(spec, spec.recipe, images, preprocess, torch.device(device))
+    with quietly():
+        run = _Run(spec, spec.recipe, images, preprocess, torch.device(device))
     loss = accuracy = float("nan")
     devices = [run.device] if run.device.type == "cuda" else []
     with quietly(), torch.random.fork_rng(devices=devices):  # dropout draws from the device's own generator
