@@ -40,3 +40,24 @@ def running_back_in(precision: str) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32 = cudnn.allow_tf32 = False
+
+
+SMALL_FLOPS = 5e8  # of one image: the threads of a CPU would mostly wait for each other
+
+
+@contextmanager
+def num_threads_set(num: int) -> Iterator[None]:
+    """Let operations on the CPU use so many threads within the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def few_threads(flops: float) -> Iterator[None]:
+    """Let a network of so many operations an image, run on a few images at a time, use one thread if it is small."""
+    with num_threads_set(1 if flops < SMALL_FLOPS else torch.get_num_threads()):
+        yield

@@ -36,7 +36,7 @@ from stitchgrid.models.select import select_layers
 from stitchgrid.models.shared import SharedWeights
 from stitchgrid.models.weights import load_into, load_state, state_digest
 from stitchgrid.plan import training_flops
-from stitchgrid.precision import running_in
+from stitchgrid.precision import few_threads, running_in
 from stitchgrid.preprocess import apply_preprocess, on_device, output_size
 from stitchgrid.records import (
     DataSpec,
@@ -369,7 +369,8 @@ def _fingerprint(
     """Return a network's fingerprint, and its scores of the images looked at."""
     pixels = images.eval.batch(0, NUM_IMAGES)
     try:
-        return take_fingerprint(cut, [layer.node for layer in layers], apply_preprocess(pixels, preprocess))
+        with few_threads(cut.flops):
+            return take_fingerprint(cut, [layer.node for layer in layers], apply_preprocess(pixels, preprocess))
     except Exception as problem:  # the network's own code may fail in any way
         if isinstance(problem, StitchgridError) or is_out_of_memory(problem):
             raise
@@ -527,7 +528,7 @@ def check_fingerprint(network: Network, cut: CutNetwork, images: Pictures, *, de
         return
     pixels = images.batch(torch.arange(min(NUM_IMAGES, images.num), device=images.labels.device))
     seen = apply_preprocess(on_device(pixels, torch.device("cpu")), network.preprocess)
-    with running_in("fp32", device):
+    with running_in("fp32", device), few_threads(cut.flops):
         found, _ = take_fingerprint(cut, [layer.node for layer in network.layers], seen, device=device)
     if told := difference(network.fingerprint, found, tolerance=tolerance_of(cut)):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -94,8 +95,11 @@ class DigitsSource:
     def _rows(self, split: str) -> NDArray[np.int64]:
         if split not in DIGITS_SPLITS:
             raise InputError(f"digits has no split {split!r}; {nearest(split, DIGITS_SPLITS)}.")
-        order = permutation("digits", 0, 1_797)
-        return order[:NUM_DIGITS_TRAIN] if split == "train" else order[NUM_DIGITS_TRAIN:]
+        return self._order[:NUM_DIGITS_TRAIN] if split == "train" else self._order[NUM_DIGITS_TRAIN:]
+
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        return permutation("digits", 0, 1_797)
 
 
 def permutation(name: str, seed: int, num: int) -> NDArray[np.int64]:

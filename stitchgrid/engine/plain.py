@@ -19,6 +19,7 @@ from stitchgrid.engine.workspace import Workspace, batches
 from stitchgrid.matchers.heads import answers, losses, right_answers, share_alike
 from stitchgrid.models.proof import Proof, Sample, tolerance_for
 from stitchgrid.models.versions import library_versions
+from stitchgrid.precision import few_threads, num_threads_set
 from stitchgrid.preprocess import apply_preprocess, on_device
 
 NUM_ORDINARY = 4  # images from each end of the first batch
@@ -39,15 +40,17 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
     """
     record, images = work.sweep.networks[position], work.images.eval
     places, many = _places(images, work), range(min(NUM_MORE, work.sweep.num_eval))
-    tally = _Tally(work, position)
+    tally, num_threads = _Tally(work, position), torch.get_num_threads()
 
     def in_full() -> tuple[Tensor, Tensor]:
         """Let all evaluation images pass."""
         kept, seen = {*places, *many}, dict[int, Tensor]()
-        for batch in batches(work, images, {position: []}, scored={position}, stop=work.sweep.num_eval):
-            scores_NK = batch.logits[position].float()
-            tally.add(scores_NK, batch.labels_N)
-            seen.update({place: scores_NK[place - batch.start] for place in kept if batch.start <= place < batch.stop})
+        with num_threads_set(num_threads):
+            for batch in batches(work, images, {position: []}, scored={position}, stop=work.sweep.num_eval):
+                scores_NK = batch.logits[position].float()
+                tally.add(scores_NK, batch.labels_N)
+                inside = (place for place in kept if batch.start <= place < batch.stop)
+                seen.update({place: scores_NK[place - batch.start] for place in inside})
         return torch.stack([seen[place] for place in places]), torch.stack([seen[place] for place in many])
 
     take, num_ordinary = partial(_images, work, position), min(2 * NUM_ORDINARY, work.batch_size, work.sweep.num_eval)
@@ -58,7 +61,7 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
         more=lambda: take(many),
         in_full=in_full,
     )
-    with work.network(position).uncompiled():
+    with work.network(position).uncompiled(), few_threads(record.flops):
         findings = _proof(work, position).run(sample)
     if not findings.problems and not tally.is_finite:
         findings.problems.append("its scores are infinite or NaN on some evaluation images; look at its weights")

@@ -116,6 +116,12 @@ class TailEvaluation:
         self.tail = work.tail(self.target)
         self.outputs = outputs_of(work.sweep.networks[self.target[0]], len(stitches), device=work.device)
         zeros = torch.zeros(len(stitches), dtype=torch.float64, device=work.device)
+<<<<<<< HEAD
+=======
+        self.num_images = 0
+        self.is_finite_S = torch.ones(len(stitches), dtype=torch.bool, device=work.device)  # of all scores of h
+        self._exact = [stitch.map.double() for stitch in stitches]
+>>>>>>> numerics
         self._anchored: list[tuple[AffineMap, Tensor | None]] = []  # maps of rows as the anchors leave them
         self.negative_S, self.absolute_S = zeros.clone(), zeros.clone()  # sums of |min(T(A), 0)| and |T(A)|
         self.target_minimum_S = fit_minimum_S  # over each map's fit rows and the evaluation rows
@@ -137,7 +143,7 @@ class TailEvaluation:
         self.target_spread.add(pooled_target(self.work, batch, self.target))
         if self.detector is not None:
             self._scores_b.append(rounded(self.detector.score(batch.activations[self.target].float())))
-        pooled_SNE = torch.stack([self._pooled(stitch, batch) for stitch in self.stitches])
+        pooled_SNE = torch.stack([self._pooled(position, batch) for position in range(len(self.stitches))])
         self.spread.add(pooled_SNE)
         scores_SN: list[Tensor] = []
         for part in stacks(self.work, self.layer, len(self.stitches), len(batch.labels_N)):
@@ -161,10 +167,11 @@ class TailEvaluation:
             return found, None
         return AffineMap(weight_DE=found.weight_DE, bias_E=torch.zeros_like(found.bias_E)), found.bias_E
 
-    def _pooled(self, stitch: Stitch, batch: Batch) -> Tensor:
+    def _pooled(self, position: int, batch: Batch) -> Tensor:
         """Return pooled T(A) in float64, (N, E): what T makes of pooled A."""
-        source = stitch.cell.source_key
-        return stitch.map.double()(pooled_source(self.work, batch, source, self.target, stitch.rules))
+        stitch = self.stitches[position]
+        pooled_ND = pooled_source(self.work, batch, stitch.cell.source_key, self.target, stitch.rules)
+        return self._exact[position](pooled_ND)
 
     def _stitch(self, position: int, batch: Batch, out: Tensor) -> None:
         """Write T(A) of one stitch, (N, P, E)."""

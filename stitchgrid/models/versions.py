@@ -19,9 +19,13 @@ def library_versions(spec: NetworkSpec) -> dict[str, str]:
     """
     code = find_code(spec)
     imported = {"timm"} if library_of(spec) == "timm" else set() if code is None else code.libraries
-    homes = _distributions()
-    names = {*_ALWAYS, *(name for module in imported for name in homes.get(module, ()))} - {"stitchgrid"}
+    names = {*_ALWAYS, *(name for module in imported for name in _homes(module))} - {"stitchgrid"}
     return {name: found for name in sorted(names) if (found := _version(name)) is not None}
+
+
+def _homes(module: str) -> list[str]:
+    """Return the distributions of a top-level module: mostly one of its name, else all have to be looked through."""
+    return [module] if _version(module) is not None else _distributions().get(module, [])
 
 
 @cache
