@@ -116,12 +116,7 @@ class TailEvaluation:
         self.tail = work.tail(self.target)
         self.outputs = outputs_of(work.sweep.networks[self.target[0]], len(stitches), device=work.device)
         zeros = torch.zeros(len(stitches), dtype=torch.float64, device=work.device)
-<<<<<<< HEAD
-=======
-        self.num_images = 0
-        self.is_finite_S = torch.ones(len(stitches), dtype=torch.bool, device=work.device)  # of all scores of h
         self._exact = [stitch.map.double() for stitch in stitches]
->>>>>>> numerics
         self._anchored: list[tuple[AffineMap, Tensor | None]] = []  # maps of rows as the anchors leave them
         self.negative_S, self.absolute_S = zeros.clone(), zeros.clone()  # sums of |min(T(A), 0)| and |T(A)|
         self.target_minimum_S = fit_minimum_S  # over each map's fit rows and the evaluation rows
