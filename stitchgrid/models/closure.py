@@ -55,6 +55,7 @@ class Code:
     needs: dict[str, frozenset[str]]  # own module -> own modules that it imports, and the packages it is in
     libraries: frozenset[str]  # top-level names of what else it imports
     folders: tuple[Path, ...] = ()  # searched before sys.path: those of a file, and of its job
+    not_beside: str = ""  # a top-level name that is looked for in sys.path alone: an installed one, of the file as well
 
     @cached_property
     def digest(self) -> str:
@@ -124,6 +125,7 @@ def file_code(path: Path, function: str, *, base: Path) -> Code:
         needs=needs,
         libraries=libraries,
         folders=tuple(folders),
+        not_beside=search.not_in_folders,
     )
 
 

@@ -193,7 +193,7 @@ class World:
         if name in self.code.modules:
             return self._spec(self.code.modules[name])
         top = _top(name)
-        if top in NEVER_OWN or (path is not None and top not in self.tops):
+        if top in NEVER_OWN or top == self.code.not_beside or (path is not None and top not in self.tops):
             return None
         folders = [*map(str, self.code.folders), *self.defaults.extra_paths()]
         found = on_path(name, folders if path is None else path)
