@@ -316,3 +316,11 @@ def test_training_that_float32_cannot_bear_is_an_error_or_flagged():
     assert all("diverged" in row.flags for metrics in found.values() for row in metrics.values())
     assert any(None in metrics for metrics in found.values())  # an error, which says so
     assert any("loss" in metrics for metrics in found.values())
+
+
+def test_tokens_that_are_dropped_are_zeros_for_sources_far_from_zero_too():
+    zoo = Zoo.of(moved=moved_zoo("offset").staged["moved"], token=trained("token"))
+    sweep = make_sweep(zoo, [("moved", "token")], [matcher("direct", cls="drop"), matcher("direct", cls="pool")])
+    moved = [cell for cell in every_cell(sweep).values() if cell.source_layer == 1]
+    rows, textbook = run(zoo, sweep, wanted=[cell.cell_id for cell in moved]), reference(zoo, sweep)
+    assert not unlike(sweep, rows, lambda cell: textbook.values([cell])[cell.cell_id])
