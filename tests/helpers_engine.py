@@ -211,7 +211,7 @@ def trained_zoo() -> Zoo:
 def network_record(zoo: Zoo, name: str, layers: Sequence[int] | None = None) -> Network:
     every = zoo.layers(name)
     return Network(
-        spec=NetworkSpec(name=name, entry=name, architecture="tests:staged"),
+        spec=NetworkSpec(name=name, entry=name, architecture="tests:staged", weights="trained.pt"),
         network_id=f"id of {name}",
         weights_digest=f"weights of {name}",
         preprocess=Preprocess(mean=MEAN),

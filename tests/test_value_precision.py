@@ -306,3 +306,21 @@ def test_a_network_that_gives_no_finite_scores_has_no_accuracy():
     undefined = {metric for metric, row in metrics.items() if row.value is None}
     assert undefined >= OF_SCORES
     assert all("undefined" in metrics[metric].flags for metric in undefined)
+
+
+def test_training_that_float32_cannot_bear_is_an_error_or_flagged():
+    zoo = moved_zoo("large")
+    sweep = make_sweep(zoo, [("moved", "moved")], [matcher("task_loss", epochs=1, batch_size=32, lr=1e-2, samples=64)])
+    moved = [c.cell_id for c in every_cell(sweep).values() if (c.source_layer == 1) != (c.target_layer == 1)]
+    found = by_cell(run(zoo, sweep, wanted=moved))
+    assert all("diverged" in row.flags for metrics in found.values() for row in metrics.values())
+    assert any(None in metrics for metrics in found.values())  # an error, which says so
+    assert any("loss" in metrics for metrics in found.values())
+
+
+def test_tokens_that_are_dropped_are_zeros_for_sources_far_from_zero_too():
+    zoo = Zoo.of(moved=moved_zoo("offset").staged["moved"], token=trained("token"))
+    sweep = make_sweep(zoo, [("moved", "token")], [matcher("direct", cls="drop"), matcher("direct", cls="pool")])
+    moved = [cell for cell in every_cell(sweep).values() if cell.source_layer == 1]
+    rows, textbook = run(zoo, sweep, wanted=[cell.cell_id for cell in moved]), reference(zoo, sweep)
+    assert not unlike(sweep, rows, lambda cell: textbook.values([cell])[cell.cell_id])
