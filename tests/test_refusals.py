@@ -11,6 +11,7 @@ from odd_networks import pixels
 from stitchgrid.catalog import Catalog
 from stitchgrid.cli import cli
 from stitchgrid.datasets import open_images
+from stitchgrid.models.proof import Findings, Proof
 from stitchgrid.records import DataSpec
 from stitchgrid.store import Store
 
@@ -188,6 +189,20 @@ def test_another_order_of_classes_is_said_with_what_to_write(tmp_path, checkpoin
     result = launch(tmp_path, "--update")
     assert "order" not in result.stderr
     assert "chance" not in result.stderr
+
+
+def test_values_of_a_time_before_a_network_was_proven_are_none(tmp_path, monkeypatch):
+    job(tmp_path, "plain", "batch_norms")
+    with monkeypatch.context() as patch:
+        patch.setattr(Proof, "run", lambda *_: Findings())  # as if nothing had been looked at
+        patch.setattr("stitchgrid.resolve.EVALUATION_REVISION", 1)
+        launch(tmp_path)
+    num = len(rows(tmp_path, "select distinct cell_id from results where source_model = 'batch_norms'"))
+    assert num
+    result = launch(tmp_path)
+    assert result.exit_code == 1
+    assert "nothing to compute" in result.stdout
+    assert f"{num} without values: model 'batch_norms' cannot be measured" in result.stdout
 
 
 SCALED = """

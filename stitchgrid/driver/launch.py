@@ -5,7 +5,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
 from stitchgrid.driver.preview import geometry_notices, matcher_lines
 from stitchgrid.driver.pulse import Pulse
+from stitchgrid.driver.refusals import refusal, refused_by, without_refused
 from stitchgrid.driver.remarks import network_remarks, problem_of
 from stitchgrid.driver.revision import check_same_cells, own_code, own_data, own_files
 from stitchgrid.driver.speed import KEY, planned_speed, speed_there
@@ -30,7 +31,7 @@ from stitchgrid.jobfile import Job
 from stitchgrid.matchers.catalogue import metrics_of
 from stitchgrid.models.own_code import staged
 from stitchgrid.plan import Plan, make_plan, split_shard
-from stitchgrid.records import Cell, Shard, Sweep, Unit
+from stitchgrid.records import Shard, Sweep, Unit
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.rows import lost_rows
 from stitchgrid.store import Store
@@ -104,7 +105,7 @@ class Launch:
             self._write_plan(revision, plan, resolution, measured)
             plan = self._leave_out(plan, refused)
             num_computed = self._compute(plan, fail_fast=fail_fast) if plan.todo else 0
-        return self._summary(plan, num_computed, perf_counter() - start)
+        return self._summary(plan, refused, num_computed, perf_counter() - start)
 
     def _resolve(self, images: Images, *, update: bool, retry_failed: bool) -> tuple[Resolution, Plan]:
         """Return the sweep and what is left of it, having checked that it is the one its name stands for."""
@@ -187,27 +188,11 @@ class Launch:
 
     def _leave_out(self, plan: Plan, refused: Mapping[int, str]) -> Plan:
         """Return a plan without the cells of networks that are refused, whose errors are stored."""
-        if not refused:
-            return plan
-        todo = []
-        for shard in plan.todo:
-            left: list[Cell] = []
-            lost: list[Cell] = []
-            for cell in plan.sweep.cells(shard):
-                (lost if refused.keys() & {cell.source, cell.target} else left).append(cell)
-            for position in sorted(refused):
-                ids = frozenset(
-                    cell.cell_id for cell in lost if min(refused.keys() & {cell.source, cell.target}) == position
-                )
-                if ids:
-                    reason = f"model {plan.sweep.networks[position].name!r} cannot be measured: {refused[position]}"
-                    rows = lost_rows(plan.sweep, replace(shard, wanted=ids), status="failed", reason=reason)
-                    self.store.write_part(shard.unit_id, list(rows))
-            if left:
-                share = len(left) / (len(left) + len(lost))
-                wanted = frozenset(cell.cell_id for cell in left) if lost else shard.wanted
-                todo.append(replace(shard, wanted=wanted, num_cells=len(left), flops=shard.flops * share))
-        return replace(plan, todo=tuple(todo))
+        left, lost = without_refused(plan, refused)
+        for shard, reason in lost:
+            rows = lost_rows(plan.sweep, shard, status="failed", reason=reason)
+            self.store.write_part(shard.unit_id, list(rows))
+        return left
 
     def _write_plan(
         self, revision: int, plan: Plan, resolution: Resolution, measured: Sequence[Mapping[str, Any]]
@@ -352,13 +337,16 @@ class Launch:
                 yield watch
             self._pulse.require_lease()
 
-    def _summary(self, plan: Plan, num_computed: int, seconds: float) -> Summary:
+    def _summary(self, plan: Plan, refused: Mapping[int, str], num_computed: int, seconds: float) -> Summary:
+        """Return what came of it; values of a network that is refused, of a time before it was proven, are none."""
         outcomes = self.store.outcomes()
         failures: Counter[str] = Counter()
         num_done = 0
         for shard in plan.shards:
             for cell in plan.sweep.cells(shard):
-                if outcomes.metrics_done(cell.cell_id).issuperset(metrics_of(plan.sweep, cell)):
+                if (position := refused_by(cell, refused)) is not None:
+                    failures[refusal(plan.sweep, position, refused)] += 1
+                elif outcomes.metrics_done(cell.cell_id).issuperset(metrics_of(plan.sweep, cell)):
                     num_done += 1
                 else:
                     failures[outcomes.failed(cell.cell_id) or "not computed"] += 1
