@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from helpers_store import SWEEP, make_synthetic_store, plan_tables
 
+from stitchgrid import __version__
 from stitchgrid.errors import StoreError
 from stitchgrid.store import Store
 from stitchgrid.store.schemas import SWEEP_TABLES
@@ -29,7 +30,7 @@ def test_a_plan_comes_back_as_it_went_in(store):
     tables = plan_tables()
     store.write_plan("s", store.write_job("s", {}), **tables, info={"num_shards": 4})
     plan = Store.open(store.uri).read_plan("s")
-    assert (plan.sweep, plan.revision, plan.info, plan.version) == ("s", 1, {"num_shards": 4}, "0.1.0")
+    assert (plan.sweep, plan.revision, plan.info, plan.version) == ("s", 1, {"num_shards": 4}, __version__)
     for name, schema in SWEEP_TABLES.items():
         assert getattr(plan, name).to_pylist() == tables[name].to_pylist()
         assert getattr(plan, name).cast(schema).schema == schema
