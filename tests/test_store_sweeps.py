@@ -9,7 +9,8 @@ from helpers_store import SWEEP, make_synthetic_store, plan_tables
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError
 from stitchgrid.store import Store
-from stitchgrid.store.schemas import SWEEP_TABLES
+from stitchgrid.store.parts import DamagedFileError
+from stitchgrid.store.schemas import ADDED_TO_TABLES, SWEEP_TABLES
 
 
 @pytest.fixture
@@ -34,6 +35,19 @@ def test_a_plan_comes_back_as_it_went_in(store):
     for name, schema in SWEEP_TABLES.items():
         assert getattr(plan, name).to_pylist() == tables[name].to_pylist()
         assert getattr(plan, name).cast(schema).schema == schema
+
+
+def test_columns_that_came_later_are_null_where_a_plan_lacks_them(store):
+    later = ADDED_TO_TABLES["models"]
+    tables = plan_tables()
+    before = tables["models"].drop_columns(list(later))
+    store.write_plan("s", store.write_job("s", {}), **(tables | {"models": before}), info={})
+    read = Store.open(store.uri).read_plan("s").models
+    assert read.select(before.column_names).to_pylist() == before.to_pylist()
+    assert all(read[name].null_count == len(read) for name in later)
+    short = tables | {"models": before.drop_columns(["accuracy"])}
+    with pytest.raises(DamagedFileError, match=r"lacks the columns \['accuracy'\]"):
+        store.write_plan("t", store.write_job("t", {}), **short, info={})
 
 
 def test_a_revision_without_its_manifest_is_not_there(store):
