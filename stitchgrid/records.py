@@ -248,7 +248,7 @@ class Network:
     flops: float  # one forward pass of one image
     num_kept_bytes: int  # of one image, from the input to the scores, for a gradient to find its way back
     way: str = "graph"  # graph | hooks: how its halves are made
-    plain_id: str = ""  # the address but for the fingerprint: of what is known of the network without running it
+    plain_id: str = ""  # the address by what is known of it without running it; "": its fingerprint adds nothing
     head: Head = Head()
     fingerprint: Fingerprint | None = None  # None: still to be trained
     types: str = ""  # what to know of its weights' types, where they are not float32

@@ -508,10 +508,11 @@ def _load_module(network: Network, artefacts: Artefacts, shared: SharedWeights, 
     else:
         module = build_network(network.spec)
     found = network_id(network.spec, network.preprocess, state_digest(module))
-    if found != network.plain_id:
+    wanted = network.plain_id or network.network_id
+    if found != wanted:
         raise InputError(
             f"model {network.name!r} is not what it was when the sweep was planned (wanted network "
-            f"{network.plain_id}, got {found}): its checkpoint or code has changed; launch the job again."
+            f"{wanted}, got {found}): its checkpoint or code has changed; launch the job again."
         )
     if network.artefact is None and device.type == "cpu":
         shared.share(module, network.weights_digest)
