@@ -168,6 +168,7 @@ class TensorSummary:
 class Fingerprint:
     """What a network computes from a few given images: one summary for each selected cut and for the scores."""
 
+    input_shape: tuple[int, ...]  # (C, H, W) of the images: noise of another size is another
     noise: tuple[tuple[str, TensorSummary], ...]  # by node, of seeded noise
     images: tuple[tuple[str, TensorSummary], ...] = ()  # the same of the first evaluation images
     images_digest: str = ""  # of those

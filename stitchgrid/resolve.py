@@ -525,8 +525,7 @@ def check_fingerprint(network: Network, cut: CutNetwork, images: Pictures, *, de
     Raises:
         InputError: If it does not.
     """
-    if network.fingerprint is None:
-        return
+    assert network.fingerprint is not None, f"{network.name} has no fingerprint"
     pixels = images.batch(torch.arange(min(NUM_IMAGES, images.num), device=images.labels.device))
     seen = apply_preprocess(on_device(pixels, torch.device("cpu")), network.preprocess)
     with running_in("fp32", device), few_threads(cut.flops):

@@ -283,8 +283,9 @@ class Worker:
         record = sweep.networks[position]
         if record.network_id not in self._networks:
             loaded = load_network(record, self.store, device=self.device, cache=self.cache)
-            images = self._open(sweep.data, sweep.need_fit)
-            check_fingerprint(record, loaded, images.eval, device=self.device)
+            if record.fingerprint is not None:
+                images = self._open(sweep.data, sweep.need_fit)
+                check_fingerprint(record, loaded, images.eval, device=self.device)
             self._networks[record.network_id] = loaded
             give_back_freed_memory()  # that it was built in
             if len(self._networks) > MAX_NETWORKS:

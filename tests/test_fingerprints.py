@@ -141,3 +141,13 @@ def test_layers_that_only_one_of_two_jobs_selects_are_not_compared():
 
 def test_noise_is_always_the_same():
     assert torch.equal(noise_input((3, 6, 6)), noise_input((3, 6, 6)))
+
+
+def test_a_network_is_known_for_each_size_of_images_by_itself():
+    kept = Kept()
+    register(taken(net()), kept)
+    larger = cut_network(net().module, (3, 9, 9))
+    found = taken(larger, torch.rand(8, 3, 9, 9))
+    assert look_up(found, kept)[0] == "plain"
+    register(found, kept)
+    assert len(kept) == 2

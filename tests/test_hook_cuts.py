@@ -535,7 +535,7 @@ def run(*arguments):
 
 def test_a_whole_sweep_of_a_network_without_a_graph(tmp_path):
     with job(tmp_path) as where:
-        notice = r"own cannot be traced; it is cut through hooks on its modules, which is slower"
+        notice = r"own: it cannot be traced; it is cut through hooks on its modules, which is slower"
         assert len(re.findall(notice, run("plan", *where).stderr)) == 1
         assert len(re.findall(notice, run("launch", *where, "--address", "none").stderr)) == 1
     with Catalog(Store.open(tmp_path / "grid")) as catalog:

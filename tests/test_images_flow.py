@@ -113,7 +113,7 @@ def test_other_labels_are_other_values_and_need_a_word(here):
     grid = ("--store", here / "grid", "--address", "none")
     run("launch", write_job(here, data, more), *grid)
     job = write_job(here, f'{data}\nclasses = ["eel", "dog", "cat"]', more)
-    assert "of other weights, images or preprocessing" in run("launch", job, *grid, code=2).stderr
+    assert "of other weights, code, images or preprocessing" in run("launch", job, *grid, code=2).stderr
     run("launch", job, *grid, "--update")
     stored = json.loads(json.dumps(Store.open(here / "grid").read_job("tiny")))
     assert stored["data"]["classes"] == ["eel", "dog", "cat"]

@@ -287,3 +287,21 @@ def test_a_shard_looks_at_the_halves_once_more(tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "the halves of plain at c1 do not give the scores of the whole network here" in result.stdout
     assert {row["source_model"] for row in rows(tmp_path, "select source_model from results")} == {"softmax"}
+
+
+def test_a_network_that_keeps_something_while_cells_are_computed_makes_errors_of_them(tmp_path, monkeypatch):
+    from stitchgrid.engine import shard
+
+    job(tmp_path, "plain", "softmax", layers='["c1", "c2"]')
+    compute = shard._compute
+
+    def and_change(work, ledger, cells, **how):
+        compute(work, ledger, cells, **how)
+        with torch.no_grad():
+            work.network(0).module.c2.weight.mul_(1.1)
+
+    monkeypatch.setattr(shard, "_compute", and_change)
+    result = launch(tmp_path)
+    assert result.exit_code == 1
+    assert "plain no longer computes what it did before these cells: on noise its activations at 'c2'" in result.stdout
+    assert {row["source_model"] for row in rows(tmp_path, "select source_model from results")} == {"softmax"}

@@ -17,9 +17,11 @@ from stitchgrid.errors import InputError
 from stitchgrid.matchers.alignment import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
 from stitchgrid.matchers.catalogue import MATCHERS, Matcher, asks_ood
 from stitchgrid.matchers.ood import is_underdetermined
+from stitchgrid.models.fingerprint import difference, fingerprint_of_noise, tolerance_of
 from stitchgrid.models.proof import relative_error, tolerance_for
 from stitchgrid.moments import NOT_FINITE
 from stitchgrid.plan import images_of
+from stitchgrid.precision import running_in
 from stitchgrid.records import Cell, Row, Shard
 
 _log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
     if len(shard.blocks) == 1:
         with ledger.failing(cells):
             _compute(work, ledger, cells, is_pair=True)
+        check_unchanged(work, ledger, cells)
         return ledger.rows()
     try:
         _compute(work, ledger, cells, is_pair=False)
@@ -52,6 +55,7 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
             raise
         _log.warning("%s: %s; the network pairs of this shard are tried one by one", type(problem).__name__, problem)
         return [row for block in shard.blocks for row in run_shard(replace(shard, blocks=(block,)), work)]
+    check_unchanged(work, ledger, cells)
     return ledger.rows()
 
 
@@ -60,23 +64,48 @@ def check_halves(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> None
 
     Networks were proven before; one that does not compute here what it did there makes errors of its cells.
     """
-    keys = by_network(key for cell in cells for key in (cell.source_key, cell.target_key))
-    for network, layers in keys.items():
-        own = [cell for cell in cells if network in (cell.source, cell.target)]
+    for network, layers, own in _by_network(cells):
         with ledger.failing(own), work.network(network).uncompiled():
             last = min(NUM_CHECKED, work.sweep.num_eval)
             pixels = work.images.eval.batch(torch.arange(last, device=work.images.eval.labels.device))
             activations, scores = forward(work, pixels, {network: layers}, {network})
-            tolerance = tolerance_for(work.network(network), work.sweep.precision)
+            errors = []
             for layer in layers:
                 with torch.no_grad(), work.precision():
                     came = work.tail((network, layer))(activations[network, layer].float())
-                if bool((relative_error(scores[network].float(), came.float()) > tolerance).any()):
-                    name = work.sweep.networks[network].name
+                errors.append(relative_error(scores[network].float(), came.float()).max())
+            tolerance = tolerance_for(work.network(network), work.sweep.precision)
+            for layer, error in zip(layers, torch.stack(errors).tolist(), strict=True):  # one transfer for all
+                if not error <= tolerance:
                     raise InputError(
-                        f"the halves of {name} at {work.layer((network, layer)).name} do not give the scores of the "
-                        "whole network here, as they did when it was proven."
+                        f"the halves of {work.sweep.networks[network].name} at {work.layer((network, layer)).name} do "
+                        "not give the scores of the whole network here, as they did when it was proven."
                     )
+
+
+def check_unchanged(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> None:
+    """See that networks still compute what they did when the sweep was planned: some keep things from call to call."""
+    for network, _, own in _by_network(cells):
+        record = work.sweep.networks[network]
+        if record.fingerprint is None or not ledger.sound(own):
+            continue
+        with ledger.failing(own), work.network(network).uncompiled(), running_in("fp32", work.device):
+            nodes = [layer.node for layer in record.layers]
+            found = fingerprint_of_noise(work.network(network), nodes, device=work.device)
+            if told := difference(record.fingerprint, found, tolerance=tolerance_of(work.network(network))):
+                raise InputError(
+                    f"{record.name} no longer computes what it did before these cells: {told}. Its forward keeps "
+                    "something from one call for another; in eval mode it must not."
+                )
+
+
+def _by_network(cells: Sequence[Cell]) -> list[tuple[int, list[int], list[Cell]]]:
+    """Return each network of some cells with its layers and its cells among them."""
+    keys = by_network(key for cell in cells for key in (cell.source_key, cell.target_key))
+    return [
+        (network, layers, [cell for cell in cells if network in (cell.source, cell.target)])
+        for network, layers in keys.items()
+    ]
 
 
 def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: bool) -> None:

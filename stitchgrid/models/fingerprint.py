@@ -56,14 +56,28 @@ def take_fingerprint(
         images: The first evaluation images as the network takes them.
         device: Where the network is; the CPU by default.
     """
-    wanted = list(dict.fromkeys([*nodes, network.logits]))
-    summaries, scores = [], []
-    for some in (noise_input(network.input_shape), images):
-        taken = network.taps(wanted)(some.to(device or some.device).contiguous(memory_format=torch.channels_last))
-        summaries.append(tuple((node, summary(a)) for node, a in zip(wanted, taken, strict=True)))
-        scores.append(taken[wanted.index(network.logits)].float())
+    seen = [_look(network, nodes, some, device) for some in (noise_input(network.input_shape), images)]
     content = hashlib.sha256(images.cpu().contiguous().numpy().tobytes()).hexdigest()[:32]
-    return Fingerprint(noise=summaries[0], images=summaries[1], images_digest=content), torch.cat(scores)
+    found = Fingerprint(input_shape=network.input_shape, noise=seen[0][0], images=seen[1][0], images_digest=content)
+    return found, torch.cat([scores for _, scores in seen])
+
+
+@torch.no_grad()
+def fingerprint_of_noise(network: CutNetwork, nodes: Sequence[str], *, device: torch.device) -> Fingerprint:
+    """Return the fingerprint without any images: the share of it that takes least."""
+    noise, _ = _look(network, nodes, noise_input(network.input_shape), device)
+    return Fingerprint(input_shape=network.input_shape, noise=noise)
+
+
+def _look(
+    network: CutNetwork, nodes: Sequence[str], images: Tensor, device: torch.device | None
+) -> tuple[tuple[tuple[str, TensorSummary], ...], Tensor]:
+    """Return the summaries of selected cuts and scores of some images, and the scores."""
+    wanted = list(dict.fromkeys([*nodes, network.logits]))
+    images = images.to(device or images.device).contiguous(memory_format=torch.channels_last)
+    taken = network.taps(wanted)(images)
+    summaries = tuple((node, summary(a)) for node, a in zip(wanted, taken, strict=True))
+    return summaries, taken[wanted.index(network.logits)].float()
 
 
 def summary(a: Tensor) -> TensorSummary:
@@ -89,7 +103,7 @@ def difference(kept: Fingerprint, found: Fingerprint, *, tolerance: float = DEFA
     Images are compared where both looked at the same ones, cuts where both have them.
     """
     parts = [("noise", kept.noise, found.noise)]
-    if kept.images_digest == found.images_digest:
+    if found.images_digest and kept.images_digest == found.images_digest:
         parts.append(("the first evaluation images", kept.images, found.images))
     for what, before, now in parts:
         known = dict(before)
@@ -148,7 +162,7 @@ def identify(
         InputError: If it computes something else, and `as_another` is off.
     """
     told, number = None, 0
-    for number, (original, before) in enumerate(_versions(plain_id, kept, found.images_digest), start=1):
+    for number, (original, before) in enumerate(_versions(plain_id, kept, found), start=1):
         unlike = difference(before, found, tolerance=tolerance)
         if unlike is None:
             return _address(plain_id, number - 1, original), before if before.images else found
@@ -169,39 +183,39 @@ def unregistered(plain_id: str, found: Fingerprint, kept: Kept, *, tolerance: fl
 
     New evaluation images are kept for a network that is known by its noise.
     """
-    versions = list(_versions(plain_id, kept, found.images_digest))
+    versions = list(_versions(plain_id, kept, found))
     for number, (_, before) in enumerate(versions):
         if difference(before, found, tolerance=tolerance) is None:
-            key = _images_key(plain_id, number, found.images_digest)
+            key = _images_key(plain_id, number, found)
             return {} if before.images else {key: to_json(replace(found, noise=()))}
-    return {_key(plain_id, len(versions)): to_json(found)}
+    return {_key(plain_id, len(versions), found): to_json(found)}
 
 
-def _versions(plain_id: str, kept: Kept, images_digest: str) -> Iterator[tuple[Fingerprint, Fingerprint]]:
-    """Yield the fingerprints that a store knows under an address, the oldest first.
+def _versions(plain_id: str, kept: Kept, found: Fingerprint) -> Iterator[tuple[Fingerprint, Fingerprint]]:
+    """Yield the fingerprints that a store knows under an address for images of one size, the oldest first.
 
-    Each as it was kept first, and with the summaries that are known of these images, or none.
+    Each as it was kept first, and with the summaries that are known of the images found, or none.
     """
-    number = 0
-    while kept.has_artefact(KIND, key := _key(plain_id, number)):
+    number, digest_found = 0, found.images_digest
+    while kept.has_artefact(KIND, key := _key(plain_id, number, found)):
         original = from_json(kept.read_artefact(KIND, key))
-        of_images = _images_key(plain_id, number, images_digest)
-        if original.images_digest == images_digest:
+        of_images = _images_key(plain_id, number, found)
+        if original.images_digest == digest_found:
             yield original, original
         elif kept.has_artefact(KIND, of_images):
             images = from_json(kept.read_artefact(KIND, of_images)).images
-            yield original, replace(original, images=images, images_digest=images_digest)
+            yield original, replace(original, images=images, images_digest=digest_found)
         else:
             yield original, replace(original, images=(), images_digest="")
         number += 1
 
 
-def _key(plain_id: str, number: int) -> str:
-    return digest("fingerprint", plain_id, str(number))
+def _key(plain_id: str, number: int, found: Fingerprint) -> str:
+    return digest("fingerprint", plain_id, canonical(found.input_shape), str(number))
 
 
-def _images_key(plain_id: str, number: int, images_digest: str) -> str:
-    return digest("fingerprint", plain_id, str(number), images_digest)
+def _images_key(plain_id: str, number: int, found: Fingerprint) -> str:
+    return digest("fingerprint", plain_id, canonical(found.input_shape), str(number), found.images_digest)
 
 
 def _address(plain_id: str, number: int, content: Fingerprint) -> str:
@@ -218,7 +232,10 @@ def from_json(content: bytes) -> Fingerprint:
     """Return a stored fingerprint."""
     table: Mapping[str, Any] = json.loads(content)
     return Fingerprint(
-        noise=_summaries(table["noise"]), images=_summaries(table["images"]), images_digest=table["images_digest"]
+        input_shape=tuple(table["input_shape"]),
+        noise=_summaries(table["noise"]),
+        images=_summaries(table["images"]),
+        images_digest=table["images_digest"],
     )
 
 

@@ -29,6 +29,7 @@ MAX_FLIPPED = 0.02  # share of images that rounding may tip over, where a networ
 MIN_LOOKED_AT = 50  # images from which that share can be told
 ROUNDING = 1e-6  # of the input, by which rounding elsewhere in a network is imitated
 SMALL_BATCH = 10  # images, of batches unlike full ones
+NUM_NUDGES = 20  # by rounding, of an image that may lie on the edge of a decision
 BATCH = 50  # images run together to tell that share
 MAX_SCORE_ERROR = 0.1  # relative, by which rounding may change scores that are to be trusted
 MARGIN = 10  # times what such rounding changes, is no more than rounding
@@ -280,14 +281,26 @@ class Proof:
             for position, a in enumerate(together):
                 error_N = relative_error(a, torch.cat([part[position] for part in alone])).cpu()
                 errors[first : first + len(some)] = torch.maximum(errors[first : first + len(some)], error_N)
-        num = int((errors > self.tolerance).sum())
-        if num > MAX_FLIPPED * len(images):
+        tipped = (errors > self.tolerance).nonzero().flatten().tolist()
+        num = len(tipped)
+        if num > MAX_FLIPPED * len(images) or not all(self._is_on_an_edge(images[k : k + 1]) for k in tipped):
             return False
         self._remark(
             f"{num} of {len(images)} images differ alone from what they are in a batch: it decides by argmin, routing "
             "or the like, where rounding tips some over"
         )
         return True
+
+    def _is_on_an_edge(self, image: Tensor) -> bool:
+        """Return whether rounding of an image that is alone tips it over, too: a decision that hangs by a hair."""
+        generator = torch.Generator().manual_seed(4)
+        plain = self._taps(image)
+        for _ in range(NUM_NUDGES):
+            sign = (torch.randint(2, image.shape, generator=generator) * 2 - 1).to(image)
+            nudged = self._taps(image * (1 + ROUNDING * sign))
+            if any(float(relative_error(*pair)) > self.tolerance for pair in zip(plain, nudged, strict=True)):
+                return True
+        return False
 
     def _remark(self, text: str) -> None:
         if text not in self.findings.remarks:
