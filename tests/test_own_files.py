@@ -263,18 +263,18 @@ def launch(own, store, *flags):
 @pytest.fixture
 def change_after_planning(own, monkeypatch):
     """Change the files once all is planned and trained, before any network of the sweep is loaded."""
-    plain = Launch._make
+    plain = Launch._measure
 
     def change(*names):
-        def make(self, kind, *rest, **more):
+        def measure(self, resolution):
             if "gone" in names:
                 (own / "gone.py").unlink(missing_ok=True)
             if "changed" in names:
                 (own / "changed.py").write_text(NET)
                 (own / "helper_of_changed.py").unlink(missing_ok=True)
-            plain(self, kind, *rest, **more)
+            return plain(self, resolution)
 
-        monkeypatch.setattr(Launch, "_make", make)
+        monkeypatch.setattr(Launch, "_measure", measure)
 
     return change
 
