@@ -197,7 +197,8 @@ def test_a_launch_stores_what_it_stores_on_the_cpu(seen):
 def test_no_layer_pair_makes_the_host_wait_for_the_device(seen):
     (few, many), (few_cells, many_cells) = seen.num_waits, seen.num_cells
     assert many_cells == 4 * few_cells
-    assert 0 < many - few <= 11 * 2  # of the layers added; their pairs would add 12 for each matcher that waits
+    # of the layers added, whose halves are looked at besides; their pairs would add 12 for each matcher that waits
+    assert 0 < many - few <= 11 * 3
     assert seen.num_arrivals[0] == seen.num_arrivals[1] > 0
 
 
