@@ -183,8 +183,8 @@ def test_a_sweep_of_such_networks_has_all_its_cells_and_says_it_once(tmp_path):
     (tmp_path / "types.toml").write_text(JOB)
     where = tmp_path / "types.toml", "--store", tmp_path / "grid", "--address", "none"
     shown = run("launch", *where).stderr
-    assert shown.count("low has bfloat16 weights, run in fp32") == 1
-    assert shown.count("inside has bfloat16 weights that its forward needs") == 1
+    assert shown.count("low: it has bfloat16 weights, run in fp32") == 1
+    assert shown.count("inside: it has bfloat16 weights that its forward needs") == 1
     with Catalog(Store.open(tmp_path / "grid")) as catalog:
         rows = catalog.query(
             "select source_model, metric, value from results where source_model = target_model and "
