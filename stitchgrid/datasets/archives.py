@@ -190,16 +190,8 @@ def _zip_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | s
     try:
         with archive.open(member) as file:
             return file.read()  # no more than `file_size`, whatever the compressed bytes say
-    except (
-        zipfile.BadZipFile,
-        RuntimeError,
-        NotImplementedError,
-        EOFError,
-        ValueError,
-        ZlibError,
-        LZMAError,
-    ) as problem:
-        return f"{type(problem).__name__}: {problem}"  # damaged, encrypted, or packed in an unknown way
+    except UNREADABLE as problem:
+        return f"{type(problem).__name__}: {problem}"
 
 
 def _parts(name: str) -> tuple[str, ...] | None:
