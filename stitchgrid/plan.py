@@ -7,7 +7,9 @@ from itertools import pairwise, product
 from math import prod
 from typing import Protocol
 
-from stitchgrid.matchers.catalogue import MATCHERS, WITHOUT_TAIL, asks_ood, images_used, metrics_of
+from stitchgrid.matchers.metrics import WITHOUT_TAIL
+from stitchgrid.matchers.protocol import GramIndex
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, is_a, metrics_of
 from stitchgrid.records import Block, Cell, Layer, MatcherSpec, Shard, Sweep, digest
 
 CPU_SPEED, GPU_SPEED = 1e11, 2e13  # FLOP/s that a core, and a GPU in fp32, is taken to keep up; assumed, not measured
@@ -222,12 +224,14 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
     for matcher in matchers:
         spec, (num_fit, num_eval) = sweep.matchers[matcher], images_of(sweep, matcher)
         kind = MATCHERS[spec.kind]
-        epochs = spec.values["epochs"] if kind.trained else 0
+        epochs = spec.values["epochs"] if kind.is_trained else 0
         runs = num_eval + epochs * num_fit * (1 + BACKWARD)  # of each stitched network's tail
         if kind.family != "stitcher" or WITHOUT_TAIL.issuperset(spec.metrics):
             runs = epochs * num_fit * (1 + BACKWARD)
         for block in blocks:
-            total += _gram_cost(sweep, block, num_eval, spec.rank) * kind.gram + runs * _tail_cost(sweep, block)
+            total += _gram_cost(sweep, block, num_eval, spec.rank) * is_a(spec, GramIndex) + runs * _tail_cost(
+                sweep, block
+            )
             total += _distance_cost(sweep, block, num_eval) * asks_ood(spec, "mahalanobis")
             total += _energy_cost(sweep, block, num_eval) if asks_ood(spec, "energy") else 0.0
     return total + _axes_cost(sweep, blocks, matchers)
@@ -243,13 +247,13 @@ def _images_passed(sweep: Sweep, matchers: Sequence[int], *, gram: bool) -> int:
     """Return how many fit and evaluation images pass for all layer pairs and matchers at once."""
     used = [(sweep.matchers[matcher], *images_of(sweep, matcher)) for matcher in matchers]
     fit = (num for spec, num, _ in used if spec.rank or _is_closed_form(spec) or asks_ood(spec, "mahalanobis"))
-    evaluation = (num for spec, _, num in used if gram or not MATCHERS[spec.kind].gram)
+    evaluation = (num for spec, _, num in used if gram or not is_a(spec, GramIndex))
     return max(fit, default=0) + max(evaluation, default=0)
 
 
 def _is_closed_form(spec: MatcherSpec) -> bool:
     kind = MATCHERS[spec.kind]
-    return kind.family == "stitcher" and not kind.trained
+    return kind.family == "stitcher" and not kind.is_trained
 
 
 def _axes_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:
@@ -268,7 +272,7 @@ def _shared_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int])
 
 def _training_passes(sweep: Sweep, sources: Iterable[int], matchers: Sequence[int]) -> float:
     """Return the operations of source networks that are read in every epoch of every trained matcher."""
-    trained = [m for m in matchers if MATCHERS[sweep.matchers[m].kind].trained]
+    trained = [m for m in matchers if MATCHERS[sweep.matchers[m].kind].is_trained]
     num_images: int = sum(sweep.matchers[m].values["epochs"] * images_of(sweep, m)[0] for m in trained)
     return num_images * sum(sweep.networks[source].flops for source in sources)
 
@@ -284,7 +288,7 @@ def _repeated_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int
 
 def _target_grams(sweep: Sweep, block: Block, matchers: Sequence[int]) -> float:
     """Return the cost of the targets' Gram matrices for all matchers."""
-    counts = [images_of(sweep, m)[1] for m in matchers if MATCHERS[sweep.matchers[m].kind].gram]
+    counts = [images_of(sweep, m)[1] for m in matchers if is_a(sweep.matchers[m], GramIndex)]
     return sum(_gram_cost(sweep, block, count) for count in counts)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -15,8 +16,9 @@ from stitchgrid.datasets.images import Split
 from stitchgrid.datasets.resident import Pictures
 from stitchgrid.errors import InputError, JobFileError, StitchgridError, is_out_of_memory
 from stitchgrid.jobfile import Job
-from stitchgrid.matchers.catalogue import MATCHERS, Matcher, asks_ood, images_used
 from stitchgrid.matchers.heads import detect_head, num_classes_of
+from stitchgrid.matchers.protocol import About
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used
 from stitchgrid.models.architecture import code_digest, holding
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
@@ -163,7 +165,9 @@ def _fit_images_needed(job: Job) -> int | None:
     specs = job.matcher_specs()
     stitchers = [spec for spec in specs if MATCHERS[spec.kind].family == "stitcher"]
     recipe = job.energy_recipe()
-    whole = any(spec.samples == "all" or (MATCHERS[spec.kind].trained and spec.samples is None) for spec in stitchers)
+    whole = any(
+        spec.samples == "all" or (MATCHERS[spec.kind].is_trained and spec.samples is None) for spec in stitchers
+    )
     whole |= recipe is not None and recipe.samples is None
     closed = job.data_spec().fit_samples
     if whole or closed is None or any(spec.recipe for spec in job.network_specs()):
@@ -245,6 +249,7 @@ def resolve(
             untrained.append(found.to_train)
     problems += _problems_of_labels(job, networks, images.num_classes)
     problems += _problems_of_samples(job, images)
+    problems += _problems_of_kinds(job, networks, images)
     if problems:
         raise JobFileError(f"job {job.name!r} cannot run:", problems)
     return Resolution(
@@ -411,6 +416,24 @@ def _problems_of_samples(job: Job, images: Images) -> list[str]:
     ]
 
 
+def _problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) -> list[str]:
+    """Return the matchers that have too few images, or say nothing of any two layers of the job."""
+    found = []
+    by_name = {network.name: network for network in networks}
+    names = [spec.name for spec in job.network_specs()]
+    known = [(by_name[names[f]], by_name[names[g]]) for f, g in job.pairs() if {names[f], names[g]} <= by_name.keys()]
+    pairs = {(f.name, g.name): list(product(f.layers, g.layers)) for f, g in known}
+    for position, matcher in enumerate(job.matchers):
+        about = MATCHERS[matcher.kind]
+        num = matcher.samples if isinstance(matcher.samples, int) and about.family == "index" else images.eval.num
+        if num < about.fewest_images:
+            found.append(f"matchers[{position}]: {about.kind} needs {about.fewest_images} images at least, got {num}")
+        reasons = [about.why_not(*layers) for some in pairs.values() for layers in some]
+        if reasons and all(reasons):
+            found.append(f"matchers[{position}]: {reasons[0]}; so it is for all layer pairs of the job: leave it out")
+    return found
+
+
 def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) -> list[str]:
     """Return what forbids stitching into networks whose classes are not those of the images."""
     specs = job.network_specs()
@@ -418,7 +441,7 @@ def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int)
     kinds = {spec.kind: MATCHERS[spec.kind] for spec in job.matcher_specs()}
     stitchers = [kind for kind, matcher in kinds.items() if matcher.family == "stitcher"]
     if job.data.labels == "agreement":
-        stitchers = [kind for kind in stitchers if kinds[kind].trained]
+        stitchers = [kind for kind in stitchers if kinds[kind].needs_labels]
         way_out = '; labels = "agreement" does without labels, but not for kinds that are trained on them.'
     else:
         way_out = ', or set labels = "agreement" in [data], to have its agreement alone reported.'
@@ -441,9 +464,9 @@ def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int)
     return found
 
 
-def _problems_without_classes(network: Network, kinds: Mapping[str, Matcher]) -> list[str]:
+def _problems_without_classes(network: Network, kinds: Mapping[str, About]) -> list[str]:
     """Return what forbids training maps into a network that knows no classes."""
-    trained = [kind for kind, matcher in kinds.items() if matcher.trained]
+    trained = [kind for kind, matcher in kinds.items() if matcher.needs_labels]
     if not trained:
         return []
     return [

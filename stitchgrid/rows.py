@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from stitchgrid import __version__
-from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.records import Cell, Row, Shard, Sweep
 
 
@@ -48,7 +48,7 @@ def make_row(
         status=status,
         metric=metric,
         value=value,
-        higher_is_similar=None if metric is None else MATCHERS[spec.kind].metrics[metric],
+        higher_is_similar=None if metric is None else MATCHERS[spec.kind].metric(metric).higher_is_similar,
         error=error,
         source_network=f.network_id,
         source_layer=f.layers[cell.source_layer].node,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stitchgrid.matchers.catalogue import default_metrics
+from stitchgrid.matchers.registry import default_metrics
 from stitchgrid.records import digest
 from stitchgrid.store import Store
 from stitchgrid.store.layout import PARTS, PartName, content_digest

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace
-from stitchgrid.matchers.catalogue import MATCHERS, default_metrics
+from stitchgrid.matchers.registry import MATCHERS, default_metrics
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network
 from stitchgrid.models.memory import kept_bytes
@@ -237,7 +237,7 @@ def matcher(
         kind=kind,
         revision=1,
         params=canonical(MATCHERS[kind].params(**params).model_dump()),
-        seed=0 if seed is None and MATCHERS[kind].trained else seed,
+        seed=0 if seed is None and MATCHERS[kind].is_trained else seed,
         samples=samples,
         metrics=default_metrics(kind) if metrics is None else tuple(metrics),
     )

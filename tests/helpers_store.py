@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.records import Row, canonical, digest
 from stitchgrid.store import Store
 
@@ -62,9 +62,7 @@ class PlannedCell:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return (
-            STITCHER_METRICS if MATCHERS[self.matcher].family == "stitcher" else tuple(MATCHERS[self.matcher].metrics)
-        )
+        return STITCHER_METRICS if MATCHERS[self.matcher].family == "stitcher" else MATCHERS[self.matcher].metric_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +147,7 @@ def make_row(cell: PlannedCell, metric: str | None, value: float | None, **chang
         status="done",
         metric=metric,
         value=value,
-        higher_is_similar=None if metric is None else MATCHERS[cell.matcher].metrics[metric],
+        higher_is_similar=None if metric is None else MATCHERS[cell.matcher].metric(metric).higher_is_similar,
         error=None,
         source_network=digest(cell.source_model),
         source_layer=cell.source_layer,

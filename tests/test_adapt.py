@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from stitchgrid.catalog import Catalog
 from stitchgrid.cli import cli
 from stitchgrid.errors import InputError
-from stitchgrid.matchers.catalogue import default_metrics
+from stitchgrid.matchers.registry import default_metrics
 from stitchgrid.models.build import make_network
 from stitchgrid.models.cutting import cut_network
 from stitchgrid.models.freeze import freeze

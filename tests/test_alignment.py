@@ -19,7 +19,7 @@ from stitchgrid.matchers.alignment import (
     pooled,
     rows_of,
 )
-from stitchgrid.matchers.catalogue import Rules
+from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.records import Layer
 

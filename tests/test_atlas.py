@@ -40,6 +40,7 @@ from stitchgrid.atlas.reading import read_sweep
 from stitchgrid.atlas.scales import choose_scale
 from stitchgrid.catalog import Catalog, load_question
 from stitchgrid.errors import InputError, QueryError
+from stitchgrid.matchers.metrics import FROM_ZERO, OPEN, UNIT
 from stitchgrid.store import Store
 
 HOSTILE = {
@@ -392,27 +393,27 @@ def test_entries_that_differ_in_samples_alone_are_two_choices(tmp_path):
 
 def test_bounded_metrics_have_the_same_scale_whatever_the_data():
     for values in ([0.2, 0.3], [0.9, 1.0], []):
-        scale = choose_scale("cka", np.array(values, dtype=float))
+        scale = choose_scale(UNIT, np.array(values, dtype=float))
         assert (scale.low, scale.high, scale.is_log) == (0.0, 1.0, False)
-    assert choose_scale("r2", np.array([-7.0, 0.5])).clips_low
+    assert choose_scale(UNIT, np.array([-7.0, 0.5])).clips_low
 
 
 def test_a_long_tail_gets_a_logarithmic_scale_that_says_what_it_clips():
     values = np.array([0.0, *np.geomspace(0.5, 500, 200), 1e9])
-    scale = choose_scale("residual", values)
+    scale = choose_scale(FROM_ZERO, values)
     assert scale.is_log
     assert scale.high < 1e3
     assert scale.clips_low
     assert scale.clips_high
-    assert not choose_scale("residual", np.linspace(0, 1, 50)).is_log
+    assert not choose_scale(FROM_ZERO, np.linspace(0, 1, 50)).is_log
 
 
-@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=30), st.sampled_from(["residual", "cka", "?"]))
-@example([1.7976931348623157e308, -9.9792015476736e291], "?")
-def test_positions_rise_with_the_values_and_stay_on_the_scale(values, metric):
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=30), st.sampled_from([FROM_ZERO, UNIT, OPEN]))
+@example([1.7976931348623157e308, -9.9792015476736e291], OPEN)
+def test_positions_rise_with_the_values_and_stay_on_the_scale(values, ends):
     values = np.array(sorted(values, key=lambda value: (math.isnan(value), value)), dtype=float)
     with np.errstate(over="ignore", invalid="ignore"):
-        places = choose_scale(metric, values).position(values)
+        places = choose_scale(ends, values).position(values)
     found = places[~np.isnan(values)]
     assert np.isnan(places[np.isnan(values)]).all()
     assert ((found >= 0) & (found <= 1)).all()

@@ -21,9 +21,9 @@ from helpers_store import (
     value_of,
 )
 
-from stitchgrid.catalog import VIEWS, Catalog, score_metric
+from stitchgrid.catalog import VIEWS, Catalog
 from stitchgrid.errors import QueryError
-from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.store import Store, is_fresh
 
 PROMISED = """
@@ -266,7 +266,8 @@ def test_what_is_no_number_is_no_score(tmp_path):
 
 def test_every_matcher_has_a_score_among_its_metrics(catalog):
     for name, matcher in MATCHERS.items():
-        assert matcher.metrics[score_metric(name, matcher)] is not None
+        assert matcher.kind == name
+        assert matcher.metric(matcher.score).higher_is_similar is not None
     assert set(column(catalog.query("select matcher as value from matchers"))) == set(MATCHERS)
 
 

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from stitchgrid.cli import cli
-from stitchgrid.matchers.catalogue import Rules
+from stitchgrid.matchers.params import Rules
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -31,7 +31,7 @@ from stitchgrid.engine.detect import train_detector
 from stitchgrid.engine.probes import Probe, probe_layers
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace, forward
-from stitchgrid.matchers.catalogue import STITCHER_METRICS
+from stitchgrid.matchers.registry import STITCHER_METRICS
 from stitchgrid.models.cutting import cut_network
 from stitchgrid.records import EnergyRecipe, EnergySpec, MatcherSpec, Preprocess, ProbeSpec, Row, canonical
 from stitchgrid.store import Store

@@ -34,7 +34,7 @@ from stitchgrid.engine.memory import shard_bytes
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.errors import InputError, JobFileError, StitchgridError
 from stitchgrid.jobfile import parse_job
-from stitchgrid.matchers.catalogue import OOD_METRICS
+from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.models.detector import Detector, make_detector, restore_detector
 from stitchgrid.models.weights import load_state, save_state
 from stitchgrid.plan import cost, detector_flops

@@ -1,6 +1,7 @@
 """A cell that fails is one row with its error; what is not the cell's fault passes on."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -22,10 +23,12 @@ from helpers_engine import (
 )
 from torch import Tensor, nn
 
-from stitchgrid.engine import evaluate, fit, index_values, shard
+from stitchgrid.engine import evaluate, shard
 from stitchgrid.engine.ledger import MAX_ERROR_CHARACTERS, Ledger
 from stitchgrid.engine.stitched import TailEvaluation
 from stitchgrid.engine.workspace import Workspace
+from stitchgrid.matchers.registry import kind_of
+from stitchgrid.matchers.stitchers.direct import Direct
 from stitchgrid.moments import PairMoments
 from stitchgrid.records import Row, Sweep
 
@@ -72,6 +75,9 @@ class FailsAt:
     def __init__(self, function, *, call: int, error: Exception):
         self.function, self.call, self.error, self.num_calls = function, call, error, 0
 
+    def __get__(self, instance, owner):
+        return partial(self, instance)  # in the place of a method
+
     def __call__(self, *args, **kwargs):
         self.num_calls += 1
         if self.num_calls == self.call:
@@ -82,7 +88,7 @@ class FailsAt:
 @pytest.mark.parametrize(
     ("module", "name", "kind"),
     [
-        (fit, "fit_direct", "direct"),
+        (Direct, "fit", "direct"),
         (evaluate, "residual", "direct"),
     ],
 )
@@ -173,8 +179,8 @@ def test_activations_that_are_not_finite_fail_the_cells_they_are_part_of_and_no_
     assert all(row.value is not None for row in whole)
 
 
-def of_one_layer(of: PairMoments | tuple[Tensor, Tensor]) -> bool:
-    x, y = (of.xx_DD, of.yy_EE) if isinstance(of, PairMoments) else of
+def of_one_layer(of) -> bool:
+    x, y = (of.xx_DD, of.yy_EE) if isinstance(of, PairMoments) else (of[0][0], of[1][0])
     return torch.equal(x, y)
 
 
@@ -182,15 +188,14 @@ def of_one_layer(of: PairMoments | tuple[Tensor, Tensor]) -> bool:
 def test_an_index_that_cannot_be_found_for_some_pairs_costs_no_others(zoo, monkeypatch, kind):
     sweep = make_sweep(zoo, [("conv", "conv")], [matcher(kind)])
     whole = values(run(zoo, sweep))
-    indices = next(some for some in (index_values.MOMENT_INDICES, index_values.GRAM_INDICES) if kind in some)
-    index = indices[kind]
+    compare = kind_of(kind).compare
 
-    def fragile(pairs):
+    def fragile(self, pairs):
         if any(of_one_layer(of) for of in pairs):
             raise torch.linalg.LinAlgError("linalg.svd: the algorithm failed to converge")
-        return index(pairs)
+        return compare(self, pairs)
 
-    monkeypatch.setitem(indices, kind, fragile)
+    monkeypatch.setattr(kind_of(kind), "compare", fragile)
     rows = run(zoo, sweep)
     failed = failures(rows)
     cells = every_cell(sweep)
@@ -210,7 +215,7 @@ def test_an_index_that_cannot_be_found_for_some_pairs_costs_no_others(zoo, monke
     ],
 )
 def test_lack_of_memory_and_a_lost_device_are_nobodys_error_and_pass_on(zoo, sweep, monkeypatch, error):
-    monkeypatch.setattr(fit, "fit_direct", FailsAt(fit.fit_direct, call=3, error=error))
+    monkeypatch.setattr(Direct, "fit", FailsAt(Direct.fit, call=3, error=error))
     with pytest.raises(type(error)):
         run(zoo, sweep)
 

@@ -28,12 +28,12 @@ from torch.nn import functional
 from stitchgrid.engine import train as engine_train
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.train import SourceReader, source_reader, train_task_loss
-from stitchgrid.matchers.catalogue import Rules
+from stitchgrid.matchers.drawing import initial_map, seeded
+from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.stitchers.affine import AffineMap
-from stitchgrid.matchers.stitchers.task_loss import initial_map, seeded
 from stitchgrid.preprocess import augment_crop4_flip
 from stitchgrid.records import Cell, Sweep
-from stitchgrid.reference import installed, lay
+from stitchgrid.reference.rows import installed, lay
 
 SPEC = matcher("task_loss", seed=5, epochs=4, batch_size=32, lr=1e-2)  # 20 steps over 160 images
 PAIRS = [("conv", "token"), ("view", "view"), ("token", "view")]

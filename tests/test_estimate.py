@@ -21,9 +21,10 @@ from stitchgrid.engine import fit as fit_module
 from stitchgrid.engine import trial
 from stitchgrid.engine.place import Others, Place
 from stitchgrid.engine.sample import FIRST_IMAGES, shrink, spread
-from stitchgrid.engine.trial import Pace, Piece, Question, Trial, pace_of, run_trial, svd_flops
+from stitchgrid.engine.trial import Pace, Piece, Question, Trial, pace_of, run_trial
 from stitchgrid.errors import ClusterError, InputError
 from stitchgrid.jobfile import load_job
+from stitchgrid.matchers.protocol import svd_flops
 from stitchgrid.plan import cost, make_plan
 from stitchgrid.records import Block, MatcherSpec, ProbeNetwork, Recipe, TrainNetwork
 from stitchgrid.resolve import open_job_images, resolve

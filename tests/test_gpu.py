@@ -25,7 +25,8 @@ from torch import Tensor
 from stitchgrid.datasets.resident import ResidentImages, near
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace, forward
-from stitchgrid.matchers.catalogue import OOD_METRICS, default_metrics
+from stitchgrid.matchers.metrics import OOD_METRICS
+from stitchgrid.matchers.registry import default_metrics
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network_on
 from stitchgrid.moments import exact_mean

@@ -26,8 +26,8 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from stitchgrid.errors import InputError
-from stitchgrid.matchers.catalogue import MATCHERS
 from stitchgrid.matchers.heads import answers, detect_head, losses, num_classes_of, right_answers, share_alike
+from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.records import Head, Sweep
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -3.0], [-1.0, -2.0, 4.0], [0.0, 1.0, 1.5]], dtype=torch.float64)
@@ -184,7 +184,7 @@ def test_engine_and_reference_agree_on_every_head(name):
     told = reference(zoo, sweep, case.images)
     for kind, tolerance in (("direct", 1e-4), ("task_loss", 1e-2)):  # rounding grows while maps are trained
         some = [row for row in rows if row.matcher == kind]
-        wider = dict.fromkeys(MATCHERS[kind].metrics, tolerance)
+        wider = dict.fromkeys(MATCHERS[kind].metric_names, tolerance)
         assert not unlike(sweep, some, lambda cell: told.values([cell])[cell.cell_id], wider=wider)
 
 

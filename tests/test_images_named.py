@@ -12,7 +12,7 @@ from stitchgrid.errors import JobFileError, StitchgridError
 from stitchgrid.jobfile import Job
 from stitchgrid.jobfile.load import load_job
 from stitchgrid.jobfile.parse import parse_job
-from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.plan import images_of
 from stitchgrid.records import DataSpec, Sweep, digest
 from stitchgrid.resolve import _energy, _fit_images_needed, _sweep, resolve
@@ -208,7 +208,7 @@ def test_shipped_jobs_say_what_their_trained_matchers_look_at(monkeypatch):
         monkeypatch.setenv(name, "/nowhere")
     for name in shipped_names("jobs", ".toml"):
         shipped = load_job(name)
-        trained = [matcher for matcher in shipped.matchers if MATCHERS[matcher.kind].trained]
+        trained = [matcher for matcher in shipped.matchers if MATCHERS[matcher.kind].is_trained]
         if shipped.data.fit.samples is not None:
             assert all(matcher.samples is not None for matcher in trained), name
             assert not any(m.energy for m in shipped.matchers) or shipped.diagnostics.energy.samples is not None, name

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from stitchgrid.errors import JobFileError
 from stitchgrid.jobfile import Job, parse_job
-from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, default_metrics
+from stitchgrid.matchers.metrics import OOD_METRICS
+from stitchgrid.matchers.registry import MATCHERS, default_metrics
 from stitchgrid.records import DataSpec, Interface, Preprocess, Recipe, Tokens
 
 BASE = Path("/jobs")

@@ -10,7 +10,7 @@ from torch import Tensor
 from stitchgrid.engine import laying
 from stitchgrid.engine.laying import Laying
 from stitchgrid.matchers.alignment import Layout, resize_rows
-from stitchgrid.matchers.catalogue import Rules
+from stitchgrid.matchers.params import Rules
 
 LAYOUTS = [
     Layout(num_prefix=0, grid=None),

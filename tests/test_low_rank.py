@@ -30,8 +30,8 @@ from stitchgrid.engine.memory import shard_bytes
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.errors import JobFileError
 from stitchgrid.jobfile import parse_job
-from stitchgrid.matchers.catalogue import images_used
 from stitchgrid.matchers.low_rank import reduction_to
+from stitchgrid.matchers.registry import images_used
 from stitchgrid.moments import pair_moments
 from stitchgrid.plan import cost
 from stitchgrid.records import MatcherSpec, canonical

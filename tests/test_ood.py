@@ -26,8 +26,9 @@ from torch import Tensor
 
 from stitchgrid.engine.memory import shard_bytes
 from stitchgrid.engine.shard import run_shard
-from stitchgrid.matchers.catalogue import OOD_METRICS, WITHOUT_TAIL, default_metrics
+from stitchgrid.matchers.metrics import OOD_METRICS, WITHOUT_TAIL
 from stitchgrid.matchers.ood import Gaussian, detection, fit_gaussian, is_underdetermined
+from stitchgrid.matchers.registry import default_metrics
 from stitchgrid.moments import RowSums
 from stitchgrid.plan import cost
 

@@ -4,9 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stitchgrid.matchers.drawing import initial_map
+from stitchgrid.matchers.protocol import Fit
+from stitchgrid.matchers.span import LEAK
 from stitchgrid.matchers.stitchers.affine import AffineMap, r_squared, residual, squared_error
-from stitchgrid.matchers.stitchers.direct import LEAK, DirectFit, fit_direct
-from stitchgrid.matchers.stitchers.task_loss import initial_map, stacked_task_loss
+from stitchgrid.matchers.stitchers.direct import fit_direct
+from stitchgrid.matchers.stitchers.task_loss import stacked_task_loss
 from stitchgrid.moments import PairMoments, Side, pair_moments
 
 
@@ -33,13 +36,13 @@ def textbook_error(stitch: AffineMap, a: Tensor, b: Tensor) -> float:
     return float((a @ stitch.weight_DE + stitch.bias_E - b).square().sum())
 
 
-def fitted(a: Tensor, b: Tensor) -> DirectFit:
+def fitted(a: Tensor, b: Tensor) -> Fit:
     return fit_direct(pair_moments(a, b))
 
 
 def test_direct_at_full_rank_is_lstsq_with_a_column_of_ones():
     a, b = noisy_pair()
-    came, wanted = fitted(a, b).stitch, textbook_fit(a, b)
+    came, wanted = fitted(a, b).map, textbook_fit(a, b)
     torch.testing.assert_close(came.weight_DE, wanted.weight_DE, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(came.bias_E, wanted.bias_E, rtol=1e-8, atol=1e-10)
 
@@ -47,7 +50,7 @@ def test_direct_at_full_rank_is_lstsq_with_a_column_of_ones():
 @pytest.mark.parametrize(("count", "width", "rank"), [(60, 8, 3), (6, 10, None)])
 def test_direct_on_deficient_rows_gives_the_values_of_lstsq_and_the_smallest_weights(count, width, rank):
     a, b = noisy_pair(count, width, rank=rank)
-    came, wanted = fitted(a, b).stitch, textbook_fit(a, b)
+    came, wanted = fitted(a, b).map, textbook_fit(a, b)
     torch.testing.assert_close(came(a), wanted(a), rtol=1e-7, atol=1e-7)
     centred = a - a.mean(0)
     smallest = torch.linalg.pinv(centred, rtol=1e-9) @ (b - b.mean(0))
@@ -57,7 +60,7 @@ def test_direct_on_deficient_rows_gives_the_values_of_lstsq_and_the_smallest_wei
 @pytest.mark.parametrize("rank", [None, 3])
 def test_no_affine_map_has_a_lower_residual_on_the_fit_rows(rank):
     a, b = noisy_pair(rank=rank)
-    best = fitted(a, b).stitch
+    best = fitted(a, b).map
     lowest = textbook_error(best, a, b)
     generator = torch.Generator().manual_seed(4)
     for size in (1.0, 1e-2, 1e-4):
@@ -72,9 +75,9 @@ def test_dropped_directions_are_those_whose_eigenvalue_is_below_rcond_of_the_lar
     a = torch.linalg.qr(rows(40, 3, seed=5) - rows(40, 3, seed=5).mean(0)).Q
     a = (a - a.mean(0)) * scales
     b = a / scales
-    kept = fit_direct(pair_moments(a, b), rcond=1e-6).stitch.weight_DE.diagonal().abs() > 0.5
+    kept = fit_direct(pair_moments(a, b), rcond=1e-6).map.weight_DE.diagonal().abs() > 0.5
     assert kept.tolist() == [True, True, False]  # eigenvalues are 1, 1e-4, 1e-8 of the largest
-    assert (fitted(a, b).stitch.weight_DE.diagonal().abs() > 0.5).all()
+    assert (fitted(a, b).map.weight_DE.diagonal().abs() > 0.5).all()
 
 
 def any_map(width: int, seed: int) -> AffineMap:
@@ -85,7 +88,7 @@ def any_map(width: int, seed: int) -> AffineMap:
 def test_residual_and_r2_of_any_map_are_their_definitions_on_explicit_rows(offset):
     a, b = noisy_pair()
     a, b = a + offset, b - offset
-    for stitch in (any_map(5, 6), fitted(a, b).stitch, fitted(*noisy_pair(count=7)).stitch):
+    for stitch in (any_map(5, 6), fitted(a, b).map, fitted(*noisy_pair(count=7)).map):
         moments, error = pair_moments(a, b), textbook_error(stitch, a, b)
         assert squared_error(stitch, moments) == pytest.approx(error, rel=1e-6)
         assert residual(stitch, moments) == pytest.approx(error / float(b.square().sum()), rel=1e-6)
@@ -106,7 +109,7 @@ def test_residual_is_a_ratio_of_sums_and_not_a_mean_of_ratios():
 def test_a_layer_stitched_to_itself_leaves_no_residual(rank, seed):
     a = rows(80, 6, seed=seed, rank=rank)
     moments = pair_moments(a, a)
-    value = residual(fit_direct(moments).stitch, moments)
+    value = residual(fit_direct(moments).map, moments)
     assert 0 <= value < 1e-12
 
 
@@ -132,12 +135,12 @@ def test_residual_of_an_all_zero_target_and_r2_of_a_constant_one_are_undefined()
     a, zero, constant = rows(20, 5, seed=9), torch.zeros(20, 4), torch.full((20, 4), 0.1)
     assert residual(any_map(5, 10), pair_moments(a, zero)).isnan()
     assert r_squared(any_map(5, 10), pair_moments(a, constant)).isnan()
-    assert residual(fitted(a, constant).stitch, pair_moments(a, constant)) == 0
+    assert residual(fitted(a, constant).map, pair_moments(a, constant)) == 0
 
 
 def test_a_constant_source_is_mapped_to_the_mean_of_the_target():
     a, b = torch.full((20, 3), 0.1), rows(20, 4, seed=11)
-    stitch = fitted(a, b).stitch
+    stitch = fitted(a, b).map
     assert not stitch.weight_DE.any()
     torch.testing.assert_close(stitch.bias_E, b.mean(0))
 
@@ -149,7 +152,7 @@ INVERTIBLE = torch.eye(5).double() + rows(5, 5, seed=12) / 4
 def test_the_residual_does_not_change_when_the_source_is_mapped_invertibly(held_out):
     a, b = noisy_pair()
     fit, judge = (slice(0, 40), slice(40, 60)) if held_out else (slice(0, 60), slice(0, 60))
-    value = lambda a: float(residual(fitted(a[fit], b[fit]).stitch, pair_moments(a[judge], b[judge])))  # noqa: E731
+    value = lambda a: float(residual(fitted(a[fit], b[fit]).map, pair_moments(a[judge], b[judge])))  # noqa: E731
     assert value(a @ INVERTIBLE + 3) == pytest.approx(value(a), rel=1e-7)
     singular = INVERTIBLE.clone()
     singular[:, 0] = singular[:, 1]
@@ -157,7 +160,7 @@ def test_the_residual_does_not_change_when_the_source_is_mapped_invertibly(held_
 
 
 def is_flagged(fit_rows: Tensor, evaluation_rows: Tensor) -> bool:
-    return bool(fitted(fit_rows, fit_rows).unseen_share(pair_moments(evaluation_rows, evaluation_rows)) > LEAK)
+    return bool(fitted(fit_rows, fit_rows).span.unseen_share(pair_moments(evaluation_rows, evaluation_rows)) > LEAK)
 
 
 def upsampled(count: int, channels: int, *, seed: int) -> Tensor:
@@ -170,7 +173,7 @@ def upsampled(count: int, channels: int, *, seed: int) -> Tensor:
 def test_ten_upsampled_images_are_thousands_of_rows_and_still_too_few():
     few = upsampled(10, 64, seed=1)
     assert len(few) == 10_240
-    assert fitted(few, few).axes_DK.shape[1] in (39, 40)
+    assert fitted(few, few).span.axes_DK.shape[1] in (39, 40)
     assert is_flagged(few, upsampled(50, 64, seed=2))
     assert not is_flagged(upsampled(40, 64, seed=1), upsampled(50, 64, seed=2))
 
@@ -212,8 +215,8 @@ def test_a_constant_channel_is_no_direction_to_be_missed():
 def test_directions_that_rcond_drops_do_not_make_a_fit_underdetermined():
     a = rows(200, 4, seed=16) * torch.tensor([1.0, 1.0, 1e-3, 1e-3])
     fit = fit_direct(pair_moments(a, a), rcond=1e-4)
-    assert residual(fit.stitch, pair_moments(a, a)) > 1e-8
-    assert fit.unseen_share(pair_moments(a, a)) <= LEAK
+    assert residual(fit.map, pair_moments(a, a)) > 1e-8
+    assert fit.span.unseen_share(pair_moments(a, a)) <= LEAK
 
 
 @pytest.mark.parametrize(("num_in", "num_out"), [(7, 3), (3, 7), (1, 1), (64, 10)])

@@ -32,10 +32,12 @@ from torch import Tensor, nn
 
 from stitchgrid.engine.stitched import SpreadSum
 from stitchgrid.matchers.alignment import pooled
-from stitchgrid.matchers.catalogue import OOD_METRICS, default_metrics
-from stitchgrid.matchers.indices.cka import centred_gram, cka
-from stitchgrid.matchers.indices.procrustes import procrustes
-from stitchgrid.matchers.indices.pwcca import pwcca
+from stitchgrid.matchers.gram import Gram, centred_gram
+from stitchgrid.matchers.indices.cka import CKA
+from stitchgrid.matchers.measures import index_of_rows
+from stitchgrid.matchers.metrics import OOD_METRICS
+from stitchgrid.matchers.params import NoParams
+from stitchgrid.matchers.registry import default_metrics
 from stitchgrid.matchers.stitchers.affine import r_squared, residual
 from stitchgrid.matchers.stitchers.direct import fit_direct
 from stitchgrid.moments import pair_moments
@@ -145,12 +147,11 @@ def test_indices_and_least_squares_are_their_formulas_in_float64(of_source, of_t
     x_RD = CHANGES[of_source](drawn(num_rows, 9, seed=1))
     y_RE = CHANGES[of_target](drawn(num_rows, 6, seed=2))
     x, y, moments = exact(x_RD), exact(y_RE), pair_moments(x_RD, y_RE)
-    stitch = fit_direct(moments).stitch
+    stitch = fit_direct(moments).map
     came = {
-        "cka": cka([(centred_gram(x_RD), centred_gram(y_RE))]).item(),
-        "pwcca": pwcca([moments])[0, 0].item(),
-        "pwcca_reverse": pwcca([moments])[0, 1].item(),
-        "procrustes": procrustes([moments]).item(),
+        **index_of_rows("cka", x_RD, y_RE),
+        **index_of_rows("pwcca", x_RD, y_RE),
+        **index_of_rows("procrustes", x_RD, y_RE),
         "residual": residual(stitch, moments).item(),
         "r2": r_squared(stitch, moments).item(),
     }
@@ -170,16 +171,18 @@ def test_indices_and_least_squares_are_their_formulas_in_float64(of_source, of_t
 @pytest.mark.parametrize("change", CHANGES)
 def test_no_index_leaves_its_bounds_for_equal_layers(change):
     x_RD = CHANGES[change](drawn(40, 9, seed=1))
-    moments, gram_NN = pair_moments(x_RD, x_RD), centred_gram(x_RD)
-    assert 1 - 1e-6 < cka([(gram_NN, gram_NN)]).item() <= 1
-    assert 0 <= procrustes([moments]).item() < 1e-6
-    assert ((pwcca([moments]) >= 0) & (pwcca([moments]) < 1e-6)).all()
-    assert 0 <= residual(fit_direct(moments).stitch, moments).item() < 1e-6
+    moments = pair_moments(x_RD, x_RD)
+    assert 1 - 1e-6 < index_of_rows("cka", x_RD, x_RD)["cka"] <= 1
+    assert 0 <= index_of_rows("procrustes", x_RD, x_RD)["procrustes"] < 1e-6
+    assert all(0 <= value < 1e-6 for value in index_of_rows("pwcca", x_RD, x_RD).values())
+    assert 0 <= residual(fit_direct(moments).map, moments).item() < 1e-6
 
 
 def test_cka_of_many_equal_layers_is_never_above_1():
     grams = [centred_gram(drawn(num_rows, 5, seed=seed)) for seed in range(100) for num_rows in (5, 30)]
-    values = cka([(gram_NN, gram_NN.clone()) for gram_NN in grams])
+    index = CKA(NoParams())
+    prepared = [index.prepare(Gram(centred_NN=gram_NN)) for gram_NN in grams]
+    values = index.compare([(one, (one[0].clone(), one[1].clone())) for one in prepared])["cka"]
     assert (values <= 1).all()
     assert (values > 1 - 1e-9).all()
 

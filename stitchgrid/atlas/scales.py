@@ -6,25 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stitchgrid.matchers.catalogue import OOD_METRICS
+from stitchgrid.matchers.metrics import Ends
 
-UNIT = (0.0, 1.0)
-ANCHORS: dict[str, tuple[float, float | None]] = {  # ends of the scale that do not depend on the data
-    "accuracy": UNIT,
-    "relative_accuracy": UNIT,
-    "agreement": UNIT,
-    "penalty": UNIT,
-    "r2": UNIT,
-    "cka": UNIT,
-    "pwcca": UNIT,
-    "pwcca_reverse": UNIT,
-    "procrustes": (0.0, None),
-    "residual": (0.0, None),
-    "loss": (0.0, None),
-    "variance_ratio": (0.0, None),
-    "negative_mass": (0.0, None),
-    **{metric: UNIT for metrics in OOD_METRICS.values() for metric in metrics},
-}
 LARGEST = 1e300  # what lies beyond is drawn at the ends: differences of larger values overflow
 TAIL = 2.0  # per cent of the values that may lie beyond an end that comes from the data
 STRETCH = 1.5  # an end reaches out to the last value unless that stretches the scale more than this
@@ -49,12 +32,12 @@ class Scale:
         return np.asarray(((np.log(clipped) if self.is_log else clipped) - low) / (high - low))
 
 
-def choose_scale(metric: str, values: npt.NDArray[np.float64]) -> Scale:
-    """Return the scale of a metric: its own ends where it has them, else robust ones from the data.
+def choose_scale(ends: Ends, values: npt.NDArray[np.float64]) -> Scale:
+    """Return the scale of a metric with these ends; robust ones from the data take the place of those it lacks.
 
     Long upper tails of positive values get a logarithmic scale. NaN and infinite values have no say.
     """
-    low_anchor, high_anchor = ANCHORS.get(metric, (None, None))
+    low_anchor, high_anchor = ends
     finite = np.clip(values[np.isfinite(values)], -LARGEST, LARGEST)
     if not finite.size:
         finite = np.array([low_anchor or 0.0])

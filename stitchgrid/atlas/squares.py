@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from stitchgrid.atlas.grids import Choice, Floats, NetworkInfo, Note, Panel, Positions, matcher_labels
 from stitchgrid.atlas.scales import Scale, choose_scale
-from stitchgrid.catalog import score_metric
-from stitchgrid.matchers.catalogue import MATCHERS
+from stitchgrid.matchers.metrics import OPEN, Metric
+from stitchgrid.matchers.registry import MATCHERS
 
 ABSENT = Note()  # of a square that no cell stands for; always the first note
 NOTE = ("state", "error", "num_fit", "num_eval", "num_rows", "alignment", "flags", "device", "precision")
@@ -58,13 +58,19 @@ def _variant(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return row["matcher"], {**json.loads(row["params"]), "samples": samples}
 
 
+def _planned(kind: str, metric: str) -> Metric | None:
+    """Return what is known of a metric, None where another version knew it."""
+    known = MATCHERS[kind].metrics if kind in MATCHERS else ()
+    return next((one for one in known if one.name == metric), None)
+
+
 def _score(kind: str) -> str | None:
-    return score_metric(kind, MATCHERS[kind]) if kind in MATCHERS else None
+    return MATCHERS[kind].score if kind in MATCHERS else None
 
 
 def _order(choice: Choice) -> tuple[Any, ...]:
     kinds = list(MATCHERS)
-    metrics = list(MATCHERS[choice.matcher].metrics) if choice.matcher in MATCHERS else []
+    metrics = list(MATCHERS[choice.matcher].metric_names) if choice.matcher in MATCHERS else []
     return (
         _place(choice.matcher, kinds),
         choice.params,
@@ -128,8 +134,11 @@ def _palettes(squares: pa.Table, values: Floats) -> dict[tuple[str, str], tuple[
         kind, metric = pair["matcher"], pair["metric"]
         rows = code == number
         directions = [bool(one) for one in stored[rows] if one is not None]
-        planned = MATCHERS[kind].metrics.get(metric) if kind in MATCHERS else None
-        palettes[kind, metric] = (directions[0] if directions else planned, choose_scale(metric, values[rows]))
+        planned = _planned(kind, metric)
+        palettes[kind, metric] = (
+            directions[0] if directions else planned.higher_is_similar if planned else None,
+            choose_scale(planned.scale if planned else OPEN, values[rows]),
+        )
     return palettes
 
 

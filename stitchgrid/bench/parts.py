@@ -8,7 +8,10 @@ from math import prod
 import torch
 
 from stitchgrid.engine.gather import RowSpace, index_space, stitch_space
-from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, WITHOUT_TAIL, Rules
+from stitchgrid.matchers.metrics import OOD_METRICS, WITHOUT_TAIL
+from stitchgrid.matchers.params import Rules
+from stitchgrid.matchers.protocol import GramIndex
+from stitchgrid.matchers.registry import MATCHERS, is_a
 from stitchgrid.plan import BACKWARD, CPU_SPEED, cut_into_shards, images_of
 from stitchgrid.records import Cell, MatcherSpec, Shard, Sweep
 
@@ -52,9 +55,9 @@ def parts_of(sweep: Sweep, *, speed: float = CPU_SPEED) -> list[Part]:
         told = tuple(metric for metric in spec.metrics if metric in WITHOUT_TAIL)
         if kind.family == "index":
             structural.append((position, spec))
-        elif not kind.trained and told:
+        elif not kind.is_trained and told:
             structural.append((position, replace(spec, metrics=told)))
-        if kind.family == "stitcher" and (kind.trained or told != spec.metrics):
+        if kind.family == "stitcher" and (kind.is_trained or told != spec.metrics):
             others.append((position, spec))
     parts = [(STRUCTURAL, structural)] if structural else []
     parts += [(name, [one]) for name, one in zip(_names([spec for _, spec in others]), others, strict=True)]
@@ -123,7 +126,7 @@ def irreducible_flops(part: Part) -> dict[int, float]:
     for cell in part.cells:
         spec, (num_fit, num_eval) = sweep.matchers[cell.matcher], counts[cell.matcher]
         network = sweep.networks[cell.target]
-        epochs = spec.values["epochs"] if MATCHERS[spec.kind].trained else 0
+        epochs = spec.values["epochs"] if MATCHERS[spec.kind].is_trained else 0
         is_run = cell.matcher in stitchers and not WITHOUT_TAIL.issuperset(spec.metrics)
         images = num_eval * is_run + epochs * num_fit * (1 + BACKWARD)
         flops[cell.target] += images * (network.flops - network.layers[cell.target_layer].flops)
@@ -143,7 +146,7 @@ def product_flops(part: Part) -> dict[torch.dtype, float]:
     for cell in part.cells:
         spec, (num_fit, num_eval) = sweep.matchers[cell.matcher], images_of(sweep, cell.matcher)
         kind = MATCHERS[spec.kind]
-        if kind.gram:
+        if is_a(spec, GramIndex):
             grams |= {key: max(num_eval, grams.get(key, 0)) for key in (cell.source_key, cell.target_key)}
             continue
         source, target = (
@@ -151,8 +154,8 @@ def product_flops(part: Part) -> dict[torch.dtype, float]:
         )
         splits = [("eval", num_eval)]
         if kind.family == "stitcher":
-            space = stitch_space(source, target, Rules.of(spec.values))
-            splits += [("fit", num_fit)] * (not kind.trained)
+            space = stitch_space(source, target, Rules.of(spec))
+            splits += [("fit", num_fit)] * (not kind.is_trained)
         else:
             space = index_space(source, target)
         for images in splits:

@@ -2,7 +2,6 @@
 
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.catalog.questions import Param, Question, list_questions, load_question
-from stitchgrid.catalog.tables import score_metric
 from stitchgrid.catalog.views import VIEWS
 
-__all__ = ["VIEWS", "Catalog", "Param", "Question", "list_questions", "load_question", "score_metric"]
+__all__ = ["VIEWS", "Catalog", "Param", "Question", "list_questions", "load_question"]

@@ -13,7 +13,8 @@ import pyarrow.dataset
 
 from stitchgrid.catalog.views import Shape
 from stitchgrid.errors import StoreError
-from stitchgrid.matchers.catalogue import MATCHERS, Matcher
+from stitchgrid.matchers.protocol import About
+from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.store import Damage, Store
 from stitchgrid.store.joining import state_columns
 from stitchgrid.store.schemas import ALL_TABLES, PART, TEXT, as_dictionaries, with_sweep
@@ -62,7 +63,7 @@ def load_tables(
         **{f"_{name}": table for name, table in sweeps.items()},
         "_attempts": _table(ATTEMPTS, _attempts(store, names)),
         "_running": _table(RUNNING, _running(store, names, now or datetime.now(UTC))),
-        "_matchers": _table(MATCHER_TABLE, [_matcher(name, matcher) for name, matcher in MATCHERS.items()]),
+        "_matchers": _table(MATCHER_TABLE, map(_matcher, MATCHERS.values())),
     }
     datasets = {"_rows": found.rows, "_ready_results": found.results, "_ready_cells": found.cells}
     return Tables(
@@ -87,16 +88,6 @@ def _loose_cells(rows: pa.Table) -> pa.Table:
     """Return what rows say of their cells."""
     ids = pc.unique(rows["cell_id"])
     return state_columns(standing(rows, ids), np.arange(len(ids))).add_column(0, "cell_id", ids)
-
-
-def score_metric(name: str, matcher: Matcher) -> str:
-    """Return the metric by which layers are ranked under a matcher.
-
-    Trained stitchers are ranked by accuracy, least-squares ones by residual, indices by themselves.
-    """
-    if matcher.family == "index":
-        return name
-    return "accuracy" if matcher.trained else "residual"
 
 
 def _sweep_tables(store: Store, ready: Set[str]) -> tuple[dict[str, pa.Table], list[str], list[Damage]]:
@@ -139,15 +130,14 @@ def _shard_of(unit: Mapping[str, Any]) -> str:
     return str(unit.get("shard") or unit.get("unit", ""))
 
 
-def _matcher(name: str, matcher: Matcher) -> dict[str, Any]:
-    metric = score_metric(name, matcher)
+def _matcher(about: About) -> dict[str, Any]:
     return {
-        "matcher": name,
-        "family": matcher.family,
-        "trained": matcher.trained,
-        "score_metric": metric,
-        "higher_is_similar": matcher.metrics[metric],
-        "summary": matcher.summary,
+        "matcher": about.kind,
+        "family": about.family,
+        "trained": about.is_trained,
+        "score_metric": about.score,
+        "higher_is_similar": about.metric(about.score).higher_is_similar,
+        "summary": about.summary,
     }
 
 

@@ -11,15 +11,15 @@ import torch
 
 from stitchgrid.engine.memory import PROCESS_BYTES, shard_bytes
 from stitchgrid.engine.sample import Pair
-from stitchgrid.engine.trial import Pace, Trial, svd_flops
-from stitchgrid.matchers.catalogue import MATCHERS
-from stitchgrid.plan import Plan, cost
+from stitchgrid.engine.trial import Pace, Trial
+from stitchgrid.matchers.protocol import Sizes
+from stitchgrid.matchers.registry import implementation
+from stitchgrid.plan import Plan, cost, images_of
 from stitchgrid.records import Block, Network, Shard, Sweep, TrainNetwork, Unit
 
 ROW_BYTES = 40  # of one row in a compressed part, about
 MAX_PAIRS = 6  # tried: those of most work; others are taken for something between
 EIGEN = 10.0  # operations of an eigendecomposition of a symmetric matrix, in cubes of its side, about
-SINGULAR_VALUES = 0.4  # cost of singular values alone, of a decomposition with vectors, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,16 +120,13 @@ class Pricing:
 def algebra_flops(sweep: Sweep, block: Block, matchers: Sequence[int]) -> float:
     """Return the float64 operations of decompositions, whose number does not depend on that of the images."""
     source, target = sweep.source_layers(block), sweep.target_layers(block)
-    pairs = [(s.width, t.width) for s, t in product(source, target)]
-    kinds = [sweep.matchers[matcher].kind for matcher in matchers]
-    total = kinds.count("pwcca") * sum(svd_flops(*pair) for pair in pairs)
-    total += kinds.count("procrustes") * SINGULAR_VALUES * sum(svd_flops(*pair) for pair in pairs)
-    widths = [layer.width for layer in source]
-    if any(MATCHERS[kind].family == "stitcher" and not MATCHERS[kind].trained for kind in kinds):
-        total += EIGEN * sum(width**3 for width in widths)
-    if "pwcca" in kinds:
-        widths += [layer.width for layer in target]
-        total += EIGEN * sum(width**3 for width in widths)
+    kinds = [(implementation(sweep.matchers[matcher]), images_of(sweep, matcher)[1]) for matcher in matchers]
+    total = 0.0
+    for (kind, num), s, t in product(kinds, source, target):
+        total += kind.flops(Sizes(source=s.width, target=t.width, num=num))
+    for side, layers in (("source", source), ("target", target)):
+        if any(side in kind.axes_of for kind, _ in kinds):
+            total += EIGEN * sum(layer.width**3 for layer in layers)
     return total
 
 

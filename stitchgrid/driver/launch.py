@@ -28,7 +28,7 @@ from stitchgrid.driver.watch import Watch
 from stitchgrid.driver.where import Where
 from stitchgrid.errors import StitchgridError
 from stitchgrid.jobfile import Job
-from stitchgrid.matchers.catalogue import metrics_of
+from stitchgrid.matchers.registry import metrics_of
 from stitchgrid.models.own_code import staged
 from stitchgrid.plan import Plan, make_plan, split_shard
 from stitchgrid.records import Shard, Sweep, Unit

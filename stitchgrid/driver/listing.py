@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from stitchgrid.driver.remarks import problem_of
-from stitchgrid.matchers.catalogue import metrics_into
+from stitchgrid.matchers.registry import metrics_into
 from stitchgrid.records import Cell, Shard, Sweep
 from stitchgrid.store.schemas import CELLS, LAYERS, MODELS, PROBES, TEXT
 

@@ -21,7 +21,8 @@ from stitchgrid.engine.place import Place
 from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
 from stitchgrid.matchers.alignment import is_known
-from stitchgrid.matchers.catalogue import MATCHERS, Rules
+from stitchgrid.matchers.params import Rules
+from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.plan import Plan, images_of, make_plan
 from stitchgrid.records import Network, Sweep
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
@@ -149,7 +150,7 @@ def geometry_notices(sweep: Sweep) -> list[str]:
     for source, target in sweep.pairs:
         for f, g in product(sweep.networks[source].layers, sweep.networks[target].layers):
             unknown = {network for network, layer in ((source, f), (target, g)) if layer.is_in_order_only}
-            num = sum(not is_known(f, g, Rules.of(spec.values)) for spec in stitchers) if unknown else 0
+            num = sum(not is_known(f, g, Rules.of(spec)) for spec in stitchers) if unknown else 0
             failing.update(dict.fromkeys(unknown, num))
     return [
         f"{sweep.networks[k].name}: nothing tells how the tokens of its sequences lie on a grid, so that {num} of its "
@@ -206,7 +207,7 @@ def _looks_at(sweep: Sweep, matcher: int) -> str:
     kind = MATCHERS[spec.kind]
     if kind.family == "index":
         return f"on {num_eval} images"
-    if not kind.trained:
+    if not kind.is_trained:
         return f"fitted on {num_fit} images"
     epochs, steps = spec.values["epochs"], -(-num_fit // spec.values["batch_size"])
     times = f"{epochs} epoch{'s' * (epochs > 1)} of {steps} step{'s' * (steps > 1)}"

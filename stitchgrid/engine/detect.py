@@ -18,8 +18,8 @@ from stitchgrid.datasets.resident import Pictures
 from stitchgrid.engine.train import SourceReader
 from stitchgrid.engine.workspace import LayerKey, Pixels, Workspace, forward
 from stitchgrid.errors import InputError, StitchgridError, is_out_of_memory
+from stitchgrid.matchers.drawing import seeded
 from stitchgrid.matchers.ood import detection
-from stitchgrid.matchers.stitchers.task_loss import seeded
 from stitchgrid.models.detector import Detector, make_detector
 
 _log = logging.getLogger(__name__)

@@ -1,13 +1,14 @@
 """One pass over the evaluation images: moments, Gram matrices and all stitched networks at once, then the values."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stitchgrid.engine.anchors import Anchors
-from stitchgrid.engine.fit import ClosedForm
+from stitchgrid.engine.fit import Fitted
 from stitchgrid.engine.gather import (
     GramGatherer,
     GramKey,
@@ -19,18 +20,21 @@ from stitchgrid.engine.gather import (
     index_space,
     stitch_space,
 )
-from stitchgrid.engine.index_values import GRAM_INDICES, MOMENT_INDICES, note_index
+from stitchgrid.engine.index_values import note_index
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.ood import DistanceCheck, GaussianKey
 from stitchgrid.engine.stitched import Stitch, TailEvaluation
 from stitchgrid.engine.workspace import LayerKey, Workspace, batches, by_network
-from stitchgrid.matchers.catalogue import MATCHERS, WITHOUT_TAIL, asks_ood
+from stitchgrid.matchers.gram import Gram
 from stitchgrid.matchers.low_rank import Reduction
+from stitchgrid.matchers.metrics import WITHOUT_TAIL
 from stitchgrid.matchers.ood import SOUND_AUROC
+from stitchgrid.matchers.protocol import GramIndex, MomentIndex
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a
+from stitchgrid.matchers.span import LEAK
 from stitchgrid.matchers.stitchers.affine import r_squared, residual, squared_error
-from stitchgrid.matchers.stitchers.direct import LEAK
 from stitchgrid.moments import NOT_FINITE, PairMoments
-from stitchgrid.records import Cell
+from stitchgrid.records import Cell, MatcherSpec
 
 GRAM_BYTES = {"cpu": 1 << 30, "cuda": 2 << 30}  # of activations kept at a time for Gram matrices
 MOMENT_BYTES = 256 << 20  # of centred products of layer pairs at a time, for the indices
@@ -44,12 +48,12 @@ def gram_bytes(device: torch.device) -> int:
 class Evaluation:
     """Every cell of a shard on the evaluation images."""
 
-    def __init__(self, work: Workspace, ledger: Ledger, cells: Sequence[Cell], fitted: ClosedForm):
+    def __init__(self, work: Workspace, ledger: Ledger, cells: Sequence[Cell], fitted: Fitted):
         self.work, self.ledger, self.fitted = work, ledger, fitted
         self.stitches = [stitch for stitch in fitted.stitches if ledger[stitch.cell].error is None]
         sound = ledger.sound(cells)
-        self.moment_cells = [cell for cell in sound if self._kind(cell) in MOMENT_INDICES]
-        self.gram_cells = [cell for cell in sound if self._kind(cell) in GRAM_INDICES]
+        self.moment_cells = [cell for cell in sound if is_a(self._spec(cell), MomentIndex)]
+        self.gram_cells = [cell for cell in sound if is_a(self._spec(cell), GramIndex)]
         self.ranks = self._ranks()
         self.gatherers = self._gatherers()
         self.anchors = Anchors(
@@ -58,12 +62,12 @@ class Evaluation:
         self.tails = self._tails()
         self.distances = self._distances()
 
-    def _kind(self, cell: Cell) -> str:
-        return self.work.sweep.matchers[cell.matcher].kind
+    def _spec(self, cell: Cell) -> MatcherSpec:
+        return self.work.sweep.matchers[cell.matcher]
 
     def _space(self, cell: Cell) -> RowSpace:
         source, target = self.work.layer(cell.source_key), self.work.layer(cell.target_key)
-        if MATCHERS[self._kind(cell)].family == "stitcher":
+        if MATCHERS[self._spec(cell).kind].family == "stitcher":
             return stitch_space(source, target, self.work.rules(cell))
         return index_space(source, target)
 
@@ -131,7 +135,9 @@ class Evaluation:
     def _grams(self, keys: Sequence[LayerKey]) -> list[GramGatherer]:
         counts = sorted({self.ledger[cell].num_eval or 0 for cell in self.gram_cells})
         wanted = {key: self.ranks[key] for key in keys}
-        return [GramGatherer(self.work, wanted, num_images=count) for count in counts]
+        kinds = [implementation(self.work.sweep.matchers[m]) for m in {cell.matcher for cell in self.gram_cells}]
+        reads_rows = any(isinstance(kind, GramIndex) and kind.reads_rows for kind in kinds)
+        return [GramGatherer(self.work, wanted, num_images=count, reads_rows=reads_rows) for count in counts]
 
     def _pass(self, grams: Sequence[GramGatherer]) -> None:
         keys = [key for cell in self.moment_cells for key in (cell.source_key, cell.target_key)]
@@ -158,15 +164,27 @@ class Evaluation:
             for gram in grams:
                 gram.take(batch)
 
-    def _note_indices(self, grams: dict[tuple[int, GramKey], Tensor]) -> None:
-        for kind, index in MOMENT_INDICES.items():
-            cells = [cell for cell in self.moment_cells if self._kind(cell) == kind]
+    def _note_indices(self, grams: dict[tuple[int, GramKey], Gram]) -> None:
+        for position, cells in _by_matcher(self.moment_cells).items():
+            index = implementation(self.work.sweep.matchers[position])
+            assert isinstance(index, MomentIndex)
             for some in in_groups(cells, self._moment_bytes, budget=self.work.share(MOMENT_BYTES)):
-                note_index(self.ledger, some, self._index_moments, index)
+                note_index(self.ledger, some, self._index_moments, index.compare, same=self._same)
         finite = are_finite(grams)
-        for kind, of_grams in GRAM_INDICES.items():
-            cells = [cell for cell in self.gram_cells if self._kind(cell) == kind]
-            note_index(self.ledger, cells, lambda cell: self._gram_pair(cell, grams, finite), of_grams)
+        for position, cells in _by_matcher(self.gram_cells).items():
+            of_grams = implementation(self.work.sweep.matchers[position])
+            assert isinstance(of_grams, GramIndex)
+            look_up = _Prepared(self, grams, finite, of_grams.prepare)
+            note_index(self.ledger, cells, look_up, of_grams.compare, same=self._same)
+
+    def _same(self, cell: Cell) -> Hashable:
+        """Return what cells have in common that are given one value: the two layers, where their order does not matter.
+
+        Pairs compared on positions laid out alike are; a source of low rank is another layer than the target.
+        """
+        if not MATCHERS[self._spec(cell).kind].symmetric or self.work.rank(cell) is not None:
+            return cell.cell_id
+        return frozenset((cell.source_key, cell.target_key))
 
     def _moment_bytes(self, cell: Cell) -> int:
         return 8 * self.work.layer(cell.source_key).width * self.work.layer(cell.target_key).width
@@ -178,15 +196,6 @@ class Evaluation:
         if moments.num_rows - 1 < moments.x.num_features + moments.y.num_features:
             entry.flags.add("saturated")
         return moments
-
-    def _gram_pair(
-        self, cell: Cell, grams: Mapping[tuple[int, GramKey], Tensor], finite: Collection[tuple[int, GramKey]]
-    ) -> tuple[Tensor, Tensor]:
-        count = self.ledger[cell].num_eval or 0
-        keys = (count, (cell.source_key, self.work.rank(cell))), (count, (cell.target_key, None))
-        if not all(key in finite for key in keys):
-            raise ValueError(f"{self._kind(cell)} needs finite activations, got inf or NaN; {NOT_FINITE}.")
-        return grams[keys[0]], grams[keys[1]]
 
     def _note_stitches(self) -> None:
         takers: list[TailEvaluation | DistanceCheck] = [*self.tails, *self.distances]
@@ -210,12 +219,12 @@ class Evaluation:
 
     def _unseen_share(self, cell: Cell, moments: PairMoments, known: dict[tuple[int, int], Tensor]) -> Tensor:
         """Return what share of a source the fit rows of its map do not span; 0 for maps that were trained."""
-        if (fit := self.fitted.fits.get(cell.cell_id)) is None:
+        if (fit := self.fitted.fits.get(cell.cell_id)) is None or fit.span is None:
             return torch.zeros_like(moments.mean_x_D[0])
         moments = self.fitted.reductions.of_moments(cell, moments)
-        key = id(moments.x), id(fit.axes_DK)
+        key = id(moments.x), id(fit.span.axes_DK)
         if key not in known:
-            known[key] = fit.unseen_share(moments)
+            known[key] = fit.span.unseen_share(moments)
         return known[key]
 
     def _note_detectors(self) -> None:
@@ -228,3 +237,41 @@ class Evaluation:
     def _moments(self, cell: Cell) -> PairMoments:
         gatherer = self.gatherers[self.ledger[cell].num_eval or 0]
         return gatherer.pair(self._space(cell), cell.source_key, cell.target_key)
+
+
+def _by_matcher(cells: Iterable[Cell]) -> dict[int, list[Cell]]:
+    found: dict[int, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.matcher, []).append(cell)
+    return found
+
+
+class _Prepared:
+    """What an index of Gram matrices finds of each layer, once for all layers it is compared with."""
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        grams: Mapping[tuple[int, GramKey], Gram],
+        finite: Collection[tuple[int, GramKey]],
+        prepare: Callable[[Gram], Any],
+    ):
+        self.evaluation, self.grams, self.finite, self.prepare = evaluation, grams, finite, prepare
+        self._found: dict[tuple[int, GramKey], Any] = {}
+
+    def __call__(self, cell: Cell) -> tuple[Any, Any]:
+        """Return what is found of source and target.
+
+        Raises:
+            ValueError: If an activation was infinite or NaN.
+        """
+        count, rank = self.evaluation.ledger[cell].num_eval or 0, self.evaluation.work.rank(cell)
+        return self._of(cell, (count, (cell.source_key, rank))), self._of(cell, (count, (cell.target_key, None)))
+
+    def _of(self, cell: Cell, key: tuple[int, GramKey]) -> Any:
+        if key not in self.finite:
+            kind = self.evaluation.work.sweep.matchers[cell.matcher].kind
+            raise ValueError(f"{kind} needs finite activations, got inf or NaN; {NOT_FINITE}.")
+        if key not in self._found:
+            self._found[key] = self.prepare(self.grams[key])
+        return self._found[key]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from stitchgrid.engine.low_rank import Reductions
 from stitchgrid.engine.ood import Gaussians
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches, by_network
-from stitchgrid.matchers.stitchers.direct import DirectFit, fit_direct
+from stitchgrid.matchers.protocol import ClosedForm, Fit
+from stitchgrid.matchers.registry import implementation
 from stitchgrid.moments import PairMoments
 from stitchgrid.records import Cell
 
@@ -21,11 +23,11 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
-class ClosedForm:
+class Fitted:
     """What the fit images told."""
 
     stitches: list[Stitch] = field(default_factory=list)
-    fits: dict[str, DirectFit] = field(default_factory=dict)  # by cell id
+    fits: dict[str, Fit] = field(default_factory=dict)  # by cell id
     minima: "Minima"
     reductions: Reductions
     gaussians: Gaussians
@@ -70,7 +72,7 @@ class Minima:
 
 def fit_closed_form(
     work: Workspace, ledger: Ledger, closed: Sequence[Cell], stitched: Sequence[Cell], indices: Sequence[Cell] = ()
-) -> ClosedForm:
+) -> Fitted:
     """Fit every least-squares cell, and note how low the targets of all stitched cells reach on their fit images.
 
     Also find what all cells' sources of low rank keep, those of `indices` too.
@@ -78,7 +80,7 @@ def fit_closed_form(
     counts = {cell.cell_id: ledger[cell].num_fit or 0 for cell in stitched}
     reductions = Reductions(work, ledger, [*stitched, *indices])
     axes = reductions.axes
-    found = ClosedForm(
+    found = Fitted(
         minima=Minima(work, ledger, stitched),
         reductions=reductions,
         gaussians=Gaussians(work, ledger, stitched),
@@ -104,20 +106,27 @@ def fit_closed_form(
     reductions.find()
     for gatherer in gatherers.values():
         gatherer.find_axes()
+    kinds = {matcher: _closed_form(work, matcher) for matcher in {cell.matcher for cell in closed}}
     for cell in ledger.sound(closed):
         with ledger.failing([cell]):
             gatherer = gatherers[counts[cell.cell_id]]
             moments = gatherer.pair(spaces[cell.cell_id], cell.source_key, cell.target_key)
             moments = reductions.of_moments(cell, moments)
-            fit = fit_direct(moments, rcond=work.sweep.matchers[cell.matcher].values["rcond"])
+            fit = kinds[cell.matcher].fit(moments)
             found.fits[cell.cell_id] = fit
             if _log.isEnabledFor(logging.DEBUG):
-                _log.debug("%s", _conditioning(work, cell, fit, moments))
-            found.stitches.append(Stitch(cell=cell, map=fit.stitch, rules=work.rules(cell)))
+                _log.debug("%s", _conditioning(work, cell, moments))
+            found.stitches.append(Stitch(cell=cell, map=fit.map, rules=work.rules(cell)))
     return found
 
 
-def _look_further(work: Workspace, found: ClosedForm, num_seen: int) -> None:
+def _closed_form(work: Workspace, matcher: int) -> ClosedForm[Any]:
+    kind = implementation(work.sweep.matchers[matcher])
+    assert isinstance(kind, ClosedForm)
+    return kind
+
+
+def _look_further(work: Workspace, found: Fitted, num_seen: int) -> None:
     """Show more fit images to what looks at targets alone, until none of it wants more."""
     stop_gaussians = max((count for _, count in found.gaussians.open_after(num_seen)), default=0)
     if left := [*found.minima.open_after(num_seen), *found.gaussians.open_after(num_seen)]:
@@ -129,12 +138,13 @@ def _look_further(work: Workspace, found: ClosedForm, num_seen: int) -> None:
                 break
 
 
-def _conditioning(work: Workspace, cell: Cell, fit: DirectFit, moments: PairMoments) -> str:
+def _conditioning(work: Workspace, cell: Cell, moments: PairMoments) -> str:
     """Return how well the fit rows determine a map, in words."""
     source, target = work.layer(cell.source_key), work.layer(cell.target_key)
     values_K, _ = moments.x.axes
     condition = float((values_K[0] / values_K[-1]).sqrt()) if len(values_K) else float("nan")
+    names = [work.sweep.networks[position].name for position in (cell.source, cell.target)]
     return (
-        f"direct {work.sweep.networks[cell.source].name} {source.name} -> {work.sweep.networks[cell.target].name} "
-        f"{target.name}: {fit.num_rows} rows, rank {len(values_K)} of {source.width}, condition number {condition:.3g}"
+        f"{work.sweep.matchers[cell.matcher].kind} {names[0]} {source.name} -> {names[1]} {target.name}: "
+        f"{moments.num_rows} rows, rank {len(values_K)} of {source.width}, condition number {condition:.3g}"
     )

@@ -1,6 +1,6 @@
 """What is gathered while images pass: second moments per layer pair, Gram matrices per layer."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -20,9 +20,9 @@ from stitchgrid.matchers.alignment import (
     pooled,
     rows_of,
 )
-from stitchgrid.matchers.catalogue import Rules
-from stitchgrid.matchers.indices.cka import centred_grams
+from stitchgrid.matchers.gram import Gram, centred_grams, spreads
 from stitchgrid.matchers.low_rank import Reduction
+from stitchgrid.matchers.params import Rules
 from stitchgrid.moments import CrossSums, PairMoments, RowSums, find_axes, find_finite
 from stitchgrid.records import Layer
 
@@ -212,10 +212,10 @@ Ranks = Mapping[int | None, Reduction | None]  # of a layer: rank -> its project
 class GramGatherer:
     """Centred n x n Gram matrices, one per layer and rank, over the first n images of a split."""
 
-    def __init__(self, work: Workspace, wanted: Mapping[LayerKey, Ranks], *, num_images: int):
-        self.work, self.wanted, self.num_images = work, wanted, num_images
+    def __init__(self, work: Workspace, wanted: Mapping[LayerKey, Ranks], *, num_images: int, reads_rows: bool = False):
+        self.work, self.wanted, self.num_images, self.reads_rows = work, wanted, num_images, reads_rows
         self.rows: dict[LayerKey, Tensor] = {}  # (n, features), as far as images have passed
-        self.grams: dict[GramKey, Tensor] = {}
+        self.grams: dict[GramKey, Gram] = {}
 
     @property
     def layers(self) -> list[LayerKey]:
@@ -242,7 +242,14 @@ class GramGatherer:
                 for key, ranks in self.wanted.items()
                 for rank, reduction in ranks.items()
             }
-            self.grams |= centred_grams(read)
+            for (key, rank), centred_NN in centred_grams(read).items():
+                told = spreads(self._parts(key, self.wanted[key][rank])) if self.reads_rows else None
+                self.grams[key, rank] = Gram(
+                    centred_NN=centred_NN,
+                    num_features=self.rows[key].shape[1],
+                    mean_N=told[0] if told else None,
+                    spread_N=told[1] if told else None,
+                )
             self.rows.clear()
 
     def _reduced(self, key: LayerKey, reduction: Reduction | None) -> Tensor:
@@ -254,10 +261,19 @@ class GramGatherer:
         parts = torch.split(rows_NP.view(len(rows_NP), -1, width), self.work.batch_size)  # to copy no more at a time
         return torch.cat([reduction.coordinates(part_NPD).flatten(1) for part_NPD in parts])
 
+    def _parts(self, key: LayerKey, reduction: Reduction | None) -> Iterator[Tensor]:
+        """Yield the rows of a few images at a time, projected where the source is of low rank: (n, features)."""
+        width = self.work.layer(key).width
+        for part_NP in torch.split(self.rows[key], self.work.batch_size):
+            if reduction is None:
+                yield part_NP
+            else:
+                yield reduction(part_NP.view(len(part_NP), -1, width)).flatten(1)
 
-def are_finite(grams: Mapping[K, Tensor]) -> set[K]:
+
+def are_finite(grams: Mapping[K, Gram]) -> set[K]:
     """Return the keys of Gram matrices of finite activations, read from the device in one transfer."""
-    traces = [gram_NN.trace() for gram_NN in grams.values()]
+    traces = [gram.centred_NN.trace() for gram in grams.values()]
     finite = torch.stack(traces).isfinite().tolist() if traces else []
     return {key for key, is_finite in zip(grams, finite, strict=True) if is_finite}
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from stitchgrid.matchers.alignment import Grid, Layout, keeps_means, on_sides, resize_rows, side_weights
-from stitchgrid.matchers.catalogue import Rules
+from stitchgrid.matchers.params import Rules
 
 # What a kernel takes for one position of its result (L) or of what it is given (L'), in multiplications of a product;
 # measured with 26 images of 32 features, grids of 4 x 4 to 30 x 30, one thread of an AMD EPYC.

@@ -11,7 +11,7 @@ import torch
 
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import breaks_worker, is_out_of_memory
-from stitchgrid.matchers.catalogue import metrics_of
+from stitchgrid.matchers.registry import metrics_of
 from stitchgrid.records import Cell, Row
 from stitchgrid.rows import Remarks, make_row, now
 
@@ -29,7 +29,7 @@ class Entry(Remarks):
     error: str | None = None
 
 
-def is_nobodys(problem: Exception) -> bool:
+def is_process_error(problem: Exception) -> bool:
     """Return whether an error is no cell's: out of memory, to be tried with less, or a device that is lost."""
     return is_out_of_memory(problem) or breaks_worker(problem)
 
@@ -68,7 +68,7 @@ class Ledger:
         try:
             yield
         except Exception as problem:
-            if is_nobodys(problem):
+            if is_process_error(problem):
                 raise
             failed = self.sound(cells)
             _log.info("%d cells of shard %s failed", len(failed), self.shard, exc_info=True)
@@ -83,7 +83,7 @@ class Ledger:
     def _rows_of(self, entry: Entry, created_at: str) -> Iterator[Row]:
         failed = entry.error is not None
         for metric in [None] if failed else metrics_of(self.work.sweep, entry.cell):
-            value = None if metric is None else entry.values[metric]
+            value = None if metric is None or "inapplicable" in entry.flags else entry.values[metric]
             yield make_row(
                 self.work.sweep,
                 entry.cell,

@@ -12,12 +12,13 @@ import torch
 
 from stitchgrid.engine.evaluate import MOMENT_BYTES, gram_bytes
 from stitchgrid.engine.gather import RowSpace, chunk_bytes, index_space, stitch_space
-from stitchgrid.engine.index_values import MOMENT_INDICES
 from stitchgrid.engine.stitched import STACK_BYTES, images_per_stack, stack_images
 from stitchgrid.engine.train import CACHE_BYTES
 from stitchgrid.engine.workspace import LayerKey
 from stitchgrid.matchers.alignment import Layout, layout_of
-from stitchgrid.matchers.catalogue import MATCHERS, Matcher, Rules, asks_ood
+from stitchgrid.matchers.params import Rules
+from stitchgrid.matchers.protocol import About, GramIndex, MomentIndex
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, is_a
 from stitchgrid.plan import images_of
 from stitchgrid.records import Block, Layer, Network, Shard, Sweep
 
@@ -84,10 +85,10 @@ class _Need:
     @cached_property
     def _trained(self) -> list[tuple[int, int]]:
         """Fit images and batch size of trained matchers."""
-        trained = [m for m in self.shard.matchers if self._kind(m).trained]
+        trained = [m for m in self.shard.matchers if self._kind(m).is_trained]
         return [(images_of(self.sweep, m)[0], self.sweep.matchers[m].values["batch_size"]) for m in trained]
 
-    def _kind(self, matcher: int) -> Matcher:
+    def _kind(self, matcher: int) -> About:
         return MATCHERS[self.sweep.matchers[matcher].kind]
 
     @property
@@ -120,7 +121,7 @@ class _Need:
 
     @property
     def _grams(self) -> int:
-        of_grams = [matcher for matcher in self.shard.matchers if self._kind(matcher).gram]
+        of_grams = [matcher for matcher in self.shard.matchers if is_a(self.sweep.matchers[matcher], GramIndex)]
         counts = {images_of(self.sweep, matcher)[1] for matcher in of_grams}  # each has its own
         count = sum(counts)
         one_layer = 4 * count * self._largest
@@ -173,11 +174,11 @@ def _moment_bytes(sweep: Sweep, shard: Shard, share: Callable[[int], int]) -> in
     for matcher in shard.matchers:
         spec, (num_fit, num_eval) = sweep.matchers[matcher], images_of(sweep, matcher)
         is_stitcher = MATCHERS[spec.kind].family == "stitcher"
-        rules = Rules.of(spec.values) if is_stitcher else None
+        rules = Rules.of(spec) if is_stitcher else None
         num_maps += is_stitcher
-        if is_stitcher or spec.kind in MOMENT_INDICES:
+        if is_stitcher or is_a(spec, MomentIndex):
             evaluation.setdefault(num_eval, set()).add(rules)
-        if is_stitcher and not MATCHERS[spec.kind].trained:
+        if is_stitcher and not MATCHERS[spec.kind].is_trained:
             fit.setdefault(num_fit, set()).add(rules)
     pairs = sum(_width(sweep.source_layers(block)) * _width(sweep.target_layers(block)) for block in shard.blocks)
     sides = _alike(sweep, _source_keys(shard)), _alike(sweep, _target_keys(shard))

@@ -12,8 +12,9 @@ from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.pooling import pooled_source, pooled_target
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
-from stitchgrid.matchers.catalogue import OOD_METRICS, asks_ood
+from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.ood import Gaussian, detection, fit_gaussian
+from stitchgrid.matchers.registry import asks_ood
 from stitchgrid.moments import RowSums, find_finite
 from stitchgrid.records import Cell
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from stitchgrid.engine.laying import Laying
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
 from stitchgrid.matchers.alignment import Layout, image_blocks, is_identity, layouts_of, pooled, rows_of
-from stitchgrid.matchers.catalogue import Rules
+from stitchgrid.matchers.params import Rules
 from stitchgrid.records import Layer
 
 

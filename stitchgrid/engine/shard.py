@@ -9,14 +9,15 @@ import torch
 
 from stitchgrid.engine.evaluate import Evaluation
 from stitchgrid.engine.fit import fit_closed_form
-from stitchgrid.engine.ledger import Ledger, is_nobodys
+from stitchgrid.engine.ledger import Ledger, is_process_error
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.train import SourceReader, source_reader, train_task_loss
 from stitchgrid.engine.workspace import Workspace, by_network, forward
 from stitchgrid.errors import InputError
 from stitchgrid.matchers.alignment import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
-from stitchgrid.matchers.catalogue import MATCHERS, Matcher, asks_ood
 from stitchgrid.matchers.ood import is_underdetermined
+from stitchgrid.matchers.protocol import About, GramIndex
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, is_a
 from stitchgrid.models.fingerprint import difference, fingerprint_of_noise, tolerance_of
 from stitchgrid.models.proof import relative_error, tolerance_for
 from stitchgrid.moments import NOT_FINITE
@@ -42,6 +43,7 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
     ledger = Ledger(work, cells, shard=shard.unit_id)
     for cell in cells:
         _describe(work, ledger, cell)
+    cells = [cell for cell in cells if "inapplicable" not in ledger[cell].flags]
     check_halves(work, ledger, cells)
     if len(shard.blocks) == 1:
         with ledger.failing(cells):
@@ -51,7 +53,7 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
     try:
         _compute(work, ledger, cells, is_pair=False)
     except Exception as problem:
-        if is_nobodys(problem):
+        if is_process_error(problem):
             raise
         _log.warning("%s: %s; the network pairs of this shard are tried one by one", type(problem).__name__, problem)
         return [row for block in shard.blocks for row in run_shard(replace(shard, blocks=(block,)), work)]
@@ -112,7 +114,7 @@ def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: boo
     """Note the values of all cells; what stops the training of a pair's maps costs it no other cells."""
     cells = ledger.sound(cells)
     stitched = [cell for cell in cells if _matcher(work, cell).family == "stitcher"]
-    closed = [cell for cell in stitched if not _matcher(work, cell).trained]
+    closed = [cell for cell in stitched if not _matcher(work, cell).is_trained]
     ranked = [cell for cell in cells if _matcher(work, cell).family == "index" and work.rank(cell) is not None]
     with ledger.timed([*stitched, *ranked]):
         fitted = fit_closed_form(work, ledger, closed, stitched, ranked)
@@ -128,7 +130,7 @@ def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: boo
         Evaluation(work, ledger, cells, fitted).run()
 
 
-def _matcher(work: Workspace, cell: Cell) -> Matcher:
+def _matcher(work: Workspace, cell: Cell) -> About:
     return MATCHERS[work.sweep.matchers[cell.matcher].kind]
 
 
@@ -146,11 +148,17 @@ def _train(work: Workspace, ledger: Ledger, cells: list[Cell], reader: SourceRea
 
 
 def _describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
-    """Note how many images and rows a cell's values are made of, and how shapes are made to agree."""
+    """Note how many images and rows a cell's values are made of, and how shapes are made to agree.
+
+    Where the kind says nothing of two layers, its values are undefined.
+    """
     sweep, entry, matcher = work.sweep, ledger[cell], _matcher(work, cell)
     source, target = work.layer(cell.source_key), work.layer(cell.target_key)
     num_fit, num_eval = images_of(sweep, cell.matcher)
     entry.num_eval = entry.num_rows = num_eval
+    if matcher.why_not(source, target):
+        entry.flags.add("inapplicable")
+        return
     if sweep.matchers[cell.matcher].rank is not None:
         entry.num_fit = num_fit
         if work.rank(cell) is None:
@@ -165,11 +173,13 @@ def _describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
             entry.flags.add("subsampled")
         if is_upsampled(source, target):
             entry.flags.add("upsampled")
-        if matcher.trained and work.halvings:
+        if matcher.is_trained and work.halvings:
             entry.flags.add("micro_batched")
         if asks_ood(sweep.matchers[cell.matcher], "mahalanobis") and is_underdetermined(num_fit, target.width):
             entry.flags.add("ood_underdetermined")
         if not sweep.networks[cell.target].is_labelled:
             entry.flags.add("unlabelled")
     else:
-        entry.alignment = "flattened" if matcher.gram else index_shaping(source, target)
+        entry.alignment = (
+            "flattened" if is_a(sweep.matchers[cell.matcher], GramIndex) else index_shaping(source, target)
+        )

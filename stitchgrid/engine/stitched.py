@@ -16,8 +16,10 @@ from stitchgrid.engine.outputs import outputs_of
 from stitchgrid.engine.pooling import pooled_source, pooled_target
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, layouts_of, resize_rows, rows_of
-from stitchgrid.matchers.catalogue import OOD_METRICS, Rules, asks_ood
+from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.ood import detection, rounded
+from stitchgrid.matchers.params import Rules
+from stitchgrid.matchers.registry import asks_ood
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.moments import exact_mean
 from stitchgrid.records import Cell, Layer

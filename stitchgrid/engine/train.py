@@ -15,18 +15,12 @@ from stitchgrid.engine.low_rank import Reductions, projected
 from stitchgrid.engine.stitched import Stitch, stacks, stitch_rows
 from stitchgrid.engine.workspace import LayerKey, Workspace, by_network, forward
 from stitchgrid.matchers.alignment import install
+from stitchgrid.matchers.divergence import constant_loss, has_diverged, loss_images
+from stitchgrid.matchers.drawing import image_order, initial_map, seeded
 from stitchgrid.matchers.heads import losses
 from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.matchers.stitchers.affine import AffineMap
-from stitchgrid.matchers.stitchers.task_loss import (
-    constant_loss,
-    has_diverged,
-    image_order,
-    initial_map,
-    loss_images,
-    seeded,
-    stacked_task_loss,
-)
+from stitchgrid.matchers.stitchers.task_loss import stacked_task_loss
 from stitchgrid.preprocess import augment_crop4_flip
 from stitchgrid.records import Cell, Layer, Network
 

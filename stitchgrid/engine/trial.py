@@ -15,6 +15,7 @@ from stitchgrid.engine.sample import FIRST_IMAGES, NOISE_IMAGES, Noise, NoisePai
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import LayerKey, Workspace
 from stitchgrid.errors import InputError, is_out_of_memory
+from stitchgrid.matchers.protocol import svd_flops
 from stitchgrid.models.build import make_network
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network_on
@@ -74,11 +75,6 @@ class Piece:
     num_images: int
     flops: float
     seconds: float
-
-
-def svd_flops(rows: int, columns: int) -> float:
-    """Return the operations of a singular value decomposition with vectors, about (Golub & Van Loan)."""
-    return 22.0 * max(rows, columns) * min(rows, columns) ** 2
 
 
 def run_trial(question: Question) -> Trial:

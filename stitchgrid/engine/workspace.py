@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stitchgrid.datasets.resident import PicturePair, Pictures
-from stitchgrid.matchers.catalogue import Rules
+from stitchgrid.matchers.params import Rules
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.detector import Detector
 from stitchgrid.precision import running_back_in, running_in
@@ -60,7 +60,7 @@ class Workspace:
 
     def rules(self, cell: Cell) -> Rules:
         """Return how a stitcher lays its source on its target."""
-        return Rules.of(self.sweep.matchers[cell.matcher].values)
+        return Rules.of(self.sweep.matchers[cell.matcher])
 
     def rank(self, cell: Cell) -> int | None:
         """Return how many directions a cell leaves its source, None where that is all of them."""

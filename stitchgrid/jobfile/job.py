@@ -17,7 +17,8 @@ from stitchgrid.jobfile.tables import (
     RecipeTable,
     TrainTable,
 )
-from stitchgrid.matchers.catalogue import MATCHERS, Params
+from stitchgrid.matchers.params import Params
+from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.records import DataSpec, EnergyRecipe, MatcherSpec, NetworkSpec, ProbeSpec, canonical
 
 
@@ -66,9 +67,9 @@ class MatcherEntry:
     def _spec_samples(self, fit_samples: int | None) -> int | str | None:
         """Return how a record names the images: as version 0.1.0 named them, wherever it could (see `MatcherSpec`)."""
         matcher = MATCHERS[self.kind]
-        if matcher.trained:
+        if matcher.is_trained:
             return fit_samples if self.samples is None else None if self.samples == "all" else self.samples
-        is_default = fit_samples is None if matcher.family == "stitcher" else not matcher.gram
+        is_default = fit_samples is None if matcher.family == "stitcher" else matcher.most_images is None
         return None if self.samples == "all" and is_default else self.samples
 
     def to_dict(self, *, has_fit_samples: bool) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class MatcherEntry:
         """
         ranks = None if self.ranks == (None,) else as_words(self.ranks)
         samples = self.samples
-        if samples is None and has_fit_samples and MATCHERS[self.kind].trained:
+        if samples is None and has_fit_samples and MATCHERS[self.kind].is_trained:
             samples = "fit"
         optional = {"seeds": self.seeds and list(self.seeds), "samples": samples, "rank": ranks}
         given = {key: value for key, value in optional.items() if value is not None}

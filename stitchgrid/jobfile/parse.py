@@ -27,7 +27,8 @@ from stitchgrid.jobfile.tables import (
     TrainedMatcherTable,
     check_name,
 )
-from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, default_metrics
+from stitchgrid.matchers.metrics import OOD_METRICS
+from stitchgrid.matchers.registry import MATCHERS, default_metrics
 from stitchgrid.records import EnergyRecipe, MatcherSpec
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -68,7 +69,7 @@ def _as_understood_now(table: Mapping[str, Any]) -> dict[str, Any]:
     if stored["data"].get("fit", {}).get("samples") is None:
         return stored
     for item in stored["matchers"]:
-        if item["kind"] in MATCHERS and MATCHERS[item["kind"]].trained:
+        if item["kind"] in MATCHERS and MATCHERS[item["kind"]].is_trained:
             item.setdefault("samples", "all")
     metrics = {metric for item in stored["matchers"] for metric in item["metrics"]}
     if not metrics.isdisjoint(OOD_METRICS["energy"]):
@@ -247,13 +248,13 @@ def _matcher(item: Any, where: str, asked: Asked, problems: Problems) -> Matcher
         problems.add(f"{where}.kind", f"{kind!r} is unknown; {nearest(str(kind), MATCHERS)}")
         return None
     matcher = MATCHERS[kind]
-    shared = TrainedMatcherTable.model_fields if matcher.trained else MatcherTable.model_fields
-    if "seeds" in item and not matcher.trained:
-        trained = ", ".join(sorted(name for name, known in MATCHERS.items() if known.trained))
+    shared = TrainedMatcherTable.model_fields if matcher.is_trained else MatcherTable.model_fields
+    if "seeds" in item and not matcher.is_trained:
+        trained = ", ".join(sorted(name for name, known in MATCHERS.items() if known.is_trained))
         problems.add(f"{where}.seeds", f"{kind} is not trained, so seeds mean nothing to it (trained: {trained})")
     own = {key: value for key, value in item.items() if key not in TrainedMatcherTable.model_fields}
     table = {key: value for key, value in item.items() if key in shared}
-    common = problems.check(TrainedMatcherTable if matcher.trained else MatcherTable, table, where)
+    common = problems.check(TrainedMatcherTable if matcher.is_trained else MatcherTable, table, where)
     params = problems.check(matcher.params, own, where, also_known=tuple(shared))
     if common is None or params is None:
         return None
@@ -263,17 +264,19 @@ def _matcher(item: Any, where: str, asked: Asked, problems: Problems) -> Matcher
     if common.samples == "fit" and matcher.family == "index":
         problems.add(f"{where}.samples", f'{kind} is not fitted: a number of evaluation images, or "all"')
     for metric in common.metrics or ():
-        if metric not in matcher.metrics:
-            problems.add(f"{where}.metrics", f"{kind} has no metric {metric!r}; {nearest(metric, matcher.metrics)}")
+        if metric not in matcher.metric_names:
+            problems.add(
+                f"{where}.metrics", f"{kind} has no metric {metric!r}; {nearest(metric, matcher.metric_names)}"
+            )
     added = (metric for word in asked.ood for metric in OOD_METRICS[word])
-    wanted = {*(common.metrics or default_metrics(kind)), *added} & matcher.metrics.keys()
+    wanted = {*(common.metrics or default_metrics(kind)), *added} & set(matcher.metric_names)
     return MatcherEntry(
         kind=kind,
         params=params,
         seeds=common.seeds if isinstance(common, TrainedMatcherTable) else None,
         samples=None if common.samples == "fit" else common.samples,
         ranks=common.rank,
-        metrics=tuple(metric for metric in matcher.metrics if metric in wanted),
+        metrics=tuple(metric for metric in matcher.metric_names if metric in wanted),
         energy=None if wanted.isdisjoint(OOD_METRICS["energy"]) else asked.energy,
     )
 

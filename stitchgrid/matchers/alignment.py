@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stitchgrid.errors import InputError
-from stitchgrid.matchers.catalogue import Rules
+from stitchgrid.matchers.params import Rules
 from stitchgrid.records import Layer
 
 SUBSAMPLED_FROM = 3  # a bilinear reduction by this factor reads only some of the source's positions

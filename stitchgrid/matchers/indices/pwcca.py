@@ -3,16 +3,23 @@
 Shape suffixes: B pairs, D features of the source, E of the target, K and L their numerical ranks, M = min(K, L).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from stitchgrid.matchers.metrics import UNIT, Metric
+from stitchgrid.matchers.params import NoParams
+from stitchgrid.matchers.protocol import UP_TO_LINEAR, About, MomentIndex, Sizes, svd_flops
 
-from stitchgrid.moments import PairMoments, Side, find_axes, together, within
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stitchgrid.moments import PairMoments, Side
 
 
-def pwcca(pairs: Sequence[PairMoments]) -> Tensor:
-    """Return the distance 1 - sum_k alpha_k rho_k, in [0, 1], and with the roles of the layers exchanged: (B, 2).
+class PWCCA(MomentIndex[NoParams]):
+    """The distance 1 - sum_k alpha_k rho_k, in [0, 1], and with the roles of the layers exchanged.
 
     NaN where a layer does not vary. rho are the canonical correlations, alpha_k is proportional to sum_j |<h_k, x_j>|
     with h_k the canonical variates of the *source* and x_j its features, over k <= min(rank X, rank Y), and sums to
@@ -21,12 +28,35 @@ def pwcca(pairs: Sequence[PairMoments]) -> Tensor:
     Unlike the code of Balogh & Jelasity (2025), alpha is not normalised over further, arbitrary variates of a source
     that is wider than the target; unlike other published code, rank is judged relative to the largest eigenvalue.
     """
-    find_axes(side for moments in pairs for side in (moments.x, moments.y))
-    return together(_pwcca, pairs, lambda of: (of.x.axes[1].shape, of.y.axes[1].shape, of.xy_DE.shape))
+
+    axes_of = frozenset({"source", "target"})
+    about = About(
+        kind="pwcca",
+        family="index",
+        summary="projection-weighted CCA distance, weighted by the source",
+        source="Morcos et al. 2018",
+        metrics=tuple(Metric(name=name, better="lower", bounds=UNIT) for name in ("pwcca", "pwcca_reverse")),
+        score="pwcca",
+        invariances=(frozenset({"shift", "scaling", "permutation"}), UP_TO_LINEAR),
+    )
+
+    def compare(self, pairs: Sequence[PairMoments]) -> dict[str, Tensor]:
+        """Return `pwcca` and `pwcca_reverse` of each pair."""
+        from stitchgrid.moments import find_axes, together
+
+        find_axes(side for moments in pairs for side in (moments.x, moments.y))
+        both_B2 = together(_pwcca, pairs, lambda of: (of.x.axes[1].shape, of.y.axes[1].shape, of.xy_DE.shape))
+        return {"pwcca": both_B2[:, 0], "pwcca_reverse": both_B2[:, 1]}
+
+    def flops(self, sizes: Sizes) -> float:
+        """Return the operations of the decomposition of a pair's whitened products."""
+        return svd_flops(sizes.source, sizes.target)
 
 
 def _pwcca(pairs: Sequence[PairMoments]) -> Tensor:
-    """Return the distances of pairs of equal widths and ranks."""
+    """Return the distances of pairs of equal widths and ranks, forth and back: (B, 2)."""
+    import torch
+
     scales_x_BK, axes_x_BDK = _axes([moments.x for moments in pairs])
     scales_y_BL, axes_y_BEL = _axes([moments.y for moments in pairs])
     if not scales_x_BK.numel() or not scales_y_BL.numel():
@@ -41,11 +71,15 @@ def _pwcca(pairs: Sequence[PairMoments]) -> Tensor:
 
 def _axes(sides: Sequence[Side]) -> tuple[Tensor, Tensor]:
     """Return the square roots of the eigenvalues of all sides, (B, K), and their axes, (B, D, K)."""
+    import torch
+
     values, axes = zip(*(side.axes for side in sides), strict=True)
     return torch.stack(values).sqrt(), torch.stack(axes)
 
 
 def _distance(scaled_axes_BDK: Tensor, variates_BKM: Tensor, correlations_BM: Tensor) -> Tensor:
+    from stitchgrid.moments import within
+
     projections_BDM = scaled_axes_BDK @ variates_BKM  # x_j'h_k: the rows of X enter through X'X alone
     weights_BM = projections_BDM.abs().sum(1)
     return within(1.0 - (weights_BM * correlations_BM.clamp(0, 1)).sum(1) / weights_BM.sum(1), 0.0, 1.0)

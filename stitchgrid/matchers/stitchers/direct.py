@@ -1,53 +1,63 @@
 """Direct matching: least squares between the two representations, in closed form from second moments."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
-from stitchgrid.matchers.stitchers.affine import AffineMap
-from stitchgrid.moments import RCOND, PairMoments
+from pydantic import Field
 
-LEAK = 1e-7  # share of the source's variance outside the fitted span from which a fit counts as underdetermined
+from stitchgrid.matchers.metrics import OF_STITCHERS
+from stitchgrid.matchers.params import Rules
+from stitchgrid.matchers.protocol import UP_TO_LINEAR, UP_TO_ROTATION, About, ClosedForm, Fit
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectFit:
-    """A least-squares map with the span of the source rows it was fitted on."""
-
-    stitch: AffineMap
-    axes_DK: Tensor  # orthonormal; K is the numerical rank of the fit rows, whatever `rcond` dropped of it
-    mean_D: Tensor
-    num_rows: int
-
-    def unseen_share(self, evaluation: PairMoments) -> Tensor:
-        """Return the share of the source's variance on the evaluation rows outside of the span of the fit rows.
-
-        All of it where no map could miss the fit rows. Rows are not rank: ten upsampled images give thousands of rows
-        and a rank of forty, and channels that are dead on all images need no rows. Hence the judgement is by the fit
-        rows' rank, and by what of the evaluation rows lies outside of their span.
-        """
-        shift_D = evaluation.mean_x_D - self.mean_D
-        spread_DD = evaluation.xx_DD + evaluation.num_rows * shift_D.outer(shift_D)
-        total = spread_DD.trace()
-        if self.axes_DK.shape[1] >= self.num_rows - 1:
-            return torch.ones_like(total)
-        return 1.0 - (self.axes_DK * (spread_DD @ self.axes_DK)).sum() / total
+if TYPE_CHECKING:
+    from stitchgrid.moments import PairMoments
 
 
-def fit_direct(moments: PairMoments, *, rcond: float = RCOND) -> DirectFit:
-    """Return the W and b that minimise ||A W + b - B||_F on the rows of the moments.
+class DirectParams(Rules):
+    """Least squares."""
+
+    rcond: Annotated[float, Field(gt=0, lt=1)] = 1e-12  # eigenvalues of cov(A) below rcond * largest are dropped
+
+
+class Direct(ClosedForm[DirectParams]):
+    """The W and b that minimise ||A W + b - B||_F on the fit rows.
 
     W = pinv(cov(A)) cov(A, B) with eigenvalues of cov(A) below `rcond` of the largest dropped; b = mean(B) - mean(A) W.
     Source: direct matching of Balogh & Jelasity (2025), who solve float32 `pinv([A 1])` with a tolerance that grows
     with the number of rows; `rcond` reproduces that.
     """
+
+    axes_of = frozenset({"source"})
+    about = About(
+        kind="direct",
+        family="stitcher",
+        summary="affine map by least squares between the two representations (DM)",
+        source="Balogh & Jelasity 2025",
+        params=DirectParams,
+        metrics=OF_STITCHERS,
+        score="residual",
+        invariances=(UP_TO_LINEAR, UP_TO_ROTATION - {"shift"}),
+    )
+
+    def fit(self, moments: PairMoments, groups: Sequence[PairMoments] = ()) -> Fit:  # noqa: ARG002
+        """Return the map with the span of the fit rows."""
+        return fit_direct(moments, rcond=self.params.rcond)
+
+
+def fit_direct(moments: PairMoments, *, rcond: float = 1e-12) -> Fit:
+    """Return the least-squares map of rows with these moments."""
+    import torch
+
+    from stitchgrid.matchers.span import Span
+    from stitchgrid.matchers.stitchers.affine import AffineMap
+    from stitchgrid.moments import RCOND
+
     values_K, axes_DK = moments.x.axes if rcond >= RCOND else moments.x.axes_above(rcond)
     inverse_K = torch.where(values_K > rcond * values_K[:1], values_K.reciprocal(), 0.0)
     weight_DE = axes_DK @ (inverse_K[:, None] * (axes_DK.mT @ moments.xy_DE))
-    return DirectFit(
-        stitch=AffineMap(weight_DE=weight_DE, bias_E=moments.mean_y_E - moments.mean_x_D @ weight_DE),
-        axes_DK=axes_DK,
-        mean_D=moments.mean_x_D,
-        num_rows=moments.num_rows,
+    return Fit(
+        map=AffineMap(weight_DE=weight_DE, bias_E=moments.mean_y_E - moments.mean_x_D @ weight_DE),
+        span=Span(axes_DK=axes_DK, mean_D=moments.mean_x_D, num_rows=moments.num_rows),
     )

@@ -8,28 +8,32 @@ Shape suffixes: N images, P rows per image, R rows of all images, D features of 
 """
 
 from collections.abc import Callable, Sequence
-from math import nan, prod
+from importlib import import_module
+from math import nan
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.special import xlogy
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
-from torch.linalg import svd
 from torch.nn import functional as F
 
 from stitchgrid.datasets.resident import PicturePair, Pictures
-from stitchgrid.matchers.catalogue import MATCHERS, OOD_METRICS, Rules, asks_ood, images_used, metrics_of
-from stitchgrid.matchers.stitchers.task_loss import image_order, initial_map, seeded
+from stitchgrid.matchers.drawing import image_order, initial_map, seeded
+from stitchgrid.matchers.params import Rules
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, metrics_of
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.precision import running_in
 from stitchgrid.preprocess import apply_preprocess, augment_crop4_flip
-from stitchgrid.records import Cell, Head, Layer, Sweep
+from stitchgrid.records import Cell, Layer, Sweep
+from stitchgrid.reference.arithmetic import RANK, mean, ratio, total_variance
+from stitchgrid.reference.detection import mahalanobis, told_apart
+from stitchgrid.reference.outputs import mean_loss, outputs_alike, said
+from stitchgrid.reference.rows import compared, installed, lay, pooled, rows
 
 Key = tuple[int, int]  # network and layer, by position
 Pixels = Tensor | list[Tensor]
 Map = tuple[Tensor, Tensor]  # weight (D, E) and bias (E,)
-RANK = 1e-12  # singular values squared below this share of the largest are rounding
 
 
 class Reference:
@@ -65,8 +69,19 @@ class Reference:
         else:
             a, b = (self._pass(key, self.images.eval, num_eval)[0] for key in (cell.source_key, cell.target_key))
             a = self._reduced(cell, a)
-            found = INDICES[spec.kind](a, b, self._layer(cell.source_key), self._layer(cell.target_key))
+            oracle = import_module(f"stitchgrid.reference.indices.{spec.kind}")
+            if oracle.READS == "flattened":
+                x, y = a.flatten(1), b.flatten(1)
+            else:
+                x, y = compared(a, b, self._layer(cell.source_key), self._layer(cell.target_key))
+            found = getattr(oracle, spec.kind)(x, y, **self._params(cell))
         return {metric: found[metric] for metric in metrics_of(self.sweep, cell)}
+
+    def _params(self, cell: Cell) -> dict[str, Any]:
+        """Return the parameters of a cell's kind, but for those that say how a source is laid on a target."""
+        spec = self.sweep.matchers[cell.matcher]
+        params = MATCHERS[spec.kind].params.of(spec)
+        return {name: value for name, value in params if name not in Rules.model_fields}
 
     def _images_used(self, cell: Cell) -> tuple[int, int]:
         """Return how many fit and evaluation images the cell's matcher looks at."""
@@ -138,17 +153,19 @@ class Reference:
     def _lay(self, cell: Cell, a: Tensor) -> Tensor:
         """Return the source's activations, of low rank where the cell says so, on the target's positions."""
         a = self._reduced(cell, a)
-        rules = Rules.of(self.sweep.matchers[cell.matcher].values)
+        rules = Rules.of(self.sweep.matchers[cell.matcher])
         return lay(a, self._layer(cell.source_key), self._layer(cell.target_key), rules)
 
     def fitted(self, cell: Cell) -> Map:
         """Return the map of a stitcher's cell, by least squares or trained."""
         spec, (num_fit, _) = self.sweep.matchers[cell.matcher], self._images_used(cell)
-        if MATCHERS[spec.kind].trained:
+        if MATCHERS[spec.kind].is_trained:
             return self._train(cell, num_fit=num_fit)
         a, b = (self._pass(key, self.images.fit, num_fit)[0] for key in (cell.source_key, cell.target_key))
         a_RD, b_RE = self._lay(cell, a).flatten(0, 1), rows(b, self._layer(cell.target_key)).flatten(0, 1)
-        return least_squares(a_RD, b_RE, rcond=spec.values["rcond"])
+        oracle = import_module(f"stitchgrid.reference.stitchers.{spec.kind}")
+        found: Map = getattr(oracle, spec.kind)(a_RD, b_RE, **self._params(cell))
+        return found
 
     def measured(self, cell: Cell, stitch: Map) -> dict[str, float]:
         """Return at least the metrics that a stitcher's cell asks for, of any map; h is run where one needs it."""
@@ -262,220 +279,3 @@ class Reference:
             "penalty": (1 - accuracy) - (1 - target_accuracy),
             "agreement": mean(h == g),
         }
-
-
-def said(scores_NK: Tensor, head: Head) -> Tensor:
-    """Return the class of each image, or yes and no for each label."""
-    threshold = 0.5 if head.is_probability else 0.0
-    if head.kind == "binary":
-        return (scores_NK[:, 0] > threshold).long()
-    return (scores_NK > threshold).long() if head.kind == "multilabel" else scores_NK.argmax(1)
-
-
-def mean_loss(scores_NK: Tensor, labels_N: Tensor, head: Head) -> Tensor:
-    """Return the mean cross-entropy in nats of a network with such a head."""
-    if head.kind in ("binary", "multilabel"):
-        yes_NK = F.one_hot(labels_N, scores_NK.shape[1]) if head.kind == "multilabel" else labels_N[:, None]
-        if head.is_probability:
-            smallest = torch.finfo(torch.float32).eps
-            return F.binary_cross_entropy(scores_NK.clamp(smallest, 1 - smallest), yes_NK.to(scores_NK.dtype))
-        return F.binary_cross_entropy_with_logits(scores_NK, yes_NK.to(scores_NK.dtype))
-    if head.is_probability:
-        return F.nll_loss(scores_NK.clamp_min(torch.finfo(torch.float32).tiny).log(), labels_N)
-    return F.cross_entropy(scores_NK, labels_N)
-
-
-def outputs_alike(h_NK: Tensor, g_NK: Tensor) -> dict[str, float]:
-    """Return how near outputs without classes are: their mean cosine, and the share of variance explained."""
-    cosine_N = (h_NK * g_NK).sum(1) / (h_NK.norm(dim=1) * g_NK.norm(dim=1))
-    share = ratio((h_NK - g_NK).square().sum().item(), (g_NK - g_NK.mean(0)).square().sum().item())
-    return {"output_cosine": cosine_N.mean().item(), "output_r2": 1 - share}
-
-
-def ratio(part: float, whole: float) -> float:
-    """Return part / whole, NaN where that is undefined."""
-    return part / whole if whole > 0 else nan
-
-
-def mean(hits_N: Tensor) -> float:
-    """Return the share of hits."""
-    return hits_N.double().mean().item()
-
-
-def total_variance(x_ND: Tensor) -> float:
-    """Return the trace of the covariance."""
-    return (x_ND - x_ND.mean(0)).square().sum().item()
-
-
-def mahalanobis(fit_NE: Tensor, b_NE: Tensor, t_NE: Tensor) -> dict[str, float]:
-    """Return how well minus the distance to the Gaussian of `fit_NE` tells B, the positive class, from T(A).
-
-    The Gaussian's covariance is (1 - a) S + a tr(S)/E I, a = 0.01; distances are rounded to 3 decimals.
-    """
-    centred_NE = fit_NE - fit_NE.mean(0)
-    covariance_EE = centred_NE.mT @ centred_NE / len(fit_NE)
-    sphere_EE = covariance_EE.trace() / len(covariance_EE) * torch.eye(len(covariance_EE)).to(covariance_EE)
-    shrunk_EE = 0.99 * covariance_EE + 0.01 * sphere_EE
-    if not covariance_EE.trace() > 0:
-        return dict.fromkeys(OOD_METRICS["mahalanobis"], nan)
-    scores = []
-    for x_NE in (b_NE, t_NE):
-        offsets_NE = x_NE - fit_NE.mean(0)
-        squares_N = (offsets_NE * torch.linalg.solve(shrunk_EE, offsets_NE.mT).mT).sum(1)
-        scores.append(-squares_N.sqrt())
-    return told_apart("mahalanobis", *scores)
-
-
-def told_apart(detector: str, b_N: Tensor, t_N: Tensor) -> dict[str, float]:
-    """Return AUROC, FPR95 and AUPR of scores, rounded to 3 decimals, B being the positive class."""
-    b, t = (scores_N.double().cpu().numpy().round(3) for scores_N in (b_N, t_N))
-    names, both = OOD_METRICS[detector], np.concatenate([b, t])
-    if not np.isfinite(both).all():
-        return dict.fromkeys(names, nan)
-    is_b = np.repeat([1, 0], [len(b), len(t)])
-    threshold = np.sort(b)[::-1][int(np.ceil(len(b) * 95 / 100)) - 1]
-    found = (roc_auc_score(is_b, both), np.mean(t >= threshold), average_precision_score(is_b, both))
-    return {name: float(value) for name, value in zip(names, found, strict=True)}
-
-
-def rows(a: Tensor, layer: Layer) -> Tensor:
-    """Return a batch of activations as (N, P, D): one row per position, prefix tokens first, one row for a vector."""
-    return a.movedim(layer.feature_axis, -1).reshape(len(a), -1, layer.width)
-
-
-def installed(rows_NPE: Tensor, layer: Layer) -> Tensor:
-    """Return rows in the shape of a layer's activations."""
-    extents = [extent for axis, extent in enumerate(layer.shape, start=1) if axis != layer.feature_axis]
-    return rows_NPE.reshape(len(rows_NPE), *extents, layer.width).movedim(-1, layer.feature_axis).contiguous()
-
-
-def pooled(rows_NPD: Tensor, layer: Layer) -> Tensor:
-    """Return the mean over positions, class and register tokens left out: one row an image."""
-    return rows_NPD[:, layer.num_prefix :].mean(1)
-
-
-def lay(a: Tensor, source: Layer, target: Layer, rules: Rules) -> Tensor:
-    """Return a source's activations on the target's positions, (N, P, D); README has the table of the rules."""
-    if "vector" not in {source.kind, target.kind} and None in {source.grid, target.grid}:
-        is_same = (source.num_prefix, grid(source)) == (target.num_prefix, grid(target))
-        if is_same and (rules.cls == "copy" or not target.num_prefix):
-            return rows(a, source)
-        return in_order(rows(a, source), source, target, rules)
-    prefix_NKD, positions_NPD = rows(a, source).tensor_split([source.num_prefix], dim=1)
-    mean_N1D = positions_NPD.mean(1, keepdim=True)
-    if target.kind == "vector":
-        return prefix_NKD[:, :1] if rules.pool == "cls" and source.num_prefix else mean_N1D
-    height, width = grid(target)
-    if source.kind == "vector":
-        positions_NPD = mean_N1D.expand(-1, height * width, -1)
-    elif grid(source) != (height, width):
-        map_NDHW = positions_NPD.mT.reshape(len(a), -1, *grid(source))
-        mode = {"nearest": "nearest-exact"}.get(rules.resize, rules.resize)
-        corners = {"align_corners": False} if mode == "bilinear" else {}
-        positions_NPD = F.interpolate(map_NDHW, size=(height, width), mode=mode, **corners).flatten(2).mT
-    if rules.cls == "drop":
-        prefix_NKD = torch.zeros_like(mean_N1D).expand(-1, target.num_prefix, -1)
-    else:
-        kept_NKD = prefix_NKD[:, : target.num_prefix if rules.cls == "copy" else 0]
-        filled_NKD = mean_N1D.expand(-1, target.num_prefix - kept_NKD.shape[1], -1)
-        prefix_NKD = torch.cat([kept_NKD, filled_NKD], dim=1)
-    return torch.cat([prefix_NKD, positions_NPD], dim=1)
-
-
-def in_order(rows_NPD: Tensor, source: Layer, target: Layer, rules: Rules) -> Tensor:
-    """Return tokens for tokens, since the grid of one of two sequences is not known; prefix tokens as far as they are.
-
-    Raises:
-        ValueError: If their counts differ: nothing is resized on a guess.
-    """
-    ours, theirs = source.num_prefix, target.num_prefix
-    num_rows, num_wanted = rows_NPD.shape[1], theirs + prod(grid(target))
-    if "map" in {source.kind, target.kind}:
-        raise ValueError("a grid is not known")
-    if num_rows - ours == num_wanted - theirs and (ours == theirs or (ours and theirs)):
-        positions_NPD = rows_NPD[:, ours:]
-        kept_NKD = rows_NPD[:, : min(ours, theirs) if rules.cls == "copy" else 0]
-        if rules.cls == "drop":
-            filled_NKD = rows_NPD.new_zeros(len(rows_NPD), theirs, rows_NPD.shape[2])
-        else:
-            filled_NKD = positions_NPD.mean(1, keepdim=True).expand(-1, theirs - kept_NKD.shape[1], -1)
-        return torch.cat([kept_NKD, filled_NKD, positions_NPD], dim=1)
-    if num_rows == num_wanted and not (ours and theirs) and (rules.cls == "copy" or not theirs):
-        return rows_NPD
-    raise ValueError(f"{num_rows} tokens are not {num_wanted}, and a grid is not known")
-
-
-def grid(layer: Layer) -> tuple[int, int]:
-    """Return the height and width of a layer's positions; a sequence without a grid is one row of them."""
-    if layer.grid is not None:
-        return layer.grid
-    tokens = layer.shape[layer.axes.index("T") - 1]
-    return 1, tokens - layer.num_prefix
-
-
-def least_squares(a_RD: Tensor, b_RE: Tensor, *, rcond: float) -> Map:
-    """Return W = pinv(cov A) cov(A, B), eigenvalues below `rcond` of the largest dropped, and b = mean B - mean A W."""
-    a_mean_D, b_mean_E = a_RD.mean(0), b_RE.mean(0)
-    centred_RD = a_RD - a_mean_D
-    covariance_DD, cross_DE = centred_RD.mT @ centred_RD, centred_RD.mT @ (b_RE - b_mean_E)
-    weight_DE = torch.linalg.pinv(covariance_DD, rtol=rcond, hermitian=True) @ cross_DE
-    return weight_DE, b_mean_E - a_mean_D @ weight_DE
-
-
-def compared(a: Tensor, b: Tensor, source: Layer, target: Layer) -> tuple[Tensor, Tensor]:
-    """Return centred matrices with equal rows: positions of equal maps, tokens of equal sequences, else pooled."""
-    rows_a, rows_b = rows(a, source), rows(b, target)
-    maps = source.kind == target.kind == "map" and source.grid == target.grid
-    sequences = source.kind == target.kind == "tokens" and rows_a.shape[1] == rows_b.shape[1]
-    if maps or sequences:
-        x, y = rows_a.flatten(0, 1), rows_b.flatten(0, 1)
-    else:
-        x, y = pooled(rows_a, source), pooled(rows_b, target)
-    return x - x.mean(0), y - y.mean(0)
-
-
-def cka(a: Tensor, b: Tensor, _source: Layer, _target: Layer) -> dict[str, float]:
-    """Return <K, L> / (||K|| ||L||) of the centred Gram matrices of flattened activations."""
-    grams = [(flat - flat.mean(0)) @ (flat - flat.mean(0)).mT for flat in (a.flatten(1), b.flatten(1))]
-    norms = [gram.square().sum().sqrt().item() for gram in grams]
-    return {"cka": ratio((grams[0] * grams[1]).sum().item(), norms[0] * norms[1])}
-
-
-def pwcca(a: Tensor, b: Tensor, source: Layer, target: Layer) -> dict[str, float]:
-    """Return 1 - sum_k alpha_k rho_k, alpha_k ~ sum_j |<h_k, x_j>| for the variates h_k of the source; and reversed."""
-    x_RD, y_RE = compared(a, b, source, target)
-    basis_x_RK, basis_y_RL = orthonormal(x_RD), orthonormal(y_RE)
-    if not basis_x_RK.shape[1] or not basis_y_RL.shape[1]:
-        return {"pwcca": nan, "pwcca_reverse": nan}
-    left_KM, correlations_M, right_ML = svd(basis_x_RK.mT @ basis_y_RL, full_matrices=False)
-
-    def distance(variates_RM: Tensor, features_RD: Tensor) -> float:
-        weights_M = (variates_RM.mT @ features_RD).abs().sum(1)
-        return 1.0 - float((weights_M * correlations_M.clamp(0, 1)).sum() / weights_M.sum())
-
-    return {
-        "pwcca": distance(basis_x_RK @ left_KM, x_RD),
-        "pwcca_reverse": distance(basis_y_RL @ right_ML.mT, y_RE),
-    }
-
-
-def orthonormal(x_RD: Tensor) -> Tensor:
-    """Return an orthonormal basis (R, K) of the columns, K their numerical rank."""
-    basis_RD: Tensor
-    basis_RD, scales_D, _ = svd(x_RD, full_matrices=False)
-    keeps_D: Tensor = (scales_D.square() > RANK * scales_D[:1].square()) & (scales_D > 0)
-    return basis_RD[:, keeps_D]
-
-
-def procrustes(a: Tensor, b: Tensor, source: Layer, target: Layer) -> dict[str, float]:
-    """Return 2 - 2 ||X'Y||_* of both sides centred and scaled to unit Frobenius norm."""
-    x_RD, y_RE = compared(a, b, source, target)
-    norms = x_RD.square().sum().sqrt() * y_RE.square().sum().sqrt()
-    return {"procrustes": 2 - 2 * ratio(torch.linalg.svdvals(x_RD.mT @ y_RE).sum().item(), norms.item())}
-
-
-INDICES: dict[str, Callable[[Tensor, Tensor, Layer, Layer], dict[str, float]]] = {
-    "cka": cka,
-    "pwcca": pwcca,
-    "procrustes": procrustes,
-}

@@ -1,0 +1,125 @@
+"""Gram matrices of flattened layers: the products of all images with all, from which many indices are made.
+
+Shape suffixes: N images, P features of a flattened layer (C*H*W, or tokens*D).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+K = TypeVar("K")
+
+BLOCK_FEATURES = 4096  # columns multiplied at a time: bounds the copies
+LARGEST_POWER = 126  # of two, that float32 has with either sign
+SMALLEST_TRACE = 1e-25  # of products of float32 numbers, none of which that counts is too small for float32
+BLOCK_IMAGES = 256  # rows multiplied with those before them at a time: half of the products are mirror images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gram:
+    """What a layer's flattened activations on N images say of these, two by two, all float64."""
+
+    centred_NN: Tensor  # products, each feature's mean taken off
+    num_features: int = 0
+    #: Of each image, where a kind asks for it: the mean of its numbers, and the sum of their squared distances from it.
+    mean_N: Tensor | None = None
+    spread_N: Tensor | None = None
+
+    @cached_property
+    def distances_NN(self) -> Tensor:
+        """Squared Euclidean distances."""
+        squares_N = self.centred_NN.diagonal()
+        distances_NN = (squares_N[:, None] + squares_N - 2 * self.centred_NN).clamp_min(0.0)
+        distances_NN.fill_diagonal_(0.0)
+        return distances_NN
+
+
+def spreads(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return each image's mean of its numbers, and their squared distance from it, of parts (n, P): (N,), float64.
+
+    >>> [told_N.tolist() for told_N in spreads([torch.tensor([[1.0, 3.0]]), torch.tensor([[5.0, 5.0]])])]
+    [[2.0, 5.0], [2.0, 0.0]]
+    """
+    means, squares = [], []
+    for part_NP in parts:
+        exact_NP = part_NP.double()
+        means.append(exact_NP.mean(1))
+        squares.append((exact_NP - means[-1][:, None]).square().sum(1))
+    return torch.cat(means), torch.cat(squares)
+
+
+def centred_gram(rows_NP: Tensor) -> Tensor:
+    """Return the (N, N) float64 Gram matrix of the rows, features centred.
+
+    The square root of a rounded self-product of uncentred float32 features may be that of a negative number. Hence
+    each feature's mean, summed in float64, is taken off before the products; these are taken in the rows' own
+    precision, a block of features at a time, and summed in float64. What rounding the mean has left of it is the same
+    for all images, and is taken off the matrix. Activations of 1e20 or 1e-40 are finite, their squares are not: where
+    these leave the range of float32, rows are multiplied by a power of two first, and the matrix by its inverse.
+
+    >>> centred_gram(torch.tensor([[1.0], [3.0], [5.0]])).diagonal().tolist()
+    [4.0, 0.0, 4.0]
+    """
+    return centred_grams({None: lambda: rows_NP})[None]
+
+
+def centred_grams(layers: Mapping[K, Callable[[], Tensor]]) -> dict[K, Tensor]:
+    """Return the `centred_gram` of the rows that each layer gives when it is asked, once or twice: one transfer."""
+    grams = {key: _gram(*_centred(read())) for key, read in layers.items()}
+    traces = torch.stack([gram_NN.trace() for gram_NN in grams.values()]).tolist() if grams else []
+    for key, trace in zip(list(grams), traces, strict=True):
+        if not SMALLEST_TRACE < trace < torch.inf:
+            grams[key] = _scaled_gram(*_centred(layers[key]()))
+    return grams
+
+
+def _centred(rows_NP: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
+    """Return blocks of features of the rows, float32 or more precise, and the means that are to be taken off."""
+    exact_enough = torch.promote_types(rows_NP.dtype, torch.float32)
+    blocks = torch.split(rows_NP.to(exact_enough), BLOCK_FEATURES, dim=1)
+    return blocks, [block_NP.sum(0, dtype=torch.float64) / len(rows_NP) for block_NP in blocks]
+
+
+def _gram(blocks: Sequence[Tensor], means: Sequence[Tensor]) -> Tensor:
+    parts = zip(blocks, means, strict=True)
+    gram_NN = _products(block_NP - mean_P.to(block_NP.dtype) for block_NP, mean_P in parts)
+    mean_N = gram_NN.mean(0)
+    return gram_NN - mean_N[:, None] - mean_N + mean_N.mean()
+
+
+def _scaled_gram(blocks: Sequence[Tensor], means: Sequence[Tensor]) -> Tensor:
+    """Return the matrix of rows of which float32 does not hold the squares."""
+    largest = torch.stack([_largest(*block) for block in zip(blocks, means, strict=True)]).amax()
+    power = _power_of_two(largest)
+    scale = (1 / power).to(blocks[0].dtype)
+    return _gram([block_NP * scale for block_NP in blocks], [mean_P / power for mean_P in means]) * power * power
+
+
+def _products(blocks: Iterable[Tensor]) -> Tensor:
+    """Return the products of all rows with all, of blocks of their features: (N, N), float64."""
+    total_NN: Tensor | None = None
+    for block_NP in blocks:
+        num_images = len(block_NP)
+        if total_NN is None:
+            total_NN = torch.zeros(num_images, num_images, dtype=torch.float64, device=block_NP.device)
+        for first in range(0, num_images, BLOCK_IMAGES):
+            stop = min(first + BLOCK_IMAGES, num_images)
+            total_NN[first:stop, :stop] += block_NP[first:stop] @ block_NP[:stop].mT
+    assert total_NN is not None, "rows have at least one feature"
+    return total_NN.tril() + total_NN.tril(-1).mT
+
+
+def _largest(rows_NP: Tensor, mean_P: Tensor) -> Tensor:
+    """Return the largest distance of a number from its feature's mean, float64."""
+    lowest_P, highest_P = torch.aminmax(rows_NP, dim=0)
+    return torch.maximum(highest_P - mean_P, mean_P - lowest_P).amax()
+
+
+def _power_of_two(number: Tensor) -> Tensor:
+    """Return the power of two above a float64 number from 0 on, 1 for 0, as far as float32 has it and its inverse."""
+    mantissa, _ = torch.frexp(number)  # a power of two divided by an exponential would not be exact everywhere
+    return torch.where(number > 0, number / mantissa, 1.0).clamp(2.0**-LARGEST_POWER, 2.0**LARGEST_POWER)

@@ -1,0 +1,75 @@
+"""What a metric is: its name, what is similar by it, its bounds, and what has to be run for it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Ends = tuple[float | None, float | None]  # None: open
+UNIT: Ends = (0.0, 1.0)
+FROM_ZERO: Ends = (0.0, None)
+OPEN: Ends = (None, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One number of a cell."""
+
+    name: str
+    better: Literal["higher", "lower", "neither"]  # which values mean more similar
+    bounds: Ends = OPEN  # between which every value lies
+    ends: Ends | None = None  # of colour scales, where they are not the bounds
+    #: What it is made of: `statistics` of the two layers, the stitched network's `tail`, or scores of a detector.
+    made_of: Literal["statistics", "tail", "mahalanobis", "energy"] = "statistics"
+    #: Of which targets: those that know `classes`, in their place those that know none (`outputs`), or any.
+    asks: Literal["classes", "outputs", "any"] = "any"
+    on_request: bool = False  # never asked for by default
+
+    @property
+    def higher_is_similar(self) -> bool | None:
+        """Whether a higher value means more similar, None where neither does."""
+        return {"higher": True, "lower": False, "neither": None}[self.better]
+
+    @property
+    def scale(self) -> Ends:
+        """Ends of colour scales that do not depend on the data."""
+        return self.ends or self.bounds
+
+
+def _detection(detector: Literal["mahalanobis", "energy"]) -> tuple[Metric, ...]:
+    """Return the metrics of a detector: an AUROC of 0.5 is best, far below it T(A) has collapsed."""
+    return tuple(
+        Metric(name=f"ood_{detector}_{word}", better="neither", bounds=UNIT, made_of=detector, on_request=True)
+        for word in ("auroc", "fpr95", "aupr")
+    )
+
+
+OF_STITCHERS: tuple[Metric, ...] = (
+    Metric(name="accuracy", better="higher", bounds=UNIT, made_of="tail", asks="classes"),
+    Metric(name="loss", better="lower", bounds=FROM_ZERO, made_of="tail", asks="classes"),
+    Metric(name="relative_accuracy", better="higher", bounds=FROM_ZERO, ends=UNIT, made_of="tail", asks="classes"),
+    Metric(name="penalty", better="lower", bounds=(-1.0, 1.0), ends=UNIT, made_of="tail", asks="classes"),
+    Metric(name="agreement", better="higher", bounds=UNIT, made_of="tail", asks="classes"),
+    Metric(name="output_cosine", better="higher", bounds=(-1.0, 1.0), made_of="tail", asks="outputs", on_request=True),
+    Metric(name="output_r2", better="higher", bounds=(None, 1.0), made_of="tail", asks="outputs", on_request=True),
+    Metric(name="residual", better="lower", bounds=FROM_ZERO),
+    Metric(name="r2", better="higher", bounds=(None, 1.0), ends=UNIT),
+    Metric(name="variance_ratio", better="neither", bounds=FROM_ZERO, made_of="tail"),
+    Metric(name="negative_mass", better="neither", bounds=UNIT, ends=FROM_ZERO, made_of="tail"),
+    *_detection("mahalanobis"),
+    *_detection("energy"),
+)
+
+
+def _names(metrics: Iterable[Metric]) -> tuple[str, ...]:
+    return tuple(metric.name for metric in metrics)
+
+
+#: Of a stitcher, by what tells T(A) from B: AUROC, FPR95 and AUPR.
+OOD_METRICS: dict[str, tuple[str, ...]] = {
+    detector: _names(metric for metric in OF_STITCHERS if metric.made_of == detector)
+    for detector in ("mahalanobis", "energy")
+}
+CLASS_METRICS = _names(metric for metric in OF_STITCHERS if metric.asks == "classes")
+OUTPUT_METRICS = _names(metric for metric in OF_STITCHERS if metric.asks == "outputs")
+#: Of a stitcher's metrics, those for which no stitched network is run.
+WITHOUT_TAIL = frozenset(_names(m for m in OF_STITCHERS if m.made_of in ("statistics", "mahalanobis")))

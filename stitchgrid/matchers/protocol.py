@@ -1,0 +1,158 @@
+"""What a kind of matcher says of itself, and what the engine asks of it. No torch here: kinds load it to compute.
+
+A kind is one file: what is to be known `About` it, and its maths. An *index* compares two layers by statistics of their
+activations; a *stitcher* finds a map from the one into the other, whose network is then run.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+
+from stitchgrid.matchers.metrics import Metric
+from stitchgrid.matchers.params import NoParams, Params
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stitchgrid.matchers.gram import Gram
+    from stitchgrid.matchers.span import Span
+    from stitchgrid.matchers.stitchers.affine import AffineMap
+    from stitchgrid.moments import PairMoments
+    from stitchgrid.records import Layer
+
+P = TypeVar("P", bound=Params)
+S = TypeVar("S")  # what a kind prepares of one layer
+
+#: What may be done to the features of a layer: a constant added to each, all multiplied by one number, ...
+Transform = Literal["shift", "scaling", "permutation", "rotation", "linear"]
+UP_TO_ROTATION: frozenset[Transform] = frozenset({"shift", "scaling", "permutation", "rotation"})
+UP_TO_LINEAR: frozenset[Transform] = UP_TO_ROTATION | {"linear"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What is known of a kind without running it: the data that tests, pages and help are made of."""
+
+    kind: str
+    family: Literal["index", "stitcher"]
+    summary: str  # one line, for people
+    source: str  # who defined it
+    metrics: tuple[Metric, ...]
+    score: str  # the metric by which layers are ranked
+    params: type[Params] = NoParams
+    revision: int = 1  # raised when the maths changes, so that stored values are not mistaken for new ones
+    symmetric: bool = False  # whether source and target may be exchanged
+    #: What may be done to the source, and to the target, without a change of the score.
+    invariances: tuple[frozenset[Transform], frozenset[Transform]] = (frozenset(), frozenset())
+    most_images: int | None = None  # looked at by default: n x n matrices grow with their square
+    fewest_images: int = 2  # from which on it is defined
+    is_trained: bool = False  # has seeds, epochs and a generator
+    needs_labels: bool = False  # to find its map
+    widths: Literal["any", "equal", "not narrower"] = "any"  # of the target, as against the source
+    most_features: int | None = None  # of either layer
+
+    def __post_init__(self) -> None:
+        assert self.score in self.metric_names, f"{self.kind} has no metric {self.score}"
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of its metrics, in order."""
+        return tuple(metric.name for metric in self.metrics)
+
+    def metric(self, name: str) -> Metric:
+        """Return one of its metrics."""
+        return next(metric for metric in self.metrics if metric.name == name)
+
+    def why_not(self, source: Layer, target: Layer) -> str | None:
+        """Return why the kind says nothing of two layers, None where it does."""
+        found = f"{source.name} has {source.width} features, {target.name} {target.width}"
+        if self.widths == "equal" and source.width != target.width:
+            return f"{self.kind} needs layers of equal width, and {found}"
+        if self.widths == "not narrower" and source.width > target.width:
+            return f"{self.kind} needs a target as wide as the source at least, and {found}"
+        if self.most_features is not None and max(source.width, target.width) > self.most_features:
+            return f"{self.kind} takes layers of up to {self.most_features:,} features, and {found}"
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What the cost of a pair depends on: features of both layers, and rows or images."""
+
+    source: int
+    target: int
+    num: int
+
+
+def svd_flops(rows: int, columns: int) -> float:
+    """Return the operations of a singular value decomposition with vectors, about (Golub & Van Loan)."""
+    return 22.0 * max(rows, columns) * min(rows, columns) ** 2
+
+
+class Kind(ABC, Generic[P]):
+    """One kind of matcher, with its parameters."""
+
+    about: ClassVar[About]
+    axes_of: ClassVar[frozenset[Literal["source", "target"]]] = frozenset()  # whose principal axes it asks for
+
+    def __init__(self, params: P):
+        self.params = params
+
+    def flops(self, sizes: Sizes) -> float:  # noqa: ARG002
+        """Return the float64 operations for one pair of layers, beyond the statistics that it reads."""
+        return 0.0
+
+
+class MomentIndex(Kind[P]):
+    """An index of second moments of rows: positions, tokens, or pooled images (`matchers.alignment`)."""
+
+    @abstractmethod
+    def compare(self, pairs: Sequence[PairMoments]) -> dict[str, Tensor]:
+        """Return each metric of B pairs of layers: (B,), float64; NaN where it is undefined."""
+
+
+class GramIndex(Kind[P], Generic[P, S]):
+    """An index of n x n matrices of images, whose features are flattened layers."""
+
+    reads_rows: ClassVar[bool] = False  # whether it asks for more of each image than its products with others
+
+    @abstractmethod
+    def prepare(self, gram: Gram) -> S:
+        """Return what is found once for each layer, whatever it is compared with."""
+
+    @abstractmethod
+    def compare(self, pairs: Sequence[tuple[S, S]]) -> dict[str, Tensor]:
+        """Return each metric of B pairs of layers: (B,), float64; NaN where it is undefined."""
+
+    def prepared_bytes(self, num_images: int) -> int:  # noqa: ARG002
+        """Return how much memory `prepare` takes for a layer beside the Gram matrix."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A map found in closed form."""
+
+    map: AffineMap
+    span: Span | None = None  # of the source's fit rows, where the map is arbitrary outside of it
+    flags: frozenset[str] = field(default_factory=frozenset)
+
+
+class ClosedForm(Kind[P]):
+    """A stitcher whose map follows from second moments of the fit rows."""
+
+    @abstractmethod
+    def fit(self, moments: PairMoments, groups: Sequence[PairMoments] = ()) -> Fit:
+        """Return the map of one pair of layers; `groups` are the moments of each group of fit images, if it asks."""
+
+    @property
+    def num_groups(self) -> int:
+        """Into how many groups of fit images the moments are to be divided; 0: none are needed."""
+        return 0
+
+
+class Trained(Kind[P]):
+    """A stitcher whose map is trained, step by step, through the frozen rest of the target."""

@@ -1,0 +1,106 @@
+"""The kinds that a job file can name, each with what is known of it. No torch here.
+
+A new kind is one file of maths in `indices/` or `stitchers/`, one oracle in `reference/`, and one line in `KINDS`.
+"""
+
+from typing import Any
+
+from stitchgrid.matchers.indices.cka import CKA
+from stitchgrid.matchers.indices.procrustes import Procrustes
+from stitchgrid.matchers.indices.pwcca import PWCCA
+from stitchgrid.matchers.metrics import CLASS_METRICS, OOD_METRICS, OUTPUT_METRICS
+from stitchgrid.matchers.protocol import About, Kind
+from stitchgrid.matchers.stitchers.direct import Direct
+from stitchgrid.matchers.stitchers.task_loss import TaskLoss
+from stitchgrid.records import Cell, Head, MatcherSpec, Sweep
+
+KINDS: tuple[type[Kind[Any]], ...] = (  # in the order in which people see them
+    Direct,
+    TaskLoss,
+    CKA,
+    PWCCA,
+    Procrustes,
+)
+_BY_NAME = {kind.about.kind: kind for kind in KINDS}
+MATCHERS: dict[str, About] = {name: kind.about for name, kind in _BY_NAME.items()}
+
+
+def kind_of(name: str) -> type[Kind[Any]]:
+    """Return a kind by its name."""
+    return _BY_NAME[name]
+
+
+def implementation(spec: MatcherSpec) -> Kind[Any]:
+    """Return a matcher's kind with its parameters."""
+    return _BY_NAME[spec.kind](MATCHERS[spec.kind].params.of(spec))
+
+
+def is_a(spec: MatcherSpec, what: type[Kind[Any]]) -> bool:
+    """Return whether a matcher is an index of moments, of Gram matrices, a closed form, or trained."""
+    return issubclass(_BY_NAME[spec.kind], what)
+
+
+def images_used(spec: MatcherSpec, *, num_fit: int, num_fit_closed: int, num_eval: int) -> tuple[int, int]:
+    """Return how many fit and evaluation images a matcher looks at; always the first ones of their split.
+
+    Stitchers fit on `num_fit_closed` images (trained ones name that number, see `MatcherSpec`), indices on none; all
+    are evaluated on every evaluation image, but for kinds with n x n matrices. `samples` overrides: fit images
+    of a stitcher, evaluation images of an index. Fit images also decide what a source of low rank keeps: those of an
+    index are the `num_fit_closed` then.
+    """
+    matcher = MATCHERS[spec.kind]
+    whole = num_fit if matcher.family == "stitcher" else num_eval
+    if isinstance(spec.samples, int):
+        num = min(spec.samples, whole)
+    elif spec.samples == "all":
+        num = whole
+    elif matcher.family == "stitcher":
+        num = num_fit if matcher.is_trained else num_fit_closed
+    else:
+        num = min(matcher.most_images or num_eval, num_eval)
+    if matcher.family == "stitcher":
+        return num, num_eval
+    return num_fit_closed if spec.rank else 0, num
+
+
+def default_metrics(kind: str) -> tuple[str, ...]:
+    """Return the metrics of a matcher for which a job names none.
+
+    >>> default_metrics("cka")
+    ('cka',)
+    """
+    return tuple(metric.name for metric in MATCHERS[kind].metrics if not metric.on_request)
+
+
+def metrics_into(spec: MatcherSpec, head: Head) -> tuple[str, ...]:
+    """Return the metrics of a matcher's cells into a target of such a head, in the kind's order.
+
+    Of a target that knows no classes, those that compare outputs take the place of those that need classes.
+    """
+    if MATCHERS[spec.kind].family != "stitcher":
+        return spec.metrics
+    asked = set(spec.metrics)
+    if head.has_classes:
+        asked -= set(OUTPUT_METRICS)
+    elif asked.intersection((*CLASS_METRICS, *OUTPUT_METRICS)):
+        asked = asked.difference(CLASS_METRICS).union(OUTPUT_METRICS)
+    return tuple(metric for metric in MATCHERS[spec.kind].metric_names if metric in asked)
+
+
+def metrics_of(sweep: Sweep, cell: Cell) -> tuple[str, ...]:
+    """Return the metrics that a cell asks for."""
+    return metrics_into(sweep.matchers[cell.matcher], sweep.networks[cell.target].head)
+
+
+def asks_ood(spec: MatcherSpec, detector: str) -> bool:
+    """Return whether a matcher asks how well a detector tells T(A) from B."""
+    return not set(OOD_METRICS[detector]).isdisjoint(spec.metrics)
+
+
+def higher_is_similar(kind: str, metric: str) -> bool | None:
+    """Return whether a higher value of the metric means more similar, None where neither does.
+
+    >>> higher_is_similar("direct", "residual")
+    False
+    """
+    return MATCHERS[kind].metric(metric).higher_is_similar
