@@ -422,15 +422,15 @@ def _problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) ->
     by_name = {network.name: network for network in networks}
     names = [spec.name for spec in job.network_specs()]
     known = [(by_name[names[f]], by_name[names[g]]) for f, g in job.pairs() if {names[f], names[g]} <= by_name.keys()]
-    pairs = {(f.name, g.name): list(product(f.layers, g.layers)) for f, g in known}
     for position, matcher in enumerate(job.matchers):
         about = MATCHERS[matcher.kind]
         num = matcher.samples if isinstance(matcher.samples, int) and about.family == "index" else images.eval.num
         if num < about.fewest_images:
             found.append(f"matchers[{position}]: {about.kind} needs {about.fewest_images} images at least, got {num}")
-        reasons = [about.why_not(*layers) for some in pairs.values() for layers in some]
-        if reasons and all(reasons):
-            found.append(f"matchers[{position}]: {reasons[0]}; so it is for all layer pairs of the job: leave it out")
+        reasons = (about.why_not(*layers) for f, g in known for layers in product(f.layers, g.layers))
+        first = next(reasons, None)
+        if first and all(reasons):
+            found.append(f"matchers[{position}]: {first}; so it is with all layer pairs of the job: leave it out")
     return found
 
 
