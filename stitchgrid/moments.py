@@ -149,6 +149,43 @@ class PairMoments:
         return self.y.scatter_DD
 
 
+class Merger:
+    """Moments of several sets of rows made those of all of them (Chan, Golub & LeVeque 1979).
+
+    What depends on one layer alone is found once for all its pairs.
+    """
+
+    def __init__(self) -> None:
+        self._sides: dict[tuple[int, ...], tuple[Side, tuple[Side, ...]]] = {}  # with its parts, which keep their ids
+
+    def __call__(self, parts: Sequence[PairMoments]) -> PairMoments:
+        """Return the moments of the rows of all parts of one layer pair."""
+        counts = [part.num_rows for part in parts]
+        x = self._side([part.x for part in parts], counts)
+        y = self._side([part.y for part in parts], counts)
+        xy_DE = torch.stack([part.xy_DE for part in parts]).sum(0)
+        for part in parts:
+            xy_DE = xy_DE + part.num_rows * torch.outer(part.mean_x_D - x.mean_D, part.mean_y_E - y.mean_D)
+        return PairMoments(num_rows=sum(counts), x=x, y=y, xy_DE=xy_DE)
+
+    def folds(self, parts: Sequence[PairMoments]) -> list[tuple[PairMoments, PairMoments]]:
+        """Return, for each part that has rows, the moments of all others, and its own."""
+        filled = [part for part in parts if part.num_rows]
+        return [(self([other for other in filled if other is not part]), part) for part in filled if len(filled) > 1]
+
+    def _side(self, parts: Sequence[Side], counts: Sequence[int]) -> Side:
+        key = tuple(map(id, parts))
+        if key not in self._sides:
+            mean_D = sum((n * part.mean_D for n, part in zip(counts, parts, strict=True)), 0.0 * parts[0].mean_D)
+            mean_D = mean_D / sum(counts)
+            scatter_DD = torch.stack([part.scatter_DD for part in parts]).sum(0)
+            for n, part in zip(counts, parts, strict=True):
+                scatter_DD = scatter_DD + n * torch.outer(part.mean_D - mean_D, part.mean_D - mean_D)
+            side = Side(mean_D=mean_D, scatter_DD=scatter_DD, basis_Dr=parts[0].basis_Dr)
+            self._sides[key] = side, tuple(parts)
+        return self._sides[key][0]
+
+
 class RowSums:
     """Sums over the rows of several layers side by side: their number, their total, each layer's products with itself.
 

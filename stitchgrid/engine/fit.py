@@ -1,21 +1,19 @@
 """What the fit images tell: closed-form maps, by one pass that serves every layer pair, and how low targets reach."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from stitchgrid.engine.gather import gatherers_by_count, stitch_space
+from stitchgrid.engine.fit_moments import FitMoments
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.low_rank import Reductions
 from stitchgrid.engine.ood import Gaussians
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches, by_network
-from stitchgrid.matchers.protocol import ClosedForm, Fit
-from stitchgrid.matchers.registry import implementation
+from stitchgrid.matchers.protocol import Fit
 from stitchgrid.moments import PairMoments
 from stitchgrid.records import Cell
 
@@ -77,7 +75,6 @@ def fit_closed_form(
 
     Also find what all cells' sources of low rank keep, those of `indices` too.
     """
-    counts = {cell.cell_id: ledger[cell].num_fit or 0 for cell in stitched}
     reductions = Reductions(work, ledger, [*stitched, *indices])
     axes = reductions.axes
     found = Fitted(
@@ -85,45 +82,43 @@ def fit_closed_form(
         reductions=reductions,
         gaussians=Gaussians(work, ledger, stitched),
     )
-    spaces = {
-        cell.cell_id: stitch_space(work.layer(cell.source_key), work.layer(cell.target_key), work.rules(cell))
-        for cell in closed
-    }
-    gatherers = gatherers_by_count(
-        work,
-        ((counts[cell.cell_id], spaces[cell.cell_id], cell.source_key, cell.target_key) for cell in closed),
-    )
-    num_seen = max([*gatherers, axes.num_images])
+    moments = FitMoments(work, ledger, closed)
+    num_seen = max(moments.num_images, axes.num_images)
     pairs = (key for cell in closed for key in (cell.source_key, cell.target_key))
     wanted = by_network([*found.minima.layers, *found.gaussians.layers, *axes.layers, *pairs])
     for batch in batches(work, work.images.fit, wanted, stop=num_seen):
         found.minima.take(batch)
         found.gaussians.take(batch)
         axes.take(batch)
-        for gatherer in gatherers.values():
-            gatherer.take(batch)
+        moments.take(batch)
     _look_further(work, found, num_seen)
     reductions.find()
-    for gatherer in gatherers.values():
-        gatherer.find_axes()
-    kinds = {matcher: _closed_form(work, matcher) for matcher in {cell.matcher for cell in closed}}
+    moments.find_axes()
     for cell in ledger.sound(closed):
         with ledger.failing([cell]):
-            gatherer = gatherers[counts[cell.cell_id]]
-            moments = gatherer.pair(spaces[cell.cell_id], cell.source_key, cell.target_key)
-            moments = reductions.of_moments(cell, moments)
-            fit = kinds[cell.matcher].fit(moments)
-            found.fits[cell.cell_id] = fit
+            of_pair, folds = moments.of(cell, reductions)
+            found.fits[cell.cell_id] = fit = moments.kinds[cell.matcher].fit(of_pair, folds)
             if _log.isEnabledFor(logging.DEBUG):
-                _log.debug("%s", _conditioning(work, cell, moments))
+                _log.debug("%s", _conditioning(work, cell, of_pair))
             found.stitches.append(Stitch(cell=cell, map=fit.map, rules=work.rules(cell)))
+    _note_fits(ledger, found)
     return found
 
 
-def _closed_form(work: Workspace, matcher: int) -> ClosedForm[Any]:
-    kind = implementation(work.sweep.matchers[matcher])
-    assert isinstance(kind, ClosedForm)
-    return kind
+def _note_fits(ledger: Ledger, found: Fitted) -> None:
+    """Note what maps say of themselves: metrics of their kind's own, and flags."""
+    for cell_id, name, value in _read(found.fits, lambda fit: fit.values):
+        ledger.entries[cell_id].values[name] = value
+    for cell_id, name, is_set in _read(found.fits, lambda fit: fit.doubts):
+        ledger.entries[cell_id].flags |= {name} if is_set else set()
+
+
+def _read(fits: Mapping[str, Fit], what: Callable[[Fit], Mapping[str, Tensor]]) -> Iterator[tuple[str, str, float]]:
+    """Yield numbers of fits by cell and name, read from the device in one transfer."""
+    numbers = {(cell_id, name): value for cell_id, fit in fits.items() for name, value in what(fit).items()}
+    told = torch.stack([value.double() for value in numbers.values()]).tolist() if numbers else []
+    for (cell_id, name), value in zip(numbers, told, strict=True):
+        yield cell_id, name, value
 
 
 def _look_further(work: Workspace, found: Fitted, num_seen: int) -> None:

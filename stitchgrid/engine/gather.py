@@ -38,6 +38,17 @@ def chunk_bytes(device: torch.device) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Every so many images of a split: those whose position, modulo `of`, is `number`."""
+
+    number: int
+    of: int
+
+
+ALL = Group(number=0, of=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowSpace:
     """The rows in which two layers are compared: what each of them is read as, and what is done to the source's."""
 
@@ -113,10 +124,17 @@ class Cross:
 
 
 class MomentGatherer:
-    """Second moments of all layer pairs that were asked for, over the first images of a split."""
+    """Second moments of all layer pairs that were asked for, over the first images of a split, or a group of them."""
 
-    def __init__(self, work: Workspace, pairs: Iterable[tuple[RowSpace, LayerKey, LayerKey]], *, num_images: int):
-        self.work, self.num_images = work, num_images
+    def __init__(
+        self,
+        work: Workspace,
+        pairs: Iterable[tuple[RowSpace, LayerKey, LayerKey]],
+        *,
+        num_images: int,
+        group: Group = ALL,
+    ):
+        self.work, self.num_images, self.group = work, num_images, group
         sources: dict[tuple[Layout, bool], set[LayerKey]] = {}
         targets: dict[tuple[Layout, bool], set[LayerKey]] = {}
         spaces: dict[RowSpace, None] = {}
@@ -155,9 +173,9 @@ class MomentGatherer:
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch, a few images at a time so that memory stays bounded."""
         count = batch.count_below(self.num_images)
-        step = max(1, self.work.share(chunk_bytes(self.work.device)) // self._bytes_per_image())
-        for start in range(0, count, step):
-            self._add(batch, slice(start, min(start + step, count)))
+        step = self.group.of * max(1, self.work.share(chunk_bytes(self.work.device)) // self._bytes_per_image())
+        for start in range((self.group.number - batch.start) % self.group.of, count, step):
+            self._add(batch, slice(start, min(start + step, count), self.group.of))
 
     def _bytes_per_image(self) -> int:
         frames = sum(frame.layout.num_rows * len(frame.sums.total_X) for frame in self.frames)
@@ -196,13 +214,13 @@ class MomentGatherer:
 
 
 def gatherers_by_count(
-    work: Workspace, wanted: Iterable[tuple[int, RowSpace, LayerKey, LayerKey]]
+    work: Workspace, wanted: Iterable[tuple[int, RowSpace, LayerKey, LayerKey]], group: Group = ALL
 ) -> dict[int, MomentGatherer]:
     """Return a gatherer for every number of images among the (number, row space, source, target) wanted."""
     pairs: dict[int, list[tuple[RowSpace, LayerKey, LayerKey]]] = {}
     for count, space, source, target in wanted:
         pairs.setdefault(count, []).append((space, source, target))
-    return {count: MomentGatherer(work, some, num_images=count) for count, some in pairs.items()}
+    return {count: MomentGatherer(work, some, num_images=count, group=group) for count, some in pairs.items()}
 
 
 GramKey = tuple[LayerKey, int | None]  # a layer, and the rank to which it is reduced

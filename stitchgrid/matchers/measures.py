@@ -7,7 +7,7 @@ from torch import Tensor
 from stitchgrid.matchers.gram import Gram, centred_gram, spreads
 from stitchgrid.matchers.protocol import ClosedForm, Fit, GramIndex, Kind, MomentIndex
 from stitchgrid.matchers.registry import kind_of
-from stitchgrid.moments import PairMoments, pair_moments
+from stitchgrid.moments import Merger, pair_moments
 
 
 def index_of_rows(kind: str, x_ND: Tensor, y_NE: Tensor, **params: object) -> dict[str, float]:
@@ -50,12 +50,9 @@ def fit_rows(kind: str, a_RD: Tensor, b_RE: Tensor, **params: object) -> Fit:
     stitcher = _made(kind, params)
     if not isinstance(stitcher, ClosedForm):
         raise ValueError(f"{kind} is no stitcher in closed form.")
-    return stitcher.fit(pair_moments(a_RD, b_RE), groups_of_rows(a_RD, b_RE, stitcher.num_groups))
-
-
-def groups_of_rows(a_RD: Tensor, b_RE: Tensor, num_groups: int) -> list[PairMoments]:
-    """Return the moments of each group of rows: row k belongs to group k modulo their number."""
-    return [pair_moments(a_RD[start::num_groups], b_RE[start::num_groups]) for start in range(num_groups)]
+    num = stitcher.num_folds
+    groups = [pair_moments(a_RD[start::num], b_RE[start::num]) for start in range(num)]
+    return stitcher.fit(pair_moments(a_RD, b_RE), Merger().folds(groups))
 
 
 def _made(kind: str, params: dict[str, object]) -> Kind[Any]:

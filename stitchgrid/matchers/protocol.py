@@ -7,7 +7,7 @@ activations; a *stitcher* finds a map from the one into the other, whose network
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
@@ -138,19 +138,24 @@ class Fit:
 
     map: AffineMap
     span: Span | None = None  # of the source's fit rows, where the map is arbitrary outside of it
-    flags: frozenset[str] = field(default_factory=frozenset)
+    doubts: Mapping[str, Tensor] = field(default_factory=dict)  # flag -> whether it is to be set
+    values: Mapping[str, Tensor] = field(default_factory=dict)  # of metrics of the kind's own
+
+
+#: Moments of the fit images without one group of them, and of that group.
+Folds = Sequence[tuple["PairMoments", "PairMoments"]]
 
 
 class ClosedForm(Kind[P]):
     """A stitcher whose map follows from second moments of the fit rows."""
 
     @abstractmethod
-    def fit(self, moments: PairMoments, groups: Sequence[PairMoments] = ()) -> Fit:
-        """Return the map of one pair of layers; `groups` are the moments of each group of fit images, if it asks."""
+    def fit(self, moments: PairMoments, folds: Folds = ()) -> Fit:
+        """Return the map of one pair of layers; `folds` are what it asks for by `num_folds`."""
 
     @property
-    def num_groups(self) -> int:
-        """Into how many groups of fit images the moments are to be divided; 0: none are needed."""
+    def num_folds(self) -> int:
+        """Into how many groups of fit images the moments are to be divided, for cross-validation; 0: none."""
         return 0
 
 

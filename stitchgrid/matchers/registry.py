@@ -11,11 +11,19 @@ from stitchgrid.matchers.indices.pwcca import PWCCA
 from stitchgrid.matchers.metrics import CLASS_METRICS, OOD_METRICS, OUTPUT_METRICS
 from stitchgrid.matchers.protocol import About, Kind
 from stitchgrid.matchers.stitchers.direct import Direct
+from stitchgrid.matchers.stitchers.orthogonal import Orthogonal
+from stitchgrid.matchers.stitchers.permutation import Permutation
+from stitchgrid.matchers.stitchers.reduced_rank import ReducedRank
+from stitchgrid.matchers.stitchers.ridge import Ridge
 from stitchgrid.matchers.stitchers.task_loss import TaskLoss
 from stitchgrid.records import Cell, Head, MatcherSpec, Sweep
 
 KINDS: tuple[type[Kind[Any]], ...] = (  # in the order in which people see them
     Direct,
+    Orthogonal,
+    Ridge,
+    ReducedRank,
+    Permutation,
     TaskLoss,
     CKA,
     PWCCA,

@@ -52,6 +52,7 @@ class Reference:
         self.sweep, self.images, self.network, self.device = sweep, images, network, device
         #: Of trained cells: their loss at the end of training, and that of a constant prediction.
         self.end_losses: dict[str, tuple[float, float]] = {}
+        self._own: dict[str, dict[str, float]] = {}  # metrics of a kind's own, by cell
         self._passes: dict[tuple[Key, int, int], tuple[Tensor, Tensor]] = {}  # of the layer pair at hand
 
     def values(self, cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
@@ -64,8 +65,10 @@ class Reference:
 
     def _values(self, cell: Cell) -> dict[str, float]:
         spec, (_, num_eval) = self.sweep.matchers[cell.matcher], self._images_used(cell)
+        if MATCHERS[spec.kind].why_not(self._layer(cell.source_key), self._layer(cell.target_key)):
+            return dict.fromkeys(metrics_of(self.sweep, cell), nan)
         if MATCHERS[spec.kind].family == "stitcher":
-            found = self.measured(cell, self.fitted(cell))
+            found = self.measured(cell, self.fitted(cell)) | self._own.get(cell.cell_id, {})
         else:
             a, b = (self._pass(key, self.images.eval, num_eval)[0] for key in (cell.source_key, cell.target_key))
             a = self._reduced(cell, a)
@@ -164,7 +167,12 @@ class Reference:
         a, b = (self._pass(key, self.images.fit, num_fit)[0] for key in (cell.source_key, cell.target_key))
         a_RD, b_RE = self._lay(cell, a).flatten(0, 1), rows(b, self._layer(cell.target_key)).flatten(0, 1)
         oracle = import_module(f"stitchgrid.reference.stitchers.{spec.kind}")
-        found: Map = getattr(oracle, spec.kind)(a_RD, b_RE, **self._params(cell))
+        params = self._params(cell)
+        if hasattr(oracle, "strength_of"):  # of a kind that divides the images into folds
+            if params["strength"] == "cv":
+                params["strength"] = oracle.strength_of(a_RD.cpu().numpy(), b_RE.cpu().numpy(), num_fit)
+            self._own[cell.cell_id] = {"strength": params["strength"]}
+        found: Map = getattr(oracle, spec.kind)(a_RD, b_RE, **params)
         return found
 
     def measured(self, cell: Cell, stitch: Map) -> dict[str, float]:
@@ -188,7 +196,7 @@ class Reference:
             found |= mahalanobis(pooled(rows(fit_b, target), target), pooled(b_NPE, target), pooled(t_NPE, target))
         if asks_ood(spec, "energy"):
             found |= self._energies(cell, b, t_NPE)
-        if found.keys() >= set(metrics_of(self.sweep, cell)):
+        if found.keys() | self._own.get(cell.cell_id, {}).keys() >= set(metrics_of(self.sweep, cell)):
             return found
         return found | self._answers(cell, t_NPE)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from stitchgrid.matchers.metrics import OF_STITCHERS
 from stitchgrid.matchers.params import Rules
-from stitchgrid.matchers.protocol import UP_TO_LINEAR, UP_TO_ROTATION, About, ClosedForm, Fit
+from stitchgrid.matchers.protocol import UP_TO_LINEAR, UP_TO_ROTATION, About, ClosedForm, Fit, Folds
 
 if TYPE_CHECKING:
     from stitchgrid.moments import PairMoments
@@ -41,7 +40,7 @@ class Direct(ClosedForm[DirectParams]):
         invariances=(UP_TO_LINEAR, UP_TO_ROTATION - {"shift"}),
     )
 
-    def fit(self, moments: PairMoments, groups: Sequence[PairMoments] = ()) -> Fit:  # noqa: ARG002
+    def fit(self, moments: PairMoments, folds: Folds = ()) -> Fit:  # noqa: ARG002
         """Return the map with the span of the fit rows."""
         return fit_direct(moments, rcond=self.params.rcond)
 
