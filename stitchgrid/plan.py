@@ -9,7 +9,7 @@ from typing import Protocol
 
 from stitchgrid.matchers.metrics import WITHOUT_TAIL
 from stitchgrid.matchers.protocol import GramIndex
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, is_a, metrics_of
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, is_a, metrics_of
 from stitchgrid.records import Block, Cell, Layer, MatcherSpec, Shard, Sweep, digest
 
 CPU_SPEED, GPU_SPEED = 1e11, 2e13  # FLOP/s that a core, and a GPU in fp32, is taken to keep up; assumed, not measured
@@ -166,7 +166,7 @@ def _source_ranges(sweep: Sweep, block: Block, matchers: Sequence[int], most: fl
 
     No run is so short that what all of them do anew is more than a small share of it.
     """
-    anew = _shared_cost(sweep, [block], matchers) + _training_passes(sweep, [block.source], matchers)
+    anew = _shared_cost(sweep, [block], matchers) + _training_passes(sweep, [block], matchers)
     most = max(most, (anew + _target_grams(sweep, block, matchers)) / MAX_SHARED)
     layers = block.source_layers
     runs = [block]
@@ -220,7 +220,7 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
     """
     total = _shared_cost(sweep, blocks, matchers)
     total += sum(_moment_cost(sweep, block, _images_passed(sweep, matchers, gram=False)) for block in blocks)
-    total += _training_passes(sweep, {block.source for block in blocks}, matchers)
+    total += _training_passes(sweep, blocks, matchers)
     for matcher in matchers:
         spec, (num_fit, num_eval) = sweep.matchers[matcher], images_of(sweep, matcher)
         kind = MATCHERS[spec.kind]
@@ -270,11 +270,17 @@ def _shared_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int])
     return _images_passed(sweep, matchers, gram=True) * sum(sweep.networks[network].flops for network in networks)
 
 
-def _training_passes(sweep: Sweep, sources: Iterable[int], matchers: Sequence[int]) -> float:
-    """Return the operations of source networks that are read in every epoch of every trained matcher."""
+def _training_passes(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:
+    """Return the operations of networks that are read in every epoch of every trained matcher.
+
+    Sources are; so are targets, by kinds that follow them, with a pass more for what they are on average.
+    """
     trained = [m for m in matchers if MATCHERS[sweep.matchers[m].kind].is_trained]
-    num_images: int = sum(sweep.matchers[m].values["epochs"] * images_of(sweep, m)[0] for m in trained)
-    return num_images * sum(sweep.networks[source].flops for source in sources)
+    num_images: dict[int, int] = {m: sweep.matchers[m].values["epochs"] * images_of(sweep, m)[0] for m in trained}
+    following = [m for m in trained if implementation(sweep.matchers[m]).reads_target]
+    num_followed = sum(num_images[m] + images_of(sweep, m)[0] for m in following)
+    of_sources = sum(num_images.values()) * sum(sweep.networks[f].flops for f in {block.source for block in blocks})
+    return of_sources + num_followed * sum(sweep.networks[g].flops for g in {block.target for block in blocks})
 
 
 def _repeated_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:

@@ -18,7 +18,7 @@ from stitchgrid.errors import InputError, JobFileError, StitchgridError, is_out_
 from stitchgrid.jobfile import Job
 from stitchgrid.matchers.heads import detect_head, num_classes_of
 from stitchgrid.matchers.protocol import About
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, kind_of
 from stitchgrid.models.architecture import code_digest, holding
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
@@ -423,11 +423,11 @@ def _problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) ->
     names = [spec.name for spec in job.network_specs()]
     known = [(by_name[names[f]], by_name[names[g]]) for f, g in job.pairs() if {names[f], names[g]} <= by_name.keys()]
     for position, matcher in enumerate(job.matchers):
-        about = MATCHERS[matcher.kind]
+        about, kind = MATCHERS[matcher.kind], kind_of(matcher.kind)(matcher.params)
         num = matcher.samples if isinstance(matcher.samples, int) and about.family == "index" else images.eval.num
         if num < about.fewest_images:
             found.append(f"matchers[{position}]: {about.kind} needs {about.fewest_images} images at least, got {num}")
-        reasons = (about.why_not(*layers) for f, g in known for layers in product(f.layers, g.layers))
+        reasons = (kind.why_not(*layers) for f, g in known for layers in product(f.layers, g.layers))
         first = next(reasons, None)
         if first and all(reasons):
             found.append(f"matchers[{position}]: {first}; so it is with all layer pairs of the job: leave it out")

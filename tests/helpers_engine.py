@@ -236,7 +236,7 @@ def matcher(
     return MatcherSpec(
         kind=kind,
         revision=1,
-        params=canonical(MATCHERS[kind].params(**params).model_dump()),
+        params=canonical(MATCHERS[kind].params(**params).for_address()),
         seed=0 if seed is None and MATCHERS[kind].is_trained else seed,
         samples=samples,
         metrics=default_metrics(kind) if metrics is None else tuple(metrics),

@@ -25,9 +25,10 @@ from helpers_engine import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stitchgrid.engine import train as engine_train
+from stitchgrid.engine import training_images
 from stitchgrid.engine.ledger import Ledger
-from stitchgrid.engine.train import SourceReader, source_reader, train_task_loss
+from stitchgrid.engine.train import train_maps
+from stitchgrid.engine.training_images import SourceReader, source_reader
 from stitchgrid.matchers.drawing import initial_map, seeded
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.stitchers.affine import AffineMap
@@ -63,7 +64,7 @@ def train(zoo: Zoo, sweep: Sweep, cells: list[Cell] | None = None, *, num_images
     ledger = Ledger(work, cells, shard="unit")
     for cell in cells:
         ledger[cell].num_fit = num_images
-    stitches = train_task_loss(work, ledger, cells, source_reader(work, ledger, cells))
+    stitches = train_maps(work, ledger, cells, source_reader(work, ledger, cells))
     assert [stitch.cell for stitch in stitches] == cells
     return {stitch.cell.cell_id: stitch.map for stitch in stitches}
 
@@ -145,7 +146,7 @@ def test_the_order_of_the_cells_changes_no_map(zoo, sweep, maps):
         ("stitched.STACK_IMAGES", {"cpu": 1}),
         ("stitched.STACK_IMAGES", {"cpu": 70}),
         ("stitched.STACK_BYTES", 1),
-        ("train.CACHE_BYTES", 0),
+        ("training_images.CACHE_BYTES", 0),
     ],
 )
 def test_neither_stacking_nor_reading_the_images_again_changes_a_map(zoo, sweep, maps, monkeypatch, name, size):
@@ -184,9 +185,9 @@ def test_matchers_that_read_the_same_sources_share_one_pass(zoo, monkeypatch):
         matcher("task_loss", seed=0, epochs=2, samples=40, augment="crop4_flip"),
     ]
     read: list[int] = []
-    forward = engine_train.forward
+    forward = training_images.forward
     monkeypatch.setattr(
-        engine_train, "forward", lambda work, pixels, *of: read.append(len(pixels)) or forward(work, pixels, *of)
+        training_images, "forward", lambda work, pixels, *of: read.append(len(pixels)) or forward(work, pixels, *of)
     )
     sweep = make_sweep(zoo, [("conv", "view")], asked)
     together = values(run(zoo, sweep))
@@ -198,7 +199,7 @@ def test_matchers_that_read_the_same_sources_share_one_pass(zoo, monkeypatch):
 
 
 def activations(reader: SourceReader, *, epoch: int = 0, seed: int = 5) -> list[tuple[Tensor, Tensor]]:
-    return [(labels, taken[0, 1]) for labels, taken in reader.epoch(epoch, seed=seed, batch_size=32)]
+    return [(seen.labels_N, seen.sources[0, 1]) for seen in reader.epoch(epoch, seed=seed, batch_size=32)]
 
 
 def test_every_image_is_read_once_an_epoch_with_its_own_label(zoo, sweep):

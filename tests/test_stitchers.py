@@ -5,12 +5,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stitchgrid.matchers.drawing import initial_map
-from stitchgrid.matchers.protocol import Fit
+from stitchgrid.matchers.params import TrainingParams
+from stitchgrid.matchers.protocol import Fit, Step
 from stitchgrid.matchers.span import LEAK
 from stitchgrid.matchers.stitchers.affine import AffineMap, r_squared, residual, squared_error
 from stitchgrid.matchers.stitchers.direct import fit_direct
-from stitchgrid.matchers.stitchers.task_loss import stacked_task_loss
+from stitchgrid.matchers.stitchers.task_loss import TaskLoss
 from stitchgrid.moments import PairMoments, Side, pair_moments
+from stitchgrid.records import Head
 
 
 def rows(count: int, width: int, *, seed: int, rank: int | None = None) -> Tensor:
@@ -252,7 +254,7 @@ def test_stacking_gives_every_map_the_gradient_it_has_alone():
     alone = [torch.autograd.grad(loss, w)[0] for loss, w in zip(losses, weights, strict=True)]
 
     logits = tail(torch.cat([a @ w for a, w in zip(inputs, weights, strict=True)])).unflatten(0, (3, 9))
-    total = stacked_task_loss(logits, labels)
+    total = TaskLoss(TrainingParams()).loss(Step(head=Head(), labels_N=labels, scores_SNK=logits))
     assert total.item() == pytest.approx(sum(loss.item() for loss in losses), rel=1e-6)
     for together, wanted in zip(torch.autograd.grad(total, weights), alone, strict=True):
         torch.testing.assert_close(together, wanted, rtol=1e-5, atol=1e-7)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stitchgrid.datasets.resident import Pictures
-from stitchgrid.engine.train import SourceReader
+from stitchgrid.engine.training_images import SourceReader
 from stitchgrid.engine.workspace import LayerKey, Pixels, Workspace, forward
 from stitchgrid.errors import InputError, StitchgridError, is_out_of_memory
 from stitchgrid.matchers.drawing import seeded
@@ -81,10 +81,10 @@ class _Training:
 
     def classify(self, epoch: int) -> None:
         """Train on every image once."""
-        for labels_N, seen in self.reader.epoch(epoch, seed=self.recipe.seed, batch_size=self.recipe.batch_size):
-            if len(labels_N) > 1:  # batch norm has no statistics of one image
+        for seen in self.reader.epoch(epoch, seed=self.recipe.seed, batch_size=self.recipe.batch_size):
+            if len(seen.labels_N) > 1:  # batch norm has no statistics of one image
                 with torch.enable_grad():
-                    self._step(functional.cross_entropy(self.detector(seen[self.key]), labels_N))
+                    self._step(functional.cross_entropy(self.detector(seen.sources[self.key]), seen.labels_N))
         self._see_that_it_converges()
 
     def fine_tune(self, epoch: int) -> None:
@@ -94,10 +94,11 @@ class _Training:
                 group["lr"] = self.recipe.lr / 10
         generator = seeded("outliers", self.recipe.seed, epoch)
         half, number = self.recipe.batch_size // 2, self.recipe.epochs + epoch  # epochs go on: their orders differ
-        for labels_N, seen in self.reader.epoch(number, seed=self.recipe.seed, batch_size=half):
+        for seen in self.reader.epoch(number, seed=self.recipe.seed, batch_size=half):
+            labels_N = seen.labels_N
             strange = self._outliers(len(labels_N), generator)
             with torch.enable_grad():
-                logits = self.detector(torch.cat([seen[self.key], strange]))
+                logits = self.detector(torch.cat([seen.sources[self.key], strange]))
                 inside_N, outside_N = torch.tensor_split(-torch.logsumexp(logits, 1), [len(labels_N)])
                 hinges = functional.relu(inside_N - INSIDE).square().mean()
                 hinges = hinges + functional.relu(OUTSIDE - outside_N).square().mean()

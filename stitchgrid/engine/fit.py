@@ -14,6 +14,7 @@ from stitchgrid.engine.ood import Gaussians
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches, by_network
 from stitchgrid.matchers.protocol import Fit
+from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.moments import PairMoments
 from stitchgrid.records import Cell
 
@@ -26,6 +27,7 @@ class Fitted:
 
     stitches: list[Stitch] = field(default_factory=list)
     fits: dict[str, Fit] = field(default_factory=dict)  # by cell id
+    starts: dict[str, AffineMap] = field(default_factory=dict)  # of maps that are trained from least squares
     minima: "Minima"
     reductions: Reductions
     gaussians: Gaussians
@@ -82,6 +84,8 @@ def fit_closed_form(
         reductions=reductions,
         gaussians=Gaussians(work, ledger, stitched),
     )
+    starting = [cell for cell in stitched if work.sweep.matchers[cell.matcher].values.get("init") == "direct"]
+    closed = [*closed, *starting]
     moments = FitMoments(work, ledger, closed)
     num_seen = max(moments.num_images, axes.num_images)
     pairs = (key for cell in closed for key in (cell.source_key, cell.target_key))
@@ -97,7 +101,11 @@ def fit_closed_form(
     for cell in ledger.sound(closed):
         with ledger.failing([cell]):
             of_pair, folds = moments.of(cell, reductions)
-            found.fits[cell.cell_id] = fit = moments.kinds[cell.matcher].fit(of_pair, folds)
+            fit = moments.kinds[cell.matcher].fit(of_pair, folds)
+            if cell in starting:
+                found.starts[cell.cell_id] = fit.map
+                continue
+            found.fits[cell.cell_id] = fit
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("%s", _conditioning(work, cell, of_pair))
             found.stitches.append(Stitch(cell=cell, map=fit.map, rules=work.rules(cell)))

@@ -9,6 +9,7 @@ from stitchgrid.engine.low_rank import Reductions
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.protocol import ClosedForm, Folds
 from stitchgrid.matchers.registry import implementation
+from stitchgrid.matchers.stitchers.direct import Direct, DirectParams
 from stitchgrid.moments import Merger, PairMoments
 from stitchgrid.records import Cell
 
@@ -21,7 +22,8 @@ class FitMoments:
         self.kinds: dict[int, ClosedForm[Any]] = {}  # by matcher
         for matcher in {cell.matcher for cell in cells}:
             kind = implementation(work.sweep.matchers[matcher])
-            assert isinstance(kind, ClosedForm), f"{kind.about.kind} is no closed form"
+            if not isinstance(kind, ClosedForm):  # maps of another kind are trained from these
+                kind = Direct(DirectParams())
             self.kinds[matcher] = kind
         self._spaces = {
             cell.cell_id: stitch_space(work.layer(cell.source_key), work.layer(cell.target_key), work.rules(cell))

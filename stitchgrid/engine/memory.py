@@ -13,7 +13,7 @@ import torch
 from stitchgrid.engine.evaluate import MOMENT_BYTES, gram_bytes
 from stitchgrid.engine.gather import RowSpace, chunk_bytes, index_space, stitch_space
 from stitchgrid.engine.stitched import STACK_BYTES, images_per_stack, stack_images
-from stitchgrid.engine.train import CACHE_BYTES
+from stitchgrid.engine.training_images import CACHE_BYTES
 from stitchgrid.engine.workspace import LayerKey
 from stitchgrid.matchers.alignment import Layout, layout_of
 from stitchgrid.matchers.params import Rules

@@ -1,7 +1,7 @@
 """One shard from start to rows: fit, train, evaluate, every image seen by every network once per phase."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -11,13 +11,15 @@ from stitchgrid.engine.evaluate import Evaluation
 from stitchgrid.engine.fit import fit_closed_form
 from stitchgrid.engine.ledger import Ledger, is_process_error
 from stitchgrid.engine.stitched import Stitch
-from stitchgrid.engine.train import SourceReader, source_reader, train_task_loss
+from stitchgrid.engine.train import train_maps
+from stitchgrid.engine.training_images import SourceReader, source_reader
 from stitchgrid.engine.workspace import Workspace, by_network, forward
 from stitchgrid.errors import InputError
 from stitchgrid.matchers.alignment import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
 from stitchgrid.matchers.ood import is_underdetermined
 from stitchgrid.matchers.protocol import About, GramIndex
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, is_a
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a
+from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.models.fingerprint import difference, fingerprint_of_noise, tolerance_of
 from stitchgrid.models.proof import relative_error, tolerance_for
 from stitchgrid.moments import NOT_FINITE
@@ -124,7 +126,7 @@ def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: boo
         with ledger.failing(trained) if is_pair else nullcontext(), ledger.timed(trained):
             if trained:
                 reader = source_reader(work, ledger, trained, fitted.reductions, like=reader)
-                fitted.stitches += _train(work, ledger, trained, reader)
+                fitted.stitches += _train(work, ledger, trained, reader, fitted.starts)
     del reader  # and the activations that it keeps
     with ledger.timed(cells):
         Evaluation(work, ledger, cells, fitted).run()
@@ -134,9 +136,11 @@ def _matcher(work: Workspace, cell: Cell) -> About:
     return MATCHERS[work.sweep.matchers[cell.matcher].kind]
 
 
-def _train(work: Workspace, ledger: Ledger, cells: list[Cell], reader: SourceReader) -> list[Stitch]:
+def _train(
+    work: Workspace, ledger: Ledger, cells: list[Cell], reader: SourceReader, starts: Mapping[str, AffineMap]
+) -> list[Stitch]:
     spec = work.sweep.matchers[cells[0].matcher]
-    stitches = train_task_loss(work, ledger, cells, reader)
+    stitches = train_maps(work, ledger, cells, reader, starts)
     finite = [torch.isfinite(s.map.weight_DE).all() & torch.isfinite(s.map.bias_E).all() for s in stitches]
     for stitch, is_finite in zip(stitches, torch.stack(finite).tolist() if finite else [], strict=True):
         if not is_finite:
@@ -156,7 +160,7 @@ def _describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
     source, target = work.layer(cell.source_key), work.layer(cell.target_key)
     num_fit, num_eval = images_of(sweep, cell.matcher)
     entry.num_eval = entry.num_rows = num_eval
-    if matcher.why_not(source, target):
+    if implementation(sweep.matchers[cell.matcher]).why_not(source, target):
         entry.flags.add("inapplicable")
         return
     if sweep.matchers[cell.matcher].rank is not None:

@@ -50,7 +50,7 @@ class MatcherEntry:
         made, for matchers that ask for them.
         """
         detector = {"energy": asdict(energy)} if self.energy and energy else {}  # it decides values: part of addresses
-        params = {**self.params.model_dump(mode="json"), **detector}
+        params = {**self.params.for_address(), **detector}
         return tuple(
             MatcherSpec(
                 kind=self.kind,

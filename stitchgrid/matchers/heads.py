@@ -118,6 +118,31 @@ def losses(scores: Tensor, labels_N: Tensor, head: Head) -> Tensor:
     return flat.view(scores.shape[:-1])
 
 
+def log_answers(scores: Tensor, head: Head, temperature: float = 1.0) -> Tensor:
+    """Return the logarithms of the probabilities of all answers, (..., A), of scores divided by a temperature.
+
+    Classes of `logits` and `probabilities`; yes and no of `binary` (A = 2) and, label by label, of `multilabel` (2K).
+    """
+    if head.kind in ("binary", "multilabel"):
+        odds = _log_odds(scores, head) / temperature
+        return torch.cat([functional.logsigmoid(odds), functional.logsigmoid(-odds)], dim=-1)
+    if head.is_probability:
+        scores = scores.clamp_min(torch.finfo(torch.float32).tiny).log()
+    return functional.log_softmax(scores / temperature, dim=-1)
+
+
+def entropy(shares_K: Tensor, *, is_each: bool = False) -> float:
+    """Return the entropy in nats of shares that sum to one; `is_each`: the mean over them of that of yes and no.
+
+    >>> round(entropy(torch.tensor([0.5, 0.5])), 4)
+    0.6931
+    """
+    shares_K = shares_K.double()
+    if is_each:
+        return float(-(torch.xlogy(shares_K, shares_K) + torch.xlogy(1 - shares_K, 1 - shares_K)).mean())
+    return float(-torch.xlogy(shares_K, shares_K).sum())
+
+
 def _log_odds(scores: Tensor, head: Head) -> Tensor:
     """Return logits of yes against no."""
     return torch.logit(scores, eps=torch.finfo(torch.float32).eps) if head.is_probability else scores

@@ -1,8 +1,8 @@
 """Parameters of kinds, as a job file sets them; the rules by which every stitcher lays a source on a target."""
 
-from typing import Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from stitchgrid.records import MatcherSpec
 
@@ -10,12 +10,18 @@ from stitchgrid.records import MatcherSpec
 class Params(BaseModel):
     """Parameters of a kind; a job file may set each of them, and no other."""
 
+    came_later: ClassVar[frozenset[str]] = frozenset()  # so that cells of older versions keep their addresses
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def of(cls, spec: MatcherSpec) -> Self:
         """Return the parameters of a matcher of this kind; those that its record does not name have their default."""
         return cls(**{name: value for name, value in spec.values.items() if name in cls.model_fields})
+
+    def for_address(self) -> dict[str, Any]:
+        """Return the parameters as plain JSON; those that came later are left out while they have their default."""
+        later = {name for name in self.came_later if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=later)
 
 
 class NoParams(Params):
@@ -28,3 +34,18 @@ class Rules(Params):
     resize: Literal["bilinear", "area", "nearest"] = "bilinear"  # where grids differ
     cls: Literal["copy", "pool", "drop"] = "copy"  # what the target's prefix tokens are made of
     pool: Literal["mean", "cls"] = "mean"  # what a vector is made of
+
+
+class TrainingParams(Rules):
+    """How a map is trained; defaults are those of Balogh & Jelasity (2025), but for the augmentation."""
+
+    epochs: Annotated[int, Field(ge=1)] = 30
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    augment: Literal["none", "crop4_flip"] = "none"
+    #: What the map starts from: PyTorch's own initialisation, least squares on the fit images, or the identity.
+    init: Literal["default", "direct", "identity"] = "default"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+
+    came_later: ClassVar[frozenset[str]] = frozenset({"init", "optimizer"})

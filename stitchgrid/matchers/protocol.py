@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stitchgrid.matchers.span import Span
     from stitchgrid.matchers.stitchers.affine import AffineMap
     from stitchgrid.moments import PairMoments
-    from stitchgrid.records import Layer
+    from stitchgrid.records import Head, Layer
 
 P = TypeVar("P", bound=Params)
 S = TypeVar("S")  # what a kind prepares of one layer
@@ -68,7 +68,7 @@ class About:
 
     def why_not(self, source: Layer, target: Layer) -> str | None:
         """Return why the kind says nothing of two layers, None where it does."""
-        found = f"{source.name} has {source.width} features, {target.name} {target.width}"
+        found = widths_of(source, target)
         if self.widths == "equal" and source.width != target.width:
             return f"{self.kind} needs layers of equal width, and {found}"
         if self.widths == "not narrower" and source.width > target.width:
@@ -76,6 +76,11 @@ class About:
         if self.most_features is not None and max(source.width, target.width) > self.most_features:
             return f"{self.kind} takes layers of up to {self.most_features:,} features, and {found}"
         return None
+
+
+def widths_of(source: Layer, target: Layer) -> str:
+    """Return how wide two layers are, in words."""
+    return f"{source.name} has {source.width} features, {target.name} {target.width}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +101,15 @@ class Kind(ABC, Generic[P]):
     """One kind of matcher, with its parameters."""
 
     about: ClassVar[About]
+    reads_target: ClassVar[bool] = False  # whether maps are trained on what the target makes of the same images
     axes_of: ClassVar[frozenset[Literal["source", "target"]]] = frozenset()  # whose principal axes it asks for
 
     def __init__(self, params: P):
         self.params = params
+
+    def why_not(self, source: Layer, target: Layer) -> str | None:
+        """Return why nothing can be said of two layers, None where it can."""
+        return self.about.why_not(source, target)
 
     def flops(self, sizes: Sizes) -> float:  # noqa: ARG002
         """Return the float64 operations for one pair of layers, beyond the statistics that it reads."""
@@ -159,5 +169,55 @@ class ClosedForm(Kind[P]):
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a trained kind sees of S stitched networks into one layer of a target g, and of g, on the same N images."""
+
+    head: Head  # of g
+    labels_N: Tensor
+    scores_SNK: Tensor | None = None  # of the stitched networks
+    target_scores_NK: Tensor | None = None  # of g, where the kind reads it
+    #: By node of g, what the stitched networks (S, N, P) and g (N, P) make there, flattened; in order of execution.
+    stitched: Mapping[str, Tensor] = field(default_factory=dict)
+    target: Mapping[str, Tensor] = field(default_factory=dict)
+    sizes: Mapping[str, Tensor] = field(default_factory=dict)  # of these, mean squared norm of g's over the fit images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """What some rows are on average."""
+
+    row_P: Tensor
+    square: Tensor  # of the norm
+
+
 class Trained(Kind[P]):
     """A stitcher whose map is trained, step by step, through the frozen rest of the target."""
+
+    #: Which layers of g are compared: `none`, the `last` cut before the scores, or the stitch and all `later` blocks.
+    layers: ClassVar[Literal["none", "last", "later"]] = "none"
+
+    @abstractmethod
+    def losses(self, step: Step) -> Tensor:
+        """Return the loss of each stitched network on each image: (S, N)."""
+
+    def loss(self, step: Step) -> Tensor:
+        """Return the sum over the stitched networks of their mean losses.
+
+        Each network's map enters one term only, so its gradient is what training it alone would give.
+        """
+        return self.losses(step).mean(1).sum()
+
+    @abstractmethod
+    def followed(self, step: Step) -> Mapping[str, Tensor]:
+        """Return what h is to follow, by name: (N, P) each; their means are the best constant prediction."""
+
+    @abstractmethod
+    def constant_loss(self, means: Mapping[str, Mean], head: Head, sizes: Mapping[str, Tensor]) -> float:
+        """Return the mean loss of the best constant prediction, from the means of what is `followed`."""
+
+    def why_not(self, source: Layer, target: Layer) -> str | None:
+        """Return why nothing can be said of two layers, None where it can."""
+        if getattr(self.params, "init", None) == "identity" and source.width != target.width:
+            return f'init = "identity" needs layers of equal width, and {widths_of(source, target)}'
+        return self.about.why_not(source, target)

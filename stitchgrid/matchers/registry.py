@@ -11,10 +11,13 @@ from stitchgrid.matchers.indices.pwcca import PWCCA
 from stitchgrid.matchers.metrics import CLASS_METRICS, OOD_METRICS, OUTPUT_METRICS
 from stitchgrid.matchers.protocol import About, Kind
 from stitchgrid.matchers.stitchers.direct import Direct
+from stitchgrid.matchers.stitchers.final_feature import FinalFeature
+from stitchgrid.matchers.stitchers.functional_alignment import FunctionalAlignment
 from stitchgrid.matchers.stitchers.orthogonal import Orthogonal
 from stitchgrid.matchers.stitchers.permutation import Permutation
 from stitchgrid.matchers.stitchers.reduced_rank import ReducedRank
 from stitchgrid.matchers.stitchers.ridge import Ridge
+from stitchgrid.matchers.stitchers.soft_label import SoftLabel
 from stitchgrid.matchers.stitchers.task_loss import TaskLoss
 from stitchgrid.records import Cell, Head, MatcherSpec, Sweep
 
@@ -25,6 +28,9 @@ KINDS: tuple[type[Kind[Any]], ...] = (  # in the order in which people see them
     ReducedRank,
     Permutation,
     TaskLoss,
+    SoftLabel,
+    FinalFeature,
+    FunctionalAlignment,
     CKA,
     PWCCA,
     Procrustes,

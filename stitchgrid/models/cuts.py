@@ -202,6 +202,13 @@ class CutNetwork(ABC):
     def suffix(self, node: str) -> nn.Module:
         """Return the rest of the network behind a node: a module from its activation to the class scores, float32."""
 
+    @abstractmethod
+    def behind(self, node: str, nodes: Sequence[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """Return a function of a node's activation that gives those at later nodes, in this order, float32.
+
+        It runs no further than the last of them.
+        """
+
 
 def as_seen(a: Tensor, images: int, dtype: torch.dtype, _: tuple[int, ...]) -> Tensor:
     """Return an activation of a network with the images first, in float32 where it is of another floating type."""

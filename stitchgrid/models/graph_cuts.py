@@ -52,6 +52,10 @@ class GraphNetwork(CutNetwork):
     def suffix(self, node: str) -> nn.Module:  # noqa: D102
         return self._part(self.cut(node), self.cuts[-1:])
 
+    def behind(self, node: str, nodes: Sequence[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:  # noqa: D102
+        part = self._part(self.cut(node), [self.cut(later) for later in nodes])
+        return part if len(nodes) > 1 else lambda a: (part(a),)
+
     @property
     def ends_in(self) -> str | None:  # noqa: D102
         node = self.trace.output

@@ -10,7 +10,7 @@ from stitchgrid.models.axes import Reading
 from stitchgrid.models.blocks import ACTIVATIONS, block_calls
 from stitchgrid.models.cuts import Call, Cut, CutNetwork, Operations, as_seen, head_of, make_layer
 from stitchgrid.models.hook_axes import CallReader
-from stitchgrid.models.hook_runs import Detour, capture
+from stitchgrid.models.hook_runs import Detour, capture, capture_behind
 from stitchgrid.models.hook_trial import NoiseTrial, is_leaf
 from stitchgrid.models.user_forward import FAILURES, in_one_line
 
@@ -61,6 +61,21 @@ class HookedNetwork(CutNetwork):
     def suffix(self, node: str) -> nn.Module:  # noqa: D102
         is_end = self.cut(node).node == self.logits
         return nn.Identity() if is_end else _Rest(self.module, self._detours[node])
+
+    def behind(self, node: str, nodes: Sequence[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:  # noqa: D102
+        cuts = [self.cut(later) for later in nodes]
+        inner = [cut.node for cut in cuts if cut.node != self.logits]
+
+        def run(a: Tensor) -> tuple[Tensor, ...]:
+            found = capture_behind(self.module, self._detours[node], inner, a)
+            keys = ["" if cut.node == self.logits else cut.node for cut in cuts]
+            if missing := [key for key in keys if key not in found]:
+                raise InputError(
+                    f"{type(self.module).__name__} did not run {missing[0]!r} behind {node!r}, as when it was cut."
+                )
+            return tuple(_as_seen(found[key], cut if key else None) for key, cut in zip(keys, cuts, strict=True))
+
+        return run
 
 
 def _as_seen(a: Tensor, cut: Cut | None) -> Tensor:

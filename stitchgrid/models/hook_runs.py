@@ -236,6 +236,23 @@ class Detour:
         return images.clone() if self.own_memory else images
 
 
+def capture_behind(network: nn.Module, detour: Detour, paths: Sequence[str], a: Tensor) -> dict[str, Tensor]:
+    """Return copies of what modules return behind one whose output is `a`, and under "" the scores."""
+    found: dict[str, Tensor] = {}
+    modules = dict(network.named_modules())
+
+    def keep(path: str, value: Tensor) -> None:
+        found[path] = value.clone()  # what comes after may overwrite it
+
+    hooks = [modules[path].register_forward_hook(lambda _, __, value, path=path: keep(path, value)) for path in paths]
+    try:
+        scores = detour.run(network, a)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found | {"": scores}
+
+
 def skipped_before(
     calls: Sequence[ModuleCall], begin: int, skippable: frozenset[int]
 ) -> dict[nn.Module, list[ModuleCall | None]]:

@@ -30,6 +30,19 @@ def select_layers(network: CutNetwork, patterns: Sequence[str]) -> tuple[Cut, ..
     return tuple(cut for cut in network.cuts if cut in chosen)
 
 
+def later_blocks(network: CutNetwork, node: str) -> list[str]:
+    """Return the nodes of the blocks behind a node, in order of execution; the scores are none."""
+    position = network.cut(node).position
+    return [cut.node for cut in _blocks(network) if cut.position > position and cut.node != network.logits]
+
+
+def last_features(network: CutNetwork, node: str) -> str | None:
+    """Return the last node before the scores that can be stitched, None where it does not lie behind `node`."""
+    position = network.cut(node).position
+    found = [cut for cut in network.cuts if cut.can_be_stitched and cut.node != network.logits]
+    return found[-1].node if found and found[-1].position > position else None
+
+
 def _find(network: CutNetwork, pattern: str) -> list[Cut]:
     cuts = [cut for cut in network.cuts if cut.can_be_stitched]
     if pattern == "all":

@@ -16,6 +16,11 @@ def said(scores_NK: Tensor, head: Head) -> Tensor:
     return (scores_NK > threshold).long() if head.kind == "multilabel" else scores_NK.argmax(1)
 
 
+def loss_of_each(scores_NK: Tensor, labels_N: Tensor, head: Head) -> Tensor:
+    """Return the cross-entropy of each image in nats, (N,)."""
+    return torch.stack([mean_loss(scores_NK[k : k + 1], labels_N[k : k + 1], head) for k in range(len(labels_N))])
+
+
 def mean_loss(scores_NK: Tensor, labels_N: Tensor, head: Head) -> Tensor:
     """Return the mean cross-entropy in nats of a network with such a head."""
     if head.kind in ("binary", "multilabel"):

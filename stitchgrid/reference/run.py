@@ -8,28 +8,29 @@ Shape suffixes: N images, P rows per image, R rows of all images, D features of 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from math import nan
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.special import xlogy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stitchgrid.datasets.resident import PicturePair, Pictures
 from stitchgrid.matchers.drawing import image_order, initial_map, seeded
 from stitchgrid.matchers.params import Rules
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, metrics_of
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, metrics_of
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.precision import running_in
 from stitchgrid.preprocess import apply_preprocess, augment_crop4_flip
-from stitchgrid.records import Cell, Layer, Sweep
+from stitchgrid.records import Cell, Layer, MatcherSpec, Sweep
 from stitchgrid.reference.arithmetic import RANK, mean, ratio, total_variance
 from stitchgrid.reference.detection import mahalanobis, told_apart
 from stitchgrid.reference.outputs import mean_loss, outputs_alike, said
 from stitchgrid.reference.rows import compared, installed, lay, pooled, rows
+from stitchgrid.reference.stitchers.direct import direct
+from stitchgrid.reference.stitchers.trained import Follows
 
 Key = tuple[int, int]  # network and layer, by position
 Pixels = Tensor | list[Tensor]
@@ -65,7 +66,7 @@ class Reference:
 
     def _values(self, cell: Cell) -> dict[str, float]:
         spec, (_, num_eval) = self.sweep.matchers[cell.matcher], self._images_used(cell)
-        if MATCHERS[spec.kind].why_not(self._layer(cell.source_key), self._layer(cell.target_key)):
+        if implementation(spec).why_not(self._layer(cell.source_key), self._layer(cell.target_key)):
             return dict.fromkeys(metrics_of(self.sweep, cell), nan)
         if MATCHERS[spec.kind].family == "stitcher":
             found = self.measured(cell, self.fitted(cell)) | self._own.get(cell.cell_id, {})
@@ -210,17 +211,20 @@ class Reference:
         return told_apart("energy", *(logits_NK.exp().sum(1).log() for logits_NK in scores))
 
     def _train(self, cell: Cell, *, num_fit: int) -> Map:
-        """Return the map trained on the labels, by itself, through the whole stitched network."""
-        spec = self.sweep.matchers[cell.matcher]
-        params = spec.values
-        source, target = self._layer(cell.source_key), self._layer(cell.target_key)
-        generator = seeded("initial map", self.sweep.full_rank_id(cell))
-        initial = initial_map(source.width, target.width, generator=generator)
-        weight_DE = initial.weight_DE.to(self.device).requires_grad_()
-        bias_E = initial.bias_E.to(self.device).requires_grad_()
-        adam = torch.optim.Adam([weight_DE, bias_E], lr=params["lr"], weight_decay=params["weight_decay"])
+        """Return the map trained by its kind's loss, by itself, through the whole stitched network."""
+        params, target = self._values_of(cell), self._layer(cell.target_key)
+        weight_DE, bias_E = (tensor.float().to(self.device).requires_grad_() for tensor in self._start(cell, num_fit))
+        make: dict[str, Callable[..., torch.optim.Optimizer]] = {
+            "adam": torch.optim.Adam,
+            "adamw": torch.optim.AdamW,
+            "sgd": partial(torch.optim.SGD, momentum=0.9),
+        }
+        optimizer = make[params["optimizer"]]([weight_DE, bias_E], lr=params["lr"], weight_decay=params["weight_decay"])
+        follows = Follows(self.network(cell.target), cell, self.sweep, params)
+        for some in torch.split(torch.arange(num_fit), self.sweep.batch_size):
+            follows.measure(self._inputs(cell.target, self.images.fit.batch(some)))
         for epoch in range(params["epochs"]):
-            order, generator = image_order(num_fit, seed=spec.seed or 0, epoch=epoch)
+            order, generator = image_order(num_fit, seed=self._spec(cell).seed or 0, epoch=epoch)
             for indices in torch.split(order, params["batch_size"]):
                 pixels, labels_N = self.images.fit.batch(indices), self.images.fit.labels[indices].to(self.device)
                 if params["augment"] == "crop4_flip":
@@ -228,34 +232,53 @@ class Reference:
                 with torch.no_grad():
                     a_NPD = self._lay(cell, self._run(cell.source_key, pixels)[0].float())
                 t = installed(a_NPD @ weight_DE + bias_E, target)
-                head = self.sweep.networks[cell.target].head
-                loss = mean_loss(self._run(cell.target_key, pixels, instead=t)[1], labels_N, head)
-                adam.zero_grad()
+                loss = follows.losses(self._inputs(cell.target, pixels), t, labels_N).mean()
+                optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                adam.step()
+                optimizer.step()
         stitch = weight_DE.detach(), bias_E.detach()
-        self.end_losses[cell.cell_id] = self._end_loss(cell, stitch, num_fit)
+        self.end_losses[cell.cell_id] = self._end_loss(cell, stitch, num_fit, follows)
         return stitch[0].double(), stitch[1].double()
 
+    def _start(self, cell: Cell, num_fit: int) -> Map:
+        """Return what a map starts from."""
+        source, target = self._layer(cell.source_key), self._layer(cell.target_key)
+        init = self._values_of(cell)["init"]
+        if init == "identity":
+            return torch.eye(source.width), torch.zeros(target.width)
+        if init == "direct":
+            a, b = (self._pass(key, self.images.fit, num_fit)[0] for key in (cell.source_key, cell.target_key))
+            return direct(self._lay(cell, a).flatten(0, 1), rows(b, target).flatten(0, 1), rcond=RANK)
+        drawn = initial_map(source.width, target.width, generator=seeded("initial map", self.sweep.full_rank_id(cell)))
+        return drawn.weight_DE, drawn.bias_E
+
+    def _spec(self, cell: Cell) -> MatcherSpec:
+        return self.sweep.matchers[cell.matcher]
+
+    def _values_of(self, cell: Cell) -> dict[str, Any]:
+        """Return all parameters of a cell's kind."""
+        return dict(MATCHERS[self._spec(cell).kind].params.of(self._spec(cell)))
+
+    def _inputs(self, network: int, pixels: Pixels) -> Tensor:
+        """Return images as a network wants them."""
+        return apply_preprocess(pixels, self.sweep.networks[network].preprocess).to(self.device)
+
     @torch.no_grad()
-    def _end_loss(self, cell: Cell, stitch: Map, num_fit: int) -> tuple[float, float]:
+    def _end_loss(self, cell: Cell, stitch: Map, num_fit: int, follows: Follows) -> tuple[float, float]:
         """Return the loss of a trained map on its first fit images, not augmented, and that of a constant prediction.
 
         A cell has diverged where the first is not finite, or not below the second by more than a millionth of it.
         """
-        num = min(num_fit, max(256, self.sweep.matchers[cell.matcher].values["epochs"] * num_fit // 16))
-        labels_N, record, total = self.images.fit.labels[:num], self.sweep.networks[cell.target], 0.0
+        num = min(num_fit, max(256, self._values_of(cell)["epochs"] * num_fit // 16))
+        labels_N, total, wanted = self.images.fit.labels[:num], 0.0, []
         for some in torch.split(torch.arange(num), self.sweep.batch_size):
             pixels = self.images.fit.batch(some)
             a_NPD = self._lay(cell, self._run(cell.source_key, pixels)[0].float())
             t = installed(a_NPD @ stitch[0] + stitch[1], self._layer(cell.target_key))
-            logits_NK = self._run(cell.target_key, pixels, instead=t)[1]
-            total += mean_loss(logits_NK, labels_N[some].to(self.device), record.head).item() * len(some)
-        classes = range(record.num_classes)
-        shares = np.array([np.mean(labels_N.cpu().numpy() == label) for label in classes])
-        if record.head.kind == "multilabel":
-            return total / num, float((xlogy(-shares, shares) - xlogy(1 - shares, 1 - shares)).mean())
-        return total / num, float(-xlogy(shares, shares).sum())
+            x = self._inputs(cell.target, pixels)
+            total += follows.losses(x, t, labels_N[some].to(self.device)).sum().item()
+            wanted.append(follows.wanted(x, labels_N[some].to(self.device)))
+        return total / num, follows.constant_loss([torch.cat(parts) for parts in zip(*wanted, strict=True)])
 
     @torch.no_grad()
     def _answers(self, cell: Cell, t_NPE: Tensor) -> dict[str, float]:

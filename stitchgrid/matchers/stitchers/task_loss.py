@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from stitchgrid.matchers.metrics import OF_STITCHERS
-from stitchgrid.matchers.params import Rules
-from stitchgrid.matchers.protocol import About, Trained
+from stitchgrid.matchers.params import TrainingParams
+from stitchgrid.matchers.protocol import About, Mean, Step, Trained
 from stitchgrid.records import Head
 
 if TYPE_CHECKING:
@@ -17,43 +16,49 @@ if TYPE_CHECKING:
 LOGITS = Head()
 
 
-class TaskLossParams(Rules):
-    """Cross-entropy on the labels; defaults are those of Balogh & Jelasity (2025), but for the augmentation."""
-
-    epochs: Annotated[int, Field(ge=1)] = 30
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    augment: Literal["none", "crop4_flip"] = "none"
-
-
-class TaskLoss(Trained[TaskLossParams]):
-    """The cross-entropy of the stitched network's scores with the labels."""
+class TaskLoss(Trained[TrainingParams]):
+    """The cross-entropy of the stitched network's scores with the labels, by the target's head."""
 
     about = About(
         kind="task_loss",
         family="stitcher",
         summary="affine map trained on the labels through the rest of the target (TLM)",
         source="Balogh & Jelasity 2025",
-        params=TaskLossParams,
+        params=TrainingParams,
         metrics=OF_STITCHERS,
         score="accuracy",
         is_trained=True,
         needs_labels=True,
     )
 
+    def losses(self, step: Step) -> Tensor:
+        """Return the cross-entropy of each image."""
+        from stitchgrid.matchers.heads import losses
 
-def stacked_task_loss(scores_SNK: Tensor, labels_N: Tensor, head: Head = LOGITS) -> Tensor:
-    """Return the sum over S stitched networks of their mean cross-entropy on the same N images, by their target's head.
+        assert step.scores_SNK is not None
+        return losses(step.scores_SNK.float(), step.labels_N, step.head)
 
-    Each network's map enters one term only, so its gradient is what training it alone would give.
-    """
-    from torch.nn import functional
+    def loss(self, step: Step) -> Tensor:
+        """Return the same, summed up; of logits by one operation, forward and backward."""
+        from torch.nn import functional
 
-    from stitchgrid.matchers.heads import losses
+        if step.head != LOGITS:
+            return super().loss(step)
+        assert step.scores_SNK is not None
+        num_stacked = len(step.scores_SNK)
+        flat = step.scores_SNK.flatten(0, 1).float()
+        return functional.cross_entropy(flat, step.labels_N.repeat(num_stacked)) * num_stacked
 
-    num_stacked = len(scores_SNK)
-    if head == LOGITS:  # by one operation, forward and backward
-        flat = scores_SNK.flatten(0, 1).float()
-        return functional.cross_entropy(flat, labels_N.repeat(num_stacked)) * num_stacked
-    return losses(scores_SNK.float(), labels_N, head).mean() * num_stacked
+    def followed(self, step: Step) -> Mapping[str, Tensor]:
+        """Return the labels, one column a class."""
+        from torch.nn import functional
+
+        assert step.scores_SNK is not None
+        num_classes = max(2, step.scores_SNK.shape[-1])  # one score decides between two
+        return {"labels": functional.one_hot(step.labels_N, num_classes)}
+
+    def constant_loss(self, means: Mapping[str, Mean], head: Head, sizes: Mapping[str, Tensor]) -> float:  # noqa: ARG002
+        """Return the entropy of the labels' frequencies; for `multilabel` the mean over labels, of yes and no."""
+        from stitchgrid.matchers.heads import entropy
+
+        return entropy(means["labels"].row_P, is_each=head.kind == "multilabel")

@@ -1,0 +1,99 @@
+"""The losses of the kinds that are trained, on whole networks: labels, soft labels, final features, later blocks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from scipy.special import xlogy
+from torch import Tensor
+from torch.nn import functional as F
+
+from stitchgrid.models.cuts import CutNetwork
+from stitchgrid.models.select import later_blocks
+from stitchgrid.records import Cell, Sweep
+from stitchgrid.reference.outputs import loss_of_each
+
+
+class Follows:
+    """What the stitched network h of a cell is to follow: the labels, or what g makes of the same images."""
+
+    def __init__(self, network: CutNetwork, cell: Cell, sweep: Sweep, params: dict[str, Any]):
+        self.network, self.params, self.kind = network, params, sweep.matchers[cell.matcher].kind
+        record = sweep.networks[cell.target]
+        self.node, self.head = record.layers[cell.target_layer].node, record.head
+        self.nodes = self._nodes()
+        self.total, self.num = [torch.zeros((), dtype=torch.float64) for _ in self.nodes], 0
+
+    def _nodes(self) -> list[str]:
+        """Return where h and g are compared."""
+        order, end = [cut.node for cut in self.network.cuts], self.network.logits
+        if self.kind == "final_feature":
+            able = [cut.node for cut in self.network.cuts if cut.can_be_stitched and cut.node != end]
+            return [able[-1] if able and order.index(able[-1]) > order.index(self.node) else self.node]
+        if self.kind == "functional_alignment":
+            return [self.node, *later_blocks(self.network, self.node)]
+        return [end]
+
+    def measure(self, x: Tensor) -> None:
+        """Add up the squared norms of what g makes of some fit images."""
+        self.num += len(x)
+        sizes = [a.double().square().sum().cpu() for a in self._of_target(x)]
+        self.total = [total + size for total, size in zip(self.total, sizes, strict=True)]
+
+    @torch.no_grad()
+    def _of_target(self, x: Tensor) -> list[Tensor]:
+        return [a.float().flatten(1) for a in self.network.taps(self.nodes)(x)]
+
+    def _of_stitched(self, t: Tensor) -> list[Tensor]:
+        """Return what h makes of T(A) at the nodes, one after another."""
+        found, at = [], self.node
+        for node in self.nodes:
+            if node != at:
+                [t] = self.network.behind(at, [node])(t)
+                at = node
+            found.append(t.float().flatten(1))
+        return found
+
+    def losses(self, x: Tensor, t: Tensor, labels_N: Tensor) -> Tensor:
+        """Return the loss of each image."""
+        if self.kind == "task_loss":
+            return loss_of_each(self._of_stitched(t)[0], labels_N, self.head)
+        if self.kind == "soft_label" and self.head.has_classes:
+            wanted, said = self._answers(self._of_target(x)[0]), self._answers(self._of_stitched(t)[0])
+            return -(wanted * said.log()).sum((1, 2)) / wanted.shape[1]
+        both = zip(self._of_stitched(t), self._of_target(x), self.total, strict=True)
+        parts = [(h - g).square().sum(1) / (size / self.num).float() for h, g, size in both]
+        return torch.stack(parts).mean(0)
+
+    def _answers(self, scores_NK: Tensor) -> Tensor:
+        """Return probabilities of all answers to each question, (N, Q, A): one question, or one a label."""
+        if self.head.kind in ("binary", "multilabel"):
+            odds = torch.logit(scores_NK, eps=torch.finfo(torch.float32).eps) if self.head.is_probability else scores_NK
+            yes = torch.sigmoid(odds / self.params["temperature"])
+            return torch.stack([yes, 1 - yes], dim=2)
+        if self.head.is_probability:
+            scores_NK = scores_NK.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return F.softmax(scores_NK / self.params["temperature"], dim=1)[:, None]
+
+    def wanted(self, x: Tensor, labels_N: Tensor) -> list[Tensor]:
+        """Return what h is to follow."""
+        if self.kind == "task_loss":
+            return [labels_N]
+        of_target = self._of_target(x)
+        return [self._answers(of_target[0])] if self.kind == "soft_label" and self.head.has_classes else of_target
+
+    def constant_loss(self, wanted: Sequence[Tensor]) -> float:
+        """Return the mean loss of the best constant prediction."""
+        if self.kind == "task_loss":
+            shares = [float((wanted[0] == label).double().mean()) for label in range(int(wanted[0].max()) + 1)]
+            if self.head.kind == "multilabel":
+                return float(sum(-xlogy(p, p) - xlogy(1 - p, 1 - p) for p in shares) / self.network.num_classes)
+            return float(sum(-xlogy(p, p) for p in shares))
+        if self.kind == "soft_label" and self.head.has_classes:
+            mean_QA = wanted[0].double().mean(0).cpu().numpy()
+            return float(-xlogy(mean_QA, mean_QA).sum(1).mean())
+        shares = [
+            (g.double() - g.double().mean(0)).square().sum(1).mean().item() / (size / self.num).item()
+            for g, size in zip(wanted, self.total, strict=True)
+        ]
+        return sum(shares) / len(shares)
