@@ -45,6 +45,18 @@ def problems_of(**changes: Any) -> tuple[str, ...]:
 # ---- what a job asks for
 
 
+def test_a_list_of_samples_is_a_matcher_for_each_number_of_images():
+    asked = [{"kind": "direct", "samples": [50, 100, "all"], "rank": ["full", 4]}, {"kind": "cka", "samples": [9]}]
+    job = parse(matchers=asked)
+    found = [(spec.kind, spec.samples, spec.rank) for spec in job.matcher_specs()]
+    assert found == [("direct", n, rank) for n in (50, 100, None) for rank in (None, 4)] + [("cka", 9, None)]
+    assert parse_job(job.to_dict(), title="again").matcher_specs() == job.matcher_specs()
+    for wrong in ([], [3, 3], [3, True]):
+        assert any("samples" in problem for problem in problems_of(matchers=[{"kind": "direct", "samples": wrong}]))
+    [problem] = problems_of(matchers=[{"kind": "direct", "samples": [5, 5]}])
+    assert problem == "matchers[0].samples: a list of different numbers of images is needed, got [5, 5]"
+
+
 def test_defaults_are_those_of_the_contract():
     job = parse()
     assert (job.seed, job.numerics.device, job.numerics.precision, job.numerics.batch_size) == (0, "auto", "fp32", 256)

@@ -9,7 +9,7 @@ from stitchgrid import __version__
 from stitchgrid.cli.ask import atlas, query, report, sql
 from stitchgrid.cli.follow import logs, status
 from stitchgrid.cli.keep import check, compact
-from stitchgrid.cli.look import layers, models
+from stitchgrid.cli.look import layers, matchers, models
 from stitchgrid.cli.run import bench, launch, plan, resume
 from stitchgrid.cli.saying import say
 from stitchgrid.errors import StitchgridError
@@ -44,7 +44,11 @@ def cli() -> None:
     """
 
 
-for command in (launch, resume, plan, bench, status, logs, layers, models, query, sql, atlas, report, check, compact):
+RUNNING = (launch, resume, plan, bench, status, logs)
+LOOKING = (layers, models, matchers)
+ASKING = (query, sql, atlas, report)
+KEEPING = (check, compact)
+for command in (*RUNNING, *LOOKING, *ASKING, *KEEPING):
     cli.add_command(command)
 
 

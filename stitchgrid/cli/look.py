@@ -1,4 +1,4 @@
-"""Commands that look at networks: layers, models."""
+"""Commands that look at what there is: models, layers, matchers."""
 
 import json
 import re
@@ -25,6 +25,29 @@ def models(pattern: str) -> None:
     if not names:
         raise InputError(f"no architecture matches {pattern!r}; {nearest(pattern, architecture_names())}.")
     say("\n".join(names))
+
+
+@click.command()
+@click.argument("kind", required=False)
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How to write it.")
+def matchers(kind: str | None, form: str) -> None:
+    """List the kinds of matchers, or tell everything about KIND: parameters, metrics, range, invariances, source.
+
+    \b
+    Example:
+      stitchgrid matchers
+      stitchgrid matchers task_loss
+    """
+    from stitchgrid.errors import nearest
+    from stitchgrid.matchers.describe import as_record, describe, overview
+    from stitchgrid.matchers.registry import MATCHERS
+
+    if kind is not None and kind not in MATCHERS:
+        raise InputError(f"there is no matcher {kind!r}; {nearest(kind, MATCHERS)}.")
+    if form == "json":
+        say(json.dumps([as_record(about) for name, about in MATCHERS.items() if kind in (None, name)], indent=2))
+    else:
+        say("\n".join(overview(MATCHERS.values()) if kind is None else describe(MATCHERS[kind])))
 
 
 @click.command()

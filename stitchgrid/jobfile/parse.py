@@ -95,7 +95,8 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
     if data is not None and data.outliers is not None and diagnostics.energy.outliers is not None:
         problems.add("diagnostics.energy.outliers", "there is [data.outliers] as well; leave one of them out")
     asked = Asked(ood=diagnostics.ood, energy=_energy(diagnostics, data))
-    matchers = [_matcher(item, where, asked, problems) for where, item in _items(table, "matchers", problems)]
+    items = [one for where, item in _items(table, "matchers", problems) for one in _swept(where, item, problems)]
+    matchers = [_matcher(item, where, asked, problems) for where, item in items]
     _check_repeated(matchers, data.fit.samples if data else None, problems)
     if problems.found or head is None or data is None or numerics is None or grid is None:
         return None
@@ -237,6 +238,16 @@ def _energy(diagnostics: DiagnosticsTable, data: DataTable | None) -> EnergyReci
     samples = diagnostics.energy.samples
     known = samples if isinstance(samples, int) else None  # of others `Job.energy_recipe` knows
     return EnergyRecipe(**{**dict(diagnostics.energy), "outliers": outliers, "samples": known})
+
+
+def _swept(where: str, item: Any, problems: Problems) -> list[tuple[str, Any]]:
+    """Return an entry for each number of images in a list of `samples`; others as they are."""
+    if not isinstance(item, Mapping) or not isinstance(samples := item.get("samples"), list):
+        return [(where, item)]
+    if not samples or any(one in samples[:position] for position, one in enumerate(samples)):
+        problems.add(f"{where}.samples", f"a list of different numbers of images is needed, got {samples}")
+        return []
+    return [(where, {**item, "samples": one}) for one in samples]
 
 
 def _matcher(item: Any, where: str, asked: Asked, problems: Problems) -> MatcherEntry | None:
