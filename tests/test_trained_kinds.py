@@ -1,5 +1,7 @@
 """Kinds that are trained: what they start from, what they follow, and the addresses that their cells keep."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers_engine import (
@@ -14,10 +16,11 @@ from helpers_engine import (
     unlike,
 )
 
+from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.params import TrainingParams
-from stitchgrid.matchers.registry import MATCHERS
+from stitchgrid.matchers.registry import MATCHERS, default_metrics
 from stitchgrid.models.select import last_features, later_blocks
-from stitchgrid.records import Row, Sweep, digest
+from stitchgrid.records import Row, Sweep, canonical, digest
 
 TRAINED = [kind for kind, about in MATCHERS.items() if about.is_trained]
 FOLLOWING = [kind for kind in TRAINED if not MATCHERS[kind].needs_labels]
@@ -66,6 +69,32 @@ def test_what_maps_start_from_and_how_they_are_trained_is_as_in_the_reference(zo
     rows, found = run(zoo, sweep), reference(zoo, sweep)
     wider = {"variance_ratio": 1e-4}  # steps of Adam follow the sign of gradients that are next to zero
     assert not unlike(sweep, rows, lambda cell: found.values([cell])[cell.cell_id], wider=wider)
+
+
+@pytest.mark.parametrize("adapter", ["affine_bn", "bottleneck", "mlp", "conv3x3"])
+@pytest.mark.parametrize("pair", [("conv", "conv_again"), ("conv", "token"), ("token", "view")], ids="->".join)
+def test_adapters_are_as_in_the_reference(zoo, adapter, pair):
+    more = {"samples": 80, "epochs": 2, "batch_size": 16, "lr": 0.01, "adapter": adapter}
+    metrics = [*default_metrics("task_loss"), *OOD_METRICS["mahalanobis"]]
+    asked = [matcher(kind, metrics=metrics, **more) for kind in ("task_loss", "functional_alignment")]
+    of_low_rank = matcher("task_loss", metrics=["residual"], **more)
+    asked.append(replace(of_low_rank, params=canonical(of_low_rank.values | {"rank": 3})))
+    sweep = make_sweep(zoo, [pair], asked)
+    rows, found = run(zoo, sweep), reference(zoo, sweep)
+    wider = {"variance_ratio": 1e-3, "residual": 1e-4, "r2": 1e-4, "loss": 1e-4, "negative_mass": 1e-3}
+    if adapter == "affine_bn":  # divides by the spread of features that hardly vary
+        wider = dict.fromkeys(wider, 1e-2)
+    wider |= dict.fromkeys(OOD_METRICS["mahalanobis"], 2e-3)
+    assert {row.error for row in rows} == {None}
+    assert not unlike(sweep, rows, lambda cell: found.values([cell])[cell.cell_id], wider=wider)
+    if adapter == "conv3x3":
+        kinds = {(f.kind, g.kind) for f in sweep.networks[0].layers for g in sweep.networks[-1].layers}
+        assert any("inapplicable" in row.flags for row in rows) == (kinds != {("map", "map")})
+
+
+def test_an_adapter_that_is_no_affine_map_has_no_affine_start():
+    with pytest.raises(ValueError, match=r'init = "direct" is an affine map, and the adapter is .mlp.; drop one'):
+        TrainingParams(init="direct", adapter="mlp")
 
 
 @pytest.mark.parametrize("kind", TRAINED)

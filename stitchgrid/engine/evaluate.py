@@ -32,7 +32,7 @@ from stitchgrid.matchers.ood import SOUND_AUROC
 from stitchgrid.matchers.protocol import GramIndex, MomentIndex
 from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a
 from stitchgrid.matchers.span import LEAK
-from stitchgrid.matchers.stitchers.affine import r_squared, residual, squared_error
+from stitchgrid.matchers.stitchers.affine import AffineMap, r_squared, residual, squared_error
 from stitchgrid.moments import NOT_FINITE, PairMoments
 from stitchgrid.records import Cell, MatcherSpec
 
@@ -80,7 +80,7 @@ class Evaluation:
         return found
 
     def _gatherers(self) -> dict[int, MomentGatherer]:
-        cells = [*(stitch.cell for stitch in self.stitches), *self.moment_cells]
+        cells = [*(stitch.cell for stitch in self.stitches if _is_affine(stitch)), *self.moment_cells]
         return gatherers_by_count(
             self.work,
             ((self.ledger[cell].num_eval or 0, self._space(cell), cell.source_key, cell.target_key) for cell in cells),
@@ -103,8 +103,10 @@ class Evaluation:
 
     def _run_stitches(self) -> list[Stitch]:
         """Return those whose stitched networks are run."""
-        metrics = [self.work.sweep.matchers[stitch.cell.matcher].metrics for stitch in self.stitches]
-        return [s for s, asked in zip(self.stitches, metrics, strict=True) if not WITHOUT_TAIL.issuperset(asked)]
+        return [s for s in self.stitches if not _is_affine(s) or self._asks_tail(s)]
+
+    def _asks_tail(self, stitch: Stitch) -> bool:
+        return not WITHOUT_TAIL.issuperset(self.work.sweep.matchers[stitch.cell.matcher].metrics)
 
     def _distances(self) -> list[DistanceCheck]:
         measured: dict[GaussianKey, list[Stitch]] = {}
@@ -143,6 +145,7 @@ class Evaluation:
         keys = [key for cell in self.moment_cells for key in (cell.source_key, cell.target_key)]
         keys += [key for stitch in self.stitches for key in (stitch.cell.source_key, stitch.cell.target_key)]
         counts = [*self.gatherers, *(gram.num_images for gram in grams)]
+        counts += [self.ledger[stitch.cell].num_eval or 0 for stitch in self.stitches]
         wanted = by_network([*keys, *(key for gram in grams for key in gram.layers)])
         scored = {tail.target[0] for tail in self.tails}
         for batch in batches(self.work, self.work.images.eval, wanted, scored=scored, stop=max(counts, default=0)):
@@ -206,6 +209,8 @@ class Evaluation:
         unseen: dict[tuple[int, int], Tensor] = {}  # by rows of a source and their span, which all its targets share
         noted: list[tuple[Cell, list[Tensor]]] = []  # residual, r2, share of the source that the fit rows do not span
         for stitch in self.stitches:
+            if not isinstance(stitch.map, AffineMap):  # its rows were looked at, one by one
+                continue
             with self.ledger.failing([stitch.cell]):
                 moments = self._moments(stitch.cell)
                 error = squared_error(stitch.map, moments)
@@ -237,6 +242,10 @@ class Evaluation:
     def _moments(self, cell: Cell) -> PairMoments:
         gatherer = self.gatherers[self.ledger[cell].num_eval or 0]
         return gatherer.pair(self._space(cell), cell.source_key, cell.target_key)
+
+
+def _is_affine(stitch: Stitch) -> bool:
+    return isinstance(stitch.map, AffineMap)
 
 
 def _by_matcher(cells: Iterable[Cell]) -> dict[int, list[Cell]]:

@@ -15,6 +15,7 @@ from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.ood import Gaussian, detection, fit_gaussian
 from stitchgrid.matchers.registry import asks_ood
+from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.moments import RowSums, find_finite
 from stitchgrid.records import Cell
 
@@ -75,9 +76,13 @@ class DistanceCheck:
     def take(self, batch: Batch) -> None:
         """Score the images of a batch."""
         self._b_N.append(self.gaussian.score(pooled_target(self.work, batch, self.target)))
-        pooled = (pooled_source(self.work, batch, s.cell.source_key, self.target, s.rules) for s in self.stitches)
-        scores = [self.gaussian.score(s.map(rows_ND)) for s, rows_ND in zip(self.stitches, pooled, strict=True)]
-        self._t_SN.append(torch.stack(scores))
+        self._t_SN.append(torch.stack([self.gaussian.score(self._pooled(stitch, batch)) for stitch in self.stitches]))
+
+    def _pooled(self, stitch: Stitch, batch: Batch) -> Tensor:
+        """Return pooled T(A) in float64, (N, E): of an affine map, what it makes of pooled A."""
+        if not isinstance(stitch.map, AffineMap):
+            return batch.found["pooled stitched", stitch.cell.cell_id]
+        return stitch.map(pooled_source(self.work, batch, stitch.cell.source_key, self.target, stitch.rules))
 
     def metrics(self) -> list[dict[str, float]]:
         """Return how well the scores tell each T(A) from B, in the order of the stitches."""

@@ -141,7 +141,7 @@ def _train(
 ) -> list[Stitch]:
     spec = work.sweep.matchers[cells[0].matcher]
     stitches = train_maps(work, ledger, cells, reader, starts)
-    finite = [torch.isfinite(s.map.weight_DE).all() & torch.isfinite(s.map.bias_E).all() for s in stitches]
+    finite = [torch.stack([torch.isfinite(one).all() for one in s.map.tensors()]).all() for s in stitches]
     for stitch, is_finite in zip(stitches, torch.stack(finite).tolist() if finite else [], strict=True):
         if not is_finite:
             ledger[stitch.cell].error = (

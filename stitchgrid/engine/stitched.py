@@ -15,6 +15,7 @@ from stitchgrid.engine.anchors import Anchors
 from stitchgrid.engine.outputs import outputs_of
 from stitchgrid.engine.pooling import pooled_source, pooled_target
 from stitchgrid.engine.workspace import Batch, Workspace
+from stitchgrid.matchers.adapters import Adapter
 from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, layouts_of, resize_rows, rows_of
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.ood import detection, rounded
@@ -52,7 +53,7 @@ def stacks(work: Workspace, target: Layer, num_networks: int, num_images: int) -
 
 
 def stitch_rows(
-    stitch: AffineMap,
+    stitch: AffineMap | Adapter,
     a: Tensor,
     source: Layer,
     target: Layer,
@@ -65,6 +66,9 @@ def stitch_rows(
     An affine map commutes with resizing, so it is applied on whichever side has fewer rows; not with dropping tokens.
     """
     ours, theirs = layouts_of(source, target)
+    if not isinstance(stitch, AffineMap):
+        mapped = stitch(resize_rows(rows_of(a, source), ours, theirs, rules))
+        return mapped if out is None else out.copy_(mapped)
     if ours.num_rows < theirs.num_rows and keeps_means(theirs, rules):
         laid = resize_rows(stitch(rows_of(a, source)), ours, theirs, rules)
         return laid if out is None else out.copy_(laid)
@@ -76,7 +80,7 @@ class Stitch:
     """A fitted map of one cell."""
 
     cell: Cell
-    map: AffineMap
+    map: AffineMap | Adapter
     rules: Rules
 
 
@@ -106,6 +110,50 @@ class SpreadSum:
         return (self.square / self.num - (self.total / self.num).square()).sum((-2, -1))
 
 
+def pooled_stitched(batch: Batch, stitch: Stitch, t_NPE: Tensor, layer: Layer) -> Tensor:
+    """Return the pooled rows T(A) of a map that is not affine, (N, E), for all that asks for them of the batch."""
+    return batch.once(("pooled stitched", stitch.cell.cell_id), lambda: t_NPE[:, layer.num_prefix :].double().mean(1))
+
+
+class RowErrors:
+    """Distance of T(A) to B, row by row, of maps that are not affine: moments of A do not tell it."""
+
+    def __init__(self, positions: Sequence[int], *, device: torch.device):
+        self.positions = list(positions)  # among the stitches
+        self._errors = {position: torch.zeros((), dtype=torch.float64, device=device) for position in positions}
+        self._norm = torch.zeros((), dtype=torch.float64, device=device)
+        self._spread = SpreadSum()
+
+    def begin(self, b_NPE: Tensor) -> None:
+        """Take the target's own rows of a batch."""
+        if self.positions:
+            self._norm += b_NPE.double().square().sum()
+            self._spread.add(b_NPE.flatten(0, 1))
+
+    def add(self, position: int, t_NPE: Tensor, b_NPE: Tensor) -> None:
+        """Take the rows of one stitch."""
+        self._errors[position] += (t_NPE.double() - b_NPE).square().sum()
+
+    def metrics(self) -> dict[int, dict[str, float]]:
+        """Return residual and r2 of each; NaN where B is 0, or does not vary."""
+        if not self.positions:
+            return {}
+        undefined = torch.full_like(self._norm, torch.nan)
+        variance = self._spread.trace() * self._spread.num
+        found = {
+            position: [
+                error / torch.where(self._norm > 0, self._norm, undefined),
+                1 - error / torch.where(variance > 0, variance, undefined),
+            ]
+            for position, error in self._errors.items()
+        }
+        told = torch.stack([torch.stack(both) for both in found.values()]).tolist()
+        return {
+            position: {"residual": residual, "r2": share}
+            for position, (residual, share) in zip(found, told, strict=True)
+        }
+
+
 class TailEvaluation:
     """Everything measured of the stitched networks that end in one target layer, summed over batches."""
 
@@ -118,8 +166,11 @@ class TailEvaluation:
         self.tail = work.tail(self.target)
         self.outputs = outputs_of(work.sweep.networks[self.target[0]], len(stitches), device=work.device)
         zeros = torch.zeros(len(stitches), dtype=torch.float64, device=work.device)
-        self._exact = [stitch.map.double() for stitch in stitches]
-        self._anchored: list[tuple[AffineMap, Tensor | None]] = []  # maps of rows as the anchors leave them
+        self._exact = [stitch.map.frozen() for stitch in stitches]
+        self.row_errors = RowErrors(
+            [k for k, stitch in enumerate(stitches) if isinstance(stitch.map, Adapter)], device=work.device
+        )
+        self._anchored: list[tuple[AffineMap | Adapter, Tensor | None]] = []  # maps of rows as the anchors leave them
         self.negative_S, self.absolute_S = zeros.clone(), zeros.clone()  # sums of |min(T(A), 0)| and |T(A)|
         self.target_minimum_S = fit_minimum_S  # over each map's fit rows and the evaluation rows
         self.spread, self.target_spread = SpreadSum(), SpreadSum()
@@ -138,26 +189,35 @@ class TailEvaluation:
         self.outputs.begin(batch.logits[self.target[0]].float(), batch.labels_N)
         self.target_minimum_S = torch.minimum(self.target_minimum_S, b_NPE.min())
         self.target_spread.add(pooled_target(self.work, batch, self.target))
+        self.row_errors.begin(b_NPE)
         if self.detector is not None:
             self._scores_b.append(rounded(self.detector.score(batch.activations[self.target].float())))
-        pooled_SNE = torch.stack([self._pooled(position, batch) for position in range(len(self.stitches))])
-        self.spread.add(pooled_SNE)
+        affine = [position for position in range(len(self.stitches)) if position not in self.row_errors.positions]
+        pooled_SNE = b_NPE.new_empty(len(self.stitches), len(b_NPE), b_NPE.shape[2], dtype=torch.float64)
+        for position in affine:
+            pooled_SNE[position] = self._pooled(position, batch)
         scores_SN: list[Tensor] = []
         for part in stacks(self.work, self.layer, len(self.stitches), len(batch.labels_N)):
             t_SNPE = b_NPE.new_empty(part.stop - part.start, *b_NPE.shape)
             for t_NPE, position in zip(t_SNPE, range(len(self.stitches))[part], strict=True):
                 self._stitch(position, batch, t_NPE)
+                if position in self.row_errors.positions:
+                    self.row_errors.add(position, t_NPE, b_NPE)
+                    pooled_SNE[position] = pooled_stitched(batch, self.stitches[position], t_NPE, self.layer)
             self._run(part, t_SNPE)
             scores_SN += self._energies(part, t_SNPE)
             self._sum_up(part, t_SNPE, pooled_SNE[part])
+        self.spread.add(pooled_SNE)
         if scores_SN:
             self._scores_t.append(torch.cat(scores_SN))
 
-    def _about_anchor(self, stitch: Stitch) -> tuple[AffineMap, Tensor | None]:
+    def _about_anchor(self, stitch: Stitch) -> tuple[AffineMap | Adapter, Tensor | None]:
         """Return the map of the source's rows about their anchor, and the bias that is added last, if any.
 
         Of a target far from zero every operation would round as its rows do: there the bias waits until the end.
         """
+        if isinstance(stitch.map, Adapter):
+            return stitch.map, None
         anchor, at_target = self.anchors.of(stitch.cell.source_key), self.anchors.of(self.target)
         found = stitch.map if anchor is None else anchor.map(stitch.map)
         if at_target is None:
@@ -173,7 +233,8 @@ class TailEvaluation:
     def _stitch(self, position: int, batch: Batch, out: Tensor) -> None:
         """Write T(A) of one stitch, (N, P, E)."""
         stitch, source = self.stitches[position], self.stitches[position].cell.source_key
-        a, layer, anchor = batch.activations[source].float(), self.work.layer(source), self.anchors.of(source)
+        a, layer = batch.activations[source].float(), self.work.layer(source)
+        anchor = self.anchors.of(source) if isinstance(stitch.map, AffineMap) else None
         if anchor is not None:
             found, axis = anchor, layer.feature_axis
             a = batch.once(("about its anchor", source), lambda: found.rows(batch.activations[source].float(), axis))
@@ -181,8 +242,9 @@ class TailEvaluation:
         stitch_rows(about_anchor, a, layer, self.layer, stitch.rules, out=out)
         if bias_E is not None:
             out.copy_(out + bias_E)  # in float64: a bias in float32 would be off by as much as B is rounded
-        if anchor is not None and not keeps_means(layouts_of(layer, self.layer)[1], stitch.rules):
-            out[:, : self.layer.num_prefix] = stitch.map.bias_E.to(out.dtype)  # dropped tokens are zeros, not anchors
+        drops = not keeps_means(layouts_of(layer, self.layer)[1], stitch.rules)
+        if anchor is not None and isinstance(stitch.map, AffineMap) and drops:  # dropped tokens are zeros, not anchors
+            out[:, : self.layer.num_prefix] = stitch.map.bias_E.to(out.dtype)
 
     def _run(self, part: slice, t_SNPE: Tensor) -> None:
         with self.work.precision():
@@ -220,6 +282,8 @@ class TailEvaluation:
         found = [dict(zip(columns, values, strict=True)) for values in table]
         for position, energies in zip(self.watched, self._energy_metrics(), strict=True):
             found[position] |= energies
+        for position, errors in self.row_errors.metrics().items():
+            found[position] |= errors
         return found
 
     def _energy_metrics(self) -> list[dict[str, float]]:

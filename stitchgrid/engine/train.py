@@ -15,9 +15,11 @@ from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import Stitch, stacks, stitch_rows
 from stitchgrid.engine.training_images import Seen, SourceReader, TargetReader
 from stitchgrid.engine.workspace import LayerKey, Workspace
+from stitchgrid.matchers.adapters import Adapter
 from stitchgrid.matchers.alignment import install
 from stitchgrid.matchers.divergence import has_diverged, loss_images
 from stitchgrid.matchers.drawing import initial_map, seeded
+from stitchgrid.matchers.params import TrainingParams
 from stitchgrid.matchers.protocol import Mean, Step, Trained
 from stitchgrid.matchers.registry import implementation
 from stitchgrid.matchers.stitchers.affine import AffineMap
@@ -140,7 +142,7 @@ class _Training:
     def run(self) -> list[Stitch]:
         """Train all maps."""
         params = self.kind.params
-        tensors = [tensor for stitch in self.stitches for tensor in (stitch.map.weight_DE, stitch.map.bias_E)]
+        tensors = [tensor for stitch in self.stitches for tensor in stitch.map.tensors()]
         optimizer = _optimizer(params.optimizer, tensors, lr=params.lr, weight_decay=params.weight_decay)
         seed, size = self.spec.seed or 0, params.batch_size
         for epoch in range(params.epochs):
@@ -152,12 +154,21 @@ class _Training:
                             self._backward(tail, seen)
                 optimizer.step()
         self._note_diverged()
-        done = [replace(s, map=s.map.double()) for s in self.stitches if self.ledger[s.cell].error is None]
-        reduced = self.reader.reduced
         return [
-            replace(s, map=reduced[s.cell.source_key].before(s.map)) if s.cell.source_key in reduced else s
-            for s in done
+            replace(stitch, map=self._of_unreduced(stitch))
+            for stitch in self.stitches
+            if self.ledger[stitch.cell].error is None
         ]
+
+    def _of_unreduced(self, stitch: Stitch) -> AffineMap | Adapter:
+        """Return a map as it is measured, of the source as it is."""
+        found, reduction = stitch.map.frozen(), self.reader.reduced.get(stitch.cell.source_key)
+        if reduction is None:
+            return found
+        if isinstance(found, AffineMap):
+            return reduction.before(found)
+        found.before = reduction
+        return found
 
     def _step(self, tail: Tail, rows_NPE: Tensor | None, seen: Seen) -> Step:
         """Return what the kind sees of stacked networks, or of the target alone."""
@@ -200,6 +211,9 @@ class _Training:
     @torch.no_grad()
     def _note_diverged(self) -> None:
         """Flag the cells whose training came to nothing, by `has_diverged` on the first `loss_images` fit images."""
+        for stitch in self.stitches:
+            if isinstance(stitch.map, Adapter):
+                stitch.map.eval()
         num_images = loss_images(self.reader.num_images, num_seen=self.kind.params.epochs * self.reader.num_images)
         totals: dict[str, list[Tensor]] = {}  # of losses, batch by batch
         followed: dict[LayerKey, dict[str, _Sums]] = {}
@@ -259,8 +273,13 @@ def _optimizer(name: str, tensors: Sequence[Tensor], *, lr: float, weight_decay:
     return make(tensors, lr=lr, weight_decay=weight_decay, fused=True)
 
 
-def _parameters(work: Workspace, cells: Sequence[Cell], starts: Mapping[str, AffineMap]) -> list[AffineMap]:
-    """Return the maps that cells start from, brought to the device in one transfer."""
+def _parameters(
+    work: Workspace, cells: Sequence[Cell], starts: Mapping[str, AffineMap]
+) -> Sequence[AffineMap | Adapter]:
+    """Return the maps that cells start from, brought to the device; affine ones in one transfer."""
+    adapter = TrainingParams.of(work.sweep.matchers[cells[0].matcher]).adapter
+    if adapter != "affine":
+        return [_adapter(work, cell, adapter) for cell in cells]
     drawn = [starts[cell.cell_id] if cell.cell_id in starts else _initial(work, cell) for cell in cells]
     tensors = [tensor for initial in drawn for tensor in (initial.weight_DE, initial.bias_E)]
     if starts:  # are there already
@@ -269,6 +288,12 @@ def _parameters(work: Workspace, cells: Sequence[Cell], starts: Mapping[str, Aff
     parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     there = [part.view(tensor.shape).clone().requires_grad_() for part, tensor in zip(parts, tensors, strict=True)]
     return [AffineMap(weight_DE=weight, bias_E=bias) for weight, bias in zip(there[::2], there[1::2], strict=True)]
+
+
+def _adapter(work: Workspace, cell: Cell, kind: str) -> Adapter:
+    source, target = work.layer(cell.source_key), work.layer(cell.target_key)
+    generator = seeded("initial map", work.sweep.full_rank_id(cell))
+    return Adapter(kind, source.width, target.width, target.grid, generator).to(work.device)
 
 
 def _initial(work: Workspace, cell: Cell) -> AffineMap:

@@ -1,6 +1,7 @@
 """What is drawn at random when maps are trained: from generators that a cell seeds, never from the order of work."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -25,6 +26,29 @@ def initial_map(num_in: int, num_out: int, *, generator: torch.Generator) -> Aff
     bound = 1 / math.sqrt(num_in)
     bias_E = torch.empty(num_out).uniform_(-bound, bound, generator=generator)
     return AffineMap(weight_DE=weight_ED.mT.contiguous(), bias_E=bias_E)
+
+
+def initial_tensors(adapter: str, num_in: int, num_out: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return the float32 tensors that an adapter other than an affine map starts from, as PyTorch initialises layers.
+
+    `weight_1`, `bias_1` and, behind a hidden layer, `weight_2`, `bias_2`, (in, out) each; of `conv3x3` (out, in, 3, 3).
+    """
+    if adapter == "conv3x3":
+        weight = torch.empty(num_out, num_in, 3, 3)
+        init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+        bound = 1 / math.sqrt(9 * num_in)
+        return {"weight_1": weight, "bias_1": torch.empty(num_out).uniform_(-bound, bound, generator=generator)}
+    widths = [num_in, num_out]
+    if adapter in ("bottleneck", "mlp"):
+        hidden = max(1, min(num_in, num_out) // 4) if adapter == "bottleneck" else max(num_in, num_out)
+        widths = [num_in, hidden, num_out]
+    found: dict[str, Tensor] = {}
+    for number, (ours, theirs) in enumerate(pairwise(widths), start=1):
+        drawn = initial_map(ours, theirs, generator=generator)
+        found |= {f"weight_{number}": drawn.weight_DE, f"bias_{number}": drawn.bias_E}
+    if adapter == "affine_bn":  # which takes any bias off again
+        del found["bias_1"]
+    return found
 
 
 def image_order(num_images: int, *, seed: int, epoch: int) -> tuple[Tensor, torch.Generator]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stitchgrid.records import MatcherSpec
 
@@ -46,6 +46,15 @@ class TrainingParams(Rules):
     augment: Literal["none", "crop4_flip"] = "none"
     #: What the map starts from: PyTorch's own initialisation, least squares on the fit images, or the identity.
     init: Literal["default", "direct", "identity"] = "default"
+    #: What the map is: affine, the same with batch norm behind it, a hidden layer narrower or as wide as the layers, or
+    #: a 3x3 convolution between feature maps.
+    adapter: Literal["affine", "affine_bn", "bottleneck", "mlp", "conv3x3"] = "affine"
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
 
-    came_later: ClassVar[frozenset[str]] = frozenset({"init", "optimizer"})
+    came_later: ClassVar[frozenset[str]] = frozenset({"init", "adapter", "optimizer"})
+
+    @model_validator(mode="after")
+    def _starts_from_what_it_is(self) -> Self:
+        if self.init != "default" and self.adapter != "affine":
+            raise ValueError(f'init = "{self.init}" is an affine map, and the adapter is {self.adapter!r}; drop one')
+        return self

@@ -220,4 +220,9 @@ class Trained(Kind[P]):
         """Return why nothing can be said of two layers, None where it can."""
         if getattr(self.params, "init", None) == "identity" and source.width != target.width:
             return f'init = "identity" needs layers of equal width, and {widths_of(source, target)}'
+        if getattr(self.params, "adapter", None) == "conv3x3" and {source.kind, target.kind} != {"map"}:
+            return (
+                f'adapter = "conv3x3" needs feature maps, and {source.name} is a {source.kind}, '
+                f"{target.name} a {target.kind}"
+            )
         return self.about.why_not(source, target)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stitchgrid.datasets.resident import PicturePair, Pictures
-from stitchgrid.matchers.drawing import image_order, initial_map, seeded
+from stitchgrid.matchers.drawing import image_order, initial_map, initial_tensors, seeded
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, metrics_of
 from stitchgrid.models.cuts import CutNetwork
@@ -30,11 +30,11 @@ from stitchgrid.reference.detection import mahalanobis, told_apart
 from stitchgrid.reference.outputs import mean_loss, outputs_alike, said
 from stitchgrid.reference.rows import compared, installed, lay, pooled, rows
 from stitchgrid.reference.stitchers.direct import direct
-from stitchgrid.reference.stitchers.trained import Follows
+from stitchgrid.reference.stitchers.trained import Follows, TextbookMap
 
 Key = tuple[int, int]  # network and layer, by position
 Pixels = Tensor | list[Tensor]
-Map = tuple[Tensor, Tensor]  # weight (D, E) and bias (E,)
+Map = Callable[[Tensor], Tensor]  # of rows (N, P, D) to (N, P, E)
 
 
 class Reference:
@@ -173,15 +173,15 @@ class Reference:
             if params["strength"] == "cv":
                 params["strength"] = oracle.strength_of(a_RD.cpu().numpy(), b_RE.cpu().numpy(), num_fit)
             self._own[cell.cell_id] = {"strength": params["strength"]}
-        found: Map = getattr(oracle, spec.kind)(a_RD, b_RE, **params)
-        return found
+        weight_DE, bias_E = getattr(oracle, spec.kind)(a_RD, b_RE, **params)
+        return lambda rows_NPD: rows_NPD @ weight_DE + bias_E
 
     def measured(self, cell: Cell, stitch: Map) -> dict[str, float]:
         """Return at least the metrics that a stitcher's cell asks for, of any map; h is run where one needs it."""
         spec, target = self.sweep.matchers[cell.matcher], self._layer(cell.target_key)
         num_fit, num_eval = self._images_used(cell)
         a, b = (self._pass(key, self.images.eval, num_eval)[0] for key in (cell.source_key, cell.target_key))
-        t_NPE, b_NPE = self._lay(cell, a) @ stitch[0] + stitch[1], rows(b, target)
+        t_NPE, b_NPE = stitch(self._lay(cell, a)), rows(b, target)
         error = (t_NPE - b_NPE).square().sum().item()
         found = {
             "residual": ratio(error, b_NPE.square().sum().item()),
@@ -213,13 +213,20 @@ class Reference:
     def _train(self, cell: Cell, *, num_fit: int) -> Map:
         """Return the map trained by its kind's loss, by itself, through the whole stitched network."""
         params, target = self._values_of(cell), self._layer(cell.target_key)
-        weight_DE, bias_E = (tensor.float().to(self.device).requires_grad_() for tensor in self._start(cell, num_fit))
+        shape = self._layer(cell.source_key).width, target.width
+        if params["adapter"] == "affine":
+            stitch = TextbookMap("affine", dict(zip(("weight_1", "bias_1"), self._start(cell, num_fit), strict=True)))
+        else:
+            generator = seeded("initial map", self.sweep.full_rank_id(cell))
+            drawn = initial_tensors(params["adapter"], *shape, generator=generator)
+            stitch = TextbookMap(params["adapter"], drawn, grid=target.grid)
+        stitch.to(self.device)
         make: dict[str, Callable[..., torch.optim.Optimizer]] = {
             "adam": torch.optim.Adam,
             "adamw": torch.optim.AdamW,
             "sgd": partial(torch.optim.SGD, momentum=0.9),
         }
-        optimizer = make[params["optimizer"]]([weight_DE, bias_E], lr=params["lr"], weight_decay=params["weight_decay"])
+        optimizer = make[params["optimizer"]](stitch.tensors, lr=params["lr"], weight_decay=params["weight_decay"])
         follows = Follows(self.network(cell.target), cell, self.sweep, params)
         for some in torch.split(torch.arange(num_fit), self.sweep.batch_size):
             follows.measure(self._inputs(cell.target, self.images.fit.batch(some)))
@@ -231,16 +238,15 @@ class Reference:
                     pixels = augment_crop4_flip(pixels, generator)
                 with torch.no_grad():
                     a_NPD = self._lay(cell, self._run(cell.source_key, pixels)[0].float())
-                t = installed(a_NPD @ weight_DE + bias_E, target)
+                t = installed(stitch.trained(a_NPD), target)
                 loss = follows.losses(self._inputs(cell.target, pixels), t, labels_N).mean()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-        stitch = weight_DE.detach(), bias_E.detach()
         self.end_losses[cell.cell_id] = self._end_loss(cell, stitch, num_fit, follows)
-        return stitch[0].double(), stitch[1].double()
+        return stitch.measured
 
-    def _start(self, cell: Cell, num_fit: int) -> Map:
+    def _start(self, cell: Cell, num_fit: int) -> tuple[Tensor, Tensor]:
         """Return what a map starts from."""
         source, target = self._layer(cell.source_key), self._layer(cell.target_key)
         init = self._values_of(cell)["init"]
@@ -264,7 +270,7 @@ class Reference:
         return apply_preprocess(pixels, self.sweep.networks[network].preprocess).to(self.device)
 
     @torch.no_grad()
-    def _end_loss(self, cell: Cell, stitch: Map, num_fit: int, follows: Follows) -> tuple[float, float]:
+    def _end_loss(self, cell: Cell, stitch: TextbookMap, num_fit: int, follows: Follows) -> tuple[float, float]:
         """Return the loss of a trained map on its first fit images, not augmented, and that of a constant prediction.
 
         A cell has diverged where the first is not finite, or not below the second by more than a millionth of it.
@@ -274,7 +280,7 @@ class Reference:
         for some in torch.split(torch.arange(num), self.sweep.batch_size):
             pixels = self.images.fit.batch(some)
             a_NPD = self._lay(cell, self._run(cell.source_key, pixels)[0].float())
-            t = installed(a_NPD @ stitch[0] + stitch[1], self._layer(cell.target_key))
+            t = installed(stitch.measured(a_NPD), self._layer(cell.target_key))
             x = self._inputs(cell.target, pixels)
             total += follows.losses(x, t, labels_N[some].to(self.device)).sum().item()
             wanted.append(follows.wanted(x, labels_N[some].to(self.device)))

@@ -3,6 +3,7 @@
 Shape suffixes: R rows, D features of the source's layer, E of the target's.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,15 @@ class AffineMap:
     def double(self) -> "AffineMap":
         """Return the map in float64, apart from any graph."""
         return AffineMap(weight_DE=self.weight_DE.detach().double(), bias_E=self.bias_E.detach().double())
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what is trained."""
+        yield self.weight_DE
+        yield self.bias_E
+
+    def frozen(self) -> "AffineMap":
+        """Return the map as it is measured."""
+        return self.double()
 
 
 def squared_error(stitch: AffineMap, moments: PairMoments) -> Tensor:
