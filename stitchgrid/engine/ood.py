@@ -69,6 +69,9 @@ class DistanceCheck:
         self.work, self.stitches, self.gaussian = work, list(stitches), gaussian
         self.cells = [stitch.cell for stitch in stitches]
         self.target = stitches[0].cell.target_key
+        self._of_affine = [
+            gaussian.score_of(stitch.map) if isinstance(stitch.map, AffineMap) else None for stitch in stitches
+        ]
         self._b_N: list[Tensor] = []
         self._t_SN: list[Tensor] = []
 
@@ -76,13 +79,15 @@ class DistanceCheck:
     def take(self, batch: Batch) -> None:
         """Score the images of a batch."""
         self._b_N.append(self.gaussian.score(pooled_target(self.work, batch, self.target)))
-        self._t_SN.append(torch.stack([self.gaussian.score(self._pooled(stitch, batch)) for stitch in self.stitches]))
+        scores = [self._score(position, batch) for position in range(len(self.stitches))]
+        self._t_SN.append(torch.stack(scores))
 
-    def _pooled(self, stitch: Stitch, batch: Batch) -> Tensor:
-        """Return pooled T(A) in float64, (N, E): of an affine map, what it makes of pooled A."""
-        if not isinstance(stitch.map, AffineMap):
-            return batch.found["pooled stitched", stitch.cell.cell_id]
-        return stitch.map(pooled_source(self.work, batch, stitch.cell.source_key, self.target, stitch.rules))
+    def _score(self, position: int, batch: Batch) -> Tensor:
+        """Return the scores of pooled T(A), (N,)."""
+        stitch, of_affine = self.stitches[position], self._of_affine[position]
+        if of_affine is None:  # what was pooled where the tail was run
+            return self.gaussian.score(batch.found["pooled stitched", stitch.cell.cell_id])
+        return of_affine(pooled_source(self.work, batch, stitch.cell.source_key, self.target, stitch.rules))
 
     def metrics(self) -> list[dict[str, float]]:
         """Return how well the scores tell each T(A) from B, in the order of the stitches."""

@@ -6,11 +6,13 @@ of. A score is higher for what is more like B; both kinds of rows come from the 
 Shape suffixes: S stitched networks, N images, E features of the target.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.moments import Side
 
 SHRINKAGE = 0.01  # share of the covariance that is replaced by a sphere of equal trace
@@ -30,8 +32,16 @@ class Gaussian:
 
         Distances are rounded to `DECIMALS`: those that rounding alone tells apart are equal.
         """
-        distances = torch.linalg.vector_norm((rows - self.mean_E) @ self.whitening_EE, dim=-1)
-        return rounded(-distances)
+        return rounded(-torch.linalg.vector_norm((rows - self.mean_E) @ self.whitening_EE, dim=-1))
+
+    def score_of(self, stitch: AffineMap) -> Callable[[Tensor], Tensor]:
+        """Return a function of a source's float64 rows (..., D) that gives the `score` of what a map makes of them.
+
+        The map and the whitening are one product.
+        """
+        weight_DE = stitch.weight_DE.double() @ self.whitening_EE
+        bias_E = (stitch.bias_E.double() - self.mean_E) @ self.whitening_EE
+        return lambda rows: rounded(-torch.linalg.vector_norm(rows @ weight_DE + bias_E, dim=-1))
 
 
 def rounded(scores: Tensor) -> Tensor:
