@@ -6,12 +6,16 @@ that cannot be used only costs time and memory.
 
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
+
+from stitchgrid.errors import InputError
+from stitchgrid.private import private_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -20,15 +24,37 @@ ABANDONED_SECONDS = 7 * 86_400.0  # after which nobody works on a draft any more
 
 
 def default_cache() -> Path:
-    """Return $STITCHGRID_CACHE, else `stitchgrid` in the user's cache folder."""
+    """Return $STITCHGRID_CACHE, else `stitchgrid` in the user's cache folder, which is made for the user alone.
+
+    Raises:
+        InputError: If the latter can be written by other users.
+    """
     if named := os.environ.get("STITCHGRID_CACHE"):
         return Path(named)
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", tempfile.gettempdir())) / "stitchgrid" / "cache"
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', tempfile.gettempdir())}/.cache")
-        / "stitchgrid"
-    )
+    home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("HOME") and f"{os.environ['HOME']}/.cache")
+    folder = Path(home) / "stitchgrid" if home else private_folder() / "cache"
+    with suppress(OSError):  # whoever cannot make it does without
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _require_own(folder)
+    return folder
+
+
+def _require_own(folder: Path) -> None:
+    """Refuse a cache that others can write, unless it was named.
+
+    Raises:
+        InputError: If it is somebody else's, or open to everybody.
+    """
+    found = folder.stat()
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+        raise InputError(
+            f"other users can write the cache {folder} (owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}), "
+            "and so decide which images and weights are looked at; set STITCHGRID_CACHE to a folder of your own, or to "
+            "this one if you trust them."
+        )
 
 
 @contextmanager
@@ -39,7 +65,8 @@ def lock(folder: Path, name: str) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / f"{name}.lock").open("w")
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # no link, no pipe
+        file = os.fdopen(os.open(folder / f"{name}.lock", flags, 0o666), "rb+", buffering=0)
     except OSError:
         yield
         return

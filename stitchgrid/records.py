@@ -332,6 +332,7 @@ class DataSpec:
     classes: tuple[str, ...] | None = None  # in the order of the networks' classes; None: as the data set has them
     class_order: str = "sorted"  # sorted | natural
     args: str = "{}"  # canonical JSON of the keyword arguments of FILE.py:function
+    code: str = ""  # digest of FILE.py and function as a sweep was planned with; other code is not run ("": any is)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

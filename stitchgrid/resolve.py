@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stitchgrid.cache import default_cache
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.datasets.images import Split
+from stitchgrid.datasets.own import as_planned_now
 from stitchgrid.datasets.resident import Pictures
 from stitchgrid.errors import InputError, JobFileError, StitchgridError, is_out_of_memory
 from stitchgrid.jobfile import Job
@@ -206,6 +207,7 @@ def _energy(job: Job, images: Images, cache: Path | None) -> EnergySpec | None:
     num_fit = min(recipe.samples or images.fit.num, images.fit.num)
     if num_fit < 2:
         raise JobFileError(f"a detector by energy needs 2 fit images at least, got {num_fit}; raise fit's samples.")
+    outliers = None if outliers is None else as_planned_now(outliers)
     other = open_outliers(outliers, cache=cache) if outliers else None
     return EnergySpec(
         recipe=recipe,
@@ -231,7 +233,7 @@ def resolve(
     Raises:
         JobFileError: With every problem found: architectures, checkpoints, layers, sizes, labels, fingerprints.
     """
-    data = job.data_spec()
+    data = as_planned_now(job.data_spec())
     networks: list[Network] = []
     untrained: list[TrainNetwork] = []
     problems: list[str] = []

@@ -793,7 +793,7 @@ def test_a_whole_run_prints_nothing_of_rays_writes_no_token_and_leaves_no_proces
         assert len(pids_in(folder)) >= 3
         assert all_gone(pids_in(folder))
         assert not processes_that_mention(str(temporary))
-        logs = list(temporary.glob("stitchgrid-*/session_*/logs"))
+        logs = list(temporary.glob("stitchgrid-*/ray*/session_*/logs"))
         assert logs, "kept, because a worker crashed"
     finally:
         subprocess.run(["rm", "-rf", str(temporary)], check=True)

@@ -1,7 +1,6 @@
 """Times the parts of a job by the engine and by the reference, and compares their values."""
 
 import resource
-import tempfile
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from stitchgrid.errors import InputError
 from stitchgrid.jobfile import Job
 from stitchgrid.plan import CPU_SPEED, GPU_SPEED
 from stitchgrid.preprocess import apply_preprocess
+from stitchgrid.private import private_space
 from stitchgrid.records import Cell, Row, Sweep
 from stitchgrid.reference import Reference
 from stitchgrid.resolve import open_job_images, resolve
@@ -105,8 +105,8 @@ def run_bench(
     images = open_job_images(job)
     store = open_if_there(store_uri)
     sweep = _resolved(job, images, store, store_uri)
-    with tempfile.TemporaryDirectory() as folder:
-        uri = (store or Store.open(folder, create=True)).uri  # a worker wants one, for the networks it holds
+    with private_space("bench") as folder:
+        uri = (store or Store.open(str(folder), create=True)).uri  # a worker wants one, for the networks it holds
         worker = Worker(store=uri, device=job.numerics.device, threads=threads)
         work = worker.workspace(sweep)
         say("plain networks")

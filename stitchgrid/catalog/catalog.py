@@ -1,10 +1,8 @@
 """The catalog: SQL over a store, read-only, in an in-memory DuckDB that cannot reach any file."""
 
-import tempfile
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +13,7 @@ from stitchgrid.catalog.questions import Question
 from stitchgrid.catalog.tables import load_tables
 from stitchgrid.catalog.views import VIEWS, view_sql
 from stitchgrid.errors import QueryError, nearest
+from stitchgrid.private import private_folder
 from stitchgrid.store import Damage, Store
 
 READING = {"SELECT", "EXPLAIN"}  # DESCRIBE, SHOW, SUMMARIZE, FROM and VALUES are parsed as SELECT
@@ -118,8 +117,8 @@ class Catalog:
 
 def _lock(connection: duckdb.DuckDBPyConnection) -> None:
     """Let nothing out and nothing in: no files, no extensions, no Python variables, no change of these settings."""
-    # A name that nobody can have taken before; DuckDB makes the folder when it needs it, and removes it.
-    spill = str(Path(tempfile.gettempdir()) / f"stitchgrid-duckdb-{uuid.uuid4().hex}").replace("'", "''")
+    # DuckDB makes the folder when it needs it, readable for everyone as its files are, and removes it.
+    spill = str(private_folder() / f"duckdb-{uuid.uuid4().hex}").replace("'", "''")
     for setting in (
         "enable_progress_bar = false",
         "autoinstall_known_extensions = false",

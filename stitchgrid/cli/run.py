@@ -69,14 +69,11 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
     Example:
       stitchgrid resume quickstart
     """
-    from stitchgrid.driver import check_same_code
     from stitchgrid.jobfile import parse_job
     from stitchgrid.store import Store
 
-    opened = Store.open(store)
-    job = parse_job(opened.read_job(sweep), title=f"the stored job of sweep {sweep!r}")
-    check_same_code(opened, job)
-    ctx.exit(_launch(job, store, update=False, retry_failed=retry_failed, **flags))
+    job = parse_job(Store.open(store).read_job(sweep), title=f"the stored job of sweep {sweep!r}")
+    ctx.exit(_launch(job, store, update=False, retry_failed=retry_failed, same_code=True, **flags))
 
 
 @click.command()
@@ -169,7 +166,15 @@ def _show_plan(job: "Job", store: str, where: dict[str, Any], **how: Any) -> Non
 
 
 def _launch(
-    job: "Job", store: str, *, update: bool, retry_failed: bool, keep_going: bool, force: bool, **where: Any
+    job: "Job",
+    store: str,
+    *,
+    update: bool,
+    retry_failed: bool,
+    keep_going: bool,
+    force: bool,
+    same_code: bool = False,
+    **where: Any,
 ) -> int:
     """Run a launch and show its summary; return the exit code."""
     from stitchgrid.display import Display
@@ -179,7 +184,9 @@ def _launch(
     opened = Store.open(store, create=True)
     started = Launch(job, opened, Where(**where), Display())
     try:
-        summary = started.run(update=update, retry_failed=retry_failed, fail_fast=not keep_going, force=force)
+        summary = started.run(
+            update=update, retry_failed=retry_failed, fail_fast=not keep_going, force=force, same_code=same_code
+        )
     except KeyboardInterrupt:
         say(f"\nInterrupted; what is finished is kept. Go on with: {_command('resume', job.name, store)}", err=True)
         return 130

@@ -3,6 +3,7 @@
 Ray reads some of its settings when it is imported, and some in threads that print: this is the one place that knows.
 """
 
+import logging
 import os
 import shutil
 import signal
@@ -21,10 +22,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from stitchgrid.errors import ClusterError, InputError
+from stitchgrid.private import numbered_folder, private_path, read_own
+
+_log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 100_000_000  # a run's context is all that travels through it
 LISTEN_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 15.0
+SESSION = "ray"  # begins the name of a local cluster's folder
+LONGEST_SESSION = 43  # bytes of its path: a socket's may have 107, and Ray adds a date, a process and a name
 
 # In a process of its own: Ray aborts the process when it misses a token, and retries for 40 s where no cluster answers.
 PROBE = """
@@ -93,8 +99,7 @@ class Connection:
         if not os.environ.get("RAY_AUTH_TOKEN") and "RAY_AUTH_TOKEN_PATH" not in os.environ:
             environment["RAY_AUTH_TOKEN"] = token_hex(32)  # else Ray writes one to the home folder
         undo.enter_context(Settings(environment, loopback=True))
-        # In /tmp itself: a socket's path may have 107 bytes.
-        self.log_folder = Path(tempfile.mkdtemp(prefix="stitchgrid-", dir=os.environ.get("RAY_TMPDIR", "/tmp")))
+        self.log_folder = numbered_folder(SESSION, session_home())
         undo.callback(self._remove_logs)
         num_cpus = max(_num_cpus(), ceil(self.min_cpus))
         _init(
@@ -143,6 +148,25 @@ class Settings:
         _read_settings_again()
 
 
+def session_home() -> Path:
+    """Return the folder in which this user's private one is to hold Ray's: $RAY_TMPDIR, else $TMPDIR, else /tmp.
+
+    Raises:
+        ClusterError: If it is so deep that no socket can be made in it.
+    """
+    named = os.environ.get("RAY_TMPDIR")
+    homes = [Path(named)] if named else [Path(tempfile.gettempdir()), Path("/tmp")]
+    for home in homes:
+        session = private_path(home) / f"{SESSION}999"
+        if len(os.fsencode(session)) <= LONGEST_SESSION:
+            return home
+        _log.info("%s is too deep for Ray: the path of a socket in it may have 107 bytes", home)
+    raise ClusterError(
+        f"Ray would keep its sockets in {session}, a path of {len(os.fsencode(session))} bytes, and more than "
+        f"{LONGEST_SESSION} leave no room for their names; set RAY_TMPDIR to a folder nearer the root, such as /tmp."
+    )
+
+
 def find_cluster(address: str) -> str:
     """Return the HOST:PORT that an address stands for.
 
@@ -173,12 +197,17 @@ def check_host_and_port(target: str, origin: str) -> None:
 def _recorded_address() -> str:
     folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
     record = folder / "ray" / "ray_current_cluster"
-    if not record.is_file():
+    try:
+        return read_own(record).strip()
+    except FileNotFoundError:
         raise ClusterError(
             "No Ray cluster runs on this machine: RAY_ADDRESS is not set and Ray has no record of one; "
             "start one with `ray start --head`, or use --address local."
-        )
-    return record.read_text().strip()
+        ) from None
+    except InputError as problem:  # whoever runs a cluster can run code in those that join it
+        raise ClusterError(
+            f"{problem} If the cluster of another user is meant, name it: --address HOST:PORT."
+        ) from problem
 
 
 def require_listener(target: str) -> None:

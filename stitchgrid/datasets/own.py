@@ -9,8 +9,9 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from functools import cached_property
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -33,6 +34,8 @@ from stitchgrid.paths import is_file
 from stitchgrid.records import DataSpec, digest
 
 NUM_TWICE = 4  # images of a split that are read twice, to see that they stay the same
+
+_held: dict[Path, bytes] = {}  # files that were compared with what was planned, as they were then
 
 
 class OwnSource:
@@ -129,23 +132,53 @@ class OwnSource:
 def own_data_digest(spec: DataSpec) -> str | None:
     """Return a digest of the user's file behind the images, without running it; None where there is none."""
     parts = own_parts(spec.dataset)
-    if parts is None or not is_file(Path(parts[0])):
-        return None
-    return digest(parts[1], Path(parts[0]).read_bytes())
+    content = None if parts is None else own_content(Path(parts[0]))
+    return None if parts is None or content is None else digest(parts[1], content)
+
+
+def as_planned_now(spec: DataSpec) -> DataSpec:
+    """Return a record of the same images that tells workers which code of the user's to run, and no other."""
+    return replace(spec, code=own_data_digest(spec) or "")
+
+
+def own_content(path: Path) -> bytes | None:
+    """Return what a user's file holds, or has held when a block of `holding_files` began; None if there is none."""
+    if path in _held:
+        return _held[path]
+    return path.read_bytes() if is_file(path) else None
+
+
+@contextmanager
+def holding_files(contents: Mapping[Path, bytes]) -> Iterator[None]:
+    """Have these contents run within a block, whatever becomes of the files meanwhile."""
+    new = {path: content for path, content in contents.items() if path not in _held}
+    _held.update(new)
+    try:
+        yield
+    finally:
+        for path in new:
+            del _held[path]
 
 
 def load_function(spec: DataSpec) -> Callable[..., Any]:
     """Return the user's function; runs its file.
 
     Raises:
-        InputError: If there is no such file or function, or if the file does not run.
+        InputError: If there is no such file or function, it is not what the sweep was planned with (and is not run),
+            or it does not run.
     """
     parts = own_parts(spec.dataset)
     assert parts is not None, spec.dataset
     path, name = Path(parts[0]), parts[1]
-    if not is_file(path):
+    content = own_content(path)
+    if content is None:
         raise InputError(f"data set {spec.dataset!r}: there is no file {path}; paths start at the job file.")
-    module = _load(path)
+    if spec.code and (found := digest(name, content)) != spec.code:
+        raise InputError(
+            f"data set {spec.dataset!r}: {path} is not what the sweep was planned with (wanted {spec.code}, got "
+            f"{found}), and was not run; launch the job again."
+        )
+    module = _load(path, content)
     function = getattr(module, name, None)
     if not callable(function):
         own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -165,9 +198,8 @@ class _Loader(SourceFileLoader):
         return self.source_to_code(self._content, self.path)
 
 
-def _load(path: Path) -> ModuleType:
+def _load(path: Path, content: bytes) -> ModuleType:
     """Return the file as a module, run once per path and content."""
-    content = path.read_bytes()
     name = f"stitchgrid_data_{digest(str(path.resolve()), content)[:16]}"
     if name in sys.modules:
         return sys.modules[name]

@@ -21,7 +21,7 @@ from stitchgrid.driver.preview import geometry_notices, matcher_lines
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.refusals import refusal, refused_by, without_refused
 from stitchgrid.driver.remarks import network_remarks, problem_of
-from stitchgrid.driver.revision import check_same_cells, own_code, own_data, own_files
+from stitchgrid.driver.revision import HeldCode, check_same_cells, check_same_code, own_code, own_data, own_files
 from stitchgrid.driver.speed import KEY, planned_speed, speed_there
 from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
@@ -63,19 +63,29 @@ class Launch:
         self._package: Path | None = None  # the users' own code behind the networks, for workers on other nodes
         self._own_code: dict[str, str] = {}  # its digests, by the name of the network
         self._own_files: dict[str, dict[str, str]] = {}  # and those of each module
+        self._own_data: dict[str, str] = {}  # those of the files that give the images, by the word that names them
         self._max_units = 1  # more workers than this have nothing to do
         self._drain = Drain(where.drain_seconds, display.say)
         self._pulse: Pulse | None = None
 
     def run(
-        self, *, update: bool = False, retry_failed: bool = False, fail_fast: bool = False, force: bool = False
+        self,
+        *,
+        update: bool = False,
+        retry_failed: bool = False,
+        fail_fast: bool = False,
+        force: bool = False,
+        same_code: bool = False,
     ) -> Summary:
         """Compute what the store lacks; `force` takes the sweep over from a launch that is at it.
+
+        With `same_code` users' own code is run only if it is what the sweep was planned with.
 
         Raises:
             LeaseError: If another launch is at this sweep, or takes it over.
             KeyboardInterrupt: If a signal ended it; what was finished is kept.
-            JobFileError: If the job cannot run, or the sweep's name stands for other cells and `update` is off.
+            JobFileError: If the job cannot run, its code has changed, or the sweep's name stands for other cells and
+                `update` is off.
             StitchgridError: If a network cannot be trained or measured.
         """
         start = perf_counter()
@@ -83,17 +93,22 @@ class Launch:
             if not force:
                 self.store.leases.require_free(self.job.name)
             before = self.store.leases.last_number(self.job.name)
-            images = open_job_images(self.job, cache=self.cache)
-            resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
-            if self._claim(force=force) > before + 1:  # another launch came and went meanwhile
+            code = HeldCode(self.job)
+            with code.running():
+                if same_code:
+                    check_same_code(self.store, self.job)
+                images = open_job_images(self.job, cache=self.cache)
                 resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
-            self._stage_own_code(resolution)
+                if self._claim(force=force) > before + 1:  # another launch came and went meanwhile
+                    resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
+                self._stage_own_code(resolution)
             self._say_what_was_found(resolution)
             self._max_units = max(len(plan.shards), len(resolution.sweep.networks), len(resolution.detectors()))
             revision = self._revision()
             if resolution.untrained:
                 self._prepare("training networks", resolution.untrained, resolution.sweep)
-                resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
+                with code.running():
+                    resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
             self._keep_fingerprints(resolution)
             sweep = resolution.sweep
             measured = self._measure(resolution)
@@ -128,6 +143,7 @@ class Launch:
     def _stage_own_code(self, resolution: Resolution) -> None:
         """Note what users' own code is now, and put it where workers of other nodes find it."""
         self._own_code, self._own_files = own_code(resolution.sweep), own_files(resolution.sweep)
+        self._own_data = own_data(self.job)
         if self.where.address != "none":
             specs = [network.spec for network in resolution.sweep.networks]
             self._package = self._exit.enter_context(staged(specs))
@@ -209,8 +225,7 @@ class Launch:
         if resolution.probes():
             tables["probes"] = probe_table(plan.sweep, self._probes(resolution))
         stored = self.store.read_plan(self.job.name, revision)
-        data_files = own_data(self.job)
-        same_files = self.store.read_plan_info(self.job.name).get("own_data", {}) == data_files
+        same_files = self.store.read_plan_info(self.job.name).get("own_data", {}) == self._own_data
         if stored is not None and not (same_files and stored.holds(**tables)):
             revision = self.store.write_job(self.job.name, self.job.to_dict())  # other weights, images, files or shards
         info = {
@@ -222,7 +237,7 @@ class Launch:
             "num_shards": len(plan.shards),
             KEY: plan.speed,
             "own_code": self._own_code,
-            "own_data": data_files,
+            "own_data": self._own_data,
             "own_files": self._own_files,
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)

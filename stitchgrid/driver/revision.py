@@ -1,14 +1,16 @@
 """A sweep's name stands for one set of cells: whether a job, and the code it names, are still what the store has."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from stitchgrid.datasets.own import own_data_digest
+from stitchgrid.datasets.catalogue import own_parts
+from stitchgrid.datasets.own import holding_files, own_content, own_data_digest
 from stitchgrid.errors import InputError, JobFileError
 from stitchgrid.jobfile import Job
-from stitchgrid.models.architecture import find_code
+from stitchgrid.models.architecture import find_code, holding_codes
 from stitchgrid.models.closure import Code
-from stitchgrid.records import NetworkSpec, Shard, Sweep
+from stitchgrid.records import DataSpec, NetworkSpec, Shard, Sweep
 from stitchgrid.store import Store
 
 SHOWN = 3  # cells of each kind in a message
@@ -65,8 +67,30 @@ def _codes(specs: Iterable[NetworkSpec]) -> Iterable[tuple[str, Code]]:
 
 def own_data(job: Job) -> dict[str, str]:
     """Return the digests of users' own files that give a job its images, by the word that names them."""
-    specs = [spec for spec in (job.data_spec(), job.outliers_spec()) if spec is not None]
-    return {spec.dataset: found for spec in specs if (found := own_data_digest(spec)) is not None}
+    return {spec.dataset: found for spec in _images_of(job) if (found := own_data_digest(spec)) is not None}
+
+
+def _images_of(job: Job) -> list[DataSpec]:
+    return [spec for spec in (job.data_spec(), job.outliers_spec()) if spec is not None]
+
+
+class HeldCode:
+    """Users' own code that a job names, as it was at one moment: what is compared is what is run."""
+
+    def __init__(self, job: Job):
+        self._codes: dict[tuple[str, str], Code] = {}
+        for spec in job.network_specs():
+            with suppress(InputError, JobFileError):  # whoever wants to run it is told
+                if (code := find_code(spec)) is not None:
+                    self._codes[spec.base, spec.architecture] = code
+        paths = [Path(parts[0]) for spec in _images_of(job) if (parts := own_parts(spec.dataset)) is not None]
+        self._files = {path: content for path in paths if (content := own_content(path)) is not None}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run this code, and no other under its names, within a block."""
+        with holding_codes(self._codes), holding_files(self._files):
+            yield
 
 
 def check_same_code(store: Store, job: Job) -> None:

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -93,15 +93,21 @@ def holding(spec: NetworkSpec) -> Iterator[None]:
         JobFileError: If there is no such architecture.
         InputError: If an own file is missing.
     """
-    key, code = (spec.base, spec.architecture), find_code(spec)
-    if code is None or key in _held:
+    code = find_code(spec)
+    with holding_codes({} if code is None else {(spec.base, spec.architecture): code}):
         yield
-        return
-    _held[key] = code
+
+
+@contextmanager
+def holding_codes(codes: Mapping[tuple[str, str], Code]) -> Iterator[None]:
+    """Have this code, by folder and word, run within a block, but for what is held already."""
+    new = {key: code for key, code in codes.items() if key not in _held}
+    _held.update(new)
     try:
         yield
     finally:
-        del _held[key]
+        for key in new:
+            del _held[key]
 
 
 def library_of(spec: NetworkSpec) -> str | None:

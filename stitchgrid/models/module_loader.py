@@ -1,12 +1,14 @@
 """Loaders of single modules that run the bytes they are given, not what the file or Python's cache holds by then."""
 
 import linecache
+import os
+import tempfile
 from collections.abc import Mapping
 from importlib.machinery import ExtensionFileLoader, ModuleSpec, SourceFileLoader
-from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from stitchgrid.private import private_folder
 from stitchgrid.records import digest
 
 _compiled: dict[str, str] = {}  # file of a compiled module -> digest of what this process has loaded
@@ -44,14 +46,28 @@ class CompiledLoader(ExtensionFileLoader):
         self.content = content
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the module as the file holds it.
+        """Return the module, loaded from a copy of the bytes given that nobody else can reach.
 
         Raises:
-            ImportError: If the file is no longer what it was.
+            ImportError: If this process has loaded the file when it was another.
         """
         wanted = digest(self.content)
-        if Path(self.path).read_bytes() != self.content or _compiled.setdefault(self.path, wanted) != wanted:
+        if _compiled.setdefault(self.path, wanted) != wanted:
             raise ImportError(
                 f"{self.path} has changed since this process looked at it; start a new one", name=spec.name
             )
-        return super().create_module(spec)
+        module = super().create_module(ModuleSpec(spec.name, self, origin=_as_file(self.content)))
+        module.__file__ = self.path
+        return module
+
+
+def _as_file(content: bytes) -> str:
+    """Return the path of a file of this process's own that holds the bytes for as long as the process lives."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("stitchgrid")  # kept open: the system's loader knows what it loaded by this path
+        path = f"/proc/self/fd/{descriptor}"
+    else:
+        descriptor, path = tempfile.mkstemp(dir=private_folder(), suffix=".so")
+    with open(descriptor, "wb", closefd=not path.startswith("/proc")) as file:
+        file.write(content)
+    return path

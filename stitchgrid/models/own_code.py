@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from stitchgrid.errors import InputError
 from stitchgrid.models.architecture import find_code
 from stitchgrid.models.closure import Code, Module
 from stitchgrid.models.sent_code import MANIFEST, MODULES, PACKAGE
+from stitchgrid.private import private_space
 from stitchgrid.records import NetworkSpec
 
 MAX_BYTES = 20_000_000
@@ -34,8 +34,8 @@ def staged(specs: Iterable[NetworkSpec]) -> Iterator[Path | None]:
     if not found:
         yield None
         return
-    with TemporaryDirectory(prefix="stitchgrid-own-") as folder:
-        package = Path(folder, PACKAGE)
+    with private_space("own") as folder:
+        package = folder / PACKAGE
         (package / MODULES).mkdir(parents=True)
         (package / "__init__.py").touch()
         staging = _Staging(package)

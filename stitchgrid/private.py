@@ -1,0 +1,122 @@
+"""The one folder of this user's temporary files: nobody else on the machine can read it, write it or reach into it.
+
+Ray's session, DuckDB's spills, own code on its way to the workers and compiled networks lie below it. Ray and others
+open what they make there to everyone, so the folder around it stays closed, whatever becomes of its content.
+"""
+
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+from stitchgrid.errors import InputError
+
+NAME = "stitchgrid"
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # without it torch runs what lies in a folder of /tmp that anybody may have made
+_REMEDY = "remove it, or set TMPDIR (RAY_TMPDIR, where that is set) to a folder of your own"
+
+
+def private_path(home: Path) -> Path:
+    """Return where this user's private folder is in another one, whether it is there or not."""
+    return home.absolute() / (NAME if sys.platform == "win32" else f"{NAME}-{os.geteuid()}")
+
+
+def private_folder(home: Path | None = None) -> Path:
+    """Return this user's folder for temporary files, made where it is missing; in `home`, or where $TMPDIR says.
+
+    Raises:
+        InputError: If its name is taken by somebody or something else, others may enter it, or it cannot be made.
+    """
+    folder = private_path(Path(tempfile.gettempdir()) if home is None else home)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        pass  # a link, or a file: told below
+    except OSError as problem:
+        raise InputError(f"the private folder {folder} cannot be made ({problem.strerror}); {_REMEDY}.") from problem
+    require_private(folder)
+    return folder
+
+
+def require_private(folder: Path) -> None:
+    """Refuse a folder that is not this user's alone.
+
+    Raises:
+        InputError: If it is a link, somebody else's, open to others, or they may put another in its place.
+    """
+    if sys.platform == "win32":  # each user has a temporary folder of their own
+        return
+    found = folder.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        wrong = "is a link"
+    elif not stat.S_ISDIR(found.st_mode):
+        wrong = "is no folder"
+    elif found.st_uid != os.geteuid():
+        wrong = f"belongs to another user ({found.st_uid}, this is {os.geteuid()})"
+    elif found.st_mode & 0o077:
+        wrong = f"is open to others (mode {stat.S_IMODE(found.st_mode):04o}, wanted 0700)"
+    elif open_parent := _open_parent(folder):
+        wrong = f"can be replaced by others, who may write {open_parent}, which has no sticky bit"
+    else:
+        return
+    raise InputError(
+        f"the folder {folder} {wrong}, so that others might read or change what stitchgrid keeps there; {_REMEDY}."
+    )
+
+
+def _open_parent(folder: Path) -> Path | None:
+    """Return the first folder around a folder in which anybody may rename what is another's."""
+    for parent in folder.resolve().parents:
+        mode = parent.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            return parent
+    return None
+
+
+def numbered_folder(kind: str, home: Path) -> Path:
+    """Return a new folder of a short name, in this user's private one in `home`; whoever asks for it removes it."""
+    outer = private_folder(home)
+    for number in count(1):
+        with suppress(FileExistsError):
+            (folder := outer / f"{kind}{number}").mkdir(mode=0o700)
+            break
+    return folder
+
+
+@contextmanager
+def private_space(kind: str) -> Iterator[Path]:
+    """Give a new private folder for the time of a block."""
+    with tempfile.TemporaryDirectory(prefix=f"{kind}-", dir=private_folder(), ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def keep_compiled_code_private() -> None:
+    """Have torch keep what `torch.compile` makes in this user's private folder, unless the user has named another."""
+    if COMPILED not in os.environ:
+        os.environ[COMPILED] = str(private_folder() / "compiled")
+
+
+def read_own(path: Path) -> str:
+    """Return the text of a file that this user has written, or root; a link or a pipe is not followed.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it is somebody else's, or no file.
+    """
+    if sys.platform == "win32":
+        return path.read_text()
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as problem:
+        raise InputError(f"{path} cannot be read as a file of one's own ({problem.strerror}); remove it.") from problem
+    with os.fdopen(descriptor) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()):
+            raise InputError(f"{path} is no file of this user's (owner {found.st_uid}), so it is not read.")
+        return file.read()
