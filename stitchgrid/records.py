@@ -110,6 +110,22 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much is read of files that others may have made; part of no identity: what is read is the same."""
+
+    pixels: int = 100_000_000  # of an image
+    file_bytes: int = 256_000_000  # of an image file
+    members: int = 5_000_000  # files and folders below a root, or in an archive
+    text: int = 1_000  # characters of the name of a class
+    unpacking: int = 20  # times its size that an archive may unpack to, where that is much
+    tensors: int = 100_000  # of a checkpoint
+    checkpoint_bytes: int = 100_000_000_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
     """A network as a job file names it, before anything is built."""
 
@@ -127,6 +143,7 @@ class NetworkSpec:
     base: str = "."  # folder of the job file: relative paths start here
     head: str | None = None  # one of HEADS; None: what its scores look like
     interface: Interface = ORDINARY
+    limits: Limits = DEFAULT_LIMITS
 
     @property
     def is_untrained(self) -> bool:
@@ -333,6 +350,7 @@ class DataSpec:
     class_order: str = "sorted"  # sorted | natural
     args: str = "{}"  # canonical JSON of the keyword arguments of FILE.py:function
     code: str = ""  # digest of FILE.py and function as a sweep was planned with; other code is not run ("": any is)
+    limits: Limits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

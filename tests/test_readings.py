@@ -241,6 +241,7 @@ def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_unread(tmp_pa
                 file.write(bytes(1_000_000))
     monkeypatch.setattr(torch, "load", None)
     with pytest.raises(
-        InputError, match=r"bomb.pt is an archive of 0.1 MB that unpacks to 120 MB, which torch.save never"
+        InputError,
+        match=r"bomb.pt is an archive of 0.1 MB that unpacks to 120 MB, more than 20 times .* `unpacking` under",
     ):
         load_checkpoint(tmp_path / "bomb.pt")

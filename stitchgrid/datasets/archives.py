@@ -17,20 +17,20 @@ from zlib import error as ZlibError
 
 from stitchgrid.datasets.folder import FolderSource, stamp_of
 from stitchgrid.datasets.imagefolder import (
-    MAX_FILE_BYTES,
     NO_FILE,
     OUTSIDE,
-    TOO_LARGE,
     File,
     ImageFolderSource,
     Tree,
     is_image,
     suffix_of,
+    too_large,
 )
 from stitchgrid.datasets.pixels import Bounds
 from stitchgrid.datasets.sources import Position
 from stitchgrid.errors import InputError
-from stitchgrid.records import digest
+from stitchgrid.limits import TooMuchError, check_growth
+from stitchgrid.records import DEFAULT_LIMITS, Limits, digest
 
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # of a zip archive, and of an empty one
 UNREADABLE = (  # a member that is damaged, encrypted, or packed in an unknown way
@@ -42,6 +42,15 @@ UNREADABLE = (  # a member that is damaged, encrypted, or packed in an unknown w
     ZlibError,
     LZMAError,
 )
+EXTENDED = (  # kinds of members that say more of the next one
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+MAX_HEADER_BYTES = 1_000_000
+HARMLESS_BYTES = 10_000_000_000  # of an archive, unpacked one member at a time
 MACOS = "__MACOSX"  # folder of what macOS notes about files that it packs
 
 
@@ -57,8 +66,11 @@ class ArchiveSource(ImageFolderSource):
         """Yield name and place of every member, and whether it is a folder."""
 
     def _tree(self) -> Tree:
-        named = ((_parts(name), place, is_folder) for name, place, is_folder in self._members())
-        listed = [(parts, place, is_folder) for parts, place, is_folder in named if parts is not None]
+        listed = []
+        for number, (name, place, is_folder) in enumerate(self._members(), start=1):
+            self.check_number(number)
+            if (parts := _parts(name)) is not None:
+                listed.append((parts, place, is_folder))
         tops = {parts[0] for parts, _, _ in listed}
         if len(tops) == 1 and not tops & set(self._splits):
             listed = [(parts[1:], place, is_folder) for parts, place, is_folder in listed if len(parts) > 1]
@@ -89,15 +101,15 @@ class TarSource(ArchiveSource):
 
     def _members(self) -> Iterator[tuple[str, int, bool]]:
         with self._opened() as tar:
-            for place, member in _walk(tar):
+            for place, member in self._walk(tar):
                 yield member.name, place, member.isdir()
 
     def _bytes(self, files: Sequence[tuple[Position, File]]) -> Iterator[tuple[Position, File, bytes | str]]:
         wanted = {file.place: (position, file) for position, file in files}
         with self._opened() as tar:
-            for place, member in _walk(tar):
+            for place, member in self._walk(tar):
                 if place in wanted:
-                    yield *wanted.pop(place), _tar_content(tar, member)
+                    yield *wanted.pop(place), _tar_content(tar, member, self.limits)
                 if not wanted:
                     return
 
@@ -106,13 +118,32 @@ class TarSource(ArchiveSource):
         """Open the archive for one pass from its beginning; whatever is wrong with it becomes an InputError."""
         try:
             # A compressed stream must never be sought backwards in: that would unpack it again from the start.
-            with tarfile.open(self.root, "r:" if _is_plain(self.root) else "r|*") as tar:
+            with tarfile.open(self.root, "r:" if _is_plain(self.root) else "r|*", tarinfo=_ShortHeader) as tar:
                 yield tar
-        except (tarfile.TarError, EOFError, LZMAError, ZlibError, OSError) as problem:
+        except TooMuchError as problem:
+            raise InputError(f"{problem}.") from problem
+        except (*UNREADABLE, tarfile.TarError, OSError, RecursionError, OverflowError) as problem:
             raise InputError(
                 f"cannot read {self.root} as a tar archive ({type(problem).__name__}: {problem}); give a "
                 "folder or a complete .tar, .tar.gz, .tar.bz2, .tar.xz or .zip."
             ) from problem
+
+    def _walk(self, tar: tarfile.TarFile) -> Iterator[tuple[int, tarfile.TarInfo]]:
+        place = 0
+        while (member := tar.next()) is not None:
+            check_growth(self.root, member.offset, self.limits, harmless=HARMLESS_BYTES)
+            yield place, member
+            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header of the archive
+            place += 1
+
+
+class _ShortHeader(tarfile.TarInfo):
+    """A member whose extended headers are short: tarfile reads them into memory, whatever size they say."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in EXTENDED and self.size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
 
 
 class ZipSource(ArchiveSource):
@@ -127,28 +158,33 @@ class ZipSource(ArchiveSource):
         with self._opened() as archive:
             members = archive.infolist()
             for position, file in sorted(files, key=lambda item: item[1].place):
-                yield position, file, _zip_content(archive, members[file.place])
+                yield position, file, _zip_content(archive, members[file.place], self.limits)
 
     @contextmanager
     def _opened(self) -> Iterator[zipfile.ZipFile]:
         try:
             with zipfile.ZipFile(self.root) as archive:
                 yield archive
-        except (zipfile.BadZipFile, OSError) as problem:
+        except (*UNREADABLE, OSError) as problem:
             raise InputError(
                 f"cannot read {self.root} as a zip archive ({type(problem).__name__}: {problem}); give a complete one."
             ) from problem
 
 
 def open_image_folder(
-    root: Path, splits: Sequence[str], *, bounds: Bounds | None = None, named: Sequence[str] | None = None
+    root: Path,
+    splits: Sequence[str],
+    *,
+    bounds: Bounds | None = None,
+    named: Sequence[str] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> ImageFolderSource:
     """Return the source for a folder or an archive; `named` classes may be without images."""
     if root.is_dir():
-        return FolderSource(root, splits, bounds=bounds, named=named)
+        return FolderSource(root, splits, bounds=bounds, named=named, limits=limits)
     if root.is_file():
         kind = ZipSource if _is_zip(root) else TarSource
-        return kind(root, splits, bounds=bounds, named=named)
+        return kind(root, splits, bounds=bounds, named=named, limits=limits)
     raise InputError(f"no folder or archive {root}; set `root` under [data] to where the images are.")
 
 
@@ -165,28 +201,20 @@ def _is_plain(path: Path) -> bool:
         return False
 
 
-def _walk(tar: tarfile.TarFile) -> Iterator[tuple[int, tarfile.TarInfo]]:
-    place = 0
-    while (member := tar.next()) is not None:
-        yield place, member
-        tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header of the archive
-        place += 1
-
-
-def _tar_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
+def _tar_content(tar: tarfile.TarFile, member: tarfile.TarInfo, limits: Limits) -> bytes | str:
     if not member.isreg():
         return NO_FILE
-    if member.size > MAX_FILE_BYTES:  # a sparse one takes no room in the archive
-        return TOO_LARGE
+    if member.size > limits.file_bytes:  # a sparse one takes no room in the archive
+        return too_large(limits)
     content = tar.extractfile(member)
     return content.read() if content else NO_FILE
 
 
-def _zip_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | str:
+def _zip_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limits: Limits) -> bytes | str:
     if stat.S_ISLNK(member.external_attr >> 16):
         return NO_FILE
-    if member.file_size > MAX_FILE_BYTES:
-        return TOO_LARGE
+    if member.file_size > limits.file_bytes:
+        return too_large(limits)
     try:
         with archive.open(member) as file:
             return file.read()  # no more than `file_size`, whatever the compressed bytes say

@@ -20,7 +20,8 @@ from stitchgrid.datasets.numbered import as_labels, listings
 from stitchgrid.datasets.pixels import Bounds, from_array
 from stitchgrid.datasets.sources import Decoded, Position, Unreadable, unreadable
 from stitchgrid.errors import InputError, nearest
-from stitchgrid.records import digest
+from stitchgrid.limits import TooMuchError, check_unpacked
+from stitchgrid.records import DEFAULT_LIMITS, Limits, digest
 
 RULE = (
     "A folder holds SPLIT.npz with `images` and `labels`; a file holds SPLIT_images and SPLIT_labels, or `images` and "
@@ -28,6 +29,7 @@ RULE = (
 )
 CHANNELS = ((1, 3), (4,))  # grey and RGB, before RGB and alpha: four pixels are a side as well
 CLASS_NAMES = "class_names"
+HARMLESS_BYTES = 1_000_000_000  # of an archive, unpacked into memory
 
 
 class ArraysSource:
@@ -40,8 +42,9 @@ class ArraysSource:
         *,
         bounds: Bounds | None = None,
         named: Sequence[str] | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ):
-        self._root, self._bounds, self._named = root, bounds, named
+        self._root, self._bounds, self._named, self._limits = root, bounds, named, limits
         self._splits = tuple(dict.fromkeys(splits))
 
     def signature(self) -> str:
@@ -74,6 +77,17 @@ class ArraysSource:
     @cached_property
     def _places(self) -> dict[str, tuple[Path, str]]:
         """Where the arrays of each split are: the file, and what comes before their names."""
+        found = self._found()
+        for path in {path for path, _ in found.values()}:
+            with _opened(path) as arrays:
+                try:
+                    members = arrays.zip.infolist()  # type: ignore[attr-defined]
+                    check_unpacked(path, members, self._limits, harmless=HARMLESS_BYTES)
+                except TooMuchError as problem:
+                    raise InputError(f"{problem}.") from problem
+        return found
+
+    def _found(self) -> dict[str, tuple[Path, str]]:
         root = self._root
         if not root.is_dir():
             return _places_in_file(root, self._splits)

@@ -1,23 +1,30 @@
 """Decoded images on this machine's disk, so that a second look at a data set costs no decoding.
 
-An entry is a folder that appears complete or not at all, named by what decides its content. A cache that cannot be
-used only costs speed: the images are then kept in memory.
+An entry is a folder that appears complete or not at all, named by what decides its content, and taken only if it still
+has the digest that is noted in it. A cache that cannot be used only costs speed: the images are then kept in memory.
 """
 
 import json
 import shutil
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchgrid.cache import draft, lock, sync
 from stitchgrid.datasets.images import Listing, Pool
+from stitchgrid.records import digest
 
 PIXELS, INDEX, META = "pixels.bin", "index.npz", "meta.json"
+DAMAGED = (  # what reading an entry raises that was cut, or changed
+    *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, OverflowError, MemoryError),
+    *(RecursionError, BadZipFile, ZlibError),
+)
 
 
 class ImageCache:
@@ -36,7 +43,7 @@ class ImageCache:
             pixels = map_pixels(entry / PIXELS)
             if pixels.size != 3 * int(sizes.prod(axis=1).sum()):
                 return None
-            return Pool(
+            pool = Pool(
                 pixels=pixels,
                 offsets=offsets,
                 sizes=sizes,
@@ -46,7 +53,9 @@ class ImageCache:
                 remarks=tuple(meta["remarks"]),
                 measured=tuple((low, high) for low, high in meta["measured"]),
             )
-        except (OSError, ValueError, KeyError, TypeError):
+            found = pool.split(0).digest(len(labels))
+            return replace(pool, digest=found) if meta.pop("digest") == _digest(found, meta) else None
+        except DAMAGED:
             return None
 
     def draft(self) -> AbstractContextManager[Path]:
@@ -56,9 +65,10 @@ class ImageCache:
     def publish(self, folder: Path, key: str, pool: Pool) -> Pool:
         """Turn a draft whose pixels are written into the entry, and return it as it is loaded."""
         np.savez(folder / INDEX, offsets=pool.offsets, sizes=pool.sizes, labels=pool.labels)
-        meta = {"listing": asdict(pool.listing), "num_bad": pool.num_bad, "remarks": pool.remarks}
+        meta: dict[str, Any] = {"listing": asdict(pool.listing), "num_bad": pool.num_bad, "remarks": pool.remarks}
         meta["measured"] = pool.measured
-        (folder / META).write_text(json.dumps(meta))
+        content = pool.split(0).digest(len(pool.labels))
+        (folder / META).write_text(json.dumps({**meta, "digest": _digest(content, meta)}))
         for name in (PIXELS, INDEX, META):
             sync(folder / name)
         shutil.rmtree(self._folder / key, ignore_errors=True)  # only ever a damaged one: a sound one was loaded
@@ -69,6 +79,11 @@ class ImageCache:
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Return a lock among the processes of this machine, to be held while images are decoded."""
         return lock(self._folder, name)
+
+
+def _digest(content: str, meta: dict[str, Any]) -> str:
+    """Return the digest of an entry: that of its images, labels and sizes, and all that is noted beside them."""
+    return digest(content, json.dumps(meta, sort_keys=True))
 
 
 def _listing(stored: dict[str, Any]) -> Listing:

@@ -9,10 +9,13 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 from stitchgrid.datasets.bit_depth import deep_pixels
 from stitchgrid.datasets.pixels import Bounds, Rgb, as_rgb, three_channels
 from stitchgrid.datasets.sources import Decoded, Unreadable, unreadable
+from stitchgrid.limits import raise_by
+from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 ROTATED = "with an EXIF orientation, which is not applied"
 OPTIONAL = {".avif": "avif", ".webp": "webp", ".jp2": "jpg_2000", ".j2k": "jpg_2000", ".jpx": "jpg_2000"}
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+LARGE_PIXELS = 4_000_000
 FRAMES = "with several frames, of which the first is read"
 
 
@@ -34,16 +37,36 @@ def to_rgb(image: Image.Image, bounds: Bounds | None = None, raw: bytes | None =
     return Rgb(pixels=three_channels(np.asarray(image.convert("RGB")).transpose(2, 0, 1)))
 
 
-def decode(raw: bytes, name: str, label: int, bounds: Bounds | None = None) -> Decoded | Unreadable:
+def is_large(raw: bytes) -> bool:
+    """Return whether an image has so many pixels that one should be decoded at a time."""
+    try:
+        with Image.open(io.BytesIO(raw)) as image:  # reads the header alone
+            return image.width * image.height > LARGE_PIXELS
+    except Exception:  # whatever it is, `decode` tells
+        return False
+
+
+def decode(
+    raw: bytes, name: str, label: int, bounds: Bounds | None = None, limits: Limits = DEFAULT_LIMITS
+) -> Decoded | Unreadable:
     """Return the image in the bytes of a file."""
     try:
         with Image.open(io.BytesIO(raw)) as image:
+            if image.width * image.height > limits.pixels:
+                size = f"{image.width} x {image.height} pixels, more than the {limits.pixels:,} allowed"
+                return Unreadable(name=name, reason=f"{size}; {raise_by('pixels')}")
             found = to_rgb(image, bounds, raw)
             return Decoded(pixels=found.pixels, label=label, depth=found.depth, remarks=remarks_on(image))
     except UnidentifiedImageError:
         return Unreadable(name=name, reason=_unknown(name, raw) if raw else "empty file")
     except Exception as problem:  # decoders of broken files raise nearly anything
         return unreadable(name, problem)
+
+
+def expect_large_images(limits: Limits) -> None:
+    """Have Pillow neither warn of images that the limits allow, nor refuse them."""
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limits.pixels)
 
 
 def _unknown(name: str, raw: bytes) -> str:

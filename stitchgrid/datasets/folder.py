@@ -3,23 +3,25 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stitchgrid.datasets.imagefolder import (
-    MAX_FILE_BYTES,
     NO_FILE,
     OUTSIDE,
-    TOO_LARGE,
     File,
     ImageFolderSource,
     Tree,
     is_image,
     suffix_of,
+    too_large,
 )
 from stitchgrid.datasets.sources import Position
-from stitchgrid.records import digest
+from stitchgrid.errors import InputError
+from stitchgrid.records import Limits, digest
+
+DEEPEST = 200  # folders within folders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,14 @@ class FolderSource(ImageFolderSource):
         return digest("folder", str(self.root.resolve()), *lines)
 
     def _tree(self) -> Tree:
+        try:
+            return self._walked()
+        except OSError as problem:
+            raise InputError(f"cannot look through {problem.filename or self.root}: {problem.strerror}.") from problem
+
+    def _walked(self) -> Tree:
         self._stamps: list[str] = []
+        self._num_seen = 0
         classes: dict[str, set[str]] = {}
         files: list[File] = []
         left_out: dict[str, Counter[str]] = {}
@@ -57,7 +66,7 @@ class FolderSource(ImageFolderSource):
             )
             for folder in _folders(split):
                 classes[split.name].add(folder.name)
-                for entry in _files_below(folder, "", ()):
+                for entry in _files_below(folder, "", (), self._count):
                     if not is_image(entry.name.rpartition("/")[2]):
                         left_out[split.name][suffix_of(entry.name)] += 1
                         continue
@@ -67,10 +76,14 @@ class FolderSource(ImageFolderSource):
                     self._stamps.append(entry.stamp)
         return Tree(classes=classes, files=tuple(files), left_out=left_out)
 
+    def _count(self) -> None:
+        self._num_seen += 1
+        self.check_number(self._num_seen)
+
     def _bytes(self, files: Sequence[tuple[Position, File]]) -> Iterator[tuple[Position, File, bytes | str]]:
         for position, file in sorted(files, key=lambda item: item[1].place):
             try:
-                yield position, file, _content(self.root / file.path)
+                yield position, file, _content(self.root / file.path, self.limits)
             except OSError:
                 yield position, file, NO_FILE
 
@@ -84,29 +97,45 @@ def stamp_of(found: os.stat_result) -> str:
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
-def _content(path: Path) -> bytes | str:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device may never end
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _content(path: Path, limits: Limits) -> bytes | str:
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device may never end
         return "no regular file"
-    return TOO_LARGE if found.st_size > MAX_FILE_BYTES else path.read_bytes()
+    with path.open("rb") as file:
+        content = file.read(limits.file_bytes + 1)
+    return too_large(limits) if len(content) > limits.file_bytes else content
 
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _files_below(folder: Path, prefix: str, around: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
-    """Yield every file below a folder that is not hidden, links followed, but none to a folder that is around it."""
+def _files_below(
+    folder: Path, prefix: str, around: tuple[tuple[int, int], ...], count: Callable[[], None]
+) -> Iterator[Entry]:
+    """Yield every file below a folder that is not hidden, links followed, but none to a folder that is around it.
+
+    `count` is told of every file and folder: links may lead to one folder by very many ways.
+    """
     here = folder.stat()
     if (here.st_dev, here.st_ino) in around:
         return
+    if len(around) >= DEEPEST:
+        raise InputError(f"folders lie more than {DEEPEST} deep in each other in {folder}; move the images up.")
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
+            count()
             name = prefix + entry.name
-            if entry.is_dir():
-                yield from _files_below(Path(entry.path), f"{name}/", (*around, (here.st_dev, here.st_ino)))
+            if _is_folder(entry):
+                yield from _files_below(Path(entry.path), f"{name}/", (*around, (here.st_dev, here.st_ino)), count)
                 continue
             try:
                 yield Entry(name=name, stamp=stamp_of(entry.stat()))

@@ -9,19 +9,21 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from stitchgrid.datasets.decoding import decode
+from stitchgrid.datasets.decoding import decode, is_large
 from stitchgrid.datasets.images import Listing
 from stitchgrid.datasets.pixels import Bounds
 from stitchgrid.datasets.sources import Decoded, Position, Unreadable
 from stitchgrid.errors import InputError, nearest
+from stitchgrid.limits import raise_by
+from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 T = TypeVar("T")
 R = TypeVar("R")
+Found: TypeAlias = Decoded | Unreadable
 
 SUFFIXES = (
     ".apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .mpo .pbm .pcx .pfm .pgm .png .pnm .ppm .qoi .tga "
@@ -29,9 +31,8 @@ SUFFIXES = (
 )
 IMAGE_SUFFIXES = frozenset(SUFFIXES.split())
 DECODE_THREADS = min(8, os.cpu_count() or 1)
-DECODE_CHUNK = 64  # files a thread takes at a time
-MAX_FILE_BYTES = 1 << 30  # of an image file; larger ones are not read into memory
-TOO_LARGE = f"larger than {MAX_FILE_BYTES >> 20} MiB"
+DECODE_CHUNK = 8  # files a thread takes at a time
+HELD_BYTES = 256_000_000  # of files that were read and are not decoded yet
 NO_FILE = "cannot be read, or is a link"
 OUTSIDE = "image outside of the class folders"
 
@@ -64,12 +65,19 @@ class ImageFolderSource(ABC):
     """What a folder and an archive have in common once their files are known."""
 
     def __init__(
-        self, root: Path, splits: Sequence[str], *, bounds: Bounds | None = None, named: Iterable[str] | None = None
+        self,
+        root: Path,
+        splits: Sequence[str],
+        *,
+        bounds: Bounds | None = None,
+        named: Iterable[str] | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ):
         self.root = root
         self._splits = tuple(dict.fromkeys(splits))
         self._bounds = bounds
         self._named = frozenset(named or ())  # classes that may be without images everywhere
+        self.limits = limits
 
     @abstractmethod
     def signature(self) -> str:
@@ -120,17 +128,30 @@ class ImageFolderSource(ABC):
             )
 
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
-        """Yield the wanted images, decoded by a few threads."""
+        """Yield the wanted images, decoded by a few threads; large ones when their turn comes, one at a time."""
         labels = {name: label for label, name in enumerate(self._class_names)}
         files = [((split, index), self._files(split)[index]) for split, index in wanted]
 
-        def decode_one(item: tuple[Position, File, bytes | str]) -> tuple[Position, Decoded | Unreadable]:
+        def decode_one(item: tuple[Position, File, bytes | str]) -> tuple[Position, Found | Callable[[], Found]]:
             position, file, raw = item
             if isinstance(raw, str):
                 return position, Unreadable(name=file.path, reason=raw)
-            return position, decode(raw, file.path, labels[file.class_name], self._bounds)
+            decoded = partial(decode, raw, file.path, labels[file.class_name], self._bounds, self.limits)
+            return position, decoded if is_large(raw) else decoded()
 
-        return in_threads(decode_one, self._bytes(files))
+        for position, found in in_threads(decode_one, self._bytes(files), weigh=lambda item: len(item[2])):
+            yield position, found() if callable(found) else found
+
+    def check_number(self, num: int) -> None:
+        """Refuse more files and folders than the limits allow.
+
+        Raises:
+            InputError: Naming the limit.
+        """
+        if num > self.limits.members:
+            raise InputError(
+                f"{self.root} holds more than {self.limits.members:,} files and folders; {raise_by('members')}."
+            )
 
     @cached_property
     def _tree_once(self) -> Tree:
@@ -169,14 +190,38 @@ def suffix_of(name: str) -> str:
     return PurePosixPath(name).suffix.lower() or "without suffix"
 
 
-def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield function(item) in the items' order, from a few threads; only a few chunks are in memory at a time."""
-    iterator = iter(items)
+def in_threads(function: Callable[[T], R], items: Iterable[T], *, weigh: Callable[[T], int]) -> Iterator[R]:
+    """Yield function(item) in the items' order, from a few threads; only a few chunks are in memory at a time.
+
+    `weigh` tells the bytes of an item: of several that weigh much, fewer are held at a time.
+    """
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        waiting: deque[Future[list[R]]] = deque()
-        while chunk := list(islice(iterator, DECODE_CHUNK)):
-            waiting.append(pool.submit(lambda part: [function(item) for item in part], chunk))
-            if len(waiting) > 2 * DECODE_THREADS:
-                yield from waiting.popleft().result()
+        waiting: deque[tuple[Future[list[R]], int]] = deque()
+        held = 0
+        for chunk, weight in _chunks(items, weigh):
+            waiting.append((pool.submit(lambda part: [function(item) for item in part], chunk), weight))
+            held += weight
+            while waiting and (len(waiting) > 2 * DECODE_THREADS or held > HELD_BYTES):
+                first, its_weight = waiting.popleft()
+                held -= its_weight
+                yield from first.result()
         while waiting:
-            yield from waiting.popleft().result()
+            yield from waiting.popleft()[0].result()
+
+
+def _chunks(items: Iterable[T], weigh: Callable[[T], int]) -> Iterator[tuple[list[T], int]]:
+    chunk: list[T] = []
+    weight = 0
+    for item in items:
+        chunk.append(item)
+        weight += weigh(item)
+        if len(chunk) == DECODE_CHUNK or weight > HELD_BYTES // DECODE_CHUNK:
+            yield chunk, weight
+            chunk, weight = [], 0
+    if chunk:
+        yield chunk, weight
+
+
+def too_large(limits: Limits) -> str:
+    """Return why a file is not read, as the reason of an image that is unreadable."""
+    return f"larger than {limits.file_bytes / 1e6:,g} MB; {raise_by('file_bytes')}"

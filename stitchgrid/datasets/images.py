@@ -42,11 +42,14 @@ class Pool:
     num_bad: int  # unreadable ones met while drawing
     remarks: tuple[str, ...] = ()  # on how the drawn ones were read
     measured: tuple[tuple[float, float], ...] = ()  # ranges of pixels that may be the extremes of single images
+    digest: str = ""  # of all of them, as `Split.digest` finds it, where that is known
 
     def split(self, start: int, stop: int | None = None) -> "Split":
         """Return the images from `start` to `stop`, by position in drawn order."""
         part = slice(start, stop)
-        return Split(self.pixels, self.offsets[part], self.sizes[part], self.labels[part])
+        is_known = self.digest and len(self.labels[part]) == len(self.labels)
+        known = {len(self.labels): self.digest} if is_known else {}
+        return Split(self.pixels, self.offsets[part], self.sizes[part], self.labels[part], known)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import astuple
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +13,7 @@ from stitchgrid.datasets.arrays import ArraysSource
 from stitchgrid.datasets.cache import PIXELS, ImageCache
 from stitchgrid.datasets.catalogue import TORCHVISION, known_datasets, own_parts
 from stitchgrid.datasets.classes import arranged, check_labels
+from stitchgrid.datasets.decoding import expect_large_images
 from stitchgrid.datasets.drawing import Draw, draw_images
 from stitchgrid.datasets.images import Images, Listing, Pool
 from stitchgrid.datasets.notices import notices
@@ -20,7 +22,8 @@ from stitchgrid.datasets.ranges import check_measured
 from stitchgrid.datasets.sources import DigitsSource, Source
 from stitchgrid.datasets.torchvision_sets import TorchvisionSource
 from stitchgrid.errors import InputError, nearest
-from stitchgrid.records import DataSpec, canonical, digest
+from stitchgrid.limits import raise_by
+from stitchgrid.records import DEFAULT_LIMITS, DataSpec, canonical, digest
 
 REVISION = "2"  # of listing, drawing and decoding: part of a cache key
 SHOWN = 5  # names of bad images in a message
@@ -39,6 +42,7 @@ def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | No
         InputError: If a root, split or image is missing or cannot be read, the two splits have no class in common, the
             classes or the range of pixels are not what the job says, or more samples are asked for than there are.
     """
+    expect_large_images(spec.limits)
     draws = _draws(spec, need_fit)
     source = _source(spec, [draw.split for draw in draws])
     pools = _fetch(source, draws, spec, ImageCache(cache or default_cache()), need_fit)
@@ -91,8 +95,8 @@ def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
     if spec.dataset in TORCHVISION:
         return TorchvisionSource(spec.dataset, root, splits, download=spec.download, bounds=spec.range)
     if spec.dataset == "arrays":
-        return ArraysSource(root, splits, bounds=spec.range, named=spec.classes)
-    return open_image_folder(root, splits, bounds=spec.range, named=spec.classes)
+        return ArraysSource(root, splits, bounds=spec.range, named=spec.classes, limits=spec.limits)
+    return open_image_folder(root, splits, bounds=spec.range, named=spec.classes, limits=spec.limits)
 
 
 def _fetch(
@@ -116,13 +120,15 @@ def _fetch(
 
 
 def _key(signature: str, draw: Draw, spec: DataSpec) -> str:
-    how = canonical([spec.range, sorted(spec.classes or ())])
+    raised = [] if spec.limits == DEFAULT_LIMITS else [astuple(spec.limits)]  # another image may be unreadable
+    how = canonical([spec.range, sorted(spec.classes or ()), *raised])
     return digest(REVISION, signature, draw.split, str(draw.num), str(spec.seed), spec.on_bad_image, how)
 
 
 def _check(spec: DataSpec, need_fit: int | None, listings: Mapping[str, Listing]) -> None:
     """Refuse more samples than there are, and splits whose classes cannot be those of one data set."""
     eval_listing, fit_listing = listings[spec.eval_split], listings.get(spec.fit_split)
+    _check_text(spec, eval_listing.class_names)
     if (spec.eval_samples or 0) > eval_listing.num:
         raise InputError(_too_many("eval", spec.eval_samples, spec.eval_split, eval_listing.num))
     if fit_listing is None:
@@ -139,6 +145,14 @@ def _check(spec: DataSpec, need_fit: int | None, listings: Mapping[str, Listing]
             "A label must mean the same in both."
         )
     _check_common(spec, eval_listing, fit_listing)
+
+
+def _check_text(spec: DataSpec, class_names: Sequence[str]) -> None:
+    if too_long := [name for name in class_names if len(name) > spec.limits.text]:
+        raise InputError(
+            f"the name of a class has {len(too_long[0]):,} characters, more than the {spec.limits.text:,} allowed: "
+            f"{too_long[0][:60]!r}...; {raise_by('text')}."
+        )
 
 
 def _check_common(spec: DataSpec, eval_listing: Listing, fit_listing: Listing) -> None:

@@ -1,7 +1,7 @@
 """`Job`: a valid job file, and what it asks for in terms of records."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from stitchgrid.jobfile.tables import (
     DataTable,
     DiagnosticsTable,
     GridTable,
+    LimitsTable,
     ModelTable,
     NumericsTable,
     ProbesTable,
@@ -102,10 +103,12 @@ class Job:
     matchers: tuple[MatcherEntry, ...]  # with what the diagnostics add to their metrics
     diagnostics: DiagnosticsTable
     probes: ProbesTable | None = None
+    limits: LimitsTable = field(default_factory=LimitsTable)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job as plain JSON, from which `parse_job` makes an equal one; its folder is the key `base`."""
         diagnostics = self.diagnostics.model_dump(mode="json", exclude_defaults=True)
+        limits = self.limits.model_dump(mode="json", exclude_defaults=True)
         has_fit_samples = self.data.fit.samples is not None
         if has_fit_samples and self.diagnostics.energy.samples is None and any(m.energy for m in self.matchers):
             diagnostics["energy"] = {**diagnostics.get("energy", {}), "samples": "fit"}
@@ -123,6 +126,7 @@ class Job:
             "matchers": [matcher.to_dict(has_fit_samples=has_fit_samples) for matcher in self.matchers],
             **({"probes": self._probes_dict(self.probes)} if self.probes else {}),
             **({"diagnostics": diagnostics} if diagnostics else {}),
+            **({"limits": limits} if limits else {}),
         }
 
     @staticmethod
@@ -150,6 +154,7 @@ class Job:
             classes=data.classes,
             class_order=data.class_order or "sorted",
             args=canonical(data.args or {}),
+            limits=self.limits.to_record(),
         )
 
     def outliers_spec(self) -> DataSpec | None:
@@ -167,6 +172,7 @@ class Job:
             on_bad_image=self.data.on_bad_image,
             range=outliers.range,
             args=canonical(outliers.args or {}),
+            limits=self.limits.to_record(),
         )
 
     def _dataset(self, word: str) -> str:
@@ -239,6 +245,7 @@ class Job:
                 base=str(self.base),
                 head=model.head,
                 interface=model.interface,
+                limits=self.limits.to_record(),
             )
             for seed in model.seeds or (model.seed or 0,)
         ]

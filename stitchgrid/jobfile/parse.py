@@ -18,6 +18,7 @@ from stitchgrid.jobfile.tables import (
     DiagnosticsTable,
     GridTable,
     HeadTable,
+    LimitsTable,
     MatcherTable,
     ModelTable,
     NumericsTable,
@@ -32,7 +33,10 @@ from stitchgrid.matchers.registry import MATCHERS, default_metrics
 from stitchgrid.records import EnergyRecipe, MatcherSpec
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-SECTIONS = ("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers", "probes", "diagnostics")
+SECTIONS = (
+    *("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers", "probes", "diagnostics"),
+    "limits",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
     _check_names(table, grid, problems)
     probes = problems.check(ProbesTable, table["probes"], "probes") if "probes" in table else None
     diagnostics = problems.check(DiagnosticsTable, table.get("diagnostics", {}), "diagnostics") or DiagnosticsTable()
+    limits = problems.check(LimitsTable, table.get("limits", {}), "limits") or LimitsTable()
     if data is not None and data.outliers is not None and diagnostics.energy.outliers is not None:
         problems.add("diagnostics.energy.outliers", "there is [data.outliers] as well; leave one of them out")
     asked = Asked(ood=diagnostics.ood, energy=_energy(diagnostics, data))
@@ -112,6 +117,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
         matchers=tuple(matcher for matcher in matchers if matcher),
         probes=probes,
         diagnostics=diagnostics,
+        limits=limits,
     )
 
 

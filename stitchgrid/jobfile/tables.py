@@ -18,7 +18,17 @@ from pydantic import (
 from stitchgrid.datasets.catalogue import known_datasets, own_parts
 from stitchgrid.errors import nearest
 from stitchgrid.paths import check_path
-from stitchgrid.records import EnergyRecipe, Interface, Preprocess, ProbeSpec, Recipe, Tokens, canonical
+from stitchgrid.records import (
+    DEFAULT_LIMITS,
+    EnergyRecipe,
+    Interface,
+    Limits,
+    Preprocess,
+    ProbeSpec,
+    Recipe,
+    Tokens,
+    canonical,
+)
 
 PAIR_WORDS = ("all", "within", "across")
 LONGEST_SWEEP = 150  # characters: names of figures are longer, and file systems take 255
@@ -253,6 +263,22 @@ class NumericsTable(Table):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     batch_size: Count = 256
     compile: bool = False
+
+
+class LimitsTable(Table):
+    """[limits]: how much is read of images and checkpoints that others may have made."""
+
+    pixels: Count = DEFAULT_LIMITS.pixels
+    file_bytes: Count = DEFAULT_LIMITS.file_bytes
+    members: Count = DEFAULT_LIMITS.members
+    text: Count = DEFAULT_LIMITS.text
+    unpacking: Count = DEFAULT_LIMITS.unpacking
+    tensors: Count = DEFAULT_LIMITS.tensors
+    checkpoint_bytes: Count = DEFAULT_LIMITS.checkpoint_bytes
+
+    def to_record(self) -> Limits:
+        """Return it as the record that travels."""
+        return Limits(**self.model_dump())
 
 
 class PreprocessTable(Table):

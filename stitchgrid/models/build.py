@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def build_network(spec: NetworkSpec, *, state: Mapping[str, Tensor] | None = Non
         load_into(module, state, origin=f"the given state of {spec.name!r}")
     elif published is None and spec.weights != "random":
         path = Path(spec.base, spec.weights)
-        load_weights(module, path, word=spec.weights, key=spec.weights_key, strip=spec.weights_strip)
+        load = partial(load_weights, word=spec.weights, key=spec.weights_key, strip=spec.weights_strip)
+        load(module, path, limits=spec.limits)
     check_finite(module, origin=_origin(spec, is_given=state is not None))
     return freeze(module)
 

@@ -10,38 +10,50 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, is_out_of_memory
+from stitchgrid.limits import TooMuchError, check_unpacked, raise_by
 from stitchgrid.models.choosing import choose_tensors, misfit_words
 from stitchgrid.models.memory import memory_told
 from stitchgrid.models.readings import UNTRACKED, Outline
+from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 _PICKLE_STARTS = (b"PK", b"\x80")  # torch.save's archive since 1.6, and a bare pickle
 _NUM_SHOWN = 4
-_MAX_UNPACKED = 20  # times the size of a file: torch.save does not compress
 _SMALL = 100_000_000  # bytes; what unpacks to less does no harm
 
 
-def load_checkpoint(path: str | Path) -> Any:
+def load_checkpoint(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Any:
     """Return what a checkpoint holds, on the CPU: safetensors, or what torch.save wrote.
 
     A pickle that holds anything but tensors and plain values is refused, never unpickled.
 
     Raises:
-        InputError: If the file is missing, damaged, or not a checkpoint.
+        InputError: If the file is missing, damaged, not a checkpoint, or holds more than the limits allow.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}; relative paths start at the job file's folder.")
+    if (size := path.stat().st_size) > limits.checkpoint_bytes:
+        raise InputError(
+            f"{path} has {size:,} bytes, more than the {limits.checkpoint_bytes:,} allowed of a checkpoint; "
+            f"{raise_by('checkpoint_bytes')}."
+        )
     load = _load_safetensors if path.suffix == ".safetensors" else _load_torch
     with memory_told(f"checkpoint {path}", device=torch.device("cpu"), count=lambda: path.stat().st_size):
-        return load(path)
+        return load(path, limits)
 
 
 def load_weights(
-    module: nn.Module, path: str | Path, *, word: str = "", key: str | None = None, strip: str | None = None
+    module: nn.Module,
+    path: str | Path,
+    *,
+    word: str = "",
+    key: str | None = None,
+    strip: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> None:
     """Load the tensors of a checkpoint into `module`, however they are wrapped; `key` and `strip` say which.
 
@@ -51,7 +63,7 @@ def load_weights(
         InputError: If the file is no checkpoint, or does not hold exactly one set of weights that fits.
     """
     path = Path(path)
-    tensors = choose_tensors(load_checkpoint(path), module, path, word=word or path.name, key=key, strip=strip)
+    tensors = choose_tensors(load_checkpoint(path, limits), module, path, word=word or path.name, key=key, strip=strip)
     load_into(module, tensors, origin=f"checkpoint {path}")
 
 
@@ -76,16 +88,25 @@ def check_finite(module: nn.Module, *, origin: str) -> None:
         raise InputError(f"{origin} is not finite: {shown}; take a checkpoint from before training diverged.")
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
+def _load_safetensors(path: Path, limits: Limits) -> dict[str, Tensor]:
     try:
+        with safe_open(path, framework="pt") as file:  # reads names and shapes alone
+            _check_number(path, len(file.keys()), limits)
         state: dict[str, Tensor] = safetensors.torch.load_file(path, device="cpu")
     except (SafetensorError, OSError) as problem:
         raise _damaged(path, problem) from problem
     return state
 
 
-def _load_torch(path: Path) -> Any:
-    _check_unpacked(path)
+def _check_number(path: Path, num_tensors: int, limits: Limits) -> None:
+    if num_tensors > limits.tensors:
+        raise InputError(
+            f"{path} holds {num_tensors:,} tensors, more than the {limits.tensors:,} allowed; {raise_by('tensors')}."
+        )
+
+
+def _load_torch(path: Path, limits: Limits) -> Any:
+    _check_unpacked(path, limits)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old storage formats: nothing a user can act on
@@ -103,20 +124,25 @@ def _load_torch(path: Path) -> Any:
         raise _damaged(path, problem) from problem
 
 
-def _check_unpacked(path: Path) -> None:
-    """Refuse an archive that unpacks to far more than it is, before anything of it is unpacked."""
-    if not zipfile.is_zipfile(path):
+def _check_unpacked(path: Path, limits: Limits) -> None:
+    """Refuse an archive of too many tensors, or that unpacks to far more than it is, before anything is unpacked."""
+    if not zipfile.is_zipfile(path) and _head(path) != b"PK":
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            num_bytes = sum(entry.file_size for entry in archive.infolist())
+            entries = archive.infolist()
+        check_unpacked(path, entries, limits, harmless=_SMALL)
+    except TooMuchError as problem:
+        raise InputError(
+            f"{problem}. torch.save never writes one: save the model's state_dict() with it, or as .safetensors."
+        ) from problem
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as problem:
         raise _damaged(path, problem) from problem
-    size = path.stat().st_size
-    if num_bytes > max(_SMALL, _MAX_UNPACKED * size):
+    _check_number(path, len(entries), limits)
+    if (num_bytes := sum(entry.file_size for entry in entries)) > limits.checkpoint_bytes:
         raise InputError(
-            f"{path} is an archive of {size / 1e6:,.1f} MB that unpacks to {num_bytes / 1e6:,.0f} MB, which torch.save "
-            "never writes: it is not read; save the model's state_dict() with torch.save, or as .safetensors."
+            f"{path} unpacks to {num_bytes:,} bytes, more than the {limits.checkpoint_bytes:,} allowed of a "
+            f"checkpoint; {raise_by('checkpoint_bytes')}."
         )
 
 
