@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -264,7 +265,10 @@ def test_escaped_text_is_one_line_without_markup(text):
     shown = escape(text)
     assert len(shown.splitlines()) <= 1
     bare = shown.replace("\\\\", "").replace("\\", "\0")
-    assert all(bare[k - 1] == "\0" for k, letter in enumerate(bare) if letter in "`*[]<>|&")
+    assert all(bare[k - 1] == "\0" for k, letter in enumerate(bare) if letter in "`*[]|")
+    assert "<" not in shown
+    assert ">" not in shown
+    assert not re.search("&(?!amp;|lt;|gt;)", shown)
 
 
 # What is missing ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -16,26 +17,32 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stitchgrid.errors import QueryError, nearest
-from stitchgrid.printable import printable
+from stitchgrid.errors import QueryError, nearest, one_line
+from stitchgrid.printable import as_markdown, printable
 
 NULL_MARK = "-"  # of a table for people; text that is a lone dash is shown in quotes
 UNLIMITED = 100_000
+CRLF = "\r\n"
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # full-width ones, too
 
 
 def render(table: pa.Table, format: str, *, width: int | None = None) -> str | bytes:
-    """Return the table as `table`, `csv`, `json`, `markdown` (text) or `parquet` (bytes).
+    """Return the table as `table`, `csv`, `spreadsheet`, `json`, `markdown` (text) or `parquet` (bytes).
 
     `width` is that of the reader's terminal; without it no cell of a `table` is folded.
 
     Raises:
-        QueryError: If there is no such format.
+        QueryError: If there is no such format, or it cannot hold a value.
     """
-    if format == "table":
-        return _as_table(table, width)
-    if format not in FORMATS:
+    if format != "table" and format not in FORMATS:
         raise QueryError(f"no output format {format!r}; {nearest(format, ['table', *FORMATS])}.")
-    return FORMATS[format](table)
+    try:
+        return _as_table(table, width) if format == "table" else FORMATS[format](table)
+    except (OverflowError, ValueError, RecursionError, NotImplementedError, pa.ArrowException) as problem:
+        raise QueryError(
+            f"the result cannot be written as {format} ({one_line(problem)}); select the column as text "
+            "(column::varchar), or choose another --format."
+        ) from problem
 
 
 def _as_table(table: pa.Table, width: int | None) -> str:
@@ -54,12 +61,23 @@ def _as_table(table: pa.Table, width: int | None) -> str:
 
 
 def _as_csv(table: pa.Table) -> str:
-    target = StringIO()
-    writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(table.column_names)
+    return _written(table, str)
+
+
+def _for_spreadsheets(table: pa.Table) -> str:
+    """Return CSV in which no text is a formula: one that begins like a formula has an apostrophe in front."""
+    return _written(table, lambda text: f"'{text}" if text.startswith(FORMULA_STARTS) else text)
+
+
+def _written(table: pa.Table, as_cell: Callable[[str], str]) -> str:
+    lines: list[str] = []
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")  # so that a lone \r is quoted, too
+    writer.writerow(map(as_cell, table.column_names))
+    numbers = [_is_number(field.type) for field in table.schema]
     for row in _rows(table):
-        writer.writerow([_for_programs(value) for value in row])
-    return target.getvalue()
+        cells = map(_for_programs, row)
+        writer.writerow([cell if number else as_cell(cell) for cell, number in zip(cells, numbers, strict=True)])
+    return "".join(f"{line.removesuffix(CRLF)}\n" for line in lines)
 
 
 def _as_json(table: pa.Table) -> str:
@@ -83,6 +101,7 @@ def _as_parquet(table: pa.Table) -> bytes:
 
 FORMATS: dict[str, Callable[[pa.Table], str | bytes]] = {
     "csv": _as_csv,
+    "spreadsheet": _for_spreadsheets,
     "json": _as_json,
     "markdown": _as_markdown,
     "parquet": _as_parquet,
@@ -139,7 +158,7 @@ PLAIN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
 
 
 def _markdown_cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
+    return as_markdown(text).replace("\n", "<br>")
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -16,7 +16,7 @@ STORE = click.option(
     help="Where results are kept: a folder, or s3://bucket/prefix.",
 )
 
-FORMATS = ("table", "csv", "json", "markdown", "parquet")
+FORMATS = ("table", "csv", "spreadsheet", "json", "markdown", "parquet")
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -32,7 +32,12 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 OUTPUT = together(
     click.option(
-        "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show the rows."
+        "--format",
+        "form",
+        type=click.Choice(FORMATS),
+        default="table",
+        show_default=True,
+        help="How to show the rows; spreadsheet: csv whose texts no spreadsheet takes for a formula.",
     ),
     click.option("--out", type=click.Path(dir_okay=False), help="Write to this file instead of stdout."),
 )

@@ -1,12 +1,10 @@
 """A report as Markdown, to paste into a README: verdicts and tables, no figures."""
 
-import re
 from collections.abc import Iterable, Sequence
 
-from stitchgrid.printable import printable
+from stitchgrid.printable import as_markdown
 from stitchgrid.report.content import Section, SweepReport, Table, Verdict, as_text, is_number
 
-SPECIAL = re.compile(r"([\\`*\[\]<>|&#~!])")
 MARKS = {True: "passed", False: "failed", None: "-"}
 
 
@@ -18,12 +16,12 @@ def render_markdown(reports: Sequence[SweepReport]) -> str:
 
 
 def escape(text: str) -> str:
-    """Return text that Markdown shows as it stands: no markup, no HTML, no line breaks.
+    """Return text that Markdown shows as it stands, in one line.
 
-    >>> escape("a|b <c> [d](e)")
-    'a\\\\|b \\\\<c\\\\> \\\\[d\\\\](e)'
+    >>> escape("a\\n <b>")
+    'a &lt;b&gt;'
     """
-    return SPECIAL.sub(r"\\\1", " ".join(printable(text).split()))
+    return as_markdown(" ".join(text.split()))
 
 
 def _sweep(report: SweepReport) -> Iterable[str]:

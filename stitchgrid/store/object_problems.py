@@ -5,12 +5,14 @@ pyarrow tells errors in prose and boto3 in codes; both are understood here, and 
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 ARROW_CODE = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?")
 ARROW_OWN_CODE = re.compile(r"Unable to parse ExceptionName: (\w+)")
 CURL_CODE = re.compile(r"curlCode: (\d+)")
+USER = re.compile(r"(\w+://)[^\s/?#@\"']*@")
+PARAMETERS = re.compile(r"(\w+://[^\s?#\"']*)[?#][^\s\"')]*")
 CURL_NEVER_REACHED = {"5", "6", "7"}  # proxy or host not found, connection refused
 
 BUSY_SECONDS = 60.0  # a server that is overloaded, or falls silent, recovers
@@ -62,7 +64,21 @@ class Problem:
 
 
 def explain(error: BaseException, *, bucket: str, endpoint: str | None) -> Problem:
-    """Return what an error of pyarrow or boto3 means."""
+    """Return what an error of pyarrow or boto3 means, without what may be secret in the addresses it repeats."""
+    found = _explained(error, bucket=bucket, endpoint=endpoint)
+    return replace(found, reason=masked(found.reason))
+
+
+def masked(text: str) -> str:
+    """Return text without the users, passwords and parameters of the addresses in it: signatures may stand there.
+
+    >>> masked("no answer from http://me:word@host:1/p?sig=word.")
+    'no answer from http://***@host:1/p?***'
+    """
+    return PARAMETERS.sub(r"\1?***", USER.sub(r"\1***@", text))
+
+
+def _explained(error: BaseException, *, bucket: str, endpoint: str | None) -> Problem:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & {"FileNotFoundError"}:
         return Problem(reason="there is no such object", remedy="check that the store is complete.")
