@@ -4,6 +4,9 @@ import re
 
 KEPT = "\n\t"
 MARKUP = re.compile(r"([\\`*\[\]|#~!])")  # of Markdown
+ADDRESS = re.compile(r"\w+://[^\s\"']+")
+USER = re.compile(r"(\w+://)[^\s/?#]*@")
+PARAMETER = re.compile(r"([?&;#](?!(?:region|endpoint_override)=)(?:[\w.%-]+=)?)[^&?;#]+")
 ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})  # a backslash does not hide these from all readers
 
 
@@ -23,3 +26,12 @@ def as_markdown(text: str) -> str:
     'a\\\\|b &lt;c&gt; \\\\[d\\\\](e)'
     """
     return MARKUP.sub(r"\\\1", printable(text)).translate(ENTITIES)
+
+
+def masked(text: str) -> str:
+    """Return text without what may be secret in its addresses: users, passwords, and parameters such as signatures.
+
+    >>> masked("no answer from 'http://me:word@host:1/p?sig=word&x=word', s3://bucket/x?region=eu")
+    "no answer from 'http://***@host:1/p?sig=***&x=***', s3://bucket/x?region=eu"
+    """
+    return ADDRESS.sub(lambda found: PARAMETER.sub(r"\1***", USER.sub(r"\1***@", found[0])), text)

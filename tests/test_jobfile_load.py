@@ -142,3 +142,41 @@ def test_reading_a_job_loads_nothing_heavy():
     code = "import stitchgrid.jobfile as j, sys; j.load_job('quickstart').matcher_specs(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "ray", "duckdb", "pyarrow", "sklearn"} & set(loaded)
+
+
+DEEP = {
+    "arrays": "x = " + "[" * 20_000 + "]" * 20_000,
+    "inline tables": "x = " + "{a=" * 20_000 + "1" + "}" * 20_000,
+    "some arrays": "x = " + "[" * 60 + "]" * 60,
+    "a dotted key": ".".join("a" * 20_000) + " = 1",
+    "a spaced key": " . ".join("a" * 20_000) + " = 1",
+    "a quoted key": ".".join(['"a"'] * 20_000) + " = 1",
+    "a table": "[" + ".".join("a" * 20_000) + "]",
+    "some parts": ".".join("a" * 70) + " = 1",
+    "digits": "seed = " + "9" * 5_000,
+    "hexadecimal digits": "seed = 0x" + "f" * 5_000,
+    "65 bits": f"seed = {2**64}",
+    "a long file": "#" * 1_000_001,
+}
+MESSAGES = r"more than (50 deep in each other|100 parts|64 bits|the 1,000,000 that are read)|4300 digits"
+
+
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+def test_toml_that_is_too_much_is_refused_in_words(tmp_path, text):
+    path = tmp_path / "deep.toml"
+    path.write_text(text)
+    with pytest.raises(JobFileError, match=rf"deep.toml is not valid TOML: .*({MESSAGES})"):
+        load_job(str(path))
+
+
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+def test_overrides_that_are_too_much_are_refused_in_words(text):
+    with pytest.raises(JobFileError, match="problem"):
+        load_job("quickstart", [text.replace("#", "x")])
+
+
+def test_what_a_job_may_hold_is_still_read(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text(f"seed = {2**64 - 1}\nx = '{'a.' * 90}'\n# {'dots. ' * 30}\n" + "[" + ".".join("a" * 40) + "]")
+    with pytest.raises(JobFileError, match="problems in this job file"):  # it is TOML, though no job
+        load_job(str(path))

@@ -14,6 +14,7 @@ from stitchgrid.cli.run import bench, launch, plan, resume
 from stitchgrid.cli.saying import say
 from stitchgrid.errors import StitchgridError
 from stitchgrid.notes import show_on_stderr
+from stitchgrid.printable import masked
 
 
 class Group(click.Group):
@@ -24,7 +25,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except StitchgridError as problem:
-            say(f"Error: {problem}", err=True)
+            say(f"Error: {masked(str(problem))}", err=True)
             ctx.exit(problem.exit_code)
         except KeyboardInterrupt:
             say("Interrupted.", err=True)

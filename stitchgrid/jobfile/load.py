@@ -1,6 +1,5 @@
 """Finds a job file by path or name and reads it."""
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from stitchgrid.jobfile.job import Job
 from stitchgrid.jobfile.overrides import apply_overrides
 from stitchgrid.jobfile.parse import read_job
 from stitchgrid.jobfile.problems import Problems
+from stitchgrid.jobfile.toml_text import MAX_BYTES, parse_toml
 from stitchgrid.paths import is_file
 from stitchgrid.shipped import shipped_names
 
@@ -50,8 +50,11 @@ def _find(path_or_name: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as problem:
-        raise JobFileError(f"{path} is not valid TOML: {problem}") from problem
+        with path.open(encoding="utf-8", newline="") as file:
+            text = file.read(MAX_BYTES + 1)
     except (OSError, UnicodeDecodeError) as problem:
         raise JobFileError(f"cannot read {path} as a UTF-8 text file: {problem}") from problem
+    try:
+        return parse_toml(text)
+    except ValueError as problem:
+        raise JobFileError(f"{path} is not valid TOML: {problem}") from problem

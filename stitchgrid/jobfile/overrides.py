@@ -1,11 +1,11 @@
 """`--set KEY=VALUE`: edits the parsed job file before it is validated."""
 
-import tomllib
 from collections.abc import Sequence
 from typing import Any
 
 from stitchgrid.errors import nearest
 from stitchgrid.jobfile.problems import Problems
+from stitchgrid.jobfile.toml_text import parse_toml
 
 
 def apply_overrides(table: dict[str, Any], overrides: Sequence[str], problems: Problems) -> None:
@@ -24,8 +24,8 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str], problems: P
 
 def _path(key: str) -> list[str] | None:
     try:
-        table: Any = tomllib.loads(f"{key} = 0")
-    except tomllib.TOMLDecodeError:
+        table: Any = parse_toml(f"{key} = 0")
+    except ValueError:
         return None
     path = []
     while isinstance(table, dict):
@@ -38,8 +38,8 @@ def _path(key: str) -> list[str] | None:
 
 def _value(text: str) -> Any:
     try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        table = parse_toml(f"value = {text}")
+    except ValueError:
         return text
     return table["value"] if table.keys() == {"value"} else text
 

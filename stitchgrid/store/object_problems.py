@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
+from stitchgrid.printable import masked
+
 ARROW_CODE = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?")
 ARROW_OWN_CODE = re.compile(r"Unable to parse ExceptionName: (\w+)")
 CURL_CODE = re.compile(r"curlCode: (\d+)")
-USER = re.compile(r"(\w+://)[^\s/?#@\"']*@")
-PARAMETERS = re.compile(r"(\w+://[^\s?#\"']*)[?#][^\s\"')]*")
 CURL_NEVER_REACHED = {"5", "6", "7"}  # proxy or host not found, connection refused
 
 BUSY_SECONDS = 60.0  # a server that is overloaded, or falls silent, recovers
@@ -67,15 +67,6 @@ def explain(error: BaseException, *, bucket: str, endpoint: str | None) -> Probl
     """Return what an error of pyarrow or boto3 means, without what may be secret in the addresses it repeats."""
     found = _explained(error, bucket=bucket, endpoint=endpoint)
     return replace(found, reason=masked(found.reason))
-
-
-def masked(text: str) -> str:
-    """Return text without the users, passwords and parameters of the addresses in it: signatures may stand there.
-
-    >>> masked("no answer from http://me:word@host:1/p?sig=word.")
-    'no answer from http://***@host:1/p?***'
-    """
-    return PARAMETERS.sub(r"\1?***", USER.sub(r"\1***@", text))
 
 
 def _explained(error: BaseException, *, bucket: str, endpoint: str | None) -> Problem:
