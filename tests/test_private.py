@@ -1,5 +1,6 @@
 """What lies about while a launch runs is this user's alone, and code that was compared is the code that runs."""
 
+import json
 import os
 import shutil
 import stat
@@ -10,10 +11,12 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from helpers_cluster import FakeWorker
+from helpers_images import spec_of, whole_digest, write_folder
 from helpers_models import spec
 from helpers_store import make_synthetic_store
 
@@ -286,6 +289,82 @@ def test_a_lock_changes_no_file_that_its_name_leads_to_and_waits_for_no_pipe(tmp
     with cache.lock(tmp_path, "one"):
         pass
     assert other.read_text() == "kept"
+
+
+@pytest.fixture
+def cached(tmp_path):
+    """Return a folder of images and the digests of what it holds, decoded into a cache."""
+    root = write_folder(tmp_path / "images")
+    return root, whole_digest(open_images(spec_of(root), cache=tmp_path / "cache"))
+
+
+def another_pixel(entry):
+    content = bytearray((entry / "pixels.bin").read_bytes())
+    content[7] ^= 1
+    (entry / "pixels.bin").write_bytes(content)
+
+
+def another_label(entry):
+    with np.load(entry / "index.npz") as index:
+        arrays = {**index, "labels": index["labels"][::-1].copy()}
+    np.savez(entry / "index.npz", **arrays)
+
+
+def another_place(entry):
+    with np.load(entry / "index.npz") as index:
+        arrays = {**index, "offsets": index["offsets"] + 10**9}
+    np.savez(entry / "index.npz", **arrays)
+
+
+def another_remark(entry):
+    meta = json.loads((entry / "meta.json").read_text())
+    (entry / "meta.json").write_text(json.dumps({**meta, "remarks": ["forged"]}))
+
+
+def deep_remarks(entry):
+    (entry / "meta.json").write_text("[" * 100_000)
+
+
+def no_digest(entry):
+    meta = json.loads((entry / "meta.json").read_text())
+    del meta["digest"]
+    (entry / "meta.json").write_text(json.dumps(meta))
+
+
+def half_an_index(entry):
+    (entry / "index.npz").write_bytes((entry / "index.npz").read_bytes()[:300])
+
+
+def a_list(entry):
+    (entry / "meta.json").write_text("[]")
+
+
+CHANGES = (
+    another_pixel,
+    another_label,
+    another_place,
+    another_remark,
+    deep_remarks,
+    no_digest,
+    half_an_index,
+    a_list,
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_cached_images_that_are_not_what_was_written_are_decoded_again(cached, tmp_path, change):
+    root, digests = cached
+    for entry in (tmp_path / "cache" / "images").glob("*/meta.json"):
+        change(entry.parent)
+    found = open_images(spec_of(root), cache=tmp_path / "cache")
+    assert whole_digest(found) == digests
+    assert "forged" not in str(found.notices)
+
+
+def test_cached_images_are_hashed_once_where_they_are_taken(cached, tmp_path, monkeypatch):
+    images = open_images(spec_of(cached[0]), cache=tmp_path / "cache")
+    monkeypatch.setattr(type(images.fit), "_gather", None)
+    assert whole_digest(images) == cached[1]
 
 
 # Code: compared, then run ---------------------------------------------------------------------------------------------

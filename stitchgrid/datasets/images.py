@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 Indices: TypeAlias = "Sequence[int] | NDArray[np.integer[Any]] | Tensor"
 
-HASH_CHUNK = 4_096  # images gathered at once, so that hashing a large split needs little memory
+HASH_CHUNK = 1_024  # images gathered at once, so that hashing a large split needs little memory,
+HASH_BYTES = 64_000_000  # if they have no more than so many bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,10 @@ class Split:
             sha.update(np.ascontiguousarray(self._sizes[:num], dtype="<i8").data)
             sha.update(np.ascontiguousarray(self._labels[:num], dtype="<i8").data)
             for start in range(0, num, HASH_CHUNK):
-                sha.update(self._gather(np.arange(start, min(start + HASH_CHUNK, num))).data)
+                chosen = np.arange(start, min(start + HASH_CHUNK, num))
+                is_small = 3 * self._sizes[chosen].prod(axis=1).sum() <= HASH_BYTES
+                for some in [chosen] if is_small else chosen[:, None]:
+                    sha.update(self._gather(some).data)
             self._digests[num] = sha.hexdigest()[:32]
         return self._digests[num]
 
