@@ -184,8 +184,8 @@ def test_large_images_keep_their_order_and_values(root, cache, monkeypatch):
     assert whole_digest(open_images(spec_of(root), cache=cache / "three")) == first
 
 
-@pytest.mark.parametrize("num_waiting", [1, 40])
-def test_few_bytes_of_files_are_held_at_a_time(monkeypatch, num_waiting):
+def test_few_bytes_of_files_are_held_at_a_time(monkeypatch):
+    monkeypatch.setattr(imagefolder, "DECODE_THREADS", 50)
     monkeypatch.setattr(imagefolder, "HELD_BYTES", 100)
     taken, given, most = 0, 0, 0
 
@@ -363,6 +363,19 @@ def test_arrays_that_unpack_to_far_more_than_they_are_are_not_read(cache, tmp_pa
     assert "MB that unpacks to 1,200 MB, more than 20 times its size; if it is sound, raise `unpacking`" in said
 
 
+def test_a_pipe_in_place_of_arrays_is_no_array_and_nothing_hangs(cache, tmp_path):
+    for split in ("train", "test"):
+        os.mkfifo(tmp_path / f"{split}.npz")
+    with pytest.raises(InputError, match=r"has no (train|test)\.npz"):
+        open_images(spec_of(tmp_path, dataset="arrays"), cache=cache)
+
+
+def test_a_pipe_is_no_checkpoint_and_nothing_hangs(tmp_path):
+    os.mkfifo(tmp_path / "w.pt")
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        load_checkpoint(tmp_path / "w.pt")
+
+
 # Checkpoints ----------------------------------------------------------------------------------------------------------
 
 
@@ -418,12 +431,15 @@ def test_a_zip_bomb_is_refused_before_anything_is_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [b"", b"x" * 70_000])
-def test_an_archive_whose_directory_is_hidden_is_damaged(tmp_path, ending):
+def test_an_archive_whose_directory_is_hidden_is_damaged_and_not_read(tmp_path, monkeypatch, ending):
+    calls = []
+    monkeypatch.setattr(torch, "load", lambda *args, **_: calls.append(args))
     zip_bomb(tmp_path / "bomb.pt", 10**6)
     content = (tmp_path / "bomb.pt").read_bytes()
     (tmp_path / "bomb.pt").write_bytes(content[:-22] + b"PK\x05\x07" + content[-18:] + ending)
     with pytest.raises(InputError, match="damaged, truncated or no checkpoint"):
         load_checkpoint(tmp_path / "bomb.pt")
+    assert not calls
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

@@ -209,6 +209,9 @@ def test_all_of_rays_lies_in_the_private_folder_which_stays_closed_while_it_runs
             found = [path for path in mine(home).rglob("*") if path.is_dir() and mode(path) & 0o002]
             assert found, "Ray opens what it makes to everyone"
             assert mode(mine(home)) == 0o700
+            if os.geteuid() == 0:
+                for command in (["ls", found[0]], ["touch", found[0] / "planted"], ["mv", found[0], home / "stolen"]):
+                    assert subprocess.run(command, user=NOBODY, group=NOBODY, extra_groups=[], check=False).returncode
         assert not list(mine(home).iterdir()), "gone with the cluster"
     finally:
         shutil.rmtree(home)

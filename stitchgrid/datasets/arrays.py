@@ -21,6 +21,7 @@ from stitchgrid.datasets.pixels import Bounds, from_array
 from stitchgrid.datasets.sources import Decoded, Position, Unreadable, unreadable
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import TooMuchError, check_unpacked
+from stitchgrid.paths import is_file
 from stitchgrid.records import DEFAULT_LIMITS, Limits, digest
 
 RULE = (
@@ -91,7 +92,7 @@ class ArraysSource:
         root = self._root
         if not root.is_dir():
             return _places_in_file(root, self._splits)
-        there = {path.stem: path for path in root.glob("*.npz")}
+        there = {path.stem: path for path in root.glob("*.npz") if is_file(path)}  # a pipe would be waited for
         for split in self._splits:
             if split not in there:
                 raise InputError(f"{root} has no {split}.npz; {nearest(split, there)}. {RULE}.")

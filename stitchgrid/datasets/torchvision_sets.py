@@ -1,6 +1,7 @@
 """Classification data sets of torchvision, by class name."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ class TorchvisionSource:
         for dataset in self._splits.values():
             folders = [Path(getattr(dataset, name)) for name in FOLDER_ATTRIBUTES if hasattr(dataset, name)]
             for path in sorted((folders or [self._root])[0].rglob("*")):
-                lines.add(f"{path}\0{stamp_of(path.stat())}")
+                with suppress(OSError):  # a link that leads nowhere
+                    lines.add(f"{path}\0{stamp_of(path.stat())}")
         return digest(self._name, str(self._root.resolve()), *self._splits, *sorted(lines))
 
     def listing(self, split: str) -> Listing:
