@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -155,6 +156,14 @@ def test_another_user_neither_sees_nor_changes_what_is_open_below_it(home):
             done = subprocess.run(command, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, check=False)
             assert done.returncode, command
     assert not space.exists()
+
+
+def test_nothing_else_makes_temporary_files():
+    """But the cache's drafts, Ray's home and compiled modules, which lie in the private folder or the cache."""
+    package = Path(cache.__file__).parent
+    word = re.compile(r"mkdtemp|mkstemp|TemporaryDirectory|NamedTemporaryFile|gettempdir|[\"']/tmp")
+    found = {str(path.relative_to(package)) for path in package.rglob("*.py") if word.search(path.read_text())}
+    assert found == {"private.py", "cache.py", "cluster/connection.py", "models/module_loader.py"}
 
 
 # What lies below it ---------------------------------------------------------------------------------------------------
