@@ -24,6 +24,9 @@ class StitchgridError(Exception):
     exit_code = 1
 
 
+MAX_PROBLEMS = 200  # of a job file, that are shown
+
+
 class JobFileError(StitchgridError):
     """The job file asks for things that do not exist or do not fit; lists every problem found."""
 
@@ -31,7 +34,10 @@ class JobFileError(StitchgridError):
 
     def __init__(self, title: str, problems: Sequence[str] = ()):
         self.problems = tuple(problems)
-        super().__init__("\n".join([title, *(f"  - {problem}" for problem in self.problems)]))
+        shown = [f"  - {problem}" for problem in self.problems[:MAX_PROBLEMS]]
+        if (more := len(self.problems) - len(shown)) > 0:
+            shown.append(f"  and {more:,} more")
+        super().__init__("\n".join([title, *shown]))
 
     def __reduce__(self) -> tuple[type["JobFileError"], tuple[str, ...]]:
         return type(self), (str(self),)

@@ -42,6 +42,14 @@ def problems_of(**changes: Any) -> tuple[str, ...]:
     return caught.value.problems
 
 
+def test_of_very_many_problems_the_first_are_shown():
+    with pytest.raises(JobFileError) as caught:
+        parse(**{f"key{number}": 1 for number in range(5_000)})
+    assert len(caught.value.problems) == 5_000
+    assert str(caught.value).count("\n") == 201
+    assert str(caught.value).endswith("and 4,800 more")
+
+
 # ---- what a job asks for
 
 

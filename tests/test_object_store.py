@@ -136,6 +136,13 @@ def test_secrets_in_a_uri_are_refused_and_never_shown(uri):
         assert "AWS_ACCESS_KEY_ID" in result.output
 
 
+def test_errors_themselves_hold_no_secret():
+    for uri in (f"s3://bucket/x?endpoint_override=http://127.0.0.1:1/p?sig={SECRET}", f"gs://me:{SECRET}@bucket/grid"):
+        with pytest.raises(StoreError) as caught:
+            parse_address(uri, {})
+        assert SECRET not in str(caught.value)
+
+
 @pytest.mark.parametrize("command", ["sql", "plan"])
 def test_no_command_shows_a_secret(command):
     argument = "select 1" if command == "sql" else "quickstart"

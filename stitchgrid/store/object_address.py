@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from stitchgrid.errors import StoreError, nearest
+from stitchgrid.printable import masked
 
 PARAMETERS = ("endpoint_override", "region")
 SECRETS = ("access_key", "secret_key", "session_token")  # as pyarrow takes them in a URI
@@ -59,7 +60,7 @@ def parse_address(uri: str, environment: Mapping[str, str] = os.environ) -> Obje
         raise StoreError(f"unknown parameter {unknown[0]!r} in the store's URI; {nearest(unknown[0], PARAMETERS)}.")
     prefix = unquote(parts.path).strip("/")
     if not parts.netloc or parts.fragment or any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
-        raise StoreError(f"wanted a store like s3://bucket/prefix, got {uri!r}; name another with --store.")
+        raise StoreError(f"wanted a store like s3://bucket/prefix, got {masked(uri)!r}; name another with --store.")
     return ObjectAddress(
         bucket=parts.netloc,
         prefix=prefix,
@@ -76,7 +77,9 @@ def _endpoint(text: str | None) -> str | None:
     if "@" in parts.netloc:
         raise StoreError(f"the endpoint of the store holds credentials; {INSTEAD}")
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
-        raise StoreError(f"wanted an endpoint like http://127.0.0.1:9000, got {text!r}; change it in the store's URI.")
+        raise StoreError(
+            f"wanted an endpoint like http://127.0.0.1:9000, got {masked(text)!r}; change it in the store's URI."
+        )
     return f"{parts.scheme}://{parts.netloc}"
 
 
