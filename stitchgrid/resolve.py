@@ -427,8 +427,10 @@ def _problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) ->
     for position, matcher in enumerate(job.matchers):
         about, kind = MATCHERS[matcher.kind], kind_of(matcher.kind)(matcher.params)
         num = matcher.samples if isinstance(matcher.samples, int) and about.family == "index" else images.eval.num
-        if num < about.fewest_images:
-            found.append(f"matchers[{position}]: {about.kind} needs {about.fewest_images} images at least, got {num}")
+        if matcher.samples is None:
+            num = min(num, about.most_images or num)
+        if num < kind.fewest_images:
+            found.append(f"matchers[{position}]: {about.kind} needs {kind.fewest_images} images at least, got {num}")
         reasons = (kind.why_not(*layers) for f, g in known for layers in product(f.layers, g.layers))
         first = next(reasons, None)
         if first and all(reasons):

@@ -18,7 +18,7 @@ from stitchgrid.engine.workspace import LayerKey
 from stitchgrid.matchers.alignment import Layout, layout_of
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.protocol import About, GramIndex, MomentIndex
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, is_a
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a
 from stitchgrid.plan import images_of
 from stitchgrid.records import Block, Layer, Network, Shard, Sweep
 
@@ -129,7 +129,18 @@ class _Need:
         ranks = [rank for matcher in of_grams if (rank := self.sweep.matchers[matcher].rank)]
         reduced = sum(rank < layer.width for rank in ranks for layer in _sources(self.sweep, self.shard))
         kept += one_layer * any(ranks)  # coordinates of one layer, at most as many as its activations
-        return kept + 8 * sum(count**2 for count in counts) * (len(self._sizes) + 1 + reduced)
+        kept += 8 * sum(count**2 for count in counts) * (len(self._sizes) + 1 + reduced)
+        return kept + self._prepared(of_grams) * (len(self._sizes) + reduced)
+
+    def _prepared(self, of_grams: Sequence[int]) -> int:
+        """Return what indices find of a layer beside its Gram matrix: one kind's at a time, and distances for all."""
+        found, with_distances = [0], set()
+        for matcher in of_grams:
+            kind, (_, count) = implementation(self.sweep.matchers[matcher]), images_of(self.sweep, matcher)
+            assert isinstance(kind, GramIndex)
+            found.append(kind.prepared_bytes(count))
+            with_distances |= {count} if kind.reads_distances else set()
+        return max(found) + 8 * sum(count**2 for count in with_distances)
 
     @property
     def _distances(self) -> int:

@@ -11,11 +11,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from stitchgrid.moments import exact_mean
+
 K = TypeVar("K")
 
 BLOCK_FEATURES = 4096  # columns multiplied at a time: bounds the copies
 LARGEST_POWER = 126  # of two, that float32 has with either sign
 SMALLEST_TRACE = 1e-25  # of products of float32 numbers, none of which that counts is too small for float32
+ROUNDING = {torch.float32: 2.0**-21, torch.float64: 2.0**-44}  # of products of rows, as a share of their squares
 BLOCK_IMAGES = 256  # rows multiplied with those before them at a time: half of the products are mirror images
 
 
@@ -28,14 +31,43 @@ class Gram:
     #: Of each image, where a kind asks for it: the mean of its numbers, and the sum of their squared distances from it.
     mean_N: Tensor | None = None
     spread_N: Tensor | None = None
+    rounding: float = ROUNDING[torch.float32]  # of the products, as a share of the images' squares
 
     @cached_property
     def distances_NN(self) -> Tensor:
-        """Squared Euclidean distances."""
+        """Squared Euclidean distances; 0 where it is not more than rounding."""
         squares_N = self.centred_NN.diagonal()
-        distances_NN = (squares_N[:, None] + squares_N - 2 * self.centred_NN).clamp_min(0.0)
-        distances_NN.fill_diagonal_(0.0)
-        return distances_NN
+        return self.above_rounding(squares_N[:, None] + squares_N - 2 * self.centred_NN).fill_diagonal_(0.0)
+
+    def above_rounding(self, distances_NN: Tensor) -> Tensor:
+        """Return squared distances, or what is left of them, with 0 where that is not more than products' rounding."""
+        squares_N = self.centred_NN.diagonal()
+        return distances_NN.masked_fill(distances_NN <= self.rounding * (squares_N[:, None] + squares_N), 0.0)
+
+    def one_less_cosine(self, distances_NN: Tensor, lengths_N: Tensor) -> Tensor:
+        """Return 1 - cos of all pairs of vectors of which the squared distances and lengths are known; NaN from zeros.
+
+        It is (||u - v||^2 - (||u|| - ||v||)^2) / (2 ||u|| ||v||): a difference of small numbers for vectors that are
+        nearly the same, where 1 less a cosine would be one of large ones. 0 and 2 are exact.
+        """
+        near_NN = self.above_rounding(distances_NN - (lengths_N[:, None] - lengths_N).square())
+        far_NN = self.above_rounding((lengths_N[:, None] + lengths_N).square() - distances_NN)
+        values_NN = near_NN / (2 * lengths_N[:, None] * lengths_N)
+        return values_NN.masked_fill((far_NN == 0) & (near_NN > 0), 2.0)
+
+    def resolved(self, distances: Tensor) -> Tensor:
+        """Return distances in whole multiples of what rounding makes of their mean, so that equal ones are."""
+        step = 2 * self.rounding * distances.mean()
+        return (distances / torch.where(step > 0, step, 1.0)).round()
+
+
+def pairs_of_images(matrix_NN: Tensor) -> Tensor:
+    """Return what a matrix has of all pairs of images i < j, row by row.
+
+    >>> pairs_of_images(torch.tensor([[0, 1, 2], [1, 0, 3], [2, 3, 0]])).tolist()
+    [1, 2, 3]
+    """
+    return matrix_NN[torch.ones_like(matrix_NN, dtype=torch.bool).triu(1)]
 
 
 def spreads(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -47,7 +79,7 @@ def spreads(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     means, squares = [], []
     for part_NP in parts:
         exact_NP = part_NP.double()
-        means.append(exact_NP.mean(1))
+        means.append(exact_mean(exact_NP, 1))
         squares.append((exact_NP - means[-1][:, None]).square().sum(1))
     return torch.cat(means), torch.cat(squares)
 
@@ -77,9 +109,14 @@ def centred_grams(layers: Mapping[K, Callable[[], Tensor]]) -> dict[K, Tensor]:
     return grams
 
 
+def product_type(dtype: torch.dtype) -> torch.dtype:
+    """Return in which precision rows of a type are multiplied: their own, float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def _centred(rows_NP: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
     """Return blocks of features of the rows, float32 or more precise, and the means that are to be taken off."""
-    exact_enough = torch.promote_types(rows_NP.dtype, torch.float32)
+    exact_enough = product_type(rows_NP.dtype)
     blocks = torch.split(rows_NP.to(exact_enough), BLOCK_FEATURES, dim=1)
     return blocks, [block_NP.sum(0, dtype=torch.float64) / len(rows_NP) for block_NP in blocks]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stitchgrid.matchers.gram import Gram, centred_gram, spreads
+from stitchgrid.matchers.gram import ROUNDING, Gram, centred_gram, product_type, spreads
 from stitchgrid.matchers.protocol import ClosedForm, Fit, GramIndex, Kind, MomentIndex
 from stitchgrid.matchers.registry import kind_of
 from stitchgrid.moments import Merger, pair_moments
@@ -16,6 +16,7 @@ def index_of_rows(kind: str, x_ND: Tensor, y_NE: Tensor, **params: object) -> di
     Raises:
         ValueError: If the matrices differ in their number of rows, or the kind is no index.
 
+    >>> import torch
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]])
     >>> index_of_rows("procrustes", x, x)
     {'procrustes': 0.0}
@@ -38,7 +39,13 @@ def index_of_rows(kind: str, x_ND: Tensor, y_NE: Tensor, **params: object) -> di
 def gram_of_rows(x_NP: Tensor) -> Gram:
     """Return what all Gram kinds read of a layer whose flattened activations are these."""
     mean_N, spread_N = spreads([x_NP])
-    return Gram(centred_NN=centred_gram(x_NP), num_features=x_NP.shape[1], mean_N=mean_N, spread_N=spread_N)
+    return Gram(
+        centred_NN=centred_gram(x_NP),
+        num_features=x_NP.shape[1],
+        mean_N=mean_N,
+        spread_N=spread_N,
+        rounding=ROUNDING[product_type(x_NP.dtype)],
+    )
 
 
 def fit_rows(kind: str, a_RD: Tensor, b_RE: Tensor, **params: object) -> Fit:

@@ -28,6 +28,12 @@ class NoParams(Params):
     """A kind without parameters."""
 
 
+class NeighbourParams(Params):
+    """How many neighbours of each image are looked at."""
+
+    k: int = Field(default=10, ge=1)
+
+
 class Rules(Params):
     """Which rule lays a source on a target of another shape, where there is a choice; README has the table."""
 

@@ -97,6 +97,11 @@ def svd_flops(rows: int, columns: int) -> float:
     return 22.0 * max(rows, columns) * min(rows, columns) ** 2
 
 
+def singular_values_flops(rows: int, columns: int) -> float:
+    """Return the operations of singular values without vectors, about."""
+    return 0.4 * svd_flops(rows, columns)
+
+
 class Kind(ABC, Generic[P]):
     """One kind of matcher, with its parameters."""
 
@@ -110,6 +115,16 @@ class Kind(ABC, Generic[P]):
     def why_not(self, source: Layer, target: Layer) -> str | None:
         """Return why nothing can be said of two layers, None where it can."""
         return self.about.why_not(source, target)
+
+    @property
+    def fewest_images(self) -> int:
+        """Number of images from which on it is defined with its parameters."""
+        return self.about.fewest_images
+
+    @classmethod
+    def not_installed(cls, source: Layer, target: Layer) -> str | None:  # noqa: ARG003
+        """Return which package two layers need that is not installed, and how to get it; None where none is missing."""
+        return None
 
     def flops(self, sizes: Sizes) -> float:  # noqa: ARG002
         """Return the float64 operations for one pair of layers, beyond the statistics that it reads."""
@@ -128,6 +143,7 @@ class GramIndex(Kind[P], Generic[P, S]):
     """An index of n x n matrices of images, whose features are flattened layers."""
 
     reads_rows: ClassVar[bool] = False  # whether it asks for more of each image than its products with others
+    reads_distances: ClassVar[bool] = False  # whether it asks for the distances, which a Gram matrix keeps from then on
 
     @abstractmethod
     def prepare(self, gram: Gram) -> S:
@@ -138,7 +154,7 @@ class GramIndex(Kind[P], Generic[P, S]):
         """Return each metric of B pairs of layers: (B,), float64; NaN where it is undefined."""
 
     def prepared_bytes(self, num_images: int) -> int:  # noqa: ARG002
-        """Return how much memory `prepare` takes for a layer beside the Gram matrix."""
+        """Return how much memory `prepare` takes for a layer beside the Gram matrix and its distances."""
         return 0
 
 

@@ -6,8 +6,16 @@ A new kind is one file of maths in `indices/` or `stitchers/`, one oracle in `re
 from typing import Any
 
 from stitchgrid.matchers.indices.cka import CKA
+from stitchgrid.matchers.indices.cka_rbf import CKARBF
+from stitchgrid.matchers.indices.cka_unbiased import CKAUnbiased
+from stitchgrid.matchers.indices.jaccard_knn import JaccardKNN
+from stitchgrid.matchers.indices.linear_regression import LinearRegression
+from stitchgrid.matchers.indices.mean_cca import MeanCCA
+from stitchgrid.matchers.indices.mutual_knn import MutualKNN
 from stitchgrid.matchers.indices.procrustes import Procrustes
 from stitchgrid.matchers.indices.pwcca import PWCCA
+from stitchgrid.matchers.indices.rsa import RSA
+from stitchgrid.matchers.indices.svcca import SVCCA
 from stitchgrid.matchers.metrics import CLASS_METRICS, OOD_METRICS, OUTPUT_METRICS
 from stitchgrid.matchers.protocol import About, Kind
 from stitchgrid.matchers.stitchers.direct import Direct
@@ -32,8 +40,16 @@ KINDS: tuple[type[Kind[Any]], ...] = (  # in the order in which people see them
     FinalFeature,
     FunctionalAlignment,
     CKA,
+    CKAUnbiased,
+    CKARBF,
     PWCCA,
+    SVCCA,
+    MeanCCA,
     Procrustes,
+    LinearRegression,
+    RSA,
+    MutualKNN,
+    JaccardKNN,
 )
 _BY_NAME = {kind.about.kind: kind for kind in KINDS}
 MATCHERS: dict[str, About] = {name: kind.about for name, kind in _BY_NAME.items()}

@@ -1,8 +1,12 @@
 """Small things that many definitions share."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+NOTHING = 1e-24  # half of the squared distance of two unit vectors that are equal, and more
+TIE = 1e-12  # difference of distances, as a share of their mean, that rounding makes of none
 RANK = 1e-12  # singular values squared below this share of the largest are rounding
 
 
@@ -27,3 +31,9 @@ def orthonormal(x_RD: Tensor) -> Tensor:
     basis_RD, scales_D, _ = torch.linalg.svd(x_RD, full_matrices=False)
     keeps_D: Tensor = (scales_D.square() > RANK * scales_D[:1].square()) & (scales_D > 0)
     return basis_RD[:, keeps_D]
+
+
+def without_rounding(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return distances of unit vectors in multiples of 1e-12 of their mean: equal ones are equal."""
+    distances = np.where(distances > NOTHING, distances, 0.0)
+    return np.round(distances / (TIE * (distances.mean() or 1.0)))

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 from stitchgrid.matchers.metrics import Metric
 from stitchgrid.matchers.params import NoParams
-from stitchgrid.matchers.protocol import UP_TO_ROTATION, About, MomentIndex, Sizes, svd_flops
+from stitchgrid.matchers.protocol import UP_TO_ROTATION, About, MomentIndex, Sizes, singular_values_flops
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stitchgrid.moments import PairMoments
-
-SINGULAR_VALUES = 0.4  # cost of singular values alone, of a decomposition with vectors, about
 
 
 class Procrustes(MomentIndex[NoParams]):
@@ -42,7 +40,7 @@ class Procrustes(MomentIndex[NoParams]):
 
     def flops(self, sizes: Sizes) -> float:
         """Return the operations of the singular values of X'Y."""
-        return SINGULAR_VALUES * svd_flops(sizes.source, sizes.target)
+        return singular_values_flops(sizes.source, sizes.target)
 
 
 def _distances(pairs: Sequence[PairMoments]) -> Tensor:

@@ -15,7 +15,8 @@ from stitchgrid.matchers.protocol import UP_TO_LINEAR, About, MomentIndex, Sizes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stitchgrid.moments import PairMoments, Side
+    from stitchgrid.matchers.canonical import Directions
+    from stitchgrid.moments import PairMoments
 
 
 class PWCCA(MomentIndex[NoParams]):
@@ -42,10 +43,10 @@ class PWCCA(MomentIndex[NoParams]):
 
     def compare(self, pairs: Sequence[PairMoments]) -> dict[str, Tensor]:
         """Return `pwcca` and `pwcca_reverse` of each pair."""
-        from stitchgrid.moments import find_axes, together
+        from stitchgrid.matchers.canonical import all_directions
+        from stitchgrid.moments import together
 
-        find_axes(side for moments in pairs for side in (moments.x, moments.y))
-        both_B2 = together(_pwcca, pairs, lambda of: (of.x.axes[1].shape, of.y.axes[1].shape, of.xy_DE.shape))
+        both_B2 = together(_pwcca, all_directions(pairs), lambda pair: pair.shapes)
         return {"pwcca": both_B2[:, 0], "pwcca_reverse": both_B2[:, 1]}
 
     def flops(self, sizes: Sizes) -> float:
@@ -53,28 +54,21 @@ class PWCCA(MomentIndex[NoParams]):
         return svd_flops(sizes.source, sizes.target)
 
 
-def _pwcca(pairs: Sequence[PairMoments]) -> Tensor:
+def _pwcca(pairs: Sequence[Directions]) -> Tensor:
     """Return the distances of pairs of equal widths and ranks, forth and back: (B, 2)."""
     import torch
 
-    scales_x_BK, axes_x_BDK = _axes([moments.x for moments in pairs])
-    scales_y_BL, axes_y_BEL = _axes([moments.y for moments in pairs])
-    if not scales_x_BK.numel() or not scales_y_BL.numel():
-        return scales_x_BK.new_full((len(pairs), 2), torch.nan)
-    xy_BDE = torch.stack([moments.xy_DE for moments in pairs])
-    whitened_BKL = (axes_x_BDK.mT @ xy_BDE @ axes_y_BEL) / scales_x_BK[:, :, None] / scales_y_BL[:, None, :]
+    from stitchgrid.matchers.canonical import stacked, whitened_products
+
+    whitened_BKL = whitened_products(pairs)
+    if not whitened_BKL.numel():
+        return whitened_BKL.new_full((len(pairs), 2), torch.nan)
     variates_BKM, correlations_BM, variates_BML = torch.linalg.svd(whitened_BKL, full_matrices=False)
+    scales_x_BK, axes_x_BDK = stacked([pair.x for pair in pairs])
+    scales_y_BL, axes_y_BEL = stacked([pair.y for pair in pairs])
     forth_B = _distance(axes_x_BDK * scales_x_BK[:, None, :], variates_BKM, correlations_BM)
     back_B = _distance(axes_y_BEL * scales_y_BL[:, None, :], variates_BML.mT, correlations_BM)
     return torch.stack([forth_B, back_B], dim=1)
-
-
-def _axes(sides: Sequence[Side]) -> tuple[Tensor, Tensor]:
-    """Return the square roots of the eigenvalues of all sides, (B, K), and their axes, (B, D, K)."""
-    import torch
-
-    values, axes = zip(*(side.axes for side in sides), strict=True)
-    return torch.stack(values).sqrt(), torch.stack(axes)
 
 
 def _distance(scaled_axes_BDK: Tensor, variates_BKM: Tensor, correlations_BM: Tensor) -> Tensor:

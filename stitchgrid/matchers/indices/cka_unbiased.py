@@ -1,0 +1,76 @@
+"""Linear centred kernel alignment from the unbiased estimate of HSIC (Song et al. 2012)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from stitchgrid.matchers.indices.cka import MOST_IMAGES, inner_product
+from stitchgrid.matchers.metrics import UNIT, Metric
+from stitchgrid.matchers.params import NoParams
+from stitchgrid.matchers.protocol import UP_TO_ROTATION, About, GramIndex
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stitchgrid.matchers.gram import Gram
+
+    Prepared = tuple[Tensor, Tensor]
+
+
+class CKAUnbiased(GramIndex[NoParams, "Prepared"]):
+    """<K, L> / (||K|| ||L||) of the U-centred Gram matrices K and L, in [-1, 1].
+
+    1 for equal ones, about 0 for independent ones however few the images; often below 0, and kept so. NaN where a
+    layer does not vary, or in one image alone, so that all of its U-centred matrix is 0. It is a number about all
+    images: the mean over batches, which other code computes, depends on the batch size.
+    """
+
+    about = About(
+        kind="cka_unbiased",
+        family="index",
+        summary="linear centred kernel alignment, unbiased and signed, of flattened layers",
+        source="Song et al. 2012; Nguyen et al. 2021",
+        metrics=(Metric(name="cka_unbiased", better="higher", bounds=(-1.0, 1.0), ends=UNIT),),
+        score="cka_unbiased",
+        symmetric=True,
+        invariances=(UP_TO_ROTATION, UP_TO_ROTATION),
+        most_images=MOST_IMAGES,
+        fewest_images=4,
+    )
+
+    def prepare(self, gram: Gram) -> Prepared:
+        """Return the U-centred Gram matrix with its norm, NaN where it is 0 but for rounding."""
+        import torch
+
+        centred_NN = u_centred(gram.centred_NN)
+        norm, whole = torch.linalg.norm(centred_NN), torch.linalg.norm(gram.centred_NN)
+        return centred_NN, torch.where(norm > 2 * gram.rounding * whole, norm, torch.nan)
+
+    def compare(self, pairs: Sequence[tuple[Prepared, Prepared]]) -> dict[str, Tensor]:
+        """Return `cka_unbiased` of each pair."""
+        import torch
+
+        from stitchgrid.moments import within
+
+        values = [inner_product(x_NN, y_NN) / (norm_x * norm_y) for (x_NN, norm_x), (y_NN, norm_y) in pairs]
+        return {"cka_unbiased": within(torch.stack(values), -1.0, 1.0)}
+
+    def prepared_bytes(self, num_images: int) -> int:
+        """Return the size of the U-centred matrix."""
+        return 8 * num_images**2
+
+
+def u_centred(gram_NN: Tensor) -> Tensor:
+    """Return a Gram matrix with a diagonal of zeros, of which all rows and columns sum to 0 (Szekely & Rizzo 2014).
+
+    <K, L> of two of them is n (n - 3) times the unbiased HSIC. What centring the features adds to row i and column i
+    falls away, so that the matrix may be centred or not.
+    """
+    num_images = len(gram_NN)
+    hollow_NN = gram_NN.clone().fill_diagonal_(0.0)
+    sums_N = hollow_NN.sum(0)
+    shares_N = (sums_N - sums_N.sum() / (2 * (num_images - 1))) / (num_images - 2)
+    hollow_NN -= shares_N[:, None]
+    hollow_NN -= shares_N
+    return hollow_NN.fill_diagonal_(0.0)
