@@ -435,6 +435,9 @@ def _problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) ->
         first = next(reasons, None)
         if first and all(reasons):
             found.append(f"matchers[{position}]: {first}; so it is with all layer pairs of the job: leave it out")
+        pairs = (layers for f, g in known for layers in product(f.layers, g.layers) if kind.why_not(*layers) is None)
+        if missing := next(filter(None, (kind.not_installed(*layers) for layers in pairs)), None):
+            found.append(f"matchers[{position}]: {missing}")
     return found
 
 

@@ -15,6 +15,7 @@ from stitchgrid.matchers.indices.mutual_knn import MutualKNN
 from stitchgrid.matchers.indices.procrustes import Procrustes
 from stitchgrid.matchers.indices.pwcca import PWCCA
 from stitchgrid.matchers.indices.rsa import RSA
+from stitchgrid.matchers.indices.soft_matching import SoftMatching
 from stitchgrid.matchers.indices.svcca import SVCCA
 from stitchgrid.matchers.metrics import CLASS_METRICS, OOD_METRICS, OUTPUT_METRICS
 from stitchgrid.matchers.protocol import About, Kind
@@ -47,6 +48,7 @@ KINDS: tuple[type[Kind[Any]], ...] = (  # in the order in which people see them
     MeanCCA,
     Procrustes,
     LinearRegression,
+    SoftMatching,
     RSA,
     MutualKNN,
     JaccardKNN,
