@@ -52,7 +52,7 @@ def test_json_is_a_record_of_each_kind():
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest():
-    found = CliRunner().invoke(cli, ["matchers", "cca"])
+    found = CliRunner().invoke(cli, ["matchers", "pwca"])
     assert found.exit_code == 2
-    assert "there is no matcher 'cca'" in found.output
+    assert "there is no matcher 'pwca'" in found.output
     assert "pwcca" in found.output

@@ -89,6 +89,20 @@ def test_more_layers_images_and_wider_matrices_need_more(zoo):
     assert need(make_sweep(zoo, PAIRS, CLOSED[:1])) < need(sweep)
 
 
+def test_what_indices_find_of_each_layer_is_counted_one_kind_at_a_time_and_distances_once(zoo):
+    def grams(*kinds: str) -> int:
+        sweep = make_sweep(zoo, PAIRS[:1], [matcher(kind) for kind in kinds])
+        return memory._Need(sweep=sweep, shard=whole_shard(sweep), device=CPU, halvings=0)._grams
+
+    sweep = make_sweep(zoo, PAIRS[:1], [matcher("cka")])
+    keys = {(block.source, k) for block in whole_shard(sweep).blocks for k in block.source_layers}
+    keys |= {(block.target, k) for block in whole_shard(sweep).blocks for k in block.target_layers}
+    whole = len(keys) * 8 * sweep.num_eval**2
+    assert grams("cka_unbiased") - grams("cka") == whole
+    assert grams("rsa") - grams("cka") == whole * 3 // 2  # distances, and half a matrix of ranks
+    assert grams("rsa", "cka_unbiased", "cka_rbf") - grams("cka") == 2 * whole
+
+
 def test_a_worker_short_of_memory_gives_the_same_values_piece_by_piece(zoo, worker, monkeypatch):
     sweep = make_sweep(zoo, PAIRS, [*CLOSED, TRAINED])
     pieces: list[Shard] = []

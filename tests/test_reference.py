@@ -63,7 +63,7 @@ def zoo() -> Zoo:
 #: variance alone moves a thousand times as much as they do (seen: variance_ratio by 2.4e-5, pwcca by 8e-6).
 OF_UNTRAINED = dict.fromkeys(
     ("variance_ratio", "pwcca", "pwcca_reverse", "svcca", "mean_cca", "linear_regression"), 1e-4
-)
+) | {"rsa": 1e-3}
 
 
 def unlike_reference(
