@@ -84,6 +84,12 @@ def mean_ranks(values_M: Tensor) -> Tensor:
     """
     import torch
 
-    sorted_M = values_M.sort().values
-    below_M, to_M = (torch.searchsorted(sorted_M, values_M, right=right) for right in (False, True))
-    return torch.where(values_M.isnan().any(), torch.nan, (below_M + to_M + 1).double() / 2)
+    sorted_M, order_M = values_M.sort()
+    position_M = torch.arange(len(values_M), device=values_M.device)
+    is_first_M = torch.ones_like(position_M, dtype=torch.bool)
+    is_first_M[1:] = sorted_M.diff() != 0
+    is_last_M = is_first_M.roll(-1)  # the first number of all follows the last one
+    first_M = torch.where(is_first_M, position_M, 0).cummax(0).values
+    last_M = torch.where(is_last_M, position_M, len(values_M) - 1).flip(0).cummin(0).values.flip(0)
+    ranks_M = torch.empty_like(values_M, dtype=torch.float64).scatter_(0, order_M, (first_M + last_M).double() / 2 + 1)
+    return torch.where(values_M.isnan().any(), torch.nan, ranks_M)
