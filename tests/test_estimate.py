@@ -17,7 +17,6 @@ from stitchgrid.driver import Where, trying
 from stitchgrid.driver.estimate import Pricing, algebra_flops, estimate, makespan, networks_to_train, pairs_to_try
 from stitchgrid.driver.preview import EmptyStore
 from stitchgrid.driver.trying import local_size, try_out
-from stitchgrid.engine import fit as fit_module
 from stitchgrid.engine import trial
 from stitchgrid.engine.place import Others, Place
 from stitchgrid.engine.sample import FIRST_IMAGES, shrink, spread
@@ -25,6 +24,7 @@ from stitchgrid.engine.trial import Pace, Piece, Question, Trial, pace_of, run_t
 from stitchgrid.errors import ClusterError, InputError
 from stitchgrid.jobfile import load_job
 from stitchgrid.matchers.protocol import svd_flops
+from stitchgrid.matchers.stitchers.direct import Direct
 from stitchgrid.plan import cost, make_plan
 from stitchgrid.records import Block, MatcherSpec, ProbeNetwork, Recipe, TrainNetwork
 from stitchgrid.resolve import open_job_images, resolve
@@ -193,8 +193,8 @@ def test_networks_run_in_the_jobs_precision(resolved, quick, monkeypatch):
 
 
 def test_pairs_of_which_nothing_can_be_computed_are_told_and_go_at_the_speed_of_others(resolved, quick, monkeypatch):
-    fit = fit_module.fit_direct
-    monkeypatch.setattr(fit_module, "fit_direct", lambda m, **how: 1 / 0 if m.x.num_features == 8 else fit(m, **how))
+    fit = Direct.fit
+    monkeypatch.setattr(Direct, "fit", lambda self, m, folds: 1 / 0 if m.x.num_features == 8 else fit(self, m, folds))
     asked = replace(resolved, matchers=resolved.matchers[:1], matcher_data=resolved.matcher_data[:1])
     found = run_trial(Question(sweep=asked, pairs=((0, 0), (2, 2)), device="cpu", threads=1))
     assert set(found.paces) == {(0, 0)}
