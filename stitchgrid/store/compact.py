@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
+from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.duplicates import is_earliest
 from stitchgrid.store.extracts import Extracts
 from stitchgrid.store.files import Files
 from stitchgrid.store.joining import order_by
 from stitchgrid.store.layout import PARTS, SNAPSHOT_DATA, PartName
-from stitchgrid.store.parts import Damage, DamagedFileError, Parts
+from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import contents
 from stitchgrid.store.schemas import PART, TEXT
 from stitchgrid.store.snapshots import EMPTY, Snapshot, Snapshots, Tier

@@ -1,18 +1,17 @@
 """Parts: the rows of one shard in one Parquet file that is complete or not there at all."""
 
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stitchgrid.errors import StoreError
 from stitchgrid.records import Row
+from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import PARTS, Layout, PartName, content_digest
 from stitchgrid.store.schemas import ADDED, PART, VERSION_KEY, no_rows, text_columns
@@ -21,26 +20,11 @@ AT_ONCE = 256  # parts whose bytes are held at a time while threads read them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
-    """A file of the store that cannot be trusted and was left out."""
-
-    file: str  # relative to the store
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PartRows:
     """Rows of all sound parts; text columns are dictionaries."""
 
     table: pa.Table
     damaged: tuple[Damage, ...]
-
-
-class DamagedFileError(Exception):
-    """A file whose content is not what its name or manifest says; never leaves the store's package."""
 
 
 def parquet_bytes(table: pa.Table, *, row_group_size: int | None = None, compression: str = "zstd") -> bytes:
@@ -78,21 +62,6 @@ def read_parquet(data: bytes, columns: Sequence[str] | None, dictionaries: Seque
 def read_rows(data: bytes, columns: Sequence[str]) -> pa.Table:
     """Return these columns of a file of rows, text columns as dictionaries; errors as those of `read_parquet`."""
     return read_parquet(data, columns, [name for name in text_columns(PART) if name in columns])
-
-
-def json_object(data: bytes) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Raises:
-        DamagedFileError: If there is none.
-    """
-    try:
-        value = json.loads(data)
-    except ValueError as problem:
-        raise DamagedFileError(f"not readable as JSON ({problem})") from problem
-    if not isinstance(value, dict):
-        raise DamagedFileError("not a JSON object")
-    return value
 
 
 def _with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:

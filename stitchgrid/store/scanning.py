@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from stitchgrid.errors import StoreError
+from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import EXTRACTS, SNAPSHOT_DATA
-from stitchgrid.store.parts import Damage, DamagedFileError, Parts
+from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import Contents, read_rows, stable
 from stitchgrid.store.schemas import CELL_STATES, PART, RESULTS, as_dictionaries
 from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier

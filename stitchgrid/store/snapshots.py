@@ -15,9 +15,20 @@ import pyarrow as pa
 
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError
+from stitchgrid.store.damage import Damage, DamagedFileError
+from stitchgrid.store.documents import SnapshotDocument, read_document
 from stitchgrid.store.files import Files
-from stitchgrid.store.layout import EXTRACTS, PARTS, SNAPSHOT_DATA, SNAPSHOTS, DataName, content_digest
-from stitchgrid.store.parts import Damage, DamagedFileError, parquet_bytes, read_parquet, read_rows
+from stitchgrid.store.layout import (
+    EXTRACTS,
+    HIGHEST,
+    PARTS,
+    SNAPSHOT_DATA,
+    SNAPSHOTS,
+    DataName,
+    content_digest,
+    numbered,
+)
+from stitchgrid.store.parts import parquet_bytes, read_parquet, read_rows
 
 ROW_GROUP = 32_768  # rows that are skipped or read together
 
@@ -90,8 +101,7 @@ class Snapshots:
 
     def numbers(self) -> list[int]:
         """Return the numbers of all snapshots, sound or not, ascending."""
-        stems = (name.removesuffix(".json") for name in self.files.names(SNAPSHOTS) if name.endswith(".json"))
-        return sorted(int(stem) for stem in stems if stem.isdecimal())
+        return sorted(filter(None, map(snapshot_number, self.files.names(SNAPSHOTS))))
 
     def read(self, number: int) -> Snapshot:
         """Return a snapshot.
@@ -100,13 +110,13 @@ class Snapshots:
             DamagedFileError: If its manifest is damaged.
             StoreError: If it cannot be read.
         """
+        found = read_document(self.files, manifest_name(number), SnapshotDocument)
+        body = json.dumps(found["snapshot"], sort_keys=True).encode()
+        if content_digest(body) != found["digest"]:
+            raise DamagedFileError("content differs from the digest in it")
         try:
-            found = json.loads(self.files.read(manifest_name(number)))
-            body = json.dumps(found["snapshot"], sort_keys=True).encode()
-            if content_digest(body) != found["digest"]:
-                raise DamagedFileError("content differs from the digest in it")
             return _parse(number, found["snapshot"])
-        except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        except TypeError as problem:  # keys of a later version
             raise DamagedFileError(f"not readable as a snapshot ({problem!r})") from problem
 
     def publish(self, snapshot: Snapshot) -> bool:
@@ -122,6 +132,11 @@ class Snapshots:
             "digest": content_digest(json.dumps(body, sort_keys=True).encode()),
             "snapshot": body,
         }
+        if snapshot.number > HIGHEST:
+            raise StoreError(
+                f"no snapshot can follow {manifest_name(snapshot.number - 1)} in the store {self.files.uri}: nobody "
+                "counts so far; delete that file, and compact again."
+            )
         won = self.files.write_once(manifest_name(snapshot.number), json.dumps(manifest, indent=1).encode())
         return won and self.numbers()[-1] == snapshot.number
 
@@ -183,6 +198,11 @@ class Snapshots:
             return
         for name in set(names) - needed:
             self.files.delete(name)
+
+
+def snapshot_number(name: str) -> int | None:
+    """Return the number of the snapshot whose manifest a file is, None if it is none."""
+    return numbered(name, width=6, suffix=".json")
 
 
 def manifest_name(number: int) -> str:
