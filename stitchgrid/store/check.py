@@ -1,8 +1,10 @@
 """Verify every file of a store: what is damaged, what is merely not the store's, and what to do about it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
 
 from stitchgrid.errors import StoreError
 from stitchgrid.store.artefacts import artefact_content
@@ -112,6 +114,7 @@ class Checker:
                 yield Finding(file=manifest_name(number), problem=str(problem), advice=RECOMPACT)
         newest = snapshots.newest()[0]
         tiers = {tier.file: tier for tier in newest.tiers}
+        schemas = newest.schemas()
         for name in sorted(newest.files()):
             if name and not self.files.exists(name):
                 yield Finding(file=name, problem="is missing", advice=RESUME if name in tiers else RECOMPACT)
@@ -121,15 +124,23 @@ class Checker:
                 if DataName.parse(name) is None:
                     yield _foreign(f"{folder}/{name}")
                 else:
-                    yield from self._snapshot_file(snapshots, f"{folder}/{name}", tiers, is_data=is_data)
+                    yield from self._snapshot_file(snapshots, f"{folder}/{name}", tiers, schemas, is_data=is_data)
 
     def _snapshot_file(
-        self, snapshots: Snapshots, name: str, tiers: dict[str, Tier], *, is_data: bool
+        self,
+        snapshots: Snapshots,
+        name: str,
+        tiers: Mapping[str, Tier],
+        schemas: Mapping[str, pa.Schema],
+        *,
+        is_data: bool,
     ) -> Iterator[Finding]:
         try:
             if is_data:
                 snapshots.rows(Tier(file=name, num_rows=0, ids=""), PART.names)
-            else:
+            elif name in schemas:
+                snapshots.table(name, schemas[name])
+            else:  # of an earlier snapshot
                 snapshots.content(name)
         except (DamagedFileError, StoreError) as problem:
             tier = tiers.get(name)

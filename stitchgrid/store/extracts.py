@@ -77,7 +77,7 @@ class Extracts:
         ids = pc.unique(plan.cells["cell_id"])
         tables = [no_rows(COLUMNS)]
         for tier in tiers:
-            if _any_in(self.snapshots.column(tier.ids, "cell_id"), ids):
+            if _any_in(self.snapshots.ids(tier), ids):
                 rows = self._rows(tier, COLUMNS)
                 tables.append(rows.filter(pc.is_in(rows["cell_id"].cast(TEXT), value_set=ids)))
         rows = pa.concat_tables(tables).unify_dictionaries().combine_chunks()

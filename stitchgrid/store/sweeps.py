@@ -16,8 +16,9 @@ from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import Document, PlanDocument, read_document
 from stitchgrid.store.files import Files, write_next
 from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, is_safe
-from stitchgrid.store.parts import parquet_bytes, read_parquet
-from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, text_columns
+from stitchgrid.store.parts import parquet_bytes
+from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES
+from stitchgrid.store.sound_tables import read_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +190,7 @@ class Sweeps:
         data = self.files.read(Layout.revision(sweep, revision, file))
         if hashlib.sha256(data).hexdigest() != digests[file]:
             raise DamagedFileError(f"{file} differs from its digest in {PLAN}")
-        return _with_added(name, read_parquet(data, None, text_columns(schema)))
+        return _with_added(name, read_table(data, schema))
 
     def _check_same(self, sweep: str, revision: int, tables: Mapping[str, pa.Table]) -> None:
         plan = self.read_plan(sweep, revision)
