@@ -144,6 +144,8 @@ def many_rows(num_rows=40_000_000):
     for field in PART:
         if field.type == pa.list_(pa.string()):
             columns.append(pa.array([[]]).cast(field.type).take(zeros))
+        elif row[field.name] is None:
+            columns.append(pa.nulls(len(zeros), field.type))
         else:
             columns.append(pa.DictionaryArray.from_arrays(zeros, pa.array([row[field.name]], field.type)))
     table = pa.table(columns, names=PART.names)

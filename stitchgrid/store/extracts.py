@@ -41,6 +41,7 @@ class Extracts:
                 found[sweep] = known
             else:
                 found[sweep] = self._states(plan, tiers)
+        found = {sweep: one for sweep, one in found.items() if all(sweep in tier.results for tier in tiers)}
         return [replace(tier, results={s: tier.results[s] for s in found}) for tier in tiers], found
 
     def _plans(self, tiers: Sequence[Tier], previous: Snapshot, is_touched: bool) -> dict[str, StoredPlan]:

@@ -55,6 +55,9 @@ def _with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     missing = [name for name in columns if name not in present]
     if lost := sorted(name for name in missing if ADDED.get(name, 0) <= version):
         raise DamagedFileError(f"lacks the columns {lost}")
+    for name in ("cell_id", "status"):  # which no cast to the schema would bear
+        if name in present and name in columns and (num := table[name].null_count):
+            raise DamagedFileError(f"has no {name} in {num} rows")
     for name in missing:
         table = table.append_column(PART.field(name), pa.nulls(table.num_rows, PART.field(name).type))
     return table.select(list(columns))
