@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -222,7 +223,7 @@ try:
 except StoreError as problem:
     print(problem)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-print(len(store.part_paths()), len(store.files.leftovers()))
+print(len(store.part_paths()), len(store.files.strangers()))
 store.write_part("s", rows)
 print(len(store.read_parts().table))
 """
@@ -291,7 +292,7 @@ def test_a_store_that_turns_read_only_says_so(store, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StoreError, match=r"cannot write .*Read-only file system; check free space and permissions"):
         store.set_aside(store.check())
 
@@ -301,10 +302,10 @@ def test_a_file_that_cannot_be_moved_is_reported(store, monkeypatch):
     empty(Path(store.uri) / name)
     read = type(store.files).read
 
-    def fail(files, asked):
+    def fail(files, asked, *limits):
         if asked == name:
             raise StoreError("the disk is dying")
-        return read(files, asked)
+        return read(files, asked, *limits)
 
     monkeypatch.setattr(type(store.files), "read", fail)
     found = run(store, "--repair")

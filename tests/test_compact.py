@@ -206,7 +206,7 @@ def test_a_straggler_neither_wins_nor_deletes(tmp_path, monkeypatch):
 def test_readers_read_anew_when_a_compaction_takes_parts_away(tmp_path, monkeypatch):
     store = make_synthetic_store(tmp_path).store
     expected = answers(store)
-    sound_rows = parts_module._sound_rows
+    sound_rows = parts_module._whole_rows
     pending = [True]
 
     def compact_first(*arguments):
@@ -214,7 +214,7 @@ def test_readers_read_anew_when_a_compaction_takes_parts_away(tmp_path, monkeypa
             store.compact()
         return sound_rows(*arguments)
 
-    monkeypatch.setattr(parts_module, "_sound_rows", compact_first)
+    monkeypatch.setattr(parts_module, "_whole_rows", compact_first)
     found = Store.open(tmp_path).read_parts()
     assert found.damaged == ()
     assert not pending

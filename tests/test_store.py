@@ -145,7 +145,7 @@ def test_the_first_of_many_writers_wins(tmp_path):
 
 
 def test_the_first_writer_wins_where_there_are_no_hard_links(tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(os, "link", refuse)

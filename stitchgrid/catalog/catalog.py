@@ -1,7 +1,7 @@
 """The catalog: SQL over a store, read-only, in an in-memory DuckDB that cannot reach any file."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any
@@ -66,8 +66,8 @@ class Catalog:
         while True:
             try:
                 return self._run(sql, params or {})
-            except duckdb.Error as problem:
-                if not self._leave_out_what_was_found():
+            except (duckdb.Error, pa.ArrowException, UnicodeDecodeError) as problem:
+                if not (self._leave_out(self._tables.found_late) or self._leave_out(self._tables.look_closely())):
                     raise QueryError(f"DuckDB cannot run the query: {problem}\n{ADVICE}") from problem
 
     def _run(self, sql: str, params: Mapping[str, Any]) -> pa.Table:
@@ -77,13 +77,15 @@ class Catalog:
         self._connection.execute("begin transaction read only")
         try:
             relation = self._connection.sql(sql, params=values) if values else self._connection.sql(sql)
-            return relation.to_arrow_table()
+            table = relation.to_arrow_table()
+            table.validate(full=True)  # what a file says is text may be none
+            return table
         finally:
             self._connection.execute("rollback")
 
-    def _leave_out_what_was_found(self) -> bool:
-        """Open anew without the files that the query could not read; return whether there are any."""
-        found = {one.file: one for one in self._tables.found_late if one.file not in self._late}
+    def _leave_out(self, damaged: Iterable[Damage]) -> bool:
+        """Open anew without files that a query could not read; return whether there are any."""
+        found = {one.file: one for one in damaged if one.file not in self._late}
         if found:
             self._late |= found
             self.close()

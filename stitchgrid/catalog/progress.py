@@ -11,7 +11,9 @@ from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.display import clock, pace
 from stitchgrid.errors import StoreError, nearest
 from stitchgrid.store import Store
+from stitchgrid.store.lease import moment
 
+SHORTEST = 1e-3  # seconds from which a rate can be told
 SHOWN = 16  # busy workers, remarks
 REMARKS = "select sweep, model, unnest(remarks) as remark from models order by all"
 
@@ -75,8 +77,9 @@ def _progress(store: Store, name: str, rows: Sequence[dict[str, Any]], remarks: 
             reasons[row["error"]] = reasons.get(row["error"], 0) + row["n"]
     now = datetime.now(UTC)
     beat = store.leases.heartbeat(name, now) or {}
-    ended, seconds = beat.get("num_done", 0) + beat.get("num_failed", 0), beat.get("seconds", 0.0)
-    rate = ended / seconds if ended and seconds else None
+    ended, total = beat.get("num_done", 0) + beat.get("num_failed", 0), beat.get("num_total", 0)
+    seconds = beat.get("seconds", 0.0)
+    rate = ended / seconds if ended and seconds >= SHORTEST else None
     return SweepProgress(
         sweep=name,
         num_cells=sum(counts.values()),
@@ -89,9 +92,9 @@ def _progress(store: Store, name: str, rows: Sequence[dict[str, Any]], remarks: 
         num_workers=len(beat.get("running", ())),
         workers=list(beat.get("workers", ())),
         happened=dict(beat.get("happened", {})),
-        pace=pace(ended, beat["num_total"], seconds, beat["noun"]) if "noun" in beat else "",
+        pace="" if rate is None else pace(ended, total, seconds, beat.get("noun") or "cells"),
         per_second=rate,
-        seconds_left=None if rate is None else (beat["num_total"] - ended) / rate,
+        seconds_left=None if rate is None else (total - ended) / rate,
         heard_seconds_ago=_seconds_since((beat or store.read_heartbeat(name) or {}).get("at"), now),
         running=list(beat.get("running", ())),
         remarks=remarks,
@@ -99,11 +102,8 @@ def _progress(store: Store, name: str, rows: Sequence[dict[str, Any]], remarks: 
 
 
 def _seconds_since(at: object, now: datetime) -> float | None:
-    try:
-        then = datetime.fromisoformat(str(at))
-    except ValueError:
-        return None
-    return (now - (then if then.tzinfo else then.replace(tzinfo=UTC))).total_seconds()
+    then = moment(at)
+    return None if then is None else (now - then).total_seconds()
 
 
 def as_json(found: Sequence[SweepProgress]) -> str:
@@ -134,17 +134,15 @@ def _lines(one: SweepProgress) -> list[str]:
     return lines
 
 
-def _worker_lines(one: SweepProgress) -> list[str]:
+def _worker_lines(found: SweepProgress) -> list[str]:
     """Return what workers are at, longest at it first, and what became of those that are no more."""
-    busy = sorted(one.running, key=lambda worker: str(worker.get("since")))
-    lines = [
-        f"    {worker['worker']}{_on(worker)}: {worker['unit']} since {worker['since']}" for worker in busy[:SHOWN]
-    ]
+    busy = sorted(found.running, key=lambda worker: str(worker.get("since")))
+    lines = [f"    {one.get('worker')}{_on(one)}: {one['unit']} since {one.get('since')}" for one in busy[:SHOWN]]
     if len(busy) > SHOWN:
         lines.append(f"    ... and {len(busy) - SHOWN} more")
-    states = Counter(str(worker.get("state")) for worker in one.workers)
+    states = Counter(str(worker.get("state")) for worker in found.workers)
     idle = [f"{count} {state}" for state, count in states.items() if state != "busy"]
-    happened = [f"{count} {what.replace('_', ' ')}" for what, count in one.happened.items()]
+    happened = [f"{count} {what.replace('_', ' ')}" for what, count in found.happened.items()]
     if idle or happened:
         lines.append("    " + ", ".join([*idle, *happened]))
     return lines

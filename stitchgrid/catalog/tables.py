@@ -1,7 +1,7 @@
 """The Arrow tables behind the views: read from a store, checked, duplicates taken out."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -44,6 +44,7 @@ class Tables:
     damaged: tuple[Damage, ...]
     num_loose_parts: int  # that were read one by one
     found_late: list[Damage]  # while a query was reading
+    look_closely: Callable[[], list[Damage]]  # reads all that queries read piece by piece; what of it is damaged
 
 
 def load_tables(
@@ -81,6 +82,7 @@ def load_tables(
         damaged=(*found.damaged, *damaged),
         num_loose_parts=found.num_loose_parts,
         found_late=found.found_late,
+        look_closely=found.look_closely,
     )
 
 

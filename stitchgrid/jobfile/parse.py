@@ -30,6 +30,7 @@ from stitchgrid.jobfile.tables import (
 )
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.registry import MATCHERS, default_metrics
+from stitchgrid.paths import check_path
 from stitchgrid.records import EnergyRecipe, MatcherSpec
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -57,11 +58,19 @@ def parse_job(table: Mapping[str, Any], *, title: str, base: Path | None = None)
     """
     problems = Problems()
     stored = _as_understood_now(table) if "base" in table else dict(table)
-    folder = stored.pop("base", None) or base or Path.cwd()
-    job = read_job(stored, Path(folder), problems)
+    job = read_job(stored, _base(stored.pop("base", None), problems) or base or Path.cwd(), problems)
     if job is None or problems.found:
         raise JobFileError(title, problems.found)
     return job
+
+
+def _base(folder: object, problems: Problems) -> Path | None:
+    """Return the folder that a stored job names, None where it names none."""
+    try:
+        return Path(check_path(folder)) if isinstance(folder, str) and folder else None
+    except ValueError as problem:
+        problems.add("base", str(problem))
+        return None
 
 
 def _as_understood_now(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,6 +79,13 @@ def _as_understood_now(table: Mapping[str, Any]) -> dict[str, Any]:
     There, trained kinds and detectors took the whole fit split, whatever number of samples `fit` had.
     """
     stored = deepcopy(dict(table))
+    try:
+        return _with_samples(stored)
+    except (AttributeError, KeyError, TypeError):  # not a job: what reads it says why
+        return dict(table)
+
+
+def _with_samples(stored: dict[str, Any]) -> dict[str, Any]:
     if stored["data"].get("fit", {}).get("samples") is None:
         return stored
     for item in stored["matchers"]:

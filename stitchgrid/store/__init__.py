@@ -2,9 +2,10 @@
 
 from stitchgrid.store.check import Finding, Report
 from stitchgrid.store.compact import Compacted
+from stitchgrid.store.damage import Damage
 from stitchgrid.store.lease import Claim, LeaseError, is_fresh
 from stitchgrid.store.outcomes import Outcomes
-from stitchgrid.store.parts import Damage, PartRows
+from stitchgrid.store.parts import PartRows
 from stitchgrid.store.reading import MANY_PARTS
 from stitchgrid.store.repair import Repair
 from stitchgrid.store.store import Store

@@ -1,11 +1,12 @@
 """Artefacts: what is computed once and used by many cells, under a key; the first writer wins."""
 
-import json
-
 from stitchgrid.errors import StoreError
 from stitchgrid.records import canonical
+from stitchgrid.store.damage import DamagedFileError
+from stitchgrid.store.documents import OF_ARTEFACTS, ArtefactDocument, json_object, longest, read_document
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import SUFFIXES, Layout, content_digest
+from stitchgrid.store.limits import LONGEST_FILE
 
 
 class Artefacts:
@@ -41,16 +42,31 @@ class Artefacts:
         if not self.files.exists(manifest):
             raise StoreError(f"the store {self.files.uri} has no {kind} {key}; launch the sweep that makes it.")
         try:
-            data_digest = str(json.loads(self.files.read(manifest))["digest"])
-            data = self.files.read(Layout.artefact(kind, key, data_digest))
-        except (ValueError, TypeError, KeyError, StoreError) as problem:
+            return artefact_content(self.files, kind, key)
+        except (DamagedFileError, StoreError) as problem:
             raise self._damaged(kind, key, str(problem)) from problem
-        if content_digest(data) != data_digest:
-            raise self._damaged(kind, key, f"its {len(data)} bytes differ from the digest in its manifest")
-        return data
 
     def _damaged(self, kind: str, key: str, reason: str) -> StoreError:
         return StoreError(
             f"the {kind} {key} in the store {self.files.uri} is damaged: {reason}; delete "
             f"{self.files.where(Layout.manifest(kind, key))} and launch again to have it made anew."
         )
+
+
+def artefact_content(files: Files, kind: str, key: str) -> bytes:
+    """Return the data of an artefact that is what its manifest says, and what an artefact of its kind has to be.
+
+    Raises:
+        DamagedFileError: If its manifest or its data are damaged.
+        StoreError: If either cannot be read.
+    """
+    manifest = read_document(files, Layout.manifest(kind, key), ArtefactDocument)
+    document = OF_ARTEFACTS.get(kind)
+    most = LONGEST_FILE if document is None else longest(document)
+    promised = manifest.get("num_bytes")
+    data = files.read(Layout.artefact(kind, key, manifest["digest"]), min(most, promised) if promised else most)
+    if content_digest(data) != manifest["digest"]:
+        raise DamagedFileError(f"its {len(data)} bytes differ from the digest in its manifest")
+    if document is not None:
+        json_object(data, document)
+    return data

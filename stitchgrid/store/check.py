@@ -1,35 +1,52 @@
 """Verify every file of a store: what is damaged, what is merely not the store's, and what to do about it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from stitchgrid.errors import StoreError
+from stitchgrid.store.artefacts import artefact_content
+from stitchgrid.store.damage import DamagedFileError
+from stitchgrid.store.documents import (
+    ArtefactDocument,
+    BeatDocument,
+    ClaimDocument,
+    Document,
+    RoundDocument,
+    read_document,
+)
 from stitchgrid.store.files import Files, LocalFiles
-from stitchgrid.store.journal import Journal, beat_problem, round_problem
+from stitchgrid.store.folder import LEFT
+from stitchgrid.store.journal import is_round
 from stitchgrid.store.layout import (
     EXTRACTS,
     JOB,
     PARTS,
     PLAN,
-    REVISION_NAME,
     SNAPSHOT_DATA,
+    SNAPSHOTS,
     SUFFIXES,
     SWEEPS,
     TABLES,
     DataName,
     Layout,
     PartName,
-    content_digest,
+    is_safe,
 )
-from stitchgrid.store.parts import DamagedFileError, Parts, json_object
+from stitchgrid.store.lease import claim_number
+from stitchgrid.store.parts import Parts
 from stitchgrid.store.schemas import PART
-from stitchgrid.store.snapshots import Snapshots, Tier, manifest_name
+from stitchgrid.store.snapshots import Snapshots, Tier, manifest_name, snapshot_number
 from stitchgrid.store.sweeps import Sweeps
 
 RESUME = "resume the sweep: its cells are computed again"
 RELAUNCH = "launch the job file again: no result is lost"
 RECOMPACT = "nothing: no result is lost, and it is made anew"
+UNFOLLOWED = "no command follows or opens it; what it held of the store is missing"
+SWEEP_FOLDERS = ("journal", "claims", "logs")
+HEARTBEAT = "heartbeat.json"
 HARMLESS = "no reader looks at it; delete it when you like"
 
 
@@ -66,8 +83,11 @@ class Checker:
 
     def run(self) -> Report:
         """Return every file that is damaged or does not belong to the store."""
-        checks = (self._parts(), self._snapshots(), self._artefacts(), self._sweeps(), self._leftovers())
+        checks = (self._parts(), self._snapshots(), self._artefacts(), self._sweeps())
         findings = [finding for check in checks for finding in check]
+        strangers = {one.file: one for one in self._strangers()}
+        findings = [one for one in findings if one.is_damage or one.file not in strangers]
+        findings += [one for name, one in strangers.items() if name not in {known.file for known in findings}]
         return Report(num_files=self.num_files + 1, findings=tuple(findings))  # and store.json, read when opened
 
     def _parts(self) -> Iterator[Finding]:
@@ -84,6 +104,8 @@ class Checker:
 
     def _snapshots(self) -> Iterator[Finding]:
         snapshots = Snapshots(self.files)
+        names = self.files.names(SNAPSHOTS)
+        yield from (_foreign(f"{SNAPSHOTS}/{name}") for name in names if snapshot_number(name) is None)
         for number in snapshots.numbers():
             self.num_files += 1
             try:
@@ -92,6 +114,7 @@ class Checker:
                 yield Finding(file=manifest_name(number), problem=str(problem), advice=RECOMPACT)
         newest = snapshots.newest()[0]
         tiers = {tier.file: tier for tier in newest.tiers}
+        schemas = newest.schemas()
         for name in sorted(newest.files()):
             if name and not self.files.exists(name):
                 yield Finding(file=name, problem="is missing", advice=RESUME if name in tiers else RECOMPACT)
@@ -101,15 +124,23 @@ class Checker:
                 if DataName.parse(name) is None:
                     yield _foreign(f"{folder}/{name}")
                 else:
-                    yield from self._snapshot_file(snapshots, f"{folder}/{name}", tiers, is_data=is_data)
+                    yield from self._snapshot_file(snapshots, f"{folder}/{name}", tiers, schemas, is_data=is_data)
 
     def _snapshot_file(
-        self, snapshots: Snapshots, name: str, tiers: dict[str, Tier], *, is_data: bool
+        self,
+        snapshots: Snapshots,
+        name: str,
+        tiers: Mapping[str, Tier],
+        schemas: Mapping[str, pa.Schema],
+        *,
+        is_data: bool,
     ) -> Iterator[Finding]:
         try:
             if is_data:
                 snapshots.rows(Tier(file=name, num_rows=0, ids=""), PART.names)
-            else:
+            elif name in schemas:
+                snapshots.table(name, schemas[name])
+            else:  # of an earlier snapshot
                 snapshots.content(name)
         except (DamagedFileError, StoreError) as problem:
             tier = tiers.get(name)
@@ -122,42 +153,71 @@ class Checker:
             names = self.files.names(f"artefacts/{kind}")
             needed: set[str] = set()
             for name in names if kind in SUFFIXES else ():
-                if name.endswith(".manifest"):
+                if name.endswith(".manifest") and is_safe(name):
                     self.num_files += 1
                     yield from self._artefact(kind, name.removesuffix(".manifest"), needed)
             for name in names:
-                if not name.endswith(".manifest") and f"artefacts/{kind}/{name}" not in needed:
+                is_manifest = kind in SUFFIXES and name.endswith(".manifest") and is_safe(name)
+                if not is_manifest and f"artefacts/{kind}/{name}" not in needed:
                     yield _foreign(f"artefacts/{kind}/{name}")
 
     def _artefact(self, kind: str, key: str, needed: set[str]) -> Iterator[Finding]:
         manifest = Layout.manifest(kind, key)
         advice = f"resume the sweep: the {kind} is made anew"
-        found, problem = self._json(manifest)
-        data_digest = str((found or {}).get("digest"))
-        if problem or len(data_digest) != len(content_digest(b"")):
-            yield Finding(file=manifest, problem=problem or "names no digest", advice=advice)
+        found, problem = self._json(manifest, ArtefactDocument)
+        if problem:
+            yield Finding(file=manifest, problem=problem, advice=advice)
             return
-        data = Layout.artefact(kind, key, data_digest)
+        data = Layout.artefact(kind, key, found["digest"])
         needed.add(data)
         self.num_files += 1
         try:
-            intact = content_digest(self.files.read(data)) == data_digest
-            problem = None if intact else "content differs from the digest in its manifest"
-        except StoreError as error:
-            problem = str(error)
-        if problem:
-            yield Finding(file=data, problem=problem, advice=advice, goes_with=(manifest,))
+            artefact_content(self.files, kind, key)
+        except (DamagedFileError, StoreError) as error:
+            yield Finding(file=data, problem=str(error), advice=advice, goes_with=(manifest,))
 
     def _sweeps(self) -> Iterator[Finding]:
         for sweep in self.files.folders(SWEEPS):
-            for revision in self.files.folders(Layout.sweep(sweep)):
-                if REVISION_NAME.fullmatch(revision):
-                    yield from self._revision(sweep, int(revision))
-            for name in Journal(self.files).round_files(sweep):
-                advice = "nothing: the attempts of one round are not counted"
-                yield from self._entry(name, round_problem, advice)
+            if not is_safe(sweep):
+                yield _foreign(f"{SWEEPS}/{sweep}")
+                continue
+            folder = Layout.sweep(sweep)
+            for name in self.files.folders(folder):
+                if revision := Layout.revision_number(name):
+                    yield from self._revision(sweep, revision)
+                elif name not in SWEEP_FOLDERS:
+                    yield _foreign(f"{folder}/{name}")
+            yield from self._journal(sweep)
+            advice = "nothing: the next launch writes its own"
+            yield from self._numbered(Layout.claims(sweep), claim_number, ClaimDocument, advice)
             if self.files.exists(Layout.heartbeat(sweep)):
-                yield from self._entry(Layout.heartbeat(sweep), beat_problem, "nothing: the next launch writes it")
+                yield from self._entry(Layout.heartbeat(sweep), BeatDocument, "nothing: the next launch writes it")
+            yield from (_foreign(f"{folder}/{name}") for name in self.files.names(folder) if name != HEARTBEAT)
+            yield from self._logs(sweep)
+
+    def _journal(self, sweep: str) -> Iterator[Finding]:
+        for launch in self.files.folders(Layout.journal(sweep)):
+            if is_safe(launch):
+                advice = "nothing: the attempts of one round are not counted"
+                yield from self._numbered(Layout.launch(sweep, launch), is_round, RoundDocument, advice)
+            else:
+                yield _foreign(f"{Layout.journal(sweep)}/{launch}")
+
+    def _logs(self, sweep: str) -> Iterator[Finding]:
+        for unit in self.files.folders(Layout.logs(sweep)):
+            if not is_safe(unit):
+                yield _foreign(f"{Layout.logs(sweep)}/{unit}")
+
+    def _numbered(
+        self, folder: str, is_one: Callable[[str], object], kind: type[Document], advice: str
+    ) -> Iterator[Finding]:
+        """Check the documents in a folder."""
+        for name in self.files.names(folder):
+            if is_one(name):
+                yield from self._entry(f"{folder}/{name}", kind, advice)
+            else:
+                self.num_files += 1
+                yield _foreign(f"{folder}/{name}")
 
     def _revision(self, sweep: str, revision: int) -> Iterator[Finding]:
         here = {name: Layout.revision(sweep, revision, name) for name in (JOB, PLAN, *(f"{t}.parquet" for t in TABLES))}
@@ -172,23 +232,20 @@ class Checker:
             others = tuple(here[one] for one in here if one not in (JOB, name) and one in present)
             yield Finding(file=here[name], problem=problem, advice=RELAUNCH, goes_with=others)
 
-    def _entry(self, name: str, judge: Any, advice: str) -> Iterator[Finding]:
+    def _entry(self, name: str, kind: type[Document], advice: str) -> Iterator[Finding]:
         self.num_files += 1
-        value, problem = self._json(name)
-        if problem := problem or judge(value):
+        if problem := self._json(name, kind)[1]:
             yield Finding(file=name, problem=problem, advice=advice)
 
-    def _leftovers(self) -> Iterator[Finding]:
-        names = self.files.leftovers() if isinstance(self.files, LocalFiles) else ()
-        yield from (
-            Finding(file=name, problem="left by a writer that was stopped", advice=HARMLESS, is_damage=False)
-            for name in names
-        )
+    def _strangers(self) -> Iterator[Finding]:
+        for one in self.files.strangers() if isinstance(self.files, LocalFiles) else ():
+            advice = HARMLESS if one.problem == LEFT or not one.is_unsafe else UNFOLLOWED
+            yield Finding(file=one.name, problem=one.problem, advice=advice, is_damage=one.is_unsafe)
 
-    def _json(self, name: str) -> tuple[dict[str, Any], str | None]:
+    def _json(self, name: str, kind: type[Document] = Document) -> tuple[dict[str, Any], str | None]:
         """Return a JSON object, and what is wrong with it."""
         try:
-            return json_object(self.files.read(name)), None
+            return read_document(self.files, name, kind), None
         except (DamagedFileError, StoreError) as problem:
             return {}, str(problem)
 

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
+from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.duplicates import is_earliest
 from stitchgrid.store.extracts import Extracts
 from stitchgrid.store.files import Files
 from stitchgrid.store.joining import order_by
 from stitchgrid.store.layout import PARTS, SNAPSHOT_DATA, PartName
-from stitchgrid.store.parts import Damage, DamagedFileError, Parts
+from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import contents
 from stitchgrid.store.schemas import PART, TEXT
 from stitchgrid.store.snapshots import EMPTY, Snapshot, Snapshots, Tier
@@ -118,7 +119,7 @@ class Compaction:
     def _read_ids(self, tier: Tier) -> pa.Array | None:
         """Return the ids of the cells of a tier; None where the list is lost."""
         try:
-            return self.snapshots.column(tier.ids, "cell_id") if tier.ids else None
+            return self.snapshots.ids(tier) if tier.ids else None
         except (DamagedFileError, StoreError):
             return None
 
@@ -157,16 +158,28 @@ class Compaction:
             total = table.num_rows + sum(one.num_rows for one in together)
             if tier not in together and tier.num_rows <= total and tier.num_rows + total <= TIER_ROWS:
                 together.append(tier)
-        tables = [table, *(self.snapshots.rows(tier, PART.names).cast(table.schema) for tier in together)]
+        found = [(tier, rows) for tier in together if (rows := self._rows(tier)) is not None]
+        together = [tier for tier, _ in found]
+        tables = [table, *(rows.cast(table.schema) for _, rows in found)]
         tiers[:] = [tier for tier in tiers if tier not in together]
         tiers.append(self._write(pa.concat_tables(tables).unify_dictionaries().combine_chunks()))
+
+    def _rows(self, tier: Tier) -> pa.Table | None:
+        """Return the rows of a tier; None, noted, where it is damaged: then it is left as it is."""
+        try:
+            return self.snapshots.rows(tier, PART.names)
+        except (DamagedFileError, StoreError) as problem:
+            self.damaged.append(Damage(file=tier.file, reason=str(problem)))
+            return None
 
     def _compare(self, table: pa.Table, tier: Tier) -> tuple[pa.Table, bool]:
         """Return the rows without those that a tier has earlier, and whether it has some that are to go themselves."""
         common = pc.filter(ids := self._ids[tier.file], pc.is_in(ids, value_set=pc.unique(table["cell_id"])))
         if not len(common):
             return table, False
-        old, new = self.snapshots.rows(tier, PART.names), table
+        if (old := self._rows(tier)) is None:
+            return table, False
+        new = table
         chosen = [pc.is_in(one["cell_id"].cast(TEXT), value_set=common) for one in (new, old)]
         values = [pc.and_(mask, pa.array(value_mask(one))) for mask, one in zip(chosen, (new, old), strict=True)]
         both = pa.concat_tables([new.filter(values[0]), old.filter(values[1]).cast(new.schema)]).unify_dictionaries()

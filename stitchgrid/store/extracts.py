@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
+from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.joining import results_of, states_of
 from stitchgrid.store.layout import EXTRACTS
-from stitchgrid.store.parts import Damage, DamagedFileError
 from stitchgrid.store.schemas import PART, TEXT, no_rows
 from stitchgrid.store.snapshots import Extract, Snapshot, Snapshots, Tier
 from stitchgrid.store.standing import COLUMNS
@@ -41,6 +41,7 @@ class Extracts:
                 found[sweep] = known
             else:
                 found[sweep] = self._states(plan, tiers)
+        found = {sweep: one for sweep, one in found.items() if all(sweep in tier.results for tier in tiers)}
         return [replace(tier, results={s: tier.results[s] for s in found}) for tier in tiers], found
 
     def _plans(self, tiers: Sequence[Tier], previous: Snapshot, is_touched: bool) -> dict[str, StoredPlan]:
@@ -77,7 +78,7 @@ class Extracts:
         ids = pc.unique(plan.cells["cell_id"])
         tables = [no_rows(COLUMNS)]
         for tier in tiers:
-            if _any_in(self.snapshots.column(tier.ids, "cell_id"), ids):
+            if _any_in(self.snapshots.ids(tier), ids):
                 rows = self._rows(tier, COLUMNS)
                 tables.append(rows.filter(pc.is_in(rows["cell_id"].cast(TEXT), value_set=ids)))
         rows = pa.concat_tables(tables).unify_dictionaries().combine_chunks()

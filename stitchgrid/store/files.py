@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from stitchgrid.errors import StoreError
+from stitchgrid.store import folder as below
+from stitchgrid.store.layout import SET_ASIDE
+from stitchgrid.store.limits import LONGEST_FILE
 
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -30,14 +34,17 @@ class Files(Protocol):
     def exists(self, name: str) -> bool:
         """Return whether the file is there."""
 
-    def read(self, name: str) -> bytes:
-        """Return what a file holds."""
+    def read(self, name: str, longest: int = LONGEST_FILE) -> bytes:
+        """Return what a file holds; a StoreError if it holds more than `longest` bytes, of which none are read."""
 
-    def read_many(self, names: Iterable[str]) -> Iterator[bytes | StoreError]:
+    def read_many(self, names: Iterable[str], longest: int = LONGEST_FILE) -> Iterator[bytes | StoreError]:
         """Yield what each file holds, in the order of the names, or the error that reading it raised."""
 
     def names(self, folder: str) -> list[str]:
-        """Return the sorted names (without the folder) of its complete files; none if there is no folder."""
+        """Return the sorted names (without the folder) of its complete files; none if there is no folder.
+
+        What is no regular file is among them, so that whoever reads it says why it cannot be read.
+        """
 
     def folders(self, folder: str) -> list[str]:
         """Return the sorted names of the folders inside a folder; none if there is no folder."""
@@ -74,8 +81,7 @@ class LocalFiles:
 
     def path(self, name: str) -> Path:
         """Return where the file of this name lies; a StoreError if that is not inside the store."""
-        if name.startswith("/") or ".." in name.split("/"):  # a damaged manifest may name anything
-            raise StoreError(f"{name!r} is no file of the store {self.root}; run stitchgrid check.")
+        self._parts(name)
         return self.root / name
 
     def where(self, name: str) -> str:
@@ -83,34 +89,74 @@ class LocalFiles:
         return str(self.path(name))
 
     def exists(self, name: str) -> bool:
-        """Return whether the file is there."""
+        """Return whether the file is there; what is no regular file does not count."""
+        self._parts(name)
         try:
-            return self.path(name).is_file()
+            os.close(below.open_file(self.root, name))
+        except (FileNotFoundError, NotADirectoryError, below.NotRegularError, ValueError):
+            return False  # ValueError: of a root that no folder can be
         except OSError as problem:
             raise self._unreadable(name, problem) from problem
+        return True
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, longest: int = LONGEST_FILE) -> bytes:
         """Return what a file holds.
 
         Raises:
-            StoreError: If it cannot be read.
+            StoreError: If it cannot be read, is no regular file of the store, or is longer than `longest`.
         """
+        self._parts(name)
         try:
-            return self.path(name).read_bytes()
+            with os.fdopen(below.open_file(self.root, name), "rb") as file:
+                if (size := os.fstat(file.fileno()).st_size) > longest:
+                    raise too_long(self, name, size, longest)
+                return file.read()
         except OSError as problem:
             raise self._unreadable(name, problem) from problem
 
-    def read_many(self, names: Iterable[str]) -> Iterator[bytes | StoreError]:
+    def read_many(self, names: Iterable[str], longest: int = LONGEST_FILE) -> Iterator[bytes | StoreError]:
         """Yield what each file holds, in the order of the names, or the error that reading it raised."""
-        return (read_or_problem(self, name) for name in names)
+        return (read_or_problem(self, name, longest) for name in names)
 
     def names(self, folder: str) -> list[str]:
-        """Return the sorted names (without the folder) of its complete files; none if there is no folder."""
-        return sorted(entry.name for entry in self._entries(folder) if entry.is_file())
+        """Return the sorted names (without the folder) of its files, also of what is no regular one."""
+        return sorted(name for name, is_folder in self._entries(folder) if not is_folder)
 
     def folders(self, folder: str) -> list[str]:
         """Return the sorted names of the folders inside a folder; none if there is no folder."""
-        return sorted(entry.name for entry in self._entries(folder) if entry.is_dir())
+        return sorted(name for name, is_folder in self._entries(folder) if is_folder)
+
+    def is_link(self, folder: str) -> bool:
+        """Return whether a folder, or one above it, is a link: then it counts as empty."""
+        try:
+            with below.opened(self.root, self._parts(folder)):
+                return False
+        except below.NotRegularError:
+            return True
+        except OSError:
+            return False
+
+    def is_strange(self, name: str) -> bool:
+        """Return whether something has this name that is no regular file of the store."""
+        *folders, last = self._parts(name)
+        try:
+            with below.opened(self.root, folders) as folder:
+                kind = below.kind_of(folder, last)
+        except OSError:
+            return False
+        return kind not in (None, stat.S_IFREG, stat.S_IFDIR)
+
+    def size(self, name: str) -> int:
+        """Return the number of bytes of a regular file, 0 where there is none."""
+        try:
+            with os.fdopen(below.open_file(self.root, name), "rb") as file:
+                return os.fstat(file.fileno()).st_size
+        except OSError:
+            return 0
+
+    def strangers(self) -> list[below.Stranger]:
+        """Return what below the store is no file of any store, but for what was set aside."""
+        return list(below.strangers(self.root, SET_ASIDE))
 
     def write_once(self, name: str, data: bytes) -> bool:
         """Write a file unless it exists; return whether this call wrote it, so that the first writer wins.
@@ -119,42 +165,66 @@ class LocalFiles:
         """
         if self.exists(name):
             return False
-        target = self.path(name)
-        partial = self._write_beside(target, data)
+        *folders, last = self._parts(name)
         try:
-            won = _link(partial, target)
-            _sync_folder(target.parent)
+            with below.opened(self.root, folders, make=True) as folder:
+                partial = _write_beside(folder, last, data)
+                try:
+                    won = _link(folder, partial, last)
+                    os.fsync(folder)
+                finally:
+                    _remove(folder, partial)
+                if not won and below.kind_of(folder, last) not in (None, stat.S_IFREG):
+                    os.close(below.open_file(self.root, name))  # an error where nobody could read it
         except OSError as problem:
             raise self._unwritable(name, problem) from problem
-        finally:
-            partial.unlink(missing_ok=True)
         return won
 
     def replace(self, name: str, data: bytes) -> None:
         """Write a file whether or not it exists; readers see the old or the new one, never a mixture."""
-        target = self.path(name)
-        partial = self._write_beside(target, data)
+        *folders, last = self._parts(name)
         try:
-            partial.replace(target)
-            _sync_folder(target.parent)
+            with below.opened(self.root, folders, make=True) as folder:
+                partial = _write_beside(folder, last, data)
+                try:
+                    os.rename(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
+                    os.fsync(folder)
+                except BaseException:
+                    _remove(folder, partial)
+                    raise
         except OSError as problem:
-            partial.unlink(missing_ok=True)
             raise self._unwritable(name, problem) from problem
 
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens if it is not there."""
+        *folders, last = self._parts(name)
         try:
-            self.path(name).unlink(missing_ok=True)
+            with below.opened(self.root, folders) as folder:
+                os.unlink(last, dir_fd=folder)
+        except FileNotFoundError:
+            return
         except OSError as problem:
             raise self._unwritable(name, problem, what="delete") from problem
 
-    def leftovers(self) -> list[str]:
-        """Return the sorted names of what interrupted writers left below the store: no reader ever sees them."""
-        return sorted(str(path.relative_to(self.root)) for path in self.root.rglob(".*.partial"))
+    def move(self, name: str, to: str) -> bool:
+        """Give something of a store, be it a link or a pipe, another name in it; return False if that is taken."""
+        (*folders, last), (*new_folders, new) = self._parts(name), self._parts(to)
+        try:
+            with below.opened(self.root, folders) as old, below.opened(self.root, new_folders, make=True) as there:
+                if below.kind_of(there, new) is not None:
+                    return False
+                os.rename(last, new, src_dir_fd=old, dst_dir_fd=there)
+        except OSError as problem:
+            raise self._unwritable(name, problem, what="move") from problem
+        return True
 
     def check_writable(self) -> None:
         """Raise a StoreError if no file can be written."""
-        self._write_beside(self.root / "writable", b"?").unlink(missing_ok=True)
+        try:
+            with below.opened(self.root, ()) as folder:
+                _remove(folder, _write_beside(folder, "writable", b"?"))
+        except OSError as problem:
+            raise self._unwritable("writable", problem) from problem
 
     def create(self, name: str, data: bytes) -> None:
         """Make the folder, writable and with this file in it unless it exists; or leave nothing behind."""
@@ -183,33 +253,23 @@ class LocalFiles:
         """Return what to say about a folder where this file is missing."""
         return f"the folder is not a store (no {name})" if self.root.is_dir() else "there is no such folder"
 
-    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+    def _entries(self, folder: str) -> list[tuple[str, bool]]:
+        """Return what is in a folder with whether it is a folder itself; a link is none, wherever it leads."""
         try:
-            with os.scandir(self.path(folder)) as entries:
-                return [entry for entry in entries if not entry.name.startswith(".")]
-        except FileNotFoundError:
+            with below.opened(self.root, self._parts(folder)) as opened, os.scandir(opened) as entries:
+                found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        except (FileNotFoundError, below.NotRegularError):
             return []
         except OSError as problem:
             raise self._unreadable(folder, problem) from problem
+        return [(name, is_folder) for name, is_folder in found if not name.startswith(".") and below.is_name(name)]
 
-    def _write_beside(self, target: Path, data: bytes) -> Path:
-        # The temporary name must not end in the target's suffix: DuckDB's globs match hidden files too.
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-        try:
-            if not self.root.is_dir():
-                raise FileNotFoundError(errno.ENOENT, "the store's folder is gone")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException as problem:
-            if partial.exists():
-                partial.unlink()
-            if isinstance(problem, OSError):
-                raise self._unwritable(target.name, problem) from problem
-            raise
-        return partial
+    def _parts(self, name: str) -> list[str]:
+        """Return the folders of a name and its last part; a StoreError if it does not name what is in the store."""
+        parts = name.split("/") if name else []
+        if not all(map(below.is_name, parts)):  # a damaged manifest may name anything
+            raise StoreError(f"{name!r} is no file of the store {self.root}; run stitchgrid check.")
+        return parts
 
     def _unreadable(self, name: str, problem: OSError) -> StoreError:
         return StoreError(
@@ -218,18 +278,27 @@ class LocalFiles:
         )
 
     def _unwritable(self, name: str, problem: OSError, what: str = "write") -> StoreError:
+        reason = _reason(problem) if self.root.is_dir() else "the store's folder is gone"
         return StoreError(
-            f"cannot {what} {name} in the store {self.root}: {_reason(problem)}; "
+            f"cannot {what} {name} in the store {self.root}: {reason}; "
             "check free space and permissions there, or name another store with --store."
         )
 
 
-def read_or_problem(files: Files, name: str) -> bytes | StoreError:
+def read_or_problem(files: Files, name: str, longest: int = LONGEST_FILE) -> bytes | StoreError:
     """Return what a file holds, or the error that reading it raised."""
     try:
-        return files.read(name)
+        return files.read(name, longest)
     except StoreError as problem:
         return problem
+
+
+def too_long(files: Files, name: str, size: int, longest: int) -> StoreError:
+    """Return the error of a file that is longer than what a store keeps there."""
+    return StoreError(
+        f"cannot read {name} in the store {files.uri}: it has {size} bytes, and no such file has more than {longest}; "
+        "run stitchgrid check."
+    )
 
 
 def write_next(files: Files, name_of: Callable[[int], str], data: bytes, *, after: int) -> int:
@@ -240,28 +309,40 @@ def write_next(files: Files, name_of: Callable[[int], str], data: bytes, *, afte
     return number
 
 
-def _link(partial: Path, target: Path) -> bool:
+def _write_beside(folder: int, name: str, data: bytes) -> str:
+    """Write a file into an open folder under a name that no reader looks at; return the name."""
+    # The temporary name must not end in the target's suffix: DuckDB's globs match hidden files too.
+    partial = f".{name}.{uuid.uuid4().hex}{below.PARTIAL}"
+    descriptor = os.open(partial, below.NEW_FILE, 0o666, dir_fd=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        _remove(folder, partial)
+        raise
+    return partial
+
+
+def _remove(folder: int, name: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def _link(folder: int, partial: str, name: str) -> bool:
     """Give a complete file its name unless the name is taken."""
     try:
-        os.link(partial, target)
+        os.link(partial, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     except FileExistsError:
         return False
     except OSError as problem:
         if problem.errno not in NO_HARD_LINKS:
             raise
-        if target.exists():
+        if below.kind_of(folder, name) is not None:
             return False
-        partial.replace(target)
+        os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reason(problem: OSError) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 
 from stitchgrid.errors import StoreError
 from stitchgrid.records import canonical
+from stitchgrid.store.damage import DamagedFileError
+from stitchgrid.store.documents import BeatDocument, RoundDocument, json_object, longest, read_document
 from stitchgrid.store.files import Files, write_next
-from stitchgrid.store.layout import Layout
-from stitchgrid.store.parts import DamagedFileError, json_object
+from stitchgrid.store.layout import Layout, is_safe, numbered
 
 
 class Journal:
@@ -35,17 +36,16 @@ class Journal:
         """Return every attempt with its `launch` and `at`, oldest first; rounds that cannot be read are left out."""
         found: list[dict[str, Any]] = []
         names = self.round_files(sweep)
-        for name, data in zip(names, self.files.read_many(names), strict=True):
-            entry = _parsed(data)
-            if entry is not None and round_problem(entry) is None:
+        for name, data in zip(names, self.files.read_many(names, longest(RoundDocument)), strict=True):
+            if entry := _round(data):
                 launch_id = name.split("/")[-2]
                 found += [{**one, "launch": launch_id, "at": entry["at"]} for one in entry["attempts"]]
         return sorted(found, key=lambda one: str(one["at"]))
 
     def round_files(self, sweep: str) -> list[str]:
         """Return the names of the files of all dispatch rounds of a sweep, sound or not."""
-        launches = [Layout.launch(sweep, launch_id) for launch_id in self.files.folders(Layout.journal(sweep))]
-        return [f"{folder}/{name}" for folder in launches for name in self.files.names(folder)]
+        folders = [Layout.launch(sweep, one) for one in self.files.folders(Layout.journal(sweep)) if is_safe(one)]
+        return [f"{folder}/{name}" for folder in folders for name in self.files.names(folder) if is_round(name)]
 
     def write_heartbeat(self, sweep: str, beat: Mapping[str, Any]) -> None:
         """Say what is going on now."""
@@ -53,35 +53,21 @@ class Journal:
 
     def read_heartbeat(self, sweep: str) -> dict[str, Any] | None:
         """Return what was going on last, None if nothing is known."""
-        beat = self._read(Layout.heartbeat(sweep))
-        return None if beat is None or beat_problem(beat) else beat
-
-    def _read(self, name: str) -> dict[str, Any] | None:
+        name = Layout.heartbeat(sweep)
         try:
-            return _parsed(self.files.read(name)) if self.files.exists(name) else None
-        except StoreError:
+            return read_document(self.files, name, BeatDocument) if self.files.exists(name) else None
+        except (DamagedFileError, StoreError):
             return None
 
 
-def _parsed(data: bytes | StoreError) -> dict[str, Any] | None:
-    """Return the JSON object in a file that was read, None if there is none."""
+def _round(data: bytes | StoreError) -> dict[str, Any] | None:
+    """Return the round in a file that was read, None if it is damaged."""
     try:
-        return None if isinstance(data, StoreError) else json_object(data)
+        return None if isinstance(data, StoreError) else json_object(data, RoundDocument)
     except DamagedFileError:
         return None
 
 
-def round_problem(entry: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a round of the journal, None if nothing is."""
-    attempts = entry.get("attempts")
-    if "at" not in entry or not isinstance(attempts, list) or not all(isinstance(one, dict) for one in attempts):
-        return "lacks 'at' or a list of attempts"
-    return None
-
-
-def beat_problem(beat: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a heartbeat, None if nothing is."""
-    running = beat.get("running", [])
-    if not isinstance(running, list) or not all(isinstance(one, dict) for one in running):
-        return "'running' is no list of units"
-    return None if "at" in beat else "lacks 'at'"
+def is_round(name: str) -> bool:
+    """Return whether a file of a launch's journal is a round."""
+    return numbered(name, width=6, suffix=".json") is not None

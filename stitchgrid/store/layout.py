@@ -44,10 +44,11 @@ SUFFIXES = {
     "detector": ".safetensors",
 }  # kind of artefact -> suffix of its data
 
+LONGEST_NAME = 255  # bytes of a name that file systems take
+HIGHEST = 999_999_999  # number of a snapshot, a revision or a claim
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
-PART_NAME = re.compile(r"(?P<shard>.+)-(?P<digest>[0-9a-f]{32})-(?P<rows>\d+)\.parquet")
-DATA_NAME = re.compile(r"(?P<number>\d{6,})-(?P<digest>[0-9a-f]{32})-(?P<rows>\d+)\.parquet")
-REVISION_NAME = re.compile(r"\d{4,}")
+PART_NAME = re.compile(rf"(?P<shard>{SAFE_NAME.pattern})-(?P<digest>[0-9a-f]{{32}})-(?P<rows>[0-9]{{1,12}})\.parquet")
+DATA_NAME = re.compile(r"(?P<number>[0-9]{6,9})-(?P<digest>[0-9a-f]{32})-(?P<rows>[0-9]{1,12})\.parquet")
 
 
 def content_digest(data: bytes) -> str:
@@ -66,6 +67,23 @@ def safe(name: str, what: str) -> str:
             f"{what} {name!r} cannot be a name in a store: use letters, digits, '.', '_' and '-', with no '.' in front."
         )
     return name
+
+
+def is_safe(name: str) -> bool:
+    """Return whether a name found in a store is one that a store can have given."""
+    return SAFE_NAME.fullmatch(name) is not None and len(name) <= LONGEST_NAME
+
+
+def numbered(name: str, *, width: int, suffix: str = "") -> int | None:
+    """Return the number that a name is, with zeros in front and a suffix behind; None if it is not written so.
+
+    >>> numbered("000012.json", width=6, suffix=".json"), numbered("12.json", width=6, suffix=".json")
+    (12, None)
+    """
+    stem = name.removesuffix(suffix)
+    if not name.endswith(suffix) or not (stem.isascii() and stem.isdecimal()) or len(stem) > len(str(HIGHEST)):
+        return None
+    return number if (number := int(stem)) and f"{number:0{width}d}" == stem else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +160,16 @@ class Layout:
     def revision(cls, sweep: str, revision: int, file: str) -> str:
         """Return where a file of a revision lies."""
         return f"{cls.sweep(sweep)}/{revision:04d}/{file}"
+
+    @staticmethod
+    def revision_number(name: str) -> int | None:
+        """Return the number of the revision that a folder of a sweep holds, None if it holds none."""
+        return numbered(name, width=4)
+
+    @classmethod
+    def claim(cls, sweep: str, number: int) -> str:
+        """Return where a claim on a sweep lies."""
+        return f"{cls.claims(sweep)}/{number:06d}.json"
 
     @classmethod
     def launch(cls, sweep: str, launch_id: str) -> str:

@@ -6,7 +6,6 @@ runs by its process. A launch that was taken for dead and is not finds the highe
 """
 
 import getpass
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -17,9 +16,11 @@ from typing import Any
 
 from stitchgrid.errors import StoreError
 from stitchgrid.records import canonical
+from stitchgrid.store.damage import DamagedFileError
+from stitchgrid.store.documents import ClaimDocument, read_document
 from stitchgrid.store.files import Files
 from stitchgrid.store.journal import Journal
-from stitchgrid.store.layout import Layout
+from stitchgrid.store.layout import HIGHEST, Layout, numbered
 
 HEARTBEAT_IS_FRESH = timedelta(seconds=90)
 START_TIME = 18  # its place in /proc/PID/stat, behind the state
@@ -54,7 +55,8 @@ class Leases:
 
     def last_number(self, sweep: str) -> int:
         """Return the number of the latest claim, 0 if there was none."""
-        return max((int(name.split(".")[0]) for name in self._names(sweep)), default=0)
+        names = self.files.names(Layout.claims(sweep))
+        return max((number for name in names if (number := claim_number(name)) is not None), default=0)
 
     def holder(self, sweep: str) -> Claim | None:
         """Return the claim of whoever works on the sweep, None if nobody is known to."""
@@ -70,9 +72,14 @@ class Leases:
         number = self.last_number(sweep) + 1  # looked up first: who claims in between gets it
         if not force:
             self.require_free(sweep)
+        if number > HIGHEST:
+            raise LeaseError(
+                f"no claim on sweep {sweep!r} can follow {Layout.claim(sweep, number - 1)} in the store "
+                f"{self.files.uri}; no launch counts so far: delete that file."
+            )
         mine = _claim(number, launch)
         data = canonical({key: value for key, value in asdict(mine).items() if key != "number"}).encode()
-        if not self.files.write_once(_file(sweep, number), data):
+        if not self.files.write_once(Layout.claim(sweep, number), data):
             raise LeaseError(f"sweep {sweep!r} was claimed by another launch at this very moment; try again.")
         return mine
 
@@ -101,11 +108,10 @@ class Leases:
         number = self.last_number(sweep)
         if number == 0:
             return None
-        name = _file(sweep, number)
         try:
-            found = json.loads(self.files.read(name))
+            found = read_document(self.files, Layout.claim(sweep, number), ClaimDocument)
             return Claim(number=number, **{one.name: found[one.name] for one in fields(Claim) if one.name != "number"})
-        except (ValueError, KeyError, TypeError):  # damaged: whoever it was, it counts as long as it could be alive
+        except (DamagedFileError, StoreError):  # whoever it was, it counts as long as it could be alive
             return Claim(number=number, launch=UNKNOWN, user=UNKNOWN, host=UNKNOWN, pid=0, process="", at=UNKNOWN)
 
     def _is_alive(self, sweep: str, claim: Claim) -> bool:
@@ -115,26 +121,32 @@ class Leases:
         return not _is_gone(claim) and is_fresh(beat or {"at": claim.at}, datetime.now(UTC))
 
     def _heard(self, sweep: str, claim: Claim) -> float:
-        at = datetime.fromisoformat(str((self._beat(sweep, claim) or {}).get("at", claim.at)))
-        return max(0.0, (datetime.now(UTC) - at).total_seconds())
+        at = moment((self._beat(sweep, claim) or {}).get("at", claim.at))
+        return max(0.0, (datetime.now(UTC) - at).total_seconds()) if at else 0.0
 
     def _beat(self, sweep: str, claim: Claim) -> dict[str, Any] | None:
         beat = self.journal.read_heartbeat(sweep)
         return beat if beat is not None and claim.launch in (beat.get("launch"), UNKNOWN) else None
 
-    def _names(self, sweep: str) -> list[str]:
-        names = self.files.names(Layout.claims(sweep))
-        return [name for name in names if name.endswith(".json") and name.split(".")[0].isdigit()]
+
+def claim_number(name: str) -> int | None:
+    """Return the number of the claim that a file is, None if it is none."""
+    return numbered(name, width=6, suffix=".json")
+
+
+def moment(text: object) -> datetime | None:
+    """Return the moment that a text says, of a clock of UTC where it says none; None if it says no moment."""
+    try:
+        at = datetime.fromisoformat(str(text))
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):  # of a year that no calendar of another zone has
+        return None
 
 
 def is_fresh(beat: Mapping[str, Any], now: datetime) -> bool:
     """Return whether a heartbeat is recent enough to believe that its launch is alive."""
-    try:
-        at = datetime.fromisoformat(str(beat["at"]))
-    except (KeyError, ValueError):
-        return False
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return abs(now - at) <= HEARTBEAT_IS_FRESH
+    at = moment(beat.get("at"))
+    return at is not None and abs(now - at) <= HEARTBEAT_IS_FRESH
 
 
 def is_here(claim: Claim) -> bool:
@@ -149,10 +161,6 @@ def is_running(claim: Claim) -> bool:
 
 def _is_gone(claim: Claim) -> bool:
     return is_here(claim) and not is_running(claim)
-
-
-def _file(sweep: str, number: int) -> str:
-    return f"{Layout.claims(sweep)}/{number:06d}.json"
 
 
 def _claim(number: int, launch: str) -> Claim:

@@ -10,7 +10,8 @@ from time import monotonic, sleep
 from typing import Any, TypeVar
 
 from stitchgrid.errors import StoreError
-from stitchgrid.store.files import read_or_problem
+from stitchgrid.store.files import read_or_problem, too_long
+from stitchgrid.store.limits import LONGEST_FILE
 from stitchgrid.store.object_address import ObjectAddress
 from stitchgrid.store.object_clients import NUM_CONNECTIONS, ObjectClients
 from stitchgrid.store.object_problems import explain, pauses
@@ -49,16 +50,20 @@ class ObjectFiles:
         [info] = self._ask("read", name, lambda: self._clients.reading.get_file_info([self._path(name)]))
         return bool(info.is_file)
 
-    def read(self, name: str) -> bytes:
-        """Return what an object holds; a StoreError if it cannot be read."""
+    def read(self, name: str, longest: int = LONGEST_FILE) -> bytes:
+        """Return what an object holds; a StoreError if it cannot be read, or is longer than `longest`."""
 
-        def request() -> bytes:
-            with self._clients.reading.open_input_stream(self._path(name)) as stream:
-                return bytes(stream.read())
+        def request() -> bytes | int:
+            with self._clients.reading.open_input_file(self._path(name)) as stream:
+                size = int(stream.size())
+                return size if size > longest else bytes(stream.read())
 
-        return self._ask("read", name, request)
+        found = self._ask("read", name, request)
+        if isinstance(found, int):
+            raise too_long(self, name, found, longest)
+        return found
 
-    def read_many(self, names: Iterable[str]) -> Iterator[bytes | StoreError]:
+    def read_many(self, names: Iterable[str], longest: int = LONGEST_FILE) -> Iterator[bytes | StoreError]:
         """Yield what each object holds, in the order of the names, or the error that reading it raised.
 
         Several are read at a time, since each is a journey there and back.
@@ -66,7 +71,7 @@ class ObjectFiles:
         with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
             reading: deque[Future[bytes | StoreError]] = deque()
             for name in names:
-                reading.append(pool.submit(read_or_problem, self, name))
+                reading.append(pool.submit(read_or_problem, self, name, longest))
                 if len(reading) == AHEAD:
                     yield reading.popleft().result()
             while reading:

@@ -1,12 +1,13 @@
 """From what a user wrote after --store to the files of a store of a format that this version understands."""
 
-import json
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from stitchgrid import __version__
 from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.records import canonical
+from stitchgrid.store.damage import DamagedFileError
+from stitchgrid.store.documents import Marker, read_document
 from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.layout import FORMAT, MARKER
 
@@ -55,8 +56,8 @@ def _files_at(uri: str) -> Files:
 
 def _check_format(files: Files) -> None:
     try:
-        found = int(json.loads(files.read(MARKER))["format"])
-    except (ValueError, TypeError, KeyError) as problem:
+        found = int(read_document(files, MARKER, Marker)["format"])
+    except DamagedFileError as problem:
         raise StoreError(
             f"{MARKER} in the store {files.uri} is damaged ({problem}); if it is a store, replace the file by "
             f'{{"format":{FORMAT}}}.'

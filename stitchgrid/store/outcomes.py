@@ -3,7 +3,8 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stitchgrid.store.parts import Damage, PartRows
+from stitchgrid.store.damage import Damage
+from stitchgrid.store.parts import PartRows
 from stitchgrid.store.standing import COLUMNS, Failure, standing, without_duplicates
 
 __all__ = ["COLUMNS", "Outcomes"]

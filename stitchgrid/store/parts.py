@@ -1,34 +1,25 @@
 """Parts: the rows of one shard in one Parquet file that is complete or not there at all."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from operator import attrgetter
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stitchgrid.errors import StoreError
 from stitchgrid.records import Row
+from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import PARTS, Layout, PartName, content_digest
-from stitchgrid.store.schemas import ADDED, PART, VERSION_KEY, no_rows, text_columns
+from stitchgrid.store.limits import MB
+from stitchgrid.store.schemas import ADDED, PART, VERSION_KEY, no_rows
+from stitchgrid.store.sound_tables import check_content, read_unchecked, sound
 
 AT_ONCE = 256  # parts whose bytes are held at a time while threads read them
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
-    """A file of the store that cannot be trusted and was left out."""
-
-    file: str  # relative to the store
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
+BYTES_AT_ONCE = 64 * MB
+LONGEST_PART = 512 * MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +28,6 @@ class PartRows:
 
     table: pa.Table
     damaged: tuple[Damage, ...]
-
-
-class DamagedFileError(Exception):
-    """A file whose content is not what its name or manifest says; never leaves the store's package."""
 
 
 def parquet_bytes(table: pa.Table, *, row_group_size: int | None = None, compression: str = "zstd") -> bytes:
@@ -56,43 +43,9 @@ def part_bytes(table: pa.Table) -> bytes:
     return parquet_bytes(table, compression="snappy")
 
 
-def read_parquet(data: bytes, columns: Sequence[str] | None, dictionaries: Sequence[str]) -> pa.Table:
-    """Return the table in a Parquet file.
-
-    Reads from a `BufferReader`: pyarrow aborts the interpreter's exit after reading from a Python file object.
-
-    Raises:
-        DamagedFileError: If it is not a Parquet file with these columns.
-    """
-    try:
-        dictionaries = [name for name in dictionaries if name not in ADDED]  # it may lack those
-        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=dictionaries)
-        table = file.read(columns=None if columns is None else list(columns), use_threads=False)
-    except KeyError:  # raised for a column that is to be a dictionary
-        table = pq.read_table(pa.BufferReader(data), use_threads=False)
-    except (pa.ArrowException, OSError) as problem:
-        raise DamagedFileError(f"not readable as Parquet ({str(problem).splitlines()[0]})") from problem
-    return table if columns is None else _with_all(table, columns)
-
-
 def read_rows(data: bytes, columns: Sequence[str]) -> pa.Table:
-    """Return these columns of a file of rows, text columns as dictionaries; errors as those of `read_parquet`."""
-    return read_parquet(data, columns, [name for name in text_columns(PART) if name in columns])
-
-
-def json_object(data: bytes) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Raises:
-        DamagedFileError: If there is none.
-    """
-    try:
-        value = json.loads(data)
-    except ValueError as problem:
-        raise DamagedFileError(f"not readable as JSON ({problem})") from problem
-    if not isinstance(value, dict):
-        raise DamagedFileError("not a JSON object")
-    return value
+    """Return these columns of a file of rows, text columns as dictionaries; errors as those of `read_table`."""
+    return sound(_with_all(read_unchecked(data, PART, columns), columns), PART)
 
 
 def _with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:
@@ -102,6 +55,9 @@ def _with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     missing = [name for name in columns if name not in present]
     if lost := sorted(name for name in missing if ADDED.get(name, 0) <= version):
         raise DamagedFileError(f"lacks the columns {lost}")
+    for name in ("cell_id", "status"):  # which no cast to the schema would bear
+        if name in present and name in columns and (num := table[name].null_count):
+            raise DamagedFileError(f"has no {name} in {num} rows")
     for name in missing:
         table = table.append_column(PART.field(name), pa.nulls(table.num_rows, PART.field(name).type))
     return table.select(list(columns))
@@ -134,29 +90,47 @@ class Parts:
     def read(self, columns: Sequence[str], names: Sequence[str]) -> PartRows:
         """Return these columns of the parts of these names, and what was left out because it is damaged."""
         damaged: list[Damage] = []
-        tables = list(self._sound(columns, names, damaged))
-        if not tables:
-            return PartRows(table=no_rows(columns), damaged=tuple(damaged))
-        table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+        found = list(self._whole(columns, names, damaged))
+        table = _together(columns, found)
+        try:
+            check_content(table, PART)  # of all at once: a thousand small tables take a thousand times as long
+        except DamagedFileError:
+            table = _together(columns, _sound(found, damaged))
         return PartRows(table=table, damaged=tuple(damaged))
 
-    def _sound(self, columns: Sequence[str], names: Sequence[str], damaged: list[Damage]) -> Iterator[pa.Table]:
+    def _whole(
+        self, columns: Sequence[str], names: Sequence[str], damaged: list[Damage]
+    ) -> Iterator[tuple[str, pa.Table]]:
+        """Yield the parts that are what their names say, with their names; their content is not looked at yet."""
         schema = no_rows(columns).schema
 
         def rows_or_damage(name: str, data: bytes | StoreError) -> pa.Table | Damage:
             try:
-                return _sound_rows(name, data, columns).cast(schema)
+                return _whole_rows(name, data, columns).cast(schema)
             except (DamagedFileError, StoreError, pa.ArrowException) as problem:
                 return Damage(file=f"{PARTS}/{name}", reason=str(problem))
 
-        contents = zip(names, self.files.read_many(f"{PARTS}/{name}" for name in names), strict=True)
         with ThreadPoolExecutor(pa.cpu_count()) as threads:
-            while some := list(islice(contents, AT_ONCE)):
-                for found in threads.map(rows_or_damage, *zip(*some, strict=True)):
+            for some in self._in_batches(names):
+                for (name, _), found in zip(some, threads.map(rows_or_damage, *zip(*some, strict=True)), strict=True):
                     if isinstance(found, Damage):
                         damaged.append(found)
                     else:
-                        yield found
+                        yield name, found
+
+    def _in_batches(self, names: Sequence[str]) -> Iterator[list[tuple[str, bytes | StoreError]]]:
+        """Yield parts with their bytes, as many at a time as memory is meant to hold."""
+        batch: list[tuple[str, bytes | StoreError]] = []
+        held = 0
+        contents = self.files.read_many((f"{PARTS}/{name}" for name in names), LONGEST_PART)
+        for name, data in zip(names, contents, strict=True):
+            batch.append((name, data))
+            held += len(data) if isinstance(data, bytes) else 0
+            if len(batch) == AT_ONCE or held > BYTES_AT_ONCE:
+                yield batch
+                batch, held = [], 0
+        if batch:
+            yield batch
 
     def read_one(self, name: str, columns: Sequence[str]) -> pa.Table:
         """Return these columns of one part.
@@ -165,10 +139,25 @@ class Parts:
             DamagedFileError: If it is not what its name says, or lacks one of them.
             StoreError: If it cannot be read.
         """
-        return _sound_rows(name, self.files.read(f"{PARTS}/{name}"), columns)
+        return sound(_whole_rows(name, self.files.read(f"{PARTS}/{name}", LONGEST_PART), columns), PART)
 
 
-def _sound_rows(name: str, data: bytes | StoreError, columns: Sequence[str]) -> pa.Table:
+def _together(columns: Sequence[str], parts: Iterable[tuple[str, pa.Table]]) -> pa.Table:
+    return pa.concat_tables([no_rows(columns), *(table for _, table in parts)]).unify_dictionaries().combine_chunks()
+
+
+def _sound(parts: Iterable[tuple[str, pa.Table]], damaged: list[Damage]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the parts whose content is sound."""
+    for name, table in parts:
+        try:
+            check_content(table, PART)
+        except DamagedFileError as problem:
+            damaged.append(Damage(file=f"{PARTS}/{name}", reason=str(problem)))
+        else:
+            yield name, table
+
+
+def _whole_rows(name: str, data: bytes | StoreError, columns: Sequence[str]) -> pa.Table:
     promise = PartName.parse(name)
     if promise is None:
         raise DamagedFileError("not the name of a part")
@@ -178,7 +167,7 @@ def _sound_rows(name: str, data: bytes | StoreError, columns: Sequence[str]) -> 
         raise DamagedFileError("empty file")
     if content_digest(data) != promise.digest:
         raise DamagedFileError(f"content differs from the digest in its name ({len(data)} bytes are there)")
-    table = read_rows(data, columns)
+    table = _with_all(read_unchecked(data, PART, columns), columns)
     if table.num_rows != promise.num_rows:
         raise DamagedFileError(f"holds {table.num_rows} rows, its name promises {promise.num_rows}")
     return table

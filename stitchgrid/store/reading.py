@@ -7,8 +7,10 @@ from typing import TypeVar
 import pyarrow as pa
 
 from stitchgrid.errors import StoreError
-from stitchgrid.store.files import Files
-from stitchgrid.store.parts import Damage, DamagedFileError, PartRows, Parts
+from stitchgrid.store.damage import Damage, DamagedFileError
+from stitchgrid.store.files import Files, LocalFiles
+from stitchgrid.store.layout import EXTRACTS, PARTS, SNAPSHOT_DATA, SNAPSHOTS, SWEEPS
+from stitchgrid.store.parts import PartRows, Parts
 from stitchgrid.store.snapshots import Snapshot, Snapshots
 
 Found = TypeVar("Found")
@@ -31,9 +33,17 @@ def contents(files: Files) -> Contents:
     # The order matters: a part that was deleted before the listing is in the snapshot that is found after it.
     names = Parts(files).names()
     snapshot, damaged = Snapshots(files).newest()
-    return Contents(
-        snapshot=snapshot, loose=tuple(name for name in names if name not in snapshot.replaces), damaged=damaged
-    )
+    loose = tuple(name for name in names if name not in snapshot.replaces)
+    return Contents(snapshot=snapshot, loose=loose, damaged=(*damaged, *_links(files)))
+
+
+def _links(files: Files) -> list[Damage]:
+    """Return which folders are links, out of which nothing is read."""
+    if not isinstance(files, LocalFiles):
+        return []
+    reason = "it, or a folder above it, is a link, which nobody follows"
+    folders = (PARTS, SNAPSHOTS, SNAPSHOT_DATA, EXTRACTS, SWEEPS)
+    return [Damage(file=folder, reason=reason) for folder in folders if files.is_link(folder)]
 
 
 def stable(files: Files, read: Callable[[Contents], Found]) -> Found:

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from stitchgrid.errors import StoreError
 from stitchgrid.store.check import Report
 from stitchgrid.store.compact import compact
-from stitchgrid.store.files import Files
+from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.layout import SET_ASIDE, SNAPSHOTS
+from stitchgrid.store.limits import GB
+from stitchgrid.store.snapshots import snapshot_number
+
+LONGEST_COPY = 1 * GB  # a longer file is renamed, where files have names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +30,8 @@ def set_aside(files: Files, report: Report) -> Repair:
     """
     files.check_writable()
     names = list(dict.fromkeys(name for finding in report.damage for name in (finding.file, *finding.goes_with)))
-    manifests = [name for name in names if name.rpartition("/")[0] == SNAPSHOTS]
+    names.sort(key=lambda name: name != SET_ASIDE)  # if that is a link, nothing can be moved before it is gone
+    manifests = [name for name in names if _is_manifest(name)]
     repair = _move_all(files, [name for name in names if name not in manifests])
     if any(name.startswith(f"{SNAPSHOTS}/") for name in names):
         compact(files)  # while a damaged manifest is there, every data file counts
@@ -34,24 +39,47 @@ def set_aside(files: Files, report: Report) -> Repair:
     return Repair(moved=repair.moved + last.moved, stuck=repair.stuck + last.stuck)
 
 
+def _is_manifest(name: str) -> bool:
+    folder, _, last = name.rpartition("/")
+    return folder == SNAPSHOTS and snapshot_number(last) is not None
+
+
 def _move_all(files: Files, names: Iterable[str]) -> Repair:
     moved: list[str] = []
     stuck: list[str] = []
     for name in names:
         try:
-            if files.exists(name):
-                moved.append(_move(files, name))
+            if aside := _move(files, name):
+                moved.append(aside)
         except StoreError as problem:
             stuck.append(str(problem))
     return Repair(moved=tuple(moved), stuck=tuple(stuck))
 
 
-def _move(files: Files, name: str) -> str:
-    """Move one file; return its new name. What was set aside before under the name stays."""
+def _move(files: Files, name: str) -> str | None:
+    """Move one file; return its new name, None if there is none. What was set aside before under the name stays.
+
+    Of a link the link is moved, and never what it leads to.
+    """
+    if isinstance(files, LocalFiles) and (files.is_strange(name) or files.size(name) > LONGEST_COPY):
+        return _rename(files, name)
+    if not files.exists(name):
+        return None
     data = files.read(name)
     number, aside = 1, f"{SET_ASIDE}/{name}"
     while not files.write_once(aside, data) and files.read(aside) != data:
         number += 1
         aside = f"{SET_ASIDE}/{name}.{number}"
     files.delete(name)
+    return aside
+
+
+def _rename(files: LocalFiles, name: str) -> str:
+    if name == SET_ASIDE:  # a link in the place of the folder for what is set aside
+        files.delete(name)
+        return f"nothing: {name} was a link, and is no more"
+    number, aside = 1, f"{SET_ASIDE}/{name}"
+    while not files.move(name, aside):
+        number += 1
+        aside = f"{SET_ASIDE}/{name}.{number}"
     return aside

@@ -4,7 +4,7 @@ What a snapshot holds is scanned from its files, checked as they are opened; loo
 both know is taken out of the snapshot: all its rows are among the loose ones.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from stitchgrid.errors import StoreError
+from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import EXTRACTS, SNAPSHOT_DATA
-from stitchgrid.store.parts import Damage, DamagedFileError, Parts
+from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import Contents, read_rows, stable
-from stitchgrid.store.schemas import CELL_STATES, PART, RESULTS, as_dictionaries
+from stitchgrid.store.schemas import CELL_STATES, PART, RESULTS, no_rows
 from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier
+from stitchgrid.store.sound_tables import UNREADABLE, open_table, sound, unreadable
 from stitchgrid.store.standing import without_duplicates
 from stitchgrid.store.sweeps import Sweeps
 
@@ -37,6 +39,7 @@ class Scan:
     ready: frozenset[str] = frozenset()
     damaged: tuple[Damage, ...] = ()
     found_late: list[Damage] = field(default_factory=list)  # while a dataset was read
+    look_closely: Callable[[], list[Damage]] = list  # reads every file of the datasets; what of them is damaged
 
 
 def scan(files: Files, columns: Sequence[str], bad: frozenset[str] = frozenset()) -> Scan:
@@ -52,15 +55,14 @@ def _scan(files: Files, found: Contents, columns: Sequence[str], bad: frozenset[
     snapshot = found.snapshot
     ids = _ids(files, snapshot, here)
     if ids is None:
-        rows = read_rows(files, columns)
-        table = without_duplicates(rows.table)
-        return Scan(
-            loose=table, num_loose_parts=len(found.loose), moved=pa.array([], pa.string()), damaged=rows.damaged
-        )
+        return _row_by_row(files, columns, len(found.loose))
     loose = Parts(files).read(columns, found.loose)
     known = pc.unique(loose.table["cell_id"])
     moved = pa.concat_arrays([pc.filter(some, pc.is_in(some, value_set=known)) for some in ids] or [known[:0]])
-    old = [_rows_of(files, tier, moved, columns) for tier in snapshot.tiers] if len(moved) else []
+    try:
+        old = [_rows_of(files, tier, moved, columns) for tier in snapshot.tiers] if len(moved) else []
+    except (DamagedFileError, StoreError):
+        return _row_by_row(files, columns, len(found.loose))
     table = pa.concat_tables([loose.table, *old]).unify_dictionaries()
     late: list[Damage] = []
     datasets = Datasets(files, late)
@@ -77,7 +79,16 @@ def _scan(files: Files, found: Contents, columns: Sequence[str], bad: frozenset[
         ready=ready,
         damaged=(*found.damaged, *loose.damaged),
         found_late=late,
+        look_closely=datasets.look_closely,
     )
+
+
+def _row_by_row(files: Files, columns: Sequence[str], num_loose: int) -> Scan:
+    """Return a store of which nothing can be scanned: all its rows are read."""
+    rows = read_rows(files, columns)
+    nothing = pa.array([], pa.string())
+    table = without_duplicates(rows.table)
+    return Scan(loose=table, num_loose_parts=num_loose, moved=nothing, damaged=rows.damaged)
 
 
 def _ids(files: Files, snapshot: Snapshot, here: set[str]) -> list[pa.Array] | None:
@@ -85,7 +96,7 @@ def _ids(files: Files, snapshot: Snapshot, here: set[str]) -> list[pa.Array] | N
     if any(tier.file not in here or tier.ids not in here for tier in snapshot.tiers):
         return None
     try:
-        return [Snapshots(files).column(tier.ids, "cell_id") for tier in snapshot.tiers]
+        return [Snapshots(files).ids(tier) for tier in snapshot.tiers]
     except (DamagedFileError, StoreError):
         return None
 
@@ -100,27 +111,36 @@ def _is_ready(files: Files, snapshot: Snapshot, sweep: str, here: set[str]) -> b
 
 def _rows_of(files: Files, tier: Tier, cells: pa.Array, columns: Sequence[str]) -> pa.Table:
     """Return these columns of the rows of some cells, few, without reading more than the row groups that hold them."""
-    file = pq.ParquetFile(pa.BufferReader(Snapshots(files).content(tier.file)))
-    wanted = []
+    file, _ = open_table(Snapshots(files).opened(tier.file, PART), PART, columns)
+    wanted = [no_rows(columns)]
     for group in range(file.num_row_groups):
-        ids = file.read_row_group(group, columns=["cell_id"], use_threads=False)["cell_id"]
-        chosen = pc.is_in(ids, value_set=cells)
+        chosen = pc.is_in(_group(file, group, ["cell_id"])["cell_id"], value_set=cells)
         if pc.any(chosen).as_py():
-            rows = file.read_row_group(group, columns=list(columns), use_threads=False)
-            wanted.append(rows.filter(chosen))
-    empty = PART.empty_table().select(list(columns))
-    return as_dictionaries(pa.concat_tables(wanted) if wanted else empty).replace_schema_metadata(None)
+            wanted.append(_group(file, group, columns).filter(chosen).cast(wanted[0].schema))
+    return pa.concat_tables(wanted).unify_dictionaries()
+
+
+def _group(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
+    """Return columns of one row group; a DamagedFileError if it cannot be read."""
+    try:
+        return sound(file.read_row_group(group, columns=list(columns), use_threads=False), PART)
+    except UNREADABLE as problem:
+        raise unreadable(problem) from problem
 
 
 class Datasets:
     """Makes datasets whose files are read whole and checked when a scan opens them."""
 
     def __init__(self, files: Files, found_late: list[Damage]):
-        self._filesystem = fs.PyFileSystem(_Checked(Snapshots(files), found_late))
+        self._files = files
+        self._schemas: dict[str, pa.Schema] = {}
+        self._filesystem = fs.PyFileSystem(_Checked(Snapshots(files), self._schemas, found_late))
         self._format = ds.ParquetFileFormat()
 
     def make(self, schema: pa.Schema, files: Iterable[tuple[str, str | None]]) -> ds.Dataset | None:
         """Return a dataset of files, each with the sweep that all its rows are of; None of none."""
+        files = list(files)
+        self._schemas |= {name: schema for name, _ in files}
         fragments = [
             self._format.make_fragment(
                 name,
@@ -131,17 +151,27 @@ class Datasets:
         ]
         return ds.FileSystemDataset(fragments, schema, self._format, self._filesystem) if fragments else None
 
+    def look_closely(self) -> list[Damage]:
+        """Return which of the files hold what no reader expects; a query reads only what it needs, and trusts it."""
+        found = []
+        for name, schema in self._schemas.items():
+            try:
+                Snapshots(self._files).table(name, schema)
+            except (DamagedFileError, StoreError) as problem:
+                found.append(Damage(file=name, reason=str(problem)))
+        return found
+
 
 class _Checked(fs.FileSystemHandler):  # type: ignore[misc]
     """Opens files of snapshots, and nothing else."""
 
-    def __init__(self, snapshots: Snapshots, found_late: list[Damage]):
-        self.snapshots, self.found_late = snapshots, found_late
+    def __init__(self, snapshots: Snapshots, schemas: Mapping[str, pa.Schema], found_late: list[Damage]):
+        self.snapshots, self.schemas, self.found_late = snapshots, schemas, found_late
 
     def open_input_file(self, path: str) -> pa.NativeFile:
         """Return a checked file; an OSError if it is damaged, noted for those who asked."""
         try:
-            return pa.BufferReader(self.snapshots.content(path))
+            return pa.BufferReader(self.snapshots.opened(path, self.schemas[path]))
         except (DamagedFileError, StoreError) as problem:
             self.found_late.append(Damage(file=path, reason=str(problem)))
             raise OSError(str(problem)) from problem

@@ -146,6 +146,17 @@ CELL_STATES = pa.schema(
     ]
 )
 
+# In which no reader expects NULL, in whatever table they are.
+REQUIRED = frozenset(
+    {
+        *("cell_id", "status", "sweep", "matcher", "params", "metrics", "stored", "flags", "shard", "data"),
+        *("source_network", "source_weights", "source_model", "source_layer", "source_index"),
+        *("target_network", "target_weights", "target_model", "target_layer", "target_index"),
+        *("device", "precision", "version", "created_at", "model", "layer", "layer_index"),
+    }
+)
+IDS = pa.schema([("cell_id", TEXT)])
+
 SWEEP_TABLES = {"cells": CELLS, "models": MODELS, "layers": LAYERS}
 OPTIONAL_TABLES = {"probes": PROBES}  # of a sweep: not written where there is nothing in it
 ALL_TABLES = SWEEP_TABLES | OPTIONAL_TABLES

@@ -15,9 +15,22 @@ import pyarrow as pa
 
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError
+from stitchgrid.store.damage import Damage, DamagedFileError
+from stitchgrid.store.documents import SnapshotDocument, read_document
 from stitchgrid.store.files import Files
-from stitchgrid.store.layout import EXTRACTS, PARTS, SNAPSHOT_DATA, SNAPSHOTS, DataName, content_digest
-from stitchgrid.store.parts import Damage, DamagedFileError, parquet_bytes, read_parquet, read_rows
+from stitchgrid.store.layout import (
+    EXTRACTS,
+    HIGHEST,
+    PARTS,
+    SNAPSHOT_DATA,
+    SNAPSHOTS,
+    DataName,
+    content_digest,
+    numbered,
+)
+from stitchgrid.store.parts import parquet_bytes, read_rows
+from stitchgrid.store.schemas import CELL_STATES, IDS, RESULTS
+from stitchgrid.store.sound_tables import most_bytes, read_footer, read_table
 
 ROW_GROUP = 32_768  # rows that are skipped or read together
 
@@ -52,6 +65,12 @@ class Snapshot:
     tiers: tuple[Tier, ...] = ()
     cells: Mapping[str, Extract] = field(default_factory=dict)  # sweep -> its cells with their status
     replaces: frozenset[str] = frozenset()  # names of the parts whose rows are in the tiers
+
+    def schemas(self) -> dict[str, pa.Schema]:
+        """Return the columns that each of its extracts has to have."""
+        of_cells = {extract.file: CELL_STATES for extract in self.cells.values()}
+        of_results = {one.file: RESULTS for tier in self.tiers for one in tier.results.values()}
+        return {**of_cells, **of_results, **{tier.ids: IDS for tier in self.tiers}}
 
     def files(self) -> set[str]:
         """Return all files that the snapshot needs."""
@@ -90,8 +109,7 @@ class Snapshots:
 
     def numbers(self) -> list[int]:
         """Return the numbers of all snapshots, sound or not, ascending."""
-        stems = (name.removesuffix(".json") for name in self.files.names(SNAPSHOTS) if name.endswith(".json"))
-        return sorted(int(stem) for stem in stems if stem.isdecimal())
+        return sorted(filter(None, map(snapshot_number, self.files.names(SNAPSHOTS))))
 
     def read(self, number: int) -> Snapshot:
         """Return a snapshot.
@@ -100,13 +118,13 @@ class Snapshots:
             DamagedFileError: If its manifest is damaged.
             StoreError: If it cannot be read.
         """
+        found = read_document(self.files, manifest_name(number), SnapshotDocument)
+        body = json.dumps(found["snapshot"], sort_keys=True).encode()
+        if content_digest(body) != found["digest"]:
+            raise DamagedFileError("content differs from the digest in it")
         try:
-            found = json.loads(self.files.read(manifest_name(number)))
-            body = json.dumps(found["snapshot"], sort_keys=True).encode()
-            if content_digest(body) != found["digest"]:
-                raise DamagedFileError("content differs from the digest in it")
             return _parse(number, found["snapshot"])
-        except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        except TypeError as problem:  # keys of a later version
             raise DamagedFileError(f"not readable as a snapshot ({problem!r})") from problem
 
     def publish(self, snapshot: Snapshot) -> bool:
@@ -122,6 +140,11 @@ class Snapshots:
             "digest": content_digest(json.dumps(body, sort_keys=True).encode()),
             "snapshot": body,
         }
+        if snapshot.number > HIGHEST:
+            raise StoreError(
+                f"no snapshot can follow {manifest_name(snapshot.number - 1)} in the store {self.files.uri}: nobody "
+                "counts so far; delete that file, and compact again."
+            )
         won = self.files.write_once(manifest_name(snapshot.number), json.dumps(manifest, indent=1).encode())
         return won and self.numbers()[-1] == snapshot.number
 
@@ -147,18 +170,40 @@ class Snapshots:
             StoreError: If it cannot be read.
         """
         promise = DataName.parse(name.rpartition("/")[2])
-        data = self.files.read(name)
-        if promise is None or content_digest(data) != promise.digest:
+        if promise is None:
+            raise DamagedFileError("not the name of a file of a snapshot")
+        data = self.files.read(name, most_bytes(promise.num_rows))
+        if content_digest(data) != promise.digest:
             raise DamagedFileError(f"content differs from the digest in its name ({len(data)} bytes are there)")
         return data
 
+    def table(self, name: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return columns of a data file or extract of a schema, all by default. Errors as those of `content`."""
+        return self._whole(name, read_table(self.content(name), schema, columns), columns or schema.names)
+
+    def opened(self, name: str, schema: pa.Schema) -> bytes:
+        """Return a data file or extract that has the columns of a schema. Errors as those of `content`."""
+        data = self.content(name)
+        if lost := set(schema.names) - set(read_footer(data, schema)[1].names):
+            raise DamagedFileError(f"lacks the columns {sorted(lost)}")
+        return data
+
+    def _whole(self, name: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
+        promise = DataName.parse(name.rpartition("/")[2])
+        if promise is None or table.num_rows != promise.num_rows:
+            raise DamagedFileError(f"holds {table.num_rows} rows, not as many as its name promises")
+        if lost := set(columns) - set(table.column_names):
+            raise DamagedFileError(f"lacks the columns {sorted(lost)}")
+        return table
+
     def rows(self, tier: Tier, columns: Sequence[str]) -> pa.Table:
         """Return these columns of the rows of a tier; text columns are dictionaries. Errors as those of `content`."""
-        return read_rows(self.content(tier.file), columns)
+        return self._whole(tier.file, read_rows(self.content(tier.file), columns), columns)
 
-    def column(self, name: str, column: str) -> pa.Array:
-        """Return one text column of an extract, without dictionary. Errors as those of `content`."""
-        return read_parquet(self.content(name), [column], [])[column].combine_chunks()
+    def ids(self, tier: Tier) -> pa.Array:
+        """Return the ids of the cells of a tier. Errors as those of `content`."""
+        found = self.table(tier.ids, IDS)["cell_id"].combine_chunks()
+        return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
     def delete_unneeded(self, snapshot: Snapshot, previous: Snapshot) -> None:
         """Delete what a published snapshot makes superfluous; files of the previous one stay for those who read it.
@@ -183,6 +228,11 @@ class Snapshots:
             return
         for name in set(names) - needed:
             self.files.delete(name)
+
+
+def snapshot_number(name: str) -> int | None:
+    """Return the number of the snapshot whose manifest a file is, None if it is none."""
+    return numbered(name, width=6, suffix=".json")
 
 
 def manifest_name(number: int) -> str:

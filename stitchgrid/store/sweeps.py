@@ -12,10 +12,13 @@ import pyarrow.compute as pc
 
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError, nearest
+from stitchgrid.store.damage import DamagedFileError
+from stitchgrid.store.documents import Document, PlanDocument, read_document
 from stitchgrid.store.files import Files, write_next
-from stitchgrid.store.layout import JOB, PLAN, REVISION_NAME, SWEEPS, TABLES, Layout
-from stitchgrid.store.parts import DamagedFileError, json_object, parquet_bytes, read_parquet
-from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, text_columns
+from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, is_safe
+from stitchgrid.store.parts import parquet_bytes
+from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES
+from stitchgrid.store.sound_tables import read_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ class Sweeps:
 
     def names(self) -> list[str]:
         """Return the names of the sweeps that have a job or, where that is lost, a plan; sorted."""
-        return [name for name in self.files.folders(SWEEPS) if self._is_known(name)]
+        return [name for name in self.files.folders(SWEEPS) if is_safe(name) and self._is_known(name)]
 
     def latest_revision(self, sweep: str) -> int | None:
         """Return the highest revision that has a job, planned or not."""
@@ -111,7 +114,7 @@ class Sweeps:
         revision = revision or max(complete, default=None)
         if revision is None or revision not in complete:
             return None
-        manifest = self._read_json(Layout.revision(sweep, revision, PLAN))
+        manifest = self._read_json(Layout.revision(sweep, revision, PLAN), PlanDocument)
         tables = self._tables(sweep, revision, manifest, TABLES)
         try:
             return StoredPlan(
@@ -135,7 +138,7 @@ class Sweeps:
         if revision is None:
             return {}
         try:
-            return dict(self._read_json(Layout.revision(sweep, revision, PLAN))["info"])
+            return dict(self._read_json(Layout.revision(sweep, revision, PLAN), PlanDocument)["info"])
         except (KeyError, TypeError) as problem:
             raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
 
@@ -144,7 +147,8 @@ class Sweeps:
         revision = self.latest_plan(sweep)
         if revision is None:
             return {}
-        return self._tables(sweep, revision, self._read_json(Layout.revision(sweep, revision, PLAN)), names)
+        manifest = self._read_json(Layout.revision(sweep, revision, PLAN), PlanDocument)
+        return self._tables(sweep, revision, manifest, names)
 
     def _tables(
         self, sweep: str, revision: int, manifest: Mapping[str, Any], names: Sequence[str]
@@ -157,7 +161,7 @@ class Sweeps:
     def plan_problems(self, sweep: str, revision: int) -> list[tuple[str, str]]:
         """Return (file, what is wrong with it) for each damaged file of a complete revision."""
         try:
-            manifest = self._read_json(Layout.revision(sweep, revision, PLAN))
+            manifest = self._read_json(Layout.revision(sweep, revision, PLAN), PlanDocument)
             digests, counts, _, _ = (manifest[key] for key in ("sha256", "num_rows", "info", "created_at"))
         except (KeyError, StoreError) as problem:
             lacks = isinstance(problem, KeyError)
@@ -176,8 +180,8 @@ class Sweeps:
         return any(self._revisions(sweep, file) for file in (JOB, PLAN))
 
     def _revisions(self, sweep: str, file: str) -> list[int]:
-        folders = [name for name in self.files.folders(Layout.sweep(sweep)) if REVISION_NAME.fullmatch(name)]
-        return [int(name) for name in folders if self.files.exists(Layout.revision(sweep, int(name), file))]
+        numbers = map(Layout.revision_number, self.files.folders(Layout.sweep(sweep)))
+        return [one for one in numbers if one and self.files.exists(Layout.revision(sweep, one, file))]
 
     def _read_table(self, sweep: str, revision: int, name: str, digests: Mapping[str, str]) -> pa.Table:
         schema, file = ALL_TABLES[name], f"{name}.parquet"
@@ -186,7 +190,7 @@ class Sweeps:
         data = self.files.read(Layout.revision(sweep, revision, file))
         if hashlib.sha256(data).hexdigest() != digests[file]:
             raise DamagedFileError(f"{file} differs from its digest in {PLAN}")
-        return _with_added(name, read_parquet(data, None, text_columns(schema)))
+        return _with_added(name, read_table(data, schema))
 
     def _check_same(self, sweep: str, revision: int, tables: Mapping[str, pa.Table]) -> None:
         plan = self.read_plan(sweep, revision)
@@ -197,9 +201,9 @@ class Sweeps:
                 "a revision never changes: make the next one with --update."
             )
 
-    def _read_json(self, name: str) -> dict[str, Any]:
+    def _read_json(self, name: str, kind: type[Document] = Document) -> dict[str, Any]:
         try:
-            return json_object(self.files.read(name))
+            return read_document(self.files, name, kind)
         except DamagedFileError as problem:
             raise self._damaged(name, str(problem)) from problem
 

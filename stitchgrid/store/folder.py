@@ -1,0 +1,192 @@
+"""A folder out of which no name leads: opened step by step, along no link, and of files only regular ones.
+
+A store may come from anybody. A link in it could lead a reader, a writer or a deletion elsewhere, and opening a pipe
+would wait for whoever writes to it. So folders below the root are never links. A file may be a link to a regular file
+of the same store, as tools that share equal content leave them; it is read, and whoever writes replaces the link.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+PARTIAL = ".partial"  # ends the hidden name of a file that is being written
+LEFT = "left by a writer that was stopped"
+DEEPEST = 16  # folders below each other; a store has no more than five
+KINDS = {
+    stat.S_IFLNK: "a link that leads to no file of the store",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranger:
+    """What lies below a store and is no file of any: a link, a pipe, what a stopped writer left."""
+
+    name: str  # relative to the store
+    problem: str
+    is_unsafe: bool  # leads elsewhere, or makes a reader wait
+
+
+class NotRegularError(OSError):
+    """There is something of this name, and it is not a regular file of the store."""
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text can be a file's name that is shown, sent and stored.
+
+    >>> is_name("a b"), is_name(".."), is_name("\\udcff")
+    (True, False, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return text not in ("", ".", "..") and "/" not in text and "\0" not in text
+
+
+@contextmanager
+def opened(root: Path, folders: Sequence[str], *, make: bool = False) -> Iterator[int]:
+    """Open a folder below a root, whose own path may have links; `make` makes what is missing below it.
+
+    Raises:
+        OSError: If it cannot be opened, or there is a link on the way.
+    """
+    here = os.open(root, FOLDER)
+    try:
+        for folder in folders:
+            below = _step(here, folder, make=make)
+            os.close(here)
+            here = below
+        yield here
+    finally:
+        os.close(here)
+
+
+def _step(here: int, folder: str, *, make: bool) -> int:
+    try:
+        return os.open(folder, FOLDER | os.O_NOFOLLOW, dir_fd=here)
+    except FileNotFoundError:
+        if not make:
+            raise
+        with suppress(FileExistsError):  # made by somebody else at this moment
+            os.mkdir(folder, dir_fd=here)
+        return os.open(folder, FOLDER | os.O_NOFOLLOW, dir_fd=here)
+    except OSError as problem:
+        if problem.errno in (errno.ENOTDIR, errno.ELOOP) and kind_of(here, folder) == stat.S_IFLNK:
+            raise NotRegularError(errno.ELOOP, f"{folder} is a link, and folders of a store are none") from problem
+        raise
+
+
+def kind_of(folder: int, name: str) -> int | None:
+    """Return what of `stat`'s kinds something in an open folder is, without following links; None if it is not there.
+
+    Raises:
+        OSError: If that cannot be told.
+    """
+    try:
+        return stat.S_IFMT(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def open_file(root: Path, name: str) -> int:
+    """Return a descriptor of a regular file, to be read.
+
+    Raises:
+        NotRegularError: If it is something else.
+        OSError: If it cannot be opened.
+    """
+    *folders, last = name.split("/")
+    with opened(root, folders) as folder:
+        kind = kind_of(folder, last)
+        if kind == stat.S_IFLNK:
+            return _open_target(root, name)
+        if kind not in (None, stat.S_IFREG):  # a device is not even opened
+            raise _not_regular(kind)
+        return _open_regular(folder, last)
+
+
+def _open_regular(folder: int, name: str) -> int:
+    descriptor = os.open(name, FILE, dir_fd=folder)
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:  # put there since it was looked at
+        os.close(descriptor)
+        raise _not_regular(kind)
+    return descriptor
+
+
+def _open_target(root: Path, name: str) -> int:
+    """Return a descriptor of the file of the store to which a link leads; what it passes is looked at again."""
+    top = os.path.realpath(root)
+    target = os.path.realpath(f"{top}/{name}")
+    if not target.startswith(top.rstrip("/") + "/"):
+        raise _not_regular(stat.S_IFLNK)
+    *folders, last = os.path.relpath(target, top).split("/")
+    with opened(Path(top), folders) as folder:
+        if kind_of(folder, last) != stat.S_IFREG:
+            raise _not_regular(stat.S_IFLNK)
+        return _open_regular(folder, last)
+
+
+def _not_regular(kind: int | None) -> NotRegularError:
+    return NotRegularError(errno.EINVAL, f"it is {KINDS.get(kind or 0, 'something')}, and no regular file")
+
+
+def strangers(root: Path, untouched: str) -> Iterator[Stranger]:
+    """Yield what below a root is not the store's, whatever its name; nothing of what is in the folder `untouched`."""
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        path = [part for part in folder.split("/") if part]
+        try:
+            entries = _look(root, path)
+        except OSError as problem:
+            reason = problem.strerror or str(problem)
+            yield Stranger(name=folder, problem=f"cannot be looked into: {reason}", is_unsafe=False)
+            continue
+        for name, kind in entries:
+            full = "/".join([*path, name])
+            if kind == stat.S_IFDIR and is_name(name) and len(path) < DEEPEST:
+                waiting += [full] if full != untouched else []
+            elif stranger := _stranger(root, full, kind):
+                yield stranger
+
+
+def _look(root: Path, path: Sequence[str]) -> list[tuple[str, int]]:
+    """Return the names in a folder, sorted, with their kinds; 0 for what is no regular file and no folder."""
+    with opened(root, path) as descriptor, os.scandir(descriptor) as entries:
+        return sorted((entry.name, _kind(entry)) for entry in entries)
+
+
+def _kind(entry: os.DirEntry[str]) -> int:
+    if entry.is_file(follow_symlinks=False):
+        return stat.S_IFREG
+    return stat.S_IFDIR if entry.is_dir(follow_symlinks=False) else 0
+
+
+def _stranger(root: Path, name: str, kind: int) -> Stranger | None:
+    """Return what is strange about something, None if nothing is."""
+    last = name.rpartition("/")[2]
+    if not is_name(last):
+        return Stranger(name=name, problem="its name is no text", is_unsafe=False)
+    if kind == stat.S_IFDIR:
+        return Stranger(name=name, problem="lies deeper than any folder of a store", is_unsafe=False)
+    if kind == stat.S_IFREG:
+        is_left = last.startswith(".") and last.endswith(PARTIAL)
+        return Stranger(name=name, problem=LEFT, is_unsafe=False) if is_left else None
+    try:
+        os.close(open_file(root, name))
+    except OSError as problem:  # a link whose target is gone or may not be read is of no more use
+        return Stranger(name=name, problem=problem.strerror or str(problem), is_unsafe=True)
+    return None

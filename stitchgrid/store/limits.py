@@ -1,0 +1,5 @@
+"""What no file of a store exceeds: a store may come from anybody, and a small file may ask for all memory there is."""
+
+KB, MB, GB = 2**10, 2**20, 2**30
+
+LONGEST_FILE = 4 * GB  # of any kind

@@ -1,0 +1,408 @@
+"""Stores that somebody else made: links, pipes, odd names; nothing is read, written or deleted outside of them."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from click.testing import CliRunner
+from helpers_store import SWEEP, make_synthetic_store
+
+from stitchgrid.catalog import Catalog
+from stitchgrid.cli import cli
+from stitchgrid.errors import StoreError
+from stitchgrid.store import Store
+from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.layout import HIGHEST
+
+NO_PART = f"parts/v1/x-{'0' * 32}-1.parquet"
+UNIT = "0123abcd"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Make a store with a log and a heartbeat, and beside it a folder that nothing may touch or read."""
+    tmp_path = tmp_path_factory.mktemp("made")
+    store = make_synthetic_store(tmp_path / "grid").store
+    store.write_log(SWEEP, UNIT, "all went well\n")
+    store.write_heartbeat(SWEEP, {"at": "2026-11-24T00:00:00+00:00", "running": []})
+    store.write_artefact("network", "k" * 32, b"weights")
+    outside = tmp_path / "outside"
+    (outside / "deeper").mkdir(parents=True)
+    for name in ("a.parquet", "000001.json", "001.log", f"y-{'1' * 32}-1.parquet", "deeper/secret"):
+        (outside / name).write_text("SECRET")
+    return tmp_path
+
+
+@pytest.fixture
+def place(made, tmp_path):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def grid(place):
+    return place / "grid"
+
+
+def tree(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+COMMANDS = (
+    ["status"],
+    ["sql", "select count(*) as n from results"],
+    ["logs", SWEEP, UNIT],
+    ["check"],
+    ["compact"],
+    ["check", "--repair"],
+    ["compact"],
+    ["sql", "select count(*) as n from cells"],
+)
+
+
+def run(grid, *arguments, codes=(0, 1, 2)):
+    result = CliRunner().invoke(cli, [*map(str, arguments), "--store", str(grid)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), (arguments, result.exception)
+    assert result.exit_code in codes, (arguments, result.output)
+    assert "SECRET" not in result.output, arguments
+    return result
+
+
+@contextmanager
+def untouched(folder):
+    before = tree(folder)
+    yield
+    assert tree(folder) == before
+
+
+def drive(place, monkeypatch):
+    """Run every command on a store; what lies beside it stays as it is, and nothing of it is shown."""
+    monkeypatch.chdir(place)
+    with untouched(place / "outside"):
+        for command in COMMANDS:
+            run(place / "grid", *command)
+    assert not any(b"SECRET" in (content or b"") for content in tree(place / "grid").values())
+    assert Store.open(place / "grid").check().damage == ()
+
+
+def values(grid):
+    with Catalog(Store.open(grid)) as catalog:
+        rows = catalog.query("select cell_id, metric, value from results").to_pylist()
+    return {(row["cell_id"], row["metric"]): row["value"] for row in rows}
+
+
+def some_part(grid):
+    return min((grid / "parts/v1").glob("*.parquet"))
+
+
+def replaced(path, target):
+    if path.is_dir() and not path.is_symlink():
+        path.rename(path.with_name(path.name + ".moved"))
+    else:
+        path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+# Links ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["../../../outside/a.parquet", "../../../nothing", "../../../outside", "/dev/zero"])
+def test_a_part_that_is_a_link_is_neither_read_nor_copied(place, grid, target, monkeypatch):
+    (grid / NO_PART).symlink_to(target)
+    found = run(grid, "check", codes=[1])
+    assert NO_PART in found.output
+    assert "left out" in run(grid, "query", "progress", codes=[0]).stderr
+    drive(place, monkeypatch)
+    assert (grid / "set-aside" / NO_PART).is_symlink()  # the link itself
+
+
+FOLDERS = (
+    "parts/v1",
+    "parts",
+    "snapshots/v1",
+    "snapshots/v1/data",
+    "snapshots",
+    "sweeps",
+    f"sweeps/{SWEEP}",
+    f"sweeps/{SWEEP}/0001",
+    f"sweeps/{SWEEP}/journal",
+    f"sweeps/{SWEEP}/journal/launch-1",
+    f"sweeps/{SWEEP}/claims",
+    f"sweeps/{SWEEP}/logs",
+    f"sweeps/{SWEEP}/logs/{UNIT}",
+    "artefacts",
+    "artefacts/network",
+    "set-aside",
+)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_a_folder_that_is_a_link_is_not_followed(place, grid, folder, is_inside, monkeypatch):
+    if is_inside:
+        (grid / "other").mkdir()
+        (grid / "other" / f"y-{'1' * 32}-1.parquet").write_text("mine")
+    replaced(grid / folder, grid / "other" if is_inside else place / "outside")
+    (grid / NO_PART).parent.mkdir(parents=True, exist_ok=True)
+    if not (grid / NO_PART).parent.is_symlink() and not (grid / "parts").is_symlink():
+        (grid / NO_PART).write_text("damaged")
+    assert folder in [one.file for one in Store.open(grid).check().damage]
+    drive(place, monkeypatch)
+    if is_inside:
+        assert (grid / "other" / f"y-{'1' * 32}-1.parquet").read_text() == "mine"
+
+
+def test_nothing_is_set_aside_through_a_link(place, grid):
+    (grid / "set-aside").mkdir()
+    (grid / "set-aside/parts").symlink_to(place / "outside")
+    some_part(grid).write_text("damaged")
+    with untouched(place / "outside"):
+        found = run(grid, "check", "--repair", codes=[1])
+    assert "could not set aside: cannot write set-aside/parts/v1/" in found.stdout
+    assert "parts is a link" in found.stdout
+
+
+def test_compaction_deletes_nothing_through_a_link(place, grid):
+    (place / "parts").mkdir()
+    for part in (grid / "parts/v1").iterdir():
+        part.rename(place / "parts" / part.name)
+    (grid / "parts/v1").rmdir()
+    (grid / "parts/v1").symlink_to(place / "parts")
+    with untouched(place / "parts"):
+        found = run(grid, "compact")
+        assert "parts/v1" in found.stderr
+        assert "parts/v1" in run(grid, "status", codes=[0]).stderr
+        assert values(grid) == {}
+
+
+FILES = (
+    "store.json",
+    f"sweeps/{SWEEP}/0001/job.json",
+    f"sweeps/{SWEEP}/0001/plan.json",
+    f"sweeps/{SWEEP}/0001/cells.parquet",
+    f"sweeps/{SWEEP}/heartbeat.json",
+    f"sweeps/{SWEEP}/journal/launch-1/000001.json",
+    f"sweeps/{SWEEP}/claims/000001.json",
+    f"sweeps/{SWEEP}/logs/{UNIT}/001.log",
+    f"artefacts/network/{'k' * 32}.manifest",
+    "snapshots/v1/000001.json",
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("what", ["link", "pipe", "socket", "folder"])
+def test_a_file_that_is_none_is_not_opened(place, grid, name, what, monkeypatch):
+    path = grid / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if what == "link":
+        path.symlink_to(place / "outside" / "000001.json")
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        monkeypatch.chdir(path.parent)  # names of sockets are short
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    if name == "store.json":
+        assert "no store at" in run(grid, "check", codes=[1]).output
+        return
+    drive(place, monkeypatch)
+
+
+def test_a_link_to_a_file_of_the_store_is_read(place, grid):
+    before = values(grid)
+    part = some_part(grid)
+    (grid / "same").mkdir()
+    part.rename(grid / "same" / "content")
+    part.symlink_to("../../same/content")
+    assert values(grid) == before
+    assert Store.open(grid).check().damage == ()
+    assert run(grid, "compact", codes=[0]).output.startswith("merged 4 parts")
+    assert values(grid) == before
+    assert (grid / "same" / "content").is_file()
+    assert not part.is_symlink()  # the link was deleted
+
+
+def test_a_store_may_be_reached_through_a_link(place, grid):
+    (place / "there").symlink_to(grid)
+    assert values(place / "there") == values(grid)
+    assert run(place / "there", "check", codes=[0]).output.endswith("all sound\n")
+    Store.open(place / "there", create=True).write_log(SWEEP, UNIT, "again")
+
+
+def test_nothing_is_written_through_a_link(place, grid):
+    files = LocalFiles(grid)
+    (grid / "out").symlink_to(place / "outside")
+    (grid / "file").symlink_to(place / "outside" / "a.parquet")
+    with untouched(place / "outside"):
+        for write in (files.replace, files.write_once):
+            with pytest.raises(StoreError, match=r"cannot write out/x .*out is a link"):
+                write("out/x", b"1")
+        with pytest.raises(StoreError, match=r"cannot delete out/a.parquet .*out is a link"):
+            files.delete("out/a.parquet")
+        with pytest.raises(StoreError, match=r"cannot move out/a.parquet"):
+            files.move("out/a.parquet", "a")
+        with pytest.raises(StoreError, match=r"cannot write file .*a link that leads to no file of the store"):
+            files.write_once("file", b"1")
+        files.replace("file", b"1")  # the link gives way
+        assert files.read("file") == b"1"
+
+
+# What makes a reader wait ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [NO_PART, f"sweeps/{SWEEP}/heartbeat.json", f"sweeps/{SWEEP}/claims/000001.json"])
+def test_nobody_waits_for_a_pipe(grid, name):
+    (grid / name).parent.mkdir(exist_ok=True)
+    (grid / name).unlink(missing_ok=True)
+    os.mkfifo(grid / name)
+    for command in (["status"], ["query", "progress"], ["check"], ["check", "--repair"]):
+        code = [sys.executable, "-m", "stitchgrid.cli", *command, "--store", str(grid)]
+        done = subprocess.run(code, timeout=60, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 1), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+# A claim's process ----------------------------------------------------------------------------------------------------
+
+CLAIM = {"launch": "l", "user": "u", "host": "h", "process": "p/1", "at": "2026-11-24T00:00:00+00:00"}
+PIDS = ["../some/where", "/etc", "a\0b", "", [1], None, True, 1.0, 1.5, -1, 0, 2**31, 10**5000, {"a": 1}, "1"]
+
+
+@pytest.mark.parametrize("pid", PIDS, ids=lambda pid: repr(pid)[:20] if not isinstance(pid, int) else str(pid % 10**9))
+def test_a_claim_names_a_process_by_its_number(place, grid, pid, monkeypatch):
+    sys.set_int_max_str_digits(0)
+    claims = grid / f"sweeps/{SWEEP}/claims"
+    claims.mkdir()
+    os.mkfifo(place / "stat")
+    here = Store.open(grid).leases.claim(SWEEP, "l")  # with a process of this machine
+    (claims / "000001.json").unlink()
+    text = json.dumps({**CLAIM, "pid": pid, "process": here.process, "at": here.at})
+    sys.set_int_max_str_digits(4300)
+    (claims / "000001.json").write_text(text)
+    beat = {"at": here.at, "launch": "l", "running": []}
+    Store.open(grid).write_heartbeat(SWEEP, beat)
+    found = run(grid, "check", codes=[1]).output
+    assert f"DAMAGED  sweeps/{SWEEP}/claims/000001.json" in found
+    drive(place, monkeypatch)
+
+
+@pytest.mark.parametrize("key", ["launch", "user", "host", "process", "at", "pid"])
+@pytest.mark.parametrize("value", [None, 5.0, [], {}, float("nan"), "x" * 5000])
+def test_every_field_of_a_claim_is_looked_at(grid, key, value):
+    claims = grid / f"sweeps/{SWEEP}/claims"
+    claims.mkdir()
+    (claims / "000001.json").write_text(json.dumps({**CLAIM, "pid": 1, key: value}))
+    assert key in run(grid, "check", codes=[1]).output or value != value  # NaN is no JSON
+    run(grid, "status", codes=[0])
+
+
+def test_a_stored_job_that_is_none_is_answered_with_words(grid):
+    for job in ({"base": "."}, {"base": 5}, {"base": "a\0b", "data": 1}, {"base": ".", "data": {}, "matchers": [1]}):
+        (grid / f"sweeps/{SWEEP}/0001/job.json").write_text(json.dumps(job))
+        assert "the stored job" in run(grid, "resume", SWEEP, "--address", "none", codes=[2]).output
+
+
+@pytest.mark.parametrize("at", ["2026-11-24T00:00:00", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "x"])
+def test_a_claim_of_any_time_is_answered_with_words(grid, at):
+    store = Store.open(grid)
+    claims = grid / f"sweeps/{SWEEP}/claims"
+    claims.mkdir()
+    (claims / "000001.json").write_text(json.dumps({**CLAIM, "pid": 1, "at": at}))
+    store.leases.require_free(SWEEP)
+    for beat in ({"at": at, "launch": "l"}, {"at": at, "launch": "l", "is_over": True}):
+        store.write_heartbeat(SWEEP, beat)
+        run(grid, "status", codes=[0])
+        store.leases.holder(SWEEP)
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+ODD = ("lost+found", "@eaDir", b"caf\xe9", "a b", "café", "-", "x" * 255, "..data", ".Trash-1000", "$RECYCLE.BIN")
+
+
+@pytest.mark.parametrize("name", ODD, ids=str)
+@pytest.mark.parametrize("where", ["", "sweeps", f"sweeps/{SWEEP}", f"sweeps/{SWEEP}/journal", f"sweeps/{SWEEP}/logs"])
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_an_odd_name_costs_nothing(grid, where, name, is_folder):
+    before = values(grid)
+    path = grid / where / (os.fsdecode(name) if isinstance(name, bytes) else name)
+    if is_folder:
+        path.mkdir()
+        (path / "inside").write_text("x")
+    else:
+        path.write_text("x")
+    assert run(grid, "check", codes=[0]).output.endswith("all sound\n")
+    run(grid, "status", codes=[0])
+    assert values(grid) == before
+
+
+def test_foreign_folders_are_reported(grid):
+    for name in ("sweeps/lost+found", f"sweeps/{SWEEP}/journal/a b", f"sweeps/{SWEEP}/logs/@eaDir", "parts/v1/@eaDir"):
+        (grid / name).mkdir(parents=True)
+    found = run(grid, "check", codes=[0]).output
+    for name in ("sweeps/lost+found", f"sweeps/{SWEEP}/journal/a b", f"sweeps/{SWEEP}/logs/@eaDir"):
+        assert f"harmless  {name}\n" in found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"sweeps/{SWEEP}/claims/\N{SUPERSCRIPT TWO}.json",
+        f"sweeps/{SWEEP}/claims/\N{ARABIC-INDIC DIGIT THREE}.json",
+        f"sweeps/{SWEEP}/claims/7.json",
+        f"sweeps/{SWEEP}/journal/launch-1/\N{SUPERSCRIPT TWO}.json",
+        f"snapshots/v1/{'9' * 240}.json",
+        "snapshots/v1/1.json",
+        "snapshots/v1/\N{FULLWIDTH DIGIT ONE}00000.json",
+    ],
+)
+def test_only_names_that_a_store_gives_are_numbers(place, grid, name, monkeypatch):
+    before = values(grid)
+    (grid / name).parent.mkdir(parents=True, exist_ok=True)
+    (grid / name).write_text("{}")
+    assert f"harmless  {name}" in run(grid, "check", codes=[0]).output
+    drive(place, monkeypatch)
+    assert values(grid) == before
+
+
+@pytest.mark.parametrize("name", ["\N{ARABIC-INDIC DIGIT THREE}" * 4, "9" * 200, "0000", "00001"])
+def test_a_folder_of_no_revision_is_none(place, grid, name, monkeypatch):
+    before = values(grid)
+    (grid / f"sweeps/{SWEEP}/{name}").mkdir()
+    (grid / f"sweeps/{SWEEP}/{name}/plan.json").write_text("{}")
+    (grid / f"sweeps/{SWEEP}/{name}/job.json").write_text("{}")
+    drive(place, monkeypatch)
+    assert values(grid) == before
+
+
+def test_the_highest_number_is_the_last(place, grid):
+    store = Store.open(grid)
+    claims = grid / f"sweeps/{SWEEP}/claims"
+    claims.mkdir()
+    (claims / f"{HIGHEST}.json").write_text(json.dumps({**CLAIM, "pid": 1}))
+    with pytest.raises(StoreError, match=r"no claim .* can follow"):
+        store.leases.claim(SWEEP, "l")
+
+
+def test_a_folder_as_deep_as_paths_go_is_reported(place, grid):
+    here = os.open(grid, os.O_RDONLY)
+    for _ in range(3000):  # deeper than any path can say
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    assert "deeper than any folder of a store" in run(grid, "check", codes=[0]).output
+    subprocess.run(["rm", "-rf", str(grid / "d")], check=True)
