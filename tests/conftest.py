@@ -1,8 +1,30 @@
 """What holds for all tests."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+CORES = sorted(os.sched_getaffinity(0))
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1, ...
+
+
+def pytest_configure() -> None:
+    """Give each process that runs tests a core of its own: threads of several wait for each other on the same ones."""
+    if WORKER:
+        os.sched_setaffinity(0, {CORES[int(WORKER.removeprefix("gw")) % len(CORES)]})
+
+
+@pytest.fixture(autouse=True)
+def cores(request) -> Iterator[None]:
+    """Let what starts workers of its own have all cores meanwhile."""
+    if not WORKER or request.node.get_closest_marker("ray") is None:
+        yield
+        return
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    yield
+    os.sched_setaffinity(0, own)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,6 +23,7 @@ from helpers_store import (
 
 from stitchgrid.catalog import VIEWS, Catalog
 from stitchgrid.errors import QueryError
+from stitchgrid.matchers.describe import as_record
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.store import Store, is_fresh
 
@@ -262,6 +263,20 @@ def test_what_is_no_number_is_no_score(tmp_path):
     with Catalog(store) as catalog:
         assert catalog.query("from scores").num_rows == 0
         assert catalog.query("from results").num_rows == 3
+
+
+def test_a_kind_that_only_a_stored_sweep_knows_is_read_by_what_it_says(tmp_path):
+    store = make_synthetic_store(tmp_path).store
+    record = {**as_record(MATCHERS["cka"]), "kind": "of_tomorrow", "score": "of_tomorrow"}
+    record["metrics"] = [{"name": "of_tomorrow", "higher_is_similar": False, "low": 0.0, "high": None}]
+    plan = store.read_plan(SWEEP)
+    again = {name: getattr(plan, name) for name in ("cells", "models", "layers")}
+    store.write_plan("newer", store.write_job("newer", {}), **again, info={"matchers": [record]})
+    with Catalog(store) as catalog:
+        [found] = catalog.query("from matchers where matcher = 'of_tomorrow'").to_pylist()
+        assert (found["score_metric"], found["higher_is_similar"], found["low"]) == ("of_tomorrow", False, 0.0)
+        known = catalog.query("from matchers").num_rows
+    assert known == len(MATCHERS) + 1
 
 
 def test_every_matcher_has_a_score_among_its_metrics(catalog):

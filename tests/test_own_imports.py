@@ -274,8 +274,11 @@ def test_a_module_of_the_process_is_put_back(tmp_path, monkeypatch):
     write(tmp_path, net="from blocks import WIDTH\n" + NET, blocks="WIDTH = 3")
     monkeypatch.syspath_prepend(tmp_path / "theirs")
     theirs = importlib.import_module("blocks")
-    assert width("net.py:make", tmp_path) == 3
-    assert sys.modules["blocks"] is theirs
+    try:
+        assert width("net.py:make", tmp_path) == 3
+        assert sys.modules["blocks"] is theirs
+    finally:
+        del sys.modules["blocks"]
 
 
 def test_what_lies_in_sys_path_is_found_too_and_what_lies_beside_comes_first(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pyarrow.dataset
 
 from stitchgrid.catalog.views import Shape
 from stitchgrid.errors import StoreError
-from stitchgrid.matchers.protocol import About
+from stitchgrid.matchers.describe import as_record
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.store import Damage, Store
 from stitchgrid.store.joining import state_columns
@@ -30,6 +30,9 @@ MATCHER_TABLE = pa.schema(
         ("score_metric", TEXT),
         ("higher_is_similar", pa.bool_()),
         ("summary", TEXT),
+        ("symmetric", pa.bool_()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
     ]
 )
 
@@ -64,7 +67,7 @@ def load_tables(
         **{f"_{name}": table for name, table in sweeps.items()},
         "_attempts": _table(ATTEMPTS, _attempts(store, names)),
         "_running": _table(RUNNING, _running(store, names, now or datetime.now(UTC))),
-        "_matchers": _table(MATCHER_TABLE, map(_matcher, MATCHERS.values())),
+        "_matchers": _table(MATCHER_TABLE, map(_matcher, _kinds(store, names))),
     }
     datasets = {"_rows": found.rows, "_ready_results": found.results, "_ready_cells": found.cells}
     return Tables(
@@ -132,14 +135,27 @@ def _shard_of(unit: Mapping[str, Any]) -> str:
     return str(unit.get("shard") or unit.get("unit", ""))
 
 
-def _matcher(about: About) -> dict[str, Any]:
+def _kinds(store: Store, sweeps: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the records of all kinds: those of this version, and those of stored sweeps that it does not know."""
+    known = {name: as_record(about) for name, about in MATCHERS.items()}
+    for sweep in sweeps:
+        for record in store.read_plan_info(sweep).get("matchers", ()):
+            known.setdefault(record["kind"], record)
+    return list(known.values())
+
+
+def _matcher(record: Mapping[str, Any]) -> dict[str, Any]:
+    score = next(metric for metric in record["metrics"] if metric["name"] == record["score"])
     return {
-        "matcher": about.kind,
-        "family": about.family,
-        "trained": about.is_trained,
-        "score_metric": about.score,
-        "higher_is_similar": about.metric(about.score).higher_is_similar,
-        "summary": about.summary,
+        "matcher": record["kind"],
+        "family": record["family"],
+        "trained": record["is_trained"],
+        "score_metric": record["score"],
+        "higher_is_similar": score["higher_is_similar"],
+        "summary": record["summary"],
+        "symmetric": record["symmetric"],
+        "low": score["low"],
+        "high": score["high"],
     }
 
 

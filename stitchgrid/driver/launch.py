@@ -28,7 +28,8 @@ from stitchgrid.driver.watch import Watch
 from stitchgrid.driver.where import Where
 from stitchgrid.errors import StitchgridError
 from stitchgrid.jobfile import Job
-from stitchgrid.matchers.registry import metrics_of
+from stitchgrid.matchers.describe import as_record
+from stitchgrid.matchers.registry import MATCHERS, metrics_of
 from stitchgrid.models.own_code import staged
 from stitchgrid.plan import Plan, make_plan, split_shard
 from stitchgrid.records import Shard, Sweep, Unit
@@ -236,6 +237,7 @@ class Launch:
             "precision": plan.sweep.precision,
             "num_shards": len(plan.shards),
             KEY: plan.speed,
+            "matchers": [as_record(MATCHERS[kind]) for kind in dict.fromkeys(s.kind for s in plan.sweep.matchers)],
             "own_code": self._own_code,
             "own_data": self._own_data,
             "own_files": self._own_files,

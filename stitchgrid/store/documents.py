@@ -6,9 +6,9 @@ since a later version may have written them.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import ErrorDetails, from_json
 
 from stitchgrid.store.damage import DamagedFileError
@@ -98,6 +98,33 @@ class BeatDocument(Document):
     workers: list[WorkerDocument] = []
 
 
+class MetricDocument(Document):
+    """What a sweep says of a metric."""
+
+    name: Text
+    higher_is_similar: bool | None
+    low: float | None = None
+    high: float | None = None
+
+
+class KindDocument(Document):
+    """What a sweep says of a kind of matcher."""
+
+    kind: Text
+    family: Literal["index", "stitcher"]
+    summary: Text
+    score: Text
+    symmetric: bool
+    is_trained: bool
+    metrics: list[MetricDocument] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ranks_by_a_metric(self) -> Self:
+        if self.score not in {metric.name for metric in self.metrics}:
+            raise ValueError(f"no metric {self.score!r}, by which layers are ranked")
+        return self
+
+
 class InfoDocument(Document):
     """What the planner kept with a revision."""
 
@@ -105,6 +132,7 @@ class InfoDocument(Document):
     own_code: dict[Text, Short] = {}
     own_data: dict[Text, Short] = {}
     own_files: dict[Text, dict[Text, Short]] = {}
+    matchers: list[KindDocument] = []
 
 
 class PlanDocument(Document):
