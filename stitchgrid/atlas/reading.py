@@ -13,7 +13,7 @@ from stitchgrid.catalog.misled import count_misleading
 # rows are joined by names as well.
 SQUARES = """
 with asked as (
-    select *, unnest(metrics) as metric from cells where sweep = $sweep
+    select *, unnest(list_filter(metrics, lambda one: not contains(one, ':'))) as metric from cells where sweep = $sweep
 ),
 stored as (
     select *, array_to_string(list_sort(flags), ', ') as flag_text, metric as stored_metric

@@ -45,6 +45,7 @@ def view_sql(shape: Shape) -> dict[str, str]:
         "matchers": MATCHERS,
     }
     of_values = {"measurements": MEASUREMENTS, "results": _results(shape), "scores": SCORES, "all_scores": ALL_SCORES}
+    of_values["profiles"] = PROFILES
     return {**of_cells, **(of_values if shape.has_values else {})}
 
 
@@ -166,4 +167,23 @@ having score is not null
 SCORES = SCORES_WHERE.format(condition="not list_contains(flags, 'diverged')")
 ALL_SCORES = SCORES_WHERE.format(condition="true")
 
-VIEWS = ("results", "measurements", "cells", "models", "layers", "probes", "matchers", "scores", "all_scores")
+# How far a stitched network is from its target at later layers of it; a layer may be called as another network's.
+PROFILES = f"""
+select r.sweep, {", ".join(f"r.{name}" for name in LAYER_PAIR.split(", "))}, r.matcher, r.params, r.seed, r.cell_id,
+       l.layer, l.layer_index, l.depth as layer_depth, r.value as residual, r.flags
+from results as r
+join layers as l on l.sweep = r.sweep and l.model = r.target_model and r.metric = 'residual_at:' || l.layer
+"""
+
+VIEWS = (
+    "results",
+    "measurements",
+    "cells",
+    "models",
+    "layers",
+    "probes",
+    "matchers",
+    "scores",
+    "all_scores",
+    "profiles",
+)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from stitchgrid.driver.remarks import problem_of
-from stitchgrid.matchers.registry import metrics_into
+from stitchgrid.matchers.registry import metrics_at
 from stitchgrid.records import Cell, Shard, Sweep
 from stitchgrid.store.schemas import CELLS, LAYERS, MODELS, PROBES, TEXT
 
@@ -39,10 +39,11 @@ class _Names:
             "params": [spec.params for spec in sweep.matchers],
             "seed": [spec.seed for spec in sweep.matchers],
         }
-        self.metrics = {  # of a matcher into a network
-            (matcher, target): list(metrics_into(spec, network.head))
+        self.metrics = {  # of a matcher into a layer of a network
+            (matcher, target, layer): list(metrics_at(spec, network, layer))
             for matcher, spec in enumerate(sweep.matchers)
             for target, network in enumerate(sweep.networks)
+            for layer in range(len(network.layers))
         }
 
     def batch(self, shard: Shard) -> pa.RecordBatch:
@@ -61,7 +62,7 @@ class _Names:
         matcher = _positions(cells, "matcher")
         for name, values in self.matcher.items():
             columns[name] = pa.array(values, CELLS.field(name).type).take(matcher)
-        asked = [self.metrics[cell.matcher, cell.target] for cell in cells]
+        asked = [self.metrics[cell.matcher, cell.target, cell.target_layer] for cell in cells]
         columns["metrics"] = pa.array(asked, CELLS.field("metrics").type)
         columns["shard"] = pa.repeat(shard.unit_id, len(cells))
         return pa.record_batch([columns[name] for name in CELLS.names], schema=CELLS)

@@ -144,6 +144,7 @@ class Evaluation:
     def _pass(self, grams: Sequence[GramGatherer]) -> None:
         keys = [key for cell in self.moment_cells for key in (cell.source_key, cell.target_key)]
         keys += [key for stitch in self.stitches for key in (stitch.cell.source_key, stitch.cell.target_key)]
+        keys += [key for tail in self.tails for key in tail.profile.layers]
         counts = [*self.gatherers, *(gram.num_images for gram in grams)]
         counts += [self.ledger[stitch.cell].num_eval or 0 for stitch in self.stitches]
         wanted = by_network([*keys, *(key for gram in grams for key in gram.layers)])

@@ -14,6 +14,7 @@ from torch import Tensor
 from stitchgrid.engine.anchors import Anchors
 from stitchgrid.engine.outputs import outputs_of
 from stitchgrid.engine.pooling import pooled_source, pooled_target
+from stitchgrid.engine.profile import Profile
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.adapters import Adapter
 from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, layouts_of, resize_rows, rows_of
@@ -163,7 +164,7 @@ class TailEvaluation:
         self.cells = [stitch.cell for stitch in stitches]
         self.target = stitches[0].cell.target_key
         self.layer = work.layer(self.target)
-        self.tail = work.tail(self.target)
+        self.profile = Profile(work, self.cells, self.target)
         self.outputs = outputs_of(work.sweep.networks[self.target[0]], len(stitches), device=work.device)
         zeros = torch.zeros(len(stitches), dtype=torch.float64, device=work.device)
         self._exact = [stitch.map.frozen() for stitch in stitches]
@@ -190,6 +191,7 @@ class TailEvaluation:
         self.target_minimum_S = torch.minimum(self.target_minimum_S, b_NPE.min())
         self.target_spread.add(pooled_target(self.work, batch, self.target))
         self.row_errors.begin(b_NPE)
+        self.profile.begin(batch)
         if self.detector is not None:
             self._scores_b.append(rounded(self.detector.score(batch.activations[self.target].float())))
         affine = [position for position in range(len(self.stitches)) if position not in self.row_errors.positions]
@@ -248,8 +250,8 @@ class TailEvaluation:
 
     def _run(self, part: slice, t_SNPE: Tensor) -> None:
         with self.work.precision():
-            scores_SNK = self.tail(install(t_SNPE.flatten(0, 1), self.layer)).float().unflatten(0, t_SNPE.shape[:2])
-        self.outputs.take(part, scores_SNK)
+            scores = self.profile.run(install(t_SNPE.flatten(0, 1), self.layer), part, t_SNPE.shape[:2])
+        self.outputs.take(part, scores.float().unflatten(0, t_SNPE.shape[:2]))  # type: ignore[no-untyped-call]
 
     def _energies(self, part: slice, t_SNPE: Tensor) -> list[Tensor]:
         """Return the detector's scores of T(A) where they are asked for: (S, N), or nothing."""
@@ -282,7 +284,7 @@ class TailEvaluation:
         found = [dict(zip(columns, values, strict=True)) for values in table]
         for position, energies in zip(self.watched, self._energy_metrics(), strict=True):
             found[position] |= energies
-        for position, errors in self.row_errors.metrics().items():
+        for position, errors in (*self.row_errors.metrics().items(), *self.profile.metrics().items()):
             found[position] |= errors
         return found
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Ends = tuple[float | None, float | None]  # None: open
+RESIDUAL_AT = "residual_at"  # asks for one metric for each later layer
 UNIT: Ends = (0.0, 1.0)
 FROM_ZERO: Ends = (0.0, None)
 OPEN: Ends = (None, None)
@@ -55,9 +56,19 @@ OF_STITCHERS: tuple[Metric, ...] = (
     Metric(name="r2", better="higher", bounds=(None, 1.0), ends=UNIT),
     Metric(name="variance_ratio", better="neither", bounds=FROM_ZERO, made_of="tail"),
     Metric(name="negative_mass", better="neither", bounds=UNIT, ends=FROM_ZERO, made_of="tail"),
+    Metric(name="residual_at", better="lower", bounds=FROM_ZERO, made_of="tail", on_request=True),
     *_detection("mahalanobis"),
     *_detection("energy"),
 )
+
+
+def residual_at(layer: str) -> str:
+    """Return the name of the residual at a later layer of the target: a metric of its own for each.
+
+    >>> residual_at("layer3.0")
+    'residual_at:layer3.0'
+    """
+    return f"{RESIDUAL_AT}:{layer}"
 
 
 def _names(metrics: Iterable[Metric]) -> tuple[str, ...]:

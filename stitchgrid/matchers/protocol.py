@@ -63,8 +63,8 @@ class About:
         return tuple(metric.name for metric in self.metrics)
 
     def metric(self, name: str) -> Metric:
-        """Return one of its metrics."""
-        return next(metric for metric in self.metrics if metric.name == name)
+        """Return one of its metrics; `residual_at:LAYER` is that of one layer."""
+        return next(metric for metric in self.metrics if metric.name == name.partition(":")[0])
 
     def why_not(self, source: Layer, target: Layer) -> str | None:
         """Return why the kind says nothing of two layers, None where it does."""

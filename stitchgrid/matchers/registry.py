@@ -17,7 +17,7 @@ from stitchgrid.matchers.indices.pwcca import PWCCA
 from stitchgrid.matchers.indices.rsa import RSA
 from stitchgrid.matchers.indices.soft_matching import SoftMatching
 from stitchgrid.matchers.indices.svcca import SVCCA
-from stitchgrid.matchers.metrics import CLASS_METRICS, OOD_METRICS, OUTPUT_METRICS
+from stitchgrid.matchers.metrics import CLASS_METRICS, OOD_METRICS, OUTPUT_METRICS, RESIDUAL_AT, residual_at
 from stitchgrid.matchers.protocol import About, Kind
 from stitchgrid.matchers.stitchers.direct import Direct
 from stitchgrid.matchers.stitchers.final_feature import FinalFeature
@@ -28,7 +28,7 @@ from stitchgrid.matchers.stitchers.reduced_rank import ReducedRank
 from stitchgrid.matchers.stitchers.ridge import Ridge
 from stitchgrid.matchers.stitchers.soft_label import SoftLabel
 from stitchgrid.matchers.stitchers.task_loss import TaskLoss
-from stitchgrid.records import Cell, Head, MatcherSpec, Sweep
+from stitchgrid.records import Cell, Head, MatcherSpec, Network, Sweep
 
 KINDS: tuple[type[Kind[Any]], ...] = (  # in the order in which people see them
     Direct,
@@ -121,7 +121,16 @@ def metrics_into(spec: MatcherSpec, head: Head) -> tuple[str, ...]:
 
 def metrics_of(sweep: Sweep, cell: Cell) -> tuple[str, ...]:
     """Return the metrics that a cell asks for."""
-    return metrics_into(sweep.matchers[cell.matcher], sweep.networks[cell.target].head)
+    return metrics_at(sweep.matchers[cell.matcher], sweep.networks[cell.target], cell.target_layer)
+
+
+def metrics_at(spec: MatcherSpec, target: Network, layer: int) -> tuple[str, ...]:
+    """Return the metrics of a matcher's cells into a layer of a network: those of later layers have one name each."""
+    found = metrics_into(spec, target.head)
+    if RESIDUAL_AT not in found:
+        return found
+    later = (residual_at(one.name) for one in target.layers[layer + 1 :])
+    return (*(name for name in found if name != RESIDUAL_AT), *later)
 
 
 def asks_ood(spec: MatcherSpec, detector: str) -> bool:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from stitchgrid.datasets.resident import PicturePair, Pictures
 from stitchgrid.matchers.drawing import image_order, initial_map, initial_tensors, seeded
+from stitchgrid.matchers.metrics import RESIDUAL_AT, residual_at
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, metrics_of
 from stitchgrid.models.cuts import CutNetwork
@@ -188,6 +189,8 @@ class Reference:
             "r2": 1 - ratio(error, (b_NPE - b_NPE.mean((0, 1))).square().sum().item()),
             "variance_ratio": ratio(total_variance(pooled(t_NPE, target)), total_variance(pooled(b_NPE, target))),
         }
+        if RESIDUAL_AT in spec.metrics:
+            found |= self._profile(cell, t_NPE)
         if "negative_mass" in spec.metrics:
             lowest = min(b.min().item(), self._pass(cell.target_key, self.images.fit, num_fit)[0].min().item())
             negative = ratio(t_NPE.clamp(max=0).abs().sum().item(), t_NPE.abs().sum().item())
@@ -200,6 +203,20 @@ class Reference:
         if found.keys() | self._own.get(cell.cell_id, {}).keys() >= set(metrics_of(self.sweep, cell)):
             return found
         return found | self._answers(cell, t_NPE)
+
+    @torch.no_grad()
+    def _profile(self, cell: Cell, t_NPE: Tensor) -> dict[str, float]:
+        """Return ||h_l - g_l||^2 / ||g_l||^2 at each later layer of the target."""
+        layers, network = self.sweep.networks[cell.target].layers, self.network(cell.target)
+        t = installed(t_NPE.float(), layers[cell.target_layer])
+        at, found = layers[cell.target_layer].node, {}
+        for position in range(cell.target_layer + 1, len(layers)):
+            g = self._pass((cell.target, position), self.images.eval, len(t))[0]
+            with running_in(self.sweep.precision, self.device):
+                [t] = network.behind(at, [layers[position].node])(t)
+            at, error = layers[position].node, (t.double() - g).square().sum().item()
+            found[residual_at(layers[position].name)] = ratio(error, g.square().sum().item())
+        return found
 
     @torch.no_grad()
     def _energies(self, cell: Cell, b: Tensor, t_NPE: Tensor) -> dict[str, float]:
