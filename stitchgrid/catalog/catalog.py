@@ -65,7 +65,9 @@ class Catalog:
         """
         while True:
             try:
-                return self._run(sql, params or {})
+                table = self._run(sql, params or {})
+                if not self._leave_out(self._tables.found_late):
+                    return table
             except (duckdb.Error, pa.ArrowException, UnicodeDecodeError) as problem:
                 if not (self._leave_out(self._tables.found_late) or self._leave_out(self._tables.look_closely())):
                     raise QueryError(f"DuckDB cannot run the query: {problem}\n{ADVICE}") from problem

@@ -17,7 +17,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import EXTRACTS, SNAPSHOT_DATA
-from stitchgrid.store.parts import Parts
+from stitchgrid.store.parts import Parts, parquet_bytes
 from stitchgrid.store.reading import Contents, read_rows, stable
 from stitchgrid.store.schemas import CELL_STATES, PART, RESULTS, no_rows
 from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier
@@ -169,12 +169,16 @@ class _Checked(fs.FileSystemHandler):  # type: ignore[misc]
         self.snapshots, self.schemas, self.found_late = snapshots, schemas, found_late
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        """Return a checked file; an OSError if it is damaged, noted for those who asked."""
+        """Return a checked file; one without rows if it is damaged, noted for those who ask, and ask again without it.
+
+        An exception raised here, in a thread of Arrow's, can stop it for good: to tell what it is takes Python's lock,
+        which the thread that starts the scan may hold, waiting for the first.
+        """
         try:
             return pa.BufferReader(self.snapshots.opened(path, self.schemas[path]))
         except (DamagedFileError, StoreError) as problem:
             self.found_late.append(Damage(file=path, reason=str(problem)))
-            raise OSError(str(problem)) from problem
+            return pa.BufferReader(parquet_bytes(self.schemas[path].empty_table()))
 
     def get_type_name(self) -> str:
         """Return what kind of file system this is."""
