@@ -21,7 +21,7 @@ from stitchgrid.driver.preview import geometry_notices, matcher_lines
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.refusals import refusal, refused_by, without_refused
 from stitchgrid.driver.remarks import network_remarks, problem_of
-from stitchgrid.driver.revision import HeldCode, check_same_cells, check_same_code, own_code, own_data, own_files
+from stitchgrid.driver.revision import HeldCode, check_same_cells, check_same_code, own_code, own_data
 from stitchgrid.driver.speed import KEY, planned_speed, speed_there
 from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
@@ -30,6 +30,7 @@ from stitchgrid.errors import StitchgridError
 from stitchgrid.jobfile import Job
 from stitchgrid.matchers.describe import as_record
 from stitchgrid.matchers.registry import MATCHERS, metrics_of
+from stitchgrid.models.closure import Code
 from stitchgrid.models.own_code import staged
 from stitchgrid.plan import Plan, make_plan, split_shard
 from stitchgrid.records import Shard, Sweep, Unit
@@ -62,8 +63,7 @@ class Launch:
         self._exit = ExitStack()
         self._executor: Executor | None = None
         self._package: Path | None = None  # the users' own code behind the networks, for workers on other nodes
-        self._own_code: dict[str, str] = {}  # its digests, by the name of the network
-        self._own_files: dict[str, dict[str, str]] = {}  # and those of each module
+        self._own_code: dict[str, Code] = {}  # by the name of the network
         self._own_data: dict[str, str] = {}  # those of the files that give the images, by the word that names them
         self._max_units = 1  # more workers than this have nothing to do
         self._drain = Drain(where.drain_seconds, display.say)
@@ -113,12 +113,13 @@ class Launch:
             self._keep_fingerprints(resolution)
             sweep = resolution.sweep
             measured = self._measure(resolution)
+            remarks = self._say_remarks(resolution, measured)
             refused = {k: problem for k, found in enumerate(measured) if (problem := problem_of(found))}
             self._make("probe", "probing layers", _without(resolution.probes(), refused), sweep)
             self._make(
                 "detector", "training detectors", _without(resolution.detectors(), refused), sweep, noun="detectors"
             )
-            self._write_plan(revision, plan, resolution, measured)
+            self._write_plan(revision, plan, resolution, measured, remarks)
             plan = self._leave_out(plan, refused)
             num_computed = self._compute(plan, fail_fast=fail_fast) if plan.todo else 0
         return self._summary(plan, refused, num_computed, perf_counter() - start)
@@ -143,7 +144,7 @@ class Launch:
 
     def _stage_own_code(self, resolution: Resolution) -> None:
         """Note what users' own code is now, and put it where workers of other nodes find it."""
-        self._own_code, self._own_files = own_code(resolution.sweep), own_files(resolution.sweep)
+        self._own_code = own_code(resolution.sweep)
         self._own_data = own_data(self.job)
         if self.where.address != "none":
             specs = [network.spec for network in resolution.sweep.networks]
@@ -183,7 +184,7 @@ class Launch:
                 raise StitchgridError("another launch has just stored what a network computes; launch again.")
 
     def _measure(self, resolution: Resolution) -> list[dict[str, Any]]:
-        """Return what is known of each network, proven and measured where the store has nothing of it; say it.
+        """Return what is known of each network, proven and measured where the store has nothing of it.
 
         A network of which nothing can be known costs its own cells.
         """
@@ -198,10 +199,19 @@ class Launch:
                 found.append({"problems": [lost.get(unit.unit_id, "it was not measured")]})
             else:
                 found.append(json.loads(self.store.read_artefact("evaluation", unit.unit_id)))
-        for network, one in zip(sweep.networks, found, strict=True):
-            for remark in network_remarks(network, one, resolution.class_names, precision=sweep.precision):
-                self.display.say(f"{network.name}: {remark}")
         return found
+
+    def _say_remarks(self, resolution: Resolution, measured: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+        """Return what is to be known of each network beside its numbers, and say it."""
+        sweep = resolution.sweep
+        remarks = [
+            network_remarks(network, found, resolution.class_names, precision=sweep.precision)
+            for network, found in zip(sweep.networks, measured, strict=True)
+        ]
+        for network, some in zip(sweep.networks, remarks, strict=True):
+            for remark in some:
+                self.display.say(f"{network.name}: {remark}")
+        return remarks
 
     def _leave_out(self, plan: Plan, refused: Mapping[int, str]) -> Plan:
         """Return a plan without the cells of networks that are refused, whose errors are stored."""
@@ -212,12 +222,13 @@ class Launch:
         return left
 
     def _write_plan(
-        self, revision: int, plan: Plan, resolution: Resolution, measured: Sequence[Mapping[str, Any]]
+        self,
+        revision: int,
+        plan: Plan,
+        resolution: Resolution,
+        measured: Sequence[Mapping[str, Any]],
+        remarks: Sequence[Sequence[str]],
     ) -> None:
-        remarks = [
-            network_remarks(network, found, resolution.class_names, precision=plan.sweep.precision)
-            for network, found in zip(plan.sweep.networks, measured, strict=True)
-        ]
         tables = {
             "cells": cell_table(plan.sweep, plan.shards),
             "models": model_table(plan.sweep, measured, remarks),
@@ -238,9 +249,9 @@ class Launch:
             "num_shards": len(plan.shards),
             KEY: plan.speed,
             "matchers": [as_record(MATCHERS[kind]) for kind in dict.fromkeys(s.kind for s in plan.sweep.matchers)],
-            "own_code": self._own_code,
+            "own_code": {name: code.digest for name, code in self._own_code.items()},
             "own_data": self._own_data,
-            "own_files": self._own_files,
+            "own_files": {name: code.files for name, code in self._own_code.items()},
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)
 

@@ -48,14 +48,9 @@ def check_same_cells(store: Store, sweep: Sweep, shards: Sequence[Shard], *, upd
         )
 
 
-def own_code(sweep: Sweep) -> dict[str, str]:
-    """Return the digests of the code behind the networks of a sweep, by the name of the network; none of libraries'."""
-    return {name: code.digest for name, code in _codes(network.spec for network in sweep.networks)}
-
-
-def own_files(sweep: Sweep) -> dict[str, dict[str, str]]:
-    """Return the digests of each module of users' own code, by the name of the network and of the module."""
-    return {name: code.files for name, code in _codes(network.spec for network in sweep.networks)}
+def own_code(sweep: Sweep) -> dict[str, Code]:
+    """Return users' own code behind the networks of a sweep, by the name of the network; none of libraries'."""
+    return dict(_codes(network.spec for network in sweep.networks))
 
 
 def _codes(specs: Iterable[NetworkSpec]) -> Iterable[tuple[str, Code]]:
