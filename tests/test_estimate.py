@@ -293,7 +293,8 @@ def test_decompositions_of_wide_layers_are_priced_whatever_the_pieces_took():
     found = Pricing(asked, a_trial({(0, 0): pace(1e30)}, svd=1e9)).seconds(shard)
     assert found >= 9 * svd_flops(400, 400) / 1e9
     block = Block(source=0, target=0, source_layers=(0, 1, 2), target_layers=(0,))
-    assert algebra_flops(replace(asked, matchers=(CKA, TASK)), block, (0, 1)) == 0
+    assert algebra_flops(replace(asked, matchers=(TASK,)), block, (0,)) == 0
+    assert 0 < algebra_flops(replace(asked, matchers=(CKA,)), block, (0,)) < 1e9
     assert algebra_flops(replace(asked, matchers=(DIRECT,)), block, (0,)) > 0
 
 

@@ -12,7 +12,7 @@ import torch
 from stitchgrid.engine.memory import PROCESS_BYTES, shard_bytes
 from stitchgrid.engine.sample import Pair
 from stitchgrid.engine.trial import Pace, Trial
-from stitchgrid.matchers.protocol import Sizes
+from stitchgrid.matchers.protocol import GramIndex, Sizes
 from stitchgrid.matchers.registry import implementation
 from stitchgrid.plan import Plan, cost, images_of
 from stitchgrid.records import Block, Network, Shard, Sweep, TrainNetwork, Unit
@@ -124,6 +124,9 @@ def algebra_flops(sweep: Sweep, block: Block, matchers: Sequence[int]) -> float:
     total = 0.0
     for (kind, num), s, t in product(kinds, source, target):
         total += kind.flops(Sizes(source=s.width, target=t.width, num=num))
+    for kind, num in kinds:
+        if isinstance(kind, GramIndex):
+            total += kind.layer_flops(num) * (len(source) + len(target))
     for side, layers in (("source", source), ("target", target)):
         if any(side in kind.axes_of for kind, _ in kinds):
             total += EIGEN * sum(layer.width**3 for layer in layers)

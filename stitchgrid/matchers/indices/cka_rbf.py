@@ -34,6 +34,7 @@ class CKARBF(GramIndex[KernelParams, "Prepared"]):
     """
 
     reads_distances = True
+    operations_per_pair_of_images = 400.0
     about = About(
         kind="cka_rbf",
         family="index",

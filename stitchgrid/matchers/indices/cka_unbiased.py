@@ -26,6 +26,7 @@ class CKAUnbiased(GramIndex[NoParams, "Prepared"]):
     images: the mean over batches, which other code computes, depends on the batch size.
     """
 
+    operations_per_pair_of_images = 80.0
     about = About(
         kind="cka_unbiased",
         family="index",

@@ -26,6 +26,7 @@ class JaccardKNN(GramIndex[NeighbourParams, "Neighbours"]):
 
     reads_rows = True
     reads_distances = True
+    operations_per_pair_of_images = 1500.0
     about = About(
         kind="jaccard_knn",
         family="index",

@@ -27,6 +27,7 @@ class MutualKNN(GramIndex[NeighbourParams, "Neighbours"]):
 
     reads_rows = True
     reads_distances = True
+    operations_per_pair_of_images = 1200.0
     about = About(
         kind="mutual_knn",
         family="index",

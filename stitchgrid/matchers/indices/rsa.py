@@ -28,6 +28,7 @@ class RSA(GramIndex[NoParams, "Tensor"]):
 
     reads_rows = True
     reads_distances = True
+    operations_per_pair_of_images = 1600.0
     about = About(
         kind="rsa",
         family="index",
