@@ -125,6 +125,9 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
+TWIN = "@untrained"  # behind the name of a network, the name of its untrained twin
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
     """A network as a job file names it, before anything is built."""
@@ -145,10 +148,22 @@ class NetworkSpec:
     interface: Interface = ORDINARY
     limits: Limits = DEFAULT_LIMITS
 
+    is_twin: bool = False  # the untrained twin of a network: its weights are those that the architecture draws
+
     @property
     def is_untrained(self) -> bool:
         """Whether its weights are those of its initialisation."""
-        return self.weights == "random" and self.recipe is None
+        return self.is_twin or (self.weights == "random" and self.recipe is None)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the sweep makes its weights, and keeps them."""
+        return self.is_twin or self.recipe is not None
+
+    @property
+    def twin(self) -> "NetworkSpec":
+        """The same architecture, arguments, seed and preprocessing, as it is before any training."""
+        return replace(self, name=f"{self.name}{TWIN}", entry=f"{self.entry}{TWIN}", is_twin=True, recipe=None)
 
 
 HEADS = ("logits", "probabilities", "binary", "multilabel", "regression", "embedding")

@@ -37,6 +37,7 @@ from stitchgrid.models.memory import kept_bytes
 from stitchgrid.models.proof import first_line
 from stitchgrid.models.select import select_layers
 from stitchgrid.models.shared import SharedWeights
+from stitchgrid.models.training import TWIN_IMAGES
 from stitchgrid.models.weights import load_into, load_state, state_digest
 from stitchgrid.plan import training_flops
 from stitchgrid.precision import few_threads, running_in
@@ -63,6 +64,7 @@ from stitchgrid.records import (
 EVALUATION_REVISION = 2  # raised when networks are proven by more than before
 PROBE_REVISION = 1  # raised when the maths of probes changes
 DETECTOR_REVISION = 1  # the same for detectors, and for cells that their scores decide
+TWIN_REVISION = 1  # the same for untrained twins
 TRAINING_REVISION = 1  # raised when the training loop changes, so that stored networks are not mistaken for new ones
 
 
@@ -171,11 +173,15 @@ def _fit_images_needed(job: Job) -> int | None:
     )
     whole |= recipe is not None and recipe.samples is None
     closed = job.data_spec().fit_samples
-    if whole or closed is None or any(spec.recipe for spec in job.network_specs()):
+    networks = job.network_specs()
+    if whole or closed is None or any(spec.recipe for spec in networks):
         return None
+    twins = TWIN_IMAGES if any(spec.is_twin for spec in networks) else 0
     probed = (job.probe_spec() or ProbeSpec()).samples or 0
     detected = recipe.samples or 0 if recipe else 0
-    return max([closed, probed, detected, *(spec.samples for spec in stitchers if isinstance(spec.samples, int))])
+    return max(
+        [closed, probed, detected, twins, *(spec.samples for spec in stitchers if isinstance(spec.samples, int))]
+    )
 
 
 def open_outliers(spec: DataSpec, *, cache: Path | None = None) -> Split:
@@ -331,7 +337,7 @@ def _resolve_network(
     spec: NetworkSpec, data: DataSpec, images: Images, artefacts: Artefacts, *, update: bool
 ) -> _Resolved:
     preprocess = spec.preprocess or default_preprocess(spec)
-    key = training_key(spec, preprocess, images) if spec.recipe else None
+    key = training_key(spec, preprocess, images) if spec.is_made else None
     trained = key is not None and artefacts.has_artefact("network", key)
     is_known = key is None or trained
     state = load_state(artefacts.read_artefact("network", key)) if key is not None and trained else None
@@ -363,9 +369,10 @@ def _resolve_network(
     if is_known:
         return _identified(network, fingerprint, artefacts, tolerance=tolerance_of(cut), update=update)
     assert key is not None
-    assert spec.recipe is not None
-    # A step costs a forward pass and about twice that backward.
-    flops = 3 * cut.flops * images.fit.num * spec.recipe.epochs
+    if spec.recipe is None:
+        flops = cut.flops * min(TWIN_IMAGES, images.fit.num)
+    else:  # a step costs a forward pass and about twice that backward
+        flops = 3 * cut.flops * images.fit.num * spec.recipe.epochs
     to_train = TrainNetwork(unit_id=key, spec=replace(spec, preprocess=preprocess), data=data, flops=flops)
     return _Resolved(network=network, to_train=to_train)
 
@@ -461,7 +468,7 @@ def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int)
             continue
         if not stitchers:
             continue
-        has_any_head = network.spec.weights == "random" or network.spec.recipe
+        has_any_head = network.spec.is_untrained or network.spec.recipe
         other_head = f"give it num_classes = {num_classes} in args, " if has_any_head else ""
         found.append(
             f"model {network.name!r}: the images have {num_classes} classes, the network {network.num_classes}, so "
@@ -489,8 +496,18 @@ def network_id(spec: NetworkSpec, preprocess: Preprocess, weights_digest: str) -
 
 
 def training_key(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> str:
-    """Return the address of a network that a recipe trains: the recipe and everything it starts from."""
-    assert spec.recipe is not None
+    """Return the address of a network that the sweep makes: the recipe, if any, and everything it starts from."""
+    if spec.recipe is None:
+        return digest(
+            "twin",
+            str(TWIN_REVISION),
+            code_digest(spec),
+            spec.args,
+            str(spec.seed),
+            preprocess.address,
+            images.fit.digest(min(TWIN_IMAGES, images.fit.num)),
+            *spec.interface.address,
+        )
     return digest(
         "recipe",
         str(TRAINING_REVISION),

@@ -33,7 +33,7 @@ from stitchgrid.models.architecture import holding
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.detector import Detector, restore_detector
 from stitchgrid.models.memory import move
-from stitchgrid.models.training import train_network
+from stitchgrid.models.training import TWIN_IMAGES, initialise_twin, train_network
 from stitchgrid.models.weights import load_state, save_state
 from stitchgrid.notes import Notes, taking_notes
 from stitchgrid.precision import choose_device
@@ -130,7 +130,7 @@ class Worker:
 
     def _train(self, unit: TrainNetwork) -> UnitReport:
         preprocess = unit.spec.preprocess or Preprocess()
-        images = self._open(unit.data, None)
+        images = self._open(unit.data, TWIN_IMAGES if unit.spec.is_twin else None)
         with holding(unit.spec):
             return self._train_on(unit, images, preprocess)
 
@@ -140,10 +140,12 @@ class Worker:
                 f"model {unit.spec.name!r} would not be trained as the sweep was planned: its code or the images have "
                 "changed; launch the job again."
             )
-        trained = train_network(
-            unit.spec, images.fit, lambda pixels: apply_preprocess(pixels, preprocess), device=self.device
-        )
-        self.store.write_artefact("network", unit.unit_id, save_state(trained.module), suffix=".safetensors")
+        prepare = partial(apply_preprocess, preprocess=preprocess)
+        if unit.spec.is_twin:
+            module = initialise_twin(unit.spec, images.fit, prepare, device=self.device)
+        else:
+            module = train_network(unit.spec, images.fit, prepare, device=self.device).module
+        self.store.write_artefact("network", unit.unit_id, save_state(module), suffix=".safetensors")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
     def _evaluate(self, unit: EvaluateNetwork, sweep: Sweep) -> UnitReport:

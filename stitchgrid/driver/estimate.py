@@ -50,7 +50,7 @@ def networks_to_train(sweep: Sweep) -> tuple[int, ...]:
     """Return a network for every architecture and recipe of those still to be trained, MAX_PAIRS at most."""
     example: dict[object, int] = {}
     for position, network in enumerate(sweep.networks):
-        if not network.is_known:
+        if not network.is_known and network.spec.recipe is not None:
             example.setdefault((_class(network), network.spec.recipe), position)
     return tuple(example.values())[:MAX_PAIRS]
 

@@ -25,6 +25,8 @@ def network_remarks(
     remarks = []
     if problem := problem_of(found):
         remarks.append(f"cannot be measured: {problem}")
+    if network.spec.is_twin:  # that it is untrained, and hence at chance, its name says
+        return remarks
     if network.spec.is_untrained:
         remarks.append("untrained: its weights are those of its initialisation")
     if network.head != Head():

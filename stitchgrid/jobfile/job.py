@@ -8,6 +8,7 @@ from typing import Any
 from stitchgrid.datasets.catalogue import own_parts
 from stitchgrid.jobfile.tables import (
     CheckpointTable,
+    ControlsTable,
     DataTable,
     DiagnosticsTable,
     GridTable,
@@ -103,12 +104,14 @@ class Job:
     matchers: tuple[MatcherEntry, ...]  # with what the diagnostics add to their metrics
     diagnostics: DiagnosticsTable
     probes: ProbesTable | None = None
+    controls: ControlsTable = field(default_factory=ControlsTable)
     limits: LimitsTable = field(default_factory=LimitsTable)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job as plain JSON, from which `parse_job` makes an equal one; its folder is the key `base`."""
         diagnostics = self.diagnostics.model_dump(mode="json", exclude_defaults=True)
         limits = self.limits.model_dump(mode="json", exclude_defaults=True)
+        controls = self.controls.model_dump(mode="json", exclude_defaults=True)
         has_fit_samples = self.data.fit.samples is not None
         if has_fit_samples and self.diagnostics.energy.samples is None and any(m.energy for m in self.matchers):
             diagnostics["energy"] = {**diagnostics.get("energy", {}), "samples": "fit"}
@@ -126,6 +129,7 @@ class Job:
             "matchers": [matcher.to_dict(has_fit_samples=has_fit_samples) for matcher in self.matchers],
             **({"probes": self._probes_dict(self.probes)} if self.probes else {}),
             **({"diagnostics": diagnostics} if diagnostics else {}),
+            **({"controls": controls} if controls else {}),
             **({"limits": limits} if limits else {}),
         }
 
@@ -184,8 +188,16 @@ class Job:
         return None if root is None else str((self.base / Path(root).expanduser()).resolve())
 
     def network_specs(self) -> tuple[NetworkSpec, ...]:
-        """Return the networks in the order of the file, an entry with seeds giving one per seed."""
-        return tuple(spec for model in self.models for spec in self._specs(model))
+        """Return the networks in the order of the file, an entry with seeds giving one per seed; then all twins."""
+        named = self._named_specs()
+        return (*named, *(spec.twin for spec in self._with_twins(named)))
+
+    def _named_specs(self) -> list[NetworkSpec]:
+        return [spec for model in self.models for spec in self._specs(model)]
+
+    def _with_twins(self, named: Sequence[NetworkSpec]) -> list[NetworkSpec]:
+        """Return the networks that get an untrained twin: those that are not untrained themselves."""
+        return [spec for spec in named if self.controls.untrained and not spec.is_untrained]
 
     def matcher_specs(self, *, num_fit: int | None = None) -> tuple[MatcherSpec, ...]:
         """Return the matchers in the order of the file, a trained one once per seed.
@@ -210,8 +222,17 @@ class Job:
         return None if asked is not None and num_fit is not None and asked >= num_fit else asked
 
     def pairs(self) -> tuple[tuple[int, int], ...]:
-        """Return the (source, target) pairs, each once, as positions in `network_specs()`."""
-        specs = self.network_specs()
+        """Return the (source, target) pairs, each once, as positions in `network_specs()`.
+
+        A twin is a source of every target of its network, and no target.
+        """
+        specs = self._named_specs()
+        pairs = self._named_pairs(specs)
+        originals = [specs.index(spec) for spec in self._with_twins(specs)]
+        twins = {original: len(specs) + position for position, original in enumerate(originals)}
+        return (*pairs, *((twins[f], g) for f, g in pairs if f in twins))
+
+    def _named_pairs(self, specs: Sequence[NetworkSpec]) -> tuple[tuple[int, int], ...]:
         if isinstance(self.grid.pairs, str):
             kept = {"all": (True, False), "within": (True,), "across": (False,)}[self.grid.pairs]  # by whether f = g
             return tuple((f, g) for f in range(len(specs)) for g in range(len(specs)) if (f == g) in kept)

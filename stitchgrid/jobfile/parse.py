@@ -14,6 +14,7 @@ from stitchgrid.errors import JobFileError, nearest
 from stitchgrid.jobfile.job import Job, MatcherEntry
 from stitchgrid.jobfile.problems import Problems
 from stitchgrid.jobfile.tables import (
+    ControlsTable,
     DataTable,
     DiagnosticsTable,
     GridTable,
@@ -36,7 +37,7 @@ from stitchgrid.records import EnergyRecipe, MatcherSpec
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 SECTIONS = (
     *("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers", "probes", "diagnostics"),
-    "limits",
+    *("controls", "limits"),
 )
 
 
@@ -111,6 +112,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
     grid = problems.check(GridTable, table.get("grid", {}), "grid")
     _check_names(table, grid, problems)
     probes = problems.check(ProbesTable, table["probes"], "probes") if "probes" in table else None
+    controls = problems.check(ControlsTable, table.get("controls", {}), "controls") or ControlsTable()
     diagnostics = problems.check(DiagnosticsTable, table.get("diagnostics", {}), "diagnostics") or DiagnosticsTable()
     limits = problems.check(LimitsTable, table.get("limits", {}), "limits") or LimitsTable()
     if data is not None and data.outliers is not None and diagnostics.energy.outliers is not None:
@@ -133,6 +135,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
         matchers=tuple(matcher for matcher in matchers if matcher),
         probes=probes,
         diagnostics=diagnostics,
+        controls=controls,
         limits=limits,
     )
 

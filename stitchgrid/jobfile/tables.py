@@ -390,6 +390,12 @@ class ProbesTable(Table):
         return ProbeSpec(ranks=self.rank, C=self.C, max_iter=self.max_iter, samples=self.samples)
 
 
+class ControlsTable(Table):
+    """[controls]: what a value is to be compared with before it is called high."""
+
+    untrained: bool = False  # every network gets an untrained twin, a source of all its targets
+
+
 class EnergyTable(Table):
     """[diagnostics.energy]: how detectors are made."""
 

@@ -1,1 +1,1 @@
-"""What two layers are compared with: `catalogue` names the kinds, the sub-packages hold their maths."""
+"""What two layers are compared with: `registry` names the kinds, the sub-packages hold their maths."""

@@ -35,7 +35,7 @@ def build_network(spec: NetworkSpec, *, state: Mapping[str, Tensor] | None = Non
         JobFileError: If the architecture does not exist or does not take the arguments.
         InputError: If code or weights are missing, invalid, or of another architecture.
     """
-    assert spec.recipe is None or state is not None, f"{spec.name} is trained by the sweep: its state is an artefact"
+    assert not spec.is_made or state is not None, f"{spec.name} is trained by the sweep: its state is an artefact"
     published = None if state is not None else find_published(spec)
     module = make_network(spec, download=published is not None)
     if state is not None:

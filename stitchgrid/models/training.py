@@ -41,6 +41,9 @@ class Images(Protocol):
         """Return the images at these positions as uint8 (N, C, H, W), or one by one where sizes differ."""
 
 
+TWIN_IMAGES, TWIN_BATCH = 1_000, 100  # from which the batch norms of untrained twins get their statistics
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """A trained network, frozen for good, and how it did on its own images in the last epoch, as it was trained."""
@@ -84,6 +87,34 @@ def train_network(
             if on_epoch is not None:
                 on_epoch(epoch, loss, accuracy)
     return Trained(module=freeze(run.module), loss=loss, accuracy=accuracy)
+
+
+@torch.no_grad()
+def initialise_twin(
+    spec: NetworkSpec,
+    images: Images,
+    preprocess: Callable[[Tensor | list[Tensor]], Tensor],
+    *,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """Return the untrained twin of a network, frozen for good: what its architecture draws.
+
+    Batch norms get the statistics of one pass over the first `TWIN_IMAGES` images, the mean over its batches, so that
+    activations have a scale; nothing else is in training mode.
+    """
+    with quietly():
+        module = adapt(move(make_network(spec), torch.device(device), spec.name), spec.interface).eval()
+        norms = [one for one in module.modules() if isinstance(one, nn.modules.batchnorm._NormBase)]
+        before = [one.momentum for one in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+            norm.train()
+        for indices in torch.split(torch.arange(min(TWIN_IMAGES, images.num)), TWIN_BATCH) if norms else ():
+            module(preprocess(on_device(images.batch(indices), torch.device(device))))
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+    return freeze(module)
 
 
 class _Run:
