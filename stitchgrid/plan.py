@@ -8,7 +8,7 @@ from math import prod
 from typing import Protocol
 
 from stitchgrid.matchers.metrics import WITHOUT_TAIL
-from stitchgrid.matchers.protocol import GramIndex
+from stitchgrid.matchers.protocol import ClosedForm, GramIndex
 from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, is_a, metrics_of
 from stitchgrid.records import Block, Cell, Layer, MatcherSpec, Shard, Sweep, digest
 
@@ -246,14 +246,14 @@ def images_of(sweep: Sweep, matcher: int) -> tuple[int, int]:
 def _images_passed(sweep: Sweep, matchers: Sequence[int], *, gram: bool) -> int:
     """Return how many fit and evaluation images pass for all layer pairs and matchers at once."""
     used = [(sweep.matchers[matcher], *images_of(sweep, matcher)) for matcher in matchers]
-    fit = (num for spec, num, _ in used if spec.rank or _is_closed_form(spec) or asks_ood(spec, "mahalanobis"))
+    fit = (num for spec, num, _ in used if spec.rank or is_closed_form(spec) or asks_ood(spec, "mahalanobis"))
     evaluation = (num for spec, _, num in used if gram or not is_a(spec, GramIndex))
     return max(fit, default=0) + max(evaluation, default=0)
 
 
-def _is_closed_form(spec: MatcherSpec) -> bool:
-    kind = MATCHERS[spec.kind]
-    return kind.family == "stitcher" and not kind.is_trained
+def is_closed_form(spec: MatcherSpec) -> bool:
+    """Return whether a map is found by least squares or the like, or starts from one that is."""
+    return is_a(spec, ClosedForm) or spec.values.get("init") == "direct"
 
 
 def _axes_cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:

@@ -19,7 +19,7 @@ from stitchgrid.matchers.alignment import Layout, layout_of
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.protocol import About, GramIndex, MomentIndex
 from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a
-from stitchgrid.plan import images_of
+from stitchgrid.plan import images_of, is_closed_form
 from stitchgrid.records import Block, Layer, Network, Shard, Sweep
 
 PROCESS_BYTES = 600 << 20  # of a worker with torch and torchvision before it has loaded anything
@@ -189,7 +189,7 @@ def _moment_bytes(sweep: Sweep, shard: Shard, share: Callable[[int], int]) -> in
         num_maps += is_stitcher
         if is_stitcher or is_a(spec, MomentIndex):
             evaluation.setdefault(num_eval, set()).add(rules)
-        if is_stitcher and not MATCHERS[spec.kind].is_trained:
+        if is_closed_form(spec):
             fit.setdefault(num_fit, set()).add(rules)
     pairs = sum(_width(sweep.source_layers(block)) * _width(sweep.target_layers(block)) for block in shard.blocks)
     sides = _alike(sweep, _source_keys(shard)), _alike(sweep, _target_keys(shard))
