@@ -17,7 +17,7 @@ from stitchgrid.engine.training_images import CACHE_BYTES
 from stitchgrid.engine.workspace import LayerKey
 from stitchgrid.matchers.alignment import Layout, layout_of
 from stitchgrid.matchers.params import Rules
-from stitchgrid.matchers.protocol import About, GramIndex, MomentIndex
+from stitchgrid.matchers.protocol import About, ClosedForm, GramIndex, MomentIndex
 from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a
 from stitchgrid.plan import images_of, is_closed_form
 from stitchgrid.records import Block, Layer, Network, Shard, Sweep
@@ -179,7 +179,8 @@ def _moment_bytes(sweep: Sweep, shard: Shard, share: Callable[[int], int]) -> in
 
     Maps of all matchers are there while the evaluation's moments are, and the axes on which they were fitted.
     """
-    fit: dict[int, set[Rules | None]] = {}  # number of images -> how rows are laid, None: compared as indices do
+    #: Number of images, and which fold of how many -> how rows are laid, None: compared as indices do.
+    fit: dict[tuple[int, int, int], set[Rules | None]] = {}
     evaluation: dict[int, set[Rules | None]] = {}
     num_maps = 0
     for matcher in shard.matchers:
@@ -190,7 +191,10 @@ def _moment_bytes(sweep: Sweep, shard: Shard, share: Callable[[int], int]) -> in
         if is_stitcher or is_a(spec, MomentIndex):
             evaluation.setdefault(num_eval, set()).add(rules)
         if is_closed_form(spec):
-            fit.setdefault(num_fit, set()).add(rules)
+            kind = implementation(spec)
+            num_folds = kind.num_folds if isinstance(kind, ClosedForm) else 0
+            for fold in range(max(1, num_folds)):  # each has moments of its own
+                fit.setdefault((num_fit, num_folds, fold), set()).add(rules)
     pairs = sum(_width(sweep.source_layers(block)) * _width(sweep.target_layers(block)) for block in shard.blocks)
     sides = _alike(sweep, _source_keys(shard)), _alike(sweep, _target_keys(shard))
     of_fit = [_spaces(*sides, rules) for rules in fit.values()]
