@@ -96,6 +96,7 @@ WRONG = {
     "NULL in flags": with_column("flags", NO_LIST),
     "NULL in a list of flags": with_column("flags", [[None], ["a"], []]),
     **{f"no text in {name}": with_bad_text(name) for name in ("cell_id", "metric", "error", "matcher", "created_at")},
+    "a value of no metric": with_column("metric", [None, "accuracy", "accuracy"]),
     "cell_id twice": twice("cell_id"),
     "value twice": twice("value"),
     "numbers for texts": with_column("metric", [1, 2, 3], pa.int64()),

@@ -225,6 +225,10 @@ def check_content(table: pa.Table, schema: pa.Schema, parts: Sequence[int] | Non
                 raise DamagedFileError(f"has no text in {texts.null_count} places of {name}")
         if kind in (TEXT, TEXTS) and sum(map(_most_written, texts.chunks)) > most_bytes(0):
             _check_length(name, column, texts, parts or [table.num_rows])
+    if {"status", "metric"} <= set(table.column_names) and table["metric"].null_count:
+        is_value = pc.equal(table["status"].cast(TEXT), "done")
+        if lost := pc.sum(pc.and_(is_value, pc.is_null(table["metric"]))).as_py():
+            raise DamagedFileError(f"has no metric in {lost} rows of values")
 
 
 def _most_written(texts: pa.Array) -> int:
