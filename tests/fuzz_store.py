@@ -1,13 +1,16 @@
 """A seeded fuzzer of stores: changes any file of a small store, drives commands, and looks at what must hold.
 
-`python tests/fuzz_store.py FIRST_SEED NUM` runs by hand.
+`python tests/fuzz_store.py FIRST_SEED NUM` runs by hand, in no more memory than `MEMORY`; it ends with 1 where a round
+failed. Most rounds call the readers, one in `WHOLE` runs whole commands.
 """
 
 import json
 import os
 import random
+import resource
 import shutil
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -21,11 +24,15 @@ from helpers_store import SWEEP, make_synthetic_store, planned_cells
 
 from stitchgrid.catalog import Catalog
 from stitchgrid.cli import cli
+from stitchgrid.errors import StitchgridError
 from stitchgrid.store import Store
 from stitchgrid.store.layout import DATA_NAME, PART_NAME, content_digest
+from stitchgrid.store.reading import read_rows
 
 UNIT = next(iter(planned_cells())).shard
 SECONDS = 30
+MEMORY = 2 * 2**30
+WHOLE = 20
 VALUES = "select cell_id, metric, value from results"
 CHEAP = (["status"], ["sql", "select count(*) as n, sum(value) from results"], ["logs", SWEEP, UNIT], ["check"])
 OTHERS = (
@@ -38,6 +45,13 @@ OTHERS = (
     ["resume", SWEEP, "--address", "none"],
 )
 REPAIR = ["check", "--repair"]
+READERS: tuple[Callable[[Store], object], ...] = (
+    lambda store: store.outcomes(),
+    lambda store: store.read_parts(),
+    lambda store: store.compact(),
+    lambda store: query(store, "select status, count(*) from cells group by all"),
+    lambda store: query(store, "select * from results"),
+)
 ODD = [None, True, -1, 0, 2**70, 1e308, 10**400, "", "../../outside/a", "a\0b", "\ud800", "x" * 5000, [], {}, "\u0663"]
 NAMES = ["lost+found", "a b", "..x", "\u00b2.json", "999999999.json", "0000", "x" * 200, "@eaDir", "caf\udce9"]
 
@@ -227,9 +241,34 @@ def watching():
         _inside.pop()
 
 
+def query(store: Store, sql: str) -> list[dict]:
+    with Catalog(store) as catalog:
+        return catalog.query(sql).to_pylist()
+
+
+def read_sweep(store: Store) -> None:
+    """Read all that a store keeps of sweeps but for results."""
+    for sweep in store.sweep_names():
+        store.leases.holder(sweep)
+        store.attempts(sweep)
+        store.read_heartbeat(sweep)
+        for name in store.log_names(sweep):
+            store.read_log(sweep, name)
+        store.read_job(sweep)
+        store.read_plan(sweep)
+        store.read_plan_info(sweep)
+    store.read_artefact("evaluation", "k" * 32)
+
+
 def values(grid: Path) -> dict:
-    with Catalog(Store.open(grid)) as catalog:
-        return {(row["cell_id"], row["metric"]): row["value"] for row in catalog.query(VALUES).to_pylist()}
+    """Return all values of a store that has names for them."""
+    return {(row["cell_id"], row["metric"]): row["value"] for row in query(Store.open(grid), VALUES)}
+
+
+def stored_values(grid: Path) -> dict:
+    """Return all values of a store, without the names of a sweep."""
+    rows = read_rows(Store.open(grid).files, ("cell_id", "metric", "value", "status")).table.to_pylist()
+    return {(row["cell_id"], row["metric"]): row["value"] for row in rows if row["status"] == "done"}
 
 
 def drive(grid: Path, commands) -> None:
@@ -244,6 +283,48 @@ def drive(grid: Path, commands) -> None:
         assert time.monotonic() - start < SECONDS, command
 
 
+def drive_readers(grid: Path, readers) -> None:
+    """Call readers; an AssertionError where one raises anything but an error that the command line shows."""
+    for reader in readers:
+        start = time.monotonic()
+        said = ""
+        try:
+            reader(Store.open(grid))
+        except StitchgridError as problem:
+            said = str(problem)
+        except Exception:
+            raise AssertionError(traceback.format_exc()) from None
+        assert "SECRET" not in said
+        assert time.monotonic() - start < SECONDS
+
+
+def repair(store: Store) -> None:
+    store.set_aside(store.check())
+
+
+def look(grid: Path, rng: random.Random, sound: dict) -> None:
+    """Drive what reads a changed store, repair it, and look at the values that are left."""
+    is_whole = rng.randrange(WHOLE) == 0
+    if is_whole:
+        drive(grid, rng.sample(CHEAP, 1) + rng.sample(OTHERS, 1))
+        drive(grid, [REPAIR])
+    else:
+        drive_readers(grid, [rng.choice([*READERS, read_sweep]), repair])
+    if not (grid / "store.json").is_file() or not can_be_opened(grid):
+        return
+    if is_whole:
+        drive(grid, [["check"]])
+    else:
+        drive_readers(grid, [Store.check])
+    try:
+        found = (values if is_whole or rng.randrange(5) == 0 else stored_values)(grid)
+    except StitchgridError:  # a file in the place of a folder
+        return
+    for key, value in found.items():
+        assert key in sound, f"a value of nobody: {key}"
+        assert value == sound[key], f"a wrong number: {key}: {value}, not {sound[key]}"
+
+
 def fuzz(made: Path, place: Path, seed: int, sound: dict) -> str:
     """Run one round; return what was changed. An AssertionError if something does not hold."""
     rng = random.Random(seed)
@@ -253,13 +334,7 @@ def fuzz(made: Path, place: Path, seed: int, sound: dict) -> str:
     done = [change(grid, rng) for _ in range(rng.choice([1, 1, 1, 2, 4]))]
     try:
         with chdir(place), watching():
-            drive(grid, rng.sample(CHEAP, 1) + rng.sample(OTHERS, 1))
-            drive(grid, [REPAIR])
-            if (grid / "store.json").is_file():
-                drive(grid, [["check"]])
-                for key, value in values(grid).items() if can_be_opened(grid) else ():
-                    assert key in sound, f"a value of nobody: {key}"
-                    assert value == sound[key], f"a wrong number: {key}: {value}, not {sound[key]}"
+            look(grid, rng, sound)
         assert not WATCHED, WATCHED
         assert [one.name for one in (place / "outside").iterdir()] == ["a"]
         assert (place / "outside" / "a").read_text() == "SECRET"
@@ -272,22 +347,34 @@ def fuzz(made: Path, place: Path, seed: int, sound: dict) -> str:
 
 
 def can_be_opened(grid: Path) -> bool:
-    """Return whether a store can still be opened."""
-    return CliRunner().invoke(cli, ["status", "--store", str(grid)]).exit_code == 0
+    """Return whether a store can still be opened, and its rows be read."""
+    try:
+        Store.open(grid).outcomes()
+    except StitchgridError:
+        return False
+    return True
+
+
+def main(first: int, num: int) -> int:
+    """Run rounds in little memory, showing those that fail; return how many did."""
+    os.fsync = lambda _: None  # no round waits for the disk
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        made, place = Path(folder, "made"), Path(folder, "place")
+        made.mkdir()
+        place.mkdir()
+        sound = stored_values(make_place(made) / "grid")
+        for seed in range(first, first + num):
+            try:
+                fuzz(made, place, seed, sound)
+            except Exception as problem:
+                bad += 1
+                sys.stdout.write(f"seed {seed}: {str(problem)[-1500:]}\n")
+                sys.stdout.flush()
+    sys.stdout.write(f"{bad} of {num}\n")
+    return bad
 
 
 if __name__ == "__main__":
-    import tempfile
-
-    first, num = int(sys.argv[1]), int(sys.argv[2])
-    made = make_place(Path(tempfile.mkdtemp()))
-    sound = values(made / "grid")
-    bad = 0
-    for seed in range(first, first + num):
-        try:
-            fuzz(made, Path(tempfile.mkdtemp()), seed, sound)
-        except Exception as problem:
-            bad += 1
-            sys.stdout.write(f"{str(problem)[-1500:]}\n")
-            sys.stdout.flush()
-    sys.stdout.write(f"{bad} of {num}\n")
+    sys.exit(1 if main(int(sys.argv[1]), int(sys.argv[2])) else 0)

@@ -40,7 +40,7 @@ def network_remarks(
             f"at chance: accuracy {found['accuracy']:.3f} on {len(class_names)} classes, where answers that know "
             f"nothing of the images reach {found['chance']:.3f}"
         )
-    if found.get("order"):
+    if found.get("order") and len(found["order"]["classes"]) == len(class_names):
         remarks.append(_order(found["order"], found["accuracy"], class_names))
     return [*remarks, *found.get("remarks", ())]
 

@@ -91,16 +91,11 @@ class Checker:
         return Report(num_files=self.num_files + 1, findings=tuple(findings))  # and store.json, read when opened
 
     def _parts(self) -> Iterator[Finding]:
-        parts = Parts(self.files)
-        for name in self.files.names(PARTS):
-            self.num_files += 1
-            if PartName.parse(name) is None:
-                yield _foreign(f"{PARTS}/{name}")
-                continue
-            try:
-                parts.read_one(name, PART.names)
-            except (DamagedFileError, StoreError) as problem:
-                yield Finding(file=f"{PARTS}/{name}", problem=str(problem), advice=RESUME)
+        names = self.files.names(PARTS)
+        self.num_files += len(names)
+        yield from (_foreign(f"{PARTS}/{name}") for name in names if PartName.parse(name) is None)
+        for one in Parts(self.files).problems([name for name in names if PartName.parse(name)]):
+            yield Finding(file=one.file, problem=one.reason, advice=RESUME)
 
     def _snapshots(self) -> Iterator[Finding]:
         snapshots = Snapshots(self.files)

@@ -190,6 +190,12 @@ class OrderDocument(Document):
     classes: list[Count]
     is_seen: list[bool]
 
+    @model_validator(mode="after")
+    def _is_of_as_many_classes(self) -> Self:
+        if len(self.is_seen) != len(self.classes) or any(label >= len(self.classes) for label in self.classes):
+            raise ValueError("not an order of as many classes as there are")
+        return self
+
 
 class EvaluationDocument(Document):
     """What was measured of a network; undefined numbers may be NaN."""
@@ -205,6 +211,14 @@ class EvaluationDocument(Document):
     libraries: dict[Short, Short] = {}
     problems: list[Text] = []
     remarks: list[Text] = []
+
+    @model_validator(mode="after")
+    def _has_what_it_is_judged_by(self) -> Self:
+        if self.accuracy is None and (self.is_at_chance or self.order):
+            raise ValueError("no accuracy, by which it is judged")
+        if self.chance is None and self.is_at_chance:
+            raise ValueError("no accuracy of chance, by which it is judged")
+        return self
 
 
 class SummaryDocument(Document):

@@ -1,6 +1,7 @@
 """The columns of every Parquet file of a store; those of a part are the fields of `records.Row`."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import pyarrow as pa
 
@@ -166,9 +167,10 @@ ADDED_TO_TABLES = {
 }
 
 
-def text_columns(schema: pa.Schema) -> list[str]:
+@lru_cache(maxsize=64)
+def text_columns(schema: pa.Schema) -> tuple[str, ...]:
     """Return the columns whose few distinct values are worth a dictionary in memory."""
-    return [field.name for field in schema if field.type == TEXT and field.name != "cell_id"]
+    return tuple(field.name for field in schema if field.type == TEXT and field.name != "cell_id")
 
 
 def as_dictionaries(table: pa.Table) -> pa.Table:

@@ -6,7 +6,7 @@ file that promises less than its pages hold is refused by none of this; its dige
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stitchgrid.store.damage import DamagedFileError
-from stitchgrid.store.duplicates import as_numbers
+from stitchgrid.store.duplicates import Numbers, as_numbers
 from stitchgrid.store.limits import GB, KB, MB
 from stitchgrid.store.schemas import REQUIRED, TEXT, TEXTS, text_columns
 
 MOST_ROWS = 16_000_000  # of one file
 MOST_GROUPS = 100_000
+FEW_GROUPS = 4  # of rows, which one thread reads sooner than several
 MOST_TEXTS = 4 * MOST_ROWS  # in the lists of one column
 SEEN: deque[tuple[Any, Any, "Shape"]] = deque(maxlen=16)  # schemas of footers; most files of a store share one
 UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
@@ -37,6 +38,7 @@ class Shape:
     """What the schema in a footer comes to."""
 
     names: tuple[str, ...]  # of columns
+    dictionaries: tuple[str, ...]  # columns that say they were dictionaries when they were written
     leaves: tuple[tuple[str, str, int], ...]  # of texts: column, path below it, position
 
 
@@ -53,13 +55,11 @@ def read_table(data: bytes, schema: pa.Schema, columns: Sequence[str] | None = N
 
 def read_unchecked(data: bytes, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """Return columns of a Parquet file whose footer was looked at, and whose content `sound` is still to look at."""
-    file, wanted = open_table(data, schema, columns)
+    file, wanted, is_packed = _opened(data, schema, columns)
     try:
-        table = file.read(columns=wanted, use_threads=False)
+        table = file.read(columns=wanted, use_threads=file.num_row_groups > FEW_GROUPS)
     except UNREADABLE as problem:
         raise unreadable(problem) from problem
-    plain = [name for name in wanted if name == "cell_id" or schema.field(name).type == TEXTS]
-    is_packed = any(table[name].type != schema.field(name).type for name in plain)
     return sound(table, schema) if is_packed else table  # before anybody writes its texts out
 
 
@@ -73,13 +73,33 @@ def open_table(
     Raises:
         DamagedFileError: If it is not a Parquet file of this schema within the limits.
     """
-    footer, shape = read_footer(data, schema)
-    names = frozenset(shape.names)
-    wanted = [name for name in columns or schema.names if name in names]
-    texts = [name for name in text_columns(schema) if name in wanted]
-    packed = _packed(footer, shape, [name for name in wanted if name not in texts])
+    return _opened(data, schema, columns)[:2]
+
+
+def _opened(data: bytes, schema: pa.Schema, columns: Sequence[str] | None) -> tuple[pq.ParquetFile, list[str], bool]:
+    """Return what `open_table` does, and whether texts are read as dictionaries which the schema has as they are."""
+    expected = [name for name in text_columns(schema) if columns is None or name in columns]
     try:
-        return pq.ParquetFile(pa.BufferReader(data), metadata=footer, read_dictionary=[*texts, *packed]), wanted
+        file = _file(data, expected)
+    except KeyError:  # it has not all of them
+        file = _file(data, [])
+    footer = file.metadata
+    shape = _looked_at(footer, schema)
+    wanted = [name for name in columns or schema.names if name in shape.names]
+    texts = [name for name in expected if name in shape.names]
+    plain = frozenset(wanted).difference(texts)
+    packed = _packed(footer, shape, plain)
+    if packed or len(texts) < len(expected):
+        file = _file(data, [*texts, *packed], footer)
+    return file, wanted, bool(packed) or not plain.isdisjoint(shape.dictionaries)
+
+
+def _file(data: bytes, dictionaries: Sequence[str], footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Return a file of which only the footer is read; a KeyError if it lacks one of the columns for dictionaries."""
+    if not data:
+        raise DamagedFileError("empty file")
+    try:
+        return pq.ParquetFile(pa.BufferReader(data), metadata=footer, read_dictionary=dictionaries)
     except UNREADABLE as problem:
         raise unreadable(problem) from problem
 
@@ -100,15 +120,17 @@ def read_footer(data: bytes, schema: pa.Schema) -> tuple[pq.FileMetaData, Shape]
     Raises:
         DamagedFileError: If it is not such a file.
     """
-    if not data:
-        raise DamagedFileError("empty file")
+    footer = _file(data, []).metadata
+    return footer, _looked_at(footer, schema)
+
+
+def _looked_at(footer: pq.FileMetaData, schema: pa.Schema) -> Shape:
     try:
-        footer = pq.read_metadata(pa.BufferReader(data))
         shape = _shape(footer, schema)
     except UNREADABLE as problem:
         raise unreadable(problem) from problem
     _check_sizes(footer)
-    return footer, shape
+    return shape
 
 
 def _shape(footer: pq.FileMetaData, schema: pa.Schema) -> Shape:
@@ -117,11 +139,15 @@ def _shape(footer: pq.FileMetaData, schema: pa.Schema) -> Shape:
     for seen, known, shape in SEEN:
         if seen == wanted and known.equals(footer.schema):
             return shape
-    names = footer.schema.to_arrow_schema().names
-    _check_types(footer.schema.to_arrow_schema(), schema)
+    found = footer.schema.to_arrow_schema()
+    _check_types(found, schema)
     columns = [footer.schema.column(number) for number in range(footer.num_columns)]
     leaves = [(one.path, number) for number, one in enumerate(columns) if one.physical_type == "BYTE_ARRAY"]
-    shape = Shape(names=tuple(names), leaves=tuple((path.partition(".")[0], path, at) for path, at in leaves))
+    shape = Shape(
+        names=tuple(found.names),
+        dictionaries=tuple(field.name for field in found if pa.types.is_dictionary(field.type)),
+        leaves=tuple((path.partition(".")[0], path, at) for path, at in leaves),
+    )
     SEEN.append((wanted, footer.schema, shape))
     return shape
 
@@ -154,7 +180,7 @@ def _check_sizes(footer: pq.FileMetaData) -> None:
         raise DamagedFileError(f"would take {size} bytes of memory; {footer.num_rows} rows take no more than {most}")
 
 
-def _packed(footer: pq.FileMetaData, shape: Shape, columns: Sequence[str]) -> list[str]:
+def _packed(footer: pq.FileMetaData, shape: Shape, columns: Container[str]) -> list[str]:
     """Return the paths of texts that are not read as dictionaries and whose file has them as such.
 
     A file of a few kilobytes may repeat one long text a million times.
@@ -178,8 +204,8 @@ def _is_plain(chunk: pq.ColumnChunkMetaData) -> bool:
     return not chunk.has_dictionary_page and set(chunk.encodings) <= {"PLAIN", "RLE", "BIT_PACKED"}
 
 
-def check_content(table: pa.Table, schema: pa.Schema) -> None:
-    """Look at what a table of this schema says.
+def check_content(table: pa.Table, schema: pa.Schema, parts: Sequence[int] | None = None) -> None:
+    """Look at what a table of this schema says; `parts` are the rows of the files that it came from, one by default.
 
     Raises:
         DamagedFileError: If a text is not UTF-8 or too long, or something is NULL that no reader expects to be.
@@ -188,31 +214,58 @@ def check_content(table: pa.Table, schema: pa.Schema) -> None:
         table.validate(full=True)
     except (pa.ArrowException, ValueError) as problem:
         raise DamagedFileError(f"holds what is no text or no list ({str(problem).splitlines()[0][:200]})") from problem
-    for name in table.column_names:
-        column, kind = table[name], schema.field(name).type
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kind = schema.field(name).type
         if column.null_count and name in REQUIRED:
             raise DamagedFileError(f"has no {name} in {column.null_count} rows")
+        texts = column
         if kind == TEXTS:
-            column = pc.list_flatten(column)
-            if column.null_count:
-                raise DamagedFileError(f"has no text in {column.null_count} places of {name}")
-        if kind in (TEXT, TEXTS):
-            _check_length(name, column, most_bytes(table.num_rows))
+            texts = pc.list_flatten(column)
+            if texts.null_count:
+                raise DamagedFileError(f"has no text in {texts.null_count} places of {name}")
+        if kind in (TEXT, TEXTS) and sum(map(_most_written, texts.chunks)) > most_bytes(0):
+            _check_length(name, column, texts, parts or [table.num_rows])
+    if {"status", "metric"} <= set(table.column_names) and table["metric"].null_count:
+        is_value = pc.equal(table["status"].cast(TEXT), "done")
+        if lost := pc.sum(pc.and_(is_value, pc.is_null(table["metric"]))).as_py():
+            raise DamagedFileError(f"has no metric in {lost} rows of values")
 
 
-def _check_length(name: str, column: pa.ChunkedArray, most: int) -> None:
-    """Refuse texts that would together be longer than `most` if every one of them were written out."""
-    total = 0
-    for chunk in column.chunks:
-        if not pa.types.is_dictionary(chunk.type):
-            total += chunk.nbytes
-        elif chunk.dictionary.nbytes * len(chunk) <= most_bytes(0):
-            continue
-        else:
-            lengths = as_numbers(pc.fill_null(pc.binary_length(chunk.dictionary), 0)).astype(np.int64)
-            total += int(lengths[as_numbers(chunk.indices.drop_null())].sum())
-    if total > most:
-        raise DamagedFileError(f"has {total} bytes of text in {name}; its rows have no more than {most}")
+def _most_written(texts: pa.Array) -> int:
+    """Return how many bytes texts come to at most if every one of them were written out."""
+    return int(texts.dictionary.nbytes * len(texts) if pa.types.is_dictionary(texts.type) else texts.nbytes)
+
+
+def _check_length(name: str, column: pa.ChunkedArray, texts: pa.ChunkedArray, parts: Sequence[int]) -> None:
+    """Refuse texts that would together be longer than their part may have if every one of them were written out."""
+    for total, num_rows in zip(_written(column, texts, parts), parts, strict=True):
+        if total > (most := most_bytes(num_rows)):
+            raise DamagedFileError(f"has {total} bytes of text in {name}; its rows have no more than {most}")
+
+
+def _written(column: pa.ChunkedArray, texts: pa.ChunkedArray, parts: Sequence[int]) -> list[int]:
+    """Return how many bytes of text each part has in a column, whose texts may be those in its lists."""
+    if len(parts) == 1:
+        return [sum(int(_lengths(chunk).sum()) for chunk in texts.chunks)]
+    starts = _sums([np.array(parts)])
+    if texts is not column:
+        starts = _sums([as_numbers(pc.fill_null(pc.list_value_length(column), 0))])[starts]
+    found: list[int] = np.diff(_sums(map(_lengths, texts.chunks))[starts]).tolist()
+    return found
+
+
+def _sums(numbers: Iterable[Numbers]) -> Numbers:
+    """Return the sum of the first 0, 1, 2, ... of all numbers."""
+    return np.concatenate([np.zeros(1, np.int64), *numbers]).cumsum(dtype=np.int64)
+
+
+def _lengths(texts: pa.Array) -> Numbers:
+    """Return how many bytes each text has."""
+    if not pa.types.is_dictionary(texts.type):
+        return as_numbers(pc.fill_null(pc.binary_length(texts), 0)).astype(np.int64)
+    known = as_numbers(pc.fill_null(pc.binary_length(texts.dictionary), 0)).astype(np.int64)
+    found: Numbers = np.append(known, 0)[as_numbers(pc.fill_null(texts.indices.cast(pa.int32()), len(known)))]
+    return found
 
 
 def unreadable(problem: BaseException) -> DamagedFileError:
