@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -525,3 +526,22 @@ def test_an_evaluation_lacks_nothing_that_remarks_say(grid, found):
     store.write_artefact("evaluation", "e" * 32, json.dumps(found).encode())
     [damaged] = store.check().damage
     assert damaged.file.startswith("artefacts/evaluation/")
+
+
+@pytest.mark.parametrize("folder", ["parts/v1", "snapshots/v1/extracts", "sweeps", f"sweeps/{SWEEP}/claims"])
+def test_a_file_in_the_place_of_a_folder_is_damage_and_set_aside(tmp_path, folder):
+    store = make_synthetic_store(tmp_path).store
+    store.compact()
+    path = Path(store.uri) / folder
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("?")
+    for words in (["status"], ["sql", "select count(*) from results"], ["check"], ["check", "--repair"], ["check"]):
+        found = CliRunner().invoke(cli, [*words, "--store", store.uri])
+        assert found.exit_code in (0, 1), (words, found.output)
+        assert isinstance(found.exception, SystemExit | None), words
+        if words == ["check"] and path.exists():
+            assert f"DAMAGED  {folder}\n    a file in the place of a folder" in found.output
+    assert not path.is_file()
+    assert CliRunner().invoke(cli, ["status", "--store", store.uri]).exit_code == 0

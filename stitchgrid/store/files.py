@@ -126,12 +126,12 @@ class LocalFiles:
         """Return the sorted names of the folders inside a folder; none if there is no folder."""
         return sorted(name for name, is_folder in self._entries(folder) if is_folder)
 
-    def is_link(self, folder: str) -> bool:
-        """Return whether a folder, or one above it, is a link: then it counts as empty."""
+    def is_no_folder(self, folder: str) -> bool:
+        """Return whether something else, a link or a file, is in the place of a folder: then it counts as empty."""
         try:
             with below.opened(self.root, self._parts(folder)):
                 return False
-        except below.NotRegularError:
+        except (below.NotRegularError, NotADirectoryError):
             return True
         except OSError:
             return False
@@ -258,7 +258,7 @@ class LocalFiles:
         try:
             with below.opened(self.root, self._parts(folder)) as opened, os.scandir(opened) as entries:
                 found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        except (FileNotFoundError, below.NotRegularError):
+        except (FileNotFoundError, NotADirectoryError, below.NotRegularError):
             return []
         except OSError as problem:
             raise self._unreadable(folder, problem) from problem

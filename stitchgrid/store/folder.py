@@ -7,6 +7,7 @@ of the same store, as tools that share equal content leave them; it is read, and
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,10 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 PARTIAL = ".partial"  # ends the hidden name of a file that is being written
 LEFT = "left by a writer that was stopped"
 DEEPEST = 16  # folders below each other; a store has no more than five
+FOLDERS = re.compile(  # what is never a file in a store
+    r"(parts|snapshots)(/v1)?|snapshots/v1/(data|extracts)|artefacts(/(network|evaluation|fingerprint|probe|detector))?"
+    r"|sweeps|sweeps/[^/]+/(journal|claims|logs|\d{4,})"
+)
 KINDS = {
     stat.S_IFLNK: "a link that leads to no file of the store",
     stat.S_IFIFO: "a pipe",
@@ -182,6 +187,8 @@ def _stranger(root: Path, name: str, kind: int) -> Stranger | None:
         return Stranger(name=name, problem="its name is no text", is_unsafe=False)
     if kind == stat.S_IFDIR:
         return Stranger(name=name, problem="lies deeper than any folder of a store", is_unsafe=False)
+    if kind == stat.S_IFREG and FOLDERS.fullmatch(name):
+        return Stranger(name=name, problem="a file in the place of a folder", is_unsafe=True)
     if kind == stat.S_IFREG:
         is_left = last.startswith(".") and last.endswith(PARTIAL)
         return Stranger(name=name, problem=LEFT, is_unsafe=False) if is_left else None

@@ -34,16 +34,16 @@ def contents(files: Files) -> Contents:
     names = Parts(files).names()
     snapshot, damaged = Snapshots(files).newest()
     loose = tuple(name for name in names if name not in snapshot.replaces)
-    return Contents(snapshot=snapshot, loose=loose, damaged=(*damaged, *_links(files)))
+    return Contents(snapshot=snapshot, loose=loose, damaged=(*damaged, *_no_folders(files)))
 
 
-def _links(files: Files) -> list[Damage]:
-    """Return which folders are links, out of which nothing is read."""
+def _no_folders(files: Files) -> list[Damage]:
+    """Return which folders are none, but links or files, out of which nothing is read."""
     if not isinstance(files, LocalFiles):
         return []
-    reason = "it, or a folder above it, is a link, which nobody follows"
+    reason = "it, or a folder above it, is a link or a file, which nobody follows"
     folders = (PARTS, SNAPSHOTS, SNAPSHOT_DATA, EXTRACTS, SWEEPS)
-    return [Damage(file=folder, reason=reason) for folder in folders if files.is_link(folder)]
+    return [Damage(file=folder, reason=reason) for folder in folders if files.is_no_folder(folder)]
 
 
 def stable(files: Files, read: Callable[[Contents], Found]) -> Found:
