@@ -31,7 +31,7 @@ from stitchgrid.engine.detect import train_detector
 from stitchgrid.engine.probes import Probe, probe_layers
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace, forward
-from stitchgrid.matchers.registry import STITCHER_METRICS
+from stitchgrid.matchers.metrics import OF_STITCHERS
 from stitchgrid.models.cutting import cut_network
 from stitchgrid.records import EnergyRecipe, EnergySpec, MatcherSpec, Preprocess, ProbeSpec, Row, canonical
 from stitchgrid.store import Store
@@ -84,6 +84,9 @@ class Seen:
     num_cells: list[int]
     sized: list[Tensor]  # a layer's activations of images that differ in size: there, here
     launched: list[dict[tuple[str, ...], float]]  # what a whole launch stores, training included: there, here
+
+
+STITCHER_METRICS = tuple(metric.name for metric in OF_STITCHERS if metric.name != "residual_at")
 
 
 def matchers() -> list[MatcherSpec]:

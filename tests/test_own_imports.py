@@ -205,14 +205,14 @@ def test_networks_of_two_folders_have_each_its_own_helpers(tmp_path):
 
 
 def test_a_name_that_is_of_two_networks_is_refused_where_it_is_not_clear_which_is_meant(tmp_path):
-    source = "import importlib\nimport blocks\nfrom torch import nn\nclass Net(nn.Linear):\n    def forward(self, x):\n"
-    source += "        return importlib.import_module('blo' + 'cks').WIDTH\ndef make():\n    return Net(2, 2)\n"
+    source = "import importlib\nimport two_\nfrom torch import nn\nclass Net(nn.Linear):\n    def forward(self, x):\n"
+    source += "        return importlib.import_module('two' + '_').WIDTH\ndef make():\n    return Net(2, 2)\n"
     for home, size in (("a", 3), ("b", 4)):
-        write(tmp_path / home, net=source, blocks=f"WIDTH = {size}")
+        write(tmp_path / home, net=source, two_=f"WIDTH = {size}")
     first = make_network(spec("a/net.py:make", base=tmp_path))
     assert first(None) == 3
     second = make_network(spec("b/net.py:make", base=tmp_path))
-    with pytest.raises(ImportError, match=r"different modules 'blocks' \(.*a/blocks.py, .*b/blocks.py\)"):
+    with pytest.raises(ImportError, match=r"different modules 'two_' \(.*a/two_.py, .*b/two_.py\)"):
         second(None)
     del first
     assert second(None) == 4
@@ -247,7 +247,7 @@ def test_modules_are_real_ones(tmp_path):
     source = """
         from dataclasses import dataclass
         from torch import nn
-        from blocks import Block
+        from real_parts import Block
 
         @dataclass
         class Config:
@@ -259,13 +259,13 @@ def test_modules_are_real_ones(tmp_path):
         def make():
             return Net(Block(2, Config().width))
     """
-    write(tmp_path, net=source, blocks="from torch import nn\nclass Block(nn.Linear):\n    '''A block.'''\n")
+    write(tmp_path, net=source, real_parts="from torch import nn\nclass Block(nn.Linear):\n    '''A block.'''\n")
     net = make_network(spec("net.py:make", base=tmp_path))
-    assert (type(net).__module__, type(net[0]).__module__) == ("net", "blocks")
-    assert sys.modules["blocks"].__file__ == str(tmp_path / "blocks.py")
+    assert (type(net).__module__, type(net[0]).__module__) == ("net", "real_parts")
+    assert sys.modules["real_parts"].__file__ == str(tmp_path / "real_parts.py")
     assert pickle.loads(pickle.dumps(net)).state_dict().keys() == net.state_dict().keys()
     assert type(copy.deepcopy(net)) is type(net)
-    (tmp_path / "blocks.py").write_text("# changed\n" * 20)
+    (tmp_path / "real_parts.py").write_text("# changed\n" * 20)
     assert inspect.getsource(type(net[0])) == "class Block(nn.Linear):\n    '''A block.'''\n"
 
 

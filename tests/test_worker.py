@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers_engine import make_sweep, matcher, trained_zoo, whole_shard, workspace
 
-from stitchgrid.engine import fit, place
+from stitchgrid.engine import place
 from stitchgrid.errors import InputError
+from stitchgrid.matchers.stitchers.direct import Direct
 from stitchgrid.records import DataSpec, Sweep
 from stitchgrid.store import Store
 from stitchgrid.worker import Worker
@@ -57,7 +58,7 @@ def test_a_shard_that_loses_the_device_leaves_nothing_in_the_store(worker, sweep
     def lose_device(*_, **__):
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(fit, "fit_direct", lose_device)
+    monkeypatch.setattr(Direct, "fit", lose_device)
     with pytest.raises(torch.AcceleratorError):
         worker.run(whole_shard(sweep), sweep)
     assert not list(Path(worker.store.uri).rglob("*.parquet"))

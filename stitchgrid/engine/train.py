@@ -4,7 +4,7 @@ Shape suffixes: S stitched networks, N images, K scores, P numbers of a layer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -252,16 +252,19 @@ class _Sums:
     """Sums over rows (N, P), in float64."""
 
     num: int = 0
-    total_P: Tensor = field(default_factory=lambda: torch.zeros(()))
-    square: Tensor = field(default_factory=lambda: torch.zeros(()))
+    total_P: Tensor | None = None
+    square: Tensor | None = None
 
     def add(self, rows_NP: Tensor) -> None:
         exact_NP = rows_NP.double()
+        total_P, square = exact_NP.sum(0), exact_NP.square().sum()
         self.num += len(exact_NP)
-        self.total_P = exact_NP.sum(0) + self.total_P.to(exact_NP)
-        self.square = exact_NP.square().sum() + self.square.to(exact_NP)
+        self.total_P = total_P if self.total_P is None else self.total_P + total_P
+        self.square = square if self.square is None else self.square + square
 
     def mean(self) -> Mean:
+        assert self.total_P is not None, "no rows were added"
+        assert self.square is not None
         return Mean(row_P=self.total_P / self.num, square=self.square / self.num)
 
 
