@@ -61,7 +61,9 @@ def _with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:
             raise DamagedFileError(f"has no {name} in {num} rows")
     for name in missing:
         table = table.append_column(PART.field(name), pa.nulls(table.num_rows, PART.field(name).type))
-    return table.select(list(columns))
+    table, usual = table.select(list(columns)), no_rows(columns).schema
+    may_be_null = [field.with_nullable(usual.field(field.name).nullable) for field in table.schema]
+    return table.cast(pa.schema(may_be_null, metadata=table.schema.metadata))  # whatever the file says of that
 
 
 def part_table(rows: Sequence[Row]) -> pa.Table:
