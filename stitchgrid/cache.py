@@ -15,7 +15,7 @@ from pathlib import Path
 from time import time
 
 from stitchgrid.errors import InputError
-from stitchgrid.private import private_folder
+from stitchgrid.private import is_open_to_others, private_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -49,11 +49,12 @@ def _require_own(folder: Path) -> None:
         InputError: If it is somebody else's, or open to everybody.
     """
     found = folder.stat()
-    if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+    is_shared = bool(found.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if found.st_gid != os.getegid() else 0)))
+    if is_shared or any(is_open_to_others(one) for one in (folder, *folder.resolve().parents)):
         raise InputError(
             f"other users can write the cache {folder} (owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}), "
-            "and so decide which images and weights are looked at; set STITCHGRID_CACHE to a folder of your own, or to "
-            "this one if you trust them."
+            "or a folder around it, and so decide which images and weights are looked at; set STITCHGRID_CACHE to a "
+            "folder of your own, or to this one if you trust them."
         )
 
 

@@ -60,7 +60,7 @@ def require_private(folder: Path) -> None:
     elif found.st_mode & 0o077:
         wrong = f"is open to others (mode {stat.S_IMODE(found.st_mode):04o}, wanted 0700)"
     elif open_parent := _open_parent(folder):
-        wrong = f"can be replaced by others, who may write {open_parent}, which has no sticky bit"
+        wrong = f"can be replaced by others, whose {open_parent} is, or who may write it without a sticky bit"
     else:
         return
     raise InputError(
@@ -69,12 +69,17 @@ def require_private(folder: Path) -> None:
 
 
 def _open_parent(folder: Path) -> Path | None:
-    """Return the first folder around a folder in which anybody may rename what is another's."""
-    for parent in folder.resolve().parents:
-        mode = parent.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            return parent
-    return None
+    """Return the first folder around a folder in which somebody else may rename what is this user's."""
+    return next((parent for parent in folder.resolve().parents if is_open_to_others(parent)), None)
+
+
+def is_open_to_others(folder: Path) -> bool:
+    """Return whether another user may rename what is in a folder: its owner, its group, or anybody."""
+    found = folder.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        return True
+    writers = stat.S_IWOTH | (stat.S_IWGRP if found.st_gid not in (0, os.getegid()) else 0)
+    return bool(found.st_mode & writers) and not found.st_mode & stat.S_ISVTX
 
 
 def numbered_folder(kind: str, home: Path) -> Path:

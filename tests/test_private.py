@@ -1,5 +1,6 @@
 """What lies about while a launch runs is this user's alone, and code that was compared is the code that runs."""
 
+import getpass
 import json
 import os
 import re
@@ -102,7 +103,10 @@ def in_a_folder_that_all_may_write(folder, elsewhere):
         (taken_by_a_dangling_link, "is a link"),
         (taken_by_a_file, "is no folder"),
         (open_to_others, r"is open to others \(mode 0711, wanted 0700\)"),
-        (in_a_folder_that_all_may_write, "can be replaced by others, who may write .*tmp, which has no sticky bit"),
+        (
+            in_a_folder_that_all_may_write,
+            "can be replaced by others, whose .*tmp is, or who may write it",
+        ),
     ],
 )
 def test_a_name_that_is_taken_is_refused_and_left_alone(home, tmp_path, take, message):
@@ -195,15 +199,37 @@ def test_sql_does_not_spill_into_a_folder_of_somebody_elses(home, tmp_path):
     assert (result.exit_code, "is a link" in result.output) == (2, True)
 
 
-def test_compiled_networks_are_kept_in_the_private_folder_unless_the_user_says_where(home, monkeypatch):
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    make_network(spec("stitchgrid:tiny10"))
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
+@pytest.mark.parametrize("named", [None, "/elsewhere"])
+def test_compiled_networks_are_kept_in_the_private_folder_unless_the_user_says_where(tmp_path, named):
+    environment = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_CACHE_DIR"}
+    environment |= {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment |= {"TORCHINDUCTOR_CACHE_DIR": named} if named else {}
+    (tmp_path / f"torchinductor_{getpass.getuser()}").write_text("put here by somebody")  # torch's own name for it
+    code = "import os, stitchgrid.models.catalogue as c; c.architecture_names('*'); "
+    code += "print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (named or str(mine(tmp_path) / "compiled"))
+    assert len(list(tmp_path.iterdir())) == (1 if named else 2)
 
-    assert cache_dir() == str(mine(home) / "compiled")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
-    make_network(spec("stitchgrid:tiny10"))
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
+
+def test_the_cache_is_refused_where_a_group_or_others_can_write_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("STITCHGRID_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = cache.default_cache()
+    folder.chmod(0o707)
+    with pytest.raises(InputError, match="other users can write the cache"):
+        cache.default_cache()
+    folder.chmod(0o700)
+    assert cache.default_cache() == folder
+    folder.parent.chmod(0o777)
+    with pytest.raises(InputError, match="or a folder around it"):
+        cache.default_cache()
+    if os.geteuid() == 0:
+        folder.parent.chmod(0o755)
+        os.chown(folder, 0, 12_345)
+        folder.chmod(0o770)
+        with pytest.raises(InputError, match="other users can write the cache"):
+            cache.default_cache()
 
 
 @pytest.mark.ray

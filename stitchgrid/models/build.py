@@ -17,7 +17,6 @@ from stitchgrid.models.memory import count_bytes, memory_told
 from stitchgrid.models.published import find_published
 from stitchgrid.models.unwrap import unwrapped
 from stitchgrid.models.weights import check_finite, load_into, load_weights
-from stitchgrid.private import keep_compiled_code_private
 from stitchgrid.records import NetworkSpec, Preprocess
 
 _CPU = torch.device("cpu")
@@ -64,7 +63,6 @@ def make_network(spec: NetworkSpec, *, download: bool = False) -> nn.Module:
         JobFileError: If the architecture does not exist or does not take the arguments.
         InputError: If code or published weights are missing, or the network does not fit into memory.
     """
-    keep_compiled_code_private()
     with settings_kept(seed=0):
         function = find_function(spec)
     args = _arguments(spec, download=download)
