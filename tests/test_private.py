@@ -105,7 +105,7 @@ def in_a_folder_that_all_may_write(folder, elsewhere):
         (open_to_others, r"is open to others \(mode 0711, wanted 0700\)"),
         (
             in_a_folder_that_all_may_write,
-            "can be replaced by others, whose .*tmp is, or who may write it",
+            "can be replaced by others, .* may write it without a sticky bit",
         ),
     ],
 )
