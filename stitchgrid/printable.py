@@ -3,7 +3,8 @@
 import re
 
 KEPT = "\n\t"
-MARKUP = re.compile(r"([\\`*\[\]|#~!])")  # of Markdown
+MARKUP = re.compile(r"([\\`*\[\]|#~!$]|(?<![^\W_])_|_(?![^\W_]))")  # of Markdown
+LINKED = re.compile(r"(\w)(:)(?=//)|(?<=\bwww)()(\.)|(\w)(@)(?=\w)", re.IGNORECASE)  # what readers make links of
 ADDRESS = re.compile(r"\w+://[^\s\"']+")
 USER = re.compile(r"(\w+://)[^\s/?#]*@")
 PARAMETER = re.compile(r"([?&;#](?!(?:region|endpoint_override)=)(?:[\w.%-]+=)?)[^&?;#]+")
@@ -25,7 +26,14 @@ def as_markdown(text: str) -> str:
     >>> as_markdown("a|b <c> [d](e)")
     'a\\\\|b &lt;c&gt; \\\\[d\\\\](e)'
     """
-    return MARKUP.sub(r"\\\1", printable(text)).translate(ENTITIES)
+    shown = MARKUP.sub(r"\\\1", printable(text)).translate(ENTITIES)
+    return LINKED.sub(_unlinked, shown)
+
+
+def _unlinked(found: re.Match[str]) -> str:
+    """Return the same to see, of which nobody makes a link: its mark as a number."""
+    *before, mark = (one for one in found.groups() if one is not None)
+    return f"{''.join(before)}&#{ord(mark)};"
 
 
 def masked(text: str) -> str:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from stitchgrid.catalog.formats import FORMATS, render
 from stitchgrid.errors import QueryError
+from stitchgrid.printable import as_markdown
 
 TABLE = pa.table(
     {
@@ -124,7 +125,7 @@ def test_an_unknown_format_is_refused_with_the_nearest():
         ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
         ("<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)&gt;"),
         ("[click](javascript:alert(1))", "\\[click\\](javascript:alert(1))"),
-        ("![](http://127.0.0.1/seen)", "\\!\\[\\](http://127.0.0.1/seen)"),
+        ("![](http://127.0.0.1/seen)", "\\!\\[\\](http&#58;//127.0.0.1/seen)"),
         ("<javascript:alert(1)>", "&lt;javascript:alert(1)&gt;"),
         ("[x]: javascript:alert(1)", "\\[x\\]: javascript:alert(1)"),
         ("&#60;b&#62;", "&amp;\\#60;b&amp;\\#62;"),
@@ -190,3 +191,16 @@ def test_what_cannot_be_written_is_said():
     interval = duckdb.sql("select interval 1 month as v").to_arrow_table()
     with pytest.raises(QueryError, match=r"cannot be written as parquet \(ArrowNotImplementedError: "):
         render(interval, "parquet")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://evil.example", "https&#58;//evil.example"),
+        ("www.evil.example", "www&#46;evil.example"),
+        ("me@evil.example", "me&#64;evil.example"),
+        ("__b__ _i_ $x$ layer_1", r"\_\_b\_\_ \_i\_ \$x\$ layer_1"),
+    ],
+)
+def test_markdown_makes_no_links_and_no_emphasis_of_bare_text(text, shown):
+    assert as_markdown(text) == shown
