@@ -16,14 +16,13 @@ from pathlib import Path, PurePosixPath
 from zlib import error as ZlibError
 
 from stitchgrid.datasets.folder import FolderSource, stamp_of
+from stitchgrid.datasets.image_files import is_image, suffix_of
 from stitchgrid.datasets.imagefolder import (
     NO_FILE,
     OUTSIDE,
     File,
     ImageFolderSource,
     Tree,
-    is_image,
-    suffix_of,
     too_large,
 )
 from stitchgrid.datasets.pixels import Bounds

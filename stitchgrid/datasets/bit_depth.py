@@ -1,6 +1,5 @@
 """What an image file says of pixels that do not have eight bits: PNG's sBIT, TIFF's tags, formats that always say."""
 
-import io
 import re
 import struct
 import sys
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from stitchgrid.datasets.image_files import open_image
 from stitchgrid.datasets.pixels import SIXTEEN_BITS, Bounds, Deep
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -124,7 +124,7 @@ def _both_bytes(raw: bytes) -> NDArray[Any] | None:
     """
     read = {}
     for order in ("as it is", "other"):
-        with Image.open(io.BytesIO(raw)) as image:
+        with open_image(raw) as image:
             modes = {_raw_mode(tile) for tile in image.tile}
             if modes == {"LA;16B"}:
                 image.tile = [_with_raw_mode(tile, "RGBA") for tile in image.tile]

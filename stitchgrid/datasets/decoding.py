@@ -1,12 +1,12 @@
 """The bytes of an image file, or an image that a library made of them -> pixels and what was passed over."""
 
-import io
 from contextlib import suppress
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from stitchgrid.datasets.bit_depth import deep_pixels
+from stitchgrid.datasets.image_files import open_image
 from stitchgrid.datasets.pixels import Bounds, Rgb, as_rgb, three_channels
 from stitchgrid.datasets.sources import Decoded, Unreadable, unreadable
 from stitchgrid.limits import raise_by
@@ -40,7 +40,7 @@ def to_rgb(image: Image.Image, bounds: Bounds | None = None, raw: bytes | None =
 def is_large(raw: bytes) -> bool:
     """Return whether an image has so many pixels that one should be decoded at a time."""
     try:
-        with Image.open(io.BytesIO(raw)) as image:  # reads the header alone
+        with open_image(raw) as image:  # reads the header alone
             return image.width * image.height > LARGE_PIXELS
     except Exception:  # whatever it is, `decode` tells
         return False
@@ -51,7 +51,7 @@ def decode(
 ) -> Decoded | Unreadable:
     """Return the image in the bytes of a file."""
     try:
-        with Image.open(io.BytesIO(raw)) as image:
+        with open_image(raw) as image:
             if image.width * image.height > limits.pixels:
                 size = f"{image.width} x {image.height} pixels, more than the {limits.pixels:,} allowed"
                 return Unreadable(name=name, reason=f"{size}; {raise_by('pixels')}")

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stitchgrid.datasets.image_files import is_image, suffix_of
 from stitchgrid.datasets.imagefolder import (
     NO_FILE,
     OUTSIDE,
     File,
     ImageFolderSource,
     Tree,
-    is_image,
-    suffix_of,
     too_large,
 )
 from stitchgrid.datasets.sources import Position

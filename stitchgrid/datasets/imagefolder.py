@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from stitchgrid.datasets.decoding import decode, is_large
+from stitchgrid.datasets.image_files import IMAGE_SUFFIXES
 from stitchgrid.datasets.images import Listing
 from stitchgrid.datasets.pixels import Bounds
 from stitchgrid.datasets.sources import Decoded, Position, Unreadable
@@ -25,11 +26,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 Found: TypeAlias = Decoded | Unreadable
 
-SUFFIXES = (
-    ".apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .mpo .pbm .pcx .pfm .pgm .png .pnm .ppm .qoi .tga "
-    ".tif .tiff .webp"
-)
-IMAGE_SUFFIXES = frozenset(SUFFIXES.split())
 DECODE_THREADS = min(8, os.cpu_count() or 1)
 DECODE_CHUNK = 8  # files a thread takes at a time
 HELD_BYTES = 256_000_000  # of files that were read and are not decoded yet
@@ -174,20 +170,6 @@ class ImageFolderSource(ABC):
 
 def _what_counts() -> str:
     return f"images end in {', '.join(sorted(IMAGE_SUFFIXES))}"
-
-
-def is_image(name: str) -> bool:
-    """Return whether a file is an image by its name."""
-    return suffix_of(name) in IMAGE_SUFFIXES and not name.startswith(".")
-
-
-def suffix_of(name: str) -> str:
-    """Return the suffix of a file in small letters.
-
-    >>> suffix_of("a.JPG"), suffix_of("README")
-    ('.jpg', 'without suffix')
-    """
-    return PurePosixPath(name).suffix.lower() or "without suffix"
 
 
 def in_threads(function: Callable[[T], R], items: Iterable[T], *, weigh: Callable[[T], int]) -> Iterator[R]:

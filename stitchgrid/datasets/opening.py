@@ -15,6 +15,7 @@ from stitchgrid.datasets.catalogue import TORCHVISION, known_datasets, own_parts
 from stitchgrid.datasets.classes import arranged, check_labels
 from stitchgrid.datasets.decoding import expect_large_images
 from stitchgrid.datasets.drawing import Draw, draw_images
+from stitchgrid.datasets.image_files import start_no_programs
 from stitchgrid.datasets.images import Images, Listing, Pool
 from stitchgrid.datasets.notices import notices
 from stitchgrid.datasets.own import OwnSource
@@ -43,6 +44,7 @@ def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | No
             classes or the range of pixels are not what the job says, or more samples are asked for than there are.
     """
     expect_large_images(spec.limits)
+    start_no_programs()
     draws = _draws(spec, need_fit)
     source = _source(spec, [draw.split for draw in draws])
     pools = _fetch(source, draws, spec, ImageCache(cache or default_cache()), need_fit)

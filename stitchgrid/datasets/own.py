@@ -5,7 +5,6 @@ same path. What its images are is part of every address, so that nothing is conc
 them anew, for what decides them is not known.
 """
 
-import io
 import json
 import os
 import sys
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from stitchgrid.datasets.arrays import channel_axis
 from stitchgrid.datasets.catalogue import own_parts
 from stitchgrid.datasets.decoding import remarks_on, to_rgb
+from stitchgrid.datasets.image_files import check_format, open_image
 from stitchgrid.datasets.images import Listing
 from stitchgrid.datasets.numbered import as_labels, listings
 from stitchgrid.datasets.pixels import Bounds, Rgb, from_array
@@ -228,10 +228,11 @@ def _as_rgb(image: Any, bounds: Bounds | None) -> tuple[Rgb, tuple[str, ...]]:
     from PIL import Image
 
     if isinstance(image, Image.Image):
+        check_format(image)
         raw = _file_of(image)
         if raw is None:
             return to_rgb(image, bounds), remarks_on(image)
-        with Image.open(io.BytesIO(raw)) as whole:
+        with open_image(raw) as whole:
             return to_rgb(whole, bounds, raw), remarks_on(whole)
     values = np.asarray(image)
     axis = channel_axis(values.shape)

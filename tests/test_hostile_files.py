@@ -1,0 +1,110 @@
+"""Images, arrays and checkpoints that look like others, or name what cannot be: they start no program and are named."""
+
+import ast
+import io
+from pathlib import Path
+
+import pytest
+from helpers_images import spec_of, write_folder
+from PIL import EpsImagePlugin, Image
+
+import stitchgrid
+from stitchgrid.datasets import open_images
+from stitchgrid.datasets.decoding import decode, is_large
+from stitchgrid.datasets.image_files import FORMATS, IMAGE_SUFFIXES
+from stitchgrid.datasets.sources import Unreadable
+from stitchgrid.errors import InputError
+from stitchgrid.records import DataSpec
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n%%EndComments\nshowpage\n"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_folder(tmp_path / "images")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+# Programs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ran(tmp_path, monkeypatch):
+    """Return the file that a program called gs makes wherever it is started."""
+    folder, marker = tmp_path / "bin", tmp_path / "it-ran"
+    folder.mkdir()
+    (folder / "gs").write_text(f"#!/bin/sh\n/bin/touch {marker}\nexit 1\n")
+    (folder / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # Pillow has not looked for it yet
+    return marker
+
+
+def test_pillow_by_itself_starts_the_program(ran):
+    with pytest.raises(Exception, match="gs"), Image.open(io.BytesIO(EPS)) as image:
+        image.load()
+    assert ran.exists()
+
+
+def test_postscript_that_is_called_png_is_no_image_and_starts_no_program(root, cache, ran):
+    assert decode(EPS, "0.png", 0) == Unreadable(name="0.png", reason="not an image")
+    assert not is_large(EPS)
+    (root / "train/cat/000.png").write_bytes(EPS)
+    with pytest.raises(InputError, match=r"1 unreadable image: train/cat/000\.png \(not an image\)"):
+        open_images(spec_of(root), cache=cache)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("how", ["", ".convert('RGB')"])
+def test_postscript_in_a_data_set_of_ones_own_starts_no_program(tmp_path, cache, ran, how):
+    (tmp_path / "0.png").write_bytes(EPS)
+    made = f"[(Image.open({str(tmp_path / '0.png')!r}){how}, 0)]"
+    (tmp_path / "data.py").write_text(
+        f"from PIL import Image\nclass D(list):\n    targets = [0]\n"
+        f"    def __len__(self): return 1\n    def __getitem__(self, i): return {made}[i]\n"
+        "def make(split): return D()\n"
+    )
+    with pytest.raises(InputError, match=r"\[0\] \((an image of the format EPS|OSError: Unable to locate Ghostscript)"):
+        open_images(DataSpec(dataset=f"{tmp_path / 'data.py'}:make"), cache=cache)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("form", ["ICO", "SGI", "PDF"])
+def test_other_formats_are_no_images_whatever_they_are_called(form):
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, form)
+    assert decode(file.getvalue(), "0.png", 0) == Unreadable(name="0.png", reason="not an image")
+
+
+def test_each_suffix_stands_for_a_format_that_is_read():
+    Image.init()
+    known = {**Image.EXTENSION, ".mpo": "JPEG"}
+    assert {suffix: known[suffix] for suffix in IMAGE_SUFFIXES} == {
+        suffix: form for form, some in FORMATS.items() for suffix in some.split()
+    }
+    assert FORMATS.keys() <= Image.OPEN.keys()
+
+
+def opening_calls(source):
+    """Yield where a file opens images with Pillow itself."""
+    names = {"Image"}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("PIL"):
+            names |= {one.asname for one in node.names if one.name == "Image" and one.asname}
+            yield from (one.name for one in node.names if one.name == "open")
+        if isinstance(node, ast.Attribute) and node.attr == "open" and ast.unparse(node.value).split(".")[-1] in names:
+            yield ast.unparse(node)
+        if isinstance(node, ast.Attribute | ast.Name) and ast.unparse(node).endswith(("default_loader", "pil_loader")):
+            yield ast.unparse(node)
+
+
+def test_images_are_opened_in_one_place():
+    sources = list(Path(stitchgrid.__file__).parent.rglob("*.py"))
+    found = {path.name: calls for path in sources if (calls := [*opening_calls(path.read_text())])}
+    assert found == {"image_files.py": ["Image.open"]}
+    for source in ("Image.open(f)", "PIL.Image.open(f)", "from PIL import Image as I\nI.open(f)"):
+        assert [*opening_calls(source)]
