@@ -4,6 +4,7 @@ import ast
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers_images import spec_of, write_folder
 from PIL import EpsImagePlugin, Image
@@ -12,6 +13,7 @@ import stitchgrid
 from stitchgrid.datasets import open_images
 from stitchgrid.datasets.decoding import decode, is_large
 from stitchgrid.datasets.image_files import FORMATS, IMAGE_SUFFIXES
+from stitchgrid.datasets.numbered import MOST_CLASSES, as_labels
 from stitchgrid.datasets.sources import Unreadable
 from stitchgrid.errors import InputError
 from stitchgrid.records import DataSpec
@@ -108,3 +110,32 @@ def test_images_are_opened_in_one_place():
     assert found == {"image_files.py": ["Image.open"]}
     for source in ("Image.open(f)", "PIL.Image.open(f)", "from PIL import Image as I\nI.open(f)"):
         assert [*opening_calls(source)]
+
+
+# Arrays ---------------------------------------------------------------------------------------------------------------
+
+
+def arrays_spec(path, **arrays):
+    np.savez(path, images=np.zeros((30, 4, 4, 3), np.uint8), **arrays)
+    return DataSpec(dataset="arrays", root=str(path), fit_split="all", eval_split="all", eval_samples=10)
+
+
+@pytest.mark.parametrize(
+    ("labels", "largest"),
+    [
+        (np.full(30, 2**62), "4,611,686,018,427,387,904 at position 0"),
+        (np.full(30, 2**64 - 1, np.uint64), "18,446,744,073,709,551,615 at position 0"),
+        (np.arange(30) * 10**6, "29,000,000 at position 29"),
+        (np.arange(30) + MOST_CLASSES - 29, "1,000,000 at position 29"),
+    ],
+)
+@pytest.mark.parametrize("names", [{}, {"class_names": np.array(["a", "b"])}])
+def test_labels_of_more_classes_than_there_can_be_are_refused(tmp_path, cache, labels, largest, names):
+    spec = arrays_spec(tmp_path / "a.npz", labels=labels, **names)
+    with pytest.raises(InputError, match=rf"a\.npz, labels: label {largest} is more than 1,000,000 classes"):
+        open_images(spec, cache=cache)
+
+
+def test_the_largest_label_that_there_can_be_is_taken_in_any_type():
+    for kind in (np.uint64, np.int32):
+        assert as_labels(np.array([MOST_CLASSES - 1], kind), "x").tolist() == [MOST_CLASSES - 1]

@@ -7,7 +7,7 @@ import io
 from pathlib import PurePosixPath
 from typing import Any
 
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
 from stitchgrid.printable import printable
 
@@ -30,7 +30,7 @@ IMAGE_SUFFIXES = frozenset(" ".join(FORMATS.values()).split())
 _OPENED = {*FORMATS, "MPO"}  # Pillow's name of a JPEG with several pictures, once it is open
 
 
-def open_image(raw: bytes) -> Image.Image:
+def open_image(raw: bytes) -> ImageFile.ImageFile:
     """Return the image in the bytes of a file, if it is of a format that is read; only its header is read yet.
 
     Raises:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from stitchgrid.datasets.images import Listing
 from stitchgrid.errors import InputError
 
+MOST_CLASSES = 1_000_000
+
 
 def as_labels(values: Any, where: str) -> NDArray[np.int64]:
     """Return labels as whole numbers from 0 on, (N,); a column (N, 1) is taken as well.
@@ -25,6 +27,11 @@ def as_labels(values: Any, where: str) -> NDArray[np.int64]:
         )
     if labels.size and int(labels.min()) < 0:
         raise InputError(f"{where}: labels start at 0, got {int(labels.min())} at position {int(labels.argmin())}.")
+    if labels.size and int(labels.max()) >= MOST_CLASSES:
+        raise InputError(
+            f"{where}: label {int(labels.max()):,} at position {int(labels.argmax())} is more than {MOST_CLASSES:,} "
+            "classes would have; labels are the positions of classes, from 0 on."
+        )
     return labels.astype(np.int64)
 
 
