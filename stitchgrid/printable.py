@@ -20,6 +20,19 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char in KEPT else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def is_text(text: str) -> bool:
+    r"""Return whether text can be written as UTF-8, as a file name of other bytes cannot.
+
+    >>> is_text("caf\u00e9"), is_text("caf\udce9")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def as_markdown(text: str) -> str:
     """Return text that Markdown shows as it stands: no markup, no link, no HTML; line breaks stay.
 

@@ -36,7 +36,7 @@ def framed(*parts: str | bytes) -> bytes:
     >>> framed("ab", "c") == framed("ab") + framed("c")
     True
     """
-    raw = [part.encode() if isinstance(part, str) else part for part in parts]
+    raw = [part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part for part in parts]
     return b"".join(len(part).to_bytes(8, "little") + part for part in raw)
 
 

@@ -2,12 +2,15 @@
 
 import ast
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_images import spec_of, write_folder
+import torch
+from helpers_images import pack, spec_of, whole_digest, write_folder
 from PIL import EpsImagePlugin, Image
+from torch import nn
 
 import stitchgrid
 from stitchgrid.datasets import open_images
@@ -16,6 +19,8 @@ from stitchgrid.datasets.image_files import FORMATS, IMAGE_SUFFIXES
 from stitchgrid.datasets.numbered import MOST_CLASSES, as_labels
 from stitchgrid.datasets.sources import Unreadable
 from stitchgrid.errors import InputError
+from stitchgrid.models.weights import load_into, load_weights
+from stitchgrid.printable import is_text
 from stitchgrid.records import DataSpec
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n%%EndComments\nshowpage\n"
@@ -139,3 +144,106 @@ def test_labels_of_more_classes_than_there_can_be_are_refused(tmp_path, cache, l
 def test_the_largest_label_that_there_can_be_is_taken_in_any_type():
     for kind in (np.uint64, np.int32):
         assert as_labels(np.array([MOST_CLASSES - 1], kind), "x").tolist() == [MOST_CLASSES - 1]
+
+
+# Names that are no text -----------------------------------------------------------------------------------------------
+
+
+def add(root, name, content):
+    path = root / "train" / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+
+
+def opened_as(root, tmp_path, kind):
+    return spec_of(root if kind == "folder" else pack(root, tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_files_whose_names_are_no_text_are_read_and_left_out_like_others(root, cache, tmp_path, kind):
+    before = open_images(opened_as(root, tmp_path, kind), cache=cache)
+    add(root, b"cat/\xff.png", (root / "train/cat/000.png").read_bytes())
+    add(root, b"cat/a.\xff", b"x")
+    after = open_images(opened_as(root, tmp_path, kind), cache=cache)
+    assert after.num_fit_listed == before.num_fit_listed + 1
+    assert after.notices == ("split 'train': 1 file left out: 1 .\N{REPLACEMENT CHARACTER}",)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (b"cat/\xff.png", b"x", r"train/cat/\ufffd\.png \(not an image\)"),
+        (b"\xffcat/a.png", None, r"the name of a class is no text in UTF-8: '\ufffdcat'; give it"),
+        (b"\xffcat/a.txt", b"x", r"no image in 1 of 4 class folders, in split .*: \ufffdcat\. Remove"),
+    ],
+)
+def test_what_is_refused_of_a_name_that_is_no_text_is_named(root, cache, tmp_path, kind, name, content, said):
+    add(root, name, content or (root / "train/cat/000.png").read_bytes())
+    with pytest.raises(InputError, match=said) as refused:
+        open_images(opened_as(root, tmp_path, kind), cache=cache)
+    assert is_text(str(refused.value))
+
+
+def test_images_may_lie_below_a_folder_whose_name_is_no_text(tmp_path, cache):
+    root = write_folder(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")))
+    images = open_images(spec_of(root), cache=cache)
+    assert whole_digest(images) == whole_digest(open_images(spec_of(write_folder(tmp_path / "b")), cache=cache))
+
+
+@pytest.mark.parametrize(
+    ("characters", "said"),
+    [
+        (b"\xff\xff\xff\x7f", r"a\.npz, class_names: a name has characters that do not exist"),
+        (b"\x00\xd8\x00\x00", "the name of a class is no text in UTF-8"),
+    ],
+)
+def test_class_names_of_characters_that_do_not_exist_are_refused(tmp_path, cache, characters, said):
+    names = np.frombuffer(characters + b"a\0\0\0", "<U1")
+    with pytest.raises(InputError, match=said):
+        open_images(arrays_spec(tmp_path / "a.npz", labels=np.arange(30) % 2, class_names=names), cache=cache)
+
+
+# Checkpoints ----------------------------------------------------------------------------------------------------------
+
+
+def quantized(value):
+    return torch.quantize_per_tensor(value, 0.1, 0, torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"a": state, "b": nn.Linear(3, 2).state_dict()}])
+def test_quantized_tensors_are_refused_in_one_line(tmp_path, wrap):
+    state = {name: quantized(value) for name, value in nn.Linear(3, 2).state_dict().items()}
+    torch.save(wrap(state), tmp_path / "w.pt")
+    module = nn.Linear(3, 2)
+    before = module.weight.detach().clone()
+    with pytest.raises(InputError, match=r"w\.pt holds 2 quantized tensors, such as weight; save") as refused:
+        load_weights(module, tmp_path / "w.pt", key=None if "weight" in wrap(state) else "a")
+    assert "\n" not in str(refused.value)
+    assert torch.equal(module.weight, before)
+
+
+def test_complex_tensors_are_refused_where_the_network_has_real_ones(tmp_path):
+    state = nn.Linear(3, 2).state_dict()
+    torch.save({**state, "bias": state["bias"] + 1j}, tmp_path / "w.pt")
+    module = nn.Linear(3, 2)
+    before = module.weight.detach().clone()
+    with pytest.raises(
+        InputError, match=r"1 complex tensors, such as bias \(torch.complex64\), where the network has real"
+    ):
+        load_weights(module, tmp_path / "w.pt")
+    assert torch.equal(module.weight, before)
+    complex_one = nn.Linear(3, 2, dtype=torch.complex64)
+    load_into(complex_one, {**state, "bias": state["bias"] + 1j}, origin="x")
+    assert torch.equal(complex_one.bias, state["bias"] + 1j)
+    assert torch.equal(complex_one.weight.real, state["weight"])
+
+
+def test_types_that_torch_cannot_copy_are_refused_in_one_line():
+    value = torch.zeros(2, 3, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    with pytest.raises(
+        InputError, match=r"the file cannot be copied into Linear \(.*weight.*\); save it as float32"
+    ) as refused:
+        load_into(nn.Linear(3, 2), {"weight": value, "bias": torch.zeros(2)}, origin="the file")
+    assert "\n" not in str(refused.value)

@@ -119,7 +119,7 @@ class ArraysSource:
             with _opened(path) as arrays:
                 is_named = CLASS_NAMES in arrays
             if is_named:
-                found[tuple(str(name) for name in _array(path, CLASS_NAMES).ravel())] = path
+                found[_texts(_array(path, CLASS_NAMES), path)] = path
         if len(found) > 1:
             one, other = found.values()
             raise InputError(f"{one} and {other} have different class_names; a label must mean the same in both.")
@@ -199,6 +199,13 @@ def _opened(path: Path) -> Iterator[Mapping[str, Any]]:
             f"cannot read {path} as an .npz ({type(problem).__name__}: {problem}); arrays of Python objects, such as "
             "images of different sizes, are not read: save those as an image folder."
         ) from problem
+
+
+def _texts(values: NDArray[Any], path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(str(name) for name in values.ravel())
+    except (ValueError, SystemError) as problem:  # numpy does not look at the characters that a file holds
+        raise InputError(f"{path}, {CLASS_NAMES}: a name has characters that do not exist ({problem}).") from problem
 
 
 def _array(path: Path, name: str) -> NDArray[Any]:

@@ -20,6 +20,7 @@ from stitchgrid.datasets.pixels import Bounds
 from stitchgrid.datasets.sources import Decoded, Position, Unreadable
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import raise_by
+from stitchgrid.printable import printable
 from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 T = TypeVar("T")
@@ -115,7 +116,7 @@ class ImageFolderSource(ABC):
         """Refuse folders that hold no image in any split: they may be no classes, and would move the labels."""
         filled = {file.class_name for split in self._splits for file in self._files(split)}
         if empty := [name for name in self._class_names if name not in filled | self._named]:
-            shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+            shown = ", ".join(map(printable, empty[:5])) + (", ..." if len(empty) > 5 else "")
             splits = " or ".join(repr(split) for split in self._splits)
             raise InputError(
                 f"{self.root}: no image in {len(empty)} of {len(self._class_names)} class folders, in split {splits}: "
@@ -130,9 +131,10 @@ class ImageFolderSource(ABC):
 
         def decode_one(item: tuple[Position, File, bytes | str]) -> tuple[Position, Found | Callable[[], Found]]:
             position, file, raw = item
+            name = printable(file.path)  # names of files need not be text
             if isinstance(raw, str):
-                return position, Unreadable(name=file.path, reason=raw)
-            decoded = partial(decode, raw, file.path, labels[file.class_name], self._bounds, self.limits)
+                return position, Unreadable(name=name, reason=raw)
+            decoded = partial(decode, raw, name, labels[file.class_name], self._bounds, self.limits)
             return position, decoded if is_large(raw) else decoded()
 
         for position, found in in_threads(decode_one, self._bytes(files), weigh=lambda item: len(item[2])):

@@ -24,6 +24,7 @@ from stitchgrid.datasets.sources import DigitsSource, Source
 from stitchgrid.datasets.torchvision_sets import TorchvisionSource
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import raise_by
+from stitchgrid.printable import is_text, printable
 from stitchgrid.records import DEFAULT_LIMITS, DataSpec, canonical, digest
 
 REVISION = "2"  # of listing, drawing and decoding: part of a cache key
@@ -150,6 +151,11 @@ def _check(spec: DataSpec, need_fit: int | None, listings: Mapping[str, Listing]
 
 
 def _check_text(spec: DataSpec, class_names: Sequence[str]) -> None:
+    if no_text := [name for name in class_names if not is_text(name)]:
+        raise InputError(
+            f"the name of a class is no text in UTF-8: {printable(no_text[0][:60])!r}; give it, such as the folder of "
+            "its images, another name."
+        )
     if too_long := [name for name in class_names if len(name) > spec.limits.text]:
         raise InputError(
             f"the name of a class has {len(too_long[0]):,} characters, more than the {spec.limits.text:,} allowed: "

@@ -22,6 +22,7 @@ from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 _PICKLE_STARTS = (b"PK", b"\x80")  # torch.save's archive since 1.6, and a bare pickle
 _NUM_SHOWN = 4
+_NUM_TOLD = 300  # characters of what torch says
 _SMALL = 100_000_000  # bytes; what unpacks to less does no harm
 
 
@@ -170,7 +171,31 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], *, origin: str) ->
             f"{origin} belongs to another architecture than {outline.kind}: of {len(outline.shapes)} tensors "
             f"{misfit_words(reading)}. Check `architecture` and `args`."
         )
-    module.load_state_dict(dict(state), strict=False)
+    _check_types(module, state, origin)
+    try:
+        module.load_state_dict(dict(state), strict=False)
+    except (RuntimeError, NotImplementedError, TypeError) as problem:  # types that torch cannot turn into the network's
+        if is_out_of_memory(problem):
+            raise
+        cause = " ".join(str(problem).split())[:_NUM_TOLD]
+        raise InputError(f"{origin} cannot be copied into {outline.kind} ({cause}); save it as float32.") from problem
+
+
+def _check_types(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse tensors that have other values in the types of the network, or none."""
+    held = module.state_dict(keep_vars=True)
+    given = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if some := [name for name, value in given.items() if value.is_quantized]:
+        raise InputError(
+            f"{origin} holds {len(some)} quantized tensors, such as {some[0]}; save the state_dict() of the model as "
+            "it is before it is quantized, or its tensors dequantized."
+        )
+    real = {name for name, value in held.items() if isinstance(value, Tensor) and not value.is_complex()}
+    if some := [name for name, value in given.items() if value.is_complex() and name in real]:
+        raise InputError(
+            f"{origin} holds {len(some)} complex tensors, such as {some[0]} ({given[some[0]].dtype}), where the network "
+            "has real ones, which cannot take the imaginary part; save real tensors."
+        )
 
 
 def tracked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
