@@ -3,6 +3,8 @@
 import ast
 import io
 import os
+import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from stitchgrid.datasets.image_files import FORMATS, IMAGE_SUFFIXES
 from stitchgrid.datasets.numbered import MOST_CLASSES, as_labels
 from stitchgrid.datasets.sources import Unreadable
 from stitchgrid.errors import InputError
-from stitchgrid.models.weights import load_into, load_weights
+from stitchgrid.models.weights import load_checkpoint, load_into, load_weights
 from stitchgrid.printable import is_text
 from stitchgrid.records import DataSpec
 
@@ -247,3 +249,64 @@ def test_types_that_torch_cannot_copy_are_refused_in_one_line():
     ) as refused:
         load_into(nn.Linear(3, 2), {"weight": value, "bias": torch.zeros(2)}, origin="the file")
     assert "\n" not in str(refused.value)
+
+
+def with_pickle(path, content, kind):
+    """Write a checkpoint around a pickle, as torch.save has written them before 1.6 and since."""
+    torch.save({}, path, _use_new_zipfile_serialization=kind != "legacy")
+    if kind == "legacy":
+        plain = pickle.dumps({}, 2)
+        path.write_bytes(path.read_bytes().replace(plain, content, 1))
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, old in members:
+            is_it = name.endswith("/data.pkl")
+            archive.writestr(
+                name.replace("data.pkl", "DATA.pkl") if kind == "case" else name, content if is_it else old
+            )
+
+
+@pytest.mark.parametrize("kind", ["legacy", "archive", "case"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.",
+        b"\x80\x02c__builtin__\nbytearray\nq\x00\x8a\x05\x00\x00\x00\x00\x01\x85R.",
+        b"\x80\x02}q\x00K\x01J\x00\x00\x00\x7fq\x01scbuiltins\nbytearray\nh\x01\x85R.",
+    ],
+)
+def test_a_bytearray_of_any_number_of_bytes_is_not_made(tmp_path, monkeypatch, content, kind):
+    with_pickle(tmp_path / "w.pt", content, kind)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it is read"))
+    with pytest.raises(InputError, match=r"w\.pt makes a bytearray, which may take any amount of memory"):
+        load_checkpoint(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("kind", ["legacy", "archive", "case"])
+def test_other_pickles_are_read_as_before(tmp_path, kind):
+    held = {"step": 2**31 - 1, "bytearray ": [1.5, "bytearrays"], "seen": {1, 2}, "raw": b"x"}
+    with_pickle(tmp_path / "w.pt", pickle.dumps(held, 2), kind)
+    assert load_checkpoint(tmp_path / "w.pt") == held
+
+
+def test_an_archive_that_torch_may_read_differently_is_refused(tmp_path):
+    with_pickle(tmp_path / "w.pt", pickle.dumps({}, 2), "archive")
+    raw = (tmp_path / "w.pt").read_bytes()
+    (tmp_path / "w.pt").write_bytes(
+        raw.replace(b"/data.pkl", b"/xxxx.pkl", 1)
+    )  # in front of the content, not at the end
+    with pytest.raises(InputError, match=r"w\.pt \(\d+ bytes\) is damaged, truncated or no checkpoint \(BadZipFile"):
+        load_checkpoint(tmp_path / "w.pt")
+
+
+def test_a_broken_pickle_hides_no_other(tmp_path):
+    with_pickle(tmp_path / "w.pt", b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.", "archive")
+    with zipfile.ZipFile(tmp_path / "w.pt") as archive:
+        members = [("w/a.pkl", b"\xff"), *((info.filename, archive.read(info)) for info in archive.infolist())]
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
+        for member in members:
+            archive.writestr(*member)
+    with pytest.raises(InputError, match="makes a bytearray"):
+        load_checkpoint(tmp_path / "w.pt")

@@ -17,6 +17,7 @@ from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.limits import TooMuchError, check_unpacked, raise_by
 from stitchgrid.models.choosing import choose_tensors, misfit_words
 from stitchgrid.models.memory import memory_told
+from stitchgrid.models.pickles import check_pickles
 from stitchgrid.models.readings import UNTRACKED, Outline
 from stitchgrid.records import DEFAULT_LIMITS, Limits
 
@@ -109,6 +110,7 @@ def _check_number(path: Path, num_tensors: int, limits: Limits) -> None:
 def _load_torch(path: Path, limits: Limits) -> Any:
     _check_unpacked(path, limits)
     try:
+        check_pickles(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old storage formats: nothing a user can act on
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -119,6 +121,8 @@ def _load_torch(path: Path, limits: Limits) -> Any:
                 "the model's state_dict() with torch.save, or as .safetensors."
             ) from problem
         raise _damaged(path, problem) from problem
+    except InputError:
+        raise
     except Exception as problem:  # torch reports damage by many types: RuntimeError, EOFError, KeyError, ...
         if is_out_of_memory(problem):
             raise
@@ -193,8 +197,8 @@ def _check_types(module: nn.Module, state: Mapping[str, Tensor], origin: str) ->
     real = {name for name, value in held.items() if isinstance(value, Tensor) and not value.is_complex()}
     if some := [name for name, value in given.items() if value.is_complex() and name in real]:
         raise InputError(
-            f"{origin} holds {len(some)} complex tensors, such as {some[0]} ({given[some[0]].dtype}), where the network "
-            "has real ones, which cannot take the imaginary part; save real tensors."
+            f"{origin} holds {len(some)} complex tensors, such as {some[0]} ({given[some[0]].dtype}), where the "
+            "network has real ones, which cannot take the imaginary part; save real tensors."
         )
 
 
