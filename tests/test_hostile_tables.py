@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -136,6 +137,67 @@ def test_what_readers_refuse_they_name(store):
     name = put(store, parquet_bytes(WRONG["NULL in cell_id"]), 3)
     for command in (["status"], ["query", "progress"], ["sql", "from measurements"], ["compact"]):
         assert f"{name}: has no cell_id in 1 rows" in run(store, *command).stderr
+
+
+# Footers --------------------------------------------------------------------------------------------------------------
+
+
+def with_histograms(data):
+    """Return a file whose footer has histograms of three levels for columns of one level or two."""
+    size = int.from_bytes(data[-8:-4], "little")
+    footer = data[-8 - size : -8]
+    number = rb"[\x80-\xff]*[\x00-\x7f]"
+    none, lists = rb"\x19\x06", rb"\x19(?:\x06|\x26" + number * 2 + rb")"  # of 64-bit integers
+    changed = re.sub(none + lists + rb"\0", b"\x19\x06\x19\x36\x02\x04\x06\0", footer)
+    assert changed != footer
+    return data[: -8 - size] + changed + len(changed).to_bytes(4, "little") + data[-4:]
+
+
+READERS = (
+    ["status"],
+    ["sql", "from measurements"],
+    ["sql", "select metric, value from results where metric = 'accuracy' and value > 0.1"],
+    ["sql", "select count(*) from cells where status = 'done'"],
+    ["compact"],
+)
+
+
+def in_processes(store, commands, codes):
+    """Run commands in processes of their own, which a footer may end; return what they said."""
+    said = ""
+    for command in commands:
+        line = [sys.executable, "-m", "stitchgrid.cli", *command, "--store", store.uri]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode in codes, (command, done.returncode, done.stderr[-2000:])
+        said += done.stdout + done.stderr
+    return said
+
+
+def test_a_footer_with_histograms_of_a_wrong_length_is_damage(store):
+    name = put(store, with_histograms(parquet_bytes(sound_part())), 3)
+    assert f"{name}: not readable as Parquet" in in_processes(store, READERS, [0])
+    assert f"DAMAGED  {name}" in in_processes(store, [["check"]], [1])
+    assert f"set aside as set-aside/{name}" in in_processes(store, [["check", "--repair"]], [0])
+
+
+@pytest.mark.parametrize("folder", ["data", "extracts"])
+def test_a_file_of_a_snapshot_with_histograms_of_a_wrong_length_is_damage(store, folder):
+    store.compact()
+    tier = json.loads(manifest(store).read_text())["snapshot"]["tiers"][0]
+    old = tier["file"] if folder == "data" else tier["results"][SWEEP]["file"]
+    data = with_histograms(parquet_bytes(pq.read_table(Path(store.uri) / old)))
+    num_rows = pq.read_metadata(Path(store.uri) / old).num_rows
+    name = f"snapshots/v1/{folder}/{DataName(number=1, digest=content_digest(data), num_rows=num_rows)}"
+    store.files.replace(name, data)
+
+    def change(body):
+        (body["tiers"][0] if folder == "data" else body["tiers"][0]["results"][SWEEP])["file"] = name
+
+    rewrite(store, change)
+    assert f"DAMAGED  {name}" in in_processes(store, [["check"]], [1])
+    assert name in in_processes(store, READERS, [0])
+    in_processes(store, [["check", "--repair"]], [0])
+    assert store.check().damage == ()
 
 
 # Limits ---------------------------------------------------------------------------------------------------------------

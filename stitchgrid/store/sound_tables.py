@@ -88,7 +88,7 @@ def _opened(data: bytes, schema: pa.Schema, columns: Sequence[str] | None) -> tu
     wanted = [name for name in columns or schema.names if name in shape.names]
     texts = [name for name in expected if name in shape.names]
     plain = frozenset(wanted).difference(texts)
-    packed = _packed(footer, shape, plain)
+    packed = _packed(file, shape, plain)
     if packed or len(texts) < len(expected):
         file = _file(data, [*texts, *packed], footer)
     return file, wanted, bool(packed) or not plain.isdisjoint(shape.dictionaries)
@@ -120,8 +120,10 @@ def read_footer(data: bytes, schema: pa.Schema) -> tuple[pq.FileMetaData, Shape]
     Raises:
         DamagedFileError: If it is not such a file.
     """
-    footer = _file(data, []).metadata
-    return footer, _looked_at(footer, schema)
+    file = _file(data, [])
+    shape = _looked_at(file.metadata, schema)
+    _check_chunks(file, range(file.metadata.num_columns))
+    return file.metadata, shape
 
 
 def _looked_at(footer: pq.FileMetaData, schema: pa.Schema) -> Shape:
@@ -180,16 +182,16 @@ def _check_sizes(footer: pq.FileMetaData) -> None:
         raise DamagedFileError(f"would take {size} bytes of memory; {footer.num_rows} rows take no more than {most}")
 
 
-def _packed(footer: pq.FileMetaData, shape: Shape, columns: Container[str]) -> list[str]:
+def _packed(file: pq.ParquetFile, shape: Shape, columns: Container[str]) -> list[str]:
     """Return the paths of texts that are not read as dictionaries and whose file has them as such.
 
     A file of a few kilobytes may repeat one long text a million times.
     """
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    leaves = [(path, at) for column, path, at in shape.leaves if column in columns]
+    _check_chunks(file, [at for _, at in leaves])
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     found = []
-    for column, path, at in shape.leaves:
-        if column not in columns:
-            continue
+    for path, at in leaves:
         chunks = [group.column(at) for group in groups]
         num_texts = sum(chunk.num_values for chunk in chunks)
         if not 0 <= num_texts <= MOST_TEXTS:
@@ -198,6 +200,19 @@ def _packed(footer: pq.FileMetaData, shape: Shape, columns: Container[str]) -> l
         if num_texts * longest > most_bytes(0) and any(not _is_plain(chunk) for chunk in chunks):
             found.append(path)
     return found
+
+
+def _check_chunks(file: pq.ParquetFile, leaves: Sequence[int]) -> None:
+    """Refuse what the footer says of these columns where Arrow does.
+
+    Asked for one column of a row group, pyarrow ends the process if that is not as it should be, sizes of histograms
+    for instance. A reader that is then asked for no rows says it with an exception, and decodes nothing.
+    """
+    try:
+        for number in range(file.num_row_groups if leaves else 0):
+            deque(file.reader.iter_batches(0, [number], leaves, use_threads=False), maxlen=0)
+    except UNREADABLE as problem:
+        raise unreadable(problem) from problem
 
 
 def _is_plain(chunk: pq.ColumnChunkMetaData) -> bool:
