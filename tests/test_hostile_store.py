@@ -528,20 +528,49 @@ def test_an_evaluation_lacks_nothing_that_remarks_say(grid, found):
     assert damaged.file.startswith("artefacts/evaluation/")
 
 
-@pytest.mark.parametrize("folder", ["parts/v1", "snapshots/v1/extracts", "sweeps", f"sweeps/{SWEEP}/claims"])
-def test_a_file_in_the_place_of_a_folder_is_damage_and_set_aside(tmp_path, folder):
-    store = make_synthetic_store(tmp_path).store
-    store.compact()
-    path = Path(store.uri) / folder
+PLACES = [folder for folder in FOLDERS if folder != "set-aside" and not folder.endswith((SWEEP, "launch-1", UNIT))]
+
+
+@pytest.mark.parametrize("what", ["file", "pipe"])
+@pytest.mark.parametrize("folder", [*PLACES, "snapshots/v1/extracts", "artefacts/evaluation"])
+def test_what_is_no_folder_in_the_place_of_one_is_damage_and_set_aside(place, grid, folder, what, monkeypatch):
+    Store.open(grid).compact()
+    shutil.copytree(grid / f"sweeps/{SWEEP}", grid / "sweeps/other")
+    path = grid / folder
     if path.is_dir():
         shutil.rmtree(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("?")
-    for words in (["status"], ["sql", "select count(*) from results"], ["check"], ["check", "--repair"], ["check"]):
-        found = CliRunner().invoke(cli, [*words, "--store", store.uri])
-        assert found.exit_code in (0, 1), (words, found.output)
-        assert isinstance(found.exception, SystemExit | None), words
-        if words == ["check"] and path.exists():
-            assert f"DAMAGED  {folder}\n    a file in the place of a folder" in found.output
-    assert not path.is_file()
-    assert CliRunner().invoke(cli, ["status", "--store", store.uri]).exit_code == 0
+    path.write_text("?") if what == "file" else os.mkfifo(path)
+    how = {"file": "a file in the place of a folder", "pipe": "it is a pipe, and no regular file"}[what]
+    assert f"DAMAGED  {folder}\n    {how}\n" in run(grid, "check", codes=[1]).output
+    monkeypatch.chdir(place)
+    readers = [command for command in READERS if command[0] != "atlas" or SWEEP not in folder]
+    run(grid, "compact", codes=[0, 1])  # it says so where it cannot write
+    for command in (*readers, ["query", "progress"], ["sql", "from results"], ["check", "--repair"]):
+        run(grid, *command, codes=[0, 1, 2] if "logs" in command or folder == "sweeps" else [0])
+    assert not path.exists() or path.is_dir()
+    assert os.path.lexists(grid / "set-aside" / folder)
+    assert run(grid, "check", codes=[0]).output.count("DAMAGED") == 0
+    run(grid, "status", codes=[0])
+
+
+def test_a_damaged_snapshot_of_the_highest_number_is_set_aside(place, grid):
+    before = values(grid)
+    (grid / "snapshots/v1").mkdir(parents=True)
+    (grid / f"snapshots/v1/{HIGHEST}.json").write_text("{}")
+    assert f"no snapshot can follow snapshots/v1/{HIGHEST}.json" in run(grid, "compact", codes=[1]).output
+    assert f"set aside as set-aside/snapshots/v1/{HIGHEST}.json" in run(grid, "check", "--repair", codes=[0]).output
+    run(grid, "compact", codes=[0])
+    assert values(grid) == before
+    assert Store.open(grid).check().damage == ()
+
+
+@pytest.mark.parametrize("what", ["pipe", "link"])
+def test_a_name_that_is_taken_among_what_was_set_aside_is_not_used(place, grid, what):
+    name = some_part(grid).relative_to(grid)
+    (grid / name).write_text("damaged")
+    aside = grid / "set-aside" / name
+    aside.parent.mkdir(parents=True)
+    os.mkfifo(aside) if what == "pipe" else aside.symlink_to(place / "outside" / "a.parquet")
+    assert f"set aside as set-aside/{name}.2" in run(grid, "check", "--repair", codes=[0]).output
+    assert Path(f"{aside}.2").read_text() == "damaged"

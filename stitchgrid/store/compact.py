@@ -63,6 +63,7 @@ class Compaction:
         found = contents(self.files)
         self.damaged += found.damaged
         self.number = found.snapshot.number + 1
+        self.snapshots.require_number(self.number)
         self.tiers = self._present(found.snapshot)
         for table in self._batches(found.loose):
             self._add(table)

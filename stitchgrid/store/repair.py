@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from stitchgrid.errors import StoreError
 from stitchgrid.store.check import Report
 from stitchgrid.store.compact import compact
-from stitchgrid.store.files import Files, LocalFiles
-from stitchgrid.store.layout import SET_ASIDE, SNAPSHOTS
+from stitchgrid.store.files import Files, LocalFiles, read_or_problem
+from stitchgrid.store.layout import HIGHEST, SET_ASIDE, SNAPSHOTS
 from stitchgrid.store.limits import GB
-from stitchgrid.store.snapshots import snapshot_number
+from stitchgrid.store.snapshots import manifest_name, snapshot_number
 
 LONGEST_COPY = 1 * GB  # a longer file is renamed, where files have names
 
@@ -33,9 +33,13 @@ def set_aside(files: Files, report: Report) -> Repair:
     names.sort(key=lambda name: name != SET_ASIDE)  # if that is a link, nothing can be moved before it is gone
     manifests = [name for name in names if _is_manifest(name)]
     repair = _move_all(files, [name for name in names if name not in manifests])
+    is_last = (
+        manifest_name(HIGHEST) in manifests
+    )  # which no snapshot can follow
+    last = _move_all(files, manifests if is_last else ())
     if any(name.startswith(f"{SNAPSHOTS}/") for name in names):
         compact(files)  # while a damaged manifest is there, every data file counts
-    last = _move_all(files, manifests)
+    last = last if is_last else _move_all(files, manifests)
     return Repair(moved=repair.moved + last.moved, stuck=repair.stuck + last.stuck)
 
 
@@ -67,11 +71,18 @@ def _move(files: Files, name: str) -> str | None:
         return None
     data = files.read(name)
     number, aside = 1, f"{SET_ASIDE}/{name}"
-    while not files.write_once(aside, data) and files.read(aside) != data:
+    while not _is_written(files, aside, data):
         number += 1
         aside = f"{SET_ASIDE}/{name}.{number}"
     files.delete(name)
     return aside
+
+
+def _is_written(files: Files, aside: str, data: bytes) -> bool:
+    """Write what is set aside, or find it there already; False where something else, be it a pipe, has the name."""
+    if isinstance(files, LocalFiles) and files.is_strange(aside):
+        return False
+    return files.write_once(aside, data) or read_or_problem(files, aside) == data
 
 
 def _rename(files: LocalFiles, name: str) -> str:

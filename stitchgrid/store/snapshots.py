@@ -140,13 +140,17 @@ class Snapshots:
             "digest": content_digest(json.dumps(body, sort_keys=True).encode()),
             "snapshot": body,
         }
-        if snapshot.number > HIGHEST:
-            raise StoreError(
-                f"no snapshot can follow {manifest_name(snapshot.number - 1)} in the store {self.files.uri}: nobody "
-                "counts so far; delete that file, and compact again."
-            )
+        self.require_number(snapshot.number)
         won = self.files.write_once(manifest_name(snapshot.number), json.dumps(manifest, indent=1).encode())
         return won and self.numbers()[-1] == snapshot.number
+
+    def require_number(self, number: int) -> None:
+        """Raise a StoreError if no snapshot can have this number."""
+        if number > HIGHEST:
+            raise StoreError(
+                f"no snapshot can follow {manifest_name(number - 1)} in the store {self.files.uri}: nobody "
+                "counts so far; delete that file, and compact again."
+            )
 
     def write_rows(self, number: int, table: pa.Table) -> str:
         """Write a data file for the snapshot that will have this number; return its name."""
