@@ -574,3 +574,17 @@ def test_a_name_that_is_taken_among_what_was_set_aside_is_not_used(place, grid, 
     os.mkfifo(aside) if what == "pipe" else aside.symlink_to(place / "outside" / "a.parquet")
     assert f"set aside as set-aside/{name}.2" in run(grid, "check", "--repair", codes=[0]).output
     assert Path(f"{aside}.2").read_text() == "damaged"
+
+
+@pytest.mark.parametrize("name", [*FILES[1:], "part"])
+def test_a_folder_in_the_place_of_a_file_is_damage_and_set_aside(place, grid, name):
+    name = str(some_part(grid).relative_to(grid)) if name == "part" else name
+    (grid / name).unlink(missing_ok=True)
+    (grid / name / "inside").mkdir(parents=True)
+    found = run(grid, "check", codes=[1]).output
+    assert f"DAMAGED  {name}\n" in found
+    assert "a folder in the place of a file" in found or "it is a folder" in found
+    run(grid, "status", codes=[0, 1])
+    run(grid, "check", "--repair", codes=[0])
+    assert (grid / "set-aside" / name / "inside").is_dir()
+    assert Store.open(grid).check().damage == ()

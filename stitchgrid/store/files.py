@@ -137,14 +137,16 @@ class LocalFiles:
             return False
 
     def is_strange(self, name: str) -> bool:
-        """Return whether something has this name that is no regular file of the store."""
+        """Return whether something has this name that is no regular file of the store, or a folder in its place."""
         *folders, last = self._parts(name)
         try:
             with below.opened(self.root, folders) as folder:
                 kind = below.kind_of(folder, last)
         except OSError:
             return False
-        return kind not in (None, stat.S_IFREG, stat.S_IFDIR)
+        return kind not in (None, stat.S_IFREG, stat.S_IFDIR) or (
+            kind == stat.S_IFDIR and below.FILES.fullmatch(name.removeprefix(f"{SET_ASIDE}/")) is not None
+        )
 
     def size(self, name: str) -> int:
         """Return the number of bytes of a regular file, 0 where there is none."""

@@ -24,6 +24,12 @@ FOLDERS = re.compile(  # what is never a file in a store
     r"(parts|snapshots)(/v1)?|snapshots/v1/(data|extracts)|artefacts(/(network|evaluation|fingerprint|probe|detector))?"
     r"|sweeps|sweeps/[^/]+/(journal|claims|logs|\d{4,})"
 )
+FILES = re.compile(  # what is never a folder in a store
+    r"parts/v1/[^/]+\.parquet|snapshots/v1/\d{6,9}\.json|snapshots/v1/(data|extracts)/[^/]+\.parquet"
+    r"|artefacts/(network|evaluation|fingerprint|probe|detector)/[^/]+\.(manifest|json|safetensors)"
+    r"|sweeps/[^/]+/(heartbeat\.json|\d{4,}/(job\.json|plan\.json|(cells|models|layers|probes)\.parquet))"
+    r"|sweeps/[^/]+/(claims|journal/[^/]+)/\d{6,9}\.json|sweeps/[^/]+/logs/[^/]+/\d{3,}\.log"
+)
 KINDS = {
     stat.S_IFLNK: "a link that leads to no file of the store",
     stat.S_IFIFO: "a pipe",
@@ -162,7 +168,9 @@ def strangers(root: Path, untouched: str) -> Iterator[Stranger]:
             continue
         for name, kind in entries:
             full = "/".join([*path, name])
-            if kind == stat.S_IFDIR and is_name(name) and len(path) < DEEPEST:
+            if kind == stat.S_IFDIR and FILES.fullmatch(full):
+                yield Stranger(name=full, problem="a folder in the place of a file", is_unsafe=True)
+            elif kind == stat.S_IFDIR and is_name(name) and len(path) < DEEPEST:
                 waiting += [full] if full != untouched else []
             elif stranger := _stranger(root, full, kind):
                 yield stranger

@@ -31,11 +31,10 @@ def set_aside(files: Files, report: Report) -> Repair:
     files.check_writable()
     names = list(dict.fromkeys(name for finding in report.damage for name in (finding.file, *finding.goes_with)))
     names.sort(key=lambda name: name != SET_ASIDE)  # if that is a link, nothing can be moved before it is gone
-    manifests = [name for name in names if _is_manifest(name)]
+    listed = {f"{SNAPSHOTS}/{name}" for name in files.names(SNAPSHOTS)}  # without folders, which are in the way
+    manifests = [name for name in names if _is_manifest(name) and name in listed]
     repair = _move_all(files, [name for name in names if name not in manifests])
-    is_last = (
-        manifest_name(HIGHEST) in manifests
-    )  # which no snapshot can follow
+    is_last = manifest_name(HIGHEST) in manifests  # which no snapshot can follow
     last = _move_all(files, manifests if is_last else ())
     if any(name.startswith(f"{SNAPSHOTS}/") for name in names):
         compact(files)  # while a damaged manifest is there, every data file counts
