@@ -588,3 +588,16 @@ def test_a_folder_in_the_place_of_a_file_is_damage_and_set_aside(place, grid, na
     run(grid, "check", "--repair", codes=[0])
     assert (grid / "set-aside" / name / "inside").is_dir()
     assert Store.open(grid).check().damage == ()
+
+
+@pytest.mark.parametrize("what", ["a round", "a snapshot"])
+def test_json_that_would_take_much_memory_is_not_read(grid, what):
+    name, text, most = {
+        "a round": (f"sweeps/{SWEEP}/journal/launch-1/000001.json", '{"unit":"u"},', 8 * 2**20),
+        "a snapshot": ("snapshots/v1/000001.json", f'"{NO_PART[9:]}",', 32 * 2**20),
+    }[what]
+    (grid / name).parent.mkdir(parents=True, exist_ok=True)
+    (grid / name).write_text('{"at": "", "attempts": [' + text * (most // len(text)) + "]}")
+    found = run(grid, "check", codes=[1]).output
+    assert f"no such file has more than {most}" in found
+    run(grid, "status", codes=[0])

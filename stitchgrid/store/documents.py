@@ -277,11 +277,11 @@ LONGEST = {  # bytes
     ClaimDocument: 64 * KB,
     ArtefactDocument: 64 * KB,
     BeatDocument: 16 * MB,
-    RoundDocument: 64 * MB,
-    PlanDocument: 64 * MB,
-    SnapshotDocument: 256 * MB,
+    RoundDocument: 8 * MB,  # one of a unit has 100 to 200 bytes
+    PlanDocument: 16 * MB,
+    SnapshotDocument: 32 * MB,  # 100,000 names of parts have 10 MB
 }
-LONGEST_JSON = 64 * MB  # of any other kind
+LONGEST_JSON = 16 * MB  # of any other kind
 
 Kind = TypeVar("Kind", bound=Document)
 
