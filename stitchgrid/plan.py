@@ -9,7 +9,7 @@ from typing import Protocol
 
 from stitchgrid.matchers.metrics import WITHOUT_TAIL
 from stitchgrid.matchers.protocol import ClosedForm, GramIndex
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, is_a, metrics_of
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, is_a, stored_metrics_of
 from stitchgrid.records import Block, Cell, Layer, MatcherSpec, Shard, Sweep, digest
 
 CPU_SPEED, GPU_SPEED = 1e11, 2e13  # FLOP/s that a core, and a GPU in fp32, is taken to keep up; assumed, not measured
@@ -107,7 +107,7 @@ def _reason(sweep: Sweep, cell: Cell, done: Done, *, retry_failed: bool) -> tupl
     if not (sweep.networks[cell.source].is_known and sweep.networks[cell.target].is_known):
         return "untrained model", True
     have = done.metrics_done(cell.cell_id)
-    if have.issuperset(metrics_of(sweep, cell)):
+    if have.issuperset(stored_metrics_of(sweep, cell)):
         return "done", False
     if done.failed(cell.cell_id) is not None:
         return ("failed before, tried again", True) if retry_failed else ("failed before, left alone", False)

@@ -537,6 +537,10 @@ class Row:
     shard: str
     version: str
     created_at: str  # ISO 8601, UTC
+    low: float | None = None  # of rows of evidence for a metric (`matchers.evidence`): its 95 % interval,
+    high: float | None = None
+    replicates: tuple[float, ...] | None = None  # its values without each group of images,
+    null: tuple[float, ...] | None = None  # and with images shuffled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -562,6 +566,8 @@ class Sweep:
     probe_data: str = ""  # digest of the images and labels that probes depend on
     energy: EnergySpec | None = None  # where a matcher asks for it
     compiles: bool = False  # networks run by torch.compile: part of no identity
+    groups: int | None = None  # of evaluation images, without each of which values are found anew
+    shuffles: int = 0  # draws in which the source's images are shuffled
 
     @property
     def num_probe_fit(self) -> int:

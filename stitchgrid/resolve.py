@@ -17,9 +17,10 @@ from stitchgrid.datasets.own import as_planned_now
 from stitchgrid.datasets.resident import Pictures
 from stitchgrid.errors import InputError, JobFileError, StitchgridError, is_out_of_memory
 from stitchgrid.jobfile import Job
+from stitchgrid.matchers.evidence import FEWEST_PER_GROUP
 from stitchgrid.matchers.heads import detect_head, num_classes_of
 from stitchgrid.matchers.protocol import About
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, kind_of
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, kind_of
 from stitchgrid.models.architecture import code_digest, holding
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
@@ -257,6 +258,7 @@ def resolve(
             untrained.append(found.to_train)
     problems += _problems_of_labels(job, networks, images.num_classes)
     problems += _problems_of_samples(job, images)
+    problems += _problems_of_evidence(job, images)
     problems += _problems_of_kinds(job, networks, images)
     if problems:
         raise JobFileError(f"job {job.name!r} cannot run:", problems)
@@ -305,6 +307,8 @@ def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ..
         probes=probes,
         probe_data=_probe_data(images, probes, num_closed) if probes else "",
         energy=energy,
+        groups=job.intervals.groups,
+        shuffles=job.controls.shuffled,
     )
 
 
@@ -423,6 +427,23 @@ def _problems_of_samples(job: Job, images: Images) -> list[str]:
         for where, who, samples, (role, num, split) in asked
         if isinstance(samples, int) and samples > num
     ]
+
+
+def _problems_of_evidence(job: Job, images: Images) -> list[str]:
+    """Return what stands against intervals: groups of so few images that values without one are not defined."""
+    groups, found = job.intervals.groups, []
+    if groups is None:
+        return []
+    for spec in job.matcher_specs(num_fit=images.num_fit_listed):
+        _, num = images_used(spec, num_fit=images.fit.num, num_fit_closed=images.fit.num, num_eval=images.eval.num)
+        kept = num - -(-num // groups)
+        if num < FEWEST_PER_GROUP * groups or kept < implementation(spec).fewest_images:
+            found.append(
+                f"intervals.groups: {spec.kind} looks at {num} evaluation images, which cannot be divided into "
+                f"{groups} groups of {FEWEST_PER_GROUP} or more, each of which can be left out; ask for fewer groups, "
+                "or for more images"
+            )
+    return list(dict.fromkeys(found))
 
 
 def _problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) -> list[str]:

@@ -21,6 +21,19 @@ class Remarks:
     seconds: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a row says of how far a value can be trusted; `None` and empty where it was not, or cannot be, found."""
+
+    low: float | None = None
+    high: float | None = None
+    replicates: tuple[float, ...] | None = None
+    null: tuple[float, ...] | None = None
+
+
+NOTHING = Evidence()
+
+
 def now() -> str:
     """Return the time as rows carry it."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
@@ -38,6 +51,7 @@ def make_row(
     metric: str | None = None,
     value: float | None = None,
     error: str | None = None,
+    evidence: Evidence = NOTHING,
 ) -> Row:
     """Return one row of a cell; a value of None, where there is no error, is an undefined one."""
     spec, f, g = sweep.matchers[cell.matcher], sweep.networks[cell.source], sweep.networks[cell.target]
@@ -71,6 +85,10 @@ def make_row(
         shard=shard,
         version=__version__,
         created_at=created_at,
+        low=evidence.low,
+        high=evidence.high,
+        replicates=evidence.replicates,
+        null=evidence.null,
     )
 
 

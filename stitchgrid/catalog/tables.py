@@ -80,6 +80,7 @@ def load_tables(
             has_moved=len(found.moved) > 0,
             has_running=tables["_running"].num_rows > 0,
             has_values=values,
+            has_evidence=any(_has_evidence(store.read_plan_info(name)) for name in names),
         ),
         sweeps=tuple(names),
         damaged=(*found.damaged, *damaged),
@@ -87,6 +88,10 @@ def load_tables(
         found_late=found.found_late,
         look_closely=found.look_closely,
     )
+
+
+def _has_evidence(info: Mapping[str, Any]) -> bool:
+    return bool(info.get("groups") or info.get("shuffles"))
 
 
 def _loose_cells(rows: pa.Table) -> pa.Table:

@@ -14,7 +14,9 @@ MEASURED = (
     "metric, value, higher_is_similar, num_fit, num_eval, num_rows, seconds, device, precision, alignment, flags, "
     "source_weights, target_weights, data, version, created_at"
 )
+EVIDENCE = 'low, high, replicates, "null"'
 NETWORKS = "source_network, source_layer, target_network, target_layer"
+NO_EVIDENCE = "where not contains(metric, '@')"
 IS_VALUE = "status = 'done' and metric is not null"
 NAMED = f"sweep, cell_id, {LAYER_PAIR}, matcher, params, seed"
 
@@ -30,11 +32,12 @@ class Shape:
     has_moved: bool  # cells in _moved
     has_running: bool  # shards in _running
     has_values: bool  # whether _loose has the columns of values, or only those that say which there are
+    has_evidence: bool = False  # whether a sweep asks for intervals or shuffled images
 
 
 def view_sql(shape: Shape) -> dict[str, str]:
     """Return the statement that makes each view, each after those it uses."""
-    measured = f"cell_id, {MEASURED}, {NETWORKS}, matcher, params, seed, shard"
+    measured = f"cell_id, {MEASURED}, {EVIDENCE}, {NETWORKS}, matcher, params, seed, shard"
     of_cells = {
         "_values": _rows_where(shape, measured if shape.has_values else "cell_id, metric, created_at", IS_VALUE),
         "_errors": _rows_where(shape, "cell_id, status, error, created_at", "status <> 'done'"),
@@ -44,7 +47,14 @@ def view_sql(shape: Shape) -> dict[str, str]:
         "probes": PROBES,
         "matchers": MATCHERS,
     }
-    of_values = {"measurements": MEASUREMENTS, "results": _results(shape), "scores": SCORES, "all_scores": ALL_SCORES}
+    of_values = {
+        "measurements": _with_evidence(
+            shape, f"{MEASUREMENTS} {NO_EVIDENCE * (not shape.has_evidence)}", "cell_id, metric"
+        ),
+        "results": _results(shape),
+        "scores": SCORES,
+        "all_scores": ALL_SCORES,
+    }
     of_values["profiles"] = PROFILES
     return {**of_cells, **(of_values if shape.has_values else {})}
 
@@ -63,25 +73,55 @@ def _union(branches: list[str]) -> str:
     return "\nunion all\n".join(branches)
 
 
-MEASUREMENTS = f"select cell_id, {MEASURED}, {NETWORKS}, matcher, params, seed, shard from _values"
+# What rows of evidence hold (`matchers.evidence`) stands beside the value that it is for.
+MEASUREMENTS = f"select cell_id, {MEASURED}, {EVIDENCE}, {NETWORKS}, matcher, params, seed, shard from _values"
 
 # A metric that the sweep does not ask for, stored for the sake of another one, is in `measurements` alone.
 JOINED = f"""
-select {", ".join(f"c.{name}" for name in NAMED.split(", "))}, {", ".join(f"v.{name}" for name in MEASURED.split(", "))}
+select {", ".join(f"c.{name}" for name in NAMED.split(", "))},
+       {", ".join(f"v.{name}" for name in f"{MEASURED}, {EVIDENCE}".split(", "))}
 from {{cells}} as c
 join {{values}} as v on v.cell_id = c.cell_id and list_contains(c.metrics, v.metric)
 """
 
 
 def _results(shape: Shape) -> str:
-    ready = f"select {NAMED}, {MEASURED} from _ready_results where true {_not_moved(shape)}"
+    ready = f"select {NAMED}, {MEASURED}, {EVIDENCE} from _ready_results where true {_not_moved(shape)}"
     fresh = JOINED.format(cells="_ready_cells", values=f"(from _loose where {IS_VALUE})")
     others = JOINED.format(cells="_cells", values="_values")
-    return _union(
+    rows = _union(
         [ready] * shape.has_ready
         + [fresh] * (shape.has_ready and shape.has_loose)
         + [others] * (shape.has_others or not shape.has_ready)
     )
+    return _with_evidence(shape, rows, "sweep, cell_id, metric")
+
+
+def _with_evidence(shape: Shape, rows: str, key: str) -> str:
+    """Return the rows of values, each with the evidence that is stored for it; of a measurement, the largest there is.
+
+    `key` are the columns by which a value and its evidence are known.
+    """
+    if not shape.has_evidence:
+        return rows
+    names = key.removesuffix(", metric")
+    return f"""
+with stored as ({rows}),
+intervals as (
+    select {names}, split_part(metric, '@', 1) as metric,
+           arg_max({{'low': low, 'high': high, 'replicates': replicates}}, len(replicates)) as found
+    from stored where contains(metric, '@groups=') group by all
+),
+nulls as (
+    select {names}, split_part(metric, '@', 1) as metric, arg_max("null", len("null")) as "null"
+    from stored where contains(metric, '@shuffles=') group by all
+)
+select stored.* replace (found.low as low, found.high as high, found.replicates as replicates, nulls."null" as "null")
+from stored
+left join intervals using ({key})
+left join nulls using ({key})
+{NO_EVIDENCE}
+"""
 
 
 def _cells(shape: Shape) -> str:

@@ -29,7 +29,7 @@ from stitchgrid.driver.where import Where
 from stitchgrid.errors import StitchgridError
 from stitchgrid.jobfile import Job
 from stitchgrid.matchers.describe import as_record
-from stitchgrid.matchers.registry import MATCHERS, metrics_of
+from stitchgrid.matchers.registry import MATCHERS, stored_metrics_of
 from stitchgrid.models.closure import Code
 from stitchgrid.models.own_code import staged
 from stitchgrid.plan import Plan, make_plan, split_shard
@@ -249,6 +249,8 @@ class Launch:
             "num_shards": len(plan.shards),
             KEY: plan.speed,
             "matchers": [as_record(MATCHERS[kind]) for kind in dict.fromkeys(s.kind for s in plan.sweep.matchers)],
+            "groups": plan.sweep.groups,
+            "shuffles": plan.sweep.shuffles,
             "own_code": {name: code.digest for name, code in self._own_code.items()},
             "own_data": self._own_data,
             "own_files": {name: code.files for name, code in self._own_code.items()},
@@ -374,7 +376,7 @@ class Launch:
             for cell in plan.sweep.cells(shard):
                 if (position := refused_by(cell, refused)) is not None:
                     failures[refusal(plan.sweep, position, refused)] += 1
-                elif outcomes.metrics_done(cell.cell_id).issuperset(metrics_of(plan.sweep, cell)):
+                elif outcomes.metrics_done(cell.cell_id).issuperset(stored_metrics_of(plan.sweep, cell)):
                     num_done += 1
                 else:
                     failures[outcomes.failed(cell.cell_id) or "not computed"] += 1

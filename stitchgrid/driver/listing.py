@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from stitchgrid.driver.remarks import problem_of
-from stitchgrid.matchers.registry import metrics_at
+from stitchgrid.matchers.registry import stored_metrics
 from stitchgrid.records import Cell, Shard, Sweep
 from stitchgrid.store.schemas import CELLS, LAYERS, MODELS, PROBES, TEXT
 
@@ -40,8 +40,8 @@ class _Names:
             "seed": [spec.seed for spec in sweep.matchers],
         }
         self.metrics = {  # of a matcher into a layer of a network
-            (matcher, target, layer): list(metrics_at(spec, network, layer))
-            for matcher, spec in enumerate(sweep.matchers)
+            (matcher, target, layer): list(stored_metrics(sweep, matcher, network, layer))
+            for matcher in range(len(sweep.matchers))
             for target, network in enumerate(sweep.networks)
             for layer in range(len(network.layers))
         }

@@ -11,9 +11,10 @@ import torch
 
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import breaks_worker, is_out_of_memory
-from stitchgrid.matchers.registry import metrics_of
+from stitchgrid.matchers.evidence import metric_of
+from stitchgrid.matchers.registry import stored_metrics_of
 from stitchgrid.records import Cell, Row
-from stitchgrid.rows import Remarks, make_row, now
+from stitchgrid.rows import NOTHING, Evidence, Remarks, make_row, now
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class Entry(Remarks):
 
     cell: Cell
     values: dict[str, float] = field(default_factory=dict)
+    evidence: dict[str, Evidence] = field(default_factory=dict)  # by the names of its rows
     error: str | None = None
 
 
@@ -82,8 +84,8 @@ class Ledger:
 
     def _rows_of(self, entry: Entry, created_at: str) -> Iterator[Row]:
         failed = entry.error is not None
-        for metric in [None] if failed else metrics_of(self.work.sweep, entry.cell):
-            value = None if metric is None or "inapplicable" in entry.flags else entry.values[metric]
+        for metric in [None] if failed else stored_metrics_of(self.work.sweep, entry.cell):
+            value = None if metric is None or "inapplicable" in entry.flags else entry.values[metric_of(metric)]
             yield make_row(
                 self.work.sweep,
                 entry.cell,
@@ -95,4 +97,5 @@ class Ledger:
                 metric=metric,
                 value=value if value is not None and math.isfinite(value) else None,
                 error=entry.error,
+                evidence=NOTHING if metric is None else entry.evidence.get(metric, NOTHING),
             )

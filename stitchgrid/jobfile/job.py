@@ -12,6 +12,7 @@ from stitchgrid.jobfile.tables import (
     DataTable,
     DiagnosticsTable,
     GridTable,
+    IntervalsTable,
     LimitsTable,
     ModelTable,
     NumericsTable,
@@ -105,6 +106,7 @@ class Job:
     diagnostics: DiagnosticsTable
     probes: ProbesTable | None = None
     controls: ControlsTable = field(default_factory=ControlsTable)
+    intervals: IntervalsTable = field(default_factory=IntervalsTable)
     limits: LimitsTable = field(default_factory=LimitsTable)
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,6 +114,7 @@ class Job:
         diagnostics = self.diagnostics.model_dump(mode="json", exclude_defaults=True)
         limits = self.limits.model_dump(mode="json", exclude_defaults=True)
         controls = self.controls.model_dump(mode="json", exclude_defaults=True)
+        intervals = self.intervals.model_dump(mode="json", exclude_defaults=True)
         has_fit_samples = self.data.fit.samples is not None
         if has_fit_samples and self.diagnostics.energy.samples is None and any(m.energy for m in self.matchers):
             diagnostics["energy"] = {**diagnostics.get("energy", {}), "samples": "fit"}
@@ -130,6 +133,7 @@ class Job:
             **({"probes": self._probes_dict(self.probes)} if self.probes else {}),
             **({"diagnostics": diagnostics} if diagnostics else {}),
             **({"controls": controls} if controls else {}),
+            **({"intervals": intervals} if intervals else {}),
             **({"limits": limits} if limits else {}),
         }
 

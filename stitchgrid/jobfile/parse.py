@@ -19,6 +19,7 @@ from stitchgrid.jobfile.tables import (
     DiagnosticsTable,
     GridTable,
     HeadTable,
+    IntervalsTable,
     LimitsTable,
     MatcherTable,
     ModelTable,
@@ -37,7 +38,7 @@ from stitchgrid.records import EnergyRecipe, MatcherSpec
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 SECTIONS = (
     *("name", "seed", "data", "numerics", "models", "recipes", "grid", "matchers", "probes", "diagnostics"),
-    *("controls", "limits"),
+    *("controls", "intervals", "limits"),
 )
 
 
@@ -113,6 +114,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
     _check_names(table, grid, problems)
     probes = problems.check(ProbesTable, table["probes"], "probes") if "probes" in table else None
     controls = problems.check(ControlsTable, table.get("controls", {}), "controls") or ControlsTable()
+    intervals = problems.check(IntervalsTable, table.get("intervals", {}), "intervals") or IntervalsTable()
     diagnostics = problems.check(DiagnosticsTable, table.get("diagnostics", {}), "diagnostics") or DiagnosticsTable()
     limits = problems.check(LimitsTable, table.get("limits", {}), "limits") or LimitsTable()
     if data is not None and data.outliers is not None and diagnostics.energy.outliers is not None:
@@ -121,6 +123,10 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
     items = [one for where, item in _items(table, "matchers", problems) for one in _swept(where, item, problems)]
     matchers = [_matcher(item, where, asked, problems) for where, item in items]
     _check_repeated(matchers, data.fit.samples if data else None, problems)
+    if controls.shuffled and matchers and all(m is not None and MATCHERS[m.kind].is_trained for m in matchers):
+        problems.add(
+            "controls.shuffled", "no map is trained anew on shuffled images; add a matcher that is not trained"
+        )
     if problems.found or head is None or data is None or numerics is None or grid is None:
         return None
     return Job(
@@ -136,6 +142,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
         probes=probes,
         diagnostics=diagnostics,
         controls=controls,
+        intervals=intervals,
         limits=limits,
     )
 

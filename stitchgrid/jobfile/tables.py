@@ -31,6 +31,7 @@ from stitchgrid.records import (
 )
 
 PAIR_WORDS = ("all", "within", "across")
+MOST_SHUFFLES, MOST_GROUPS = 10_000, 1_000
 LONGEST_SWEEP = 150  # characters: names of figures are longer, and file systems take 255
 _ENERGY = EnergyRecipe()
 ADAPTIVE_LR = 1e-3  # default of adam and adamw: sgd's would make them diverge
@@ -394,6 +395,13 @@ class ControlsTable(Table):
     """[controls]: what a value is to be compared with before it is called high."""
 
     untrained: bool = False  # every network gets an untrained twin, a source of all its targets
+    shuffled: Annotated[int, Field(ge=0, le=MOST_SHUFFLES)] = 0  # draws in which the source's images are shuffled
+
+
+class IntervalsTable(Table):
+    """[intervals]: how far a value would move with other images."""
+
+    groups: Annotated[int, Field(ge=2, le=MOST_GROUPS)] | None = None  # of evaluation images, each left out in turn
 
 
 class EnergyTable(Table):

@@ -24,6 +24,8 @@ class Metric:
     #: Of which targets: those that know `classes`, in their place those that know none (`outputs`), or any.
     asks: Literal["classes", "outputs", "any"] = "any"
     on_request: bool = False  # never asked for by default
+    has_replicates: bool = True  # whether it is found without each group of images, too
+    has_null: bool = True  # whether it is found with images shuffled, too, unless its kind is trained
 
     @property
     def higher_is_similar(self) -> bool | None:
@@ -39,7 +41,15 @@ class Metric:
 def _detection(detector: Literal["mahalanobis", "energy"]) -> tuple[Metric, ...]:
     """Return the metrics of a detector: an AUROC of 0.5 is best, far below it T(A) has collapsed."""
     return tuple(
-        Metric(name=f"ood_{detector}_{word}", better="neither", bounds=UNIT, made_of=detector, on_request=True)
+        Metric(
+            name=f"ood_{detector}_{word}",
+            better="neither",
+            bounds=UNIT,
+            made_of=detector,
+            on_request=True,
+            has_replicates=False,
+            has_null=False,
+        )
         for word in ("auroc", "fpr95", "aupr")
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
+from stitchgrid.matchers.evidence import metric_of
 from stitchgrid.matchers.metrics import Metric
 from stitchgrid.matchers.params import NoParams, Params
 
@@ -63,8 +64,8 @@ class About:
         return tuple(metric.name for metric in self.metrics)
 
     def metric(self, name: str) -> Metric:
-        """Return one of its metrics; `residual_at:LAYER` is that of one layer."""
-        return next(metric for metric in self.metrics if metric.name == name.partition(":")[0])
+        """Return one of its metrics; `residual_at:LAYER` is that of one layer, evidence that of what it is for."""
+        return next(metric for metric in self.metrics if metric.name == metric_of(name).partition(":")[0])
 
     def why_not(self, source: Layer, target: Layer) -> str | None:
         """Return why the kind says nothing of two layers, None where it does."""

@@ -3,8 +3,10 @@
 A new kind is one file of maths in `indices/` or `stitchers/`, one oracle in `reference/`, and one line in `KINDS`.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
+from stitchgrid.matchers.evidence import evidence_name
 from stitchgrid.matchers.indices.cka import CKA
 from stitchgrid.matchers.indices.cka_rbf import CKARBF
 from stitchgrid.matchers.indices.cka_unbiased import CKAUnbiased
@@ -131,6 +133,33 @@ def metrics_at(spec: MatcherSpec, target: Network, layer: int) -> tuple[str, ...
         return found
     later = (residual_at(one.name) for one in target.layers[layer + 1 :])
     return (*(name for name in found if name != RESIDUAL_AT), *later)
+
+
+def stored_metrics_of(sweep: Sweep, cell: Cell) -> tuple[str, ...]:
+    """Return the names of all rows that a cell asks for: its metrics, and the evidence for them."""
+    return stored_metrics(sweep, cell.matcher, sweep.networks[cell.target], cell.target_layer)
+
+
+def stored_metrics(sweep: Sweep, matcher: int, target: Network, layer: int) -> tuple[str, ...]:
+    """Return the names of all rows of a matcher's cells into a layer of a network."""
+    spec = sweep.matchers[matcher]
+    names = metrics_at(spec, target, layer)
+    return (*names, *(row for name in names for row in evidence_for(sweep, spec, name)))
+
+
+def evidence_for(sweep: Sweep, spec: MatcherSpec, metric: str) -> Iterator[str]:
+    """Yield the names of the evidence that a sweep asks for of a matcher's metric."""
+    kind = MATCHERS[spec.kind]
+    if sweep.groups and kind.metric(metric).has_replicates:
+        yield evidence_name(metric, "groups", sweep.groups)
+    if sweep.shuffles and has_null(spec, metric):
+        yield evidence_name(metric, "shuffles", sweep.shuffles)
+
+
+def has_null(spec: MatcherSpec, metric: str) -> bool:
+    """Return whether a matcher's metric is found with shuffled images: no network is run or trained for that."""
+    found = MATCHERS[spec.kind].metric(metric)
+    return found.has_null and found.made_of == "statistics" and not MATCHERS[spec.kind].is_trained
 
 
 def asks_ood(spec: MatcherSpec, detector: str) -> bool:

@@ -133,6 +133,8 @@ class InfoDocument(Document):
     own_data: dict[Text, Short] = {}
     own_files: dict[Text, dict[Text, Short]] = {}
     matchers: list[KindDocument] = []
+    groups: Count | None = None
+    shuffles: Count = 0
 
 
 class PlanDocument(Document):

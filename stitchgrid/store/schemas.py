@@ -7,6 +7,11 @@ import pyarrow as pa
 
 TEXT = pa.string()
 TEXTS = pa.list_(pa.string())
+NUMBERS = pa.list_(pa.float32())
+
+# Of rows that hold the evidence for a metric (`matchers.evidence`): its 95 % interval, its values without each group of
+# images, and with images shuffled.
+EVIDENCE = (("low", pa.float64()), ("high", pa.float64()), ("replicates", NUMBERS), ("null", NUMBERS))
 
 PART = pa.schema(
     [
@@ -37,13 +42,14 @@ PART = pa.schema(
         ("shard", TEXT),
         ("version", TEXT),
         ("created_at", TEXT),
+        *EVIDENCE,
     ],
-    metadata={"stitchgrid.part": "1"},
+    metadata={"stitchgrid.part": "2"},
 )
 VERSION_KEY = b"stitchgrid.part"
 # Columns that came after version 1 -> the version of PART that brought them: NULL in parts of an earlier one. A column
 # that a part lacks otherwise is damage; one that this version does not know, of a later one, is ignored.
-ADDED: dict[str, int] = {}
+ADDED: dict[str, int] = {name: 2 for name, _ in EVIDENCE}
 
 CELLS = pa.schema(
     [
