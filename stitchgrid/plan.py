@@ -9,7 +9,15 @@ from typing import Protocol
 
 from stitchgrid.matchers.metrics import WITHOUT_TAIL
 from stitchgrid.matchers.protocol import ClosedForm, GramIndex
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, is_a, stored_metrics_of
+from stitchgrid.matchers.registry import (
+    MATCHERS,
+    asks_ood,
+    images_used,
+    implementation,
+    is_a,
+    is_shuffled,
+    stored_metrics_of,
+)
 from stitchgrid.records import Block, Cell, Layer, MatcherSpec, Shard, Sweep, digest
 
 CPU_SPEED, GPU_SPEED = 1e11, 2e13  # FLOP/s that a core, and a GPU in fp32, is taken to keep up; assumed, not measured
@@ -219,7 +227,8 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
     A source of low rank adds its row moments on the fit images, and a Gram matrix of its own.
     """
     total = _shared_cost(sweep, blocks, matchers)
-    total += sum(_moment_cost(sweep, block, _images_passed(sweep, matchers, gram=False)) for block in blocks)
+    moments = _images_passed(sweep, matchers, gram=False) + _images_drawn(sweep, matchers)
+    total += sum(_moment_cost(sweep, block, moments) for block in blocks)
     total += _training_passes(sweep, blocks, matchers)
     for matcher in matchers:
         spec, (num_fit, num_eval) = sweep.matchers[matcher], images_of(sweep, matcher)
@@ -249,6 +258,13 @@ def _images_passed(sweep: Sweep, matchers: Sequence[int], *, gram: bool) -> int:
     fit = (num for spec, num, _ in used if spec.rank or is_closed_form(spec) or asks_ood(spec, "mahalanobis"))
     evaluation = (num for spec, _, num in used if gram or not is_a(spec, GramIndex))
     return max(fit, default=0) + max(evaluation, default=0)
+
+
+def _images_drawn(sweep: Sweep, matchers: Sequence[int]) -> int:
+    """Return how many more fit and evaluation images products are summed over, for draws of shuffled ones."""
+    drawn = [m for m in matchers if is_shuffled(sweep, sweep.matchers[m]) and not is_a(sweep.matchers[m], GramIndex)]
+    fit = (images_of(sweep, matcher)[0] for matcher in drawn if is_closed_form(sweep.matchers[matcher]))
+    return sweep.shuffles * (max(fit, default=0) + max((images_of(sweep, m)[1] for m in drawn), default=0))
 
 
 def is_closed_form(spec: MatcherSpec) -> bool:

@@ -7,6 +7,8 @@ kinds are *moved*: all their rows are among the loose ones, and nothing that a s
 
 from dataclasses import dataclass
 
+from stitchgrid.matchers.evidence import IS_EVIDENCE
+
 LAYER_PAIR = (
     "source_model, source_layer, source_index, source_depth, target_model, target_layer, target_index, target_depth"
 )
@@ -16,7 +18,7 @@ MEASURED = (
 )
 EVIDENCE = 'low, high, replicates, "null"'
 NETWORKS = "source_network, source_layer, target_network, target_layer"
-NO_EVIDENCE = "where not contains(metric, '@')"
+NO_EVIDENCE = f"where not regexp_matches(metric, '{IS_EVIDENCE}')"
 IS_VALUE = "status = 'done' and metric is not null"
 NAMED = f"sweep, cell_id, {LAYER_PAIR}, matcher, params, seed"
 
@@ -108,13 +110,13 @@ def _with_evidence(shape: Shape, rows: str, key: str) -> str:
     return f"""
 with stored as ({rows}),
 intervals as (
-    select {names}, split_part(metric, '@', 1) as metric,
+    select {names}, regexp_replace(metric, '{IS_EVIDENCE}', '') as metric,
            arg_max({{'low': low, 'high': high, 'replicates': replicates}}, len(replicates)) as found
-    from stored where contains(metric, '@groups=') group by all
+    from stored where regexp_matches(metric, '@groups=[0-9]+$') group by all
 ),
 nulls as (
-    select {names}, split_part(metric, '@', 1) as metric, arg_max("null", len("null")) as "null"
-    from stored where contains(metric, '@shuffles=') group by all
+    select {names}, regexp_replace(metric, '{IS_EVIDENCE}', '') as metric, arg_max("null", len("null")) as "null"
+    from stored where regexp_matches(metric, '@shuffles=[0-9]+$') group by all
 )
 select stored.* replace (found.low as low, found.high as high, found.replicates as replicates, nulls."null" as "null")
 from stored

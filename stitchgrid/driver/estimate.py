@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import heapify, heapreplace
 from itertools import product
@@ -13,12 +13,14 @@ from stitchgrid.engine.memory import PROCESS_BYTES, shard_bytes
 from stitchgrid.engine.sample import Pair
 from stitchgrid.engine.trial import Pace, Trial
 from stitchgrid.matchers.protocol import GramIndex, Sizes
-from stitchgrid.matchers.registry import implementation
-from stitchgrid.plan import Plan, cost, images_of
+from stitchgrid.matchers.registry import evidence_for, implementation, is_shuffled
+from stitchgrid.plan import EXACT, Plan, cost, images_of
 from stitchgrid.records import Block, Network, Shard, Sweep, TrainNetwork, Unit
 
-ROW_BYTES = 40  # of one row in a compressed part, about
+ROW_BYTES = 40  # of one row in a compressed part, about,
+NUMBER_BYTES = 4  # and of each number of a list in it
 MAX_PAIRS = 6  # tried: those of most work; others are taken for something between
+COUNTED_PAIRS = 20  # of networks, of which operations are counted to say what evidence adds
 EIGEN = 10.0  # operations of an eigendecomposition of a symmetric matrix, in cubes of its side, about
 
 
@@ -120,17 +122,51 @@ class Pricing:
 def algebra_flops(sweep: Sweep, block: Block, matchers: Sequence[int]) -> float:
     """Return the float64 operations of decompositions, whose number does not depend on that of the images."""
     source, target = sweep.source_layers(block), sweep.target_layers(block)
-    kinds = [(implementation(sweep.matchers[matcher]), images_of(sweep, matcher)[1]) for matcher in matchers]
-    total = 0.0
-    for (kind, num), s, t in product(kinds, source, target):
-        total += kind.flops(Sizes(source=s.width, target=t.width, num=num))
-    for kind, num in kinds:
+    num_groups, total = sweep.groups or 0, 0.0
+    axes_of: set[str] = set()
+    for matcher in matchers:
+        kind, (_, num) = implementation(sweep.matchers[matcher]), images_of(sweep, matcher)
+        num_draws = sweep.shuffles * is_shuffled(sweep, sweep.matchers[matcher])
+        num_values = 1 + num_draws + num_groups * (kind.about.family == "index")  # for each pair of layers
+        axes_of |= kind.axes_of
+        for s, t in product(source, target):
+            total += num_values * kind.flops(Sizes(source=s.width, target=t.width, num=num))
         if isinstance(kind, GramIndex):
-            total += kind.layer_flops(num) * (len(source) + len(target))
+            num_prepared = (1 + num_groups) * (len(source) + len(target)) + num_draws * len(source)
+            total += num_prepared * kind.layer_flops(num)
     for side, layers in (("source", source), ("target", target)):
-        if any(side in kind.axes_of for kind, _ in kinds):
-            total += EIGEN * sum(layer.width**3 for layer in layers)
+        if side in axes_of:
+            total += EIGEN * (1 + num_groups) * sum(layer.width**3 for layer in layers)
     return total
+
+
+def evidence_shares(sweep: Sweep) -> dict[str, float]:
+    """Return what untrained twins, shuffled images and groups add to a sweep, as shares of its work without them.
+
+    That is the operations of some of its network pairs, evenly spread, for which shards are cut as a whole.
+    """
+    own = [pair for pair in sweep.pairs if not sweep.networks[pair[0]].spec.is_twin]
+    bare = replace(sweep, groups=None, shuffles=0)
+    found: dict[str, float] = {}
+    if not own:
+        return found
+    few = own[:: max(1, len(own) // COUNTED_PAIRS)]
+    alone = _work(bare, few)
+    if len(own) < len(sweep.pairs):
+        twins = [pair for pair in sweep.pairs if sweep.networks[pair[0]].spec.is_twin]
+        some = twins[:: max(1, len(twins) // COUNTED_PAIRS)]
+        found["untrained"] = len(twins) / len(own) * (_work(bare, some) / len(some)) / (alone / len(few))
+    if sweep.shuffles:
+        found["shuffled"] = _work(replace(bare, shuffles=sweep.shuffles), few) / alone - 1
+    if sweep.groups:
+        found["groups"] = _work(replace(bare, groups=sweep.groups), few) / alone - 1
+    return found
+
+
+def _work(sweep: Sweep, pairs: Sequence[tuple[int, int]]) -> float:
+    matchers = range(len(sweep.matchers))
+    blocks = [sweep.block(*pair) for pair in pairs]
+    return sum(cost(sweep, [block], matchers) + EXACT * algebra_flops(sweep, block, matchers) for block in blocks)
 
 
 def makespan(seconds: Iterable[float], num_workers: int) -> float:
@@ -154,8 +190,7 @@ def estimate(
     `before` are the units that come before the shards; `speed_share` is that of a worker alone which each has while
     all work, below 1 where they share what they run on.
     """
-    matchers, device = plan.sweep.matchers, torch.device(trial.place.device)
-    metrics_per_cell = sum(len(spec.metrics) for spec in matchers) / len(matchers)
+    device, row_bytes = torch.device(trial.place.device), _row_bytes(plan.sweep)
     pricing = Pricing(plan.sweep, trial)
     shards = [pricing.seconds(shard) for shard in plan.todo]
     preparing = makespan(map(pricing.seconds_before, before), num_workers)
@@ -164,6 +199,17 @@ def estimate(
         seconds=(preparing + makespan(shards, num_workers)) / speed_share,
         flops_per_second=plan.flops / sum(shards) * speed_share if shards else trial.pass_flops_per_second,
         image_bytes=image_bytes,
-        result_bytes=round(plan.num_todo * metrics_per_cell * ROW_BYTES),
+        result_bytes=round(plan.num_todo * row_bytes),
         worker_bytes=PROCESS_BYTES + max((shard_bytes(plan.sweep, shard, device) for shard in plan.todo), default=0),
     )
+
+
+def _row_bytes(sweep: Sweep) -> float:
+    """Return the bytes of a cell's rows, on average over the matchers: metrics, and the lists that are evidence."""
+    of_matchers = []
+    for spec in sweep.matchers:
+        rows = [(metric, list(evidence_for(sweep, spec, metric))) for metric in spec.metrics]
+        lists = sum(len(names) for _, names in rows)
+        numbers = lists * max(sweep.groups or 0, sweep.shuffles)
+        of_matchers.append(ROW_BYTES * (len(rows) + lists) + NUMBER_BYTES * numbers)
+    return sum(of_matchers) / len(of_matchers)

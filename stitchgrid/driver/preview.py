@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from stitchgrid.datasets import Images
 from stitchgrid.display import clock
-from stitchgrid.driver.estimate import Estimate, estimate, networks_to_train, pairs_to_try
+from stitchgrid.driver.estimate import Estimate, estimate, evidence_shares, networks_to_train, pairs_to_try
 from stitchgrid.driver.remarks import network_remarks, versions_changed
 from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.driver.speed import planned_speed, speed_there
@@ -186,6 +186,7 @@ def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_
     for position, spec in enumerate(sweep.matchers):
         seed = "" if spec.seed is None else f" seed {spec.seed}"
         yield f"  {spec.kind}{seed} {spec.params}, {_looks_at(sweep, position)}: {', '.join(spec.metrics)}"
+    yield from evidence_lines(sweep)
     if sweep.probes is not None:
         yield _probes(sweep, num_unprobed)
     if resolution.untrained:
@@ -193,6 +194,16 @@ def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_
     yield f"cells: {plan.num_cells}, to compute {plan.num_todo}, done {plan.num_done}"
     yield from (f"  {count} {reason}" for reason, count in sorted(plan.reasons.items(), key=lambda one: -one[1]))
     yield f"shards: {len(plan.shards)}, to run {len(plan.todo)}"
+
+
+def evidence_lines(sweep: Sweep) -> list[str]:
+    """Return a line for each kind of evidence that a sweep has, and what it adds to the operations, about."""
+    told = {
+        "untrained": "untrained twins of all networks, as sources",
+        "shuffled": f"{sweep.shuffles} draws of shuffled images, for matchers that are not trained",
+        "groups": f"intervals from {sweep.groups} groups of evaluation images",
+    }
+    return [f"{told[name]}: {100 * share:+.0f} % operations" for name, share in evidence_shares(sweep).items()]
 
 
 def matcher_lines(sweep: Sweep) -> list[str]:

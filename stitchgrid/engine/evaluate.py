@@ -1,6 +1,7 @@
 """One pass over the evaluation images: moments, Gram matrices and all stitched networks at once, then the values."""
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -15,14 +16,16 @@ from stitchgrid.engine.gather import (
     MomentGatherer,
     RowSpace,
     are_finite,
-    gatherers_by_count,
+    by_count,
     in_groups,
     index_space,
     stitch_space,
 )
-from stitchgrid.engine.index_values import note_index
-from stitchgrid.engine.ledger import Ledger
+from stitchgrid.engine.groups import GroupedMoments, Groups
+from stitchgrid.engine.index_values import Variants, note_index
+from stitchgrid.engine.ledger import Entry, Ledger
 from stitchgrid.engine.ood import DistanceCheck, GaussianKey
+from stitchgrid.engine.shuffles import shuffled_by_count, shuffled_orders
 from stitchgrid.engine.stitched import Stitch, TailEvaluation
 from stitchgrid.engine.workspace import LayerKey, Workspace, batches, by_network
 from stitchgrid.matchers.gram import Gram
@@ -30,7 +33,7 @@ from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.matchers.metrics import WITHOUT_TAIL
 from stitchgrid.matchers.ood import SOUND_AUROC
 from stitchgrid.matchers.protocol import GramIndex, MomentIndex
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a, is_shuffled
 from stitchgrid.matchers.span import LEAK
 from stitchgrid.matchers.stitchers.affine import AffineMap, r_squared, residual, squared_error
 from stitchgrid.moments import NOT_FINITE, PairMoments
@@ -55,7 +58,11 @@ class Evaluation:
         self.moment_cells = [cell for cell in sound if is_a(self._spec(cell), MomentIndex)]
         self.gram_cells = [cell for cell in sound if is_a(self._spec(cell), GramIndex)]
         self.ranks = self._ranks()
-        self.gatherers = self._gatherers()
+        wanted = list(self._wanted_moments())
+        self.gatherers = self._gatherers(wanted)
+        self.shuffled = shuffled_by_count(
+            work, (one for cell, one in wanted if is_shuffled(work.sweep, work.sweep.matchers[cell.matcher]))
+        )
         self.anchors = Anchors(
             work, (key for s in self._run_stitches() for key in (s.cell.source_key, s.cell.target_key))
         )
@@ -79,12 +86,20 @@ class Evaluation:
             found.setdefault(cell.target_key, {})[None] = None
         return found
 
-    def _gatherers(self) -> dict[int, MomentGatherer]:
-        cells = [*(stitch.cell for stitch in self.stitches if _is_affine(stitch)), *self.moment_cells]
-        return gatherers_by_count(
-            self.work,
-            ((self.ledger[cell].num_eval or 0, self._space(cell), cell.source_key, cell.target_key) for cell in cells),
-        )
+    def _wanted_moments(self) -> Iterator[tuple[Cell, tuple[int, RowSpace, LayerKey, LayerKey]]]:
+        for cell in [*(stitch.cell for stitch in self.stitches if _is_affine(stitch)), *self.moment_cells]:
+            yield cell, (self.ledger[cell].num_eval or 0, self._space(cell), cell.source_key, cell.target_key)
+
+    def _gatherers(
+        self, wanted: Iterable[tuple[Cell, tuple[int, RowSpace, LayerKey, LayerKey]]]
+    ) -> dict[int, MomentGatherer | GroupedMoments]:
+        num_groups, found = self.work.sweep.groups, by_count(one for _, one in wanted)
+        if not num_groups:
+            return {count: MomentGatherer(self.work, some, num_images=count) for count, some in found.items()}
+        return {
+            count: GroupedMoments(self.work, some, num_images=count, num_groups=num_groups)
+            for count, some in found.items()
+        }
 
     def _tails(self) -> list[TailEvaluation]:
         ending: dict[LayerKey, list[Stitch]] = {}
@@ -150,7 +165,7 @@ class Evaluation:
         wanted = by_network([*keys, *(key for gram in grams for key in gram.layers)])
         scored = {tail.target[0] for tail in self.tails}
         for batch in batches(self.work, self.work.images.eval, wanted, scored=scored, stop=max(counts, default=0)):
-            for gatherer in self.gatherers.values():
+            for gatherer in (*self.gatherers.values(), *self.shuffled.values()):
                 gatherer.take(batch)
             for gram in grams:
                 gram.take(batch)
@@ -169,17 +184,78 @@ class Evaluation:
                 gram.take(batch)
 
     def _note_indices(self, grams: dict[tuple[int, GramKey], Gram]) -> None:
+        num_variants = max(1, self.work.sweep.groups or 0, self.work.sweep.shuffles)
+        budget = self.work.share(MOMENT_BYTES) // num_variants
         for position, cells in _by_matcher(self.moment_cells).items():
             index = implementation(self.work.sweep.matchers[position])
             assert isinstance(index, MomentIndex)
-            for some in in_groups(cells, self._moment_bytes, budget=self.work.share(MOMENT_BYTES)):
-                note_index(self.ledger, some, self._index_moments, index.compare, same=self._same)
+            for some in in_groups(cells, self._moment_bytes, budget=budget):
+                shared = note_index(self.ledger, some, self._index_moments, index.compare, same=self._same)
+                self._note_moment_variants(index, shared)
         finite = are_finite(grams)
         for position, cells in _by_matcher(self.gram_cells).items():
             of_grams = implementation(self.work.sweep.matchers[position])
             assert isinstance(of_grams, GramIndex)
             look_up = _Prepared(self, grams, finite, of_grams.prepare)
-            note_index(self.ledger, cells, look_up, of_grams.compare, same=self._same)
+            shared = note_index(self.ledger, cells, look_up, of_grams.compare, same=self._same)
+            self._note_gram_variants(of_grams, shared, look_up)
+
+    def _note_moment_variants(self, index: MomentIndex[Any], shared: Sequence[tuple[Cell, ...]]) -> None:
+        """Note what an index of moments is without each group of images, and with images shuffled."""
+        if self.work.sweep.groups:
+            self._note(self._of_moments(index, shared, self._without), shared, Entry.note_replicates)
+        if self.work.sweep.shuffles:
+            alone = [(cell,) for cells in shared for cell in cells]
+            self._note(self._of_moments(index, alone, self._draws), alone, Entry.note_null)
+
+    def _of_moments(
+        self,
+        index: MomentIndex[Any],
+        sharing: Sequence[tuple[Cell, ...]],
+        variants_of: Callable[[Cell], Sequence[PairMoments]],
+    ) -> Variants[PairMoments]:
+        found = Variants(index.compare)
+        moments = {
+            cell.cell_id: [self.fitted.reductions.of_moments(cell, one) for one in variants_of(cell)]
+            for cell, *_ in sharing
+        }
+        for some in zip(*moments.values(), strict=True):
+            found.add(dict(zip(moments, some, strict=True)))
+        return found
+
+    def _note_gram_variants(
+        self, index: GramIndex[Any, Any], shared: Sequence[tuple[Cell, ...]], whole: "_Prepared"
+    ) -> None:
+        """Note what an index of Gram matrices is without each group of images, and with the source's shuffled."""
+        replicates, null = Variants(index.compare), Variants(index.compare)
+        alone = [(cell,) for cells in shared for cell in cells]
+        for number in range(self.work.sweep.groups or 0):
+            kept = whole.of_images(partial(self._kept, number))
+            replicates.add({cell.cell_id: (kept.source(cell), kept.target(cell)) for cell, *_ in shared})
+        for number in range(self.work.sweep.shuffles):
+            drawn = whole.of_images(partial(self._order, number))
+            null.add({cell.cell_id: (drawn.source(cell), whole.target(cell)) for (cell,) in alone})
+        self._note(replicates, shared, Entry.note_replicates)
+        self._note(null, alone, Entry.note_null)
+
+    def _kept(self, left_out: int, count: int) -> Tensor:
+        """Return the positions of the first images without those of a group."""
+        of_images_N = Groups(self.work.sweep.groups or 1).of(0, count, self.work.device)
+        return (of_images_N != left_out).nonzero().flatten()
+
+    def _order(self, draw: int, count: int) -> Tensor:
+        return shuffled_orders(count, self.work.sweep.shuffles)[draw].to(self.work.device)
+
+    def _note(
+        self,
+        variants: Variants[Any],
+        sharing: Sequence[tuple[Cell, ...]],
+        note: Callable[[Entry, Mapping[str, Sequence[float]]], None],
+    ) -> None:
+        found = variants.read()
+        for cells in sharing:
+            for cell in cells:
+                note(self.ledger[cell], found.get(cells[0].cell_id, {}))
 
     def _same(self, cell: Cell) -> Hashable:
         """Return what cells have in common that are given one value: the two layers, where their order does not matter.
@@ -206,6 +282,10 @@ class Evaluation:
         for taker in takers:
             for stitch, metrics in zip(taker.stitches, taker.metrics(), strict=True):
                 self.ledger[stitch.cell].values |= metrics
+        for tail in self.tails if self.work.sweep.groups else ():
+            has_shares = self.work.sweep.networks[tail.target[0]].head.kind != "multilabel"
+            for stitch, replicates in zip(tail.stitches, tail.replicates(), strict=True):
+                self.ledger[stitch.cell].note_replicates(replicates, has_shares=has_shares)
         self._note_detectors()
         unseen: dict[tuple[int, int], Tensor] = {}  # by rows of a source and their span, which all its targets share
         noted: list[tuple[Cell, list[Tensor]]] = []  # residual, r2, share of the source that the fit rows do not span
@@ -222,6 +302,24 @@ class Evaluation:
             self.ledger[cell].values |= {"residual": relative_error, "r2": share}
             if leak > LEAK:
                 self.ledger[cell].flags.add("underdetermined")
+        self._note_stitch_variants()
+
+    def _note_stitch_variants(self) -> None:
+        """Note residual and r2 of affine maps without each group of images, and of maps fitted to shuffled ones."""
+        replicates, null = Variants(_errors), Variants(_errors)
+        affine = [(stitch, stitch.map) for stitch in self.stitches if isinstance(stitch.map, AffineMap)]
+        for stitch, found in affine:
+            cell = stitch.cell
+            if self.ledger[cell].error is not None:
+                continue
+            for moments in self._without(cell) if self.work.sweep.groups else ():
+                replicates.add({cell.cell_id: (found, moments)})
+            maps = self.fitted.shuffled.get(cell.cell_id)
+            for one, moments in zip(maps, self._draws(cell), strict=True) if maps else ():
+                null.add({cell.cell_id: (one, moments)})
+        sharing = [(stitch.cell,) for stitch, _ in affine]
+        self._note(replicates, sharing, Entry.note_replicates)
+        self._note(null, sharing, Entry.note_null)
 
     def _unseen_share(self, cell: Cell, moments: PairMoments, known: dict[tuple[int, int], Tensor]) -> Tensor:
         """Return what share of a source the fit rows of its map do not span; 0 for maps that were trained."""
@@ -244,9 +342,26 @@ class Evaluation:
         gatherer = self.gatherers[self.ledger[cell].num_eval or 0]
         return gatherer.pair(self._space(cell), cell.source_key, cell.target_key)
 
+    def _without(self, cell: Cell) -> list[PairMoments]:
+        """Return the moments without each group of images."""
+        gatherer = self.gatherers[self.ledger[cell].num_eval or 0]
+        assert isinstance(gatherer, GroupedMoments)
+        return gatherer.without(self._space(cell), cell.source_key, cell.target_key)
+
+    def _draws(self, cell: Cell) -> list[PairMoments]:
+        """Return the moments of each draw of shuffled images."""
+        shuffled = self.shuffled[self.ledger[cell].num_eval or 0]
+        return shuffled.of(self._space(cell), cell.source_key, cell.target_key, self._moments(cell))
+
 
 def _is_affine(stitch: Stitch) -> bool:
     return isinstance(stitch.map, AffineMap)
+
+
+def _errors(stitches: Sequence[tuple[AffineMap, PairMoments]]) -> dict[str, Tensor]:
+    """Return residual and r2 of maps on the rows of some moments."""
+    told = [(residual(one, moments), r_squared(one, moments)) for one, moments in stitches]
+    return {name: torch.stack(values) for name, values in zip(("residual", "r2"), zip(*told, strict=True), strict=True)}
 
 
 def _by_matcher(cells: Iterable[Cell]) -> dict[int, list[Cell]]:
@@ -265,9 +380,15 @@ class _Prepared:
         grams: Mapping[tuple[int, GramKey], Gram],
         finite: Collection[tuple[int, GramKey]],
         prepare: Callable[[Gram], Any],
+        images: Callable[[int], Tensor] | None = None,
     ):
         self.evaluation, self.grams, self.finite, self.prepare = evaluation, grams, finite, prepare
+        self.images = images  # those looked at of so many, in which order; None: all, as they are
         self._found: dict[tuple[int, GramKey], Any] = {}
+
+    def of_images(self, images: Callable[[int], Tensor]) -> "_Prepared":
+        """Return the same of some of the images, or of all in another order."""
+        return _Prepared(self.evaluation, self.grams, self.finite, self.prepare, images)
 
     def __call__(self, cell: Cell) -> tuple[Any, Any]:
         """Return what is found of source and target.
@@ -275,13 +396,22 @@ class _Prepared:
         Raises:
             ValueError: If an activation was infinite or NaN.
         """
-        count, rank = self.evaluation.ledger[cell].num_eval or 0, self.evaluation.work.rank(cell)
-        return self._of(cell, (count, (cell.source_key, rank))), self._of(cell, (count, (cell.target_key, None)))
+        return self.source(cell), self.target(cell)
 
-    def _of(self, cell: Cell, key: tuple[int, GramKey]) -> Any:
+    def source(self, cell: Cell) -> Any:
+        """Return what is found of a cell's source."""
+        return self._of(cell, (cell.source_key, self.evaluation.work.rank(cell)))
+
+    def target(self, cell: Cell) -> Any:
+        """Return what is found of a cell's target."""
+        return self._of(cell, (cell.target_key, None))
+
+    def _of(self, cell: Cell, layer: GramKey) -> Any:
+        key = self.evaluation.ledger[cell].num_eval or 0, layer
         if key not in self.finite:
             kind = self.evaluation.work.sweep.matchers[cell.matcher].kind
             raise ValueError(f"{kind} needs finite activations, got inf or NaN; {NOT_FINITE}.")
         if key not in self._found:
-            self._found[key] = self.prepare(self.grams[key])
+            gram = self.grams[key]
+            self._found[key] = self.prepare(gram if self.images is None else gram.of_images(self.images(key[0])))
         return self._found[key]

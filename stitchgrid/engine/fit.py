@@ -27,6 +27,7 @@ class Fitted:
 
     stitches: list[Stitch] = field(default_factory=list)
     fits: dict[str, Fit] = field(default_factory=dict)  # by cell id
+    shuffled: dict[str, list[AffineMap]] = field(default_factory=dict)  # by cell id, a map of each draw
     starts: dict[str, AffineMap] = field(default_factory=dict)  # of maps that are trained from least squares
     minima: "Minima"
     reductions: Reductions
@@ -109,6 +110,8 @@ def fit_closed_form(
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("%s", _conditioning(work, cell, of_pair))
             found.stitches.append(Stitch(cell=cell, map=fit.map, rules=work.rules(cell)))
+            kind, draws = moments.kinds[cell.matcher], moments.shuffled(cell, reductions)
+            found.shuffled[cell.cell_id] = [kind.refit(fit, draw) for draw in draws]
     _note_fits(ledger, found)
     return found
 

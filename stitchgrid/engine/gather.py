@@ -82,9 +82,9 @@ class Frame:
     sums: RowSums
     needs_sums: bool = False  # not where its rows are only laid on others
 
-    def read(self, work: Workspace, batch: Batch, part: slice) -> Tensor:
+    def read(self, work: Workspace, activations: Mapping[LayerKey, Tensor], part: slice | Tensor) -> Tensor:
         """Return the rows of some images, (N, P, X), about their pivot."""
-        layers = [(batch.activations[key][part], work.layer(key)) for key in self.keys]
+        layers = [(activations[key][part], work.layer(key)) for key in self.keys]
         if self.pools:
             return self.sums.centre([pooled(a, layer).unsqueeze(1) for a, layer in layers])
         return self.sums.centre([rows_of(a, layer) for a, layer in layers])
@@ -104,23 +104,33 @@ class Cross:
         self.products = CrossSums(self.laid, self.target.sums)
 
     def add(self, x_NPX: Tensor, y_NQY: Tensor) -> None:
-        """Add the rows of a few images, about their pivots.
-
-        Whichever side has more rows is brought to the other's: a small source is never blown up.
-        """
-        if self.laying is None:
-            self.products.add(x_NPX, y_NQY)
-            return
-        self.laid.pivot_X = self.source.sums.pivot_X
-        if self.laying.enlarges and self.laying.keeps_means:
-            self.products.add(x_NPX, self.laying.back(y_NQY))
+        """Add the rows of a few images, about their pivots."""
+        rows_x = self.source_rows(x_NPX)
+        self.products.add(rows_x, self.target_rows(y_NQY))
+        if self.laying is not None and self._brings_back:
             partners_NPX = self.laying.there_and_back(x_NPX)
             self.laid.add(x_NPX, partners=partners_NPX, num_rows=y_NQY.shape[0] * y_NQY.shape[1])
-            return
+        elif self.laying is not None:
+            self.laid.add(rows_x)
+
+    @property
+    def _brings_back(self) -> bool:
+        """Whether the target's rows are brought to the source's: a small source is never blown up."""
+        return self.laying is not None and self.laying.enlarges and self.laying.keeps_means
+
+    def source_rows(self, x_NPX: Tensor) -> Tensor:
+        """Return a source's rows, about their pivot, as they are multiplied."""
+        if self.laying is None:
+            return x_NPX
+        self.laid.pivot_X = self.source.sums.pivot_X
+        if self._brings_back:
+            return x_NPX
         pivot_X = 0.0 if self.laying.keeps_means else self.laid.pivot_X
-        laid_NQX = self.laying.there(x_NPX + pivot_X) - pivot_X
-        self.products.add(laid_NQX, y_NQY)
-        self.laid.add(laid_NQX)
+        return self.laying.there(x_NPX + pivot_X) - pivot_X
+
+    def target_rows(self, y_NQY: Tensor) -> Tensor:
+        """Return a target's rows, about their pivot, as they are multiplied."""
+        return self.laying.back(y_NQY) if self.laying is not None and self._brings_back else y_NQY
 
 
 class MomentGatherer:
@@ -173,17 +183,23 @@ class MomentGatherer:
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch, a few images at a time so that memory stays bounded."""
         count = batch.count_below(self.num_images)
-        step = self.group.of * max(1, self.work.share(chunk_bytes(self.work.device)) // self._bytes_per_image())
+        step = self.group.of * max(1, self.work.share(chunk_bytes(self.work.device)) // self.bytes_per_image())
         for start in range((self.group.number - batch.start) % self.group.of, count, step):
             self._add(batch, slice(start, min(start + step, count), self.group.of))
 
-    def _bytes_per_image(self) -> int:
+    @property
+    def layers(self) -> list[LayerKey]:
+        """The layers looked at."""
+        return sorted({key for frame in self.frames for key in frame.keys})
+
+    def bytes_per_image(self) -> int:
+        """Return the bytes of an image's rows in float64."""
         frames = sum(frame.layout.num_rows * len(frame.sums.total_X) for frame in self.frames)
         laid = (cross.target.layout.num_rows * len(cross.laid.total_X) for cross in self.crosses.values())
         return 8 * (frames + max(laid, default=0))
 
     def _add(self, batch: Batch, part: slice) -> None:
-        rows = {frame: frame.read(self.work, batch, part) for frame in self.frames}
+        rows = {frame: frame.read(self.work, batch.activations, part) for frame in self.frames}
         for cross in self.crosses.values():
             cross.add(rows[cross.source], rows[cross.target])
         for frame in self.frames:
@@ -217,10 +233,18 @@ def gatherers_by_count(
     work: Workspace, wanted: Iterable[tuple[int, RowSpace, LayerKey, LayerKey]], group: Group = ALL
 ) -> dict[int, MomentGatherer]:
     """Return a gatherer for every number of images among the (number, row space, source, target) wanted."""
+    found = by_count(wanted)
+    return {count: MomentGatherer(work, some, num_images=count, group=group) for count, some in found.items()}
+
+
+def by_count(
+    wanted: Iterable[tuple[int, RowSpace, LayerKey, LayerKey]],
+) -> dict[int, list[tuple[RowSpace, LayerKey, LayerKey]]]:
+    """Return the (row space, source, target) of each number of images."""
     pairs: dict[int, list[tuple[RowSpace, LayerKey, LayerKey]]] = {}
     for count, space, source, target in wanted:
         pairs.setdefault(count, []).append((space, source, target))
-    return {count: MomentGatherer(work, some, num_images=count, group=group) for count, some in pairs.items()}
+    return pairs
 
 
 GramKey = tuple[LayerKey, int | None]  # a layer, and the rank to which it is reduced

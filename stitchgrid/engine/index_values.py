@@ -1,6 +1,9 @@
-"""Values of the indices, found for many layer pairs together and read from the device in one transfer."""
+"""Values of the indices, found for many layer pairs together and read from the device in one transfer.
 
-from collections.abc import Callable, Hashable, Sequence
+So are their values without each group of images, and with images shuffled.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -28,8 +31,8 @@ def note_index(
     index: Callable[[Sequence[G]], dict[str, Tensor]],
     *,
     same: Callable[[Cell], Hashable] | None = None,
-) -> None:
-    """Note an index of some cells, all of one matcher.
+) -> list[tuple[Cell, ...]]:
+    """Note an index of some cells, all of one matcher, and return those that have values, with those that share one.
 
     Cells for which `same` returns the same share a value that is found once. Where values cannot be found for all cells
     together they are found for each alone, so that a failure costs its own cells.
@@ -53,6 +56,44 @@ def note_index(
         for one in asked:
             with ledger.failing(one.cells):
                 _note(ledger, [one], index)
+    return [one.cells for one in asked if ledger.sound(one.cells)]
+
+
+class Variants(Generic[G]):
+    """Values of an index that are no values of cells but evidence for them: one a cell, variant and metric.
+
+    What cannot be found is left out: a value stands without its evidence.
+    """
+
+    def __init__(self, index: Callable[[Sequence[G]], dict[str, Tensor]]):
+        self.index = index
+        self._found: dict[str, dict[str, list[Tensor]]] = {}  # cell id -> metric -> values, variant by variant
+
+    def add(self, made_of: Mapping[str, G]) -> None:
+        """Add a variant of some cells: what the index is made of, by cell id."""
+        if not made_of:
+            return
+        try:
+            columns = self.index(list(made_of.values()))
+        except Exception as problem:
+            if is_process_error(problem):
+                raise
+            if len(made_of) > 1:
+                for cell_id, one in made_of.items():
+                    self.add({cell_id: one})
+            return
+        for metric, values in columns.items():
+            for cell_id, value in zip(made_of, values, strict=True):
+                self._found.setdefault(cell_id, {}).setdefault(metric, []).append(value)
+
+    def read(self) -> dict[str, dict[str, list[float]]]:
+        """Return the values by cell id and metric, in order of the variants, read from the device in one transfer."""
+        numbers = [value for metrics in self._found.values() for values in metrics.values() for value in values]
+        told = iter(torch.stack(numbers).tolist() if numbers else [])
+        return {
+            cell_id: {metric: [next(told) for _ in values] for metric, values in metrics.items()}
+            for cell_id, metrics in self._found.items()
+        }
 
 
 def _note(ledger: Ledger, asked: Sequence[Asked[G]], index: Callable[[Sequence[G]], dict[str, Tensor]]) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -11,7 +11,7 @@ import torch
 
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import breaks_worker, is_out_of_memory
-from stitchgrid.matchers.evidence import metric_of
+from stitchgrid.matchers.evidence import evidence_name, jackknife_interval, metric_of, wilson_interval
 from stitchgrid.matchers.registry import stored_metrics_of
 from stitchgrid.records import Cell, Row
 from stitchgrid.rows import NOTHING, Evidence, Remarks, make_row, now
@@ -19,6 +19,7 @@ from stitchgrid.rows import NOTHING, Evidence, Remarks, make_row, now
 _log = logging.getLogger(__name__)
 
 MAX_ERROR_CHARACTERS = 2_000
+SHARES = ("accuracy", "agreement")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +30,26 @@ class Entry(Remarks):
     values: dict[str, float] = field(default_factory=dict)
     evidence: dict[str, Evidence] = field(default_factory=dict)  # by the names of its rows
     error: str | None = None
+
+    def note_replicates(self, found: Mapping[str, Sequence[float]], *, has_shares: bool = False) -> None:
+        """Note values without each group of images, by metric, each with the interval that follows.
+
+        `has_shares`: accuracy and agreement are shares of images, each of which is right or not.
+        """
+        for metric, replicates in found.items():
+            value = self.values.get(metric, math.nan)
+            interval = jackknife_interval(value, replicates)
+            if interval is not None and has_shares and metric in SHARES:
+                interval = wilson_interval(value, self.num_eval or 0)
+            if interval is not None:
+                name = evidence_name(metric, "groups", len(replicates))
+                self.evidence[name] = Evidence(low=interval[0], high=interval[1], replicates=tuple(replicates))
+
+    def note_null(self, found: Mapping[str, Sequence[float]]) -> None:
+        """Note values of shuffled images, by metric."""
+        for metric, null in found.items():
+            if all(map(math.isfinite, null)):
+                self.evidence[evidence_name(metric, "shuffles", len(null))] = Evidence(null=tuple(null))
 
 
 def is_process_error(problem: Exception) -> bool:

@@ -12,13 +12,14 @@ import torch
 
 from stitchgrid.engine.evaluate import MOMENT_BYTES, gram_bytes
 from stitchgrid.engine.gather import RowSpace, chunk_bytes, index_space, stitch_space
+from stitchgrid.engine.shuffles import BLOCK_IMAGES
 from stitchgrid.engine.stitched import STACK_BYTES, images_per_stack, stack_images
 from stitchgrid.engine.training_images import CACHE_BYTES
 from stitchgrid.engine.workspace import LayerKey
 from stitchgrid.matchers.alignment import Layout, layout_of
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.protocol import About, ClosedForm, GramIndex, MomentIndex
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a, is_shuffled
 from stitchgrid.plan import images_of, is_closed_form
 from stitchgrid.records import Block, Layer, Network, Shard, Sweep
 
@@ -95,8 +96,9 @@ class _Need:
     def _activations(self) -> int:
         """Of a batch: of all layers, or of the sources that maps are trained on, whose batches are read as they are."""
         read = max((batch_size for _, batch_size in self._trained), default=0)
+        held = 2 * BLOCK_IMAGES * any(is_shuffled(self.sweep, self.sweep.matchers[m]) for m in self.shard.matchers)
         of_sources = sum(prod(layer.shape) for layer in _sources(self.sweep, self.shard))
-        return 4 * max(self._share(self.sweep.batch_size) * sum(self._sizes), read * of_sources)
+        return 4 * max((self._share(self.sweep.batch_size) + 2 * held) * sum(self._sizes), read * of_sources)
 
     @property
     def _stack(self) -> int:
@@ -130,7 +132,11 @@ class _Need:
         reduced = sum(rank < layer.width for rank in ranks for layer in _sources(self.sweep, self.shard))
         kept += one_layer * any(ranks)  # coordinates of one layer, at most as many as its activations
         kept += 8 * sum(count**2 for count in counts) * (len(self._sizes) + 1 + reduced)
-        return kept + self._prepared(of_grams) * (len(self._sizes) + reduced)
+        kept += self._prepared(of_grams) * (len(self._sizes) + reduced)
+        if of_grams and (self.sweep.groups or self.sweep.shuffles):  # those of some images, or of shuffled ones
+            one = 8 * max(counts) ** 2 + self._prepared(of_grams)
+            kept += one * (len(self._sizes) + reduced + 2)
+        return kept
 
     def _prepared(self, of_grams: Sequence[int]) -> int:
         """Return what indices find of a layer beside its Gram matrix: one kind's at a time, and distances for all."""
@@ -177,11 +183,14 @@ def _target_keys(shard: Shard) -> set[LayerKey]:
 def _moment_bytes(sweep: Sweep, shard: Shard, share: Callable[[int], int]) -> int:
     """Return the float64 bytes of maps and moments: the fit's, or the evaluation's with what is kept of the fit.
 
-    Maps of all matchers are there while the evaluation's moments are, and the axes on which they were fitted.
+    Maps of all matchers are there while the evaluation's moments are, and the axes on which they were fitted. Groups of
+    images have moments of their own, and draws of shuffled images products and maps.
     """
     #: Number of images, and which fold of how many -> how rows are laid, None: compared as indices do.
     fit: dict[tuple[int, int, int], set[Rules | None]] = {}
     evaluation: dict[int, set[Rules | None]] = {}
+    drawn_fit: dict[int, set[Rules | None]] = {}  # of those that are shuffled, too
+    drawn: dict[int, set[Rules | None]] = {}
     num_maps = 0
     for matcher in shard.matchers:
         spec, (num_fit, num_eval) = sweep.matchers[matcher], images_of(sweep, matcher)
@@ -190,19 +199,39 @@ def _moment_bytes(sweep: Sweep, shard: Shard, share: Callable[[int], int]) -> in
         num_maps += is_stitcher
         if is_stitcher or is_a(spec, MomentIndex):
             evaluation.setdefault(num_eval, set()).add(rules)
+            if is_shuffled(sweep, spec):
+                drawn.setdefault(num_eval, set()).add(rules)
         if is_closed_form(spec):
             kind = implementation(spec)
             num_folds = kind.num_folds if isinstance(kind, ClosedForm) else 0
             for fold in range(max(1, num_folds)):  # each has moments of its own
                 fit.setdefault((num_fit, num_folds, fold), set()).add(rules)
+            if is_shuffled(sweep, spec):
+                drawn_fit.setdefault(num_fit, set()).add(rules)
+                num_maps += sweep.shuffles
     pairs = sum(_width(sweep.source_layers(block)) * _width(sweep.target_layers(block)) for block in shard.blocks)
     sides = _alike(sweep, _source_keys(shard)), _alike(sweep, _target_keys(shard))
     of_fit = [_spaces(*sides, rules) for rules in fit.values()]
     axes = sum(_squares(x) for spaces in of_fit for x, _ in spaces.values())
-    evaluated = axes + sum(_gathered(_spaces(*sides, rules)) for rules in evaluation.values())
-    most = max(sum(map(_gathered, of_fit)), evaluated)
+    of_draws, of_fit_draws = (
+        sweep.shuffles * sum(_products(_spaces(*sides, rules)) for rules in some.values())
+        for some in (drawn, drawn_fit)
+    )
+    num_groups = sweep.groups or 0
+    of_groups = num_groups * sum(_squares(layers) for side in sides for _, layers in side.values())
+    gathered = sum(_gathered(_spaces(*sides, rules)) for rules in evaluation.values())
+    evaluated = axes + (1 + num_groups) * gathered + of_groups * len(evaluation) + of_draws
+    most = max(sum(map(_gathered, of_fit)) + of_fit_draws, evaluated)
     centred = 8 * pairs * any(None in rules for rules in evaluation.values())  # products of some pairs, for indices
-    return 8 * (num_maps * pairs + most) + min(share(MOMENT_BYTES), centred)
+    num_variants = max(num_groups, sweep.shuffles)
+    alone = (
+        8
+        * num_variants
+        * max(layer.width for layer in _sources(sweep, shard))
+        * max(sweep.networks[network].layers[layer].width for network, layer in _target_keys(shard))
+    )
+    varied = max(alone, min(share(MOMENT_BYTES), centred * num_variants))
+    return 8 * (num_maps * pairs + most) + min(share(MOMENT_BYTES), centred) + varied
 
 
 Widths = dict[LayerKey, int]
@@ -249,6 +278,11 @@ def _gathered(spaces: Spaces) -> int:
             frame = layout, space.pools, frozenset(widths)
             frames[frame] = _squares(widths), max(copies, frames.get(frame, (0, 0))[1])
     return total + sum(numbers * copies for numbers, copies in frames.values())
+
+
+def _products(spaces: Spaces) -> int:
+    """Return how many numbers the products of all sources with all targets have."""
+    return sum(sum(x.values()) * sum(y.values()) for x, y in spaces.values())
 
 
 def _squares(widths: Widths) -> int:

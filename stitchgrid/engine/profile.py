@@ -1,6 +1,6 @@
 """How a stitch's error grows on its way: the relative distance of h to g at every later layer of the target.
 
-Shape suffixes: S stitched networks, N images, K scores.
+Shape suffixes: S stitched networks, G groups of images, N images, L later layers, K scores.
 """
 
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stitchgrid.engine.groups import Groups, left, listed
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
 from stitchgrid.matchers.metrics import RESIDUAL_AT, residual_at
 from stitchgrid.records import Cell
@@ -27,18 +28,20 @@ def asks_profile(work: Workspace, cell: Cell) -> bool:
 class Profile:
     """||h_l - g_l||^2 / ||g_l||^2 over all images, uncentred, at every later layer l, for the stitches that ask."""
 
-    def __init__(self, work: Workspace, cells: Sequence[Cell], target: LayerKey):
-        self.work, self.target = work, target
+    def __init__(self, work: Workspace, cells: Sequence[Cell], target: LayerKey, *, groups: Groups):
+        self.work, self.target, self.groups = work, target, groups
         self.asking = [position for position, cell in enumerate(cells) if asks_profile(work, cell)]
         self.layers = later_layers(work, target) if self.asking else []
-        zeros = torch.zeros(len(cells), len(self.layers), dtype=torch.float64, device=work.device)
-        self._errors, self._norms = zeros, zeros[0].clone() if self.asking else zeros
+        shape = groups.num, len(cells), len(self.layers)
+        self._errors_GSL = torch.zeros(shape, dtype=torch.float64, device=work.device)
+        self._norms_GL = self._errors_GSL.new_zeros(groups.num, len(self.layers))
 
     def begin(self, batch: Batch) -> None:
         """Take the target's own activations of a batch."""
+        self._start = batch.start
         self._of_target = [batch.activations[key].double() for key in self.layers]
         for position, b in enumerate(self._of_target):
-            self._norms[position] += b.square().sum()
+            self._norms_GL[:, position] += self.groups.sums(b.square().flatten(1).sum(1), self._start)
 
     def run(self, a: Tensor, part: slice, shape: torch.Size) -> Tensor:
         """Return the scores of stacked networks, and take what they make of T(A) at the later layers."""
@@ -51,14 +54,21 @@ class Profile:
         made = network.behind(node, nodes)(a)
         for position, (h, b) in enumerate(zip(made, self._of_target, strict=False)):
             error_SN = (h.unflatten(0, shape).double() - b).square().flatten(2).sum(2)  # type: ignore[no-untyped-call]
-            self._errors[part, position] += error_SN.sum(1)
+            self._errors_GSL[:, part, position] += self.groups.sums(error_SN, self._start)
         return made[-1]
 
     def metrics(self) -> dict[int, dict[str, float]]:
         """Return the residual at each layer, by the position of the stitches that ask for it; NaN where g is 0."""
+        return self._of(self._errors_GSL.sum(0), self._norms_GL.sum(0))
+
+    def replicates(self) -> dict[int, dict[str, list[float]]]:
+        """Return the residual at each layer without each group of images."""
+        found = zip(left(self._errors_GSL), left(self._norms_GL), strict=True)
+        return listed([self._of(errors_SL, norms_L) for errors_SL, norms_L in found])
+
+    def _of(self, errors_SL: Tensor, norms_L: Tensor) -> dict[int, dict[str, float]]:
         if not self.layers:
             return {}
-        undefined = torch.full_like(self._norms, torch.nan)
-        told = (self._errors / torch.where(self._norms > 0, self._norms, undefined)).tolist()
+        told = (errors_SL / torch.where(norms_L > 0, norms_L, torch.nan)).tolist()
         names = [residual_at(self.work.layer(key).name) for key in self.layers]
         return {position: dict(zip(names, told[position], strict=True)) for position in self.asking}

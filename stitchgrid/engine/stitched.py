@@ -1,10 +1,11 @@
 """Running stitched networks: the sources' representations, mapped and stacked into one batch through one tail.
 
-Shape suffixes: S stitched networks, N images, P rows per image, D features of a source, E of the target, K classes.
+Shape suffixes: S stitched networks, G groups of images, N images, P rows per image, D features of a source, E of the
+target, K classes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stitchgrid.engine.anchors import Anchors
+from stitchgrid.engine.groups import Groups, left, listed
 from stitchgrid.engine.outputs import outputs_of
 from stitchgrid.engine.pooling import pooled_source, pooled_target
 from stitchgrid.engine.profile import Profile
@@ -85,30 +87,38 @@ class Stitch:
     rules: Rules
 
 
-@dataclass(kw_only=True)
 class SpreadSum:
-    """Total variance of rows (..., N, E), summed in float64 about the first batch's mean."""
+    """Total variance of rows (..., N, P, E), summed in float64 about the first batch's mean, by group of images."""
 
-    num: int = 0
-    pivot: Tensor = field(default_factory=lambda: torch.zeros(()))
-    total: Tensor = field(default_factory=lambda: torch.zeros(()))
-    square: Tensor = field(default_factory=lambda: torch.zeros(()))
+    def __init__(self, groups: Groups):
+        self.groups = groups
+        self.num_G = torch.zeros(groups.num, dtype=torch.float64)  # rows
+        self.pivot = self.total = self.square = torch.zeros(())
 
-    def add(self, rows: Tensor) -> None:
-        """Add N rows to each of the leading dimensions."""
+    def add(self, rows: Tensor, start: int) -> None:
+        """Add the rows of N images, the first of which is at position `start`, to each of the leading dimensions."""
+        num_images, num_rows = rows.shape[-3:-1]
         exact = rows.double()
-        if not self.num:
-            self.pivot = exact_mean(exact, -2, keepdim=True)
-            self.total = torch.zeros_like(self.pivot)
-            self.square = torch.zeros_like(self.pivot)
+        if not self.num_G.any():
+            self.pivot = exact_mean(exact.flatten(-3, -2), -2, keepdim=True).unsqueeze(-2)
+            self.total = self.square = rows.new_zeros((), dtype=torch.float64)
         shifted = exact - self.pivot
-        self.num += rows.shape[-2]
-        self.total += shifted.sum(-2, keepdim=True)
-        self.square += shifted.square().sum(-2, keepdim=True)
+        self.num_G = self.num_G + num_rows * self.groups.sums(torch.ones(num_images), start)
+        self.total = self.total + self.groups.sums(shifted.sum(-2).movedim(-2, -1), start)
+        self.square = self.square + self.groups.sums(shifted.square().sum((-2, -1)), start)
 
     def trace(self) -> Tensor:
         """Return the trace of the rows' covariance, one number for each of the leading dimensions."""
-        return (self.square / self.num - (self.total / self.num).square()).sum((-2, -1))
+        return self._trace(self.num_G.sum(), self.total.sum(0), self.square.sum(0))
+
+    def traces(self) -> Tensor:
+        """Return the trace without each group of images, (G, ...)."""
+        num = left(self.num_G).view(-1, *[1] * (self.square.dim() - 1))
+        return self._trace(num, left(self.total), left(self.square))
+
+    def _trace(self, num: Tensor, total: Tensor, square: Tensor) -> Tensor:
+        num = num.to(square.device)
+        return square / num - (total / num.unsqueeze(-1)).square().sum(-1)
 
 
 def pooled_stitched(batch: Batch, stitch: Stitch, t_NPE: Tensor, layer: Layer) -> Tensor:
@@ -119,39 +129,49 @@ def pooled_stitched(batch: Batch, stitch: Stitch, t_NPE: Tensor, layer: Layer) -
 class RowErrors:
     """Distance of T(A) to B, row by row, of maps that are not affine: moments of A do not tell it."""
 
-    def __init__(self, positions: Sequence[int], *, device: torch.device):
-        self.positions = list(positions)  # among the stitches
-        self._errors = {position: torch.zeros((), dtype=torch.float64, device=device) for position in positions}
-        self._norm = torch.zeros((), dtype=torch.float64, device=device)
-        self._spread = SpreadSum()
+    def __init__(self, positions: Sequence[int], *, groups: Groups, device: torch.device):
+        self.positions, self.groups = list(positions), groups  # among the stitches
+        zeros_G = torch.zeros(groups.num, dtype=torch.float64, device=device)
+        self._errors = {position: zeros_G.clone() for position in positions}
+        self._norm_G = zeros_G.clone()
+        self._spread = SpreadSum(groups)
 
-    def begin(self, b_NPE: Tensor) -> None:
+    def begin(self, b_NPE: Tensor, start: int) -> None:
         """Take the target's own rows of a batch."""
+        self._start = start
         if self.positions:
-            self._norm += b_NPE.double().square().sum()
-            self._spread.add(b_NPE.flatten(0, 1))
+            self._norm_G += self.groups.sums(b_NPE.double().square().sum((1, 2)), start)
+            self._spread.add(b_NPE, start)
 
     def add(self, position: int, t_NPE: Tensor, b_NPE: Tensor) -> None:
         """Take the rows of one stitch."""
-        self._errors[position] += (t_NPE.double() - b_NPE).square().sum()
+        errors_N = (t_NPE.double() - b_NPE).square().sum((1, 2))
+        self._errors[position] += self.groups.sums(errors_N, self._start)
 
     def metrics(self) -> dict[int, dict[str, float]]:
         """Return residual and r2 of each; NaN where B is 0, or does not vary."""
         if not self.positions:
             return {}
-        undefined = torch.full_like(self._norm, torch.nan)
-        variance = self._spread.trace() * self._spread.num
-        found = {
-            position: [
-                error / torch.where(self._norm > 0, self._norm, undefined),
-                1 - error / torch.where(variance > 0, variance, undefined),
-            ]
-            for position, error in self._errors.items()
-        }
-        told = torch.stack([torch.stack(both) for both in found.values()]).tolist()
+        variance = self._spread.trace() * self._spread.num_G.sum().item()
+        errors_S = torch.stack([errors_G.sum() for errors_G in self._errors.values()])
+        return self._of(errors_S, self._norm_G.sum(), variance)
+
+    def replicates(self) -> dict[int, dict[str, list[float]]]:
+        """Return residual and r2 of each without each group of images."""
+        if not self.positions:
+            return {}
+        variance_G = self._spread.traces() * left(self._spread.num_G).to(self._norm_G.device)
+        errors_GS = torch.stack([left(errors_G) for errors_G in self._errors.values()], dim=1)
+        found = zip(errors_GS, left(self._norm_G), variance_G, strict=True)
+        return listed([self._of(*one) for one in found])
+
+    def _of(self, errors_S: Tensor, norm: Tensor, variance: Tensor) -> dict[int, dict[str, float]]:
+        residual_S = errors_S / torch.where(norm > 0, norm, torch.nan)
+        share_S = 1 - errors_S / torch.where(variance > 0, variance, torch.nan)
+        told = torch.stack([residual_S, share_S], dim=1).tolist()
         return {
             position: {"residual": residual, "r2": share}
-            for position, (residual, share) in zip(found, told, strict=True)
+            for position, (residual, share) in zip(self._errors, told, strict=True)
         }
 
 
@@ -164,17 +184,21 @@ class TailEvaluation:
         self.cells = [stitch.cell for stitch in stitches]
         self.target = stitches[0].cell.target_key
         self.layer = work.layer(self.target)
-        self.profile = Profile(work, self.cells, self.target)
-        self.outputs = outputs_of(work.sweep.networks[self.target[0]], len(stitches), device=work.device)
-        zeros = torch.zeros(len(stitches), dtype=torch.float64, device=work.device)
+        self.groups = groups = Groups(work.sweep.groups or 1)
+        network = work.sweep.networks[self.target[0]]
+        self.profile = Profile(work, self.cells, self.target, groups=groups)
+        self.outputs = outputs_of(network, len(stitches), groups=groups, device=work.device)
+        zeros_GS = torch.zeros(groups.num, len(stitches), dtype=torch.float64, device=work.device)
         self._exact = [stitch.map.frozen() for stitch in stitches]
         self.row_errors = RowErrors(
-            [k for k, stitch in enumerate(stitches) if isinstance(stitch.map, Adapter)], device=work.device
+            [k for k, stitch in enumerate(stitches) if isinstance(stitch.map, Adapter)],
+            groups=groups,
+            device=work.device,
         )
         self._anchored: list[tuple[AffineMap | Adapter, Tensor | None]] = []  # maps of rows as the anchors leave them
-        self.negative_S, self.absolute_S = zeros.clone(), zeros.clone()  # sums of |min(T(A), 0)| and |T(A)|
+        self.negative_GS, self.absolute_GS = zeros_GS, zeros_GS.clone()  # sums of |min(T(A), 0)| and |T(A)|
         self.target_minimum_S = fit_minimum_S  # over each map's fit rows and the evaluation rows
-        self.spread, self.target_spread = SpreadSum(), SpreadSum()
+        self.spread, self.target_spread = SpreadSum(groups), SpreadSum(groups)
         specs = (work.sweep.matchers[cell.matcher] for cell in self.cells)
         #: Positions of the stitches that ask for scores of a detector by energy, which is None if none does.
         self.watched = [position for position, spec in enumerate(specs) if asks_ood(spec, "energy")]
@@ -189,8 +213,8 @@ class TailEvaluation:
         b_NPE = rows_of(batch.activations[self.target].float(), self.layer)
         self.outputs.begin(batch.logits[self.target[0]].float(), batch.labels_N)
         self.target_minimum_S = torch.minimum(self.target_minimum_S, b_NPE.min())
-        self.target_spread.add(pooled_target(self.work, batch, self.target))
-        self.row_errors.begin(b_NPE)
+        self.target_spread.add(pooled_target(self.work, batch, self.target).unsqueeze(1), batch.start)
+        self.row_errors.begin(b_NPE, batch.start)
         self.profile.begin(batch)
         if self.detector is not None:
             self._scores_b.append(rounded(self.detector.score(batch.activations[self.target].float())))
@@ -208,8 +232,8 @@ class TailEvaluation:
                     pooled_SNE[position] = pooled_stitched(batch, self.stitches[position], t_NPE, self.layer)
             self._run(part, t_SNPE)
             scores_SN += self._energies(part, t_SNPE)
-            self._sum_up(part, t_SNPE, pooled_SNE[part])
-        self.spread.add(pooled_SNE)
+            self._sum_up(part, t_SNPE, pooled_SNE[part], batch.start)
+        self.spread.add(pooled_SNE.unsqueeze(2), batch.start)
         if scores_SN:
             self._scores_t.append(torch.cat(scores_SN))
 
@@ -262,23 +286,22 @@ class TailEvaluation:
         scores_N = self.detector.score(install(some_SNPE.flatten(0, 1), self.layer))
         return [rounded(scores_N).view(some_SNPE.shape[:2])]
 
-    def _sum_up(self, part: slice, t_SNPE: Tensor, pooled_SNE: Tensor) -> None:
+    def _sum_up(self, part: slice, t_SNPE: Tensor, pooled_SNE: Tensor, start: int) -> None:
         """Sum up the rows T(A) themselves, which are lost."""
         num_prefix = self.layer.num_prefix
-        total_S = pooled_SNE.sum((1, 2)) * (t_SNPE.shape[2] - num_prefix)
-        total_S += t_SNPE[:, :, :num_prefix].sum((1, 2, 3), dtype=torch.float64)
+        total_SN = pooled_SNE.sum(2) * (t_SNPE.shape[2] - num_prefix)
+        total_SN += t_SNPE[:, :, :num_prefix].sum((2, 3), dtype=torch.float64)
         exact = torch.float64 if self.anchors.is_large(self.target) else None
-        negative_S = -t_SNPE.clamp_(max=0).sum(2, dtype=exact).sum((1, 2), dtype=torch.float64)
-        self.negative_S[part] += negative_S
-        self.absolute_S[part] += total_S + 2 * negative_S
+        negative_SN = -t_SNPE.clamp_(max=0).sum(2, dtype=exact).sum(2, dtype=torch.float64)
+        self.negative_GS[:, part] += self.groups.sums(negative_SN, start)
+        self.absolute_GS[:, part] += self.groups.sums(total_SN + 2 * negative_SN, start)
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the functional metrics of every stitched network, in order; NaN where one is undefined."""
-        nan_S = torch.full_like(self.negative_S, torch.nan)
         columns = {
             **self.outputs.metrics(),
             "variance_ratio": self.spread.trace() / self.target_spread.trace(),
-            "negative_mass": torch.where(self.target_minimum_S >= 0, self.negative_S / self.absolute_S, nan_S),
+            "negative_mass": self._negative_mass(self.negative_GS.sum(0), self.absolute_GS.sum(0)),
         }
         table = torch.stack(list(columns.values())).mT.tolist()
         found = [dict(zip(columns, values, strict=True)) for values in table]
@@ -287,6 +310,22 @@ class TailEvaluation:
         for position, errors in (*self.row_errors.metrics().items(), *self.profile.metrics().items()):
             found[position] |= errors
         return found
+
+    def replicates(self) -> list[dict[str, list[float]]]:
+        """Return the metrics of every stitched network without each group of images, in order, but for detectors'."""
+        columns = {
+            **self.outputs.replicates(),
+            "variance_ratio": self.spread.traces() / self.target_spread.traces()[:, None],
+            "negative_mass": self._negative_mass(left(self.negative_GS), left(self.absolute_GS)),
+        }
+        told_SMG = torch.stack(list(columns.values())).permute(2, 0, 1).tolist()
+        found = [dict(zip(columns, values, strict=True)) for values in told_SMG]
+        for position, errors in (*self.row_errors.replicates().items(), *self.profile.replicates().items()):
+            found[position] |= errors
+        return found
+
+    def _negative_mass(self, negative: Tensor, absolute: Tensor) -> Tensor:
+        return torch.where(self.target_minimum_S >= 0, negative / absolute, torch.nan)
 
     def _energy_metrics(self) -> list[dict[str, float]]:
         if not self.watched:

@@ -7,11 +7,13 @@ can be asked for later than the value, and in another number.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
 Kind = Literal["groups", "shuffles"]
+IS_EVIDENCE = "@(groups|shuffles)=[0-9]+$"  # of a row's metric; names of layers, which metrics may hold, may have an @
 FEWEST_PER_GROUP = 2  # images
 LEVEL = 0.95  # of all intervals
 
@@ -31,7 +33,7 @@ def metric_of(name: str) -> str:
     >>> metric_of("residual@groups=20"), metric_of("residual")
     ('residual', 'residual')
     """
-    return name.partition("@")[0]
+    return re.sub(IS_EVIDENCE, "", name)
 
 
 def jackknife_interval(value: float, replicates: Sequence[float]) -> tuple[float, float] | None:

@@ -39,6 +39,21 @@ class Gram:
         squares_N = self.centred_NN.diagonal()
         return self.above_rounding(squares_N[:, None] + squares_N - 2 * self.centred_NN).fill_diagonal_(0.0)
 
+    def of_images(self, images_M: Tensor) -> "Gram":
+        """Return what it says of some of the images, in an order of their own, centred on these."""
+        products_MM = self.centred_NN[images_M[:, None], images_M]
+        mean_M = products_MM.mean(0)
+        found = Gram(
+            centred_NN=products_MM - mean_M[:, None] - mean_M + mean_M.mean(),
+            num_features=self.num_features,
+            mean_N=None if self.mean_N is None else self.mean_N[images_M],
+            spread_N=None if self.spread_N is None else self.spread_N[images_M],
+            rounding=self.rounding,
+        )
+        if "distances_NN" in vars(self):  # they are the same, whatever the mean
+            vars(found)["distances_NN"] = self.distances_NN[images_M[:, None], images_M]
+        return found
+
     def above_rounding(self, distances_NN: Tensor) -> Tensor:
         """Return squared distances, or what is left of them, with 0 where that is not more than products' rounding."""
         squares_N = self.centred_NN.diagonal()

@@ -190,6 +190,10 @@ class ClosedForm(Kind[P]):
     def fit(self, moments: PairMoments, folds: Folds = ()) -> Fit:
         """Return the map of one pair of layers; `folds` are what it asks for by `num_folds`."""
 
+    def refit(self, fit: Fit, moments: PairMoments) -> AffineMap:  # noqa: ARG002
+        """Return the map of other rows, with whatever `fit` chose by cross-validation."""
+        return self.fit(moments).map
+
     @property
     def num_folds(self) -> int:
         """Into how many groups of fit images the moments are to be divided, for cross-validation; 0: none."""

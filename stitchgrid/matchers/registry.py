@@ -162,6 +162,11 @@ def has_null(spec: MatcherSpec, metric: str) -> bool:
     return found.has_null and found.made_of == "statistics" and not MATCHERS[spec.kind].is_trained
 
 
+def is_shuffled(sweep: Sweep, spec: MatcherSpec) -> bool:
+    """Return whether a sweep measures a matcher with images shuffled, too."""
+    return bool(sweep.shuffles) and any(has_null(spec, metric) for metric in spec.metrics)
+
+
 def asks_ood(spec: MatcherSpec, detector: str) -> bool:
     """Return whether a matcher asks how well a detector tells T(A) from B."""
     return not set(OOD_METRICS[detector]).isdisjoint(spec.metrics)

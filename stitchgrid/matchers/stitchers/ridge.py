@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NUM_FOLDS = 5  # groups of fit images, each left out once: image k belongs to group k modulo their number
 STRENGTHS = tuple(10.0**power for power in range(-8, 3))  # tried, weakest first
-STRENGTH = Metric(name="strength", better="neither", bounds=FROM_ZERO)
+STRENGTH = Metric(name="strength", better="neither", bounds=FROM_ZERO, has_replicates=False, has_null=False)
 
 
 class RidgeParams(Rules):
@@ -72,6 +72,10 @@ class Ridge(ClosedForm[RidgeParams]):
         strength = strengths_S[best]
         at_end = (best == 0) | (best == len(STRENGTHS) - 1)
         return Fit(map=_ridge(moments, strength), values={"strength": strength}, doubts={"strength_at_end": at_end})
+
+    def refit(self, fit: Fit, moments: PairMoments) -> AffineMap:
+        """Return the map of other rows, with the strength of `fit`."""
+        return _ridge(moments, fit.values["strength"])
 
     @property
     def num_folds(self) -> int:

@@ -1,0 +1,97 @@
+"""Groups of evaluation images: values without each of them tell how far a value would move with other images.
+
+An image belongs to the group of its position modulo their number. Statistics are summed by group, so that each is had
+without a group by a subtraction, and no network runs again.
+
+Shape suffixes: G groups, N images.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stitchgrid.engine.gather import Group, MomentGatherer, RowSpace
+from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
+from stitchgrid.moments import Merger, PairMoments
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """So many groups; one, of all images, where none are asked for."""
+
+    num: int = 1
+
+    def sums(self, values: Tensor, start: int) -> Tensor:
+        """Return the sum over each group's images of values (..., N), of which the first is that of image `start`.
+
+        (G, ...), float64.
+        """
+        if self.num == 1:
+            return values.sum(-1, dtype=torch.float64)[None]
+        belongs_NG = torch.zeros(values.shape[-1], self.num, dtype=torch.float64, device=values.device)
+        belongs_NG.scatter_(1, self.of(start, values.shape[-1], values.device)[:, None], 1.0)
+        return (values.double() @ belongs_NG).movedim(-1, 0)
+
+    def of(self, start: int, num: int, device: torch.device | None = None) -> Tensor:
+        """Return the group of each of `num` images, the first of which is at position `start`: (N,)."""
+        return torch.arange(start, start + num, device=device) % self.num
+
+
+def left(sums: Tensor) -> Tensor:
+    """Return sums (G, ...) by group as what is left of all of them without each group."""
+    return sums.sum(0) - sums
+
+
+def listed(rows: Sequence[dict[int, dict[str, float]]]) -> dict[int, dict[str, list[float]]]:
+    """Return values by position and name, a row for each group, as lists with a value of each group.
+
+    >>> listed([{0: {"residual": 0.5}}, {0: {"residual": 0.25}}])
+    {0: {'residual': [0.5, 0.25]}}
+    """
+    first = rows[0] if rows else {}
+    return {
+        position: {name: [row[position][name] for row in rows] for name in values} for position, values in first.items()
+    }
+
+
+class GroupedMoments:
+    """Second moments of all layer pairs that were asked for, of all images and without each group of them."""
+
+    def __init__(
+        self, work: Workspace, pairs: Iterable[tuple[RowSpace, LayerKey, LayerKey]], *, num_images: int, num_groups: int
+    ):
+        wanted = list(pairs)
+        self._parts = [
+            MomentGatherer(work, wanted, num_images=num_images, group=Group(number=number, of=num_groups))
+            for number in range(num_groups)
+        ]
+        self._merger = Merger()
+
+    def take(self, batch: Batch) -> None:
+        """Add the rows of a batch."""
+        for part in self._parts:
+            part.take(batch)
+
+    def find_finite(self) -> None:
+        """Find out of which layers the activations were finite."""
+        for part in self._parts:
+            part.find_finite()
+
+    def pair(self, space: RowSpace, source: LayerKey, target: LayerKey) -> PairMoments:
+        """Return the moments of one layer pair.
+
+        Raises:
+            ValueError: If no image was taken, or an activation was infinite or NaN.
+        """
+        return self._merger(self._of(space, source, target))
+
+    def without(self, space: RowSpace, source: LayerKey, target: LayerKey) -> list[PairMoments]:
+        """Return the moments of one layer pair without each group."""
+        parts = self._of(space, source, target)
+        whole = self._merger(parts)
+        return [self._merger.without(whole, part) for part in parts]
+
+    def _of(self, space: RowSpace, source: LayerKey, target: LayerKey) -> list[PairMoments]:
+        return [part.pair(space, source, target) for part in self._parts]

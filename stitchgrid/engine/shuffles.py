@@ -1,0 +1,128 @@
+"""Images of the source shuffled against those of the target: what values are like where nothing corresponds.
+
+Whole images are shuffled, within blocks of consecutive ones, so that sums can be taken while images pass. The draws
+depend on the number of images alone: cells that look at as many are shuffled alike, in whichever sweep, so that the
+best of several layers can be compared with the best of each draw.
+
+Shape suffixes: K draws, N images.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from stitchgrid.engine.gather import MomentGatherer, RowSpace, by_count, chunk_bytes
+from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
+from stitchgrid.moments import PairMoments
+from stitchgrid.records import digest
+
+BLOCK_IMAGES = 64  # in a block, or more in the last one
+
+
+@lru_cache(maxsize=16)
+def shuffled_orders(num_images: int, num_draws: int) -> Tensor:
+    """Return, for each draw, which image of the source goes with each of the target: (K, N) positions.
+
+    The first draws are the same for any number of draws.
+    """
+    generator = torch.Generator().manual_seed(int(digest("shuffled", str(num_images))[:15], 16))
+    ends = [*block_ends(num_images)]
+    blocks = list(zip([0, *ends], ends, strict=False))
+    draws = [
+        torch.cat([start + torch.randperm(end - start, generator=generator) for start, end in blocks])
+        for _ in range(num_draws)
+    ]
+    return torch.stack(draws)
+
+
+def block_ends(num_images: int) -> Iterator[int]:
+    """Yield where blocks end: each has `BLOCK_IMAGES`, the last one what is left as well.
+
+    >>> list(block_ends(150)), list(block_ends(10))
+    ([64, 150], [10])
+    """
+    yield from range(BLOCK_IMAGES, num_images - BLOCK_IMAGES + 1, BLOCK_IMAGES)
+    yield num_images
+
+
+class ShuffledMoments:
+    """Second moments of layer pairs with the source's images shuffled: their products alone are others."""
+
+    def __init__(
+        self, work: Workspace, pairs: Iterable[tuple[RowSpace, LayerKey, LayerKey]], *, num_images: int, num_draws: int
+    ):
+        self.work, self.num_images = work, num_images
+        self._orders_KN = shuffled_orders(num_images, num_draws).to(work.device)
+        self._ends = list(block_ends(num_images))
+        self._gatherer = MomentGatherer(work, pairs, num_images=num_images)  # for its frames: what they read, and how
+        self._products = {
+            space: cross.products.xy_XY.new_zeros(num_draws, *cross.products.xy_XY.shape)
+            for space, cross in self._gatherer.crosses.items()
+        }
+        self._held: dict[LayerKey, Tensor] = {}  # of the images of a block of which more are to come
+        self._start = 0  # position of the first of them
+
+    def take(self, batch: Batch) -> None:
+        """Add the rows of the blocks that a batch completes."""
+        count = batch.count_below(self.num_images)
+        if not count:
+            return
+        taken = {key: batch.activations[key][:count] for key in self._gatherer.layers}
+        if self._held:
+            taken = {key: torch.cat([self._held[key], a]) for key, a in taken.items()}
+        stop = batch.start + count
+        end = max((end for end in self._ends if end <= stop), default=0)
+        if end > self._start:
+            num = end - self._start
+            self._add({key: a[:num] for key, a in taken.items()}, self._orders_KN[:, self._start : end] - self._start)
+            taken = {key: a[num:] for key, a in taken.items()}
+            self._start = end
+        self._held = {key: a.clone() for key, a in taken.items()} if stop > self._start else {}
+
+    def _add(self, activations: Mapping[LayerKey, Tensor], orders_KN: Tensor) -> None:
+        """Add the rows of whole blocks, a few images of the target at a time so that memory stays bounded.
+
+        Where all rows may be held at once they are read once, and shuffled; else those of each draw are read anew.
+        """
+        frames, crosses = self._gatherer.frames, self._gatherer.crosses
+        sources = [frame for frame in frames if any(cross.source is frame for cross in crosses.values())]
+        num = orders_KN.shape[1]
+        step = max(1, self.work.share(chunk_bytes(self.work.device)) // self._gatherer.bytes_per_image())
+        whole = {id(frame): frame.read(self.work, activations, slice(None)) for frame in frames} if num <= step else {}
+        for start in range(0, num, step):
+            part = slice(start, start + step)
+            read = whole or {id(frame): frame.read(self.work, activations, part) for frame in frames}
+            rows_y = {
+                space: cross.target_rows(read[id(cross.target)]).flatten(0, -2) for space, cross in crosses.items()
+            }
+            for draw, order_N in enumerate(orders_KN[:, part]):
+                shuffled = {
+                    id(frame): whole[id(frame)][order_N] if whole else frame.read(self.work, activations, order_N)
+                    for frame in sources
+                }
+                for space, cross in crosses.items():
+                    rows_x = cross.source_rows(shuffled[id(cross.source)]).flatten(0, -2)
+                    self._products[space][draw].addmm_(rows_x.mT, rows_y[space])
+
+    def of(self, space: RowSpace, source: LayerKey, target: LayerKey, whole: PairMoments) -> list[PairMoments]:
+        """Return the moments of one layer pair in each draw; `whole` are those of images that are not shuffled."""
+        cross = self._gatherer.crosses[space]
+        columns_x = cross.laid.slices[cross.source.keys.index(source)]
+        columns_y = cross.target.sums.slices[cross.target.keys.index(target)]
+        shift_D = whole.mean_x_D - cross.laid.pivot_X[columns_x]
+        shift_E = whole.mean_y_E - cross.target.sums.pivot_X[columns_y]
+        shift_DE = whole.num_rows * torch.outer(shift_D, shift_E)
+        return [replace(whole, xy_DE=xy_DE - shift_DE) for xy_DE in self._products[space][:, columns_x, columns_y]]
+
+
+def shuffled_by_count(
+    work: Workspace, wanted: Iterable[tuple[int, RowSpace, LayerKey, LayerKey]]
+) -> dict[int, ShuffledMoments]:
+    """Return the moments of every number of images among the (number, row space, source, target) wanted."""
+    return {
+        count: ShuffledMoments(work, some, num_images=count, num_draws=work.sweep.shuffles)
+        for count, some in by_count(wanted).items()
+    }
