@@ -431,19 +431,20 @@ def _problems_of_samples(job: Job, images: Images) -> list[str]:
 
 def _problems_of_evidence(job: Job, images: Images) -> list[str]:
     """Return what stands against intervals: groups of so few images that values without one are not defined."""
-    groups, found = job.intervals.groups, []
+    groups = job.intervals.groups
     if groups is None:
         return []
+    short: dict[int, dict[str, None]] = {}  # by number of images
     for spec in job.matcher_specs(num_fit=images.num_fit_listed):
         _, num = images_used(spec, num_fit=images.fit.num, num_fit_closed=images.fit.num, num_eval=images.eval.num)
         kept = num - -(-num // groups)
         if num < FEWEST_PER_GROUP * groups or kept < implementation(spec).fewest_images:
-            found.append(
-                f"intervals.groups: {spec.kind} looks at {num} evaluation images, which cannot be divided into "
-                f"{groups} groups of {FEWEST_PER_GROUP} or more, each of which can be left out; ask for fewer groups, "
-                "or for more images"
-            )
-    return list(dict.fromkeys(found))
+            short.setdefault(num, {})[spec.kind] = None
+    return [
+        f"intervals.groups: {num} evaluation images ({', '.join(kinds)}) cannot be divided into {groups} groups of "
+        f"{FEWEST_PER_GROUP} or more, each of which can be left out; ask for fewer groups, or for more images"
+        for num, kinds in short.items()
+    ]
 
 
 def _problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) -> list[str]:

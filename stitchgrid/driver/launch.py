@@ -17,7 +17,7 @@ from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
-from stitchgrid.driver.preview import geometry_notices, matcher_lines
+from stitchgrid.driver.preview import evidence_told, geometry_notices, matcher_lines
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.refusals import refusal, refused_by, without_refused
 from stitchgrid.driver.remarks import network_remarks, problem_of
@@ -157,7 +157,7 @@ class Launch:
             f"{sweep.name}: {len(sweep.networks)} networks, {layers} layers, {len(sweep.matchers)} matchers; "
             f"{sweep.num_fit} fit and {sweep.num_eval} evaluation images"
         )
-        for line in matcher_lines(sweep):
+        for line in (*matcher_lines(sweep), *evidence_told(sweep).values()):
             self.display.say(f"  {line}")
         for notice in (*resolution.notices, *geometry_notices(sweep)):
             self.display.say(notice)

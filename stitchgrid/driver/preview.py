@@ -198,12 +198,23 @@ def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_
 
 def evidence_lines(sweep: Sweep) -> list[str]:
     """Return a line for each kind of evidence that a sweep has, and what it adds to the operations, about."""
-    told = {
-        "untrained": "untrained twins of all networks, as sources",
-        "shuffled": f"{sweep.shuffles} draws of shuffled images, for matchers that are not trained",
-        "groups": f"intervals from {sweep.groups} groups of evaluation images",
-    }
+    told = evidence_told(sweep)
     return [f"{told[name]}: {100 * share:+.0f} % operations" for name, share in evidence_shares(sweep).items()]
+
+
+def evidence_told(sweep: Sweep) -> dict[str, str]:
+    """Return in words what evidence a sweep has, by the names of `evidence_shares`."""
+    trained = dict.fromkeys(spec.kind for spec in sweep.matchers if MATCHERS[spec.kind].is_trained)
+    but = f" (not for {', '.join(trained)}: trained maps are not trained anew)" if trained else ""
+    found = {
+        "untrained": (
+            any(network.spec.is_twin for network in sweep.networks),
+            "untrained twins of all trained networks, as sources",
+        ),
+        "shuffled": (sweep.shuffles, f"{sweep.shuffles} draw{'s' * (sweep.shuffles > 1)} of shuffled images{but}"),
+        "groups": (sweep.groups, f"intervals from {sweep.groups} groups of evaluation images, with maps held fixed"),
+    }
+    return {name: text for name, (is_there, text) in found.items() if is_there}
 
 
 def matcher_lines(sweep: Sweep) -> list[str]:
