@@ -1,5 +1,6 @@
 """The catalog: SQL over a store, read-only, in an in-memory DuckDB that cannot reach any file."""
 
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -12,11 +13,13 @@ import pyarrow as pa
 from stitchgrid.catalog.questions import Question
 from stitchgrid.catalog.tables import load_tables
 from stitchgrid.catalog.views import VIEWS, view_sql
+from stitchgrid.catalog.wide import EMPTY, VARIANTS, columns_of
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.private import private_folder
 from stitchgrid.store import Damage, Store
 
 READING = {"SELECT", "EXPLAIN"}  # DESCRIBE, SHOW, SUMMARIZE, FROM and VALUES are parsed as SELECT
+ASKS_FOR_PAIRS = re.compile(r"\bpairs\b", re.IGNORECASE)
 ADVICE = f'The views are {", ".join(VIEWS)}; "describe results" lists the columns of one.'
 
 
@@ -43,6 +46,9 @@ class Catalog:
             self._connection.register(name, table)
         for name, sql in view_sql(tables.shape).items():
             self._connection.execute(f"create view {name} as {sql}")
+        if self._values:
+            self._connection.execute(f"create view pairs as {EMPTY}")
+        self._has_pairs = not self._values
         _lock(self._connection)
 
     def __enter__(self) -> "Catalog":
@@ -56,6 +62,11 @@ class Catalog:
     def close(self) -> None:
         """Free the tables."""
         self._connection.close()
+
+    def evidence_asked(self, sweep: str) -> tuple[int, int]:
+        """Return in how many groups of images a sweep finds intervals, and how often it shuffles them; 0 for none."""
+        info = self._store.read_plan_info(sweep)
+        return info.get("groups") or 0, info.get("shuffles") or 0
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
         """Return the result of one statement that only reads; `$name` in it stands for a value of `params`.
@@ -75,6 +86,8 @@ class Catalog:
     def _run(self, sql: str, params: Mapping[str, Any]) -> pa.Table:
         names = _check_reads_only(self._connection.extract_statements(sql))
         values = _values_for(names, params)
+        if not self._has_pairs and ASKS_FOR_PAIRS.search(sql):
+            self._make_pairs()
         # Read-only, because DuckDB counts "explain analyze drop ..." and "with x as (insert ...) ..." as reads.
         self._connection.execute("begin transaction read only")
         try:
@@ -84,6 +97,12 @@ class Catalog:
             return table
         finally:
             self._connection.execute("rollback")
+
+    def _make_pairs(self) -> None:
+        columns = columns_of(self._connection.sql(VARIANTS).to_arrow_table().to_pylist())
+        self._connection.register("_columns", columns.numbers)
+        self._connection.execute(f"create or replace view pairs as {columns.sql}")
+        self._has_pairs = True
 
     def _leave_out(self, damaged: Iterable[Damage]) -> bool:
         """Open anew without files that a query could not read; return whether there are any."""

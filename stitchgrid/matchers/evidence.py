@@ -13,6 +13,7 @@ from typing import Literal
 
 Kind = Literal["groups", "shuffles"]
 FEWEST_PER_GROUP = 2  # images
+MOST_GROUPS = 1_000
 LEVEL = 0.95  # of all intervals
 
 
@@ -57,6 +58,18 @@ def t_quantile(degrees: int) -> float:
     from scipy.stats import t
 
     return float(t.ppf(0.5 + LEVEL / 2, degrees))
+
+
+def t_quantiles(most: int) -> list[float]:
+    """Return the 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
+
+    >>> round(t_quantiles(20)[18], 3)
+    2.093
+    """
+    import numpy as np
+    from scipy.special import stdtrit
+
+    return [float(value) for value in stdtrit(np.arange(1, most + 1), 0.5 + LEVEL / 2)]
 
 
 def wilson_interval(share: float, num: int) -> tuple[float, float] | None:

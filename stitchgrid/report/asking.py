@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from stitchgrid.atlas.grids import matcher_labels
 from stitchgrid.catalog import Catalog, load_question
+from stitchgrid.catalog.labels import matcher_labels
 from stitchgrid.records import canonical
 
 Row = dict[str, Any]
