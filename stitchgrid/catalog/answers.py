@@ -195,7 +195,7 @@ def _answer(row: Mapping[str, Any], label: str) -> Answer:
         "candidates": None if row["candidates"] is None else tuple(row["candidates"]),
         "checks": tuple(Check(**check) for check in row["checks"]),
     }
-    named = {field.name: row.get(field.name) for field in fields(Answer)}
+    named: dict[str, Any] = {field.name: row.get(field.name) for field in fields(Answer)}
     return Answer(**(named | changed))
 
 
