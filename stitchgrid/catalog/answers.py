@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from stitchgrid.catalog.catalog import Catalog
-from stitchgrid.catalog.judging import CHECKS, FEWEST_DRAWS
+from stitchgrid.catalog.judging import CHECKS, FEWEST_DRAWS, NEEDED
 from stitchgrid.catalog.labels import matcher_labels, parameters
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.records import TWIN
@@ -18,9 +18,16 @@ from answers as a join matchers as m using (matcher)
 where sweep = $sweep
 order by target_model, target_index, source_model, matcher, params, samples, seed
 """
-NAMES = """
+NAMES = f"""
 select distinct target_model, target_layer, source_model, matcher from cells
-where sweep = $sweep and target_layer is not null
+where sweep = $sweep and source_model not in (
+    select model from models where sweep = $sweep and is_untrained and suffix(model, '{TWIN}')
+)
+"""
+PLANNED = """
+select matcher, any_value(m.trained) as is_trained,
+       bool_or(len(list_filter(metrics, lambda x: starts_with(x, 'ood_'))) > 0) as has_ood
+from cells join matchers as m using (matcher) where sweep = $sweep group by matcher
 """
 TWINS = f"select count(*) as num from models where sweep = $sweep and is_untrained and suffix(model, '{TWIN}')"
 
@@ -33,6 +40,11 @@ class Check:
     passed: bool | None  # None: not computed, or it does not apply
     detail: str  # a sentence with the numbers
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether it was not computed and would mean something."""
+        return self.passed is None and not self.detail.startswith("Does not apply")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -43,8 +55,11 @@ class Answer:
     target_layer: str
     source_model: str
     source_layer: str
-    matcher: str  # its label: the kind, and what tells it from others of the sweep
-    kind: str
+    matcher: str  # the kind
+    label: str  # the kind, and what tells it from others of the sweep
+    params: str
+    samples: int | None
+    seed: int | None
     family: str  # index | stitcher
     is_trained: bool
     metric: str
@@ -72,6 +87,11 @@ class Answer:
         return tuple(check for check in self.checks if check.passed is False)
 
     @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the checks that a match needs to be supported and that were not computed."""
+        return tuple(check.name for check in self.checks if check.is_missing and check.name in NEEDED)
+
+    @property
     def sentence(self) -> str:
         """What was found, for people who do not know the field."""
         way = "higher" if self.higher_is_similar else "lower"
@@ -83,20 +103,13 @@ class Answer:
             parts.append(f"untrained twin reaches {_number(self.untrained_value)}")
         if self.p is not None:
             parts.append(f"p with shuffled images {_number(self.p)}")
-        told = "; ".join(parts)
-        return f"{self.title}: {self.verdict}. {told[0].upper()}{told[1:]}."
+        return f"{self.title}: {self.verdict}. Its {'; '.join(parts)}."
 
     @property
     def title(self) -> str:
         """Who matches whom."""
-        return f"{self.target_model} {self.target_layer} <- {self.source_model} {self.source_layer} ({self.matcher})"
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """The answer as plain data, under the names of the command `answer`."""
-        plain = {name: getattr(self, name) for name in SCHEMA.names if name != "checks"}
-        plain["candidates"] = None if self.candidates is None else list(self.candidates)
-        return plain | {"checks": {one.name: {"passed": one.passed, "detail": one.detail} for one in self.checks}}
+        label = self.label.replace(" (", ", ").removesuffix(")")
+        return f"{self.target_model} {self.target_layer} <- {self.source_model} {self.source_layer} ({label})"
 
 
 _CHECK = pa.struct([("passed", pa.bool_()), ("detail", pa.string())])
@@ -115,6 +128,9 @@ SCHEMA = pa.schema(
 )
 
 
+_APART = pa.schema([("sweep", pa.string()), ("params", pa.string()), ("samples", pa.int64()), ("seed", pa.int64())])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """Which answers somebody asks for; None and empty: all."""
@@ -130,7 +146,7 @@ class Wanted:
             self.target_model in (None, answer.target_model)
             and self.target_layer in (None, answer.target_layer)
             and self.source_model in (None, answer.source_model)
-            and (not self.kinds or answer.kind in self.kinds)
+            and (not self.kinds or answer.matcher in self.kinds)
         )
 
 
@@ -147,22 +163,23 @@ def find_wanted(
     model, layer = target, None
     if target is not None and target not in targets:
         model, separator, rest = target.partition(":")
+        _check(model, targets, "target network")
         layer = rest if separator else None
-        _check(model, targets, "network with answers as a target is called")
-        of_model = {row["target_layer"] for row in rows if row["target_model"] == model}
-        if layer is not None:
-            _check(layer, of_model, f"selected layer of {model!r} is called")
+    if layer is not None:
+        _check(
+            layer, {r["target_layer"] for r in rows if r["target_model"] == model}, "layer", f" of network {model!r}"
+        )
     if source is not None:
-        _check(source, {row["source_model"] for row in rows}, "network with answers as a source is called")
+        _check(source, {row["source_model"] for row in rows}, "source network")
     for kind in kinds:
-        _check(kind, {row["matcher"] for row in rows}, "matcher of the sweep is called")
+        _check(kind, {row["matcher"] for row in rows}, "matcher")
     return Wanted(target_model=model, target_layer=layer, source_model=source, kinds=tuple(kinds))
 
 
-def _check(name: str, known: Iterable[str], what: str) -> None:
+def _check(name: str, known: Iterable[str], what: str, of: str = "") -> None:
     names = sorted(known)
     if name not in names:
-        raise QueryError(f"no {what} {name!r}; {nearest(name, names)}.")
+        raise QueryError(f"no {what} {name!r}{of} in what was compared; {nearest(name, names)}.")
 
 
 def read_answers(catalog: Catalog, sweep: str, wanted: Wanted | None = None) -> list[Answer]:
@@ -190,8 +207,7 @@ def _entry(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _answer(row: Mapping[str, Any], label: str) -> Answer:
     changed: dict[str, Any] = {
-        "matcher": label,
-        "kind": row["matcher"],
+        "label": label,
         "candidates": None if row["candidates"] is None else tuple(row["candidates"]),
         "checks": tuple(Check(**check) for check in row["checks"]),
     }
@@ -199,16 +215,30 @@ def _answer(row: Mapping[str, Any], label: str) -> Answer:
     return Answer(**(named | changed))
 
 
-def as_table(answers: Sequence[Answer], *, with_sweep: bool = False, short: bool = False) -> pa.Table:
-    """Return answers as a table; the sweep is its first column where there are several.
+def as_table(answers: Sequence[Answer], *, short: bool = False) -> pa.Table:
+    """Return answers as a table; sweep, params, samples and seed are columns only where answers differ in nothing else.
 
     In `short` the checks are one text: the names of those that failed, and of those that were not computed.
     """
-    table = pa.Table.from_pylist([answer.record for answer in answers], schema=SCHEMA)
+    extra = [field for field in _APART if _tells_apart(field.name, answers)]
+    schema = pa.schema([*extra, *SCHEMA])
     if short:
-        told = pa.array([_short(answer.checks) for answer in answers], pa.string())
-        table = table.set_column(table.num_columns - 1, "checks", told)
-    return table.add_column(0, "sweep", pa.array([a.sweep for a in answers], pa.string())) if with_sweep else table
+        schema = schema.set(len(schema) - 1, pa.field("checks", pa.string()))
+    return pa.Table.from_pylist([_plain(answer, schema.names, short=short) for answer in answers], schema=schema)
+
+
+def _plain(answer: Answer, names: Sequence[str], *, short: bool) -> dict[str, Any]:
+    checks = {one.name: {"passed": one.passed, "detail": one.detail} for one in answer.checks}
+    return {name: getattr(answer, name) for name in names} | {"checks": _short(answer.checks) if short else checks}
+
+
+def _tells_apart(name: str, answers: Sequence[Answer]) -> bool:
+    """Return whether two answers to one question differ in a column."""
+    found: dict[tuple[str, ...], set[object]] = {}
+    for answer in answers:
+        question = answer.target_model, answer.target_layer, answer.source_model, answer.matcher
+        found.setdefault(question, set()).add(getattr(answer, name))
+    return any(len(values) > 1 for values in found.values())
 
 
 def _short(checks: Sequence[Check]) -> str:
@@ -217,18 +247,20 @@ def _short(checks: Sequence[Check]) -> str:
     >>> _short([Check(name="sound", passed=False, detail=""), Check(name="trained", passed=True, detail="")])
     'failed: sound'
     """
-    words = {False: "failed", None: "not computed"}
-    found = {passed: ", ".join(one.name for one in checks if one.passed is passed) for passed in words}
-    return "; ".join(f"{words[passed]}: {names}" for passed, names in found.items() if names)
+    failed = [one.name for one in checks if one.passed is False]
+    missing = [one.name for one in checks if one.is_missing]
+    told = (("failed", failed), ("not computed", missing))
+    return "; ".join(f"{word}: {', '.join(names)}" for word, names in told if names)
 
 
 def in_words(answers: Sequence[Answer]) -> list[str]:
-    """Return a sentence for each answer, and below it one for each check that failed."""
-    return [
-        line
-        for answer in answers
-        for line in (answer.sentence, *(f"    {check.name}: {check.detail}" for check in answer.failed))
-    ]
+    """Return a sentence for each answer, and below it those of checks that failed and what is not known."""
+    lines = []
+    for answer in answers:
+        lines += [answer.sentence, *(f"    {check.name}: {check.detail}" for check in answer.failed)]
+        if answer.missing and answer.verdict == "weak":
+            lines.append(f"    not known: {', '.join(answer.missing)}")
+    return lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +283,7 @@ OOD = Addition(
     what='[diagnostics] ood = ["mahalanobis"]', why="tells whether stitched rows stay in the target's distribution"
 )
 DIRECT = Addition(
-    what='[[matchers]] kind = "direct"', why="is what trained matchers are held against, which alone prove nothing"
+    what='[[matchers]] kind = "direct"', why="is what others are held against; trained matchers alone prove nothing"
 )
 OTHERS = Addition(what='[[matchers]] kind = "cka_unbiased"', why="is a second opinion that needs no training")
 
@@ -262,22 +294,29 @@ def additions(catalog: Catalog, sweep: str, answers: Sequence[Answer]) -> list[A
         return []
     groups, shuffles = catalog.evidence_asked(sweep)
     [twins] = catalog.query(TWINS, {"sweep": sweep}).to_pylist()
+    planned = {row["matcher"]: row for row in catalog.query(PLANNED, {"sweep": sweep}).to_pylist()}
     closed = [answer for answer in answers if not answer.is_trained]
-    lacks_twin = any(answer.untrained_value is None for answer in answers)
-    lacks_draws = any(answer.p is None for answer in closed)
-    lacks_interval = any(answer.candidates is None for answer in answers)
     stitchers = [answer for answer in answers if answer.family == "stitcher"]
-    wanted = (
-        (lacks_twin and not twins["num"], UNTRAINED),
-        (lacks_draws and not shuffles, SHUFFLED),
-        (0 < shuffles < FEWEST_DRAWS, MORE_DRAWS),
-        (lacks_interval and not groups, GROUPS),
-        (any(answer.passed("in_distribution") is None for answer in stitchers), OOD),
-        (any(answer.is_trained and answer.passed("undenied") is None for answer in answers), DIRECT),
-        (any(answer.passed("others_agree") is None for answer in answers), OTHERS),
+    judges = [name for name, row in planned.items() if not row["is_trained"]]
+    wanted = (  # whether something is missing, whether the job asks for it, and what would
+        (any(answer.untrained_value is None for answer in answers), bool(twins["num"]), UNTRAINED),
+        (any(answer.p is None for answer in closed), shuffles > 0, SHUFFLED),
+        (0 < shuffles < FEWEST_DRAWS, False, MORE_DRAWS),
+        (any(answer.candidates is None for answer in answers), groups > 0, GROUPS),
+        (
+            any(answer.passed("in_distribution") is None for answer in stitchers),
+            any(planned[answer.matcher]["has_ood"] for answer in stitchers),
+            OOD,
+        ),
+        (any(answer.is_trained for answer in answers) and "direct" not in planned, False, DIRECT),
+        (
+            any(answer.passed("others_agree") is None for answer in answers),
+            len(judges) > 1,
+            DIRECT if judges == ["cka_unbiased"] else OTHERS,
+        ),
     )
-    found = [addition for is_wanted, addition in wanted if is_wanted]
-    if (lacks_draws and shuffles) or (lacks_interval and groups):
+    found = list(dict.fromkeys(what for is_missing, is_asked, what in wanted if is_missing and not is_asked))
+    if any(is_missing and is_asked for is_missing, is_asked, _ in wanted):
         found.append(Addition(what=f"stitchgrid resume {sweep}", why="computes what was asked for and is missing"))
     return found
 

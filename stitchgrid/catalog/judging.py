@@ -22,6 +22,7 @@ CHECKS = (
     "undenied",
     "sound",
 )
+NEEDED = ("trained", "above_chance", "localised", "above_untrained", "above_shuffled")  # to be supported
 VERDICTS = ("supported", "weak", "not supported")
 SOUND = "not list_contains(s.flags, 'diverged')"  # of cells that can be the best source
 FEWEST_DRAWS = 20  # of shuffled images: with fewer, no p is below 0.05

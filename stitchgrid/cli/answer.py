@@ -52,7 +52,7 @@ def answer(
         warn_of_store(catalog)
     if form != "table":
         answers = [one for name in sweeps for one in found[name]]
-        emit(as_table(answers, with_sweep=len(sweeps) > 1, short=form == "markdown"), form, out)
+        emit(as_table(answers, short=form == "markdown"), form, out)
         return
     text = "\n\n".join("\n".join(_lines(name, found[name], lacking[name])) for name in sweeps)
     text = text or "The store holds no planned sweep: launch a job first."
