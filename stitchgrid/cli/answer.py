@@ -9,7 +9,8 @@ from stitchgrid.cli.options import OUTPUT, STORE
 from stitchgrid.cli.saying import say, warn_of_store
 
 if TYPE_CHECKING:
-    from stitchgrid.catalog.answers import Addition, Answer
+    from stitchgrid.catalog.answers import Answer
+    from stitchgrid.catalog.lacking import Addition
 
 
 @click.command()
@@ -40,7 +41,8 @@ def answer(
       stitchgrid answer quickstart --target b:layer2.0 --source a --matcher direct --format json
     """
     from stitchgrid.catalog import Catalog
-    from stitchgrid.catalog.answers import additions, as_table, find_wanted, read_answers
+    from stitchgrid.catalog.answers import as_table, find_wanted, read_answers
+    from stitchgrid.catalog.lacking import additions
     from stitchgrid.store import Store
 
     with Catalog(Store.open(store)) as catalog:
