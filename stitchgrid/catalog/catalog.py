@@ -2,24 +2,25 @@
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from stitchgrid.catalog.judging import answers_sql
 from stitchgrid.catalog.questions import Question
 from stitchgrid.catalog.tables import load_tables
 from stitchgrid.catalog.views import VIEWS, view_sql
-from stitchgrid.catalog.wide import EMPTY, VARIANTS, columns_of
+from stitchgrid.catalog.wide import VARIANTS, columns_of
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.private import private_folder
 from stitchgrid.store import Damage, Store
 
 READING = {"SELECT", "EXPLAIN"}  # DESCRIBE, SHOW, SUMMARIZE, FROM and VALUES are parsed as SELECT
-ASKS_FOR_PAIRS = re.compile(r"\bpairs\b", re.IGNORECASE)
 ADVICE = f'The views are {", ".join(VIEWS)}; "describe results" lists the columns of one.'
 
 
@@ -46,9 +47,16 @@ class Catalog:
             self._connection.register(name, table)
         for name, sql in view_sql(tables.shape).items():
             self._connection.execute(f"create view {name} as {sql}")
+        # Views that take long to make are made when a statement first has their names in it.
+        self._unmade: dict[str, Callable[[], str]] = {}
         if self._values:
-            self._connection.execute(f"create view pairs as {EMPTY}")
-        self._has_pairs = not self._values
+            self._unmade = {
+                "answers": answers_sql,
+                "all_answers": partial(answers_sql, with_diverged=True),
+                "pairs": self._pairs_sql,
+            }
+        for name in self._unmade:
+            self._connection.execute(f"create view {name} as select sweep from cells where false")
         _lock(self._connection)
 
     def __enter__(self) -> "Catalog":
@@ -86,8 +94,9 @@ class Catalog:
     def _run(self, sql: str, params: Mapping[str, Any]) -> pa.Table:
         names = _check_reads_only(self._connection.extract_statements(sql))
         values = _values_for(names, params)
-        if not self._has_pairs and ASKS_FOR_PAIRS.search(sql):
-            self._make_pairs()
+        for name in [name for name in self._unmade if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]:
+            self._connection.execute(f"create or replace view {name} as {self._unmade[name]()}")
+            del self._unmade[name]
         # Read-only, because DuckDB counts "explain analyze drop ..." and "with x as (insert ...) ..." as reads.
         self._connection.execute("begin transaction read only")
         try:
@@ -98,11 +107,10 @@ class Catalog:
         finally:
             self._connection.execute("rollback")
 
-    def _make_pairs(self) -> None:
+    def _pairs_sql(self) -> str:
         columns = columns_of(self._connection.sql(VARIANTS).to_arrow_table().to_pylist())
         self._connection.register("_columns", columns.numbers)
-        self._connection.execute(f"create or replace view pairs as {columns.sql}")
-        self._has_pairs = True
+        return columns.sql
 
     def _leave_out(self, damaged: Iterable[Damage]) -> bool:
         """Open anew without files that a query could not read; return whether there are any."""

@@ -7,8 +7,6 @@ kinds are *moved*: all their rows are among the loose ones, and nothing that a s
 
 from dataclasses import dataclass
 
-from stitchgrid.catalog.judging import answers_sql
-
 LAYER_PAIR = (
     "source_model, source_layer, source_index, source_depth, target_model, target_layer, target_index, target_depth"
 )
@@ -56,8 +54,6 @@ def view_sql(shape: Shape) -> dict[str, str]:
         "results": _results(shape),
         "scores": SCORES,
         "all_scores": ALL_SCORES,
-        "answers": answers_sql(),
-        "all_answers": answers_sql(with_diverged=True),
     }
     of_values["profiles"] = PROFILES
     return {**of_cells, **(of_values if shape.has_values else {})}

@@ -29,7 +29,6 @@ SCHEMA = pa.schema(
         ("number", pa.int64()),
     ]
 )
-EMPTY = f"select sweep, {LAYER_PAIR} from cells where false"  # before anybody asks for it
 
 
 @dataclass(frozen=True, kw_only=True)
