@@ -220,6 +220,8 @@ def interval_of_difference(one: PlannedCell, other: PlannedCell) -> tuple[float,
         return None
     d = one.sign * (np.array(left, np.float32).astype(float) - np.array(right, np.float32).astype(float))
     num = len(d)
+    if not np.isfinite(d).all():
+        return None
     error = np.sqrt((num - 1) / num * ((d - d.mean()) ** 2).sum())
     width = t.ppf(0.975, num - 1) * error
     middle = one.similarity - other.similarity

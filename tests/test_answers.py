@@ -457,6 +457,17 @@ def test_best_source_without_evidence_has_margins_alone(tmp_path):
         assert row["verdict"] == "weak"
 
 
+def test_an_untrained_twin_is_no_other_seed_of_its_network(tmp_path):
+    with Catalog(drawn(2).write(tmp_path)) as catalog:
+        across = catalog.ask(load_question("paper_sanity_across")).to_pylist()
+        seeds = catalog.ask(load_question("seed_correspondence")).to_pylist()
+        ood = catalog.ask(load_question("paper_ood")).to_pylist()
+    assert {row["num_pairs"] for row in across} == {2}
+    assert {(row["source_model"], row["target_model"]) for row in seeds} == {("a", "b"), ("b", "a")}
+    [direct] = {row["num_cells"] for row in ood if (row["matcher"], row["relation"]) == ("direct", "corresponding")}
+    assert direct <= 2 * len(LAYERS)
+
+
 def test_an_empty_store_has_no_answers(tmp_path):
     with Catalog(Store.open(tmp_path, create=True)) as catalog:
         assert catalog.query("from answers").num_rows == 0

@@ -29,6 +29,7 @@ SEEDS = """
 source_model <> target_model and exists (
     select 1 from models as f join models as g on g.sweep = f.sweep and g.architecture = f.architecture
                                               and g.args = f.args
+                                              and g.is_untrained is not distinct from f.is_untrained
     where f.sweep = cells.sweep and f.model = source_model and g.model = target_model
 )
 """
