@@ -256,7 +256,7 @@ def _p(best: PlannedCell, own: Sequence[PlannedCell]) -> float | None:
     nulls = [cell.null for cell in own]
     if any(null is None or len(null) != len(nulls[0]) or len(null) == 0 for null in nulls):
         return None
-    draws = best.sign * np.array(nulls, np.float32)
+    draws = best.sign * np.array(nulls, np.float32)  # None is NaN
     if not np.isfinite(draws).all():
         return None
     return (1 + (draws.max(0) >= np.float32(best.similarity)).sum()) / (1 + draws.shape[1])

@@ -319,6 +319,7 @@ HOSTILE = {
     "another number of groups": lambda cell: replace(cell, replicates=list(cell.replicates)[1:]),
     "no groups": lambda cell: replace(cell, replicates=[]),
     "one group": lambda cell: replace(cell, replicates=[0.5]),
+    "a hole": lambda cell: replace(cell, replicates=[None, *list(cell.replicates)[1:]]),
     "nan": lambda cell: replace(cell, replicates=[math.nan, *list(cell.replicates)[1:]]),
     "infinite": lambda cell: replace(cell, replicates=[math.inf, *list(cell.replicates)[1:]]),
     "huge": lambda cell: replace(cell, replicates=[3e38, -3e38, *list(cell.replicates)[2:]]),
@@ -335,7 +336,7 @@ def test_replicates_that_cannot_be_paired_leave_the_difference_unknown(tmp_path,
     assert row["margin_low"] is not None  # of the other rival
 
 
-@pytest.mark.parametrize("null", [[], None, [0.9] * 39, [math.nan] * 40, [0.9] * 39 + [math.inf]])
+@pytest.mark.parametrize("null", [[], None, [None] + [0.9] * 39, [0.9] * 39, [math.nan] * 40, [0.9] * 39 + [math.inf]])
 def test_draws_that_do_not_fit_leave_p_unknown(tmp_path, null):
     planted = changed(
         plain(), lambda c: replace(c, null=null), where=lambda c: c.pair[:2] == ("a", "l3") and c.matcher == "direct"

@@ -89,7 +89,7 @@ class Answer:
     def sentence(self) -> str:
         """What was found, for people who do not know the field."""
         way = "higher" if self.higher_is_similar else "lower"
-        parts = [f"{self.metric} {_number(self.value)}{_interval(self.low, self.high)} ({way} is more similar)"]
+        parts = [f"{self.metric} is {_number(self.value)}{_interval(self.low, self.high)} ({way} is more similar)"]
         if self.runner_up is not None:
             margin = "" if self.margin is None else f"; margin {_number(self.margin)}"
             parts.append(f"next best {self.runner_up}{margin}{_interval(self.margin_low, self.margin_high)}")
