@@ -60,8 +60,7 @@ def test_a_person_reads_a_sentence_for_each_answer(store):
     assert (
         "b l1 <- a l1 (direct): supported. Its residual is 0.1, 95 % interval 0.09 to 0.11 (lower is more similar); "
         "next best l0; margin 0.2, 95 % interval 0.189 to 0.211; untrained twin reaches 0.8; "
-        "p with shuffled images 0.0244."
-        in text
+        "p with shuffled images 0.0244." in text
     )
     assert "b l1 <- a l1 (task_loss): weak." in text
     assert "    not known: above_shuffled\n" in text
