@@ -2,12 +2,15 @@
 -- Best is the highest accuracy for trained stitchers, the lowest residual for least-squares ones, and by its own
 -- direction for an index; seeds are averaged. Of num_tied layers that share the best score, the target layer itself
 -- is named if it is among them. accuracy is the stitched network's, where there is one.
+-- The rest is from the view answers: margin is how much better the best is than the next, whatever the direction,
+-- candidates are the layers that are as good at 95 %, p is that of shuffled images. Of several seeds it is the least
+-- favourable: the smallest margin, most candidates, largest p, worst verdict. NULL where seeds name other layers.
 -- param sweep = ''  one sweep; '' is all of them
 -- param matcher = ''  one matcher; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
 -- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, source_model, target_model, matcher, target_layer, best_source_layer, metric, score, accuracy
--- columns: num_tied, num_sources, params, samples
+-- columns: num_tied, num_sources, margin, margin_low, margin_high, candidates, p, verdict, params, samples
 with kept as (
     from scores where not $diverged union all by name from all_scores where $diverged
 ),
@@ -19,15 +22,38 @@ judged as (
     from kept
     where $sweep in ('', sweep) and $matcher in ('', matcher)
     window sources as (partition by sweep, source_model, target_model, target_layer, matcher, params, samples)
+),
+best as (
+    select
+        *, source_layer as best_source_layer, count(*) over tied as num_tied
+    from judged
+    where is_best
+    window tied as (partition by sweep, source_model, target_model, target_layer, matcher, params, samples)
+    qualify row_number() over (
+        partition by sweep, source_model, target_model, target_layer, matcher, params, samples
+        order by source_model = target_model and source_layer = target_layer desc, similarity desc, source_index
+    ) = 1
+),
+answered as (
+    from answers where not $diverged union all by name from all_answers where $diverged
+),
+sure as (
+    select
+        sweep, source_model, target_model, target_layer, matcher, params, samples, list(distinct source_layer) as layers,
+        min({'margin': margin, 'low': margin_low, 'high': margin_high}) as least,
+        arg_max(candidates, len(candidates)) as candidates, max(p) as p,
+        arg_max(verdict, list_position(['supported', 'weak', 'not supported'], verdict)) as verdict
+    from answered
+    where $sweep in ('', sweep) and $matcher in ('', matcher)
+    group by all
 )
 select
-    sweep, source_model, target_model, matcher, target_layer, source_layer as best_source_layer, metric, score,
-    accuracy, count(*) over tied as num_tied, num_sources, params, samples
-from judged
-where is_best
-window tied as (partition by sweep, source_model, target_model, target_layer, matcher, params, samples)
-qualify row_number() over (
-    partition by sweep, source_model, target_model, target_layer, matcher, params, samples
-    order by source_model = target_model and source_layer = target_layer desc, similarity desc, source_index
-) = 1
-order by sweep, source_model, target_model, matcher, params, samples, target_index
+    b.sweep, b.source_model, b.target_model, b.matcher, b.target_layer, b.best_source_layer, b.metric, b.score,
+    b.accuracy, b.num_tied, b.num_sources, s.least.margin as margin, s.least.low as margin_low,
+    s.least.high as margin_high, s.candidates, s.p, s.verdict, b.params, b.samples
+from best as b
+left join sure as s
+    on s.sweep = b.sweep and s.source_model = b.source_model and s.target_model = b.target_model
+    and s.target_layer = b.target_layer and s.matcher = b.matcher and s.params = b.params
+    and s.samples is not distinct from b.samples and s.layers = [b.best_source_layer]
+order by b.sweep, b.source_model, b.target_model, b.matcher, b.params, b.samples, b.target_index

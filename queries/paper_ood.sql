@@ -1,7 +1,7 @@
 -- Are stitched representations like those that the target itself produces?
 -- Cells that were scored, by matcher, detector and relation of the two layers: self (one layer with itself), within
--- (two layers of one network), corresponding (the same layer of two networks of one architecture), across (any
--- others). A detector's AUROC is 0.5 where stitched and own rows cannot be told apart: in is an AUROC within tolerance
+-- (two layers of one network), corresponding (the same layer of two networks of one architecture, both trained or both
+-- not), across (any others). A detector's AUROC is 0.5 where stitched and own rows cannot be told apart: in is an AUROC within tolerance
 -- of 0.5, left one above (out of the distribution), collapsed one below (nearer to the centre than the target's own
 -- rows, as shrunken rows are). num_cells - num_scored have no AUROC. Accuracies are those of the stitched networks.
 -- param sweep = ''  one sweep; '' is all of them
@@ -43,7 +43,9 @@ related as (
         case
             when source_model = target_model and source_layer = target_layer then 'self'
             when source_model = target_model then 'within'
-            when f.architecture = g.architecture and f.args = g.args and source_layer = target_layer
+            when
+                f.architecture = g.architecture and f.args = g.args and source_layer = target_layer
+                and f.is_untrained is not distinct from g.is_untrained
                 then 'corresponding'
             else 'across'
         end as relation

@@ -1,9 +1,9 @@
 -- Under each matcher, how often is a layer's best source in another network of its architecture not the same layer?
--- Over all ordered pairs of networks of one architecture with the same arguments (other seeds, other training);
--- seed_correspondence counts each pair by itself. Best is the highest accuracy for trained stitchers, the lowest
--- residual for least-squares ones, and by its own direction for an index; seeds of a matcher are averaged; a tie that
--- includes the corresponding layer is no violation. num_later and num_earlier: the preferred source lies nearer to the
--- output, or to the input. chance_share is what a matcher that chooses at random would violate. Scores and accuracies
+-- Over all ordered pairs of networks of one architecture with the same arguments (other seeds, other training; not an
+-- untrained one with one that is not); seed_correspondence counts each pair by itself. Best is the highest accuracy for
+-- trained stitchers, the lowest residual for least-squares ones, and by its own direction for an index; seeds of a
+-- matcher are averaged; a tie that includes the corresponding layer is no violation. num_later and num_earlier: the
+-- preferred source lies nearer to the output, or to the input. chance_share is what a matcher that chooses at random would violate. Scores and accuracies
 -- are means over judged layers, own with the corresponding layer. Sources of reduced rank are left out.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
@@ -29,6 +29,7 @@ judged as (
     join models as g on g.sweep = s.sweep and g.model = s.target_model
     where
         f.model <> g.model and f.architecture = g.architecture and f.args = g.args
+        and f.is_untrained is not distinct from g.is_untrained
         and $sweep in ('', s.sweep) and try_cast(params ->> 'rank' as bigint) is null
     group by s.sweep, matcher, params, samples, metric, source_model, target_model, target_layer, target_index
 ),

@@ -1,6 +1,7 @@
 -- Between two networks of one architecture, is the corresponding layer the best source?
--- Counted per ordered pair of networks (other seeds, other training) and matcher; a tie that includes the
--- corresponding layer is no violation. violations says which layers, each with the source preferred to it.
+-- Counted per ordered pair of networks (other seeds, other training; not an untrained one with one that is not) and
+-- matcher; a tie that includes the corresponding layer is no violation. violations says which layers, each with the
+-- source preferred to it.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
 -- param diverged = false  count cells whose training diverged, too
@@ -19,6 +20,7 @@ judged as (
     join models as g on g.sweep = s.sweep and g.model = s.target_model
     where
         $sweep in ('', s.sweep) and f.model <> g.model and f.architecture = g.architecture and f.args = g.args
+        and f.is_untrained is not distinct from g.is_untrained
     group by all
 )
 select

@@ -30,7 +30,7 @@ from stitchgrid.store import Store, is_fresh
 PROMISED = """
 sweep, cell_id, source_model, source_layer, source_index, source_depth, target_model, target_layer, target_index,
 target_depth, matcher, params, seed, metric, value, higher_is_similar, num_fit, num_eval, num_rows, seconds, device,
-precision, alignment, flags, source_weights, target_weights, data, version, created_at
+precision, alignment, flags, source_weights, target_weights, data, version, created_at, low, high, replicates, null
 """
 RESULTS_COLUMNS = [name.strip() for name in PROMISED.split(",")]
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -285,22 +285,15 @@ def missing(store, sweep):
 def test_a_sweep_without_scores_ranks_and_probes_is_told_what_to_add(tmp_path):
     found = missing(make_synthetic_store(tmp_path).store, "synthetic")
     assert set(found) == {"paper_ood", "paper_sensitivity", "paper_specificity"}
-    assert found["paper_ood"] == (
-        'Nothing to report: the job has no stitcher with [diagnostics] ood = ["mahalanobis"].'
-    )
-    assert found["paper_sensitivity"] == (
-        "Nothing to report: the job has no matcher with rank = [8, 4, 2, 1] and no [probes] with rank = "
-        '["full", 8, 4, 2, 1].'
-    )
-    assert found["paper_specificity"] == "Nothing to report: the job has no [probes]."
+    assert found["paper_ood"] == '[diagnostics] ood = ["mahalanobis"]'
+    assert found["paper_sensitivity"] == ('rank = [8, 4, 2, 1] on a matcher and [probes] rank = ["full", 8, 4, 2, 1]')
+    assert found["paper_specificity"] == "[probes]"
 
 
 def test_a_sweep_of_which_nothing_is_computed_says_so(tmp_path):
     found = missing(make_paper_store(tmp_path, keep=lambda cell, metric: False), SWEEP)
     assert set(found) == set(TITLES)
-    assert set(found.values()) == {
-        "Asked for, but without values yet: 'stitchgrid resume paper' computes what is missing."
-    }
+    assert set(found.values()) == {"stitchgrid resume paper"}
 
 
 def test_a_sweep_of_one_network_across_has_no_grids(tmp_path):
@@ -310,11 +303,11 @@ def test_a_sweep_of_one_network_across_has_no_grids(tmp_path):
     tables["cells"] = type(tables["cells"]).from_pylist([row for row in rows if row["matcher"] == "cka"])
     store.write_plan("across", store.write_job("across", {}), **tables, info={})
     found = missing(store, "across")
-    assert 'no network compared with itself ([grid] pairs = "within")' in found["paper_sanity_within"]
-    assert "no two networks of one architecture compared (seeds = [0, 1]" in found["paper_sanity_across"]
-    assert "no trained matcher with accuracy (task_loss)" in found["misleading"]
-    assert "no three layers of a network compared with one another" in found["paper_monotonicity"]
-    assert "no two seeds of a model compared" in found["paper_specificity"]
+    assert found["paper_sanity_within"] == 'a network compared with itself: [grid] pairs = "within"'
+    assert found["paper_sanity_across"].startswith("two networks of one architecture compared: seeds = [0, 1]")
+    assert found["misleading"] == '[[matchers]] kind = "task_loss", with its accuracy'
+    assert found["paper_monotonicity"].startswith("three layers of a network compared with one another")
+    assert found["paper_specificity"].startswith("two seeds of a model compared")
 
 
 def test_a_store_without_sweeps_gives_a_report_that_says_so(tmp_path):
@@ -370,3 +363,88 @@ def test_the_command_writes_a_page_or_prints_markdown(tmp_path, monkeypatch):
     said = run(SWEEP, "--out", str(tmp_path / "nowhere" / "r.html"), code=2).stderr
     assert "cannot write" in said
     assert "name another file with --out" in said
+
+
+# What the sweep says of its networks ----------------------------------------------------------------------------------
+
+
+def test_a_report_begins_with_the_networks_one_sentence_a_pair(catalog, page):
+    report = read_report(catalog, SWEEP)
+    found = [row for row in catalog.query("from answers").to_pylist() if "rank" not in json.loads(row["params"])]
+    assert len(report.found.verdicts) == len(MODELS) ** 2
+    assert page.text.index("Your networks") < page.text.index("How the matchers do against tests")
+    for verdict in report.found.verdicts:
+        source, _, target = verdict.subject.partition(" into ")
+        mine = [row for row in found if (row["source_model"], row["target_model"]) == (source, target)]
+        for label, told in (part.split(": ") for part in verdict.text.split("; ")):
+            kind, _, seed = label.partition(" (seed ")
+            rows = [r for r in mine if r["matcher"] == kind and (not seed or r["seed"] == int(seed[0]))]
+            counts = [sum(r["verdict"] == name for r in rows) for name in ("supported", "weak", "not supported")]
+            assert told.startswith(f"{counts[0]} of {len(rows)} (")
+            assert not counts[1] or f"{counts[1]} weak" in told
+            assert not counts[2] or f"{counts[2]} not supported" in told
+    listed = page.rows("target_layer", "verdict", "failed")
+    assert len(listed) == min(200, len(found))
+    assert {row["verdict"] for row in listed} <= {"supported", "weak", "not supported"}
+
+
+def test_the_evidence_is_that_of_the_view(tmp_path):
+    from test_answers import plain
+
+    with Catalog(plain("task_loss").write(tmp_path)) as catalog:
+        report = read_report(catalog, "planted")
+        text = render_report(catalog, ["planted"], "markdown")
+        views = {row["matcher"]: row for row in catalog.query("from answers").to_pylist()}
+    [table] = report.found.tables
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    for row in rows:
+        view = views[row["matcher"]]
+        same = {"best source": "source_layer", "value": "value", "margin": "margin", "p": "p", "verdict": "verdict"}
+        assert {name: row[name] for name in same} == {name: view[of] for name, of in same.items()}
+        assert list(row["as good"]) == view["candidates"]
+    assert [row["not known"] for row in rows] == [None, None, ["above_shuffled"]]
+    assert "- **a into b**: cka_unbiased: 1 of 1 (100 %, 95 % interval 21 to 100 %) supported; direct: 1 of 1" in text
+
+
+def test_what_the_job_lacks_is_named_in_one_place_each_thing_once(tmp_path):
+    with Catalog(make_synthetic_store(tmp_path).store) as catalog:
+        report = read_report(catalog, "synthetic")
+        text = render_report(catalog, ["synthetic"], "markdown")
+    lacks = {lack.what: lack.why for lack in report.lacks}
+    assert list(lacks) == [
+        *("[controls] untrained = true", "[controls] shuffled = 40", "[intervals] groups = 20"),
+        *(
+            '[diagnostics] ood = ["mahalanobis"]',
+            'rank = [8, 4, 2, 1] on a matcher and [probes] rank = ["full", 8, 4, 2, 1]',
+        ),
+        "[probes]",
+    ]
+    assert lacks['[diagnostics] ood = ["mahalanobis"]'].endswith(TITLES["paper_ood"])
+    _, told, rest = text.partition("## What to add to the job")
+    assert told
+    assert len([line for line in rest.splitlines() if line.startswith("- ")]) == len(lacks)
+    assert TITLES["paper_sensitivity"] not in text.replace(rest, "")
+    assert "What to add" not in render_without_lacks()
+
+
+def render_without_lacks():
+    from stitchgrid.report.content import Section, SweepReport, Table
+    from stitchgrid.report.markdown import render_markdown
+
+    table = Table(caption="Networks", columns=("model",), rows=(("a",),))
+    found = Section(title="Your networks", rule="A rule.", query="", command="stitchgrid answer s")
+    text = render_markdown([SweepReport(sweep="s", facts=(), networks=table, found=found, sections=(), lacks=())])
+    assert "The job has no data for any of them." in text
+    return text
+
+
+@pytest.mark.parametrize("part", [0, 3, 10])
+def test_shares_have_wilsons_interval(part):
+    from scipy.stats import binomtest
+
+    from stitchgrid.report.content import share
+
+    interval = binomtest(part, 10).proportion_ci(method="wilson")
+    low, high = (f"{100 * end:.0f}" for end in (interval.low, interval.high))
+    assert share(part, 10) == f"{part} of 10 ({10 * part} %, 95 % interval {low} to {high} %)"
+    assert share(0, 0) == "0 of 0"

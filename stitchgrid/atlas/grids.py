@@ -1,9 +1,8 @@
 """What an atlas shows, free of SQL and of drawing: networks, and one heat map per network pair, matcher and metric."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -172,18 +171,3 @@ def connected(pairs: Iterable[tuple[int, int]]) -> list[tuple[list[int], list[in
             targets |= part[1]
         parts.append((sources, targets))
     return sorted((sorted(sources), sorted(targets)) for sources, targets in parts)
-
-
-def matcher_labels(variants: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
-    """Return a label for each (kind, parameters): the kind, and the parameters in which those of its kind differ.
-
-    >>> matcher_labels([("cka", {}), ("direct", {"k": 1, "samples": 9}), ("direct", {"k": 1, "samples": 5})])
-    ['cka', 'direct (samples 9)', 'direct (samples 5)']
-    """
-    labels = []
-    for kind, params in variants:
-        peers = [other for name, other in variants if name == kind]
-        differing = [key for key in params if any(other.get(key) != params[key] for other in peers)]
-        told = ", ".join(f"{key} {params[key]}" for key in differing)
-        labels.append(f"{kind} ({told})" if told else kind)
-    return labels

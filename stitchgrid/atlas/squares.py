@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from stitchgrid.atlas.grids import Choice, Floats, NetworkInfo, Note, Panel, Positions, matcher_labels
+from stitchgrid.atlas.grids import Choice, Floats, NetworkInfo, Note, Panel, Positions
 from stitchgrid.atlas.scales import Scale, choose_scale
+from stitchgrid.catalog.labels import matcher_labels
 from stitchgrid.matchers.metrics import OPEN, Metric
 from stitchgrid.matchers.registry import MATCHERS
 

@@ -1,17 +1,21 @@
 """The catalog: SQL over a store, read-only, in an in-memory DuckDB that cannot reach any file."""
 
+import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from stitchgrid.catalog.judging import answers_sql
 from stitchgrid.catalog.questions import Question
 from stitchgrid.catalog.tables import load_tables
 from stitchgrid.catalog.views import VIEWS, view_sql
+from stitchgrid.catalog.wide import VARIANTS, columns_of
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.private import private_folder
 from stitchgrid.store import Damage, Store
@@ -43,6 +47,16 @@ class Catalog:
             self._connection.register(name, table)
         for name, sql in view_sql(tables.shape).items():
             self._connection.execute(f"create view {name} as {sql}")
+        # Views that take long to make are made when a statement first has their names in it.
+        self._unmade: dict[str, Callable[[], str]] = {}
+        if self._values:
+            self._unmade = {
+                "answers": answers_sql,
+                "all_answers": partial(answers_sql, with_diverged=True),
+                "pairs": self._pairs_sql,
+            }
+        for name in self._unmade:
+            self._connection.execute(f"create view {name} as select sweep from cells where false")
         _lock(self._connection)
 
     def __enter__(self) -> "Catalog":
@@ -56,6 +70,11 @@ class Catalog:
     def close(self) -> None:
         """Free the tables."""
         self._connection.close()
+
+    def evidence_asked(self, sweep: str) -> tuple[int, int]:
+        """Return in how many groups of images a sweep finds intervals, and how often it shuffles them; 0 for none."""
+        info = self._store.read_plan_info(sweep)
+        return info.get("groups") or 0, info.get("shuffles") or 0
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
         """Return the result of one statement that only reads; `$name` in it stands for a value of `params`.
@@ -75,6 +94,9 @@ class Catalog:
     def _run(self, sql: str, params: Mapping[str, Any]) -> pa.Table:
         names = _check_reads_only(self._connection.extract_statements(sql))
         values = _values_for(names, params)
+        for name in [name for name in self._unmade if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]:
+            self._connection.execute(f"create or replace view {name} as {self._unmade[name]()}")
+            del self._unmade[name]
         # Read-only, because DuckDB counts "explain analyze drop ..." and "with x as (insert ...) ..." as reads.
         self._connection.execute("begin transaction read only")
         try:
@@ -84,6 +106,11 @@ class Catalog:
             return table
         finally:
             self._connection.execute("rollback")
+
+    def _pairs_sql(self) -> str:
+        columns = columns_of(self._connection.sql(VARIANTS).to_arrow_table().to_pylist())
+        self._connection.register("_columns", columns.numbers)
+        return columns.sql
 
     def _leave_out(self, damaged: Iterable[Damage]) -> bool:
         """Open anew without files that a query could not read; return whether there are any."""

@@ -14,6 +14,7 @@ import pyarrow.dataset
 from stitchgrid.catalog.views import Shape
 from stitchgrid.errors import StoreError
 from stitchgrid.matchers.describe import as_record
+from stitchgrid.matchers.evidence import MOST_GROUPS, t_quantiles
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.store import Damage, Store
 from stitchgrid.store.joining import state_columns
@@ -22,6 +23,7 @@ from stitchgrid.store.standing import COLUMNS, standing
 
 ATTEMPTS = pa.schema([("sweep", TEXT), ("shard", TEXT), ("attempts", pa.int64())])
 RUNNING = pa.schema([("sweep", TEXT), ("shard", TEXT)])
+QUANTILES = pa.schema([("degrees", pa.int64()), ("quantile", pa.float64())])
 MATCHER_TABLE = pa.schema(
     [
         ("matcher", TEXT),
@@ -60,6 +62,7 @@ def load_tables(
     """
     found = store.scan(PART.names if values else COLUMNS, without)
     sweeps, names, damaged = _sweep_tables(store, found.ready)
+    has_evidence = any(_has_evidence(store.read_plan_info(name)) for name in names)
     tables = {
         "_loose": found.loose,
         "_loose_cells": _loose_cells(found.loose),
@@ -68,6 +71,7 @@ def load_tables(
         "_attempts": _table(ATTEMPTS, _attempts(store, names)),
         "_running": _table(RUNNING, _running(store, names, now or datetime.now(UTC))),
         "_matchers": _table(MATCHER_TABLE, map(_matcher, _kinds(store, names))),
+        "_quantiles": _table(QUANTILES, _quantiles() if has_evidence and values else ()),
     }
     datasets = {"_rows": found.rows, "_ready_results": found.results, "_ready_cells": found.cells}
     return Tables(
@@ -80,7 +84,7 @@ def load_tables(
             has_moved=len(found.moved) > 0,
             has_running=tables["_running"].num_rows > 0,
             has_values=values,
-            has_evidence=any(_has_evidence(store.read_plan_info(name)) for name in names),
+            has_evidence=has_evidence,
         ),
         sweeps=tuple(names),
         damaged=(*found.damaged, *damaged),
@@ -92,6 +96,11 @@ def load_tables(
 
 def _has_evidence(info: Mapping[str, Any]) -> bool:
     return bool(info.get("groups") or info.get("shuffles"))
+
+
+def _quantiles() -> Iterable[dict[str, Any]]:
+    """Yield Student's t by degrees of freedom, for the intervals that SQL finds from replicates."""
+    return ({"degrees": degrees, "quantile": value} for degrees, value in enumerate(t_quantiles(MOST_GROUPS - 1), 1))
 
 
 def _loose_cells(rows: pa.Table) -> pa.Table:

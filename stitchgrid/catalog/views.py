@@ -227,5 +227,8 @@ VIEWS = (
     "matchers",
     "scores",
     "all_scores",
+    "answers",
+    "all_answers",
+    "pairs",
     "profiles",
 )

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from stitchgrid import __version__
+from stitchgrid.cli.answer import answer
 from stitchgrid.cli.ask import atlas, query, report, sql
 from stitchgrid.cli.follow import logs, status
 from stitchgrid.cli.keep import check, compact
@@ -40,14 +41,14 @@ def cli() -> None:
     \b
     Example:
       stitchgrid launch quickstart
-      stitchgrid query best_source
+      stitchgrid answer quickstart
       stitchgrid atlas --out atlas.html
     """
 
 
 RUNNING = (launch, resume, plan, bench, status, logs)
 LOOKING = (layers, models, matchers)
-ASKING = (query, sql, atlas, report)
+ASKING = (answer, query, sql, atlas, report)
 KEEPING = (check, compact)
 for command in (*RUNNING, *LOOKING, *ASKING, *KEEPING):
     cli.add_command(command)

@@ -89,7 +89,7 @@ def _key_value(text: str) -> tuple[str, str]:
 @OUTPUT
 @STORE
 def sql(statement: str, form: str, out: str | None, store: str) -> None:
-    """Run one SELECT over the views results, measurements, cells, models and layers.
+    """Run one SELECT over the views results, answers, pairs, cells, models, layers and others ("show tables").
 
     \b
     Example:

@@ -222,6 +222,7 @@ def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:
                 say("\n" + "\n".join(lines))
     say(f"\nThe store is {opened.uri}. Next:")
     say(f"  {_command('atlas', summary.sweep, store, '--out atlas.html')}")
+    say(f"  {_command('answer', summary.sweep, store)}")
     say(f"  {_command('query', 'best_source', store)}")
     if summary.failures:
         say(f"  {_command('query', 'failures', store)}")

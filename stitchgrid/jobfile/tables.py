@@ -17,6 +17,7 @@ from pydantic import (
 
 from stitchgrid.datasets.catalogue import known_datasets, own_parts
 from stitchgrid.errors import nearest
+from stitchgrid.matchers.evidence import MOST_GROUPS
 from stitchgrid.paths import check_path
 from stitchgrid.records import (
     DEFAULT_LIMITS,
@@ -31,7 +32,7 @@ from stitchgrid.records import (
 )
 
 PAIR_WORDS = ("all", "within", "across")
-MOST_SHUFFLES, MOST_GROUPS = 10_000, 1_000
+MOST_SHUFFLES = 10_000
 LONGEST_SWEEP = 150  # characters: names of figures are longer, and file systems take 255
 _ENERGY = EnergyRecipe()
 ADAPTIVE_LR = 1e-3  # default of adam and adamw: sgd's would make them diverge

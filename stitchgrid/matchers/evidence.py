@@ -15,6 +15,7 @@ from typing import Literal
 Kind = Literal["groups", "shuffles"]
 IS_EVIDENCE = "@(groups|shuffles)=[0-9]+$"  # of a row's metric; names of layers, which metrics may hold, may have an @
 FEWEST_PER_GROUP = 2  # images
+MOST_GROUPS = 1_000
 LEVEL = 0.95  # of all intervals
 
 
@@ -59,6 +60,18 @@ def t_quantile(degrees: int) -> float:
     from scipy.stats import t
 
     return float(t.ppf(0.5 + LEVEL / 2, degrees))
+
+
+def t_quantiles(most: int) -> list[float]:
+    """Return the 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
+
+    >>> round(t_quantiles(20)[18], 3)
+    2.093
+    """
+    import numpy as np
+    from scipy.special import stdtrit
+
+    return [float(value) for value in stdtrit(np.arange(1, most + 1), 0.5 + LEVEL / 2)]
 
 
 def wilson_interval(share: float, num: int) -> tuple[float, float] | None:

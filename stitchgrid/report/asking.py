@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from stitchgrid.atlas.grids import matcher_labels
 from stitchgrid.catalog import Catalog, load_question
+from stitchgrid.catalog.labels import matcher_labels
 from stitchgrid.records import canonical
 
 Row = dict[str, Any]
@@ -43,11 +43,11 @@ class Asker:
         return bool(self.sql(f"select 1 as one from probes where sweep = $sweep and ({condition}) limit 1"))
 
     def missing(self, *wants: tuple[bool, str]) -> str:
-        """Say why there is nothing to report: which of the things that it takes, each there or not, the job lacks."""
+        """Say what the job lacks: which of the things that an answer takes, each there or not."""
         lacking = [text for is_there, text in wants if not is_there]
         if lacking:
-            return f"Nothing to report: the job has no {' and no '.join(lacking)}."
-        return f"Asked for, but without values yet: 'stitchgrid resume {self.sweep}' computes what is missing."
+            return " and ".join(lacking)
+        return f"stitchgrid resume {self.sweep}"
 
     def _told(self, row: Row) -> Row:
         """Return the rank of a row's source, None for all of it, and the label of its matcher.

@@ -4,6 +4,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stitchgrid.matchers.evidence import wilson_interval
+
+TESTS = "How the matchers do against tests"  # the second part of a report
+NO_TESTS = "The job has no data for any of them."
+LACKS = "What to add to the job, so that more can be said"  # the last
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -41,10 +47,24 @@ class Section:
     title: str
     rule: str
     query: str  # the name of the query that gives its numbers
+    command: str = ""  # the command that does, where it is none of a query
     verdicts: tuple[Verdict, ...] = ()
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    missing: str = ""  # what to add to the job, where there is nothing to report
+    missing: str = ""  # what the job lacks, where there is nothing to report
+
+    @property
+    def source(self) -> str:
+        """The command that gives all rows."""
+        return self.command or f"stitchgrid query {self.query}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lack:
+    """Something that the job lacks."""
+
+    what: str  # to add, or to do
+    why: str  # the questions that it would answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +74,14 @@ class SweepReport:
     sweep: str
     facts: tuple[str, ...]
     networks: Table
-    sections: tuple[Section, ...]
+    found: Section  # what the job says of its networks
+    sections: tuple[Section, ...]  # how the matchers do against tests, those without data too
+    lacks: tuple[Lack, ...]  # what to add to the job, all in one place
+
+    @property
+    def answered(self) -> tuple[Section, ...]:
+        """The tests for which there are data."""
+        return tuple(section for section in self.sections if not section.missing)
 
 
 def make_table(caption: str, rows: Rows, columns: Iterable[str], *, top: int | None = None) -> Table:
@@ -92,9 +119,13 @@ def is_number(value: Any) -> bool:
 
 
 def share(part: int, whole: int) -> str:
-    """Return "part of whole (percent)".
+    """Return "part of whole" with the share and its 95 % interval (Wilson).
 
     >>> share(7, 8)
-    '7 of 8 (88 %)'
+    '7 of 8 (88 %, 95 % interval 53 to 98 %)'
     """
-    return f"{part} of {whole}" + (f" ({100 * part / whole:.0f} %)" if whole else "")
+    interval = wilson_interval(part / whole, whole) if whole else None
+    if interval is None:
+        return f"{part} of {whole}"
+    low, high = (100 * end for end in interval)
+    return f"{part} of {whole} ({100 * part / whole:.0f} %, 95 % interval {low:.0f} to {high:.0f} %)"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 
+from stitchgrid.catalog.lacking import OOD
 from stitchgrid.catalog.misled import count_misleading, misleading_limits, misleading_rule
 from stitchgrid.report.asking import Asker, Row, by_label
 from stitchgrid.report.content import Picture, Section, Verdict, make_table, share
@@ -46,7 +47,7 @@ def out_of_distribution(ask: Asker) -> Section:
             ),
         ),
         pictures=_scores(ask) if rows else (),
-        missing="" if rows else ask.missing((ask.plans(SCORED), 'stitcher with [diagnostics] ood = ["mahalanobis"]')),
+        missing="" if rows else ask.missing((ask.plans(SCORED), OOD.what)),
     )
 
 
@@ -96,7 +97,7 @@ def misleading(ask: Asker) -> Section:
         verdicts=tuple(_claims(label, group) for label, group in by_label(rows).items()),
         tables=tuple(table for table in tables if table.rows),
         pictures=_claimed(rows, limits) if rows else (),
-        missing="" if rows else ask.missing((ask.plans(TRAINED), "trained matcher with accuracy (task_loss)")),
+        missing="" if rows else ask.missing((ask.plans(TRAINED), '[[matchers]] kind = "task_loss", with its accuracy')),
     )
 
 

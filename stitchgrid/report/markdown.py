@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from stitchgrid.printable import as_markdown
-from stitchgrid.report.content import Section, SweepReport, Table, Verdict, as_text, is_number
+from stitchgrid.report.content import LACKS, NO_TESTS, TESTS, Section, SweepReport, Table, Verdict, as_text, is_number
 
 MARKS = {True: "passed", False: "failed", None: "-"}
 
@@ -26,21 +26,28 @@ def escape(text: str) -> str:
 
 def _sweep(report: SweepReport) -> Iterable[str]:
     yield from (f"# {escape(report.sweep)}", "", escape(", ".join(report.facts)), "")
+    yield from _section(report.found, "##")
     yield from _table(report.networks)
-    for section in report.sections:
-        yield from _section(section)
+    yield from (f"## {TESTS}", "")
+    for section in report.answered:
+        yield from _section(section, "###")
+    if not report.answered:
+        yield from (NO_TESTS, "")
+    if report.lacks:
+        yield from (f"## {LACKS}", "")
+        yield from (f"- **{escape(lack.what)}**: {escape(lack.why)}" for lack in report.lacks)
+        yield ""
 
 
-def _section(section: Section) -> Iterable[str]:
-    yield from (f"## {escape(section.title)}", "", escape(section.rule), "")
+def _section(section: Section, level: str) -> Iterable[str]:
+    yield from (f"{level} {escape(section.title)}", "", escape(section.rule), "")
     if section.missing:
-        yield from (escape(section.missing), "")
         return
     yield from map(_verdict, section.verdicts)
     yield ""
     for table in section.tables:
         yield from _table(table)
-    yield from (f"All rows: `stitchgrid query {section.query}`", "")
+    yield from (f"All rows: `{section.source}`", "")
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -29,6 +29,7 @@ SEEDS = """
 source_model <> target_model and exists (
     select 1 from models as f join models as g on g.sweep = f.sweep and g.architecture = f.architecture
                                               and g.args = f.args
+                                              and g.is_untrained is not distinct from f.is_untrained
     where f.sweep = cells.sweep and f.model = source_model and g.model = target_model
 )
 """
@@ -46,14 +47,14 @@ def sanity_within(ask: Asker) -> Section:
         pictures=_preferred(ask) if rows else (),
         missing=""
         if rows
-        else ask.missing((ask.plans(SELF), 'network compared with itself ([grid] pairs = "within")')),
+        else ask.missing((ask.plans(SELF), 'a network compared with itself: [grid] pairs = "within"')),
     )
 
 
 def sanity_across(ask: Asker) -> Section:
     """Return whether the best source in another network of the same architecture is the corresponding layer."""
     rows = ask.rows("paper_sanity_across")
-    wanted = 'two networks of one architecture compared (seeds = [0, 1] of a model, [grid] pairs = "across")'
+    wanted = 'two networks of one architecture compared: seeds = [0, 1] of a model, [grid] pairs = "across"'
     return Section(
         title="Is the corresponding layer of another seed the best source?",
         rule=f"Between two networks of one architecture, the best source for a layer must be the same layer. {BEST}",
@@ -69,7 +70,7 @@ def monotonicity(ask: Asker) -> Section:
     rows = ask.rows("paper_monotonicity")
     total = [row for row in rows if row["model"] == "(all)"]
     columns = ("label", "direction", "model", "num_triples", "num_violations", "violation_share", "conformity")
-    wanted = 'three layers of a network compared with one another ([grid] pairs = "within")'
+    wanted = 'three layers of a network compared with one another: [grid] pairs = "within"'
     return Section(
         title="Are near layers more alike than far ones?",
         rule="Of three layers of a network in order of execution, the first and the last must not be more alike than "

@@ -9,7 +9,19 @@ from string import Template
 from stitchgrid import __version__
 from stitchgrid.atlas.page import asset, source_hash
 from stitchgrid.printable import printable
-from stitchgrid.report.content import Picture, Section, SweepReport, Table, Verdict, as_text, is_number
+from stitchgrid.report.content import (
+    LACKS,
+    NO_TESTS,
+    TESTS,
+    Lack,
+    Picture,
+    Section,
+    SweepReport,
+    Table,
+    Verdict,
+    as_text,
+    is_number,
+)
 
 WORDS = {True: "passed", False: "failed", None: ""}
 
@@ -41,19 +53,28 @@ def _text(text: str) -> str:
 def _sweep(report: SweepReport) -> str:
     parts = [
         f'<h1>{_text(report.sweep)}</h1>\n<p class="lede">{_text(" · ".join(report.facts))}</p>',
+        _section(report.found, "h2"),
         _table(report.networks),
-        *map(_section, report.sections),
+        f"<h2>{_text(TESTS)}</h2>",
+        *(_section(section, "h3") for section in report.answered),
+        *([] if report.answered else [f'<p class="absent">{_text(NO_TESTS)}</p>']),
+        *([_lacks(report.lacks)] if report.lacks else []),
     ]
     return "<article>\n" + "\n".join(parts) + "\n</article>"
 
 
-def _section(section: Section) -> str:
-    head = f'<h2>{_text(section.title)}</h2>\n<p class="small">{_text(section.rule)}</p>'
+def _lacks(lacks: Sequence[Lack]) -> str:
+    items = "".join(f"<li><b>{_text(lack.what)}</b>: {_text(lack.why)}</li>" for lack in lacks)
+    return f'<h2>{_text(LACKS)}</h2>\n<ul class="verdicts">{items}</ul>'
+
+
+def _section(section: Section, tag: str) -> str:
+    head = f'<{tag}>{_text(section.title)}</{tag}>\n<p class="small">{_text(section.rule)}</p>'
     if section.missing:
-        return f'<section>\n{head}\n<p class="absent">{_text(section.missing)}</p>\n</section>'
+        return f"<section>\n{head}\n</section>"
     verdicts = '<ul class="verdicts">' + "".join(map(_verdict, section.verdicts)) + "</ul>"
     rest = [*map(_picture, section.pictures), *map(_table, section.tables)]
-    source = f'<p class="small">All rows: <code>stitchgrid query {_text(section.query)}</code></p>'
+    source = f'<p class="small">All rows: <code>{_text(section.source)}</code></p>'
     return "\n".join(["<section>", head, verdicts, *rest, source, "</section>"])
 
 

@@ -39,8 +39,8 @@ def sensitivity(ask: Asker) -> Section:
         missing=""
         if rows
         else ask.missing(
-            (ask.plans(RANKED), "matcher with rank = [8, 4, 2, 1]"),
-            (ask.has_probes("rank is not null"), '[probes] with rank = ["full", 8, 4, 2, 1]'),
+            (ask.plans(RANKED), "rank = [8, 4, 2, 1] on a matcher"),
+            (ask.has_probes("rank is not null"), '[probes] rank = ["full", 8, 4, 2, 1]'),
         ),
     )
 
@@ -58,7 +58,7 @@ def specificity(ask: Asker) -> Section:
         missing=""
         if rows
         else ask.missing(
-            (ask.plans(SEEDS), 'two seeds of a model compared (seeds = [0, 1], [grid] pairs = "across")'),
+            (ask.plans(SEEDS), 'two seeds of a model compared: seeds = [0, 1], [grid] pairs = "across"'),
             (ask.has_probes("rank is null"), "[probes]"),
         ),
     )

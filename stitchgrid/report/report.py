@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 
 from stitchgrid.catalog import Catalog
+from stitchgrid.catalog.answers import Answer
+from stitchgrid.catalog.lacking import additions
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.report.asking import Asker
-from stitchgrid.report.content import Section, SweepReport, make_table
+from stitchgrid.report.content import Lack, Section, SweepReport, make_table
 from stitchgrid.report.distribution import misleading, out_of_distribution
 from stitchgrid.report.markdown import render_markdown
 from stitchgrid.report.matching import monotonicity, sanity_across, sanity_within
+from stitchgrid.report.networks import answers_of, your_networks
 from stitchgrid.report.page import render_page
 from stitchgrid.report.probing import sensitivity, specificity
 
@@ -39,12 +42,25 @@ def read_report(catalog: Catalog, sweep: str) -> SweepReport:
     if diverged["num"]:
         states.append(f"{diverged['num']:,} cells whose training diverged, left out of all that follows")
     networks = ask.rows("networks")
+    answers = answers_of(ask)
+    found, sections = your_networks(ask, answers), tuple(section(ask) for section in SECTIONS)
     return SweepReport(
         sweep=sweep,
         facts=(f"{len(networks)} networks", f"matched by {matchers}", *states),
         networks=make_table("Networks", networks, NETWORK_COLUMNS),
-        sections=tuple(section(ask) for section in SECTIONS),
+        found=found,
+        sections=sections,
+        lacks=_lacks(ask, answers, (found, *sections)),
     )
+
+
+def _lacks(ask: Asker, answers: Sequence[Answer], sections: Sequence[Section]) -> tuple[Lack, ...]:
+    """Return what to add to the job, each thing once with all the questions that it answers."""
+    whys: dict[str, list[str]] = {one.what: [one.why] for one in additions(ask.catalog, ask.sweep, answers)}
+    for section in sections:
+        if section.missing:
+            whys.setdefault(section.missing, []).append(section.title)
+    return tuple(Lack(what=what, why="; ".join(why)) for what, why in whys.items())
 
 
 def render_report(catalog: Catalog, sweeps: Sequence[str], form: str) -> str:

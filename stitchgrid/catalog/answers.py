@@ -1,0 +1,265 @@
+"""The view `answers` as records with names, as a table and as sentences."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+
+from stitchgrid.catalog.catalog import Catalog
+from stitchgrid.catalog.judging import CHECKS, NEEDED
+from stitchgrid.catalog.labels import matcher_labels, parameters
+from stitchgrid.errors import QueryError, nearest
+from stitchgrid.records import TWIN
+
+ROWS = """
+select a.*, m.family, m.trained as is_trained
+from answers as a join matchers as m using (matcher)
+where sweep = $sweep
+order by target_model, target_index, source_model, matcher, params, samples, seed
+"""
+NAMES = f"""
+select distinct target_model, target_layer, source_model, matcher from cells
+where sweep = $sweep and source_model not in (
+    select model from models where sweep = $sweep and is_untrained and suffix(model, '{TWIN}')
+)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that has to hold before a match is believed."""
+
+    name: str
+    passed: bool | None  # None: not computed, or it does not apply
+    detail: str  # a sentence with the numbers
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it was not computed and would mean something."""
+        return self.passed is None and not self.detail.startswith("Does not apply")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The best source layer of one network for a layer of another under one matcher, and how sure that is."""
+
+    sweep: str
+    target_model: str
+    target_layer: str
+    source_model: str
+    source_layer: str
+    matcher: str  # the kind
+    label: str  # the kind, and what tells it from others of the sweep
+    params: str
+    samples: int | None
+    seed: int | None
+    family: str  # index | stitcher
+    is_trained: bool
+    metric: str
+    higher_is_similar: bool
+    value: float
+    low: float | None
+    high: float | None
+    runner_up: str | None
+    margin: float | None
+    margin_low: float | None
+    margin_high: float | None
+    candidates: tuple[str, ...] | None
+    p: float | None
+    untrained_value: float | None
+    verdict: str
+    checks: tuple[Check, ...]
+
+    def passed(self, name: str) -> bool | None:
+        """Return whether a check passed."""
+        return next(check.passed for check in self.checks if check.name == name)
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.passed is False)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the checks that a match needs to be supported and that were not computed."""
+        return tuple(check.name for check in self.checks if check.is_missing and check.name in NEEDED)
+
+    @property
+    def sentence(self) -> str:
+        """What was found, for people who do not know the field."""
+        way = "higher" if self.higher_is_similar else "lower"
+        parts = [f"{self.metric} is {_number(self.value)}{_interval(self.low, self.high)} ({way} is more similar)"]
+        if self.runner_up is not None:
+            margin = "" if self.margin is None else f"; margin {_number(self.margin)}"
+            parts.append(f"next best {self.runner_up}{margin}{_interval(self.margin_low, self.margin_high)}")
+        if self.untrained_value is not None:
+            parts.append(f"untrained twin reaches {_number(self.untrained_value)}")
+        if self.p is not None:
+            parts.append(f"p with shuffled images {_number(self.p)}")
+        return f"{self.title}: {self.verdict}. Its {'; '.join(parts)}."
+
+    @property
+    def title(self) -> str:
+        """Who matches whom."""
+        label = self.label.replace(" (", ", ").removesuffix(")")
+        return f"{self.target_model} {self.target_layer} <- {self.source_model} {self.source_layer} ({label})"
+
+
+_CHECK = pa.struct([("passed", pa.bool_()), ("detail", pa.string())])
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("target_model", "target_layer", "source_model", "source_layer")),
+        *((name, pa.string()) for name in ("matcher", "metric")),
+        *((name, pa.float64()) for name in ("value", "low", "high")),
+        ("runner_up", pa.string()),
+        *((name, pa.float64()) for name in ("margin", "margin_low", "margin_high")),
+        ("candidates", pa.list_(pa.string())),
+        *((name, pa.float64()) for name in ("p", "untrained_value")),
+        ("verdict", pa.string()),
+        ("checks", pa.struct([(name, _CHECK) for name in CHECKS])),
+    ]
+)
+
+
+_APART = pa.schema([("sweep", pa.string()), ("params", pa.string()), ("samples", pa.int64()), ("seed", pa.int64())])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which answers somebody asks for; None and empty: all."""
+
+    target_model: str | None = None
+    target_layer: str | None = None
+    source_model: str | None = None
+    kinds: tuple[str, ...] = ()
+
+    def takes(self, answer: Answer) -> bool:
+        """Return whether an answer is asked for."""
+        return (
+            self.target_model in (None, answer.target_model)
+            and self.target_layer in (None, answer.target_layer)
+            and self.source_model in (None, answer.source_model)
+            and (not self.kinds or answer.matcher in self.kinds)
+        )
+
+
+def find_wanted(
+    catalog: Catalog, sweeps: Sequence[str], *, target: str | None, source: str | None, kinds: Sequence[str]
+) -> Wanted:
+    """Return what is asked for by names; `target` is MODEL or MODEL:LAYER.
+
+    Raises:
+        QueryError: If the sweeps have no such network, layer or matcher.
+    """
+    rows = [row for sweep in sweeps for row in catalog.query(NAMES, {"sweep": sweep}).to_pylist()]
+    targets = {row["target_model"] for row in rows}
+    model, layer = target, None
+    if target is not None and target not in targets:
+        model, separator, rest = target.partition(":")
+        _check(model, targets, "target network")
+        layer = rest if separator else None
+    if layer is not None:
+        _check(
+            layer, {r["target_layer"] for r in rows if r["target_model"] == model}, "layer", f" of network {model!r}"
+        )
+    if source is not None:
+        _check(source, {row["source_model"] for row in rows}, "source network")
+    for kind in kinds:
+        _check(kind, {row["matcher"] for row in rows}, "matcher")
+    return Wanted(target_model=model, target_layer=layer, source_model=source, kinds=tuple(kinds))
+
+
+def _check(name: str, known: Iterable[str], what: str, of: str = "") -> None:
+    names = sorted(known)
+    if name not in names:
+        raise QueryError(f"no {what} {name!r}{of} in what was compared; {nearest(name, names)}.")
+
+
+def read_answers(catalog: Catalog, sweep: str, wanted: Wanted | None = None) -> list[Answer]:
+    """Return the answers of a sweep, by target, source and matcher.
+
+    Raises:
+        QueryError: If there is no such sweep.
+    """
+    if sweep not in catalog.sweeps:
+        raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, catalog.sweeps)}.")
+    rows = catalog.query(ROWS, {"sweep": sweep}).to_pylist()
+    entries = list(dict.fromkeys(_entry(row) for row in rows))
+    variants = [
+        (kind, parameters(params) | {"samples": samples} | ({} if seed is None else {"seed": seed}))
+        for kind, params, samples, seed in entries
+    ]
+    labels = dict(zip(entries, matcher_labels(variants), strict=True))
+    found = [_answer(row, labels[_entry(row)]) for row in rows]
+    return [answer for answer in found if wanted is None or wanted.takes(answer)]
+
+
+def _entry(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["matcher"], row["params"], row["samples"], row["seed"]
+
+
+def _answer(row: Mapping[str, Any], label: str) -> Answer:
+    changed: dict[str, Any] = {
+        "label": label,
+        "candidates": None if row["candidates"] is None else tuple(row["candidates"]),
+        "checks": tuple(Check(**check) for check in row["checks"]),
+    }
+    named: dict[str, Any] = {field.name: row.get(field.name) for field in fields(Answer)}
+    return Answer(**(named | changed))
+
+
+def as_table(answers: Sequence[Answer], *, short: bool = False) -> pa.Table:
+    """Return answers as a table; sweep, params, samples and seed are columns only where answers differ in nothing else.
+
+    In `short` the checks are one text: the names of those that failed, and of those that were not computed.
+    """
+    extra = [field for field in _APART if _tells_apart(field.name, answers)]
+    schema = pa.schema([*extra, *SCHEMA])
+    if short:
+        schema = schema.set(len(schema) - 1, pa.field("checks", pa.string()))
+    return pa.Table.from_pylist([_plain(answer, schema.names, short=short) for answer in answers], schema=schema)
+
+
+def _plain(answer: Answer, names: Sequence[str], *, short: bool) -> dict[str, Any]:
+    checks = {one.name: {"passed": one.passed, "detail": one.detail} for one in answer.checks}
+    return {name: getattr(answer, name) for name in names} | {"checks": _short(answer.checks) if short else checks}
+
+
+def _tells_apart(name: str, answers: Sequence[Answer]) -> bool:
+    """Return whether two answers to one question differ in a column."""
+    found: dict[tuple[str, ...], set[object]] = {}
+    for answer in answers:
+        question = answer.target_model, answer.target_layer, answer.source_model, answer.matcher
+        found.setdefault(question, set()).add(getattr(answer, name))
+    return any(len(values) > 1 for values in found.values())
+
+
+def _short(checks: Sequence[Check]) -> str:
+    """Return which checks did not pass.
+
+    >>> _short([Check(name="sound", passed=False, detail=""), Check(name="trained", passed=True, detail="")])
+    'failed: sound'
+    """
+    failed = [one.name for one in checks if one.passed is False]
+    missing = [one.name for one in checks if one.is_missing]
+    told = (("failed", failed), ("not computed", missing))
+    return "; ".join(f"{word}: {', '.join(names)}" for word, names in told if names)
+
+
+def in_words(answers: Sequence[Answer]) -> list[str]:
+    """Return a sentence for each answer, and below it those of checks that failed and what is not known."""
+    lines = []
+    for answer in answers:
+        lines += [answer.sentence, *(f"    {check.name}: {check.detail}" for check in answer.failed)]
+        if answer.missing and answer.verdict == "weak":
+            lines.append(f"    not known: {', '.join(answer.missing)}")
+    return lines
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f", 95 % interval {_number(low)} to {_number(high)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"

@@ -1,0 +1,79 @@
+"""The command `answer`: what a sweep says of two networks, and how sure that is."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from stitchgrid.cli.ask import emit, write_file
+from stitchgrid.cli.options import OUTPUT, STORE
+from stitchgrid.cli.saying import say, warn_of_store
+
+if TYPE_CHECKING:
+    from stitchgrid.catalog.answers import Answer
+    from stitchgrid.catalog.lacking import Addition
+
+
+@click.command()
+@click.argument("sweep", required=False)
+@click.option("--target", metavar="MODEL[:LAYER]", help="Only this network, or this layer of it, as the target.")
+@click.option("--source", metavar="MODEL", help="Only this network as the source.")
+@click.option("--matcher", "kinds", multiple=True, metavar="KIND", help="Only this matcher; may be repeated.")
+@OUTPUT
+@STORE
+def answer(
+    sweep: str | None,
+    target: str | None,
+    source: str | None,
+    kinds: tuple[str, ...],
+    form: str,
+    out: str | None,
+    store: str,
+) -> None:
+    """Say which layer of one network matches each layer of another best, and how sure that is; default: all sweeps.
+
+    The verdict is `supported` where every check that matters passed, `not supported` where the match is one that
+    networks at random, chance or shuffled images reach, too, and `weak` where something is missing or speaks against
+    it. Other formats than table have every check with its numbers.
+
+    \b
+    Example:
+      stitchgrid answer quickstart
+      stitchgrid answer quickstart --target b:layer2.0 --source a --matcher direct --format json
+    """
+    from stitchgrid.catalog import Catalog
+    from stitchgrid.catalog.answers import as_table, find_wanted, read_answers
+    from stitchgrid.catalog.lacking import additions
+    from stitchgrid.store import Store
+
+    with Catalog(Store.open(store)) as catalog:
+        sweeps = (sweep,) if sweep else catalog.sweeps
+        everything = {name: read_answers(catalog, name) for name in sweeps}
+        wanted = find_wanted(catalog, sweeps, target=target, source=source, kinds=kinds)
+        found = {name: [one for one in answers if wanted.takes(one)] for name, answers in everything.items()}
+        lacking = {name: additions(catalog, name, answers) for name, answers in found.items()}
+        warn_of_store(catalog)
+    if form != "table":
+        answers = [one for name in sweeps for one in found[name]]
+        emit(as_table(answers, short=form == "markdown"), form, out)
+        return
+    text = "\n\n".join("\n".join(_lines(name, found[name], lacking[name])) for name in sweeps)
+    text = text or "The store holds no planned sweep: launch a job first."
+    if out is None:
+        say(text)
+    else:
+        from pathlib import Path
+
+        write_file(Path(out), f"{text}\n".encode())
+
+
+def _lines(sweep: str, answers: "list[Answer]", lacking: "list[Addition]") -> list[str]:
+    from stitchgrid.catalog.answers import in_words
+
+    if not answers:
+        return [f"{sweep}: no answers yet; 'stitchgrid resume {sweep}' computes what is missing."]
+    lines = [f"{sweep}:", *in_words(answers)]
+    if lacking:
+        width = max(len(one.what) for one in lacking)
+        lines += ["", "What to add to the job, so that more can be said:"]
+        lines += [f"  {one.what:{width}}  {one.why}" for one in lacking]
+    return lines
