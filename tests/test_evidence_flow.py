@@ -98,7 +98,7 @@ def launch(tmp_path: Path, text: str, store: str = "grid", *, code: int = 0):
 
 
 def test_too_few_images_for_the_groups_are_refused_before_anything_runs(tmp_path: Path):
-    told = launch(tmp_path, TEXT + "[intervals]\ngroups = 50\n", code=1)
+    told = launch(tmp_path, TEXT + "[intervals]\ngroups = 50\n", code=2)
     assert (
         "intervals.groups: 80 evaluation images (direct, cka, task_loss) cannot be divided into 50 groups of 2 or "
         "more, each of which can be left out; ask for fewer groups, or for more images"
