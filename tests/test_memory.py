@@ -37,7 +37,7 @@ from stitchgrid.engine.memory import fitting_pieces, shard_bytes, shard_halvings
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import InputError
-from stitchgrid.records import Row, Shard
+from stitchgrid.records import Row, Shard, Sweep
 from stitchgrid.store import Store
 from stitchgrid.worker import Worker
 
@@ -339,3 +339,39 @@ def test_memory_does_not_grow_with_the_number_of_images(zoo, kinds):
     smallest = min(prod(layer.shape) for layer in zoo.layers("conv")[:3])  # of maps
     assert 32 * 4 * smallest < peaks[0]  # a batch was seen at least
     assert peaks[1] - peaks[0] < (numbers[1] - numbers[0]) * 4 * smallest / 10
+
+
+def held_bytes(zoo: Zoo, sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return the bytes of all tensors in float64 once the evaluation images have passed."""
+    found: list[int] = []
+
+    def count(evaluation: Evaluation, *arguments: object) -> None:
+        gc.collect()
+        tensors = [one for one in gc.get_objects() if isinstance(one, torch.Tensor) and one.dtype == torch.float64]
+        storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
+        found.append(sum(storages.values()))
+        note_indices(evaluation, *arguments)
+
+    note_indices = Evaluation._note_indices
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "_note_indices", count)
+        run(zoo, sweep)
+    return found[0]
+
+
+@pytest.mark.parametrize("evidence", [{"groups": 6}, {"shuffles": 6}, {"groups": 6, "shuffles": 6}])
+def test_what_groups_and_shuffled_images_take_is_counted(zoo, monkeypatch, evidence):
+    sweep = make_sweep(zoo, PAIRS, [matcher("direct"), matcher("pwcca"), matcher("procrustes")])
+    more = replace(sweep, **evidence)
+    taken = held_bytes(zoo, more, monkeypatch) - held_bytes(zoo, sweep, monkeypatch)
+    counted = shard_bytes(more, whole_shard(more), CPU) - shard_bytes(sweep, whole_shard(sweep), CPU)
+    assert 0 < taken <= counted <= 8 * taken
+
+
+def test_gram_matrices_of_some_images_are_counted(zoo):
+    sweep = make_sweep(zoo, PAIRS[:1], [matcher("rsa"), matcher("cka")])
+    for evidence in ({"groups": 6}, {"shuffles": 6}):
+        more = replace(sweep, **evidence)
+        num_layers = len({key for cell in every_cell(sweep).values() for key in (cell.source_key, cell.target_key)})
+        counted = shard_bytes(more, whole_shard(more), CPU) - shard_bytes(sweep, whole_shard(sweep), CPU)
+        assert counted >= num_layers * 8 * sweep.num_eval**2

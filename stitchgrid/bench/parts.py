@@ -43,11 +43,11 @@ def parts_of(sweep: Sweep, *, speed: float = CPU_SPEED) -> list[Part]:
     """Return the parts of a sweep: structural, then one per stitcher that asks for more than moments tell.
 
     Shards are those for a worker of this speed (FLOP/s). Detectors by energy are left out: none is trained for a
-    comparison.
+    comparison. So is evidence: the textbook has none.
     """
     told_without = (tuple(m for m in spec.metrics if m not in OOD_METRICS["energy"]) for spec in sweep.matchers)
     matchers = tuple(replace(spec, metrics=some) for spec, some in zip(sweep.matchers, told_without, strict=True))
-    sweep = replace(sweep, matchers=matchers, energy=None)
+    sweep = replace(sweep, matchers=matchers, energy=None, groups=None, shuffles=0)
     structural: list[tuple[int, MatcherSpec]] = []
     others: list[tuple[int, MatcherSpec]] = []
     for position, spec in enumerate(sweep.matchers):
