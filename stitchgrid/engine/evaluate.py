@@ -360,8 +360,11 @@ def _is_affine(stitch: Stitch) -> bool:
 
 def _errors(stitches: Sequence[tuple[AffineMap, PairMoments]]) -> dict[str, Tensor]:
     """Return residual and r2 of maps on the rows of some moments."""
-    told = [(residual(one, moments), r_squared(one, moments)) for one, moments in stitches]
-    return {name: torch.stack(values) for name, values in zip(("residual", "r2"), zip(*told, strict=True), strict=True)}
+    errors = [squared_error(one, moments) for one, moments in stitches]
+    return {
+        name: torch.stack([of(*stitch, error=error) for stitch, error in zip(stitches, errors, strict=True)])
+        for name, of in (("residual", residual), ("r2", r_squared))
+    }
 
 
 def _by_matcher(cells: Iterable[Cell]) -> dict[int, list[Cell]]:

@@ -68,9 +68,11 @@ class GroupedMoments:
             for number in range(num_groups)
         ]
         self._merger = Merger()
+        self._merged: dict[tuple[RowSpace, LayerKey, LayerKey], PairMoments] = {}
 
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch."""
+        self._merged.clear()
         for part in self._parts:
             part.take(batch)
 
@@ -85,13 +87,15 @@ class GroupedMoments:
         Raises:
             ValueError: If no image was taken, or an activation was infinite or NaN.
         """
-        return self._merger(self._of(space, source, target))
+        key = space, source, target
+        if key not in self._merged:
+            self._merged[key] = self._merger(self._of(*key))
+        return self._merged[key]
 
     def without(self, space: RowSpace, source: LayerKey, target: LayerKey) -> list[PairMoments]:
         """Return the moments of one layer pair without each group."""
-        parts = self._of(space, source, target)
-        whole = self._merger(parts)
-        return [self._merger.without(whole, part) for part in parts]
+        whole = self.pair(space, source, target)
+        return [self._merger.without(whole, part) for part in self._of(space, source, target)]
 
     def _of(self, space: RowSpace, source: LayerKey, target: LayerKey) -> list[PairMoments]:
         return [part.pair(space, source, target) for part in self._parts]

@@ -100,7 +100,9 @@ class ShuffledMoments:
             }
             for draw, order_N in enumerate(orders_KN[:, part]):
                 shuffled = {
-                    id(frame): whole[id(frame)][order_N] if whole else frame.read(self.work, activations, order_N)
+                    id(frame): whole[id(frame)].index_select(0, order_N)
+                    if whole
+                    else frame.read(self.work, activations, order_N)
                     for frame in sources
                 }
                 for space, cross in crosses.items():

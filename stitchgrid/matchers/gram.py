@@ -41,17 +41,19 @@ class Gram:
 
     def of_images(self, images_M: Tensor) -> "Gram":
         """Return what it says of some of the images, in an order of their own, centred on these."""
-        products_MM = self.centred_NN[images_M[:, None], images_M]
-        mean_M = products_MM.mean(0)
+        centred_MM = _of_images(self.centred_NN, images_M)
+        if len(images_M) < len(self.centred_NN):
+            mean_M = centred_MM.mean(0)
+            centred_MM.sub_(mean_M[:, None]).sub_(mean_M - mean_M.mean())
         found = Gram(
-            centred_NN=products_MM - mean_M[:, None] - mean_M + mean_M.mean(),
+            centred_NN=centred_MM,
             num_features=self.num_features,
             mean_N=None if self.mean_N is None else self.mean_N[images_M],
             spread_N=None if self.spread_N is None else self.spread_N[images_M],
             rounding=self.rounding,
         )
         if "distances_NN" in vars(self):  # they are the same, whatever the mean
-            vars(found)["distances_NN"] = self.distances_NN[images_M[:, None], images_M]
+            vars(found)["distances_NN"] = _of_images(self.distances_NN, images_M)
         return found
 
     def above_rounding(self, distances_NN: Tensor) -> Tensor:
@@ -74,6 +76,10 @@ class Gram:
         """Return distances in whole multiples of what rounding makes of their mean, so that equal ones are."""
         step = 2 * self.rounding * distances.mean()
         return (distances / torch.where(step > 0, step, 1.0)).round()
+
+
+def _of_images(matrix_NN: Tensor, images_M: Tensor) -> Tensor:
+    return matrix_NN.index_select(0, images_M).index_select(1, images_M)
 
 
 def pairs_of_images(matrix_NN: Tensor) -> Tensor:
