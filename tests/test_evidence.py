@@ -33,11 +33,12 @@ from torch import Tensor
 from stitchgrid.datasets.resident import Pictures
 from stitchgrid.engine import shuffles
 from stitchgrid.engine.groups import Groups
+from stitchgrid.engine.outputs import ClassOutputs, Outputs, VectorOutputs
 from stitchgrid.engine.shuffles import BLOCK_IMAGES, block_ends, shuffled_orders
 from stitchgrid.matchers.evidence import evidence_name, jackknife_interval, metric_of, wilson_interval
 from stitchgrid.matchers.registry import KINDS, MATCHERS, has_null, metrics_of, stored_metrics_of
 from stitchgrid.moments import Merger, pair_moments
-from stitchgrid.records import MatcherSpec, Row, Sweep, canonical
+from stitchgrid.records import Head, MatcherSpec, Row, Sweep, canonical
 from stitchgrid.reference import Reference
 
 GROUPS, DRAWS = 5, 3
@@ -273,3 +274,37 @@ def test_evidence_is_named_after_its_metric() -> None:
     name = evidence_name("residual_at:layer@1", "groups", 20)
     assert name == "residual_at:layer@1@groups=20"
     assert metric_of(name) == metric_of("residual_at:layer@1") == "residual_at:layer@1"
+
+
+@pytest.mark.parametrize(
+    "head", [Head(), Head(kind="binary"), Head(kind="multilabel"), Head(kind="regression"), Head(is_probability=True)]
+)
+def test_what_outputs_say_without_a_group_is_what_they_say_of_the_other_images(head: Head) -> None:
+    generator, num_groups, num_networks = torch.Generator().manual_seed(0), 3, 4
+    num_scores = 1 if head.kind == "binary" else 5
+    labels_N = torch.randint(2 if head.kind == "binary" else 5, (20,), generator=generator)
+    own_NK = torch.rand(20, num_scores, generator=generator)
+    labels_N[:12] = own_NK[:12].argmax(1) if num_scores > 1 else labels_N[:12]  # often right
+    scores_SNK = own_NK + 0.5 * torch.rand(num_networks, 20, num_scores, generator=generator)
+    scores_SNK = scores_SNK / scores_SNK.sum(2, keepdim=True) if head.is_probability else scores_SNK - 0.6
+
+    def summed(kept_N: Tensor, groups: int) -> Outputs:
+        device = torch.device("cpu")
+        outputs: Outputs = VectorOutputs(num_networks, groups=Groups(groups), device=device)
+        if head.has_classes:
+            outputs = ClassOutputs(head, num_networks, is_labelled=True, groups=Groups(groups), device=device)
+        for some_N in torch.split(kept_N, 7):
+            outputs.begin(own_NK[some_N], labels_N[some_N])
+            for part in (slice(0, 1), slice(1, num_networks)):
+                outputs.take(part, scores_SNK[part, some_N])
+        return outputs
+
+    every_N = torch.arange(20)
+    grouped = summed(every_N, num_groups)
+    for name, values_S in summed(every_N, 1).metrics().items():
+        assert torch.allclose(grouped.metrics()[name], values_S, rtol=1e-12)
+    for group in range(num_groups):
+        wanted = summed(every_N[every_N % num_groups != group], 1).metrics()
+        for name, values_GS in grouped.replicates().items():
+            assert torch.allclose(values_GS[group], wanted[name], rtol=1e-9), name
+            assert wanted[name].isfinite().all()

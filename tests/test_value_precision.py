@@ -30,6 +30,7 @@ from helpers_engine import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stitchgrid.engine.groups import Groups
 from stitchgrid.engine.stitched import SpreadSum
 from stitchgrid.matchers.alignment import pooled
 from stitchgrid.matchers.gram import Gram, centred_gram
@@ -217,10 +218,12 @@ def test_rows_are_pooled_in_float64(dtype):
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_total_variance_knows_neither_offset_nor_scale(offset, scale):
     rows_ND = (drawn(50, 6, seed=3) + offset) * scale
-    spread = SpreadSum()
-    for some in rows_ND.split(20):
-        spread.add(some)
+    spread = SpreadSum(Groups(3))
+    for number, some in enumerate(rows_ND.split(20)):
+        spread.add(some.unsqueeze(1), 20 * number)
     assert spread.trace().item() == pytest.approx(exact(rows_ND).var(0).sum(), rel=1e-7)
+    wanted = [exact(rows_ND[torch.arange(50) % 3 != group]).var(0).sum() for group in range(3)]
+    assert spread.traces().tolist() == pytest.approx(wanted, rel=1e-7)
 
 
 class Moved(nn.Module):
