@@ -89,14 +89,14 @@ class Answer:
     def sentence(self) -> str:
         """What was found, for people who do not know the field."""
         way = "higher" if self.higher_is_similar else "lower"
-        parts = [f"{self.metric} is {_number(self.value)}{_interval(self.low, self.high)} ({way} is more similar)"]
+        parts = [f"{self.metric} is {short_number(self.value)}{_interval(self.low, self.high)} ({way} is more similar)"]
         if self.runner_up is not None:
-            margin = "" if self.margin is None else f"; margin {_number(self.margin)}"
+            margin = "" if self.margin is None else f"; margin {short_number(self.margin)}"
             parts.append(f"next best {self.runner_up}{margin}{_interval(self.margin_low, self.margin_high)}")
         if self.untrained_value is not None:
-            parts.append(f"untrained twin reaches {_number(self.untrained_value)}")
+            parts.append(f"untrained twin reaches {short_number(self.untrained_value)}")
         if self.p is not None:
-            parts.append(f"p with shuffled images {_number(self.p)}")
+            parts.append(f"p with shuffled images {short_number(self.p)}")
         return f"{self.title}: {self.verdict}. Its {'; '.join(parts)}."
 
     @property
@@ -106,6 +106,7 @@ class Answer:
         return f"{self.target_model} {self.target_layer} <- {self.source_model} {self.source_layer} ({label})"
 
 
+ROUNDING = 1e-9  # below which a number is none that people should see
 _CHECK = pa.struct([("passed", pa.bool_()), ("detail", pa.string())])
 SCHEMA = pa.schema(
     [
@@ -258,8 +259,13 @@ def in_words(answers: Sequence[Answer]) -> list[str]:
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f", 95 % interval {_number(low)} to {_number(high)}"
+    return "" if low is None or high is None else f", 95 % interval {short_number(low)} to {short_number(high)}"
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}"
+def short_number(value: float) -> str:
+    """Return three digits of a number; what is no more than rounding is 0.
+
+    >>> short_number(0.12345), short_number(-2e-16)
+    ('0.123', '0')
+    """
+    return "0" if abs(value) < ROUNDING else f"{value:.3g}"

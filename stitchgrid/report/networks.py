@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from stitchgrid.catalog.answers import Answer, read_answers
+from stitchgrid.catalog.answers import Answer, read_answers, short_number
 from stitchgrid.catalog.judging import VERDICTS
 from stitchgrid.catalog.labels import parameters
 from stitchgrid.report.asking import Asker
@@ -67,4 +67,4 @@ def _evidence(answers: Sequence[Answer]) -> Table:
 
 
 def _interval(low: float | None, high: float | None) -> str | None:
-    return None if low is None or high is None else f"{low:.3g} to {high:.3g}"
+    return None if low is None or high is None else f"{short_number(low)} to {short_number(high)}"
