@@ -1,8 +1,10 @@
 """Intervals and shuffled images from the job file to SQL: asked for, planned, stored beside values, asked for later."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from helpers_flow import run, values
 
@@ -10,6 +12,9 @@ from stitchgrid.catalog import Catalog
 from stitchgrid.errors import JobFileError
 from stitchgrid.jobfile import parse_job
 from stitchgrid.store import Store
+from stitchgrid.store.layout import SNAPSHOT_DATA
+from stitchgrid.store.schemas import EVIDENCE, PART, RESULTS, VERSION_KEY
+from stitchgrid.store.snapshots import Snapshots
 
 MODEL = {
     "name": "net",
@@ -149,3 +154,59 @@ def test_evidence_stands_beside_values_and_can_be_asked_for_later(tmp_path: Path
     with Catalog(Store.open(str(tmp_path / "grid"))) as catalog:
         more = catalog.query(columns).to_pylist()
     assert {len(row["replicates"]) for row in more} == {8}
+
+
+def without_evidence(snapshots: Snapshots, name: str, schema: pa.Schema, number: int) -> str:
+    """Write a file of a snapshot again as it was before there was evidence; return its name."""
+    old = snapshots.table(name, schema).drop_columns([column for column, _ in EVIDENCE])
+    old = old.replace_schema_metadata({VERSION_KEY: b"1"} if schema is PART else None)
+    return snapshots._write(name.rpartition("/")[0], number, old)
+
+
+def test_a_compacted_store_of_a_time_before_evidence_is_read_and_gets_some(tmp_path: Path):
+    launch(tmp_path, TEXT)
+    run("compact", "--store", tmp_path / "grid")
+    before = values(tmp_path / "grid")
+    snapshots = Snapshots(Store.open(str(tmp_path / "grid")).files)
+    snapshot, _ = snapshots.newest()
+    number = snapshot.number + 1
+    tiers = [
+        replace(
+            tier,
+            file=without_evidence(snapshots, tier.file, PART, number),
+            results={
+                sweep: replace(one, file=without_evidence(snapshots, one.file, RESULTS, number))
+                for sweep, one in tier.results.items()
+            },
+        )
+        for tier in snapshot.tiers
+    ]
+    assert snapshots.publish(replace(snapshot, number=number, tiers=tuple(tiers)))
+    for _ in range(2):
+        assert "all sound" in run("check", "--store", tmp_path / "grid").output
+        assert values(tmp_path / "grid") == before
+        with Catalog(Store.open(str(tmp_path / "grid"))) as catalog:
+            (found,) = catalog.query("select count(*) as n, count(low) as known from results").to_pylist()
+            assert (found["n"], found["known"]) == (len(before), 0)
+        told = run("compact", "--store", tmp_path / "grid").output
+    assert "nothing to merge" in told
+    launch(tmp_path, TEXT + ALL)
+    for _ in range(2):
+        with Catalog(Store.open(str(tmp_path / "grid"))) as catalog:
+            (found,) = catalog.query("select count(*) as n, count(low) as known from results").to_pylist()
+            assert found["n"] == found["known"] == len(before)
+        run("compact", "--store", tmp_path / "grid")
+    assert values(tmp_path / "grid") == before
+
+
+def test_a_file_of_this_version_that_lacks_evidence_is_damaged(tmp_path: Path):
+    launch(tmp_path, TEXT)
+    run("compact", "--store", tmp_path / "grid")
+    snapshots = Snapshots(Store.open(str(tmp_path / "grid")).files)
+    snapshot, _ = snapshots.newest()
+    (tier,) = snapshot.tiers
+    table = snapshots.table(tier.file, PART)
+    cut = table.drop_columns(["null"]).replace_schema_metadata({VERSION_KEY: b"2"})
+    broken = replace(tier, file=snapshots._write(SNAPSHOT_DATA, snapshot.number + 1, cut))
+    snapshots.publish(replace(snapshot, number=snapshot.number + 1, tiers=(broken,)))
+    assert "lacks the columns ['null']" in run("check", "--store", tmp_path / "grid", code=1).output

@@ -14,7 +14,7 @@ from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import PARTS, Layout, PartName, content_digest
 from stitchgrid.store.limits import MB
-from stitchgrid.store.schemas import ADDED, PART, VERSION_KEY, no_rows
+from stitchgrid.store.schemas import PART, lost_columns, no_rows
 from stitchgrid.store.sound_tables import check_content, read_unchecked, sound
 
 AT_ONCE = 256  # parts whose bytes are held at a time while threads read them
@@ -46,15 +46,14 @@ def part_bytes(table: pa.Table) -> bytes:
 
 def read_rows(data: bytes, columns: Sequence[str]) -> pa.Table:
     """Return these columns of a file of rows, text columns as dictionaries; errors as those of `read_table`."""
-    return sound(_with_all(read_unchecked(data, PART, columns), columns), PART)
+    return sound(with_all(read_unchecked(data, PART, columns), columns), PART)
 
 
-def _with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+def with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Return these columns in this order; those that came after the version of its schema are NULL."""
-    version = int((table.schema.metadata or {}).get(VERSION_KEY, b"1"))
     present = frozenset(table.column_names)
     missing = [name for name in columns if name not in present]
-    if lost := sorted(name for name in missing if ADDED.get(name, 0) <= version):
+    if lost := lost_columns(missing, present, table.schema.metadata):
         raise DamagedFileError(f"lacks the columns {lost}")
     for name in ("cell_id", "status"):  # which no cast to the schema would bear
         if name in present and name in columns and (num := table[name].null_count):
@@ -178,7 +177,7 @@ def _whole_rows(name: str, data: bytes | StoreError, columns: Sequence[str]) -> 
         raise DamagedFileError("empty file")
     if content_digest(data) != promise.digest:
         raise DamagedFileError(f"content differs from the digest in its name ({len(data)} bytes are there)")
-    table = _with_all(read_unchecked(data, PART, columns), columns)
+    table = with_all(read_unchecked(data, PART, columns), columns)
     if table.num_rows != promise.num_rows:
         raise DamagedFileError(f"holds {table.num_rows} rows, its name promises {promise.num_rows}")
     return table

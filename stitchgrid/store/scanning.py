@@ -17,7 +17,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import EXTRACTS, SNAPSHOT_DATA
-from stitchgrid.store.parts import Parts, parquet_bytes
+from stitchgrid.store.parts import Parts, parquet_bytes, with_all
 from stitchgrid.store.reading import Contents, read_rows, stable
 from stitchgrid.store.schemas import CELL_STATES, PART, RESULTS, no_rows
 from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier
@@ -123,7 +123,7 @@ def _rows_of(files: Files, tier: Tier, cells: pa.Array, columns: Sequence[str]) 
 def _group(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
     """Return columns of one row group; a DamagedFileError if it cannot be read."""
     try:
-        return sound(file.read_row_group(group, columns=list(columns), use_threads=False), PART)
+        return sound(with_all(file.read_row_group(group, columns=list(columns), use_threads=False), columns), PART)
     except UNREADABLE as problem:
         raise unreadable(problem) from problem
 

@@ -1,6 +1,6 @@
 """The columns of every Parquet file of a store; those of a part are the fields of `records.Row`."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from functools import lru_cache
 
 import pyarrow as pa
@@ -47,8 +47,9 @@ PART = pa.schema(
     metadata={"stitchgrid.part": "2"},
 )
 VERSION_KEY = b"stitchgrid.part"
-# Columns that came after version 1 -> the version of PART that brought them: NULL in parts of an earlier one. A column
-# that a part lacks otherwise is damage; one that this version does not know, of a later one, is ignored.
+LONGEST_VERSION = 4  # digits
+# Columns that came after version 1 -> the version of PART that brought them: NULL in files of rows of an earlier one. A
+# column that a file lacks otherwise is damage; one that this version does not know, of a later one, is ignored.
 ADDED: dict[str, int] = {name: 2 for name, _ in EVIDENCE}
 
 CELLS = pa.schema(
@@ -171,6 +172,13 @@ ALL_TABLES = SWEEP_TABLES | OPTIONAL_TABLES
 ADDED_TO_TABLES = {
     "models": frozenset({"head", "is_untrained", "chance", "is_at_chance", "problem", "remarks"}),
 }
+
+
+def lost_columns(wanted: Iterable[str], there: Container[str], metadata: Mapping[bytes, bytes] | None) -> list[str]:
+    """Return which of the columns a file of rows lacks though its version has them."""
+    told = (metadata or {}).get(VERSION_KEY, b"1")
+    version = int(told) if told.isdigit() and len(told) < LONGEST_VERSION else 1
+    return sorted(name for name in wanted if name not in there and ADDED.get(name, 0) <= version)
 
 
 @lru_cache(maxsize=64)

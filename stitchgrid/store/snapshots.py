@@ -29,7 +29,7 @@ from stitchgrid.store.layout import (
     numbered,
 )
 from stitchgrid.store.parts import parquet_bytes, read_rows
-from stitchgrid.store.schemas import CELL_STATES, IDS, RESULTS
+from stitchgrid.store.schemas import CELL_STATES, IDS, RESULTS, lost_columns
 from stitchgrid.store.sound_tables import most_bytes, read_footer, read_table
 
 ROW_GROUP = 32_768  # rows that are skipped or read together
@@ -188,16 +188,17 @@ class Snapshots:
     def opened(self, name: str, schema: pa.Schema) -> bytes:
         """Return a data file or extract that has the columns of a schema. Errors as those of `content`."""
         data = self.content(name)
-        if lost := set(schema.names) - set(read_footer(data, schema)[1].names):
-            raise DamagedFileError(f"lacks the columns {sorted(lost)}")
+        footer, shape = read_footer(data, schema)
+        if lost := lost_columns(schema.names, shape.names, footer.metadata):
+            raise DamagedFileError(f"lacks the columns {lost}")
         return data
 
     def _whole(self, name: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
         promise = DataName.parse(name.rpartition("/")[2])
         if promise is None or table.num_rows != promise.num_rows:
             raise DamagedFileError(f"holds {table.num_rows} rows, not as many as its name promises")
-        if lost := set(columns) - set(table.column_names):
-            raise DamagedFileError(f"lacks the columns {sorted(lost)}")
+        if lost := lost_columns(columns, table.column_names, table.schema.metadata):
+            raise DamagedFileError(f"lacks the columns {lost}")
         return table
 
     def rows(self, tier: Tier, columns: Sequence[str]) -> pa.Table:
