@@ -16,13 +16,15 @@ def test_a_shipped_job_is_found_by_name_or_path():
             assert load_job(name).base == path.parent.resolve()
 
 
-def test_the_quickstart_asks_for_three_trained_networks_and_five_matchers():
+def test_the_quickstart_asks_for_three_trained_networks_five_matchers_and_evidence():
     job = load_job("quickstart")
     specs = job.network_specs()
-    assert [spec.entry for spec in specs] == ["resnet", "resnet", "vit"]
-    assert all(spec.recipe for spec in specs)
+    assert [spec.entry for spec in specs if not spec.is_twin] == ["resnet", "resnet", "vit"]
+    assert [spec.is_twin for spec in specs] == [False] * 3 + [True] * 3
+    assert all(spec.recipe for spec in specs if not spec.is_twin)
+    assert (job.controls.shuffled, job.intervals.groups) == (20, 20)
     assert [spec.kind for spec in job.matcher_specs()] == ["direct", "task_loss", "cka", "pwcca", "procrustes"]
-    assert len(job.pairs()) == 9
+    assert len(job.pairs()) == 9 + 9
 
 
 def test_the_cifar10_job_reads_checkpoints_below_a_folder_of_the_environment(monkeypatch):
@@ -93,7 +95,8 @@ def path_of(name: str) -> Path:
         ("matchers.task_loss.epochs=1", lambda job: job.matcher_specs()[1].values["epochs"], 1),
         ("matchers.0.samples=9", lambda job: job.matchers[0].samples, 9),
         ("recipes.attention.lr=1e-4", lambda job: job.recipes["attention"].lr, 1e-4),
-        ("grid.pairs=within", lambda job: len(job.pairs()), 3),
+        ("grid.pairs=within", lambda job: len(job.pairs()), 3 + 3),
+        ("controls={}", lambda job: len(job.pairs()), 9),
         ("matchers=[{kind = 'cka'}]", lambda job: [spec.kind for spec in job.matcher_specs()], ["cka"]),
         ("matchers.cka={kind = 'procrustes', samples = 3}", lambda job: job.matchers[2].samples, 3),
     ],
