@@ -69,7 +69,7 @@ def rotation(width: int) -> Tensor:
 
 @torch.no_grad()
 def turn(plain: Small, *, seed: int, noise: float) -> Small:
-    """Return a network that computes nearly the same, with weights off by a share of their spread, its layers turned."""
+    """Return nearly the same network, its weights off by a share of their spread, its layers rotated and scaled."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         made = Small(turned=True)

@@ -62,7 +62,6 @@ class Images:
         return Sample(x, y, labels)
 
 
-
 @dataclass(frozen=True)
 class Told:
     """A value, and its values without each group of images."""

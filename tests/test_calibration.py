@@ -1,3 +1,4 @@
+# ruff: noqa: T201  # what comes out is printed, for the README
 """Whether what is said of a match holds: where nothing corresponds, where something does, and of intervals.
 
 Everything is drawn from the seeds named here, so the numbers of the README come out again: `pytest -m slow -n 0 -s
@@ -7,6 +8,7 @@ tests/test_calibration.py` prints them.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import calibration_networks
@@ -18,11 +20,12 @@ from calibration_networks import Small, Unrelated, turn
 from helpers_answers import PlannedCell, Planted
 from helpers_engine import one_thread  # noqa: F401  # a fixture
 from helpers_flow import run
-from scipy.stats import binomtest, chisquare
+from scipy.stats import binom, binomtest, chisquare
 from torch import nn
 from torch.nn import functional
 
 from stitchgrid.catalog import Catalog
+from stitchgrid.catalog.judging import CHECKS
 from stitchgrid.datasets.images import Images
 from stitchgrid.datasets.opening import open_images
 from stitchgrid.engine.shuffles import shuffled_orders
@@ -48,7 +51,7 @@ Answer = Mapping[str, object]
 
 @pytest.fixture(scope="module", autouse=True)
 def one_core() -> Iterator[None]:
-    """A launch takes as many threads as there are cores: on small matrices they mostly wait for each other."""
+    """Keep launches to one thread: they take as many as there are cores, and on small matrices these wait."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(before)})
     yield
@@ -90,9 +93,9 @@ def drawn(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 def in_files(folder: Path, nets: Mapping[str, tuple[str, nn.Module]], **more: object) -> list[str]:
     """Keep networks as checkpoints and return their tables in a job file; each is given with its function's name."""
     tables = []
-    for name, (function, net) in nets.items():
+    for seed, (name, (function, net)) in enumerate(nets.items()):
         torch.save(net.state_dict(), folder / f"{name}.pt")
-        tables.append(model(name, function, f"{name}.pt", **more))
+        tables.append(model(name, function, f"{name}.pt", seed=seed, **more))  # of its twin
     return tables
 
 
@@ -140,49 +143,58 @@ def passes(name: str) -> Callable[[Answer], bool]:
     return lambda one: bool(one["checks"][name])  # type: ignore[index]
 
 
+def tell(what: str, found: Iterable[Answer], *names: str) -> None:
+    """Print of how many answers some checks hold, and how many are supported."""
+    told = {name: counted(found, passes(name)) for name in names} | {"supported": counted(found, is_supported)}
+    print("", *(f"{what}: {name} {counts}" for name, counts in told.items()), sep="\n")
+
+
 # Where nothing corresponds --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def zoo(images: Images) -> dict[str, nn.Module]:
-    """Return trained networks, three that know nothing of each other but the images."""
+    """Return trained networks, which have nothing in common but the images."""
     return {f"net{seed}": trained(drawn(Small, seed), images, epochs=8, seed=seed) for seed in range(4)}
 
 
 def test_layers_of_noise_are_hardly_ever_supported(zoo, images: Images, tmp_path: Path) -> None:
-    """At most 5 % of target layers, by every matcher: the sources are right about every image, and have nothing else."""
-    nets = {name: ("small", net) for name, net in zoo.items()}
-    for seed in range(6):
+    """At most 5 % of target layers, by every matcher: these sources are right about every image, and are noise."""
+    targets = list(zoo)[:3]
+    nets = {name: ("small", zoo[name]) for name in targets}
+    for seed in range(5):
         net = drawn(Unrelated, 100 + seed)
         for split in (images.fit, images.eval):
             net.learn(pixels(split), torch.as_tensor(split.labels))
         nets[f"noise{seed}"] = "unrelated", net
-    pairs = [(f"noise{seed}", target) for seed in range(6) for target in zoo]
+    pairs = [(name, target) for name in nets for target in targets if name not in zoo]
     found = answers(tmp_path, in_files(tmp_path, nets), pairs)
-    for name in ("above_shuffled", "above_untrained", "localised", "others_agree"):
-        print(f"\nnoise: {name}", counted(found, passes(name)), end="")
-    print("\nnoise: supported", counted(found, is_supported))
+    assert all(map(passes("above_chance"), found))
+    tell("noise", found, "above_shuffled", "above_untrained", "localised", "others_agree")
+    for num, of in counted(found, passes("above_shuffled")).values():
+        assert num <= binom.ppf(0.999, of, 2 / (1 + DRAWS))
     for num, of in counted(found, is_supported).values():
         assert num <= 0.05 * of
 
 
 def test_random_networks_are_never_supported(tmp_path: Path) -> None:
     """Whatever their activations have in common by the images and the architecture."""
-    names = [f"random{seed}" for seed in range(5)]
-    pairs = [(f, g) for f in names for g in names if f != g]
-    found = answers(tmp_path, [model(name, "small", "random", seed=k) for k, name in enumerate(names)], pairs)
-    print("\nrandom: supported", counted(found, is_supported))
+    names = [f"random{seed}" for seed in range(4)]
+    models = [model(name, "small", "random", seed=seed) for seed, name in enumerate(names)]
+    found = answers(tmp_path, models, list(permutations(names, 2)))
+    tell("random", found)
     assert not any(map(is_supported, found))
 
 
-@pytest.mark.parametrize("more", [{}, {"head": "embedding"}], ids=["classes", "no_classes"])
-def test_random_networks_in_files(more, tmp_path: Path) -> None:
-    nets = {f"file{seed}": ("small", drawn(Small, 200 + seed)) for seed in range(5)}
-    pairs = [(f, g) for f in nets for g in nets if f != g]
-    found = answers(tmp_path, in_files(tmp_path, nets, **more), pairs)
-    for name in ("above_chance", "above_shuffled", "above_untrained", "localised", "others_agree"):
-        print(f"\nfiles {more}: {name}", counted(found, passes(name)), end="")
-    print(f"\nfiles {more}: supported", counted(found, is_supported))
+def test_random_networks_in_checkpoints_are_told_by_their_accuracy_alone(tmp_path: Path) -> None:
+    """Nobody says that they are random, their twins are no more so than they, and shuffled images are told apart."""
+    nets = {f"file{seed}": ("small", drawn(Small, 200 + seed)) for seed in range(4)}
+    found = answers(tmp_path, in_files(tmp_path, nets), list(permutations(nets, 2)))
+    tell("files", found, "above_chance", "above_shuffled", "above_untrained", "localised", "others_agree")
+    others = [name for name in CHECKS if name != "above_chance"]
+    print("files: all but above_chance", counted(found, lambda one: all(one["checks"][n] is not False for n in others)))
+    for num, of in counted(found, is_supported).values():
+        assert num <= 0.05 * of
 
 
 # Where something does -------------------------------------------------------------------------------------------------
@@ -190,6 +202,7 @@ def test_random_networks_in_files(more, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("planted", ["turned", "tuned"])
 def test_a_copy_is_found(planted, zoo, images: Images, tmp_path: Path) -> None:
+    """Layers rotated and scaled, with weights off by a twentieth; or trained for three more epochs."""
     nets = {}
     for seed, (name, net) in enumerate(zoo.items()):
         nets[name] = "small", net
@@ -200,14 +213,36 @@ def test_a_copy_is_found(planted, zoo, images: Images, tmp_path: Path) -> None:
             again.load_state_dict(net.state_dict())
             nets[f"{name}_copy"] = "small", trained(again, images, epochs=3, seed=50 + seed, lr=1e-3)
     found = answers(tmp_path, in_files(tmp_path, nets), [(f"{name}_copy", name) for name in zoo])
-    itself = lambda one: one["source_layer"] == one["target_layer"]  # noqa: E731
-    for name in ("above_chance", "above_shuffled", "above_untrained", "localised", "others_agree", "sound"):
-        print(f"\n{planted}: {name}", counted(found, passes(name)), end="")
-    print(f"\n{planted}: itself", counted(found, itself))
-    print(f"{planted}: supported", counted(found, is_supported))
-    for one in found:
-        if not (itself(one) and is_supported(one)):
-            print(one["matcher"], one["target_layer"], one["source_layer"], one["verdict"], one["value"], one["runner_up"], one["margin"], one["candidates"],[k for k,v in one["checks"].items() if v is False])
+    tell(planted, found, "above_chance", "above_shuffled", "above_untrained", "localised", "others_agree", "sound")
+    right = counted(found, lambda one: is_supported(one) and one["source_layer"] == one["target_layer"])
+    print(f"{planted}: supported, and the layer itself", right)
+    for num, of in right.values():
+        assert num >= 0.9 * of
+    if planted == "turned":
+        compare_with_store(tmp_path / "grid", nets["net0_copy"][1], zoo["net0"], images)
+
+
+def compare_with_store(store: Path, copy: Small, net: Small, images: Images, *, block: int = 4) -> None:
+    """Compare what is stored of a pair of layers with what the tests of intervals below compute."""
+
+    def sample(split) -> calibration.Sample:  # type: ignore[no-untyped-def]
+        with torch.no_grad():
+            maps = [one.blocks[: block + 1](pixels(split)).flatten(2).mT for one in (copy, net)]
+        return calibration.Sample(*maps, torch.as_tensor(split.labels))
+
+    evaluated = sample(images.eval)
+    told = calibration.of_moments(evaluated, fit_direct(sample(images.fit).moments).map, GROUPS)
+    told["cka_unbiased"] = calibration.of_grams(evaluated, GROUPS)
+    with Catalog(Store.open(store)) as catalog:
+        rows = catalog.query(
+            "select metric, value, low, high, replicates from results where source_model = 'net0_copy' "
+            f"and source_layer = 'blocks.{block}' and target_layer = source_layer"
+        ).to_pylist()
+    found = {row["metric"]: row for row in rows}
+    for metric, wanted in told.items():
+        row = found[metric]
+        assert (row["value"], *row["replicates"]) == pytest.approx((wanted.value, *wanted.replicates), rel=1e-4)
+        assert (row["low"], row["high"]) == pytest.approx(wanted.interval, rel=1e-3)
 
 
 # Shuffled images ------------------------------------------------------------------------------------------------------
@@ -231,9 +266,7 @@ def of_unrelated_layers(generator: torch.Generator) -> dict[str, list[Null]]:
         found["cka_unbiased"].append((told[0].item(), told[1:].tolist()))
         moments = pair_moments(x, target[0])
         offset = NUM_NULL * torch.outer(moments.mean_x_D, moments.mean_y_E)
-        shuffled = [
-            replace(moments, xy_DE=x[order].double().T @ target[0].double() - offset) for order in every_order
-        ]
+        shuffled = [replace(moments, xy_DE=x[order].double().T @ target[0].double() - offset) for order in every_order]
         told = pwcca.compare(shuffled)["pwcca"]
         found["pwcca"].append((told[0].item(), told[1:].tolist()))
     return found
@@ -264,7 +297,7 @@ def test_p_of_the_best_layer_is_uniform_where_nothing_corresponds(tmp_path: Path
         below = {level: sum(one <= level + 1e-9 for one in p) for level in (0.05, 0.1, 0.5)}
         fit = chisquare(counts).pvalue
         wrong = sum(one <= 0.05 + 1e-9 for one in uncorrected) / len(uncorrected)
-        print(f"\nnull {kind}: at most {below} of {len(p)}; chi-square p {fit:.2f}; smallest single p: {wrong:.3f}", end="")
+        print(f"\nnull {kind}: {below} of {len(p)}; chi-square p {fit:.2f}; smallest single p {wrong:.3f}")
         for level, num in below.items():
             assert binomtest(num, len(p), level).pvalue > 0.01, (kind, level)
         assert fit > 0.01
