@@ -104,12 +104,16 @@ def model(name: str, function: str, weights: str, **more: object) -> str:
     return "\n".join(["[[models]]", *(f"{key} = {value!r}" for key, value in keys.items())])
 
 
-def answers(folder: Path, models: Iterable[str], pairs: Sequence[tuple[str, str]]) -> list[Answer]:
-    """Run a job and return its answers, each with its checks by name."""
+def answers(
+    folder: Path, models: Iterable[str], pairs: Sequence[tuple[str, str]], *, fit: int = 600, evaluated: int = 250
+) -> list[Answer]:
+    """Run a job on so many images and return its answers, each with its checks by name."""
+    split = lambda name, num: f'{{ split = "{name}", samples = {num} }}'  # noqa: E731
     folder.joinpath("job.toml").write_text(
         "\n".join(
             [
-                *('name = "calibration"', "[data]", 'dataset = "digits"', *models),
+                *('name = "calibration"', "[data]", 'dataset = "digits"'),
+                *(f"fit = {split('train', fit)}", f"eval = {split('test', evaluated)}", *models),
                 *(f'[[matchers]]\nkind = "{kind}"' for kind in MATCHERS),
                 f"[controls]\nuntrained = true\nshuffled = {DRAWS}\n[intervals]\ngroups = {GROUPS}",
                 f"[grid]\npairs = {[list(pair) for pair in pairs]}",
@@ -212,7 +216,8 @@ def test_a_copy_is_found(planted, zoo, images: Images, tmp_path: Path) -> None:
             again = Small()
             again.load_state_dict(net.state_dict())
             nets[f"{name}_copy"] = "small", trained(again, images, epochs=3, seed=50 + seed, lr=1e-3)
-    found = answers(tmp_path, in_files(tmp_path, nets), [(f"{name}_copy", name) for name in zoo])
+    pairs = [(f"{name}_copy", name) for name in zoo]
+    found = answers(tmp_path, in_files(tmp_path, nets), pairs, fit=images.fit.num, evaluated=images.eval.num)
     tell(planted, found, "above_chance", "above_shuffled", "above_untrained", "localised", "others_agree", "sound")
     right = counted(found, lambda one: is_supported(one) and one["source_layer"] == one["target_layer"])
     print(f"{planted}: supported, and the layer itself", right)
