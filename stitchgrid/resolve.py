@@ -242,7 +242,7 @@ def resolve(
     """
     data = as_planned_now(job.data_spec())
     networks: list[Network] = []
-    untrained: list[TrainNetwork] = []
+    untrained: dict[str, TrainNetwork] = {}  # by unit: networks that are alike but for their checkpoints share a twin
     problems: list[str] = []
     fingerprints: dict[str, bytes] = {}
     for spec in job.network_specs():
@@ -255,7 +255,7 @@ def resolve(
         networks.append(found.network)
         fingerprints |= found.fingerprints
         if found.to_train is not None:
-            untrained.append(found.to_train)
+            untrained[found.to_train.unit_id] = found.to_train
     problems += _problems_of_labels(job, networks, images.num_classes)
     problems += _problems_of_samples(job, images)
     problems += _problems_of_evidence(job, images)
@@ -264,7 +264,7 @@ def resolve(
         raise JobFileError(f"job {job.name!r} cannot run:", problems)
     return Resolution(
         sweep=_sweep(job, data, images, tuple(networks), _energy(job, images, cache)),
-        untrained=tuple(untrained),
+        untrained=tuple(untrained.values()),
         num_bad_images=images.num_bad,
         class_names=images.class_names,
         fingerprints=fingerprints,

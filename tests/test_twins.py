@@ -1,6 +1,7 @@
 """Untrained twins: networks as they were before training, as sources of all that their networks are compared with."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,47 @@ untrained = true
     again = run("launch", path, "--store", tmp_path / "other", "--address", "none")
     assert "cells are there" in again.output
     assert values(tmp_path / "other") == before
+
+
+def test_networks_that_differ_in_their_checkpoints_alone_share_a_twin(tmp_path):
+    """As an original and its fine-tuned copy do: the twin is made once, and is a source under both names."""
+    path, store = tmp_path / "job.toml", tmp_path / "grid"
+    spec = NetworkSpec(name="t", entry="t", architecture="stitchgrid:resnet20", args='{"depth":8,"width":4}')
+    entries = ""
+    for name, seed in (("one", 11), ("two", 12)):
+        torch.save(make_network(replace(spec, seed=seed)).state_dict(), tmp_path / f"{name}.pt")
+        entries += f"""
+[[models]]
+name = "{name}"
+architecture = "stitchgrid:resnet20"
+args = {{ depth = 8, width = 4 }}
+weights = "{name}.pt"
+"""
+    path.write_text(
+        f"""
+name = "shared"
+[data]
+dataset = "digits"
+fit = {{ split = "train", samples = 96 }}
+eval = {{ split = "test", samples = 48 }}
+{entries}
+[grid]
+pairs = "all"
+[[matchers]]
+kind = "cka_unbiased"
+[controls]
+untrained = true
+"""
+    )
+    run("launch", path, "--store", store, "--address", "none")
+    with Catalog(Store.open(store)) as catalog:
+        told = catalog.query("select target_model, source_model, untrained_value from answers order by all").to_pylist()
+        twins = catalog.query(
+            "select distinct target_model, source_model from results where source_model like '%@untrained' order by all"
+        ).to_pylist()
+    assert {(row["target_model"], row["source_model"]) for row in told} == {
+        (f, g) for f in ("one", "two") for g in ("one", "two")
+    }
+    assert all(row["untrained_value"] is not None for row in told)
+    assert len(twins) == 4
+    run("check", "--store", store)
