@@ -103,7 +103,8 @@ def look() -> Seen:
     torch.set_num_threads(1)
     zoo = trained_zoo()
     energy = EnergySpec(recipe=RECIPE, num_fit=64, fit_data="fit")
-    sweep = replace(make_sweep(zoo, PAIRS, matchers()), energy=energy, probes=ProbeSpec(ranks=(None, 2), samples=60))
+    probes_of = ProbeSpec(ranks=(None, 2), samples=60)
+    sweep = replace(make_sweep(zoo, PAIRS, matchers()), energy=energy, probes=probes_of, groups=3, shuffles=2)
     work = workspace(zoo, sweep)
     detectors = {
         (network, layer): train_detector(work, (network, layer), None)

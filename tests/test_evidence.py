@@ -261,6 +261,13 @@ def test_sums_by_group_are_those_of_its_images(num: int, groups: int, start: int
     assert torch.allclose(came, wanted)
 
 
+@given(num=st.integers(1, 30), groups=st.integers(2, 7), group=st.integers(0, 6))
+def test_the_others_are_all_images_of_other_groups(num: int, groups: int, group: int) -> None:
+    group %= groups
+    wanted = [position for position in range(num) if position % groups != group]
+    assert Groups(groups).others(group, num).tolist() == wanted
+
+
 def test_intervals_of_nothing_are_undefined() -> None:
     assert jackknife_interval(nan, [1.0, 2.0]) is None
     assert jackknife_interval(1.0, [1.0, nan]) is None

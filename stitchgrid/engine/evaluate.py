@@ -240,11 +240,10 @@ class Evaluation:
 
     def _kept(self, left_out: int, count: int) -> Tensor:
         """Return the positions of the first images without those of a group."""
-        of_images_N = Groups(self.work.sweep.groups or 1).of(0, count, self.work.device)
-        return (of_images_N != left_out).nonzero().flatten()
+        return Groups(self.work.sweep.groups or 1).others(left_out, count, self.work.device)
 
     def _order(self, draw: int, count: int) -> Tensor:
-        return shuffled_orders(count, self.work.sweep.shuffles)[draw].to(self.work.device)
+        return shuffled_orders(count, self.work.sweep.shuffles, self.work.device)[draw]
 
     def _note(
         self,

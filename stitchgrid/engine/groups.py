@@ -32,11 +32,24 @@ class Groups:
             return values.sum(-1, dtype=torch.float64)[None]
         belongs_NG = torch.zeros(values.shape[-1], self.num, dtype=torch.float64, device=values.device)
         belongs_NG.scatter_(1, self.of(start, values.shape[-1], values.device)[:, None], 1.0)
-        return (values.double() @ belongs_NG).movedim(-1, 0)
+        sums_MG = values.double().reshape(-1, values.shape[-1]) @ belongs_NG
+        return sums_MG.mT.reshape(self.num, *values.shape[:-1])
 
     def of(self, start: int, num: int, device: torch.device | None = None) -> Tensor:
         """Return the group of each of `num` images, the first of which is at position `start`: (N,)."""
         return torch.arange(start, start + num, device=device) % self.num
+
+    def others(self, group: int, num: int, device: torch.device | None = None) -> Tensor:
+        """Return the positions of the first `num` images without those of a group, in order.
+
+        By arithmetic alone: to look for them would make the host wait for a GPU.
+
+        >>> Groups(3).others(1, 7).tolist()
+        [0, 2, 3, 5, 6]
+        """
+        rank_M = torch.arange(num - (num - group + self.num - 1) // self.num, device=device)
+        place_M = rank_M % (self.num - 1)
+        return rank_M // (self.num - 1) * self.num + place_M + (place_M >= group)
 
 
 def left(sums: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ BLOCK_IMAGES = 64  # in a block, or more in the last one
 
 
 @lru_cache(maxsize=16)
-def shuffled_orders(num_images: int, num_draws: int) -> Tensor:
+def shuffled_orders(num_images: int, num_draws: int, device: torch.device | None = None) -> Tensor:
     """Return, for each draw, which image of the source goes with each of the target: (K, N) positions.
 
     The first draws are the same for any number of draws.
@@ -35,7 +35,7 @@ def shuffled_orders(num_images: int, num_draws: int) -> Tensor:
         torch.cat([start + torch.randperm(end - start, generator=generator) for start, end in blocks])
         for _ in range(num_draws)
     ]
-    return torch.stack(draws)
+    return torch.stack(draws).to(device)
 
 
 def block_ends(num_images: int) -> Iterator[int]:
@@ -55,7 +55,7 @@ class ShuffledMoments:
         self, work: Workspace, pairs: Iterable[tuple[RowSpace, LayerKey, LayerKey]], *, num_images: int, num_draws: int
     ):
         self.work, self.num_images = work, num_images
-        self._orders_KN = shuffled_orders(num_images, num_draws).to(work.device)
+        self._orders_KN = shuffled_orders(num_images, num_draws, work.device)
         self._ends = list(block_ends(num_images))
         self._gatherer = MomentGatherer(work, pairs, num_images=num_images)  # for its frames: what they read, and how
         self._products = {

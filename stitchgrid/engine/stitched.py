@@ -91,19 +91,19 @@ class SpreadSum:
     """Total variance of rows (..., N, P, E), summed in float64 about the first batch's mean, by group of images."""
 
     def __init__(self, groups: Groups):
-        self.groups = groups
-        self.num_G = torch.zeros(groups.num, dtype=torch.float64)  # rows
-        self.pivot = self.total = self.square = torch.zeros(())
+        self.groups, self.is_empty = groups, True
+        self.num_G = self.pivot = self.total = self.square = torch.zeros(())  # `num_G`: of rows
 
     def add(self, rows: Tensor, start: int) -> None:
         """Add the rows of N images, the first of which is at position `start`, to each of the leading dimensions."""
         num_images, num_rows = rows.shape[-3:-1]
         exact = rows.double()
-        if not self.num_G.any():
+        if self.is_empty:
             self.pivot = exact_mean(exact.flatten(-3, -2), -2, keepdim=True).unsqueeze(-2)
-            self.total = self.square = rows.new_zeros((), dtype=torch.float64)
+            self.num_G = self.total = self.square = rows.new_zeros((), dtype=torch.float64)
+            self.is_empty = False
         shifted = exact - self.pivot
-        self.num_G = self.num_G + num_rows * self.groups.sums(torch.ones(num_images), start)
+        self.num_G = self.num_G + num_rows * self.groups.sums(torch.ones(num_images, device=rows.device), start)
         self.total = self.total + self.groups.sums(shifted.sum(-2).movedim(-2, -1), start)
         self.square = self.square + self.groups.sums(shifted.square().sum((-2, -1)), start)
 
@@ -117,7 +117,6 @@ class SpreadSum:
         return self._trace(num, left(self.total), left(self.square))
 
     def _trace(self, num: Tensor, total: Tensor, square: Tensor) -> Tensor:
-        num = num.to(square.device)
         return square / num - (total / num.unsqueeze(-1)).square().sum(-1)
 
 
@@ -152,7 +151,7 @@ class RowErrors:
         """Return residual and r2 of each; NaN where B is 0, or does not vary."""
         if not self.positions:
             return {}
-        variance = self._spread.trace() * self._spread.num_G.sum().item()
+        variance = self._spread.trace() * self._spread.num_G.sum()
         errors_S = torch.stack([errors_G.sum() for errors_G in self._errors.values()])
         return self._of(errors_S, self._norm_G.sum(), variance)
 
@@ -160,7 +159,7 @@ class RowErrors:
         """Return residual and r2 of each without each group of images."""
         if not self.positions:
             return {}
-        variance_G = self._spread.traces() * left(self._spread.num_G).to(self._norm_G.device)
+        variance_G = self._spread.traces() * left(self._spread.num_G)
         errors_GS = torch.stack([left(errors_G) for errors_G in self._errors.values()], dim=1)
         found = zip(errors_GS, left(self._norm_G), variance_G, strict=True)
         return listed([self._of(*one) for one in found])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NUM_FOLDS = 5  # groups of fit images, each left out once: image k belongs to group k modulo their number
 STRENGTHS = tuple(10.0**power for power in range(-8, 3))  # tried, weakest first
+EQUAL = 1e-12  # of errors, as a share: no more than rounding
 STRENGTH = Metric(name="strength", better="neither", bounds=FROM_ZERO, has_replicates=False, has_null=False)
 
 
@@ -33,7 +34,7 @@ class Ridge(ClosedForm[RidgeParams]):
 
     A and B are centred, C is the source's width, and b is not penalised. By cross-validation, the strength of
     `STRENGTHS` is taken whose maps have the lowest squared error on groups of fit images that they were not fitted on,
-    the stronger of equals; at an end of the list it is flagged `strength_at_end`.
+    the strongest of equals (1e-12); at an end of the list it is flagged `strength_at_end`.
     """
 
     axes_of = frozenset({"source"})
@@ -68,7 +69,9 @@ class Ridge(ClosedForm[RidgeParams]):
             torch.stack([squared_error(_ridge(training, strength), left_out) for training, left_out in folds]).sum()
             for strength in strengths_S
         ]
-        best = len(STRENGTHS) - 1 - torch.stack(errors[::-1]).argmin()
+        errors_S = torch.stack(errors)
+        equals_S = errors_S <= (1 + EQUAL) * errors_S.min()
+        best = len(STRENGTHS) - 1 - equals_S.flip(0).int().argmax()  # the last of them: `argmax` takes the first
         strength = strengths_S[best]
         at_end = (best == 0) | (best == len(STRENGTHS) - 1)
         return Fit(map=_ridge(moments, strength), values={"strength": strength}, doubts={"strength_at_end": at_end})
