@@ -18,6 +18,7 @@ from helpers_engine import (
     every_cell,
     make_sweep,
     matcher,
+    network_record,
     one_thread,  # noqa: F401  # a fixture
     ratio,
     run,
@@ -44,6 +45,7 @@ from stitchgrid.reference import Reference
 GROUPS, DRAWS = 5, 3
 NUM_EVAL = 150  # two blocks, the second of them longer
 PAIRS = [("conv", "conv_again"), ("conv", "token"), ("token", "view")]
+LAYERS = {"conv": (0, 3), "conv_again": (1, 2), "token": (0, 1), "view": (1, 2)}  # maps, vectors, tokens of each size
 LONG = FakeImages(fit=FakeSplit(160, seed=1), eval=FakeSplit(NUM_EVAL, seed=2))
 FEW_EPOCHS = {"epochs": 1, "batch_size": 64}
 
@@ -84,6 +86,8 @@ def without(split: FakeSplit, group: int) -> FakeSplit:
 @pytest.fixture(scope="module")
 def plain(zoo: Zoo) -> tuple[Sweep, list[Row]]:
     sweep = make_sweep(zoo, PAIRS, every_kind(), num_fit_closed=140, images=LONG)
+    few = tuple(network_record(zoo, network.name, LAYERS[network.name]) for network in sweep.networks)
+    sweep = replace(sweep, networks=few)
     return sweep, run(zoo, sweep, images=LONG)
 
 
