@@ -29,6 +29,7 @@ PIECE = "-"  # between the id of a shard and the number of its half
 TILE_SIDES = (8, 4, 2, 1)  # networks on a side of a tile; the largest that fits is taken
 RESNET18_FLOPS = 1.11e9  # of CIFAR's ResNet-18, 64 wide, for an image of 32x32
 EXACT = 10.0  # cost of a product of rows in float64, with all it needs, in operations of a network
+DRAWN = 0.2  # of that, where rows that were read are shuffled
 BACKWARD = 1.0  # cost of a gradient with respect to a tail's input, in forward passes
 
 
@@ -227,7 +228,7 @@ def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> floa
     A source of low rank adds its row moments on the fit images, and a Gram matrix of its own.
     """
     total = _shared_cost(sweep, blocks, matchers)
-    moments = _images_passed(sweep, matchers, gram=False) + _images_drawn(sweep, matchers)
+    moments = _images_passed(sweep, matchers, gram=False) + DRAWN * _images_drawn(sweep, matchers)
     total += sum(_moment_cost(sweep, block, moments) for block in blocks)
     total += _training_passes(sweep, blocks, matchers)
     for matcher in matchers:
@@ -322,7 +323,7 @@ def _gram_cost(sweep: Sweep, block: Block, num_images: int, rank: int | None = N
     return sum(1.0 * num_images**2 * prod(layer.shape) for layer in sweep.target_layers(block))
 
 
-def _moment_cost(sweep: Sweep, block: Block, num_images: int) -> float:
+def _moment_cost(sweep: Sweep, block: Block, num_images: float) -> float:
     """Return the cost of the products x'y, in float64, on whichever side has fewer rows."""
     pairs = product(sweep.source_layers(block), sweep.target_layers(block))
     return sum(2.0 * EXACT * num_images * min(_rows(s), _rows(t)) * s.width * t.width for s, t in pairs)

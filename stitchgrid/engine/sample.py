@@ -83,6 +83,8 @@ def _sample(sweep: Sweep, pair: Pair, num_source: int, num_target: int) -> Sampl
         pairs=((0, last),),
         matchers=tuple(_few_epochs(spec) for spec in sweep.matchers),
         probes=None,
+        groups=None,  # what evidence takes does not grow with the few images of a sample: it is counted, not tried
+        shuffles=0,
     )
     return Sample(sweep=small, block=replace(small.block(0, last), target_layers=tuple(targets)))
 
