@@ -7,10 +7,9 @@ from typing import Any
 import pyarrow as pa
 
 from stitchgrid.catalog.catalog import Catalog
-from stitchgrid.catalog.judging import CHECKS, NEEDED
-from stitchgrid.catalog.labels import matcher_labels, parameters
+from stitchgrid.catalog.judging import CHECKS, IS_TWIN, NEEDED
+from stitchgrid.catalog.labels import labels_of
 from stitchgrid.errors import QueryError, nearest
-from stitchgrid.records import TWIN
 
 ROWS = """
 select a.*, m.family, m.trained as is_trained
@@ -21,7 +20,7 @@ order by target_model, target_index, source_model, matcher, params, samples, see
 NAMES = f"""
 select distinct target_model, target_layer, source_model, matcher from cells
 where sweep = $sweep and source_model not in (
-    select model from models where sweep = $sweep and is_untrained and suffix(model, '{TWIN}')
+    select model from models where sweep = $sweep and {IS_TWIN}
 )
 """
 
@@ -177,7 +176,7 @@ def _check(name: str, known: Iterable[str], what: str, of: str = "") -> None:
         raise QueryError(f"no {what} {name!r}{of} in what was compared; {nearest(name, names)}.")
 
 
-def read_answers(catalog: Catalog, sweep: str, wanted: Wanted | None = None) -> list[Answer]:
+def read_answers(catalog: Catalog, sweep: str) -> list[Answer]:
     """Return the answers of a sweep, by target, source and matcher.
 
     Raises:
@@ -186,14 +185,8 @@ def read_answers(catalog: Catalog, sweep: str, wanted: Wanted | None = None) -> 
     if sweep not in catalog.sweeps:
         raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, catalog.sweeps)}.")
     rows = catalog.query(ROWS, {"sweep": sweep}).to_pylist()
-    entries = list(dict.fromkeys(_entry(row) for row in rows))
-    variants = [
-        (kind, parameters(params) | {"samples": samples} | ({} if seed is None else {"seed": seed}))
-        for kind, params, samples, seed in entries
-    ]
-    labels = dict(zip(entries, matcher_labels(variants), strict=True))
-    found = [_answer(row, labels[_entry(row)]) for row in rows]
-    return [answer for answer in found if wanted is None or wanted.takes(answer)]
+    labels = labels_of(_entry(row) for row in rows)
+    return [_answer(row, labels[_entry(row)]) for row in rows]
 
 
 def _entry(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -258,8 +251,14 @@ def in_words(answers: Sequence[Answer]) -> list[str]:
     return lines
 
 
+def short_interval(low: float | None, high: float | None) -> str | None:
+    """Return an interval in three digits, None where there is none."""
+    return None if low is None or high is None else f"{short_number(low)} to {short_number(high)}"
+
+
 def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f", 95 % interval {short_number(low)} to {short_number(high)}"
+    found = short_interval(low, high)
+    return "" if found is None else f", 95 % interval {found}"
 
 
 def short_number(value: float) -> str:

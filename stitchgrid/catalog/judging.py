@@ -24,6 +24,7 @@ CHECKS = (
 )
 NEEDED = ("trained", "above_chance", "localised", "above_untrained", "above_shuffled")  # to be supported
 VERDICTS = ("supported", "weak", "not supported")
+IS_TWIN = f"is_untrained and suffix(model, '{TWIN}')"  # of rows of `models`
 SOUND = "not list_contains(s.flags, 'diverged')"  # of cells that can be the best source
 FEWEST_DRAWS = 20  # of shuffled images: with fewer, no p is below 0.05
 _UNSOUND = ("diverged", "energy_unsound", "saturated", "underdetermined", "unsound")  # flags

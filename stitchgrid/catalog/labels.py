@@ -1,8 +1,10 @@
 """What to call the matchers of a sweep: the kind, and what tells it from others of that kind."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+Entry = tuple[Any, ...]  # kind, parameters, number of images; seed
 
 
 def matcher_labels(variants: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
@@ -18,6 +20,22 @@ def matcher_labels(variants: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
         told = ", ".join(f"{key} {params[key]}" for key in differing)
         labels.append(f"{kind} ({told})" if told else kind)
     return labels
+
+
+def labels_of(entries: Iterable[Entry]) -> dict[Entry, str]:
+    """Return a label for each matcher of a sweep, by its kind, parameters, number of images and, if any, seed.
+
+    >>> list(labels_of([("direct", "{}", 9), ("direct", "{}", 5), ("cka", "{}", 5)]).values())
+    ['direct (samples 9)', 'direct (samples 5)', 'cka']
+    """
+    found = list(dict.fromkeys(entries))
+    variants = []
+    for kind, params, *numbers in found:
+        told = dict(zip(("samples", "seed"), numbers, strict=False))
+        if told.get("seed", 0) is None:
+            del told["seed"]
+        variants.append((kind, parameters(params) | told))
+    return dict(zip(found, matcher_labels(variants), strict=True))
 
 
 def parameters(params: str) -> dict[str, Any]:

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 
 from stitchgrid.catalog.answers import Answer
 from stitchgrid.catalog.catalog import Catalog
-from stitchgrid.catalog.judging import FEWEST_DRAWS
-from stitchgrid.records import TWIN
+from stitchgrid.catalog.judging import FEWEST_DRAWS, IS_TWIN
 
 PLANNED = """
 select matcher, any_value(m.trained) as is_trained,
        bool_or(len(list_filter(metrics, lambda x: starts_with(x, 'ood_'))) > 0) as has_ood
 from cells join matchers as m using (matcher) where sweep = $sweep group by matcher
 """
-TWINS = f"select count(*) as num from models where sweep = $sweep and is_untrained and suffix(model, '{TWIN}')"
+TWINS = f"select count(*) as num from models where sweep = $sweep and {IS_TWIN}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

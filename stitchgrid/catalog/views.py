@@ -188,12 +188,14 @@ from _probes
 
 MATCHERS = "select * from _matchers"
 
+# Images of the split that `samples` of a job counts: indices have fit images only to decide a rank.
+SAMPLES = "if(m.family = 'index', num_eval, coalesce(num_fit, num_eval))"
+
 # One number per layer pair and matcher, averaged over seeds; `similarity` is the score turned so that more is better.
-# `samples` are images of the split that `samples` of a job counts: indices have fit images only to decide a rank.
 # A cell whose training diverged is no claim: it is not among the `scores`, from which layers are ranked.
 SCORES_WHERE = f"""
 select sweep, {LAYER_PAIR}, matcher, params,
-       if(m.family = 'index', num_eval, coalesce(num_fit, num_eval)) as samples, m.score_metric as metric,
+       {SAMPLES} as samples, m.score_metric as metric,
        avg(value) filter (where metric = m.score_metric) as score,
        avg(if(m.higher_is_similar, value, -value)) filter (where metric = m.score_metric) as similarity,
        avg(value) filter (where metric = 'accuracy') as accuracy,

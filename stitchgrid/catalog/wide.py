@@ -11,14 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from stitchgrid.catalog.labels import matcher_labels, parameters
-from stitchgrid.catalog.views import LAYER_PAIR
+from stitchgrid.catalog.labels import labels_of
+from stitchgrid.catalog.views import LAYER_PAIR, SAMPLES
 from stitchgrid.matchers.registry import MATCHERS
 
-_SAMPLES = "if(m.family = 'index', num_eval, coalesce(num_fit, num_eval))"
 _COUNTS = "value is not null and not isnan(value) and not list_contains(flags, 'diverged')"
 VARIANTS = f"""
-select distinct sweep, matcher, params, {_SAMPLES} as samples, metric
+select distinct sweep, matcher, params, {SAMPLES} as samples, metric
 from results join matchers as m using (matcher) where not contains(metric, ':') order by all
 """
 SCHEMA = pa.schema(
@@ -49,7 +48,7 @@ from (
     from results as r
     join matchers as m using (matcher)
     join _columns as c on c.sweep = r.sweep and c.matcher = r.matcher and c.params = r.params
-        and c.samples is not distinct from {_SAMPLES} and c.metric = r.metric
+        and c.samples is not distinct from {SAMPLES} and c.metric = r.metric
     where {_COUNTS}
 )
 group by sweep, {LAYER_PAIR}
@@ -66,9 +65,7 @@ def columns_of(variants: Iterable[Mapping[str, Any]]) -> Columns:
     rows = [dict(row) for row in variants]
     for sweep in dict.fromkeys(row["sweep"] for row in rows):
         mine = [row for row in rows if row["sweep"] == sweep]
-        entries = list(dict.fromkeys((row["matcher"], row["params"], row["samples"]) for row in mine))
-        labels = matcher_labels([(kind, parameters(params) | {"samples": n}) for kind, params, n in entries])
-        told = dict(zip(entries, labels, strict=True))
+        told = labels_of((row["matcher"], row["params"], row["samples"]) for row in mine)
         for row in mine:
             row["label"] = told[row["matcher"], row["params"], row["samples"]]
     kinds = list(MATCHERS)

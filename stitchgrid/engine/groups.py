@@ -6,7 +6,7 @@ without a group by a subtraction, and no network runs again.
 Shape suffixes: G groups, N images.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -55,18 +55,6 @@ class Groups:
 def left(sums: Tensor) -> Tensor:
     """Return sums (G, ...) by group as what is left of all of them without each group."""
     return sums.sum(0) - sums
-
-
-def listed(rows: Sequence[dict[int, dict[str, float]]]) -> dict[int, dict[str, list[float]]]:
-    """Return values by position and name, a row for each group, as lists with a value of each group.
-
-    >>> listed([{0: {"residual": 0.5}}, {0: {"residual": 0.25}}])
-    {0: {'residual': [0.5, 0.25]}}
-    """
-    first = rows[0] if rows else {}
-    return {
-        position: {name: [row[position][name] for row in rows] for name in values} for position, values in first.items()
-    }
 
 
 class GroupedMoments:

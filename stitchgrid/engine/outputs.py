@@ -3,7 +3,7 @@
 Shape suffixes: S stitched networks, G groups of images, N images, K scores of an image.
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -17,24 +17,46 @@ from stitchgrid.records import Head, Network
 OF_LABELS = ("accuracy", "loss", "relative_accuracy", "penalty")  # undefined for classes that are not the images'
 
 
-class Outputs(Protocol):
-    """Sums over batches: what the target itself says of a batch, then what stitched networks say of it."""
+class Outputs(ABC):
+    """Sums over batches, by group of images: what the target itself says, then what stitched networks say."""
+
+    def __init__(self, groups: Groups, device: torch.device):
+        self.groups, self.num_seen = groups, 0
+        self.num_images_G1 = torch.zeros(groups.num, 1, dtype=torch.float64, device=device)
 
     def begin(self, scores_NK: Tensor, labels_N: Tensor) -> None:
         """Take what the target says of the next batch."""
-        ...
+        self.start, self.num_seen = self.num_seen, self.num_seen + len(labels_N)
+        self.num_images_G1 += self.sums(torch.ones_like(labels_N))[:, None]
+        self.look_at_target(scores_NK, labels_N)
 
-    def take(self, part: slice, scores_SNK: Tensor) -> None:
-        """Take what some of the stitched networks say of it."""
-        ...
+    def sums(self, values: Tensor) -> Tensor:
+        """Return the sum over each group's images of values (..., N) of the batch: (G, ...)."""
+        return self.groups.sums(values, self.start)
 
     def metrics(self) -> dict[str, Tensor]:
         """Return each metric of all stitched networks, (S,); NaN where one is undefined."""
-        ...
+        return self.of_sums(*(sums.sum(0) for sums in (self.num_images_G1, *self.all_sums())))
 
     def replicates(self) -> dict[str, Tensor]:
         """Return each metric without each group of images, (G, S)."""
-        ...
+        return self.of_sums(*(left(sums) for sums in (self.num_images_G1, *self.all_sums())))
+
+    @abstractmethod
+    def look_at_target(self, scores_NK: Tensor, labels_N: Tensor) -> None:
+        """Add up what the target says of the batch, and keep what stitched networks are held against."""
+
+    @abstractmethod
+    def take(self, part: slice, scores_SNK: Tensor) -> None:
+        """Take what some of the stitched networks say of the batch."""
+
+    @abstractmethod
+    def all_sums(self) -> tuple[Tensor, ...]:
+        """Return the sums of which metrics are made, (G, ...) each, but for the number of images."""
+
+    @abstractmethod
+    def of_sums(self, *sums: Tensor) -> dict[str, Tensor]:
+        """Return the metrics made of the number of images, (1,) or (G, 1), and of `all_sums` over the same images."""
 
 
 def outputs_of(target: Network, num_networks: int, *, groups: Groups, device: torch.device) -> Outputs:
@@ -44,49 +66,36 @@ def outputs_of(target: Network, num_networks: int, *, groups: Groups, device: to
     return VectorOutputs(num_networks, groups=groups, device=device)
 
 
-class ClassOutputs:
+class ClassOutputs(Outputs):
     """Accuracy, loss and agreement of heads that know classes."""
 
     def __init__(self, head: Head, num_networks: int, *, is_labelled: bool, groups: Groups, device: torch.device):
-        self.head, self.is_labelled, self.groups = head, is_labelled, groups
-        zeros_GS = torch.zeros(groups.num, num_networks, dtype=torch.float64, device=device)
-        self.num_seen = 0
+        super().__init__(groups, device)
+        self.head, self.is_labelled = head, is_labelled
+        zeros_GS = self.num_images_G1.new_zeros(groups.num, num_networks)
         self.correct_GS, self.agree_GS, self.loss_GS = zeros_GS.clone(), zeros_GS.clone(), zeros_GS.clone()
         self.target_correct_G1 = zeros_GS.new_zeros(groups.num, 1)
-        self.num_images_G1 = zeros_GS.new_zeros(groups.num, 1)
         self.is_finite_S = torch.ones(num_networks, dtype=torch.bool, device=device)  # of all scores
 
-    def begin(self, scores_NK: Tensor, labels_N: Tensor) -> None:  # noqa: D102
-        self.start, self.num_seen = self.num_seen, self.num_seen + len(labels_N)
-        self.num_images_G1 += self._sums(torch.ones_like(labels_N))[:, None]
+    def look_at_target(self, scores_NK: Tensor, labels_N: Tensor) -> None:  # noqa: D102
         self.labels_N, self.said_N = labels_N, answers(scores_NK, self.head)
         if self.is_labelled:
             self.right_N = right_answers(labels_N, self.head, scores_NK.shape[1])
-            self.target_correct_G1 += self._sums(share_alike(self.said_N, self.right_N, self.head))[:, None]
+            self.target_correct_G1 += self.sums(share_alike(self.said_N, self.right_N, self.head))[:, None]
 
     def take(self, part: slice, scores_SNK: Tensor) -> None:  # noqa: D102
         answers_SN = answers(scores_SNK, self.head)
         self.is_finite_S[part] &= torch.isfinite(scores_SNK).all(2).all(1)
-        self.agree_GS[:, part] += self._sums(share_alike(answers_SN, self.said_N, self.head))
+        self.agree_GS[:, part] += self.sums(share_alike(answers_SN, self.said_N, self.head))
         if self.is_labelled:
-            self.correct_GS[:, part] += self._sums(share_alike(answers_SN, self.right_N, self.head))
-            self.loss_GS[:, part] += self._sums(losses(scores_SNK, self.labels_N, self.head).double())
+            self.correct_GS[:, part] += self.sums(share_alike(answers_SN, self.right_N, self.head))
+            self.loss_GS[:, part] += self.sums(losses(scores_SNK, self.labels_N, self.head).double())
 
-    def _sums(self, values: Tensor) -> Tensor:
-        return self.groups.sums(values, self.start)
+    def all_sums(self) -> tuple[Tensor, ...]:  # noqa: D102
+        return self.correct_GS, self.target_correct_G1, self.loss_GS, self.agree_GS
 
-    def metrics(self) -> dict[str, Tensor]:  # noqa: D102
-        return self._of(*(sums.sum(0) for sums in self._all_sums()))
-
-    def replicates(self) -> dict[str, Tensor]:  # noqa: D102
-        return self._of(*(left(sums) for sums in self._all_sums()))
-
-    def _all_sums(self) -> tuple[Tensor, ...]:
-        return self.num_images_G1, self.correct_GS, self.target_correct_G1, self.loss_GS, self.agree_GS
-
-    def _of(
-        self, num: Tensor, correct: Tensor, target_correct: Tensor, loss: Tensor, agree: Tensor
-    ) -> dict[str, Tensor]:
+    def of_sums(self, *sums: Tensor) -> dict[str, Tensor]:  # noqa: D102
+        num, correct, target_correct, loss, agree = sums
         accuracy, target_accuracy = correct / num, target_correct / num
         nan = torch.full_like(accuracy, torch.nan)
         found = {
@@ -100,47 +109,36 @@ class ClassOutputs:
         return found if self.is_labelled else found | dict.fromkeys(OF_LABELS, nan)
 
 
-class VectorOutputs:
+class VectorOutputs(Outputs):
     """How near outputs without classes are to the target's own: mean cosine, and share of variance explained."""
 
     def __init__(self, num_networks: int, *, groups: Groups, device: torch.device):
-        self.groups, self.num_seen = groups, 0
-        self.num_images_G1 = torch.zeros(groups.num, 1, dtype=torch.float64, device=device)
+        super().__init__(groups, device)
         self.cosine_GS = self.num_images_G1.new_zeros(groups.num, num_networks)
         self.error_GS = torch.zeros_like(self.cosine_GS)
         self.pivot_K: Tensor | None = None  # mean of the first batch
         self.total_GK = self.square_G1 = torch.zeros_like(self.num_images_G1)
 
-    def begin(self, scores_NK: Tensor, labels_N: Tensor) -> None:  # noqa: D102
-        self.start, self.num_seen = self.num_seen, self.num_seen + len(labels_N)
-        self.num_images_G1 += self._sums(torch.ones_like(labels_N))[:, None]
+    def look_at_target(self, scores_NK: Tensor, labels_N: Tensor) -> None:  # noqa: ARG002, D102
         self.said_NK = scores_NK.double()
         if self.pivot_K is None:
             self.pivot_K = exact_mean(self.said_NK)
         shifted_NK = self.said_NK - self.pivot_K
-        self.total_GK = self.total_GK + self._sums(shifted_NK.mT)
-        self.square_G1 = self.square_G1 + self._sums(shifted_NK.square().sum(1))[:, None]
+        self.total_GK = self.total_GK + self.sums(shifted_NK.mT)
+        self.square_G1 = self.square_G1 + self.sums(shifted_NK.square().sum(1))[:, None]
 
     def take(self, part: slice, scores_SNK: Tensor) -> None:  # noqa: D102
         exact_SNK = scores_SNK.double()
         said_SNK = self.said_NK.expand_as(exact_SNK)
         cosine_SN = functional.cosine_similarity(exact_SNK, said_SNK, dim=2, eps=1e-300)
-        self.cosine_GS[:, part] += self._sums(cosine_SN)
-        self.error_GS[:, part] += self._sums((exact_SNK - said_SNK).square().sum(2))
+        self.cosine_GS[:, part] += self.sums(cosine_SN)
+        self.error_GS[:, part] += self.sums((exact_SNK - said_SNK).square().sum(2))
 
-    def _sums(self, values: Tensor) -> Tensor:
-        return self.groups.sums(values, self.start)
+    def all_sums(self) -> tuple[Tensor, ...]:  # noqa: D102
+        return self.cosine_GS, self.error_GS, self.total_GK, self.square_G1
 
-    def metrics(self) -> dict[str, Tensor]:  # noqa: D102
-        return self._of(*(sums.sum(0) for sums in self._all_sums()))
-
-    def replicates(self) -> dict[str, Tensor]:  # noqa: D102
-        return self._of(*(left(sums) for sums in self._all_sums()))
-
-    def _all_sums(self) -> tuple[Tensor, ...]:
-        return self.num_images_G1, self.cosine_GS, self.error_GS, self.total_GK, self.square_G1
-
-    def _of(self, num: Tensor, cosine: Tensor, error: Tensor, total: Tensor, square: Tensor) -> dict[str, Tensor]:
+    def of_sums(self, *sums: Tensor) -> dict[str, Tensor]:  # noqa: D102
+        num, cosine, error, total, square = sums
         spread = square - total.square().sum(-1, keepdim=True) / num
         return {
             "output_cosine": cosine / num,

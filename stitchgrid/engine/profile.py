@@ -4,11 +4,12 @@ Shape suffixes: S stitched networks, G groups of images, N images, L later layer
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stitchgrid.engine.groups import Groups, left, listed
+from stitchgrid.engine.groups import Groups, left
 from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
 from stitchgrid.matchers.metrics import RESIDUAL_AT, residual_at
 from stitchgrid.records import Cell
@@ -59,16 +60,20 @@ class Profile:
 
     def metrics(self) -> dict[int, dict[str, float]]:
         """Return the residual at each layer, by the position of the stitches that ask for it; NaN where g is 0."""
-        return self._of(self._errors_GSL.sum(0), self._norms_GL.sum(0))
+        return self._told(_relative(self._errors_GSL.sum(0), self._norms_GL.sum(0)))
 
     def replicates(self) -> dict[int, dict[str, list[float]]]:
         """Return the residual at each layer without each group of images."""
-        found = zip(left(self._errors_GSL), left(self._norms_GL), strict=True)
-        return listed([self._of(errors_SL, norms_L) for errors_SL, norms_L in found])
+        return self._told(_relative(left(self._errors_GSL), left(self._norms_GL)[:, None]).permute(1, 2, 0))
 
-    def _of(self, errors_SL: Tensor, norms_L: Tensor) -> dict[int, dict[str, float]]:
+    def _told(self, residuals: Tensor) -> dict[int, dict[str, Any]]:
+        """Return residuals, (S, L, ...), by position and name."""
         if not self.layers:
             return {}
-        told = (errors_SL / torch.where(norms_L > 0, norms_L, torch.nan)).tolist()
+        told = residuals.tolist()
         names = [residual_at(self.work.layer(key).name) for key in self.layers]
         return {position: dict(zip(names, told[position], strict=True)) for position in self.asking}
+
+
+def _relative(errors: Tensor, norms: Tensor) -> Tensor:
+    return errors / torch.where(norms > 0, norms, torch.nan)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stitchgrid.engine.anchors import Anchors
-from stitchgrid.engine.groups import Groups, left, listed
+from stitchgrid.engine.groups import Groups, left
 from stitchgrid.engine.outputs import outputs_of
 from stitchgrid.engine.pooling import pooled_source, pooled_target
 from stitchgrid.engine.profile import Profile
@@ -153,25 +154,26 @@ class RowErrors:
             return {}
         variance = self._spread.trace() * self._spread.num_G.sum()
         errors_S = torch.stack([errors_G.sum() for errors_G in self._errors.values()])
-        return self._of(errors_S, self._norm_G.sum(), variance)
+        return self._told(self._of(errors_S, self._norm_G.sum(), variance))
 
     def replicates(self) -> dict[int, dict[str, list[float]]]:
         """Return residual and r2 of each without each group of images."""
         if not self.positions:
             return {}
         variance_G = self._spread.traces() * left(self._spread.num_G)
-        errors_GS = torch.stack([left(errors_G) for errors_G in self._errors.values()], dim=1)
-        found = zip(errors_GS, left(self._norm_G), variance_G, strict=True)
-        return listed([self._of(*one) for one in found])
+        errors_SG = torch.stack([left(errors_G) for errors_G in self._errors.values()])
+        return self._told(self._of(errors_SG, left(self._norm_G), variance_G))
 
-    def _of(self, errors_S: Tensor, norm: Tensor, variance: Tensor) -> dict[int, dict[str, float]]:
-        residual_S = errors_S / torch.where(norm > 0, norm, torch.nan)
-        share_S = 1 - errors_S / torch.where(variance > 0, variance, torch.nan)
-        told = torch.stack([residual_S, share_S], dim=1).tolist()
-        return {
-            position: {"residual": residual, "r2": share}
-            for position, (residual, share) in zip(self._errors, told, strict=True)
-        }
+    @staticmethod
+    def _of(errors: Tensor, norm: Tensor, variance: Tensor) -> Tensor:
+        """Return residual and r2, side by side behind the stitches: (S, 2, ...)."""
+        residual = errors / torch.where(norm > 0, norm, torch.nan)
+        share = 1 - errors / torch.where(variance > 0, variance, torch.nan)
+        return torch.stack([residual, share], dim=1)
+
+    def _told(self, both: Tensor) -> dict[int, dict[str, Any]]:
+        rows = zip(self._errors, both.tolist(), strict=True)  # one transfer for all
+        return {position: dict(zip(("residual", "r2"), values, strict=True)) for position, values in rows}
 
 
 class TailEvaluation:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from stitchgrid.catalog import Catalog, load_question
-from stitchgrid.catalog.labels import matcher_labels
+from stitchgrid.catalog.labels import labels_of
 from stitchgrid.records import canonical
 
 Row = dict[str, Any]
@@ -67,8 +67,7 @@ class Asker:
         for reduced in (False, True):
             rows = [row for row in variants if ("rank" in json.loads(row["params"])) == reduced]
             entries = sorted({(row["matcher"], _without_rank(row["params"]), row["samples"]) for row in rows})
-            labels = matcher_labels([(kind, json.loads(params) | {"samples": n}) for kind, params, n in entries])
-            found[reduced] = dict(zip(entries, labels, strict=True))
+            found[reduced] = labels_of(entries)
         return found
 
 

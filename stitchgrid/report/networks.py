@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from stitchgrid.catalog.answers import Answer, read_answers, short_number
+from stitchgrid.catalog.answers import Answer, read_answers, short_interval
 from stitchgrid.catalog.judging import VERDICTS
 from stitchgrid.catalog.labels import parameters
 from stitchgrid.report.asking import Asker
@@ -56,7 +56,12 @@ def _evidence(answers: Sequence[Answer]) -> Table:
     rows = tuple(
         (
             *(one.target_model, one.target_layer, one.source_model, one.source_layer, one.label, one.value),
-            *(_interval(one.low, one.high), one.runner_up, one.margin, _interval(one.margin_low, one.margin_high)),
+            *(
+                short_interval(one.low, one.high),
+                one.runner_up,
+                one.margin,
+                short_interval(one.margin_low, one.margin_high),
+            ),
             *(one.candidates, one.untrained_value, one.p, one.verdict),
             *([check.name for check in one.failed] or None, list(one.missing) or None),
         )
@@ -64,7 +69,3 @@ def _evidence(answers: Sequence[Answer]) -> Table:
     )
     left_out = max(0, len(answers) - TOP)
     return Table(caption="The evidence", columns=COLUMNS, rows=rows, num_left_out=left_out)
-
-
-def _interval(low: float | None, high: float | None) -> str | None:
-    return None if low is None or high is None else f"{short_number(low)} to {short_number(high)}"

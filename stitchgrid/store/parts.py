@@ -14,7 +14,7 @@ from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import PARTS, Layout, PartName, content_digest
 from stitchgrid.store.limits import MB
-from stitchgrid.store.schemas import PART, lost_columns, no_rows
+from stitchgrid.store.schemas import PART, lost_columns, no_rows, with_nulls
 from stitchgrid.store.sound_tables import check_content, read_unchecked, sound
 
 AT_ONCE = 256  # parts whose bytes are held at a time while threads read them
@@ -58,9 +58,7 @@ def with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     for name in ("cell_id", "status"):  # which no cast to the schema would bear
         if name in present and name in columns and (num := table[name].null_count):
             raise DamagedFileError(f"has no {name} in {num} rows")
-    for name in missing:
-        table = table.append_column(PART.field(name), pa.nulls(table.num_rows, PART.field(name).type))
-    table, usual = table.select(list(columns)), no_rows(columns).schema
+    table, usual = with_nulls(table, PART, missing).select(list(columns)), no_rows(columns).schema
     may_be_null = [field.with_nullable(usual.field(field.name).nullable) for field in table.schema]
     return table.cast(pa.schema(may_be_null, metadata=table.schema.metadata))  # whatever the file says of that
 

@@ -174,6 +174,13 @@ ADDED_TO_TABLES = {
 }
 
 
+def with_nulls(table: pa.Table, schema: pa.Schema, columns: Iterable[str]) -> pa.Table:
+    """Return a table with these columns of a schema, all NULL, behind its own."""
+    for name in columns:
+        table = table.append_column(schema.field(name), pa.nulls(table.num_rows, schema.field(name).type))
+    return table
+
+
 def lost_columns(wanted: Iterable[str], there: Container[str], metadata: Mapping[bytes, bytes] | None) -> list[str]:
     """Return which of the columns a file of rows lacks though its version has them."""
     told = (metadata or {}).get(VERSION_KEY, b"1")

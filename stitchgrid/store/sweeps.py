@@ -17,7 +17,7 @@ from stitchgrid.store.documents import Document, PlanDocument, read_document
 from stitchgrid.store.files import Files, write_next
 from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, is_safe
 from stitchgrid.store.parts import parquet_bytes
-from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES
+from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, with_nulls
 from stitchgrid.store.sound_tables import read_table
 
 
@@ -223,9 +223,7 @@ def _with_added(name: str, table: pa.Table) -> pa.Table:
     missing = [column for column in schema.names if column not in table.column_names]
     if lost := sorted(set(missing) - ADDED_TO_TABLES.get(name, frozenset())):
         raise DamagedFileError(f"lacks the columns {lost}")
-    for column in missing:
-        table = table.append_column(schema.field(column), pa.nulls(table.num_rows, schema.field(column).type))
-    return table.select(schema.names)
+    return with_nulls(table, schema, missing).select(schema.names)
 
 
 def _comparable(table: pa.Table, name: str) -> pa.Table:
