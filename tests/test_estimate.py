@@ -25,6 +25,7 @@ from stitchgrid.errors import ClusterError, InputError
 from stitchgrid.jobfile import load_job
 from stitchgrid.matchers.protocol import svd_flops
 from stitchgrid.matchers.stitchers.direct import Direct
+from stitchgrid.models.fingerprint import fingerprint_of_noise
 from stitchgrid.plan import cost, make_plan
 from stitchgrid.records import Block, MatcherSpec, ProbeNetwork, Recipe, TrainNetwork
 from stitchgrid.resolve import open_job_images, resolve
@@ -162,6 +163,16 @@ def test_a_trial_needs_neither_weights_nor_images_and_leaves_the_threads_as_they
     assert all(one.flops_per_second > 0 <= one.cell_seconds for one in found.paces.values())
     assert found.training_flops_per_second[1] > 0
     assert found.pass_flops_per_second > 0 < found.svd_flops_per_second
+
+
+def test_networks_are_tried_with_random_weights_whatever_they_computed_when_they_were_proven(resolved, quick):
+    first, cpu = resolved.networks[0], torch.device("cpu")
+    nodes = [layer.node for layer in first.layers]
+    other = replace(first, spec=replace(first.spec, seed=first.spec.seed + 1))
+    proven = replace(first, fingerprint=fingerprint_of_noise(trial.random_network(other, cpu), nodes, device=cpu))
+    asked = replace(resolved, networks=(proven, *resolved.networks[1:]))
+    found = run_trial(Question(sweep=asked, pairs=((0, 0),), device="cpu", threads=1))
+    assert (set(found.paces), found.problems) == ({(0, 0)}, ())
 
 
 def test_a_slow_machine_is_asked_for_no_more_than_it_bears(resolved, quick, monkeypatch):

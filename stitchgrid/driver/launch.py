@@ -107,7 +107,7 @@ class Launch:
             self._max_units = max(len(plan.shards), len(resolution.sweep.networks), len(resolution.detectors()))
             revision = self._revision()
             if resolution.untrained:
-                self._prepare("training networks", resolution.untrained, resolution.sweep)
+                self._prepare("making networks", resolution.untrained, resolution.sweep)
                 with code.running():
                     resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
             self._keep_fingerprints(resolution)

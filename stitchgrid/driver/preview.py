@@ -189,8 +189,9 @@ def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_
     yield from evidence_lines(sweep)
     if sweep.probes is not None:
         yield _probes(sweep, num_unprobed)
-    if resolution.untrained:
-        yield f"networks to train first: {', '.join(unit.spec.name for unit in resolution.untrained)}"
+    for what, is_twin in (("train", False), ("initialise", True)):
+        if names := [unit.spec.name for unit in resolution.untrained if unit.spec.is_twin == is_twin]:
+            yield f"networks to {what} first: {', '.join(names)}"
     yield f"cells: {plan.num_cells}, to compute {plan.num_todo}, done {plan.num_done}"
     yield from (f"  {count} {reason}" for reason, count in sorted(plan.reasons.items(), key=lambda one: -one[1]))
     yield f"shards: {len(plan.shards)}, to run {len(plan.todo)}"
@@ -247,11 +248,11 @@ def _probes(sweep: Sweep, num_unprobed: int) -> str:
 
 def _model(network: Network) -> str:
     layers = f"{len(network.layers)} of {network.num_cuts} cuts"
-    trained = "" if network.is_known else ", to be trained"
+    to_come = "" if network.is_known else ", to be initialised" if network.spec.is_twin else ", to be trained"
     return (
         f"{network.name}: {network.spec.architecture}, {layers} ({network.layers[0].name} .. "
         f"{network.layers[-1].name}), {network.num_parameters:,} parameters, {network.flops / 1e6:.4g} MFLOP an image"
-        + trained
+        + to_come
     )
 
 

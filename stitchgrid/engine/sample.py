@@ -100,12 +100,15 @@ def spread(items: Sequence[T], num: int) -> list[T]:
 
 
 def _on_noise(network: Network, size: tuple[int, ...]) -> Network:
-    """Return the network with the preprocessing of images that have the size of the target's input."""
+    """Return the network with the preprocessing of images that have the size of the target's input.
+
+    Its weights are random there: what it computed when it was planned is not what it computes in a trial.
+    """
     wanted = network.input_shape[1:]
     resize = None if wanted == size else (wanted[0], wanted[1])
     own = network.preprocess
     preprocess = Preprocess(resize=resize, mean=own.mean, std=own.std, channels=own.channels)
-    return replace(network, preprocess=preprocess)
+    return replace(network, preprocess=preprocess, fingerprint=None)
 
 
 def _few_epochs(spec: MatcherSpec) -> MatcherSpec:
