@@ -15,6 +15,7 @@ from pathlib import Path
 from time import time
 
 from stitchgrid.errors import InputError
+from stitchgrid.paths import named_path
 from stitchgrid.private import is_open_to_others, private_folder
 
 if sys.platform != "win32":
@@ -30,7 +31,7 @@ def default_cache() -> Path:
         InputError: If the latter can be written by other users.
     """
     if named := os.environ.get("STITCHGRID_CACHE"):
-        return Path(named)
+        return named_path(named)
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", tempfile.gettempdir())) / "stitchgrid" / "cache"
     home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("HOME") and f"{os.environ['HOME']}/.cache")

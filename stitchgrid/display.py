@@ -1,5 +1,6 @@
 """What a person sees of a running launch, on stderr: a bar at a terminal, now and then a line elsewhere."""
 
+from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from stitchgrid.printable import printable
 
-SECONDS_PER_LINE = 15.0  # between progress lines where there is no terminal
+SECONDS_PER_LINE = 60.0  # between progress lines where there is no terminal
 
 
 class Rate(ProgressColumn):
@@ -51,7 +52,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Show one line (or several) of text."""
-        self.console.print(Text(printable(text)), soft_wrap=True)
+        _show(self.console, text)
 
     def stage(self, title: str, total: int, noun: str) -> "Stage":
         """Return a context in which `total` items are counted."""
@@ -97,7 +98,7 @@ class Stage:
 
     def say(self, text: str) -> None:
         """Show one line beside the bar."""
-        self.progress.console.print(Text(printable(text)), soft_wrap=True)
+        _show(self.progress.console, text)
 
     def tick(self) -> None:
         """Show where things stand, where nobody watches a bar."""
@@ -109,6 +110,10 @@ class Stage:
         ended = self.done + self.failed
         rest = pace(ended, self.total, self.line_at - self.started, self.noun)
         failed = f", {self.failed} failed" if self.failed else ""
-        self.console.print(
-            Text(f"{self.title}: {ended}/{self.total} {self.noun}{failed}{', ' + rest if rest else ''}"), soft_wrap=True
-        )
+        _show(self.console, f"{self.title}: {ended}/{self.total} {self.noun}{failed}{', ' + rest if rest else ''}")
+
+
+def _show(console: Console, text: str) -> None:
+    """Print lines to whoever reads them; where nobody does any more, work goes on."""
+    with suppress(OSError, ValueError):
+        console.print(Text(printable(text)), soft_wrap=True)

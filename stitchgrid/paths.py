@@ -1,6 +1,12 @@
-"""Paths that users name, which may be no paths at all."""
+"""Paths that users name, which may be no paths at all, and files that are written there whole or not at all."""
 
+import os
+import stat
+import uuid
+from contextlib import suppress
 from pathlib import Path
+
+from stitchgrid.errors import InputError
 
 LONGEST_NAME = 255  # bytes of a file's name that file systems take
 LONGEST_PATH = 4095
@@ -25,9 +31,54 @@ def check_path(text: str) -> str:
     return text
 
 
+def named_path(text: str) -> Path:
+    """Return the path that a text names, in which the shell may have left `~` and $VARIABLES as they are.
+
+    Raises:
+        InputError: If it starts at the home of a user who is not there.
+    """
+    try:
+        return Path(os.path.expandvars(text)).expanduser()
+    except RuntimeError:
+        raise InputError(f"no user has the home that {text[:60]!r} starts with; name another path.") from None
+
+
 def is_file(path: Path) -> bool:
     """Return whether there is such a file; there is none of a name that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it holds all of the data, or what it held before.
+
+    What is no regular file (a pipe, a device) is written as it is; so is one in a folder where no other can be made.
+
+    Raises:
+        OSError: If that cannot be done; then nothing has changed.
+    """
+    target = Path(os.path.realpath(path))  # a link stays one
+    before = target.stat() if target.exists() else None
+    if before is not None and not stat.S_ISREG(before.st_mode):
+        target.write_bytes(data)
+        return
+    partial = target.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if before is not None:
+            partial.chmod(stat.S_IMODE(before.st_mode))
+        partial.replace(target)
+    except PermissionError:
+        partial.unlink(missing_ok=True)
+        if before is None:
+            raise
+        target.write_bytes(data)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise

@@ -28,6 +28,16 @@ def cores(request) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def short_looks() -> Iterator[None]:
+    """Let claims of other machines be looked at for a moment instead of a minute, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stitchgrid.store.lease.SILENCE_S", 0.3)
+        patch.setattr("stitchgrid.store.lease.SECOND_LOOK_S", 0.3)
+        patch.setattr("stitchgrid.store.lease.LOOK_S", 0.05)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory) -> Iterator[None]:
     """Leave the user's own cache alone, in processes that tests start, too."""
     with pytest.MonkeyPatch.context() as patch:

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -58,21 +61,101 @@ def test_a_launch_that_said_it_was_over_holds_nothing(store):
     assert store.leases.claim("s", "second").number == 2
 
 
-@pytest.mark.parametrize(("ago", "free"), [(5, False), (80, False), (100, True)])
-def test_a_claim_from_another_machine_stands_as_long_as_its_heartbeat_is_fresh(store, ago, free):
+@contextmanager
+def beating(store, launch, *, ago=0.0):
+    """Let a launch of another machine say every few milliseconds that it is alive, by a clock that is off."""
+    over = threading.Event()
+
+    def keep_beating():
+        count = 0
+        while not over.wait(0.02):
+            beat(store, launch, ago=ago, num_done=(count := count + 1))
+
+    thread = threading.Thread(target=keep_beating)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("ago", [0, 300, 1e7, -300])
+def test_a_launch_of_another_machine_is_alive_while_its_heartbeat_changes_whatever_its_clock(store, ago):
+    store.leases.claim("s", "first")
+    from_elsewhere(store, 1)
+    with beating(store, "first", ago=ago):
+        assert store.leases.holder("s").launch == "first"
+        with pytest.raises(LeaseError) as caught:
+            store.leases.claim("s", "second")
+    skew = re.search(r"whose clock is (\d+) s (behind|ahead of) this machine's", str(caught.value))
+    assert (skew is None) if ago == 0 else (float(skew[1]), skew[2]) == (
+        pytest.approx(abs(ago), abs=5),
+        "behind" if ago > 0 else "ahead of",
+    )
+
+
+@pytest.mark.parametrize("ago", [0, 300, -300])
+def test_a_launch_of_another_machine_that_says_nothing_new_is_gone_and_that_is_waited_for(store, ago):
     store.leases.claim("s", "first")
     from_elsewhere(store, 1)
     beat(store, "first", ago=ago)
-    assert (store.leases.holder("s") is None) == free
+    said = []
+    assert store.leases.claim("s", "second", say=said.append).number == 2
+    assert re.fullmatch(r"Sweep 's' was claimed by launch first \(.*@elsewhere, .*to see whether that is alive\.", said[0])
+
+
+def test_a_launch_of_another_machine_that_says_it_is_over_is_not_waited_for(store, monkeypatch):
+    monkeypatch.setattr(lease_module, "SILENCE_S", 60.0)
+    store.leases.claim("s", "first")
+    from_elsewhere(store, 1)
+    beat(store, "first", is_over=True)
+    assert store.leases.claim("s", "second").number == 2
+
+
+def test_who_claims_while_another_is_waited_for_counts(store):
+    store.leases.claim("s", "first")
+    from_elsewhere(store, 1)
+
+    def claim():
+        time.sleep(0.05)
+        store.leases.claim("s", "second", force=True)
+
+    (thread := threading.Thread(target=claim)).start()
+    assert store.leases.holder("s").launch == "second"
+    thread.join()
 
 
 def test_the_heartbeat_of_an_earlier_launch_says_nothing_of_this_one(store):
     store.leases.claim("s", "first")
     from_elsewhere(store, 1)
     beat(store, "an earlier one", ago=1e6, is_over=True)
-    assert store.leases.holder("s").launch == "first"
-    from_elsewhere(store, 1, at=(datetime.now(UTC) - timedelta(hours=1)).isoformat())
-    assert store.leases.holder("s") is None
+    said = []
+    assert store.leases.holder("s", say=said.append) is None
+    assert said, "it was not known before"
+
+
+def test_one_waits_for_the_end_of_a_launch_as_long_as_it_takes(store):
+    claim = store.leases.claim("s", "first")
+    said = []
+    with Pulse(store, "s", claim, on_lost=pytest.fail):
+        thread = threading.Thread(target=store.leases.wait_until_free, args=("s",), kwargs={"say": said.append})
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert said == [f"Waiting until {claim} is through with sweep 's'."]
+
+
+def test_a_sweep_whose_clock_is_off_is_seen_to_run_at_a_second_look(store):
+    store.leases.claim("s", "first")
+    from_elsewhere(store, 1)
+    now = datetime.now(UTC)
+    beat(store, "first", ago=600)
+    assert store.leases.heartbeats(["s"], now) == {}
+    with beating(store, "first", ago=600):
+        assert store.leases.heartbeats(["s"], now)["s"]["launch"] == "first"
 
 
 CLAIM = "import sys; from stitchgrid.store import Store; print(Store.open(sys.argv[1]).leases.claim('s', 'first'))"
@@ -120,8 +203,7 @@ def test_a_damaged_claim_counts_while_somebody_is_heard_of(store):
     store.leases.claim("s", "first")
     store.files.path("sweeps/s/claims/000001.json").write_text("{")
     assert store.leases.holder("s") is None
-    beat(store, "first")
-    with pytest.raises(LeaseError, match="launch unknown"):
+    with beating(store, "first"), pytest.raises(LeaseError, match="launch unknown"):
         store.leases.claim("s", "second")
 
 

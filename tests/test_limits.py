@@ -185,7 +185,8 @@ def test_large_images_keep_their_order_and_values(root, cache, monkeypatch):
 
 
 def test_few_bytes_of_files_are_held_at_a_time(monkeypatch):
-    monkeypatch.setattr(imagefolder, "DECODE_THREADS", 50)
+    monkeypatch.setattr(imagefolder, "MOST_DECODE_THREADS", 50)
+    monkeypatch.setattr(imagefolder, "num_cpus", lambda: 50)
     monkeypatch.setattr(imagefolder, "HELD_BYTES", 100)
     taken, given, most = 0, 0, 0
 

@@ -9,6 +9,7 @@ from stitchgrid.atlas.page import render_page
 from stitchgrid.atlas.reading import read_sweep
 from stitchgrid.catalog import Catalog
 from stitchgrid.errors import InputError, QueryError, nearest
+from stitchgrid.paths import write_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ def write_atlas(catalog: Catalog, sweeps: Sequence[str], out: Path, *, figures: 
     page = render_page(grids).encode()
     drawn: tuple[Path, ...] = ()
     try:
-        out.write_bytes(page)
+        write_whole(out, page)
         if figures is not None:
             # matplotlib takes long to import: only those who ask for figures wait for it.
             from stitchgrid.atlas.figures import draw_figures

@@ -4,6 +4,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from stitchgrid.atlas.grids import Choice, NetworkInfo, Panel, SweepGrids
+from stitchgrid.paths import write_whole
 
 SQUARE_INCHES = 0.2
 GAP = 0.4  # squares between two panels
@@ -35,7 +37,11 @@ def draw_figures(grids: SweepGrids, folder: Path) -> Iterator[Path]:
         path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.pdf"
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
-            draw_choice(grids, choice).savefig(path, bbox_inches="tight", metadata={"CreationDate": None})
+            drawn = BytesIO()
+            draw_choice(grids, choice).savefig(
+                drawn, format="pdf", bbox_inches="tight", metadata={"CreationDate": None}
+            )
+        write_whole(path, drawn.getvalue())
         yield path
 
 

@@ -23,6 +23,7 @@ class SweepProgress:
     """How far one sweep is."""
 
     sweep: str
+    state: str  # running | complete | failed: all ended, not all well | stopped: cells are left | planning
     num_cells: int
     counts: dict[str, int]  # status -> cells
     reasons: dict[str, int]  # error of failed and quarantined cells -> cells
@@ -56,19 +57,23 @@ def read_progress(
         rows = catalog.query("select sweep, status, error, count(*) as n from cells group by all").to_pylist()
         remarks = catalog.query(REMARKS).to_pylist()
         warn(catalog)
+    names = [name for name in names if sweep in (None, name)]
+    beats = store.leases.heartbeats(names, datetime.now(UTC))
     return [
         _progress(
             store,
             name,
+            beats.get(name, {}),
             [row for row in rows if row["sweep"] == name],
             [f"{row['model']}: {row['remark']}" for row in remarks if row["sweep"] == name],
         )
         for name in names
-        if sweep in (None, name)
     ]
 
 
-def _progress(store: Store, name: str, rows: Sequence[dict[str, Any]], remarks: list[str]) -> SweepProgress:
+def _progress(
+    store: Store, name: str, beat: dict[str, Any], rows: Sequence[dict[str, Any]], remarks: list[str]
+) -> SweepProgress:
     counts: dict[str, int] = {}
     reasons: dict[str, int] = {}
     for row in rows:
@@ -76,12 +81,12 @@ def _progress(store: Store, name: str, rows: Sequence[dict[str, Any]], remarks: 
         if row["error"] is not None:
             reasons[row["error"]] = reasons.get(row["error"], 0) + row["n"]
     now = datetime.now(UTC)
-    beat = store.leases.heartbeat(name, now) or {}
     ended, total = beat.get("num_done", 0) + beat.get("num_failed", 0), beat.get("num_total", 0)
     seconds = beat.get("seconds", 0.0)
     rate = ended / seconds if ended and seconds >= SHORTEST else None
     return SweepProgress(
         sweep=name,
+        state=_state(counts, is_running=bool(beat)),
         num_cells=sum(counts.values()),
         counts=dict(sorted(counts.items())),
         reasons=dict(sorted(reasons.items(), key=lambda one: -one[1])),
@@ -99,6 +104,17 @@ def _progress(store: Store, name: str, rows: Sequence[dict[str, Any]], remarks: 
         running=list(beat.get("running", ())),
         remarks=remarks,
     )
+
+
+def _state(counts: Mapping[str, int], *, is_running: bool) -> str:
+    """Return in one word how a sweep stands, for those who schedule launches."""
+    if is_running:
+        return "running"
+    if not counts:
+        return "planning"
+    if counts.keys() & {"pending", "running"}:
+        return "stopped"
+    return "complete" if counts.keys() == {"done"} else "failed"
 
 
 def _seconds_since(at: object, now: datetime) -> float | None:

@@ -13,6 +13,7 @@ from stitchgrid.cli.keep import check, compact
 from stitchgrid.cli.look import layers, matchers, models
 from stitchgrid.cli.run import bench, launch, plan, resume
 from stitchgrid.cli.saying import say
+from stitchgrid.cli.streams import robust_streams
 from stitchgrid.errors import StitchgridError
 from stitchgrid.notes import show_on_stderr
 from stitchgrid.printable import masked
@@ -56,5 +57,6 @@ for command in (*RUNNING, *LOOKING, *ASKING, *KEEPING):
 
 def main() -> None:
     """Run the command line; $STITCHGRID_LOG, a level such as "debug", shows what the workers of this process note."""
-    show_on_stderr()
-    sys.exit(cli())
+    with robust_streams():
+        show_on_stderr()
+        sys.exit(cli())

@@ -9,6 +9,8 @@ import click
 
 from stitchgrid.cli.options import OUTPUT, STORE
 from stitchgrid.cli.saying import say, warn_of_store
+from stitchgrid.cli.streams import answering
+from stitchgrid.paths import named_path, write_whole
 from stitchgrid.printable import printable
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 def is_terminal() -> bool:
     """Return whether a person reads stdout."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def emit(table: "pa.Table", form: str, out: str | None) -> None:
@@ -26,18 +28,30 @@ def emit(table: "pa.Table", form: str, out: str | None) -> None:
 
     width = shutil.get_terminal_size().columns if is_terminal() and out is None else None
     text = render(table, form, width=width)
+    encoding = "utf-8"
     if isinstance(text, str) and out is None and is_terminal():  # elsewhere csv and json lose nothing
-        text = printable(text)
-    data = text if isinstance(text, bytes) else text.encode()
+        text, encoding = printable(text), sys.stdout.encoding or encoding
+    data = text if isinstance(text, bytes) else text.encode(encoding, "replace")
     if out is not None:
-        write_file(Path(out), data)
+        write_file(named_path(out), data)
     else:
+        write_answer(data)
+
+
+def write_answer(data: bytes) -> None:
+    """Write bytes to stdout.
+
+    Raises:
+        OutputError: If it does not take them.
+    """
+    with answering():
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file the user named.
+    """Write a file the user named, whole or not at all.
 
     Raises:
         InputError: If it cannot be written.
@@ -45,7 +59,7 @@ def write_file(path: Path, data: bytes) -> None:
     from stitchgrid.errors import InputError
 
     try:
-        path.write_bytes(data)
+        write_whole(path, data)
     except OSError as problem:
         raise InputError(f"cannot write {path}: {problem.strerror}; name another file with --out.") from problem
 
@@ -120,7 +134,9 @@ def atlas(sweeps: tuple[str, ...], out: str, figures: str | None, store: str) ->
     from stitchgrid.store import Store
 
     with Catalog(Store.open(store)) as catalog:
-        report = write_atlas(catalog, sweeps or catalog.sweeps, Path(out), figures=Path(figures) if figures else None)
+        report = write_atlas(
+            catalog, sweeps or catalog.sweeps, named_path(out), figures=named_path(figures) if figures else None
+        )
         warn_of_store(catalog)
     say(f"{out}: {report}")
 
@@ -157,8 +173,7 @@ def report(sweeps: tuple[str, ...], form: str, out: str | None, store: str) -> N
         warn_of_store(catalog)
     target = out or ("report.html" if form == "html" else None)
     if target is None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text)
+        write_answer(text)
     else:
-        write_file(Path(target), text)
+        write_file(named_path(target), text)
         say(f"{target}: {', '.join(sweeps or catalog.sweeps)}")

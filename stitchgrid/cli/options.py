@@ -64,6 +64,13 @@ HOW = together(
         help="Time for what is in flight when Ctrl-C or SIGTERM comes; a second one ends at once.",
     ),
     click.option("--force", is_flag=True, help="Take the sweep over from a launch that is at it."),
+    click.option("--wait", is_flag=True, help="Wait for the end of a launch that is at the sweep, then go on."),
+    click.option(
+        "--notify",
+        metavar="COMMAND",
+        help="Run it in a shell at the end, whatever came: $STITCHGRID_SWEEP, _EXIT (the exit code), _DONE and _FAILED "
+        "(numbers of cells) tell.",
+    ),
     click.option("--retry-failed", is_flag=True, help="Compute cells again that failed before."),
     click.option(
         "--keep-going/--fail-fast", default=True, show_default=True, help="Go on when a cell fails, or stop at once."

@@ -7,6 +7,7 @@ import click
 
 from stitchgrid.cli.options import HOW, STORE, WHERE
 from stitchgrid.cli.saying import say
+from stitchgrid.cli.streams import going_on
 
 if TYPE_CHECKING:
     from stitchgrid.driver import Summary
@@ -165,18 +166,49 @@ def _show_plan(job: "Job", store: str, where: dict[str, Any], **how: Any) -> Non
     say(preview(job, store, say=Display().say, where=Where(**where), **how))
 
 
-def _launch(
+def _launch(job: "Job", store: str, *, notify: str | None, **flags: Any) -> int:
+    """Run a launch, show its summary and tell whoever is to know; return the exit code."""
+    from stitchgrid.errors import StitchgridError
+
+    done: dict[str, int] = {}
+    code = 1
+    try:
+        code = _run_launch(job, store, done, **flags)
+    except StitchgridError as problem:
+        code = problem.exit_code
+        raise
+    finally:
+        if notify is not None:
+            _notify(notify, job.name, code, done)
+    return code
+
+
+def _notify(command: str, sweep: str, code: int, done: dict[str, int]) -> None:
+    """Run a command of the user's with what came of a launch in its environment; numbers that are unknown are empty."""
+    import os
+    import subprocess
+
+    told = {"SWEEP": sweep, "EXIT": code, "DONE": done.get("done", ""), "FAILED": done.get("failed", "")}
+    environment = os.environ | {f"STITCHGRID_{name}": str(value) for name, value in told.items()}
+    ended = subprocess.run(command, shell=True, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
+    if ended:
+        say(f"The command of --notify ended with {ended}.", err=True)
+
+
+def _run_launch(
     job: "Job",
     store: str,
+    done: dict[str, int],
     *,
     update: bool,
     retry_failed: bool,
     keep_going: bool,
     force: bool,
+    wait: bool,
     same_code: bool = False,
     **where: Any,
 ) -> int:
-    """Run a launch and show its summary; return the exit code."""
+    """Run a launch and show its summary; return the exit code. `done` is given what became of the cells."""
     from stitchgrid.display import Display
     from stitchgrid.driver import Launch, Where
     from stitchgrid.store import Store
@@ -185,12 +217,19 @@ def _launch(
     started = Launch(job, opened, Where(**where), Display())
     try:
         summary = started.run(
-            update=update, retry_failed=retry_failed, fail_fast=not keep_going, force=force, same_code=same_code
+            update=update,
+            retry_failed=retry_failed,
+            fail_fast=not keep_going,
+            force=force,
+            same_code=same_code,
+            wait=wait,
         )
     except KeyboardInterrupt:
         say(f"\nInterrupted; what is finished is kept. Go on with: {_command('resume', job.name, store)}", err=True)
         return 130
-    _show_summary(summary, opened, store)
+    done |= {"done": summary.num_done, "failed": sum(summary.failures.values())}
+    with going_on():
+        _show_summary(summary, opened, store)
     return 0 if summary.num_done == summary.num_cells else 1
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stitchgrid.cli.streams import answering
 from stitchgrid.printable import printable
 
 if TYPE_CHECKING:
@@ -11,8 +12,16 @@ if TYPE_CHECKING:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Write lines to stdout, or to stderr."""
-    click.echo(printable(text), err=err)
+    """Write lines to stdout, or to stderr.
+
+    Raises:
+        OutputError: If stdout does not take them; stderr may take them or not.
+    """
+    if err:
+        click.echo(printable(text), err=True)
+        return
+    with answering():
+        click.echo(printable(text))
 
 
 def warn_of_damage(damaged: tuple[object, ...]) -> None:

@@ -21,7 +21,9 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
+from stitchgrid.cpus import num_cpus
 from stitchgrid.errors import ClusterError, InputError
+from stitchgrid.paths import named_path
 from stitchgrid.private import numbered_folder, private_path, read_own
 
 _log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ _log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 100_000_000  # a run's context is all that travels through it
 LISTEN_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 15.0
+NICENESS = "RAY_worker_niceness"  # 15 unless it says so: then anything else on the machine takes the CPU from workers
 SESSION = "ray"  # begins the name of a local cluster's folder
 LONGEST_SESSION = 43  # bytes of its path: a socket's may have 107, and Ray adds a date, a process and a name
 
@@ -95,18 +98,21 @@ class Connection:
             )
 
     def _start(self, undo: ExitStack) -> None:
-        environment = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
+        environment = {
+            "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),
+            NICENESS: os.environ.get(NICENESS, "0"),
+        }
         if not os.environ.get("RAY_AUTH_TOKEN") and "RAY_AUTH_TOKEN_PATH" not in os.environ:
             environment["RAY_AUTH_TOKEN"] = token_hex(32)  # else Ray writes one to the home folder
         undo.enter_context(Settings(environment, loopback=True))
         self.log_folder = numbered_folder(SESSION, session_home())
         undo.callback(self._remove_logs)
-        num_cpus = max(_num_cpus(), ceil(self.min_cpus))
+        total = max(num_cpus(), ceil(self.min_cpus))
         _init(
             undo,
             self.package,
             address="local",
-            num_cpus=num_cpus,
+            num_cpus=total,
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             _node_ip_address="127.0.0.1",
@@ -152,10 +158,14 @@ def session_home() -> Path:
     """Return the folder in which this user's private one is to hold Ray's: $RAY_TMPDIR, else $TMPDIR, else /tmp.
 
     Raises:
-        ClusterError: If it is so deep that no socket can be made in it.
+        ClusterError: If $RAY_TMPDIR names none, or it is so deep that no socket can be made in it.
     """
     named = os.environ.get("RAY_TMPDIR")
-    homes = [Path(named)] if named else [Path(tempfile.gettempdir()), Path("/tmp")]
+    if named and not os.access(named_path(named), os.W_OK | os.X_OK):
+        raise ClusterError(
+            f"RAY_TMPDIR names {named}, which is no folder that you can write; make it, name another, or unset it."
+        )
+    homes = [named_path(named)] if named else [Path(tempfile.gettempdir()), Path("/tmp")]
     for home in homes:
         session = private_path(home) / f"{SESSION}999"
         if len(os.fsencode(session)) <= LONGEST_SESSION:
@@ -165,6 +175,15 @@ def session_home() -> Path:
         f"Ray would keep its sockets in {session}, a path of {len(os.fsencode(session))} bytes, and more than "
         f"{LONGEST_SESSION} leave no room for their names; set RAY_TMPDIR to a folder nearer the root, such as /tmp."
     )
+
+
+def require_session_home() -> None:
+    """See that a cluster of this machine has a place for its files, before anything is computed.
+
+    Raises:
+        ClusterError: If $RAY_TMPDIR names no folder, or all places are too deep.
+    """
+    session_home()
 
 
 def find_cluster(address: str) -> str:
@@ -271,6 +290,8 @@ def _init(undo: ExitStack, package: Path | None, **options: Any) -> None:
     in_main_thread = threading.current_thread() is threading.main_thread()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     undo.callback(ray.shutdown, wait_for_processes=True)
+    # Ray's processes inherit what is blocked: a terminal that is closed tells the launch, which ends them in order.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         ray.init(logging_level="ERROR", log_to_driver=False, **options)
     except Exception as problem:
@@ -284,6 +305,7 @@ def _init(undo: ExitStack, package: Path | None, **options: Any) -> None:
             f"Ray could not be {'started' if options['address'] == 'local' else 'joined'}: {problem}"
         ) from problem
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         if in_main_thread and on_sigterm is not None:  # Ray has put its own there
             signal.signal(signal.SIGTERM, on_sigterm)
 
@@ -313,12 +335,3 @@ def _read_settings_again() -> None:
         raylet.AuthenticationTokenLoader.instance().reset_cache()
         forced = os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
         constants.ENABLE_RAY_CLUSTER = sys.platform == "linux" if forced is None else forced == "1"
-
-
-def _num_cpus() -> int:
-    """Return the CPUs this process may use, as Ray counts them: containers included."""
-    with suppress(ImportError, AttributeError):
-        from ray._private.utils import get_num_cpus
-
-        return int(get_num_cpus())
-    return os.cpu_count() or 1

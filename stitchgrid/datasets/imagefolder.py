@@ -3,7 +3,6 @@
 The same files give the same listing, in a folder and in any archive of it.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from stitchgrid.cpus import num_cpus
 from stitchgrid.datasets.decoding import decode, is_large
 from stitchgrid.datasets.image_files import IMAGE_SUFFIXES
 from stitchgrid.datasets.images import Listing
@@ -27,7 +27,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Found: TypeAlias = Decoded | Unreadable
 
-DECODE_THREADS = min(8, os.cpu_count() or 1)
+MOST_DECODE_THREADS = 8
 DECODE_CHUNK = 8  # files a thread takes at a time
 HELD_BYTES = 256_000_000  # of files that were read and are not decoded yet
 NO_FILE = "cannot be read, or is a link"
@@ -179,13 +179,14 @@ def in_threads(function: Callable[[T], R], items: Iterable[T], *, weigh: Callabl
 
     `weigh` tells the bytes of an item: of several that weigh much, fewer are held at a time.
     """
-    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+    num_threads = min(MOST_DECODE_THREADS, num_cpus())
+    with ThreadPoolExecutor(num_threads) as pool:
         waiting: deque[tuple[Future[list[R]], int]] = deque()
         held = 0
         for chunk, weight in _chunks(items, weigh):
             waiting.append((pool.submit(lambda part: [function(item) for item in part], chunk), weight))
             held += weight
-            while waiting and (len(waiting) > 2 * DECODE_THREADS or held > HELD_BYTES):
+            while waiting and (len(waiting) > 2 * num_threads or held > HELD_BYTES):
                 first, its_weight = waiting.popleft()
                 held -= its_weight
                 yield from first.result()

@@ -8,11 +8,13 @@ from types import FrameType
 
 from stitchgrid.cluster import Executor
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Drain:
-    """Turns SIGINT and SIGTERM (also that of Slurm or Kubernetes before a machine is taken away) into an orderly end.
+    """Turns SIGINT, SIGTERM (of Slurm or Kubernetes before a machine is taken away) and SIGHUP into an orderly end.
+
+    SIGHUP comes when a terminal is closed; where it is ignored, as under nohup, it stays so.
 
     While units run, the first signal asks for the end of the run and the second, or `seconds` after the first, raises
     KeyboardInterrupt; at any other time so does the first. Signals reach the main thread alone.
@@ -29,7 +31,8 @@ class Drain:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP]
+        before = {number: signal.signal(number, self._on_signal) for number in heard}
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_alarm)
         try:
             yield

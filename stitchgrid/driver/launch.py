@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
-from stitchgrid.cluster import Executor, Outcome, Progress, open_executor
+from stitchgrid.cluster import Executor, Outcome, Progress, open_executor, require_session_home
 from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
@@ -36,7 +36,7 @@ from stitchgrid.plan import Plan, make_plan, split_shard
 from stitchgrid.records import Shard, Sweep, Unit
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.rows import lost_rows
-from stitchgrid.store import Store
+from stitchgrid.store import LeaseError, Store
 from stitchgrid.worker import Worker
 
 U = TypeVar("U", bound=Unit)
@@ -77,10 +77,11 @@ class Launch:
         fail_fast: bool = False,
         force: bool = False,
         same_code: bool = False,
+        wait: bool = False,
     ) -> Summary:
         """Compute what the store lacks; `force` takes the sweep over from a launch that is at it.
 
-        With `same_code` users' own code is run only if it is what the sweep was planned with.
+        With `wait` it begins when that is through. With `same_code` users' own code is run only if it is what the sweep was planned with.
 
         Raises:
             LeaseError: If another launch is at this sweep, or takes it over.
@@ -91,8 +92,12 @@ class Launch:
         """
         start = perf_counter()
         with self._exit, self._drain.listening():
-            if not force:
-                self.store.leases.require_free(self.job.name)
+            if self.where.address == "local":
+                require_session_home()
+            if wait and not force:
+                self.store.leases.wait_until_free(self.job.name, say=self.display.say)
+            elif not force:
+                self.store.leases.require_free(self.job.name, say=self.display.say)
             before = self.store.leases.last_number(self.job.name)
             code = HeldCode(self.job)
             with code.running():
@@ -100,7 +105,7 @@ class Launch:
                     check_same_code(self.store, self.job)
                 images = open_job_images(self.job, cache=self.cache)
                 resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
-                if self._claim(force=force) > before + 1:  # another launch came and went meanwhile
+                if self._claim(force=force, wait=wait) > before + 1:  # another launch came and went meanwhile
                     resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
                 self._stage_own_code(resolution)
             self._say_what_was_found(resolution)
@@ -136,9 +141,17 @@ class Launch:
     def _speed(self) -> float:
         return speed_there(self.job.numerics.device, self.where)
 
-    def _claim(self, *, force: bool) -> int:
+    def _claim(self, *, force: bool, wait: bool) -> int:
         """Take the sweep for this launch and say so in the store from now on; return the claim's number."""
-        claim = self.store.leases.claim(self.job.name, self.launch_id, force=force)
+        leases, say = self.store.leases, self.display.say
+        while True:
+            try:
+                claim = leases.claim(self.job.name, self.launch_id, force=force, say=say)
+                break
+            except LeaseError:
+                if not wait:
+                    raise
+                leases.wait_until_free(self.job.name, say=say)
         self._pulse = self._exit.enter_context(Pulse(self.store, self.job.name, claim, on_lost=self._drain.stop))
         return claim.number
 

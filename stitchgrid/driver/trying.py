@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from os import sched_getaffinity
 
 import torch
 
 from stitchgrid.cluster import run_errand
 from stitchgrid.cluster.sizing import Size, check_shares, choose_size
+from stitchgrid.cpus import num_cpus
 from stitchgrid.driver.where import Where
 from stitchgrid.engine.memory import available_bytes
 from stitchgrid.engine.sample import Pair
@@ -69,7 +69,7 @@ def try_out(
     size = local_size(where, max_units)
     share = _share_of_gpu(size)
     if size.cpus and not size.gpus:
-        share = min(1.0, len(sched_getaffinity(0)) / (size.num_workers * size.cpus))
+        share = min(1.0, num_cpus() / (size.num_workers * size.cpus))
     return Tried(trial=_here(question, say), size=size, speed_share=share)
 
 
@@ -79,7 +79,7 @@ def local_size(where: Where, max_units: int) -> Size:
     if where.address == "none":
         return Size(num_workers=1, cpus=0, gpus=0)
     resources = {
-        "CPU": float(len(sched_getaffinity(0))),
+        "CPU": float(num_cpus()),
         "GPU": float(torch.cuda.device_count()),
         "memory": float(available_bytes(torch.device("cpu"))),
     }

@@ -9,6 +9,7 @@ from time import perf_counter, process_time
 import torch
 
 from stitchgrid.allocator import keep_freed_memory
+from stitchgrid.cpus import num_cpus
 from stitchgrid.engine.memory import available_bytes
 
 
@@ -17,7 +18,7 @@ def set_up_torch(threads: int | None) -> bool:
 
     Return whether freed memory is kept.
     """
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads or num_cpus())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # but where a job asks for it
     torch.backends.cudnn.deterministic = True  # so that trained maps come out the same to the bit, as far as it decides
     return keep_freed_memory()

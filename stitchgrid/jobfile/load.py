@@ -10,7 +10,7 @@ from stitchgrid.jobfile.overrides import apply_overrides
 from stitchgrid.jobfile.parse import read_job
 from stitchgrid.jobfile.problems import Problems
 from stitchgrid.jobfile.toml_text import MAX_BYTES, parse_toml
-from stitchgrid.paths import is_file
+from stitchgrid.paths import is_file, named_path
 from stitchgrid.shipped import shipped_names
 
 
@@ -34,7 +34,7 @@ def load_job(path_or_name: str, overrides: Sequence[str] = ()) -> Job:
 
 
 def _find(path_or_name: str) -> Path:
-    path = Path(path_or_name)
+    path = named_path(path_or_name)
     if is_file(path):
         return path
     shipped = shipped_names("jobs", ".toml")

@@ -148,21 +148,25 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
 
 
 def _expand_variables(table: dict[str, Any], problems: Problems) -> None:
-    """Replace ${VAR} where paths stand: the root of the images, and weights."""
+    """Replace ${VAR}, and ~ at the beginning, where paths stand: of images, weights and architectures."""
     data = table.get("data")
     places = [("data", data, "root")]
     if isinstance(data, dict):
         places.append(("data.outliers", data.get("outliers"), "root"))
     models = table.get("models")
     for position, model in enumerate(models if isinstance(models, list) else []):
-        places.append((f"models[{position}]", model, "weights"))
+        places += [(f"models[{position}]", model, "weights"), (f"models[{position}]", model, "architecture")]
         if isinstance(model, dict):
             places.append((f"models[{position}].weights", model.get("weights"), "file"))
     for where, item, key in places:
         if isinstance(item, dict) and isinstance(text := item.get(key), str):
             for name in sorted(set(VARIABLE.findall(text)) - os.environ.keys()):
                 problems.add(f"{where}.{key}", f"environment variable {name} is not set, and {text!r} needs it")
-            item[key] = VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
+            text = VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
+            try:
+                item[key] = str(Path(text).expanduser()) if text.startswith("~") else text
+            except RuntimeError:
+                problems.add(f"{where}.{key}", f"no user has the home that {text[:60]!r} starts with")
 
 
 def _items(table: Mapping[str, Any], key: str, problems: Problems) -> list[tuple[str, Any]]:

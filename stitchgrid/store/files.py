@@ -173,7 +173,7 @@ class LocalFiles:
                 partial = _write_beside(folder, last, data)
                 try:
                     won = _link(folder, partial, last)
-                    os.fsync(folder)
+                    below.sync(folder)
                 finally:
                     _remove(folder, partial)
                 if not won and below.kind_of(folder, last) not in (None, stat.S_IFREG):
@@ -190,7 +190,7 @@ class LocalFiles:
                 partial = _write_beside(folder, last, data)
                 try:
                     os.rename(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
-                    os.fsync(folder)
+                    below.sync(folder)
                 except BaseException:
                     _remove(folder, partial)
                     raise
@@ -318,6 +318,7 @@ def _write_beside(folder: int, name: str, data: bytes) -> str:
     descriptor = os.open(partial, below.NEW_FILE, 0o666, dir_fd=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            below.share_as(folder, descriptor)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

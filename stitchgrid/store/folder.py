@@ -30,6 +30,7 @@ FILES = re.compile(  # what is never a folder in a store
     r"|sweeps/[^/]+/(heartbeat\.json|\d{4,}/(job\.json|plan\.json|(cells|models|layers|probes)\.parquet))"
     r"|sweeps/[^/]+/(claims|journal/[^/]+)/\d{6,9}\.json|sweeps/[^/]+/logs/[^/]+/\d{3,}\.log"
 )
+NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}  # of a folder, in file systems
 KINDS = {
     stat.S_IFLNK: "a link that leads to no file of the store",
     stat.S_IFIFO: "a pipe",
@@ -90,13 +91,43 @@ def _step(here: int, folder: str, *, make: bool) -> int:
     except FileNotFoundError:
         if not make:
             raise
-        with suppress(FileExistsError):  # made by somebody else at this moment
+        made = True
+        try:
             os.mkdir(folder, dir_fd=here)
-        return os.open(folder, FOLDER | os.O_NOFOLLOW, dir_fd=here)
+        except FileExistsError:  # made by somebody else at this moment
+            made = False
+        new = os.open(folder, FOLDER | os.O_NOFOLLOW, dir_fd=here)
+        if made:
+            share_as(here, new, is_folder=True)
+        return new
     except OSError as problem:
         if problem.errno in (errno.ENOTDIR, errno.ELOOP) and kind_of(here, folder) == stat.S_IFLNK:
             raise NotRegularError(errno.ELOOP, f"{folder} is a link, and folders of a store are none") from problem
         raise
+
+
+def share_as(folder: int, made: int, *, is_folder: bool = False) -> None:
+    """Give what was made in an open folder the folder's group, and its mode, whatever this process's umask.
+
+    A store that several people share stays theirs together, and a private one private. Where the owner or the file
+    system refuses, it stays as it is.
+    """
+    around = os.fstat(folder)
+    mode = stat.S_IMODE(around.st_mode) & (0o7777 if is_folder else 0o666)
+    with suppress(OSError):
+        if os.fstat(made).st_gid != around.st_gid:
+            os.fchown(made, -1, around.st_gid)
+    with suppress(OSError):
+        os.fchmod(made, mode)
+
+
+def sync(folder: int) -> None:
+    """Have the entries of an open folder written to the disk, where its file system knows of such a thing."""
+    try:
+        os.fsync(folder)
+    except OSError as problem:
+        if problem.errno not in NO_SYNC:
+            raise
 
 
 def kind_of(folder: int, name: str) -> int | None:

@@ -1,17 +1,19 @@
 """Who works on a sweep: numbered claims, of which the highest counts; a claim is never changed.
 
-A claim is written once, so that of two who want the same number one gets it. It stands as long as its launch says that
-it is alive: by the heartbeat of the sweep, whose age is told by comparing clocks, and on the machine where the launch
-runs by its process. A launch that was taken for dead and is not finds the higher number and stops.
+A claim is written once, so that of two who want the same number one gets it. It stands as long as its launch is alive:
+on the machine where it runs its process tells, elsewhere whether its heartbeat changes between two looks. Clocks are
+never compared: those of two machines may be minutes apart. A launch that was taken for dead and is not finds the higher
+number and stops.
 """
 
 import getpass
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from stitchgrid.errors import StoreError
@@ -22,7 +24,12 @@ from stitchgrid.store.files import Files
 from stitchgrid.store.journal import Journal
 from stitchgrid.store.layout import HIGHEST, Layout, numbered
 
-HEARTBEAT_IS_FRESH = timedelta(seconds=90)
+SILENCE_S = 60.0  # without a new heartbeat, of one every five seconds, after which a launch elsewhere counts as gone
+LOOK_S = 1.0  # between two looks
+HEARTBEAT_IS_FRESH = timedelta(seconds=90)  # for what is shown; who may take a sweep is never told by a clock
+SECOND_LOOK_S = 6.0  # time for a heartbeat
+MOST_SKEW = timedelta(hours=14)  # a clock that takes its zone for another
+SKEW_S = 30.0  # between two machines' clocks, from which on it is named
 START_TIME = 18  # its place in /proc/PID/stat, behind the state
 UNKNOWN = "unknown"
 
@@ -58,20 +65,45 @@ class Leases:
         names = self.files.names(Layout.claims(sweep))
         return max((number for name in names if (number := claim_number(name)) is not None), default=0)
 
-    def holder(self, sweep: str) -> Claim | None:
-        """Return the claim of whoever works on the sweep, None if nobody is known to."""
-        claim = self._latest(sweep)
-        return claim if claim is not None and self._is_alive(sweep, claim) else None
+    def holder(self, sweep: str, *, say: Callable[[str], None] = lambda _: None) -> Claim | None:
+        """Return the claim of whoever works on the sweep, None if nobody does.
 
-    def claim(self, sweep: str, launch: str, *, force: bool = False) -> Claim:
+        Whether a launch of another machine is alive is known when its heartbeat changes: that is waited for, for
+        SILENCE_S seconds at most, and `say` is told so.
+        """
+        claim = self._latest(sweep)
+        if claim is None or _is_gone(claim) or self._is_over(sweep, claim):
+            return None
+        if is_here(claim):
+            return claim
+        say(f"Sweep {sweep!r} was claimed by {claim}; it takes up to {SILENCE_S:.0f} s to see whether that is alive.")
+        return self._latest(sweep) if self.changing([sweep], SILENCE_S) else None
+
+    def changing(self, sweeps: Collection[str], seconds: float) -> set[str]:
+        """Return the sweeps in which something is said or claimed within so many seconds: they are worked on."""
+        before = {sweep: self._sign_of_life(sweep) for sweep in sweeps}
+        end, found = monotonic() + seconds, set[str]()
+        while len(found) < len(before) and monotonic() < end:
+            sleep(min(LOOK_S, max(0.0, end - monotonic())))
+            found |= {sweep for sweep, sign in before.items() if self._sign_of_life(sweep) != sign}
+        return found - {sweep for sweep in found if self._is_over(sweep, self._latest(sweep))}
+
+    def _sign_of_life(self, sweep: str) -> tuple[int, dict[str, Any] | None]:
+        return self.last_number(sweep), self.journal.read_heartbeat(sweep)
+
+    def claim(
+        self, sweep: str, launch: str, *, force: bool = False, say: Callable[[str], None] = lambda _: None
+    ) -> Claim:
         """Claim a sweep; `force` takes it from a launch that is alive, which then stops by itself.
+
+        `say` is told what is waited for.
 
         Raises:
             LeaseError: If another launch has it.
         """
         number = self.last_number(sweep) + 1  # looked up first: who claims in between gets it
         if not force:
-            self.require_free(sweep)
+            self.require_free(sweep, say=say)
         if number > HIGHEST:
             raise LeaseError(
                 f"no claim on sweep {sweep!r} can follow {Layout.claim(sweep, number - 1)} in the store "
@@ -83,14 +115,27 @@ class Leases:
             raise LeaseError(f"sweep {sweep!r} was claimed by another launch at this very moment; try again.")
         return mine
 
-    def require_free(self, sweep: str) -> None:
-        """Raise a LeaseError if somebody works on a sweep."""
-        if (other := self.holder(sweep)) is not None:
+    def require_free(self, sweep: str, *, say: Callable[[str], None] = lambda _: None) -> None:
+        """Return when nobody works on a sweep; `say` is told what is waited for until that is known.
+
+        Raises:
+            LeaseError: If somebody does.
+        """
+        if (other := self.holder(sweep, say=say)) is not None:
             raise LeaseError(
-                f"sweep {sweep!r} is being computed by {other}, heard of {self._heard(sweep, other):.0f} s ago; follow "
-                "it with 'stitchgrid status --watch', wait for its end, or take it over with --force (the other then "
-                "stops by itself, and nothing that it finished is lost)."
+                f"sweep {sweep!r} is being computed by {other}{self._skew(sweep, other)}; follow it with 'stitchgrid "
+                "status --watch', wait for its end with --wait, or take it over with --force (the other then stops by "
+                "itself, and nothing that it finished is lost)."
             )
+
+    def wait_until_free(self, sweep: str, *, say: Callable[[str], None]) -> None:
+        """Return when nobody works on a sweep any more, however long that takes."""
+        is_said = False
+        while (other := self.holder(sweep)) is not None:
+            if not is_said:
+                say(f"Waiting until {other} is through with sweep {sweep!r}.")
+            is_said = True
+            sleep(LOOK_S)
 
     def heartbeat(self, sweep: str, now: datetime) -> dict[str, Any] | None:
         """Return what the launch that is at a sweep said last; None if none is known to be at it."""
@@ -98,6 +143,23 @@ class Leases:
         if beat is None or beat.get("is_over") or not is_fresh(beat, now):
             return None
         return None if claim is not None and claim.launch == beat.get("launch") and _is_gone(claim) else beat
+
+    def heartbeats(self, sweeps: Collection[str], now: datetime) -> dict[str, dict[str, Any]]:
+        """Return what launches that are at these sweeps said last, by sweep.
+
+        Where a heartbeat of another machine is old by its clock, which may be wrong, a second look is taken.
+        """
+        found = {sweep: beat for sweep in sweeps if (beat := self.heartbeat(sweep, now)) is not None}
+        unsure = [sweep for sweep in sweeps if sweep not in found and self._may_be_alive(sweep, now)]
+        for sweep in self.changing(unsure, SECOND_LOOK_S) if unsure else ():
+            found[sweep] = self.journal.read_heartbeat(sweep) or {}
+        return found
+
+    def _may_be_alive(self, sweep: str, now: datetime) -> bool:
+        claim, beat = self._latest(sweep), self.journal.read_heartbeat(sweep) or {}
+        at = moment(beat.get("at"))
+        is_recent = at is not None and abs(now - at) <= MOST_SKEW
+        return claim is not None and is_recent and not (beat.get("is_over") or is_here(claim))
 
     def successor(self, sweep: str, mine: Claim) -> Claim | None:
         """Return the claim that has taken the place of mine, None while mine stands."""
@@ -114,15 +176,18 @@ class Leases:
         except (DamagedFileError, StoreError):  # whoever it was, it counts as long as it could be alive
             return Claim(number=number, launch=UNKNOWN, user=UNKNOWN, host=UNKNOWN, pid=0, process="", at=UNKNOWN)
 
-    def _is_alive(self, sweep: str, claim: Claim) -> bool:
-        beat = self._beat(sweep, claim)
-        if beat is not None and beat.get("is_over"):
-            return False
-        return not _is_gone(claim) and is_fresh(beat or {"at": claim.at}, datetime.now(UTC))
+    def _is_over(self, sweep: str, claim: Claim | None) -> bool:
+        """Return whether the launch of the latest claim said that it was over."""
+        beat = None if claim is None else self._beat(sweep, claim)
+        return beat is not None and bool(beat.get("is_over"))
 
-    def _heard(self, sweep: str, claim: Claim) -> float:
+    def _skew(self, sweep: str, claim: Claim) -> str:
+        """Return in words how far the clock of a launch that is alive seems to be off, where that is much."""
         at = moment((self._beat(sweep, claim) or {}).get("at", claim.at))
-        return max(0.0, (datetime.now(UTC) - at).total_seconds()) if at else 0.0
+        behind = 0.0 if at is None or is_here(claim) else (datetime.now(UTC) - at).total_seconds()
+        if abs(behind) <= SKEW_S:
+            return ""
+        return f" (whose clock is {abs(behind):.0f} s {'behind' if behind > 0 else 'ahead of'} this machine's)"
 
     def _beat(self, sweep: str, claim: Claim) -> dict[str, Any] | None:
         beat = self.journal.read_heartbeat(sweep)

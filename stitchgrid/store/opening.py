@@ -5,6 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from stitchgrid import __version__
 from stitchgrid.errors import NoStoreError, StoreError
+from stitchgrid.paths import named_path
 from stitchgrid.records import canonical
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import Marker, read_document
@@ -33,12 +34,7 @@ def open_files(uri: str | Path, *, create: bool) -> Files:
 
 def _files_at(uri: str) -> Files:
     if "://" not in uri:
-        try:
-            return LocalFiles(Path(uri).expanduser().absolute())
-        except RuntimeError as problem:
-            raise StoreError(
-                f"no store at {uri}: there is no such user's home; name a folder with --store."
-            ) from problem
+        return LocalFiles(named_path(uri).absolute())
     parts = urlsplit(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return LocalFiles(Path(unquote(parts.path)).absolute())
