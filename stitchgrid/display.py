@@ -18,7 +18,10 @@ class Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Return "3.2 cells/s, 0:41 left"."""
-        return Text(pace(task.completed, task.total or 0, task.elapsed or 0.0, task.fields["noun"]))
+        done, expected = task.completed, task.fields["expected"]
+        if not done and expected is not None:
+            return Text(expected_text(expected))
+        return Text(pace(done, task.total or 0, task.elapsed or 0.0, task.fields["noun"]))
 
 
 def pace(done: float, total: float, seconds: float, noun: str) -> str:
@@ -32,6 +35,15 @@ def pace(done: float, total: float, seconds: float, noun: str) -> str:
     rate = done / seconds
     shown = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
     return f"{shown} {noun}/s, {clock((total - done) / rate)} left"
+
+
+def expected_text(seconds: float) -> str:
+    """Return how long a stage is expected to take, until it is known.
+
+    >>> expected_text(441)
+    'about 0:07:21 in all'
+    """
+    return f"about {clock(seconds)} in all"
 
 
 def clock(seconds: float) -> str:
@@ -54,16 +66,16 @@ class Display:
         """Show one line (or several) of text."""
         _show(self.console, text)
 
-    def stage(self, title: str, total: int, noun: str) -> "Stage":
-        """Return a context in which `total` items are counted."""
-        return Stage(self.console, title, total, noun)
+    def stage(self, title: str, total: int, noun: str, *, expected: float | None = None) -> "Stage":
+        """Return a context in which `total` items are counted; `expected` are the seconds that they may take."""
+        return Stage(self.console, title, total, noun, expected=expected)
 
 
 class Stage:
     """The progress of one stage."""
 
-    def __init__(self, console: Console, title: str, total: int, noun: str):
-        self.console, self.title, self.total, self.noun = console, title, total, noun
+    def __init__(self, console: Console, title: str, total: int, noun: str, *, expected: float | None = None):
+        self.console, self.title, self.total, self.noun, self.expected = console, title, total, noun, expected
         self.done = self.failed = 0
         self.started = self.line_at = self.ended_at = monotonic()
         self.progress = Progress(
@@ -76,10 +88,12 @@ class Stage:
             transient=False,
             disable=not console.is_terminal,
         )
-        self.task = self.progress.add_task(title, total=total, noun=noun)
+        self.task = self.progress.add_task(title, total=total, noun=noun, expected=expected)
 
     def __enter__(self) -> "Stage":
         self.progress.start()
+        if self.expected is not None and not self.console.is_terminal:
+            self._line()
         return self
 
     def __exit__(
@@ -109,6 +123,8 @@ class Stage:
         self.line_at = monotonic()
         ended = self.done + self.failed
         rest = pace(ended, self.total, self.line_at - self.started, self.noun)
+        if not ended and self.expected is not None:
+            rest = expected_text(self.expected)
         failed = f", {self.failed} failed" if self.failed else ""
         _show(self.console, f"{self.title}: {ended}/{self.total} {self.noun}{failed}{', ' + rest if rest else ''}")
 

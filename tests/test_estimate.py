@@ -13,8 +13,9 @@ from test_plan import CKA, DIRECT, TASK, Store, network, sweep
 
 from stitchgrid.cluster import Errand
 from stitchgrid.cluster.sizing import Size
-from stitchgrid.driver import Where, trying
+from stitchgrid.driver import Where, expecting, trying
 from stitchgrid.driver.estimate import Pricing, algebra_flops, estimate, makespan, networks_to_train, pairs_to_try
+from stitchgrid.driver.expecting import expected_seconds
 from stitchgrid.driver.preview import EmptyStore
 from stitchgrid.driver.trying import local_size, try_out
 from stitchgrid.engine import trial
@@ -412,6 +413,15 @@ def test_own_code_is_sent_along(resolved, tmp_path, monkeypatch):
     found = ask(asked, Where(address="head:6379", gpus_per_worker=0.5), [])
     assert sent == ["def net(): ..."]
     assert found.speed_share == 0.5  # two workers share a GPU
+
+
+def test_what_a_long_launch_may_take_is_measured_before_it_begins(resolved, quick, monkeypatch):
+    plan = make_plan(resolved, EmptyStore())
+    how = {"device": "cpu", "max_units": 3}
+    assert expected_seconds(plan, Where(address="none"), **how) is None
+    monkeypatch.setattr(expecting, "LONG_S", 0.0)
+    assert expected_seconds(plan, Where(address="none"), **how) > 0
+    assert expected_seconds(plan, Where(address="auto"), **how) is None, "workers have the cluster to themselves"
 
 
 # The command

@@ -89,9 +89,14 @@ def test_a_launch_of_another_machine_is_alive_while_its_heartbeat_changes_whatev
         with pytest.raises(LeaseError) as caught:
             store.leases.claim("s", "second")
     skew = re.search(r"whose clock is (\d+) s (behind|ahead of) this machine's", str(caught.value))
-    assert (skew is None) if ago == 0 else (float(skew[1]), skew[2]) == (
-        pytest.approx(abs(ago), abs=5),
-        "behind" if ago > 0 else "ahead of",
+    assert (
+        (skew is None)
+        if ago == 0
+        else (float(skew[1]), skew[2])
+        == (
+            pytest.approx(abs(ago), abs=5),
+            "behind" if ago > 0 else "ahead of",
+        )
     )
 
 
@@ -102,7 +107,9 @@ def test_a_launch_of_another_machine_that_says_nothing_new_is_gone_and_that_is_w
     beat(store, "first", ago=ago)
     said = []
     assert store.leases.claim("s", "second", say=said.append).number == 2
-    assert re.fullmatch(r"Sweep 's' was claimed by launch first \(.*@elsewhere, .*to see whether that is alive\.", said[0])
+    assert re.fullmatch(
+        r"Sweep 's' was claimed by launch first \(.*@elsewhere, .*to see whether that is alive\.", said[0]
+    )
 
 
 def test_a_launch_of_another_machine_that_says_it_is_over_is_not_waited_for(store, monkeypatch):

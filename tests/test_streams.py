@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -39,18 +40,15 @@ def pipe():
     reading, writing = os.pipe()
     with os.fdopen(writing, "w", encoding="utf-8") as stream:
         yield reading, stream
-    for descriptor in (reading,):
-        try:
-            os.close(descriptor)
-        except OSError:
-            pass
+    with suppress(OSError):
+        os.close(reading)
 
 
 def shell(command, **options):
     """Run a command line in a shell, in which `stitchgrid` is the command."""
     name = f"{sys.executable} -m stitchgrid.cli"
     return subprocess.run(
-        ["bash", "-c", f"set -o pipefail; stitchgrid() {{ {name} \"$@\"; }}; {command}"],
+        ["bash", "-c", f'set -o pipefail; stitchgrid() {{ {name} "$@"; }}; {command}'],
         capture_output=True,
         text=True,
         timeout=120,
@@ -120,6 +118,14 @@ def test_a_display_whose_stderr_fails_goes_on(monkeypatch):
         stage.say("one")
         stage.tick()
     assert stage.done == 3
+
+
+def test_what_a_stage_may_take_is_told_until_it_is_known(capsys):
+    with Display().stage("computing", 3, "cells", expected=441.0) as stage:
+        stage.advance(done=3)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "computing: 0/3 cells, about 0:07:21 in all"
+    assert last.startswith("computing: 3/3 cells, ")
 
 
 # Commands

@@ -16,6 +16,7 @@ from stitchgrid.cluster import Executor, Outcome, Progress, open_executor, requi
 from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
+from stitchgrid.driver.expecting import expected_seconds
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
 from stitchgrid.driver.preview import evidence_told, geometry_notices, matcher_lines
 from stitchgrid.driver.pulse import Pulse
@@ -79,9 +80,10 @@ class Launch:
         same_code: bool = False,
         wait: bool = False,
     ) -> Summary:
-        """Compute what the store lacks; `force` takes the sweep over from a launch that is at it.
+        """Compute what the store lacks.
 
-        With `wait` it begins when that is through. With `same_code` users' own code is run only if it is what the sweep was planned with.
+        Of another launch that is at the sweep, `force` takes it over and `wait` awaits the end. With `same_code` users'
+        own code is run only if it is what the sweep was planned with.
 
         Raises:
             LeaseError: If another launch is at this sweep, or takes it over.
@@ -345,9 +347,10 @@ class Launch:
             if event.kind == "finished":
                 upkeep.part_written()
 
+        expected = expected_seconds(plan, self.where, device=self.job.numerics.device, max_units=self._max_units)
         workers = self._workers()
         with (
-            self._observed("computing cells", plan.todo, "cells", num_done=plan.num_done) as watch,
+            self._observed("computing cells", plan.todo, "cells", num_done=plan.num_done, expected=expected) as watch,
             self._drain.stopping(workers),
         ):
             outcome = workers.run(
@@ -371,10 +374,12 @@ class Launch:
                 self.store.write_part(loss.unit.unit_id, list(rows))
 
     @contextmanager
-    def _observed(self, title: str, units: Sequence[Unit], noun: str, *, num_done: int) -> Iterator[Watch]:
+    def _observed(
+        self, title: str, units: Sequence[Unit], noun: str, *, num_done: int, expected: float | None = None
+    ) -> Iterator[Watch]:
         assert self._pulse is not None
         total = sum(unit.num_cells for unit in units)
-        with self.display.stage(title, total, noun) as stage:
+        with self.display.stage(title, total, noun, expected=expected) as stage:
             watch = Watch(self.store, self.job.name, self.launch_id, stage, num_done=num_done)
             with self._pulse.telling(watch.tell):
                 yield watch
