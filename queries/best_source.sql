@@ -9,8 +9,8 @@
 -- param matcher = ''  one matcher; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
 -- param diverged = false  count cells whose training diverged, too
--- columns: sweep, source_model, target_model, matcher, target_layer, best_source_layer, metric, score, accuracy
--- columns: num_tied, num_sources, margin, margin_low, margin_high, candidates, p, verdict, params, samples
+-- columns: sweep, source_model, target_model, matcher, target_layer, best_source_layer, verdict, score, margin
+-- columns: margin_low, margin_high, candidates, p, metric, accuracy, num_tied, num_sources, params, samples
 with kept as (
     from scores where not $diverged union all by name from all_scores where $diverged
 ),
@@ -48,9 +48,9 @@ sure as (
     group by all
 )
 select
-    b.sweep, b.source_model, b.target_model, b.matcher, b.target_layer, b.best_source_layer, b.metric, b.score,
-    b.accuracy, b.num_tied, b.num_sources, s.least.margin as margin, s.least.low as margin_low,
-    s.least.high as margin_high, s.candidates, s.p, s.verdict, b.params, b.samples
+    b.sweep, b.source_model, b.target_model, b.matcher, b.target_layer, b.best_source_layer, s.verdict,
+    b.score, s.least.margin as margin, s.least.low as margin_low, s.least.high as margin_high, s.candidates, s.p,
+    b.metric, b.accuracy, b.num_tied, b.num_sources, b.params, b.samples
 from best as b
 left join sure as s
     on s.sweep = b.sweep and s.source_model = b.source_model and s.target_model = b.target_model

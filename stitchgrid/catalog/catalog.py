@@ -20,6 +20,16 @@ from stitchgrid.errors import QueryError, nearest
 from stitchgrid.private import private_folder
 from stitchgrid.store import Damage, Store
 
+_MATCHERS = "select distinct matcher as name from cells order by all"
+#: By the names of queries' parameters: what the store has of such.
+KNOWN = {
+    "matcher": _MATCHERS,
+    "first": _MATCHERS,
+    "second": _MATCHERS,
+    "metric": "select distinct unnest(metrics) as name from cells order by all",
+    "flag": "select distinct unnest(flags) as name from measurements order by all",
+}
+SHOW_TABLES = re.compile(r"\s*show\s+(?:all\s+)?tables\s*;?\s*", re.IGNORECASE)  # of which people mean the views
 READING = {"SELECT", "EXPLAIN"}  # DESCRIBE, SHOW, SUMMARIZE, FROM and VALUES are parsed as SELECT
 ADVICE = f'The views are {", ".join(VIEWS)}; "describe results" lists the columns of one.'
 
@@ -82,6 +92,8 @@ class Catalog:
         Raises:
             QueryError: If it is anything else, or DuckDB cannot run it.
         """
+        if SHOW_TABLES.fullmatch(sql):
+            return pa.table({"name": list(VIEWS)})
         while True:
             try:
                 table = self._run(sql, params or {})
@@ -121,6 +133,23 @@ class Catalog:
             self._open()
         return bool(found)
 
+    def _check_known(self, question: Question, values: Mapping[str, Any]) -> None:
+        """Refuse a matcher, metric or flag that no cell of the store has, rather than answer with no rows.
+
+        Raises:
+            QueryError: Naming the nearest.
+        """
+        for name, value in values.items():
+            sql = KNOWN.get(name)
+            if sql is None or value == "" or value == {one.name: one.default for one in question.params}.get(name):
+                continue
+            known = [row["name"] for row in self.query(sql).to_pylist()]
+            if value not in known:
+                raise QueryError(
+                    f"parameter {name!r} of query {question.name!r}: no {name} {value!r} in the store; "
+                    f"{nearest(str(value), known)}."
+                )
+
     def ask(self, question: Question, given: Mapping[str, str] | None = None) -> pa.Table:
         """Return the answer to a question; `given` holds values of its parameters as text.
 
@@ -131,6 +160,7 @@ class Catalog:
         sweep = values.get("sweep")
         if sweep and sweep not in self.sweeps:
             raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(str(sweep), self.sweeps)}.")
+        self._check_known(question, values)
         used = {name for statement in self._parse(question) for name in statement.named_parameters}
         if undeclared := sorted(used - values.keys()):
             raise QueryError(

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stitchgrid.catalog.terminal import terminal_table
 from stitchgrid.errors import QueryError, nearest, one_line
 from stitchgrid.printable import as_markdown, printable
 
@@ -26,10 +27,11 @@ CRLF = "\r\n"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # full-width ones, too
 
 
-def render(table: pa.Table, format: str, *, width: int | None = None) -> str | bytes:
+def render(table: pa.Table, format: str, *, width: int | None = None, every: bool = False) -> str | bytes:
     """Return the table as `table`, `csv`, `spreadsheet`, `json`, `markdown` (text) or `parquet` (bytes).
 
-    `width` is that of the reader's terminal; without it no cell of a `table` is folded.
+    `width` is that of the reader's terminal, to which a `table` keeps with its first rows, or with `every` one of them;
+    without it nothing is cut or left out.
 
     Raises:
         QueryError: If there is no such format, or it cannot hold a value.
@@ -37,7 +39,9 @@ def render(table: pa.Table, format: str, *, width: int | None = None) -> str | b
     if format != "table" and format not in FORMATS:
         raise QueryError(f"no output format {format!r}; {nearest(format, ['table', *FORMATS])}.")
     try:
-        return _as_table(table, width) if format == "table" else FORMATS[format](table)
+        if format == "table":
+            return _as_table(table) if width is None else terminal_table(table, _at_terminal, width=width, every=every)
+        return FORMATS[format](table)
     except (OverflowError, ValueError, RecursionError, NotImplementedError, pa.ArrowException) as problem:
         raise QueryError(
             f"the result cannot be written as {format} ({one_line(problem)}); select the column as text "
@@ -45,7 +49,7 @@ def render(table: pa.Table, format: str, *, width: int | None = None) -> str | b
         ) from problem
 
 
-def _as_table(table: pa.Table, width: int | None) -> str:
+def _as_table(table: pa.Table) -> str:
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=False)
     for field in table.schema:
         right = _is_number(field.type)
@@ -53,7 +57,7 @@ def _as_table(table: pa.Table, width: int | None) -> str:
     for row in _rows(table):
         shown.add_row(*(Text(_for_people(value)) for value in row))
     target = StringIO()
-    console = Console(file=target, width=width or UNLIMITED, color_system=None, force_terminal=False, soft_wrap=False)
+    console = Console(file=target, width=UNLIMITED, color_system=None, force_terminal=False, soft_wrap=False)
     console.print(shown)
     lines = [line.rstrip() for line in target.getvalue().splitlines()]
     count = f"({table.num_rows} row{'' if table.num_rows == 1 else 's'})"
@@ -125,6 +129,13 @@ def _for_people(value: Any) -> str:
         return ", ".join(map(_for_people, value))
     text = printable(json.dumps(_plain(value), ensure_ascii=False) if isinstance(value, dict) else str(value))
     return f'"{text}"' if text in {NULL_MARK, ""} else text
+
+
+def _at_terminal(value: Any) -> str:
+    """Return a value as text for a line that is short."""
+    if isinstance(value, list):
+        return ", ".join(map(_at_terminal, value))
+    return f"{value:.4g}" if isinstance(value, float) else _for_people(value)
 
 
 def _for_programs(value: Any) -> str:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.shipped import shipped_names
@@ -60,6 +61,15 @@ class Question:
     columns: tuple[str, ...]
     sql: str
 
+    @property
+    def description(self) -> str:
+        """All there is to know of it: question, parameters, columns, SQL."""
+        width = max((len(_written(param)) for param in self.params), default=0)
+        lines = [f"{self.name}: {self.question}", *wrap(self.details, 100), ""]
+        lines += ["parameters:", *(f"  {_written(one):{width}}  {one.description}" for one in self.params), ""]
+        lines += ["columns:", *(f"  {line}" for line in wrap(", ".join(self.columns) or "as the SQL says", 100)), ""]
+        return "\n".join([*lines, "SQL:", _without_header(self.sql)])
+
     def bind(self, given: Mapping[str, str]) -> dict[str, Value]:
         """Return a value for every parameter.
 
@@ -79,6 +89,18 @@ class Question:
             else:
                 raise QueryError(f"query {self.name!r} needs a value for {name!r}; give it as --param {name}=VALUE.")
         return values
+
+
+def _written(param: Param) -> str:
+    """Return a parameter as it is given, with its default."""
+    default = "VALUE" if param.default is None else str(param.default)
+    return f"--param {param.name}={default.lower() if isinstance(param.default, bool) else default}"
+
+
+def _without_header(sql: str) -> str:
+    lines = sql.splitlines()
+    start = next((k for k, line in enumerate(lines) if not line.startswith("--")), len(lines))
+    return "\n".join(lines[start:])
 
 
 def parse_question(name: str, sql: str) -> Question:

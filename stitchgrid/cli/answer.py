@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stitchgrid.cli.ask import emit, write_file
+from stitchgrid.cli.ask import emit, format_of, write_file
 from stitchgrid.cli.options import OUTPUT, STORE
 from stitchgrid.cli.saying import say, warn_of_store
+from stitchgrid.paths import named_path
 
 if TYPE_CHECKING:
     from stitchgrid.catalog.answers import Answer
@@ -25,8 +26,9 @@ def answer(
     target: str | None,
     source: str | None,
     kinds: tuple[str, ...],
-    form: str,
+    form: str | None,
     out: str | None,
+    every: bool,
     store: str,
 ) -> None:
     """Say which layer of one network matches each layer of another best, and how sure that is; default: all sweeps.
@@ -52,18 +54,17 @@ def answer(
         found = {name: [one for one in answers if wanted.takes(one)] for name, answers in everything.items()}
         lacking = {name: additions(catalog, name, answers) for name, answers in found.items()}
         warn_of_store(catalog)
+    form = format_of(form, out)
     if form != "table":
         answers = [one for name in sweeps for one in found[name]]
-        emit(as_table(answers, short=form == "markdown"), form, out)
+        emit(as_table(answers, short=form == "markdown"), form, out, every=every)
         return
     text = "\n\n".join("\n".join(_lines(name, found[name], lacking[name])) for name in sweeps)
     text = text or "The store holds no planned sweep: launch a job first."
     if out is None:
         say(text)
     else:
-        from pathlib import Path
-
-        write_file(Path(out), f"{text}\n".encode())
+        write_file(named_path(out), f"{text}\n".encode())
 
 
 def _lines(sweep: str, answers: "list[Answer]", lacking: "list[Addition]") -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stitchgrid.cli.options import OUTPUT, STORE
+from stitchgrid.cli.options import OUTPUT, STORE, SUFFIXES
 from stitchgrid.cli.saying import say, warn_of_store
 from stitchgrid.cli.streams import answering
 from stitchgrid.paths import named_path, write_whole
@@ -22,12 +22,21 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def emit(table: "pa.Table", form: str, out: str | None) -> None:
-    """Write a table to a file or to stdout, in one of the formats."""
+def format_of(form: str | None, out: str | None) -> str:
+    """Return the format that was asked for, by name or by the suffix of a file.
+
+    >>> format_of(None, "answers.CSV"), format_of("json", "answers.csv"), format_of(None, None)
+    ('csv', 'json', 'table')
+    """
+    return form or SUFFIXES.get(Path(out or "").suffix.lower(), "table")
+
+
+def emit(table: "pa.Table", form: str | None, out: str | None, *, every: bool = False) -> None:
+    """Write a table to a file or to stdout, in one of the formats; `every` shows all rows at a terminal."""
     from stitchgrid.catalog.formats import render
 
     width = shutil.get_terminal_size().columns if is_terminal() and out is None else None
-    text = render(table, form, width=width)
+    text = render(table, format_of(form, out), width=width, every=every)
     encoding = "utf-8"
     if isinstance(text, str) and out is None and is_terminal():  # elsewhere csv and json lose nothing
         text, encoding = printable(text), sys.stdout.encoding or encoding
@@ -67,15 +76,25 @@ def write_file(path: Path, data: bytes) -> None:
 @click.command()
 @click.argument("question", metavar="[NAME|FILE.sql]", required=False)
 @click.option("--param", "params", multiple=True, metavar="K=V", help="A parameter of the query; may be repeated.")
+@click.option("--describe", is_flag=True, help="Show the question, its parameters, columns and SQL instead.")
 @OUTPUT
 @STORE
-def query(question: str | None, params: tuple[str, ...], form: str, out: str | None, store: str) -> None:
+def query(
+    question: str | None,
+    params: tuple[str, ...],
+    describe: bool,
+    form: str | None,
+    out: str | None,
+    every: bool,
+    store: str,
+) -> None:
     """Answer a question about what a store holds; without NAME, list the questions.
 
     \b
     Example:
       stitchgrid query
-      stitchgrid query best_source --param sweep=quickstart --format csv
+      stitchgrid query best_source --describe
+      stitchgrid query best_source --param sweep=quickstart --out best.csv
     """
     from stitchgrid.catalog import Catalog, list_questions, load_question
     from stitchgrid.store import Store
@@ -85,9 +104,12 @@ def query(question: str | None, params: tuple[str, ...], form: str, out: str | N
             say(f"{known.name:24}  {known.question}")
         return
     asked = load_question(question)
+    if describe:
+        say(asked.description)
+        return
     given = dict(_key_value(param) for param in params)
     with Catalog(Store.open(store)) as catalog:
-        emit(catalog.ask(asked, given), form, out)
+        emit(catalog.ask(asked, given), form, out, every=every)
         warn_of_store(catalog)
 
 
@@ -99,22 +121,45 @@ def _key_value(text: str) -> tuple[str, str]:
 
 
 @click.command()
-@click.argument("statement", metavar='"SELECT ..."')
+@click.argument("statement", metavar='["SELECT ..."|-]', required=False)
+@click.option("-f", "--file", "file", type=click.Path(dir_okay=False), help="A file with the statement.")
 @OUTPUT
 @STORE
-def sql(statement: str, form: str, out: str | None, store: str) -> None:
+def sql(statement: str | None, file: str | None, form: str | None, out: str | None, every: bool, store: str) -> None:
     """Run one SELECT over the views results, answers, pairs, cells, models, layers and others ("show tables").
+
+    The statement is given as it stands, from a file, or with - from stdin.
 
     \b
     Example:
       stitchgrid sql "select metric, count(*) as n, avg(value) from results group by metric"
+      stitchgrid sql -f mine.sql --out mine.parquet
     """
     from stitchgrid.catalog import Catalog
     from stitchgrid.store import Store
 
+    text = _statement(statement, file)
     with Catalog(Store.open(store)) as catalog:
-        emit(catalog.query(statement), form, out)
+        emit(catalog.query(text), form, out, every=every)
         warn_of_store(catalog)
+
+
+def _statement(statement: str | None, file: str | None) -> str:
+    """Return the one statement that was given in one of the ways.
+
+    Raises:
+        InputError: If a file, or stdin, cannot be read as text.
+    """
+    from stitchgrid.errors import InputError
+
+    if (statement is None) == (file is None):
+        raise click.UsageError('give one statement: "SELECT ...", - for stdin, or -f FILE.')
+    try:
+        if file is not None:
+            return named_path(file).read_text("utf-8")
+        return sys.stdin.read() if statement == "-" else str(statement)
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"cannot read the statement from {file or 'stdin'} as UTF-8 text: {problem}.") from problem
 
 
 @click.command()

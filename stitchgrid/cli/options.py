@@ -16,6 +16,7 @@ STORE = click.option(
     help="Where results are kept: a folder, or s3://bucket/prefix.",
 )
 
+SUFFIXES = {".csv": "csv", ".json": "json", ".md": "markdown", ".parquet": "parquet"}
 FORMATS = ("table", "csv", "spreadsheet", "json", "markdown", "parquet")
 
 
@@ -35,11 +36,11 @@ OUTPUT = together(
         "--format",
         "form",
         type=click.Choice(FORMATS),
-        default="table",
-        show_default=True,
-        help="How to show the rows; spreadsheet: csv whose texts no spreadsheet takes for a formula.",
+        help="How to write the rows; default: what the name of --out ends with, else a table. spreadsheet: csv whose "
+        "texts no spreadsheet takes for a formula.",
     ),
     click.option("--out", type=click.Path(dir_okay=False), help="Write to this file instead of stdout."),
+    click.option("--all", "every", is_flag=True, help="Show all rows at a terminal, not the first 40."),
 )
 
 WHERE = together(
