@@ -6,6 +6,8 @@ from itertools import combinations
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
+from helpers_flow import run
 from helpers_paper import make_paper_store
 from helpers_store import (
     ERROR,
@@ -27,8 +29,9 @@ from helpers_store import (
 )
 from scipy.stats import spearmanr
 
-from stitchgrid.catalog import Catalog, list_questions, load_question
+from stitchgrid.catalog import VIEWS, Catalog, list_questions, load_question
 from stitchgrid.catalog.questions import parse_question
+from stitchgrid.cli import cli
 from stitchgrid.errors import QueryError
 from stitchgrid.store import Store
 
@@ -497,3 +500,61 @@ def test_a_query_file_with_broken_sql_is_refused(catalog):
         catalog.ask(parse_question("q", "select 1 where"))
     with pytest.raises(QueryError, match="only statements that read"):
         catalog.ask(parse_question("q", "drop view results"))
+
+
+# The commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    return make_synthetic_store(tmp_path_factory.mktemp("grid")).store.uri
+
+
+def test_a_query_is_described_with_all_there_is_to_it(grid):
+    said = run("query", "matrix", "--describe", "--store", grid).stdout
+    for part in (
+        "matrix: What is the value of one metric for every layer pair",
+        "--param metric=residual  one of its metrics",
+        "status",
+        "SQL:\nselect\n    c.sweep",
+    ):
+        assert part in said
+    assert "-- param" not in said
+
+
+@pytest.mark.parametrize(
+    ("question", "param", "told"),
+    [
+        ("best_source", "matcher=CKA", r"no matcher 'CKA' in the store; .*'?cka"),
+        ("matrix", "metric=residul", r"no metric 'residul' in the store; did you mean 'residual'\?"),
+        ("flags", "flag=saturatd", r"no flag 'saturatd' in the store"),
+        ("best_source", "sweep=x", r"no planned sweep 'x' in the store"),
+    ],
+)
+def test_a_matcher_metric_or_flag_that_no_cell_has_is_refused_with_the_nearest(grid, question, param, told):
+    assert re.search(told, run("query", question, "--param", param, "--store", grid, code=2).output)
+
+
+def test_a_default_that_a_store_lacks_is_no_error(catalog):
+    assert answer(catalog, "matrix", matcher="cka", metric="cka")
+    assert answer(catalog, "matrix", matcher="direct")
+
+
+def test_statements_come_as_they_stand_from_files_and_from_stdin(grid, tmp_path):
+    text = "select count(*) as n from cells"
+    (tmp_path / "mine.sql").write_text(text)
+    shown = run("sql", text, "--format", "csv", "--store", grid).stdout
+    assert run("sql", "-f", tmp_path / "mine.sql", "--format", "csv", "--store", grid).stdout == shown
+    piped = CliRunner().invoke(cli, ["sql", "-", "--format", "csv", "--store", grid], input=text)
+    assert (piped.exit_code, piped.stdout) == (0, shown)
+    assert 'give one statement: "SELECT ...", - for stdin, or -f FILE' in run("sql", "--store", grid, code=2).output
+    assert "cannot read the statement from" in run("sql", "-f", tmp_path / "none.sql", "--store", grid, code=2).output
+
+
+def test_tables_are_the_views(catalog):
+    assert [row["name"] for row in catalog.query("SHOW TABLES;").to_pylist()] == list(VIEWS)
+
+
+def test_a_file_is_of_the_format_that_its_name_says(grid, tmp_path):
+    run("query", "best_source", "--out", tmp_path / "best.csv", "--store", grid)
+    assert (tmp_path / "best.csv").read_text().startswith("sweep,source_model,target_model,matcher,")
