@@ -25,7 +25,7 @@ from helpers_store import SWEEP, make_synthetic_store, planned_cells
 from stitchgrid.catalog import Catalog
 from stitchgrid.cli import cli
 from stitchgrid.errors import StitchgridError
-from stitchgrid.store import Store
+from stitchgrid.store import Store, lease
 from stitchgrid.store.layout import DATA_NAME, PART_NAME, content_digest
 from stitchgrid.store.reading import read_rows
 
@@ -354,7 +354,8 @@ def can_be_opened(grid: Path) -> bool:
 
 def main(first: int, num: int) -> int:
     """Run rounds in little memory, showing those that fail; return how many did."""
-    os.fsync = lambda _: None  # no round waits for the disk
+    os.fsync = lambda _: None  # no round waits for the disk, nor long for launches of other machines
+    lease.SILENCE_S = lease.SECOND_LOOK_S = lease.LOOK_S = 0.01
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     bad = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -93,6 +93,32 @@ IMPORTS = {  # how net.py gets its width -> the sources beside it, of which the 
         },
     ),
     "__import__": ("WIDTH = __import__('blocks').WIDTH", {"blocks": "WIDTH = 3"}),
+    **{
+        f"an importer of another name: {source}": (f"{source}.WIDTH", {"blocks": "WIDTH = 3"})
+        for source in (
+            "from importlib import import_module as load; WIDTH = load('blocks')",
+            "import importlib; f = importlib.import_module; g = f; WIDTH = g('blocks')",
+            "import importlib; WIDTH = getattr(importlib, 'import_module')('blocks')",
+            "one, load = 1, __import__; WIDTH = load('blocks')",
+            "WIDTH = (lambda load=__import__: load('blocks'))()",
+            "from functools import partial; load = partial(__import__); WIDTH = load('blocks')",
+        )
+    },
+    **{
+        f"a guard of its own: {source!r}": (
+            f"{source}\nif TYPE_CHECKING:\n    from blocks import WIDTH",
+            {"blocks": "WIDTH = 3"},
+        )
+        for source in (
+            "TYPE_CHECKING = True",
+            "from typing import TYPE_CHECKING\nTYPE_CHECKING = True",
+            "for TYPE_CHECKING in (True,): pass",
+        )
+    },
+    "a star that brings a guard": (
+        "from typing import TYPE_CHECKING\nfrom guard import *\nif TYPE_CHECKING:\n    from blocks import WIDTH",
+        {"guard": "TYPE_CHECKING = True", "blocks": "WIDTH = 3"},
+    ),
     "a circle": (
         "import a; WIDTH = a.find()",
         {"a": "import net\ndef find():\n    import b; return b.WIDTH", "b": "WIDTH = 3"},

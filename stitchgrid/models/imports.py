@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 STAR = "*"
+GUARD = "TYPE_CHECKING"
+IMPORTERS = ("import_module", "__import__")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +21,9 @@ class Import:
 def imports_of(content: bytes, package: str) -> tuple[Import, ...]:
     """Return the imports of a source whose `__package__` is `package`; none of a source that cannot be parsed.
 
-    Imports inside functions count, and so do calls of `import_module` and `__import__` with a literal. What runs under
-    `TYPE_CHECKING` or `__name__ == "__main__"` alone does not: importing the module never runs it.
+    Imports inside functions count, and so do calls of `import_module` and `__import__`, under whatever name, with a
+    literal. What runs under typing's `TYPE_CHECKING` or `__name__ == "__main__"` alone does not: importing the module
+    never runs it.
 
     >>> imports_of(b"from . import blocks; import torch.nn as nn", "pkg")
     (Import(module='pkg', names=('blocks',)), Import(module='torch.nn', names=()))
@@ -83,18 +86,81 @@ def _nodes(content: bytes) -> tuple[ast.Import | ast.ImportFrom | ast.Call, ...]
 
 
 def _walk(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom | ast.Call]:
+    importers, is_typings = _importers(tree), _is_typings(tree)
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, ast.Call) and _is_literal_import(node)):
+        if isinstance(node, ast.Import | ast.ImportFrom) or (
+            isinstance(node, ast.Call) and _is_literal_import(node, importers)
+        ):
             yield node
-        if isinstance(node, ast.If) and _is_never_run(node.test):
+        if isinstance(node, ast.If) and _is_never_run(node.test, is_typings=is_typings):
             waiting += reversed(node.orelse)
         else:
             waiting += reversed(list(ast.iter_child_nodes(node)))
 
 
-def _is_never_run(test: ast.expr) -> bool:
+def _importers(tree: ast.Module) -> frozenset[str]:
+    """Return the names under which a source calls what imports a module by its name."""
+    found, before = set(IMPORTERS), 0
+    while len(found) > before:
+        before = len(found)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                found |= {alias.asname for alias in node.names if alias.name in found and alias.asname}
+            for target, value in _bindings(node):
+                if _last_name(value) in found or _is_lookup(value, found):
+                    found |= {name for one in ast.walk(target) if (name := _last_name(one)) is not None}
+    return frozenset(found)
+
+
+def _bindings(node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
+    """Yield what a node gives a name, with the value: assignments of all kinds, and defaults of parameters."""
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            several = isinstance(target, ast.Tuple | ast.List) and isinstance(node.value, ast.Tuple | ast.List)
+            yield from (
+                zip(target.elts, node.value.elts, strict=False)  # type: ignore[attr-defined]
+                if several
+                else [(target, node.value)]
+            )
+    elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+        yield node.target, node.value
+    elif isinstance(node, ast.arguments):
+        positional = [*node.posonlyargs, *node.args][::-1]
+        given = [
+            *zip(positional, node.defaults[::-1], strict=False),
+            *zip(node.kwonlyargs, node.kw_defaults, strict=True),
+        ]
+        yield from ((ast.Name(id=arg.arg), value) for arg, value in given if value is not None)
+
+
+def _is_lookup(value: ast.AST, importers: set[str]) -> bool:
+    """Return whether a value is made of an importer: looked up by name, a partial function of it, a static method."""
+    return isinstance(value, ast.Call) and any(
+        _last_name(one) in importers or (isinstance(one, ast.Constant) and one.value in importers) for one in value.args
+    )
+
+
+def _is_typings(tree: ast.Module) -> bool:
+    """Return whether TYPE_CHECKING is typing's in a source: then what it guards is never run."""
+    from_typing, other_stars = [0], [-1]  # lines
+    for node in ast.walk(tree):
+        bound = [target for target, _ in _bindings(node)]
+        bound += [node.target] if isinstance(node, ast.AugAssign | ast.For) else []
+        if any(_last_name(one) == GUARD for target in bound for one in ast.walk(target)):
+            return False
+        if isinstance(node, ast.ImportFrom):
+            names = {alias.asname or alias.name for alias in node.names}
+            if node.module in ("typing", "typing_extensions"):
+                from_typing += [node.lineno] * (GUARD in names)
+            elif GUARD in names:
+                return False
+            other_stars += [node.lineno] * (STAR in names)
+    return max(from_typing) > max(other_stars)
+
+
+def _is_never_run(test: ast.expr, *, is_typings: bool) -> bool:
     if isinstance(test, ast.Compare):
         sides = [test.left, *test.comparators]
         return (
@@ -102,10 +168,10 @@ def _is_never_run(test: ast.expr) -> bool:
             and any(isinstance(side, ast.Name) and side.id == "__name__" for side in sides)
             and any(isinstance(side, ast.Constant) and side.value == "__main__" for side in sides)
         )
-    return _last_name(test) == "TYPE_CHECKING"
+    return is_typings and _last_name(test) == GUARD
 
 
-def _last_name(node: ast.expr) -> str | None:
+def _last_name(node: ast.AST) -> str | None:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
 
 
@@ -113,8 +179,9 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def _is_literal_import(node: ast.Call) -> bool:
-    return _last_name(node.func) in ("import_module", "__import__") and _literal_argument(node, 0, "name") is not None
+def _is_literal_import(node: ast.Call, importers: frozenset[str]) -> bool:
+    is_importer = _last_name(node.func) in importers or _is_lookup(node.func, set(importers))
+    return is_importer and _literal_argument(node, 0, "name") is not None
 
 
 def _literal_argument(node: ast.Call, position: int, keyword: str) -> str | None:

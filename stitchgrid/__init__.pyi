@@ -1,0 +1,11 @@
+from stitchgrid import errors as errors
+from stitchgrid.api import measures as measures
+from stitchgrid.api.launching import launch as launch
+from stitchgrid.api.launching import plan as plan
+from stitchgrid.api.launching import resume as resume
+from stitchgrid.api.runs import Grid as Grid
+from stitchgrid.api.runs import Run as Run
+from stitchgrid.api.runs import open as open
+
+__version__: str
+__all__: list[str]

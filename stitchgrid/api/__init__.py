@@ -1,0 +1,1 @@
+"""What `import stitchgrid` offers: launches, stores, answers and measures in Python."""

@@ -1,0 +1,244 @@
+"""Every index and every stitcher in closed form on plain arrays: rows are images (or positions), columns features.
+
+>>> import numpy as np
+>>> from stitchgrid.api import measures
+>>> rng = np.random.default_rng(0)
+>>> x = rng.normal(size=(100, 8))
+>>> round(measures.cka(x, x @ np.linalg.qr(rng.normal(size=(8, 8)))[0]), 6)
+1.0
+>>> measures.direct(x, 2 * x + 1).residual < 1e-12
+True
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from stitchgrid.api.tables import Array, Matrix
+from stitchgrid.errors import InputError
+from stitchgrid.matchers.describe import describe
+from stitchgrid.matchers.measures import fit_rows, gram_of_rows, index_of_rows
+from stitchgrid.matchers.protocol import About, Fit, GramIndex, Kind, MomentIndex
+from stitchgrid.matchers.registry import kind_of
+from stitchgrid.matchers.stitchers.affine import AffineMap, r_squared, residual
+from stitchgrid.moments import PairMoments, pair_moments
+
+Rows = Array | Tensor | Sequence[Sequence[float]]
+
+
+class _Measure:
+    """A kind of matcher on arrays."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self.about: About = kind_of(kind).about
+        self.__name__ = kind
+        self.__doc__ = "\n".join(describe(self.about))
+
+    def __repr__(self) -> str:
+        return f"<{self.about.family} {self.kind}: {self.about.summary}>"
+
+    def _with(self, params: Mapping[str, Any]) -> Kind[Any]:
+        try:
+            return kind_of(self.kind)(self.about.params.model_validate(dict(params)))
+        except ValidationError as problem:
+            first = problem.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            known = ", ".join(self.about.params.model_fields) or "none"
+            raise InputError(
+                f"{self.kind}: parameter {name!r}: {first['msg'].lower()}; its parameters are {known}."
+            ) from None
+
+
+class Index(_Measure):
+    """An index: two sets of rows -> one number.
+
+    Its docstring tells range, direction, invariances and source.
+    """
+
+    def __call__(self, x: Rows, y: Rows, **params: Any) -> float:
+        """Return the index of two sets of rows of the same images; NaN where it is undefined.
+
+        Args:
+            x: (N, D) rows of the source, numpy or torch, of any floating type.
+            y: (N, E) rows of the target.
+            params: Parameters of the kind.
+
+        Raises:
+            InputError: If shapes do not fit, numbers are not finite, or a parameter is unknown.
+        """
+        return self.all(x, y, **params)[self.about.score]
+
+    def all(self, x: Rows, y: Rows, **params: Any) -> dict[str, float]:
+        """Return every metric of the kind, by name; arguments and errors are those of a call."""
+        self._with(params)
+        return index_of_rows(self.kind, *_pair(x, y, self.about), **params)
+
+    def matrix(self, xs: Mapping[str, Rows], ys: Mapping[str, Rows], **params: Any) -> Matrix:
+        """Return the index of every layer of one set with every layer of another.
+
+        Args:
+            xs: (N, D) rows of each source layer, by name.
+            ys: (N, E) rows of each target layer.
+            params: Parameters of the kind.
+
+        Returns:
+            The values; NaN where it is undefined.
+
+        Raises:
+            InputError: As a call.
+        """
+        kind, score = self._with(params), self.about.score
+        values = np.full((len(xs), len(ys)), np.nan)
+        pairs = [_pair(x, y, self.about) for x in xs.values() for y in ys.values()]
+        if isinstance(kind, MomentIndex):
+            values[:] = np.reshape([float(kind.compare([pair_moments(*xy)])[score][0]) for xy in pairs], values.shape)
+        elif pairs:
+            assert isinstance(kind, GramIndex)
+            prepared = [
+                [kind.prepare(gram_of_rows(rows)) for rows in some]
+                for some in ([x for x, _ in pairs[:: len(ys)]], [y for _, y in pairs[: len(ys)]])
+            ]
+            compared = kind.compare([(x, y) for x in prepared[0] for y in prepared[1]])[score]
+            values[:] = compared.reshape(values.shape).numpy()
+        higher = self.about.metric(score).higher_is_similar
+        return Matrix(values, list(xs), list(ys), title=self.kind, higher_is_similar=higher)
+
+
+class Stitcher(_Measure):
+    """A stitcher in closed form: two sets of rows -> an affine map from the one into the other.
+
+    Its docstring tells parameters, invariances and source.
+    """
+
+    def __call__(self, x: Rows, y: Rows, **params: Any) -> "Stitch":
+        """Return the map from x into y.
+
+        Args:
+            x: (N, D) rows of the source on which it is fitted.
+            y: (N, E) rows of the target on the same images.
+            params: Parameters of the kind.
+
+        Raises:
+            InputError: If shapes do not fit, numbers are not finite, a parameter is unknown, or nothing can be fitted.
+        """
+        self._with(params)
+        x_ND, y_NE = _pair(x, y, self.about)
+        try:
+            fit = fit_rows(self.kind, x_ND, y_NE, **params)
+        except ValueError as problem:
+            raise InputError(f"{self.kind}: {problem}") from problem
+        return Stitch(self.kind, fit, pair_moments(x_ND, y_NE))
+
+
+class Stitch:
+    """A fitted map T(a) = a W + b.
+
+    Attributes:
+        kind: The stitcher that found it.
+        weight: W (D, E), float64.
+        bias: b (E,), float64.
+        flags: What is to be said of it.
+        values: What the kind found besides, such as ridge's `strength`.
+    """
+
+    def __init__(self, kind: str, fit: Fit, moments: PairMoments):
+        self.kind, self._map, self._moments = kind, fit.map.double(), moments
+        self.weight: Array = self._map.weight_DE.numpy()
+        self.bias: Array = self._map.bias_E.numpy()
+        self.flags = tuple(sorted(name for name, is_set in fit.doubts.items() if bool(is_set)))
+        self.values = {name: float(value) for name, value in fit.values.items()}
+
+    def __call__(self, x: Rows) -> Array:
+        """Return T of rows (..., D): (..., E), float64."""
+        mapped: Array = self._map(_rows(x, "x").double()).numpy()
+        return mapped
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}: {self.weight.shape[0]} -> {self.weight.shape[1]}, residual {self.residual:.4g}>"
+
+    @cached_property
+    def residual(self) -> float:
+        """||T(X) - Y||^2 / ||Y||^2 on the fit rows: 0 where the map reproduces Y; NaN where Y is 0."""
+        return float(residual(self._map, self._moments))
+
+    @cached_property
+    def r2(self) -> float:
+        """1 - ||T(X) - Y||^2 / ||Y - mean(Y)||^2 on the fit rows; NaN where Y is constant."""
+        return float(r_squared(self._map, self._moments))
+
+    def residual_on(self, x: Rows, y: Rows) -> float:
+        """Return the residual on other rows (N, D) and (N, E)."""
+        x_ND, y_NE = _pair(x, y, kind_of(self.kind).about)
+        return float(residual(self._map, pair_moments(x_ND, y_NE)))
+
+    @property
+    def map(self) -> AffineMap:
+        """The map for torch: call it with a tensor of rows (..., D)."""
+        return self._map
+
+
+def _pair(x: Rows, y: Rows, about: About) -> tuple[Tensor, Tensor]:
+    """Return both as tensors that fit together.
+
+    Raises:
+        InputError: If they do not.
+    """
+    x_ND, y_NE = _rows(x, "x"), _rows(y, "y")
+    (num, width), (num_y, width_y) = x_ND.shape, y_NE.shape
+    if num != num_y:
+        raise InputError(f"{about.kind} wants rows of the same images in x and y, got {num} and {num_y}.")
+    if num < about.fewest_images:
+        raise InputError(f"{about.kind} wants {about.fewest_images} rows at least, got {num}.")
+    if about.widths == "equal" and width != width_y:
+        raise InputError(f"{about.kind} wants as many features in x as in y, got {width} and {width_y}.")
+    if about.widths == "not narrower" and width > width_y:
+        raise InputError(f"{about.kind} wants as many features in y as in x at least, got {width} and {width_y}.")
+    if about.most_features is not None and max(width, width_y) > about.most_features:
+        raise InputError(f"{about.kind} takes up to {about.most_features:,} features, got {width:,} and {width_y:,}.")
+    return x_ND, y_NE
+
+
+def _rows(rows: Rows, name: str) -> Tensor:
+    """Return rows as a tensor on the CPU, apart from any graph.
+
+    Raises:
+        InputError: If they are no finite matrix.
+    """
+    try:
+        found = rows.detach().cpu() if isinstance(rows, Tensor) else torch.as_tensor(np.asarray(rows))
+    except (TypeError, ValueError) as problem:
+        raise InputError(f"{name} is to be an array of numbers (rows, features): {problem}.") from problem
+    if found.dim() != 2 or math.prod(found.shape) == 0:
+        raise InputError(
+            f"{name} is to be (rows, features), got the shape {tuple(found.shape)}; flatten or pool what an image has."
+        )
+    found = found if found.is_floating_point() else found.double()
+    if not bool(found.isfinite().all()):
+        raise InputError(f"{name} has inf or NaN; leave those rows out of x and y.")
+    return found
+
+
+cka = Index("cka")
+cka_unbiased = Index("cka_unbiased")
+cka_rbf = Index("cka_rbf")
+pwcca = Index("pwcca")
+svcca = Index("svcca")
+mean_cca = Index("mean_cca")
+procrustes = Index("procrustes")
+linear_regression = Index("linear_regression")
+soft_matching = Index("soft_matching")
+rsa = Index("rsa")
+mutual_knn = Index("mutual_knn")
+jaccard_knn = Index("jaccard_knn")
+direct = Stitcher("direct")
+orthogonal = Stitcher("orthogonal")
+ridge = Stitcher("ridge")
+reduced_rank = Stitcher("reduced_rank")
+permutation = Stitcher("permutation")

@@ -1,0 +1,248 @@
+"""A store and its sweeps, as they are asked from Python."""
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stitchgrid.api.tables import Matrix, Table
+from stitchgrid.catalog import Catalog, load_question
+from stitchgrid.catalog.answers import Answer, find_wanted, read_answers
+from stitchgrid.catalog.progress import SweepProgress, read_progress
+from stitchgrid.errors import InputError, QueryError, nearest
+from stitchgrid.matchers.registry import MATCHERS
+from stitchgrid.store import Store
+
+CELL = """
+select c.source_layer, c.target_layer, c.params, c.seed, m.value, m.higher_is_similar
+from cells as c left join measurements as m on m.cell_id = c.cell_id and m.metric = $metric
+where c.sweep = $sweep and c.source_model = $source and c.target_model = $target and c.matcher = $matcher
+order by c.source_index, c.target_index
+"""
+
+
+def open(store: str | os.PathLike[str] = "./grid") -> "Grid":
+    """Open a store: a folder, or s3://bucket/prefix.
+
+    Raises:
+        StoreError: If there is none, or it cannot be read.
+    """
+    return Grid(Store.open(os.fspath(store)))
+
+
+class Grid(Mapping[str, "Run"]):
+    """The sweeps of a store, by name."""
+
+    def __init__(self, store: Store):
+        self._store = store
+
+    def __getitem__(self, sweep: str) -> "Run":
+        names = self._store.sweep_names()
+        if sweep not in names:
+            raise KeyError(f"no sweep {sweep!r} in the store {self._store.uri}; {nearest(sweep, names)}")
+        return Run(self._store, sweep)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._store.sweep_names())
+
+    def __len__(self) -> int:
+        return len(self._store.sweep_names())
+
+    def __repr__(self) -> str:
+        return f"Grid({self._store.uri!r}: {', '.join(self) or 'no sweep yet'})"
+
+    def sql(self, statement: str) -> Table:
+        """Return the rows of one SELECT over the views of all sweeps.
+
+        Raises:
+            QueryError: If it cannot be run.
+        """
+        with Catalog(self._store) as catalog:
+            return Table(catalog.query(statement))
+
+
+class Run:
+    """One sweep of a store. It shows what the store holds when it is first asked; `refresh` looks again."""
+
+    def __init__(self, store: Store, sweep: str):
+        self._store, self.sweep = store, sweep
+
+    def __repr__(self) -> str:
+        status = self.status()
+        return f"Run({self.sweep!r} in {self._store.uri}: {status.counts.get('done', 0)} of {status.num_cells} cells)"
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        return Catalog(self._store)
+
+    def refresh(self) -> None:
+        """Look at the store again when next asked."""
+        if "_catalog" in vars(self):
+            self._catalog.close()
+            del self._catalog
+
+    # Tables -----------------------------------------------------------------------------------------------------------
+
+    def results(self) -> Table:
+        """Return all values, one row per metric and cell; the columns are those of the view `results`."""
+        return self._of("results")
+
+    @property
+    def networks(self) -> Table:
+        """The networks of the sweep, with accuracy on the evaluation images and what is to be known of them."""
+        return self._of("models")
+
+    @property
+    def layers(self) -> Table:
+        """The layers that took part, with shapes."""
+        return self._of("layers")
+
+    @property
+    def failures(self) -> Table:
+        """Cells that have no value, with the reason."""
+        return self.sql("select * from cells where status in ('failed', 'quarantined') and sweep = $sweep")
+
+    def answers(self) -> Table:
+        """Return the best source layer for every target layer, source network and matcher, with its evidence."""
+        return self._of("answers")
+
+    def _of(self, view: str) -> Table:
+        return self.sql(f"select * exclude (sweep) from {view} where sweep = $sweep")
+
+    def sql(self, statement: str, **params: Any) -> Table:
+        """Return the rows of one SELECT over the store's views; `$sweep` in it is this sweep's name.
+
+        Args:
+            statement: The SELECT.
+            params: Values of further `$name`s.
+
+        Raises:
+            QueryError: If it cannot be run.
+        """
+        given = {"sweep": self.sweep} if "$sweep" in statement else {}
+        return Table(self._catalog.query(statement, {**given, **params}))
+
+    def query(self, name: str, **params: Any) -> Table:
+        """Return the answer to one of the questions that ship with stitchgrid, of this sweep alone.
+
+        Args:
+            name: As `stitchgrid query` lists it, or a path of a `.sql` file.
+            params: Its parameters.
+
+        Raises:
+            QueryError: If there is no such question, or a parameter does not fit.
+        """
+        asked = load_question(name)
+        given = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in params.items()}
+        if any(one.name == "sweep" for one in asked.params):
+            given.setdefault("sweep", self.sweep)
+        return Table(self._catalog.ask(asked, given))
+
+    # Answers ----------------------------------------------------------------------------------------------------------
+
+    def answer(
+        self,
+        target: str | None = None,
+        layer: str | None = None,
+        source: str | None = None,
+        matcher: str | None = None,
+    ) -> "list[Answer]":
+        """Return which layer of a source matches each layer of a target best, and how sure that is.
+
+        Args:
+            target: Name of the target network; None: all.
+            layer: One of its layers; None: all.
+            source: Name of the source network; None: all.
+            matcher: A kind; None: all.
+
+        Raises:
+            InputError: If there is no such network, layer or matcher.
+        """
+        if layer is not None and target is None:
+            raise InputError("a layer is one of a target; name the target, too.")
+        catalog = self._catalog
+        wanted = find_wanted(
+            catalog,
+            (self.sweep,),
+            target=target if layer is None else f"{target}:{layer}",
+            source=source,
+            kinds=() if matcher is None else (matcher,),
+        )
+        return [one for one in read_answers(catalog, self.sweep) if wanted.takes(one)]
+
+    def matrix(self, source: str, target: str, matcher: str, metric: str | None = None) -> Matrix:
+        """Return one metric for all layers of a source with all layers of a target.
+
+        Args:
+            source: Name of the source network.
+            target: Name of the target network.
+            matcher: A kind.
+            metric: One of its metrics; by default the one that ranks layers. Seeds are averaged.
+
+        Raises:
+            QueryError: If there is no such network or matcher, or it stands with several parameters.
+        """
+        if matcher not in MATCHERS:
+            raise QueryError(f"there is no matcher {matcher!r}; {nearest(matcher, MATCHERS)}.")
+        metric = metric or MATCHERS[matcher].score
+        given = {"sweep": self.sweep, "source": source, "target": target, "matcher": matcher, "metric": metric}
+        rows = self._catalog.query(CELL, given).to_pylist()
+        if not rows:
+            known = sorted({row["model"] for row in self.networks})
+            raise QueryError(
+                f"sweep {self.sweep!r} has no cells of {matcher} from {source!r} into {target!r}; its networks are "
+                f"{', '.join(known)}."
+            )
+        if len(several := sorted({row["params"] for row in rows})) > 1:
+            raise QueryError(f"{matcher} stands with several parameters ({'; '.join(several)}); choose by .sql().")
+        names = [list(dict.fromkeys(row[f"{side}_layer"] for row in rows)) for side in ("source", "target")]
+        found: dict[tuple[str, str], list[float]] = {}
+        for row in rows:
+            value = np.nan if row["value"] is None else row["value"]
+            found.setdefault((row["source_layer"], row["target_layer"]), []).append(value)
+        values = np.array([[np.mean(found.get((f, g), [np.nan])) for g in names[1]] for f in names[0]])
+        higher = next((row["higher_is_similar"] for row in rows if row["value"] is not None), None)
+        title = metric if metric.startswith(matcher) else f"{matcher} {metric}"
+        return Matrix(values, *names, title=f"{title}, {source} into {target}", higher_is_similar=higher)
+
+    # The rest ---------------------------------------------------------------------------------------------------------
+
+    def status(self) -> SweepProgress:
+        """Return how far the sweep is, also while a launch is at it."""
+        [found] = read_progress(self._store, self.sweep)
+        return found
+
+    def atlas(self) -> "Atlas":
+        """Return the page with all heat maps; a notebook shows it."""
+        return Atlas(self._catalog, self.sweep)
+
+
+class Atlas:
+    """The atlas page of one sweep."""
+
+    def __init__(self, catalog: Catalog, sweep: str):
+        from stitchgrid.atlas.page import render_page
+        from stitchgrid.atlas.reading import read_sweep
+
+        self.html = render_page([read_sweep(catalog, sweep)])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page, whole or not at all.
+
+        Raises:
+            InputError: If it cannot be written.
+        """
+        from stitchgrid.paths import write_whole
+
+        try:
+            write_whole(Path(path), self.html.encode())
+        except OSError as problem:
+            raise InputError(f"cannot write {path}: {problem.strerror}; name another file.") from problem
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f'<iframe srcdoc="{escape(self.html)}" width="100%" height="700" sandbox="allow-scripts"></iframe>'
