@@ -245,3 +245,26 @@ def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_unread(tmp_pa
         match=r"bomb.pt is an archive of 0.1 MB that unpacks to 120 MB, more than 20 times .* `unpacking` under",
     ):
         load_checkpoint(tmp_path / "bomb.pt")
+
+
+# What no network has ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"0.weight": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "0.bias": torch.zeros(4)},
+        {f"{'m.' * 100_000}0.weight": torch.zeros(4, 4)},
+        {f"{'m' * 100_000}.0.weight": torch.zeros(4, 4)},
+    ],
+    ids=["nested", "parts", "letters"],
+)
+def test_tensors_that_no_network_has_are_left_out_and_cost_no_time(tmp_path, state):
+    torch.save(state, tmp_path / "odd.pt")
+    with pytest.raises(InputError, match=r"odd\.pt"):
+        load_weights(nn.Sequential(nn.Linear(4, 4)), tmp_path / "odd.pt")
+
+
+def test_a_file_that_cannot_be_read_is_told_by_its_name():
+    with pytest.raises(InputError, match=r"/proc/self/mem \(0 bytes\) is damaged, truncated or no checkpoint \(OSError"):
+        load_weights(nn.Linear(1, 1), "/proc/self/mem")

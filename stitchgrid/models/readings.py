@@ -15,6 +15,7 @@ from torch import Tensor, nn
 UNTRACKED = "num_batches_tracked"  # a counter of batch norm that no output depends on
 MAX_DEPTH = 16  # dictionaries within dictionaries
 MAX_SETS = 10_000
+LONGEST_NAME, MOST_PARTS = 1000, 64  # characters, and parts between dots, of a tensor's name
 _NUM_PREFIXES = 8  # tried of one set of tensors when nothing fits
 _COMPONENTS = ((), ("_orig_mod",), ("_orig_mod", "module"))  # parts of names that torch.compile and DataParallel add
 
@@ -94,7 +95,7 @@ def find_sets(content: Any) -> Iterator[tuple[str, dict[str, Tensor] | list[Tens
             continue
         seen.add(id(value))
         if isinstance(value, Mapping):
-            tensors = {name: one for name, one in value.items() if isinstance(name, str) and _is_plain(one)}
+            tensors = {name: one for name, one in value.items() if _is_name(name) and _is_plain(one)}
             if tensors:
                 yield key, tensors
             inner = [(f"{key}.{name}" if key else str(name), one) for name, one in value.items()]
@@ -104,7 +105,12 @@ def find_sets(content: Any) -> Iterator[tuple[str, dict[str, Tensor] | list[Tens
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+    return isinstance(value, Tensor) and value.layout is torch.strided and not (value.is_meta or value.is_nested)
+
+
+def _is_name(name: object) -> bool:
+    """Return whether a network's tensor may have a name: the ways to strip one grow with the square of its parts."""
+    return isinstance(name, str) and len(name) <= LONGEST_NAME and name.count(".") < MOST_PARTS
 
 
 def find_readings(content: Any, outline: Outline, *, key: str | None, strip: str | None) -> list[Reading]:

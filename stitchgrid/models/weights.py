@@ -45,7 +45,10 @@ def load_checkpoint(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Any:
         )
     load = _load_safetensors if path.suffix == ".safetensors" else _load_torch
     with memory_told(f"checkpoint {path}", device=torch.device("cpu"), count=lambda: path.stat().st_size):
-        return load(path, limits)
+        try:
+            return load(path, limits)
+        except OSError as problem:
+            raise _damaged(path, problem) from problem
 
 
 def load_weights(
