@@ -247,7 +247,7 @@ def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_unread(tmp_pa
         load_checkpoint(tmp_path / "bomb.pt")
 
 
-# What no network has ----------------------------------------------------------------------------------------------------
+# What no network has
 
 
 @pytest.mark.parametrize(
@@ -266,5 +266,7 @@ def test_tensors_that_no_network_has_are_left_out_and_cost_no_time(tmp_path, sta
 
 
 def test_a_file_that_cannot_be_read_is_told_by_its_name():
-    with pytest.raises(InputError, match=r"/proc/self/mem \(0 bytes\) is damaged, truncated or no checkpoint \(OSError"):
+    with pytest.raises(
+        InputError, match=r"/proc/self/mem \(0 bytes\) is damaged, truncated or no checkpoint \(OSError"
+    ):
         load_weights(nn.Linear(1, 1), "/proc/self/mem")

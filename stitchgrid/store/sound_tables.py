@@ -24,13 +24,18 @@ MOST_ROWS = 16_000_000  # of one file
 MOST_GROUPS = 100_000
 FEW_GROUPS = 4  # of rows, which one thread reads sooner than several
 MOST_TEXTS = 4 * MOST_ROWS  # in the lists of one column
+LONGEST_TEXT = 1 * MB  # bytes; an error, the longest there are, has thousands
+WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}  # bytes of a number
 SEEN: deque[tuple[Any, Any, "Shape"]] = deque(maxlen=16)  # schemas of footers; most files of a store share one
 UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
 
 
 def most_bytes(num_rows: int) -> int:
-    """Return how many bytes so many rows of a store take at most, as a file, decoded, or in one column."""
-    return min(64 * MB + 4 * KB * num_rows, 1 * GB)
+    """Return how many bytes so many rows of a store take at most, as a file, decoded, or in one column.
+
+    A row that holds 10,000 values of shuffled images has 40 kB of them.
+    """
+    return min(64 * MB + 64 * KB * num_rows, 1 * GB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,7 @@ class Shape:
     names: tuple[str, ...]  # of columns
     dictionaries: tuple[str, ...]  # columns that say they were dictionaries when they were written
     leaves: tuple[tuple[str, str, int], ...]  # of texts: column, path below it, position
+    numbers: tuple[tuple[str, str, int, int], ...]  # in lists: column, path below it, position, bytes of each
 
 
 def read_table(data: bytes, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
@@ -88,6 +94,7 @@ def _opened(data: bytes, schema: pa.Schema, columns: Sequence[str] | None) -> tu
     wanted = [name for name in columns or schema.names if name in shape.names]
     texts = [name for name in expected if name in shape.names]
     plain = frozenset(wanted).difference(texts)
+    _check_lists(file, shape, wanted)
     packed = _packed(file, shape, plain)
     if packed or len(texts) < len(expected):
         file = _file(data, [*texts, *packed], footer)
@@ -145,10 +152,16 @@ def _shape(footer: pq.FileMetaData, schema: pa.Schema) -> Shape:
     _check_types(found, schema)
     columns = [footer.schema.column(number) for number in range(footer.num_columns)]
     leaves = [(one.path, number) for number, one in enumerate(columns) if one.physical_type == "BYTE_ARRAY"]
+    numbers = [
+        (one.path.partition(".")[0], one.path, number, WIDTHS.get(one.physical_type, 16))
+        for number, one in enumerate(columns)
+        if one.physical_type != "BYTE_ARRAY" and one.max_repetition_level
+    ]
     shape = Shape(
         names=tuple(found.names),
         dictionaries=tuple(field.name for field in found if pa.types.is_dictionary(field.type)),
         leaves=tuple((path.partition(".")[0], path, at) for path, at in leaves),
+        numbers=tuple(numbers),
     )
     SEEN.append((wanted, footer.schema, shape))
     return shape
@@ -202,6 +215,17 @@ def _packed(file: pq.ParquetFile, shape: Shape, columns: Container[str]) -> list
     return found
 
 
+def _check_lists(file: pq.ParquetFile, shape: Shape, columns: Container[str]) -> None:
+    """Refuse lists of more numbers than the rows of a file may have: a few bytes may stand for a million equal ones."""
+    lists = [(path, at, width) for column, path, at, width in shape.numbers if column in columns]
+    _check_chunks(file, [at for _, at, _ in lists])
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    for path, at, width in lists:
+        size = width * sum(max(0, group.column(at).num_values) for group in groups)
+        if size > (most := most_bytes(file.metadata.num_rows)):
+            raise DamagedFileError(f"has {size} bytes of numbers in {path}; its rows have no more than {most}")
+
+
 def _check_chunks(file: pq.ParquetFile, leaves: Sequence[int]) -> None:
     """Refuse what the footer says of these columns where Arrow does.
 
@@ -238,12 +262,23 @@ def check_content(table: pa.Table, schema: pa.Schema, parts: Sequence[int] | Non
             texts = pc.list_flatten(column)
             if texts.null_count:
                 raise DamagedFileError(f"has no text in {texts.null_count} places of {name}")
+        if kind in (TEXT, TEXTS) and (longest := _longest(texts)) > LONGEST_TEXT:
+            raise DamagedFileError(f"has a text of {longest} bytes in {name}; none has more than {LONGEST_TEXT}")
         if kind in (TEXT, TEXTS) and sum(map(_most_written, texts.chunks)) > most_bytes(0):
             _check_length(name, column, texts, parts or [table.num_rows])
     if {"status", "metric"} <= set(table.column_names) and table["metric"].null_count:
         is_value = pc.equal(table["status"].cast(TEXT), "done")
         if lost := pc.sum(pc.and_(is_value, pc.is_null(table["metric"]))).as_py():
             raise DamagedFileError(f"has no metric in {lost} rows of values")
+
+
+def _longest(texts: pa.ChunkedArray) -> int:
+    """Return how many bytes the longest of some texts has."""
+    found = [
+        pc.max(pc.binary_length(chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk)).as_py() or 0
+        for chunk in texts.chunks
+    ]
+    return max(found, default=0)
 
 
 def _most_written(texts: pa.Array) -> int:
