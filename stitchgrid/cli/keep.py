@@ -54,9 +54,10 @@ def _as_text(report: "Report", repaired: "Repair | None") -> str:
         ]
     if repaired is not None:
         lines += [f"set aside as {name}" for name in repaired.moved]
+        lines += [f"taken back: {name}" for name in repaired.taken_back]
         lines += [f"could not set aside: {reason}" for reason in repaired.stuck]
     elif report.damage:
-        lines.append("Set damaged files aside with --repair; until then readers leave them out.")
+        lines.append("Set damaged files aside, and take others back, with --repair; until then readers leave them out.")
     num = len(report.damage)
     lines.append(f"{report.num_files} files verified: {f'{num} damaged' if num else 'all sound'}")
     return "\n".join(lines)

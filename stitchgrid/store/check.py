@@ -32,14 +32,17 @@ from stitchgrid.store.layout import (
     TABLES,
     DataName,
     Layout,
+    ManifestName,
     PartName,
     is_safe,
 )
 from stitchgrid.store.lease import claim_number
 from stitchgrid.store.parts import Parts
+from stitchgrid.store.reading import contents
 from stitchgrid.store.schemas import PART
-from stitchgrid.store.snapshots import Snapshots, Tier, manifest_name, snapshot_number
+from stitchgrid.store.snapshots import Snapshots, Tier, manifest_file
 from stitchgrid.store.sweeps import Sweeps
+from stitchgrid.store.unlisted import count_missing, unlisted_files
 
 RESUME = "resume the sweep: its cells are computed again"
 RELAUNCH = "launch the job file again: no result is lost"
@@ -47,6 +50,9 @@ RECOMPACT = "nothing: no result is lost, and it is made anew"
 UNFOLLOWED = "no command follows or opens it; what it held of the store is missing"
 SWEEP_FOLDERS = ("journal", "claims", "logs")
 HEARTBEAT = "heartbeat.json"
+TAKE_BACK = "--repair, or the next compaction, takes it back"
+LEFT_OVER = "all its rows are in the store besides; the next compaction, or 'stitchgrid gc', deletes it"
+UNLISTED = "no snapshot lists it"
 HARMLESS = "no reader looks at it; delete it when you like"
 
 
@@ -59,6 +65,7 @@ class Finding:
     advice: str  # what to do, once `check --repair` has set the file aside
     is_damage: bool = True
     goes_with: tuple[str, ...] = field(default=())  # further files that are worthless without this one
+    is_sound: bool = False  # the file is as it should be, but readers do not know of it: repair takes it back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,26 +107,49 @@ class Checker:
     def _snapshots(self) -> Iterator[Finding]:
         snapshots = Snapshots(self.files)
         names = self.files.names(SNAPSHOTS)
-        yield from (_foreign(f"{SNAPSHOTS}/{name}") for name in names if snapshot_number(name) is None)
-        for number in snapshots.numbers():
+        yield from (_foreign(f"{SNAPSHOTS}/{name}") for name in names if ManifestName.parse(name) is None)
+        for name in snapshots.names():
             self.num_files += 1
             try:
-                snapshots.read(number)
+                snapshots.read(name)
             except (DamagedFileError, StoreError) as problem:
-                yield Finding(file=manifest_name(number), problem=str(problem), advice=RECOMPACT)
+                yield Finding(file=manifest_file(name), problem=str(problem), advice=RECOMPACT)
         newest = snapshots.newest()[0]
-        tiers = {tier.file: tier for tier in newest.tiers}
+        tiers = {tier.file: tier for tier in newest.all_tiers}
         schemas = newest.schemas()
         for name in sorted(newest.files()):
             if name and not self.files.exists(name):
                 yield Finding(file=name, problem="is missing", advice=RESUME if name in tiers else RECOMPACT)
+        unlisted = set(unlisted_files(self.files, newest))
         for folder, is_data in ((SNAPSHOT_DATA, True), (EXTRACTS, False)):
             for name in self.files.names(folder):
                 self.num_files += 1
                 if DataName.parse(name) is None:
                     yield _foreign(f"{folder}/{name}")
                 else:
-                    yield from self._snapshot_file(snapshots, f"{folder}/{name}", tiers, schemas, is_data=is_data)
+                    full = f"{folder}/{name}"
+                    found = list(self._snapshot_file(snapshots, full, tiers, schemas, is_data=is_data))
+                    yield from found or (self._unlisted(full) if full in unlisted else ())
+
+    def _unlisted(self, name: str) -> Iterator[Finding]:
+        """Yield what to say of a sound data file that no snapshot lists."""
+        missing = count_missing(self.files, contents(self.files), name)
+        if missing:
+            problem = f"{UNLISTED}, and {missing} of its rows are nowhere else"
+            yield Finding(file=name, problem=problem, advice=TAKE_BACK, is_sound=True)
+        elif not self._was_listed(name):
+            yield Finding(file=name, problem=UNLISTED, advice=LEFT_OVER, is_damage=False)
+
+    def _was_listed(self, name: str) -> bool:
+        """Return whether a manifest that counts no more lists a file, as those of old stores do."""
+        snapshots = Snapshots(self.files)
+        for one in snapshots.names():
+            try:
+                if name in snapshots.read(one).files():
+                    return True
+            except (DamagedFileError, StoreError):
+                continue
+        return False
 
     def _snapshot_file(
         self,

@@ -50,6 +50,40 @@ def is_earliest(values: pa.Table) -> Numbers:
     return stays
 
 
+def repeated(rows: pa.Table, known: pa.Table) -> Numbers:
+    """Return which rows are among the known ones: of the same cell and metric, of one moment, with the same value."""
+    both = pa.concat_tables([known, rows]).unify_dictionaries()
+    at = ranks(both["created_at"])
+    metrics = codes(both["metric"]) + 1  # -1: an error
+    key = codes(both["cell_id"]) * (int(metrics.max(initial=0)) + 1) + metrics
+    key = key * (int(at.max(initial=0)) + 2) + at + 1
+    order = np.argsort(key[: known.num_rows], kind="stable")
+    place = np.searchsorted(key[: known.num_rows][order], key[known.num_rows :])
+    if not known.num_rows:
+        return np.zeros(rows.num_rows, dtype=bool)
+    candidate = order[np.minimum(place, known.num_rows - 1)]
+    found: Numbers = key[candidate] == key[known.num_rows :]
+    mine = np.flatnonzero(found)
+    for name in both.column_names:
+        if not pa.types.is_nested(both.schema.field(name).type):
+            there, here = known[name].take(pa.array(candidate[mine])), rows[name].take(pa.array(mine))
+            mine = mine[_same(there, here)]
+    found[:] = False
+    found[mine] = True
+    return found
+
+
+def _same(one: pa.ChunkedArray, other: pa.ChunkedArray) -> Numbers:
+    """Return where two columns have the same value; NULL is NULL, and what is no number is itself."""
+    if pa.types.is_dictionary(one.type):
+        one, other = one.cast(one.type.value_type), other.cast(one.type.value_type)
+    same = as_numbers(pc.fill_null(pc.equal(one, other), False)) | as_numbers(
+        pc.and_(pc.is_null(one, nan_is_null=True), pc.is_null(other, nan_is_null=True))
+    )
+    found: Numbers = same
+    return found
+
+
 def codes(column: pa.ChunkedArray) -> Numbers:
     """Return one whole number for every distinct text of a column."""
     return as_numbers(encoded(column).indices.fill_null(-1)).astype(np.int64)

@@ -92,8 +92,8 @@ def _row_by_row(files: Files, columns: Sequence[str], num_loose: int) -> Scan:
 
 
 def _ids(files: Files, snapshot: Snapshot, here: set[str]) -> list[pa.Array] | None:
-    """Return the ids of the cells of every tier; None if rows must be read one by one because something is amiss."""
-    if any(tier.file not in here or tier.ids not in here for tier in snapshot.tiers):
+    """Return the ids of the cells of every tier; None if rows must be read one by one: something is amiss, or twice."""
+    if snapshot.loose or any(tier.file not in here or tier.ids not in here for tier in snapshot.tiers):
         return None
     try:
         return [Snapshots(files).ids(tier) for tier in snapshot.tiers]
