@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stitchgrid.catalog import VIEWS, Catalog
 from stitchgrid.cli import cli
 from stitchgrid.errors import StoreError
-from stitchgrid.store import Store, compact
+from stitchgrid.store import Store, compact, row_reader
 from stitchgrid.store import parts as parts_module
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.files import LocalFiles
@@ -223,7 +223,7 @@ def test_readers_read_anew_when_a_compaction_takes_parts_away(tmp_path, monkeypa
 
 def test_small_files_are_merged_and_large_ones_left(tmp_path, monkeypatch):
     monkeypatch.setattr(compact, "TIER_ROWS", 8)
-    monkeypatch.setattr(compact, "BATCH_ROWS", 4)
+    monkeypatch.setattr(row_reader, "BATCH_ROWS", 4)
     store = Store.open(tmp_path, create=True)
     sizes = []
     for number, cell in enumerate(CELLS[:12]):

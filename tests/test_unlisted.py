@@ -135,6 +135,18 @@ def test_a_compaction_takes_back_what_it_finds(tmp_path):
     assert Store.open(both).check().findings == ()
 
 
+def test_without_its_manifest_a_data_file_is_told_of_and_taken_back(tmp_path):
+    store = store_of(tmp_path / "a", "s", CELLS[:6])
+    expected = results(store.uri)
+    for path in (tmp_path / "a/snapshots/v1").glob("*.json"):
+        path.unlink()
+    [finding] = store.check().findings
+    assert "rows are nowhere else" in finding.problem
+    assert "a merge or compaction goes on or was stopped" in finding.advice
+    assert CliRunner().invoke(cli, ["check", "--repair", "--store", store.uri]).exit_code == 0
+    assert results(store.uri) == expected
+
+
 def test_what_a_stopped_compaction_left_is_harmless_and_goes(tmp_path):
     store = store_of(tmp_path / "a", "s", CELLS[:6])
     expected = results(store.uri)

@@ -1,4 +1,4 @@
-"""Commands that keep a store in order: check, compact."""
+"""Commands that keep a store in order: check, compact, merge."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from stitchgrid.cli.options import STORE
 from stitchgrid.cli.saying import say, warn_of_damage
 
 if TYPE_CHECKING:
-    from stitchgrid.store import Repair, Report
+    from stitchgrid.store import FromStore, Repair, Report
 
 
 @click.command()
@@ -33,7 +33,7 @@ def check(ctx: click.Context, repair: bool, form: str, store: str) -> None:
 
     opened = Store.open(store)
     report = opened.check()
-    repaired = opened.set_aside(report) if repair and report.damage else None
+    repaired = opened.set_aside(report) if repair and report.is_repairable else None
     say(_as_json(report, repaired) if form == "json" else _as_text(report, repaired))
     if report.damage and (repaired is None or repaired.stuck):
         ctx.exit(1)
@@ -82,3 +82,43 @@ def compact(store: str) -> None:
         say(f"merged {done.num_parts} parts; {done.num_rows} rows in {done.num_files} files now")
     else:
         say("another compaction was faster" if done.num_parts else "nothing to merge")
+
+
+@click.command()
+@click.argument("sources", metavar="FROM...", nargs=-1, required=True)
+@STORE
+@click.pass_context
+def merge(ctx: click.Context, sources: tuple[str, ...], store: str) -> None:
+    """Take other stores into one: sweeps, results, trained networks, logs; FROM stays as it is.
+
+    Compacted or not, of an older version, overlapping, or being computed right now: nothing is lost and nothing shown
+    twice. A sweep whose name stands for other cells comes under its name with a digest behind. Stopped anywhere, both
+    stores are sound, and the same command goes on. Exits with 1 where something was left out, such as damaged files.
+
+    \b
+    Example:
+      stitchgrid merge laptop/grid s3://bucket/grid --store grid
+    """
+    from stitchgrid.store import Store
+
+    others = [Store.open(source) for source in sources]
+    found = Store.open(store, create=True).merge(others)
+    for one in found:
+        say("\n".join(_merged(one)))
+        warn_of_damage(tuple(f"{one.uri}: {damage}" for damage in (*one.damaged, *one.left_out)))
+    if any(one.damaged or one.left_out for one in found):
+        ctx.exit(1)
+
+
+def _merged(found: "FromStore") -> list[str]:
+    new = [one.name for one in found.sweeps if one.is_new]
+    lines = [
+        f"{found.uri}: {found.num_rows} new rows, {found.num_artefacts} new artefacts, {found.num_logs} new logs; "
+        f"new sweeps: {', '.join(new) or 'none'}"
+    ]
+    for one in found.sweeps:
+        if one.name != one.sweep:
+            lines.append(f"  {one.sweep} is {one.name} here: its own name stands for other cells")
+        elif one.is_covered:
+            lines.append(f"  {one.sweep} stays as it is here: it has all cells of the other's")
+    return lines

@@ -4,6 +4,7 @@ from stitchgrid.store.check import Finding, Report
 from stitchgrid.store.compact import Compacted
 from stitchgrid.store.damage import Damage
 from stitchgrid.store.lease import Claim, LeaseError, is_fresh
+from stitchgrid.store.merging import FromStore
 from stitchgrid.store.outcomes import Outcomes
 from stitchgrid.store.parts import PartRows
 from stitchgrid.store.reading import MANY_PARTS
@@ -17,6 +18,7 @@ __all__ = [
     "Compacted",
     "Damage",
     "Finding",
+    "FromStore",
     "LeaseError",
     "Outcomes",
     "PartRows",

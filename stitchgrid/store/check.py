@@ -40,9 +40,9 @@ from stitchgrid.store.lease import claim_number
 from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import contents
 from stitchgrid.store.schemas import PART
-from stitchgrid.store.snapshots import Snapshots, Tier, manifest_file
+from stitchgrid.store.snapshots import Snapshots, Tier, manifest_file, unlisted_tiers
 from stitchgrid.store.sweeps import Sweeps
-from stitchgrid.store.unlisted import count_missing, unlisted_files
+from stitchgrid.store.unlisted import count_missing
 
 RESUME = "resume the sweep: its cells are computed again"
 RELAUNCH = "launch the job file again: no result is lost"
@@ -51,6 +51,7 @@ UNFOLLOWED = "no command follows or opens it; what it held of the store is missi
 SWEEP_FOLDERS = ("journal", "claims", "logs")
 HEARTBEAT = "heartbeat.json"
 TAKE_BACK = "--repair, or the next compaction, takes it back"
+UNFINISHED = f"a merge or compaction goes on or was stopped: run it again; {TAKE_BACK}"
 LEFT_OVER = "all its rows are in the store besides; the next compaction, or 'stitchgrid gc', deletes it"
 UNLISTED = "no snapshot lists it"
 HARMLESS = "no reader looks at it; delete it when you like"
@@ -74,6 +75,11 @@ class Report:
 
     num_files: int  # that were verified
     findings: tuple[Finding, ...]
+
+    @property
+    def is_repairable(self) -> bool:
+        """Return whether a repair would do something."""
+        return any(one.is_damage or one.is_sound for one in self.findings)
 
     @property
     def damage(self) -> tuple[Finding, ...]:
@@ -120,7 +126,7 @@ class Checker:
         for name in sorted(newest.files()):
             if name and not self.files.exists(name):
                 yield Finding(file=name, problem="is missing", advice=RESUME if name in tiers else RECOMPACT)
-        unlisted = set(unlisted_files(self.files, newest))
+        unlisted = {tier.file for tier in unlisted_tiers(self.files, newest)}
         for folder, is_data in ((SNAPSHOT_DATA, True), (EXTRACTS, False)):
             for name in self.files.names(folder):
                 self.num_files += 1
@@ -133,10 +139,14 @@ class Checker:
 
     def _unlisted(self, name: str) -> Iterator[Finding]:
         """Yield what to say of a sound data file that no snapshot lists."""
-        missing = count_missing(self.files, contents(self.files), name)
+        found = contents(self.files)
+        promise = DataName.parse(name.rpartition("/")[2])
+        missing = count_missing(self.files, found, name)
         if missing:
+            is_lost = promise is not None and promise.number <= found.snapshot.number
             problem = f"{UNLISTED}, and {missing} of its rows are nowhere else"
-            yield Finding(file=name, problem=problem, advice=TAKE_BACK, is_sound=True)
+            advice = TAKE_BACK if is_lost else UNFINISHED
+            yield Finding(file=name, problem=problem, advice=advice, is_damage=is_lost, is_sound=True)
         elif not self._was_listed(name):
             yield Finding(file=name, problem=UNLISTED, advice=LEFT_OVER, is_damage=False)
 

@@ -7,7 +7,6 @@ A compaction that is stopped anywhere leaves the store as it was or as it is to 
 Of two at once the first to publish wins, and the other drops its work.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,14 +19,14 @@ from stitchgrid.store.duplicates import as_numbers, is_earliest, repeated
 from stitchgrid.store.extracts import Extracts
 from stitchgrid.store.files import Files
 from stitchgrid.store.joining import order_by
-from stitchgrid.store.layout import PARTS, SNAPSHOT_DATA, DataName, ManifestName, PartName
+from stitchgrid.store.layout import SNAPSHOT_DATA, DataName, ManifestName
 from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import Contents, contents
+from stitchgrid.store.row_reader import RowReader
 from stitchgrid.store.schemas import PART, TEXT
-from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier, as_tier
+from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier, unlisted_tiers
 from stitchgrid.store.standing import value_mask, without_duplicates
 
-BATCH_ROWS = 500_000  # of parts merged at once: bounds the memory
 TIER_ROWS = 1_000_000  # a data file is not merged with others beyond this
 ROWS_ORDER = ("matcher", "source_network", "target_network", "metric", "target_layer", "source_layer")
 
@@ -47,11 +46,10 @@ class Compaction:
     """One compaction of a store."""
 
     def __init__(self, files: Files):
-        self.files, self.parts, self.snapshots = files, Parts(files), Snapshots(files)
-        self.damaged: list[Damage] = []
+        self.files, self.parts, self.snapshots, self.reader = files, Parts(files), Snapshots(files), RowReader(files)
+        self.damaged: list[Damage] = self.reader.damaged
         self.tiers: list[Tier] = []
-        self.merged: set[str] = set()  # names of parts
-        self.taken: set[str] = set()  # data files that no snapshot lists, whose rows are in the tiers now
+        self.is_beaten = False  # by another compaction, which published first
         self.written: list[str] = []
         self.touched: list[pa.Array] = []  # ids of the cells with new rows
         self.has_lost = False  # a tier
@@ -69,8 +67,7 @@ class Compaction:
         self.number = self._next_number(found.snapshot)
         self.snapshots.require_number(self.number)
         self.tiers = self._present(found.snapshot)
-        for table in self._tables(found):
-            self._add(table)
+        self._take(found)
         extracts = Extracts(self.snapshots, self.number)
         self.tiers, cells = extracts.make(self.tiers, found.snapshot, None if self.has_lost else self.touched)
         self.damaged += extracts.damaged
@@ -80,13 +77,13 @@ class Compaction:
             number=self.number,
             tiers=tuple(self.tiers),
             cells=cells,
-            replaces=frozenset(self.merged | still_there),
+            replaces=frozenset(self.reader.read_parts | still_there),
             names=found.snapshot.names,
         )
         snapshot = replace(snapshot, before=frozenset(found.snapshot.files() - snapshot.files()))
         if self._is_as(found.snapshot, snapshot):
             kept = replace(found.snapshot, replaces=frozenset(still_there), before=frozenset())
-            self.snapshots.delete_unneeded(kept, self.taken | found.snapshot.before)
+            self.snapshots.delete_unneeded(kept, self.reader.read_files | found.snapshot.before)
             return self._report(found.snapshot, is_published=False)
         return self._publish(snapshot, found.snapshot)
 
@@ -97,18 +94,19 @@ class Compaction:
         """Return whether a snapshot would say nothing that the one found does not say, under a name of its content."""
         is_numbered = any(_has_number_alone(name) for name in found.names - found.follows)
         is_same = (snapshot.tiers, snapshot.cells) == (found.tiers, found.cells)
-        return is_same and not (self.merged or found.loose or is_numbered)
+        return is_same and not (self.reader.read_parts or found.loose or is_numbered)
 
     def _publish(self, snapshot: Snapshot, previous: Snapshot) -> Compacted:
         name = self.snapshots.publish(snapshot)
         self.snapshots.delete_own(self.number, self.written)
         if name is not None:
-            self.snapshots.delete_unneeded(snapshot, self.taken | previous.before)
+            self.snapshots.delete_unneeded(snapshot, self.reader.read_files | previous.before)
+        self.is_beaten = name is None
         return self._report(snapshot, is_published=name is not None)
 
     def _report(self, snapshot: Snapshot, *, is_published: bool) -> Compacted:
         return Compacted(
-            num_parts=len(self.merged),
+            num_parts=len(self.reader.read_parts),
             num_rows=sum(tier.num_rows for tier in snapshot.tiers),
             num_files=len(snapshot.files()),
             is_published=is_published,
@@ -143,45 +141,22 @@ class Compaction:
         except (DamagedFileError, StoreError):
             return None
 
-    def _tables(self, found: Contents) -> Iterator[pa.Table]:
-        """Yield the rows that are not in the tiers yet, or may be."""
-        yield from self._batches(found.loose)
-        yield from self._tables_of(found.snapshot.loose)
-        known = found.snapshot.files() | found.snapshot.before
-        unlisted = [as_tier(name) for name in self.snapshots.data_files() if name not in known]
-        yield from self._tables_of([tier for tier in unlisted if _number_of(tier) < self.number])
+    def _take(self, found: Contents) -> None:
+        """Bring into the tiers all rows that may not be in them yet."""
+        unlisted = [tier for tier in unlisted_tiers(self.files, found.snapshot) if _number_of(tier) < self.number]
+        for table in self.reader.of_parts(found.loose):
+            self._add(table)
+        for table in self.reader.of_tiers([*found.snapshot.loose, *unlisted]):
+            self._add(table)
 
-    def _tables_of(self, tiers: Iterable[Tier]) -> Iterator[pa.Table]:
-        for tier in tiers:
-            if (table := self._rows(tier)) is not None:
-                self.taken.add(tier.file)
-                yield table
+    def _add(self, table: pa.Table, onto: list[Tier] | None = None) -> int:
+        """Make rows a tier, merged with smaller ones and with those that hold later duplicates.
 
-    def _batches(self, names: Sequence[str]) -> Iterator[pa.Table]:
-        batch: list[str] = []
-        num_rows = 0
-        for name in names:
-            promise = PartName.parse(name)
-            batch.append(name)
-            num_rows += 0 if promise is None else promise.num_rows
-            if num_rows >= BATCH_ROWS:
-                yield self._read(batch)
-                batch, num_rows = [], 0
-        if batch:
-            yield self._read(batch)
-
-    def _read(self, names: Sequence[str]) -> pa.Table:
-        found = self.parts.read(PART.names, names)
-        self.damaged += found.damaged
-        bad = {one.file for one in found.damaged}
-        self.merged |= {name for name in names if f"{PARTS}/{name}" not in bad}
-        return found.table
-
-    def _add(self, table: pa.Table, onto: list[Tier] | None = None) -> None:
-        """Make rows a tier, merged with smaller ones and with those that hold later duplicates."""
+        Return how many rows no tier has, or only as a later one.
+        """
         tiers = self.tiers if onto is None else onto
         if not table.num_rows:
-            return
+            return 0
         table = without_duplicates(table)
         together = []
         for tier in list(tiers):
@@ -189,31 +164,24 @@ class Compaction:
             if is_needed:
                 together.append(tier)
         if not table.num_rows:
-            return
+            return 0
         for tier in sorted(tiers, key=lambda one: one.num_rows):
             total = table.num_rows + sum(one.num_rows for one in together)
             if tier not in together and tier.num_rows <= total and tier.num_rows + total <= TIER_ROWS:
                 together.append(tier)
-        found = [(tier, rows) for tier in together if (rows := self._rows(tier)) is not None]
+        found = [(tier, rows) for tier in together if (rows := self.reader.rows(tier)) is not None]
         together = [tier for tier, _ in found]
         tables = [table, *(rows.cast(table.schema) for _, rows in found)]
         tiers[:] = [tier for tier in tiers if tier not in together]
         tiers.append(self._write(pa.concat_tables(tables).unify_dictionaries().combine_chunks()))
-
-    def _rows(self, tier: Tier) -> pa.Table | None:
-        """Return the rows of a tier; None, noted, where it is damaged: then it is left as it is."""
-        try:
-            return self.snapshots.rows(tier, PART.names)
-        except (DamagedFileError, StoreError) as problem:
-            self.damaged.append(Damage(file=tier.file, reason=str(problem)))
-            return None
+        return int(table.num_rows)
 
     def _compare(self, table: pa.Table, tier: Tier) -> tuple[pa.Table, bool]:
         """Return the rows without those that a tier has earlier, and whether it has some that are to go themselves."""
         common = pc.filter(ids := self._ids[tier.file], pc.is_in(ids, value_set=pc.unique(table["cell_id"])))
         if not len(common):
             return table, False
-        if (old := self._rows(tier)) is None:
+        if (old := self.reader.rows(tier)) is None:
             return table, False
         old = _of_cells(old, common).cast(table.schema)
         is_new = np.ones(table.num_rows, dtype=bool)

@@ -1,5 +1,6 @@
 """One value a cell and metric: the earliest counts, whatever was written twice."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,12 +52,14 @@ def is_earliest(values: pa.Table) -> Numbers:
 
 
 def repeated(rows: pa.Table, known: pa.Table) -> Numbers:
-    """Return which rows are among the known ones: of the same cell and metric, of one moment, with the same value."""
+    """Return which rows are among the known ones: of the same cell and metric, of one moment, with the same value.
+
+    Of errors, of which a cell may have had several at one moment, the message is what tells them apart.
+    """
     both = pa.concat_tables([known, rows]).unify_dictionaries()
-    at = ranks(both["created_at"])
-    metrics = codes(both["metric"]) + 1  # -1: an error
-    key = codes(both["cell_id"]) * (int(metrics.max(initial=0)) + 1) + metrics
-    key = key * (int(at.max(initial=0)) + 2) + at + 1
+    key = _one_number(both, ("cell_id", "metric", "created_at"))
+    if both["error"].null_count < both.num_rows:
+        key = _one_number(both, ("status", "error"), key)
     order = np.argsort(key[: known.num_rows], kind="stable")
     place = np.searchsorted(key[: known.num_rows][order], key[known.num_rows :])
     if not known.num_rows:
@@ -68,8 +71,19 @@ def repeated(rows: pa.Table, known: pa.Table) -> Numbers:
         if not pa.types.is_nested(both.schema.field(name).type):
             there, here = known[name].take(pa.array(candidate[mine])), rows[name].take(pa.array(mine))
             mine = mine[_same(there, here)]
-    found[:] = False
+    is_error = as_numbers(rows["error"].is_valid())
+    found &= is_error
     found[mine] = True
+    return found
+
+
+def _one_number(rows: pa.Table, columns: Sequence[str], found: Numbers | None = None) -> Numbers:
+    """Return one whole number for every distinct combination of texts, and of the numbers found before."""
+    for name in columns:
+        code = codes(rows[name]) + 1  # -1: NULL
+        key = code if found is None else found * (int(code.max(initial=0)) + 1) + code
+        found = np.unique(key, return_inverse=True)[1]
+    assert found is not None
     return found
 
 

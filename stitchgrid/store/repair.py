@@ -36,7 +36,7 @@ def set_aside(files: Files, report: Report) -> Repair:
     names = list(
         dict.fromkeys(name for one in report.damage if not one.is_sound for name in (one.file, *one.goes_with))
     )
-    sound = tuple(one.file for one in report.damage if one.is_sound)
+    sound = tuple(one.file for one in report.findings if one.is_sound)
     names.sort(key=lambda name: name != SET_ASIDE)  # if that is a link, nothing can be moved before it is gone
     listed = {f"{SNAPSHOTS}/{name}" for name in files.names(SNAPSHOTS)}  # without folders, which are in the way
     manifests = [name for name in names if _is_manifest(name) and name in listed]

@@ -113,7 +113,7 @@ class Snapshots:
         waiting = list(names)
         while waiting:
             name = waiting.pop()
-            gone = set() if _digest_of(name) else {one for one in waiting if not _digest_of(one)}
+            gone = set() if _parsed(name).digest else {one for one in waiting if not _parsed(one).digest}
             try:
                 heads.append(self.read(name))
                 gone |= heads[-1].follows
@@ -144,7 +144,7 @@ class Snapshots:
         """
         found = read_document(self.files, manifest_file(name), SnapshotDocument)
         body = json.dumps(found["snapshot"], sort_keys=True).encode()
-        if content_digest(body) != found["digest"] or _digest_of(name) not in ("", found["digest"]):
+        if content_digest(body) != found["digest"] or _parsed(name).digest not in ("", found["digest"]):
             raise DamagedFileError("content differs from the digest in it")
         try:
             return _parse(number_of(name), found["snapshot"])
@@ -286,14 +286,13 @@ class Snapshots:
 
 def number_of(name: str) -> int:
     """Return the number in the name of a manifest."""
+    return _parsed(name).number
+
+
+def _parsed(name: str) -> ManifestName:
     found = ManifestName.parse(name)
     assert found is not None, f"no manifest has the name {name!r}"
-    return found.number
-
-
-def _digest_of(name: str) -> str:
-    found = ManifestName.parse(name)
-    return found.digest if found else ""
+    return found
 
 
 def manifest_file(name: str) -> str:
@@ -311,6 +310,12 @@ def as_tier(file: str) -> Tier:
     promise = DataName.parse(file.rpartition("/")[2])
     assert promise is not None
     return Tier(file=file, num_rows=promise.num_rows, ids="")
+
+
+def unlisted_tiers(files: Files, snapshot: Snapshot) -> list[Tier]:
+    """Return the data files that neither a snapshot nor those that it follows need."""
+    known = snapshot.files() | snapshot.before
+    return [as_tier(name) for name in Snapshots(files).data_files() if name not in known]
 
 
 def _joint(heads: Sequence[Snapshot]) -> Snapshot:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from stitchgrid.errors import InputError
 from stitchgrid.records import Row
 from stitchgrid.store.artefacts import Artefacts
 from stitchgrid.store.check import Checker, Report
@@ -15,6 +16,7 @@ from stitchgrid.store.journal import Journal
 from stitchgrid.store.layout import PARTS, SUFFIXES
 from stitchgrid.store.lease import Leases
 from stitchgrid.store.logs import Logs
+from stitchgrid.store.merging import FromStore, merge
 from stitchgrid.store.opening import open_files
 from stitchgrid.store.outcomes import COLUMNS, Outcomes
 from stitchgrid.store.parts import PartRows, Parts
@@ -95,6 +97,23 @@ class Store:
     def compact_if_many(self, threshold: int) -> Compacted | None:
         """Compact the store if it has at least so many loose parts."""
         return self.compact() if len(contents(self.files).loose) >= threshold else None
+
+    def merge(self, others: Sequence["Store"]) -> list[FromStore]:
+        """Take other stores in, which stay as they are; return what came from each.
+
+        Raises:
+            InputError: If one of them is this store.
+            StoreError: If this store cannot be written.
+        """
+        for other in others:
+            if self._is(other):
+                raise InputError(f"cannot merge the store {other.uri} into itself; name two stores.")
+        return merge(self.files, [other.files for other in others])
+
+    def _is(self, other: "Store") -> bool:
+        if isinstance(self.files, LocalFiles) and isinstance(other.files, LocalFiles):
+            return self.files.root.resolve() == other.files.root.resolve()
+        return self.uri == other.uri
 
     # Artefacts --------------------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class Sweeps:
 
     def write_job(self, sweep: str, job: Mapping[str, Any]) -> int:
         """Store a job as the sweep's next revision; return its number."""
-        data = _json_bytes(job)
+        data = json_bytes(job)
         latest = self.latest_revision(sweep) or 0
         return write_next(self.files, lambda revision: Layout.revision(sweep, revision, JOB), data, after=latest)
 
@@ -100,7 +100,7 @@ class Sweeps:
             "sha256": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
             "info": dict(info),
         }
-        self.files.write_once(Layout.revision(sweep, revision, PLAN), _json_bytes(manifest))
+        self.files.write_once(Layout.revision(sweep, revision, PLAN), json_bytes(manifest))
 
     def read_plan(self, sweep: str, revision: int | None = None) -> StoredPlan | None:
         """Return a complete revision, by default the latest; None if the sweep has none yet.
@@ -237,5 +237,6 @@ def _comparable(table: pa.Table, name: str) -> pa.Table:
     return table
 
 
-def _json_bytes(value: Mapping[str, Any]) -> bytes:
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """Return a job or the manifest of a revision as it is stored."""
     return (json.dumps(dict(value), indent=2, ensure_ascii=False) + "\n").encode()

@@ -21,12 +21,6 @@ PARTS_AT_ONCE = 256
 SEPARATOR = "\x1f"
 
 
-def unlisted_files(files: Files, snapshot: Snapshot) -> list[str]:
-    """Return the data files that neither the newest snapshot nor those that it follows need."""
-    known = snapshot.files() | snapshot.before
-    return [name for name in Snapshots(files).data_files() if name not in known]
-
-
 def count_missing(files: Files, found: Contents, name: str) -> int:
     """Return how many rows of a data file are nowhere else in the store.
 
