@@ -1,4 +1,4 @@
-"""Commands that keep a store in order: check, compact, merge."""
+"""Commands that keep a store in order: check, compact, merge, remove, gc."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from stitchgrid.cli.options import STORE
 from stitchgrid.cli.saying import say, warn_of_damage
 
 if TYPE_CHECKING:
-    from stitchgrid.store import FromStore, Repair, Report
+    from stitchgrid.store import Collected, FromStore, Repair, Report
 
 
 @click.command()
@@ -122,3 +122,49 @@ def _merged(found: "FromStore") -> list[str]:
         elif one.is_covered:
             lines.append(f"  {one.sweep} stays as it is here: it has all cells of the other's")
     return lines
+
+
+@click.command()
+@click.argument("sweep")
+@STORE
+def remove(sweep: str, store: str) -> None:
+    """Forget a sweep: its name, plan and logs. Its results stay: others may share them, launches find them again.
+
+    Refused while a launch is at the sweep. 'stitchgrid gc' frees what no sweep refers to then.
+
+    \b
+    Example:
+      stitchgrid remove quickstart && stitchgrid gc --dry-run
+    """
+    from stitchgrid.store import Store
+
+    num = Store.open(store).remove(sweep)
+    say(f"removed {sweep}: {num} files; 'stitchgrid gc' frees what no other sweep refers to")
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
+@STORE
+def gc(dry_run: bool, store: str) -> None:
+    """Free what no sweep refers to: rows, artefacts, files of earlier snapshots, what stopped writers left.
+
+    While a launch is at a sweep of the store, rows and artefacts stay. What is kept although nobody may need it is said
+    with the reason. Safe when it is interrupted.
+
+    \b
+    Example:
+      stitchgrid gc --dry-run
+      stitchgrid gc
+    """
+    from stitchgrid.store import Store
+
+    found = Store.open(store).collect(dry_run=dry_run)
+    say("\n".join(_collected(found, dry_run=dry_run)))
+    for reason in found.kept:
+        say(f"Kept: {reason}", err=True)
+
+
+def _collected(found: "Collected", *, dry_run: bool) -> list[str]:
+    verb = "would free" if dry_run else "freed"
+    lines = [f"{verb} {one.num} {one.what}: {one.num_bytes} bytes" for one in found.freed]
+    return [*lines, f"{verb} {found.num_bytes} bytes in all" if lines else "nothing to free"]

@@ -1,6 +1,7 @@
 """The store: parts of rows, artefacts, sweeps, journal, in a folder in which nothing is edited in place."""
 
 from stitchgrid.store.check import Finding, Report
+from stitchgrid.store.collecting import Collected, Freed
 from stitchgrid.store.compact import Compacted
 from stitchgrid.store.damage import Damage
 from stitchgrid.store.lease import Claim, LeaseError, is_fresh
@@ -15,9 +16,11 @@ from stitchgrid.store.sweeps import StoredPlan
 __all__ = [
     "MANY_PARTS",
     "Claim",
+    "Collected",
     "Compacted",
     "Damage",
     "Finding",
+    "Freed",
     "FromStore",
     "LeaseError",
     "Outcomes",

@@ -134,6 +134,7 @@ class InfoDocument(Document):
     own_data: dict[Text, Short] = {}
     own_files: dict[Text, dict[Text, Short]] = {}
     matchers: list[KindDocument] = []
+    artefacts: dict[Short, list[Short]] | None = None  # keys by kind; None: of an earlier version
     groups: Count | None = None
     shuffles: Count = 0
 
@@ -160,6 +161,7 @@ class ExtractDocument(Document):
 
     revision: Number
     file: ExtractFile
+    plan: Literal[""] | Digest = ""
 
 
 class TierDocument(Document):

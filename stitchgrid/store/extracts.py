@@ -23,6 +23,7 @@ class Extracts:
         self.snapshots, self.number = snapshots, number
         self.damaged: list[Damage] = []
         self.written: list[str] = []
+        self._stamps: dict[str, tuple[int, str]] = {}  # of the sweeps with a plan
         self._here = {f"{EXTRACTS}/{name}" for name in snapshots.files.names(EXTRACTS)}
 
     def make(
@@ -37,7 +38,7 @@ class Extracts:
         found = {sweep: one for sweep, one in previous.cells.items() if sweep not in plans and self._is_known(sweep)}
         for sweep, plan in plans.items():
             known = previous.cells.get(sweep)
-            if known and self._is_current(known, plan.revision) and touched is not None and not _meet(touched, plan):
+            if known and self._is_current(known, sweep) and touched is not None and not _meet(touched, plan):
                 found[sweep] = known
             else:
                 found[sweep] = self._states(plan, tiers)
@@ -50,24 +51,27 @@ class Extracts:
         plans = {}
         for sweep in sweeps.names():
             try:
-                revision = sweeps.latest_plan(sweep)
+                stamp = sweeps.stamp(sweep)
                 extracts = [previous.cells.get(sweep), *(tier.results.get(sweep) for tier in tiers)]
-                if revision is None or not (is_touched or not all(self._is_current(e, revision) for e in extracts)):
+                if stamp is None:
                     continue
-                if plan := sweeps.read_plan(sweep, revision):
+                self._stamps[sweep] = stamp
+                if not is_touched and all(self._is_current(one, sweep) for one in extracts):
+                    continue
+                if plan := sweeps.read_plan(sweep, stamp[0]):
                     plans[sweep] = plan
             except StoreError as problem:
                 self.damaged.append(Damage(file=f"sweeps/{sweep}", reason=str(problem)))
         return plans
 
-    def _is_current(self, extract: Extract | None, revision: int) -> bool:
-        return extract is not None and extract.is_current(revision, self._here)
+    def _is_current(self, extract: Extract | None, sweep: str) -> bool:
+        return extract is not None and extract.is_current(self._stamps.get(sweep), self._here)
 
     def _is_known(self, sweep: str) -> bool:
         return Sweeps(self.snapshots.files).latest_plan(sweep) is not None
 
     def _with_results(self, tier: Tier, plans: Mapping[str, StoredPlan]) -> Tier:
-        stale = [plan for sweep, plan in plans.items() if not self._is_current(tier.results.get(sweep), plan.revision)]
+        stale = [plan for sweep, plan in plans.items() if not self._is_current(tier.results.get(sweep), sweep)]
         if not stale:
             return tier
         rows = self._rows(tier, PART.names)
@@ -95,7 +99,7 @@ class Extracts:
         name = self.snapshots.write_extract(self.number, table)
         self.written.append(name)
         self._here.add(name)
-        return Extract(revision=plan.revision, file=name)
+        return Extract(revision=plan.revision, file=name, plan=self._stamps[plan.sweep][1])
 
 
 def _meet(touched: Sequence[pa.Array], plan: StoredPlan) -> bool:

@@ -20,7 +20,7 @@ from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import ClaimDocument, read_document
 from stitchgrid.store.files import Files
 from stitchgrid.store.journal import Journal
-from stitchgrid.store.layout import HIGHEST, Layout, numbered
+from stitchgrid.store.layout import HIGHEST, SWEEPS, Layout, is_safe, numbered
 
 HEARTBEAT_IS_FRESH = timedelta(seconds=90)
 START_TIME = 18  # its place in /proc/PID/stat, behind the state
@@ -82,6 +82,11 @@ class Leases:
         if not self.files.write_once(Layout.claim(sweep, number), data):
             raise LeaseError(f"sweep {sweep!r} was claimed by another launch at this very moment; try again.")
         return mine
+
+    def running(self) -> dict[str, Claim]:
+        """Return who works on which sweep of the store now, on sweeps that have no job yet, too."""
+        names = [name for name in self.files.folders(SWEEPS) if is_safe(name)]
+        return {name: holder for name in names if (holder := self.holder(name)) is not None}
 
     def require_free(self, sweep: str) -> None:
         """Raise a LeaseError if somebody works on a sweep."""

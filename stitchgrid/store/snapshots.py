@@ -44,10 +44,11 @@ class Extract:
 
     revision: int
     file: str  # relative to the store
+    plan: str = ""  # digest of the revision's manifest: numbers come again where a sweep was removed; "" in old ones
 
-    def is_current(self, revision: int | None, here: Container[str]) -> bool:
-        """Return whether it is of this revision, and its file is among those that are there."""
-        return self.revision == revision and self.file in here
+    def is_current(self, stamp: tuple[int, str] | None, here: Container[str]) -> bool:
+        """Return whether it is of this revision and plan, and its file is among those that are there."""
+        return stamp == (self.revision, self.plan or (stamp or (0, ""))[1]) and self.file in here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

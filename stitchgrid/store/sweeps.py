@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError, nearest
 from stitchgrid.store.damage import DamagedFileError
-from stitchgrid.store.documents import Document, PlanDocument, read_document
+from stitchgrid.store.documents import Document, PlanDocument, longest, read_document
 from stitchgrid.store.files import Files, write_next
-from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, is_safe
+from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
 from stitchgrid.store.parts import parquet_bytes
 from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, with_nulls
 from stitchgrid.store.sound_tables import read_table
@@ -67,6 +67,17 @@ class Sweeps:
     def latest_plan(self, sweep: str) -> int | None:
         """Return the highest complete revision; None if there is none."""
         return max(self._revisions(sweep, PLAN), default=None)
+
+    def stamp(self, sweep: str) -> tuple[int, str] | None:
+        """Return the number of the latest complete revision and the digest of its manifest; None if there is none.
+
+        Raises:
+            StoreError: If the manifest cannot be read.
+        """
+        revision = self.latest_plan(sweep)
+        if revision is None:
+            return None
+        return revision, content_digest(self.files.read(Layout.revision(sweep, revision, PLAN), longest(PlanDocument)))
 
     def read_job(self, sweep: str, revision: int | None = None) -> dict[str, Any]:
         """Return the job of a revision, by default of the latest.
