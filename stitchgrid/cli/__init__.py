@@ -9,6 +9,7 @@ from stitchgrid import __version__
 from stitchgrid.cli.answer import answer
 from stitchgrid.cli.ask import atlas, query, report, sql
 from stitchgrid.cli.follow import logs, status
+from stitchgrid.cli.give import diff, export
 from stitchgrid.cli.keep import check, compact, gc, merge, remove
 from stitchgrid.cli.look import layers, matchers, models
 from stitchgrid.cli.run import bench, launch, plan, resume
@@ -48,7 +49,7 @@ def cli() -> None:
 
 RUNNING = (launch, resume, plan, bench, status, logs)
 LOOKING = (layers, models, matchers)
-ASKING = (answer, query, sql, atlas, report)
+ASKING = (answer, query, sql, atlas, report, diff, export)
 KEEPING = (check, compact, merge, remove, gc)
 for command in (*RUNNING, *LOOKING, *ASKING, *KEEPING):
     cli.add_command(command)
