@@ -182,6 +182,7 @@ class Catalog:
 
 def _counted(batches: Iterable[pa.RecordBatch], num_rows: list[int]) -> Iterable[pa.RecordBatch]:
     for batch in batches:
+        batch.validate(full=True)  # what a file says is text may be none
         num_rows[0] += batch.num_rows
         yield batch
 

@@ -95,8 +95,8 @@ def _until_sound(catalog: Catalog, write: Callable[[], dict[str, int]]) -> dict[
     while True:
         try:
             counts = write()
-        except (duckdb.Error, pa.ArrowException) as problem:
-            if isinstance(problem, duckdb.IOException) or not catalog.reopen_without_damaged(closely=True):
+        except (duckdb.Error, pa.ArrowException):
+            if not catalog.reopen_without_damaged(closely=True):
                 raise
         else:
             if not catalog.reopen_without_damaged():

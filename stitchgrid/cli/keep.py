@@ -93,7 +93,8 @@ def merge(ctx: click.Context, sources: tuple[str, ...], store: str) -> None:
 
     Compacted or not, of an older version, overlapping, or being computed right now: nothing is lost and nothing shown
     twice. A sweep whose name stands for other cells comes under its name with a digest behind. Stopped anywhere, both
-    stores are sound, and the same command goes on. Exits with 1 where something was left out, such as damaged files.
+    stores are sound, and the same command goes on. Exits with 1 where something was left out, such as damaged files. A
+    sweep may name code, which only 'launch' and 'resume' run.
 
     \b
     Example:
