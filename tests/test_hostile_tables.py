@@ -286,8 +286,7 @@ def measured_run(store, name, reason):
 
 
 def manifest(store):
-    [path] = (Path(store.uri) / "snapshots/v1").glob("*.json")
-    return path
+    return max((Path(store.uri) / "snapshots/v1").glob("*.json"))
 
 
 def rewrite(store, change):
@@ -358,7 +357,7 @@ def test_a_tier_without_the_results_of_a_sweep_is_compacted(store):
     store.write_part("s", [make_row(CELLS[0], "accuracy", before[CELLS[0].cell_id, "accuracy"])])
     (Path(store.uri) / f"sweeps/{SWEEP}/0001/cells.parquet").write_bytes(b"damaged")  # so nobody makes them anew
     run(store, "compact")
-    assert json.loads((manifest(store).with_name("000002.json")).read_text())["snapshot"]["cells"] == {}
+    assert json.loads(manifest(store).read_text())["snapshot"]["cells"] == {}
 
 
 @pytest.mark.parametrize("key", ["ids", "results", "cells"])

@@ -77,7 +77,7 @@ def test_a_merged_store_says_what_one_store_of_all_rows_would(tmp_path_factory, 
     assert one.check().findings == ()
     assert content_of(two.uri) == before
     kept = content_of(one.uri)
-    assert [(found.num_rows, found.num_artefacts) for found in one.merge([two])] == [(0, 0)]
+    assert [(found.num_rows, found.num_artefacts) for found in one.merge([two]).stores] == [(0, 0)]
     assert content_of(one.uri).items() <= kept.items()  # files of earlier snapshots may go
 
 
@@ -186,6 +186,15 @@ def test_what_is_damaged_is_named_and_never_copied(tmp_path, pattern):
     into = Store.open(tmp_path / "into")
     assert into.check().damage == ()
     assert path.read_bytes() not in [one.read_bytes() for one in (tmp_path / "into").rglob("*") if one.is_file()]
+
+
+def test_damage_of_the_store_itself_is_named_and_stays(tmp_path):
+    into = full_store(tmp_path / "into", "s", CELLS[:4], compacted=False)
+    store_of(tmp_path / "from", "t", CELLS[4:8])
+    flip(into.part_paths()[-1])
+    found = run("merge", tmp_path / "from", "--store", tmp_path / "into")
+    assert f"Warning: left out: parts/v1/{into.part_paths()[0].name}" in found.stderr
+    assert len(into.part_paths()) == 1
 
 
 def test_links_and_foreign_names_are_left_out(tmp_path):

@@ -104,10 +104,11 @@ def merge(ctx: click.Context, sources: tuple[str, ...], store: str) -> None:
 
     others = [Store.open(source) for source in sources]
     found = Store.open(store, create=True).merge(others)
-    for one in found:
+    warn_of_damage(found.damaged)
+    for one in found.stores:
         say("\n".join(_merged(one)))
         warn_of_damage(tuple(f"{one.uri}: {damage}" for damage in (*one.damaged, *one.left_out)))
-    if any(one.damaged or one.left_out for one in found):
+    if any(one.damaged or one.left_out for one in found.stores):
         ctx.exit(1)
 
 

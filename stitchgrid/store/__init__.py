@@ -5,7 +5,7 @@ from stitchgrid.store.collecting import Collected, Freed
 from stitchgrid.store.compact import Compacted
 from stitchgrid.store.damage import Damage
 from stitchgrid.store.lease import Claim, LeaseError, is_fresh
-from stitchgrid.store.merging import FromStore
+from stitchgrid.store.merging import FromStore, Merged
 from stitchgrid.store.outcomes import Outcomes
 from stitchgrid.store.parts import PartRows
 from stitchgrid.store.reading import MANY_PARTS
@@ -23,6 +23,7 @@ __all__ = [
     "Freed",
     "FromStore",
     "LeaseError",
+    "Merged",
     "Outcomes",
     "PartRows",
     "Repair",

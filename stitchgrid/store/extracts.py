@@ -10,7 +10,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.joining import results_of, states_of
 from stitchgrid.store.layout import EXTRACTS
-from stitchgrid.store.schemas import PART, TEXT, no_rows
+from stitchgrid.store.schemas import PART, RESULTS, TEXT, no_rows
 from stitchgrid.store.snapshots import Extract, Snapshot, Snapshots, Tier
 from stitchgrid.store.standing import COLUMNS
 from stitchgrid.store.sweeps import StoredPlan, Sweeps
@@ -74,8 +74,15 @@ class Extracts:
         stale = [plan for sweep, plan in plans.items() if not self._is_current(tier.results.get(sweep), sweep)]
         if not stale:
             return tier
-        rows = self._rows(tier, PART.names)
-        made = {plan.sweep: self._write(plan, results_of(plan.sweep, plan.cells, rows)) for plan in stale}
+        ids = self.snapshots.ids(tier)
+        met = {plan.sweep for plan in stale if _any_in(ids, pc.unique(plan.cells["cell_id"]))}
+        rows = self._rows(tier, PART.names) if met else None
+        made = {}
+        for plan in stale:
+            is_met = rows is not None and plan.sweep in met
+            made[plan.sweep] = self._write(
+                plan, results_of(plan.sweep, plan.cells, rows) if is_met else RESULTS.empty_table()
+            )
         return replace(tier, results={**tier.results, **made})
 
     def _states(self, plan: StoredPlan, tiers: Sequence[Tier]) -> Extract:

@@ -36,7 +36,15 @@ class FromStore:
     left_out: tuple[str, ...]  # what else could not be taken in, with the reason
 
 
-def merge(into: Files, sources: Sequence[Files]) -> list[FromStore]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """What a merge did."""
+
+    stores: tuple[FromStore, ...]
+    damaged: tuple[Damage, ...]  # files of the store that took them in, left as they are
+
+
+def merge(into: Files, sources: Sequence[Files]) -> Merged:
     """Take other stores in; return what came from each.
 
     Raises:
@@ -48,9 +56,10 @@ def merge(into: Files, sources: Sequence[Files]) -> list[FromStore]:
         one.take_artefacts()
     for _ in range(ATTEMPTS):
         rows = RowMerge(into, found)
-        rows.run()
+        done = rows.run()
         if not rows.is_beaten:
-            return [one.report() for one in found]
+            damaged = {one.file: one for one in done.damaged}
+            return Merged(stores=tuple(one.report() for one in found), damaged=tuple(damaged.values()))
     raise StoreError(f"the store {into.uri} was compacted by others {ATTEMPTS} times meanwhile; merge again.")
 
 

@@ -17,7 +17,7 @@ from stitchgrid.store.journal import Journal
 from stitchgrid.store.layout import PARTS, SUFFIXES
 from stitchgrid.store.lease import Leases
 from stitchgrid.store.logs import Logs
-from stitchgrid.store.merging import FromStore, merge
+from stitchgrid.store.merging import Merged, merge
 from stitchgrid.store.opening import open_files
 from stitchgrid.store.outcomes import COLUMNS, Outcomes
 from stitchgrid.store.parts import PartRows, Parts
@@ -100,7 +100,7 @@ class Store:
         """Compact the store if it has at least so many loose parts."""
         return self.compact() if len(contents(self.files).loose) >= threshold else None
 
-    def merge(self, others: Sequence["Store"]) -> list[FromStore]:
+    def merge(self, others: Sequence["Store"]) -> Merged:
         """Take other stores in, which stay as they are; return what came from each.
 
         Raises:
