@@ -18,7 +18,7 @@ from test_unlisted import as_numbered, results, store_of
 from stitchgrid.catalog import Catalog
 from stitchgrid.errors import InputError
 from stitchgrid.models.fingerprint import to_json
-from stitchgrid.records import Fingerprint, TensorSummary
+from stitchgrid.records import Fingerprint, TensorSummary, canonical, digest
 from stitchgrid.store import Store, merging
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.merging import merge
@@ -289,14 +289,20 @@ def test_other_weights_under_one_key_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(("mean", "code"), [(1.0000001, 0), (2.0, 1)])
-def test_fingerprints_may_differ_by_rounding_alone(tmp_path, mean, code):
-    into, source = (store_of(tmp_path / name, name, CELLS[:2]) for name in ("into", "from"))
+def test_rows_of_a_network_that_computes_something_else_stay_there(tmp_path, mean, code):
+    into, source = (store_of(tmp_path / name, name, cells) for name, cells in (("into", CELLS[:2]), ("from", CELLS)))
     for store, value in ((into, 1.0), (source, mean)):
         summary = TensorSummary(mean=value, std=1.0, projection=0.0)
         found = Fingerprint(input_shape=(1,), noise=(("relu", summary),), images=(), images_digest="")
-        store.write_artefact("fingerprint", "k", to_json(found))
+        key = digest("fingerprint", digest("net/0"), canonical(found.input_shape), "0")
+        store.write_artefact("fingerprint", key, to_json(found))
     found = run("merge", tmp_path / "from", "--store", tmp_path / "into", code=code)
-    assert ("a network computes something else there than here" in found.stderr) == bool(code)
+    said = f"rows of the network {digest('net/0')}: it computes something else there than here"
+    assert (said in found.stderr) == bool(code)
+    rows = [row["cell_id"] for row in results(tmp_path / "into")[0] if row["sweep"] == "from"]
+    of_others = [cell for cell in CELLS if "net/0" not in (cell.source_model, cell.target_model)]
+    expected = [*of_others, *CELLS[:2]] if code else CELLS  # those that were here before are here
+    assert set(rows) == {cell.cell_id for cell in expected}
 
 
 # Places, races, input -------------------------------------------------------------------------------------------------

@@ -200,6 +200,11 @@ def keys_of(plain_id: str, found: Fingerprint, kept: Kept) -> list[str]:
     return [key for key in keys if kept.has_artefact(KIND, key)]
 
 
+def keys_of_first(plain_id: str, found: Fingerprint) -> set[str]:
+    """Return the keys under which the first fingerprint of an address is kept: as it was, and of further images."""
+    return {_key(plain_id, 0, found), _images_key(plain_id, 0, found)}
+
+
 def _versions(plain_id: str, kept: Kept, found: Fingerprint) -> Iterator[tuple[Fingerprint, Fingerprint]]:
     """Yield the fingerprints that a store knows under an address for images of one size, the oldest first.
 

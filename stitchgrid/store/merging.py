@@ -6,7 +6,11 @@ other stores changes. What of them is damaged is left out and named.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
 from stitchgrid.store.artefacts import Artefacts, artefact_content
@@ -18,7 +22,9 @@ from stitchgrid.store.layout import SUFFIXES, Layout, is_safe
 from stitchgrid.store.merge_sweeps import SweepMerge, Taken
 from stitchgrid.store.reading import ATTEMPTS, Contents, contents
 from stitchgrid.store.row_reader import RowReader
+from stitchgrid.store.schemas import TEXT
 from stitchgrid.store.snapshots import Snapshots, unlisted_tiers
+from stitchgrid.store.sweeps import Sweeps
 
 MANIFEST = ".manifest"
 
@@ -72,6 +78,7 @@ class _Source:
         self.damaged: list[Damage] = []
         self.damaged_rows: list[Damage] = []
         self.left_out: list[str] = []
+        self.without: set[str] = set()  # networks whose rows stay where they are
         self.num_artefacts = self.num_logs = self.num_rows = 0
 
     def report(self) -> FromStore:
@@ -126,17 +133,40 @@ class _Source:
                 f"network {key}: it was trained in both stores, to other weights; those of {self.into.uri} stay, and "
                 "sweeps of the other can be read but not continued here"
             )
-        elif kind == "fingerprint" and (told := self._difference(key)):
-            self.left_out.append(
-                f"fingerprint {key}: a network computes something else there than here, though its weights and code "
-                f"are the same: {told}; do not compare its values of the two stores"
-            )
+        elif kind == "fingerprint":
+            self._compare_fingerprints(key)
 
-    def _difference(self, key: str) -> str | None:
-        from stitchgrid.models.fingerprint import difference, from_json
+    def _compare_fingerprints(self, key: str) -> None:
+        """Leave out the rows of a network that computes something else there than here, under the same address."""
+        from stitchgrid.models.fingerprint import difference, from_json, keys_of_first
 
         here, there = (from_json(artefact_content(one, "fingerprint", key)) for one in (self.into, self.files))
-        return difference(here, there)
+        if (told := difference(here, there)) is None:
+            return
+        networks = {one for one in self._networks() if key in keys_of_first(one, there)}
+        self.without |= networks
+        self.left_out.append(
+            f"rows of the network {', '.join(sorted(networks)) or 'unknown'}: it computes something else there than "
+            f"here, though its weights and code are the same: {told} (fingerprint {key})"
+        )
+
+    def _networks(self) -> set[str]:
+        """Return the addresses of all networks of the other store's sweeps."""
+        sweeps, found = Sweeps(self.files), set()
+        for sweep in sweeps.names():
+            for number in sweeps.planned(sweep):
+                with suppress(StoreError):
+                    plan = sweeps.read_plan(sweep, number)
+                    found |= set(plan.models["network_id"].to_pylist()) if plan else set()
+        return found - {None}
+
+    def wanted(self, rows: pa.Table) -> pa.Table:
+        """Return rows without those of networks that are left out."""
+        if not self.without:
+            return rows
+        networks = pa.array(sorted(self.without))
+        bad = [pc.is_in(rows[f"{side}_network"].cast(TEXT), value_set=networks) for side in ("source", "target")]
+        return rows.filter(pc.invert(pc.or_(*bad)))
 
 
 class RowMerge(Compaction):
@@ -159,8 +189,8 @@ class RowMerge(Compaction):
         found, reader = contents(source.files), RowReader(source.files)
         tiers = [*found.snapshot.all_tiers, *unlisted_tiers(source.files, found.snapshot)]
         for table in reader.of_tiers({tier.file: tier for tier in tiers}.values()):
-            source.num_rows += self._add(table)
+            source.num_rows += self._add(source.wanted(table))
         for table in reader.of_parts(found.loose):
-            source.num_rows += self._add(table)
+            source.num_rows += self._add(source.wanted(table))
         source.damaged_rows = [*found.damaged, *reader.damaged]
         return found.snapshot.names.issuperset(Snapshots(source.files).names())

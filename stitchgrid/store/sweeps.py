@@ -64,6 +64,10 @@ class Sweeps:
         latest = self.latest_revision(sweep) or 0
         return write_next(self.files, lambda revision: Layout.revision(sweep, revision, JOB), data, after=latest)
 
+    def planned(self, sweep: str) -> list[int]:
+        """Return the numbers of the complete revisions, ascending."""
+        return sorted(self._revisions(sweep, PLAN))
+
     def latest_plan(self, sweep: str) -> int | None:
         """Return the highest complete revision; None if there is none."""
         return max(self._revisions(sweep, PLAN), default=None)
