@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from helpers_stopping import StoppedError, StoppingFiles
 from helpers_store import SWEEP, make_row, make_synthetic_store, plan_tables, planned_cells, rows_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -105,36 +106,6 @@ def test_a_later_revision_is_seen_before_and_after_the_next_compaction(tmp_path)
     assert len(before[0]["cells"]) == 207
     assert store.compact().is_published
     assert answers(store) == before
-
-
-class StoppedError(Exception):
-    """The machine went down."""
-
-
-class StoppingFiles(LocalFiles):
-    """Stops before or after its n-th change."""
-
-    def __init__(self, root, at, *, before):
-        super().__init__(root)
-        self.at, self.before, self.count = at, before, 0
-
-    def _change(self, call, *arguments):
-        self.count += 1
-        if self.count == self.at and self.before:
-            raise StoppedError
-        result = call(*arguments)
-        if self.count == self.at:
-            raise StoppedError
-        return result
-
-    def write_once(self, name, data):
-        return self._change(super().write_once, name, data)
-
-    def replace(self, name, data):
-        return self._change(super().replace, name, data)
-
-    def delete(self, name):
-        return self._change(super().delete, name)
 
 
 @pytest.mark.parametrize("before", [True, False])
