@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stitchgrid.catalog import VIEWS, Catalog
 from stitchgrid.cli import cli
 from stitchgrid.errors import StoreError
-from stitchgrid.store import Store, compact, row_reader
+from stitchgrid.store import Store, compact, extracts, row_reader
 from stitchgrid.store import parts as parts_module
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.files import LocalFiles
@@ -159,8 +159,9 @@ def test_of_two_at_once_one_wins_and_nothing_is_lost(tmp_path, monkeypatch):
 def test_a_straggler_neither_wins_nor_deletes(tmp_path, monkeypatch):
     store = make_synthetic_store(tmp_path).store
     store.write_part("early", [replace(rows_of(CELLS[0])[0], metric="loss")])
-    slow = Compaction(store.files)
-    publish = slow._publish
+    slow = Compaction(LocalFiles(tmp_path))
+    publish, write_once, written = slow._publish, slow.files.write_once, []
+    monkeypatch.setattr(slow.files, "write_once", lambda name, data: written.append(name) or write_once(name, data))
 
     def meanwhile(snapshot, previous):
         store.compact()
@@ -170,8 +171,35 @@ def test_a_straggler_neither_wins_nor_deletes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(slow, "_publish", meanwhile)
     assert not slow.run().is_published
+    assert written == []  # not for a moment
     assert len(store.read_parts().table) > 400
     assert store.check().findings == ()
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_of_two_that_publish_within_one_instant_both_may_count(tmp_path, monkeypatch, number):
+    store = make_synthetic_store(tmp_path).store
+    slow = Compaction(LocalFiles(tmp_path))
+    write_once = slow.files.write_once
+
+    def meanwhile(name, data):
+        store.write_part("late", [replace(rows_of(CELLS[1])[0], metric="loss", value=float(number))])
+        store.compact()
+        return write_once(name, data)
+
+    monkeypatch.setattr(slow.files, "write_once", meanwhile)
+    slow.run()
+    for _ in range(2):
+        assert store.check().damage == ()
+        assert store.outcomes().metrics_done(CELLS[1].cell_id) >= {"loss"}
+        with Catalog(store) as catalog:
+            [row] = catalog.query(
+                "select count(*) as n, count(distinct (cell_id, metric)) as d from results"
+            ).to_pylist()
+        assert row["n"] == row["d"] > 400
+        store.compact()
+    assert store.outcomes().metrics_done(CELLS[1].cell_id) >= {"loss"}
+    assert store.check().damage == ()
 
 
 def test_readers_read_anew_when_a_compaction_takes_parts_away(tmp_path, monkeypatch):
@@ -190,6 +218,18 @@ def test_readers_read_anew_when_a_compaction_takes_parts_away(tmp_path, monkeypa
     assert found.damaged == ()
     assert not pending
     assert answers(store) == expected
+
+
+def test_plans_are_read_as_many_at_a_time_as_memory_is_meant_to_hold(tmp_path, monkeypatch):
+    stores = [planned_store(tmp_path / name) for name in ("few", "many")]
+    for store, num_cells in zip(stores, (1, 10**9), strict=True):
+        monkeypatch.setattr(extracts, "CELLS_AT_ONCE", num_cells)
+        store.write_part("part", [row for cell in CELLS[:20] for row in rows_of(cell)])
+        store.compact()
+    few, many = (Snapshots(store.files).newest()[0] for store in stores)
+    assert few.cells.keys() == many.cells.keys() == {"one", "two"}
+    assert [sorted(tier.results) for tier in few.tiers] == [sorted(tier.results) for tier in many.tiers]
+    assert answers(stores[0]) == answers(stores[1])
 
 
 def test_small_files_are_merged_and_large_ones_left(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """The extracts of a snapshot: for every sweep the rows of its cells, tier by tier, and its cells with their status."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -14,6 +14,8 @@ from stitchgrid.store.schemas import PART, RESULTS, TEXT, no_rows
 from stitchgrid.store.snapshots import Extract, Snapshot, Snapshots, Tier
 from stitchgrid.store.standing import COLUMNS
 from stitchgrid.store.sweeps import StoredPlan, Sweeps
+
+CELLS_AT_ONCE = 1_500_000  # of plans held at a time: bounds the memory
 
 
 class Extracts:
@@ -33,22 +35,28 @@ class Extracts:
 
         `touched` are ids of cells of which rows came since the previous snapshot; None: rows went, nobody knows which.
         """
-        plans = self._plans(tiers, previous, touched is None or bool(touched))
-        tiers = [self._with_results(tier, plans) for tier in tiers]
-        found = {sweep: one for sweep, one in previous.cells.items() if sweep not in plans and self._is_known(sweep)}
-        for sweep, plan in plans.items():
-            known = previous.cells.get(sweep)
-            if known and self._is_current(known, sweep) and touched is not None and not _meet(touched, plan):
-                found[sweep] = known
-            else:
-                found[sweep] = self._states(plan, tiers)
+        found = {}
+        looked_at: set[str] = set()
+        for plans in self._plans(list(tiers), previous, touched is None or bool(touched)):
+            tiers = [self._with_results(tier, plans) for tier in tiers]
+            for sweep, plan in plans.items():
+                known = previous.cells.get(sweep)
+                if known and self._is_current(known, sweep) and touched is not None and not _meet(touched, plan):
+                    found[sweep] = known
+                else:
+                    found[sweep] = self._states(plan, tiers)
+            looked_at |= plans.keys()
+            plans.clear()  # before the next ones are read
+        for sweep, one in previous.cells.items():
+            if sweep not in looked_at and self._is_known(sweep):
+                found[sweep] = one
         found = {sweep: one for sweep, one in found.items() if all(sweep in tier.results for tier in tiers)}
         return [replace(tier, results={s: tier.results[s] for s in found}) for tier in tiers], found
 
-    def _plans(self, tiers: Sequence[Tier], previous: Snapshot, is_touched: bool) -> dict[str, StoredPlan]:
-        """Return the latest plan of every sweep of which an extract is missing, stale or may be."""
+    def _plans(self, tiers: Sequence[Tier], previous: Snapshot, is_touched: bool) -> Iterator[dict[str, StoredPlan]]:
+        """Yield the latest plan of every sweep of which an extract is missing, stale or may be, some at a time."""
         sweeps = Sweeps(self.snapshots.files)
-        plans = {}
+        plans: dict[str, StoredPlan] = {}
         for sweep in sweeps.names():
             try:
                 stamp = sweeps.stamp(sweep)
@@ -62,7 +70,10 @@ class Extracts:
                     plans[sweep] = plan
             except StoreError as problem:
                 self.damaged.append(Damage(file=f"sweeps/{sweep}", reason=str(problem)))
-        return plans
+            if sum(one.cells.num_rows for one in plans.values()) >= CELLS_AT_ONCE:
+                yield plans
+                plans = {}
+        yield plans
 
     def _is_current(self, extract: Extract | None, sweep: str) -> bool:
         return extract is not None and extract.is_current(self._stamps.get(sweep), self._here)
