@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from helpers_stopping import StoppedError, StoppingFiles
 from helpers_store import SWEEP, make_row, make_synthetic_store, plan_tables, planned_cells, rows_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from stitchgrid.catalog import VIEWS, Catalog
 from stitchgrid.cli import cli
 from stitchgrid.errors import StoreError
-from stitchgrid.store import Store, compact
+from stitchgrid.store import Store, compact, extracts, row_reader
 from stitchgrid.store import parts as parts_module
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.files import LocalFiles
@@ -107,36 +108,6 @@ def test_a_later_revision_is_seen_before_and_after_the_next_compaction(tmp_path)
     assert answers(store) == before
 
 
-class StoppedError(Exception):
-    """The machine went down."""
-
-
-class StoppingFiles(LocalFiles):
-    """Stops before or after its n-th change."""
-
-    def __init__(self, root, at, *, before):
-        super().__init__(root)
-        self.at, self.before, self.count = at, before, 0
-
-    def _change(self, call, *arguments):
-        self.count += 1
-        if self.count == self.at and self.before:
-            raise StoppedError
-        result = call(*arguments)
-        if self.count == self.at:
-            raise StoppedError
-        return result
-
-    def write_once(self, name, data):
-        return self._change(super().write_once, name, data)
-
-    def replace(self, name, data):
-        return self._change(super().replace, name, data)
-
-    def delete(self, name):
-        return self._change(super().delete, name)
-
-
 @pytest.mark.parametrize("before", [True, False])
 def test_a_compaction_may_stop_anywhere(tmp_path, before):
     origin = make_synthetic_store(tmp_path / "origin").store
@@ -188,8 +159,9 @@ def test_of_two_at_once_one_wins_and_nothing_is_lost(tmp_path, monkeypatch):
 def test_a_straggler_neither_wins_nor_deletes(tmp_path, monkeypatch):
     store = make_synthetic_store(tmp_path).store
     store.write_part("early", [replace(rows_of(CELLS[0])[0], metric="loss")])
-    slow = Compaction(store.files)
-    publish = slow._publish
+    slow = Compaction(LocalFiles(tmp_path))
+    publish, write_once, written = slow._publish, slow.files.write_once, []
+    monkeypatch.setattr(slow.files, "write_once", lambda name, data: written.append(name) or write_once(name, data))
 
     def meanwhile(snapshot, previous):
         store.compact()
@@ -199,8 +171,35 @@ def test_a_straggler_neither_wins_nor_deletes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(slow, "_publish", meanwhile)
     assert not slow.run().is_published
+    assert written == []  # not for a moment
     assert len(store.read_parts().table) > 400
     assert store.check().findings == ()
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_of_two_that_publish_within_one_instant_both_may_count(tmp_path, monkeypatch, number):
+    store = make_synthetic_store(tmp_path).store
+    slow = Compaction(LocalFiles(tmp_path))
+    write_once = slow.files.write_once
+
+    def meanwhile(name, data):
+        store.write_part("late", [replace(rows_of(CELLS[1])[0], metric="loss", value=float(number))])
+        store.compact()
+        return write_once(name, data)
+
+    monkeypatch.setattr(slow.files, "write_once", meanwhile)
+    slow.run()
+    for _ in range(2):
+        assert store.check().damage == ()
+        assert store.outcomes().metrics_done(CELLS[1].cell_id) >= {"loss"}
+        with Catalog(store) as catalog:
+            [row] = catalog.query(
+                "select count(*) as n, count(distinct (cell_id, metric)) as d from results"
+            ).to_pylist()
+        assert row["n"] == row["d"] > 400
+        store.compact()
+    assert store.outcomes().metrics_done(CELLS[1].cell_id) >= {"loss"}
+    assert store.check().damage == ()
 
 
 def test_readers_read_anew_when_a_compaction_takes_parts_away(tmp_path, monkeypatch):
@@ -221,9 +220,21 @@ def test_readers_read_anew_when_a_compaction_takes_parts_away(tmp_path, monkeypa
     assert answers(store) == expected
 
 
+def test_plans_are_read_as_many_at_a_time_as_memory_is_meant_to_hold(tmp_path, monkeypatch):
+    stores = [planned_store(tmp_path / name) for name in ("few", "many")]
+    for store, num_cells in zip(stores, (1, 10**9), strict=True):
+        monkeypatch.setattr(extracts, "CELLS_AT_ONCE", num_cells)
+        store.write_part("part", [row for cell in CELLS[:20] for row in rows_of(cell)])
+        store.compact()
+    few, many = (Snapshots(store.files).newest()[0] for store in stores)
+    assert few.cells.keys() == many.cells.keys() == {"one", "two"}
+    assert [sorted(tier.results) for tier in few.tiers] == [sorted(tier.results) for tier in many.tiers]
+    assert answers(stores[0]) == answers(stores[1])
+
+
 def test_small_files_are_merged_and_large_ones_left(tmp_path, monkeypatch):
     monkeypatch.setattr(compact, "TIER_ROWS", 8)
-    monkeypatch.setattr(compact, "BATCH_ROWS", 4)
+    monkeypatch.setattr(row_reader, "BATCH_ROWS", 4)
     store = Store.open(tmp_path, create=True)
     sizes = []
     for number, cell in enumerate(CELLS[:12]):

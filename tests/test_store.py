@@ -75,7 +75,7 @@ def test_creating_checks_that_an_old_store_can_still_be_written(tmp_path, monkey
 def test_a_store_of_a_newer_format_is_refused(tmp_path):
     Store.open(tmp_path, create=True)
     (tmp_path / "store.json").write_text('{"format": 99}')
-    with pytest.raises(StoreError, match=r"format 99.*reads up to 1; upgrade"):
+    with pytest.raises(StoreError, match=r"format 99.*reads up to 2; upgrade"):
         Store.open(tmp_path)
 
 

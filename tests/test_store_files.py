@@ -133,6 +133,29 @@ def test_a_place_is_made_once_and_can_be_written(files):
 
 
 @everywhere
+def test_facts_are_known_without_reading(files):
+    assert files.facts("a/x") is None
+    files.replace("a/x", b"12345")
+    facts = files.facts("a/x")
+    assert facts.num_bytes == 5
+    assert -60 < facts.age_seconds < 60  # of clocks of two machines
+
+
+def test_empty_folders_can_be_pruned_and_others_stay(tmp_path):
+    files = LocalFiles(tmp_path)
+    for name in ("a/b/c/x", "a/d/y", "a/z"):
+        files.replace(name, b"1")
+    files.delete("a/b/c/x")
+    files.prune("a")
+    assert files.folders("a") == ["d"]
+    for name in ("a/d/y", "a/z"):
+        files.delete(name)
+    files.prune("a")
+    files.prune("never")
+    assert files.folders("") == []
+
+
+@everywhere
 def test_files_travel_without_their_connections(files):
     files.replace("x", b"1")
     there = pickle.loads(pickle.dumps(files))

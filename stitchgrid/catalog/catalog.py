@@ -30,6 +30,7 @@ KNOWN = {
     "flag": "select distinct unnest(flags) as name from measurements order by all",
 }
 SHOW_TABLES = re.compile(r"\s*show\s+(?:all\s+)?tables\s*;?\s*", re.IGNORECASE)  # of which people mean the views
+BATCH_ROWS = 100_000  # of an export
 READING = {"SELECT", "EXPLAIN"}  # DESCRIBE, SHOW, SUMMARIZE, FROM and VALUES are parsed as SELECT
 ADVICE = f'The views are {", ".join(VIEWS)}; "describe results" lists the columns of one.'
 
@@ -103,12 +104,45 @@ class Catalog:
                 if not (self._leave_out(self._tables.found_late) or self._leave_out(self._tables.look_closely())):
                     raise QueryError(f"DuckDB cannot run the query: {problem}\n{ADVICE}") from problem
 
-    def _run(self, sql: str, params: Mapping[str, Any]) -> pa.Table:
-        names = _check_reads_only(self._connection.extract_statements(sql))
-        values = _values_for(names, params)
+    def export(
+        self, statements: Mapping[str, str], take: Callable[[str, pa.RecordBatchReader], None]
+    ) -> dict[str, int]:
+        """Hand the rows of statements, by name, to `take`, never all at once; return how many rows each has.
+
+        What was taken is whole only if `reopen_without_damaged` returns False afterwards.
+        """
+        counts = {}
+        for name, sql in statements.items():
+            self._make_views(sql)
+            reader = self._connection.sql(sql).to_arrow_reader(BATCH_ROWS)
+            num_rows = [0]
+            take(name, pa.RecordBatchReader.from_batches(reader.schema, _counted(reader, num_rows)))
+            counts[name] = num_rows[0]
+        return counts
+
+    def reopen_without_damaged(self, *, closely: bool = False) -> bool:
+        """Open anew without files that the last statements found damaged; return whether there are any.
+
+        `closely` looks for them in every file.
+        """
+        late = self._leave_out(self._tables.found_late)
+        return late or (closely and self._leave_out(self._tables.look_closely()))
+
+    @property
+    def uri(self) -> str:
+        """The store."""
+        return self._store.uri
+
+    def _make_views(self, sql: str) -> None:
+        """Make the views that a statement names and that are made late."""
         for name in [name for name in self._unmade if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]:
             self._connection.execute(f"create or replace view {name} as {self._unmade[name]()}")
             del self._unmade[name]
+
+    def _run(self, sql: str, params: Mapping[str, Any]) -> pa.Table:
+        names = _check_reads_only(self._connection.extract_statements(sql))
+        values = _values_for(names, params)
+        self._make_views(sql)
         # Read-only, because DuckDB counts "explain analyze drop ..." and "with x as (insert ...) ..." as reads.
         self._connection.execute("begin transaction read only")
         try:
@@ -174,6 +208,13 @@ class Catalog:
             return list(self._connection.extract_statements(question.sql))
         except duckdb.Error as problem:
             raise QueryError(f"DuckDB cannot run query {question.name!r}: {problem}\n{ADVICE}") from problem
+
+
+def _counted(batches: Iterable[pa.RecordBatch], num_rows: list[int]) -> Iterable[pa.RecordBatch]:
+    for batch in batches:
+        batch.validate(full=True)  # what a file says is text may be none
+        num_rows[0] += batch.num_rows
+        yield batch
 
 
 def _lock(connection: duckdb.DuckDBPyConnection) -> None:

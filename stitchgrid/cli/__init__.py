@@ -9,7 +9,8 @@ from stitchgrid import __version__
 from stitchgrid.cli.answer import answer
 from stitchgrid.cli.ask import atlas, query, report, sql
 from stitchgrid.cli.follow import logs, status
-from stitchgrid.cli.keep import check, compact
+from stitchgrid.cli.give import diff, export
+from stitchgrid.cli.keep import check, compact, gc, merge, remove
 from stitchgrid.cli.look import layers, matchers, models
 from stitchgrid.cli.run import bench, launch, plan, resume
 from stitchgrid.cli.saying import say
@@ -49,8 +50,8 @@ def cli() -> None:
 
 RUNNING = (launch, resume, plan, bench, status, logs)
 LOOKING = (layers, models, matchers)
-ASKING = (answer, query, sql, atlas, report)
-KEEPING = (check, compact)
+ASKING = (answer, query, sql, atlas, report, diff, export)
+KEEPING = (check, compact, merge, remove, gc)
 for command in (*RUNNING, *LOOKING, *ASKING, *KEEPING):
     cli.add_command(command)
 

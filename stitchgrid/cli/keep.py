@@ -1,4 +1,4 @@
-"""Commands that keep a store in order: check, compact."""
+"""Commands that keep a store in order: check, compact, merge, remove, gc."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from stitchgrid.cli.options import STORE
 from stitchgrid.cli.saying import say, warn_of_damage
 
 if TYPE_CHECKING:
-    from stitchgrid.store import Repair, Report
+    from stitchgrid.store import Collected, FromStore, Repair, Report
 
 
 @click.command()
@@ -33,7 +33,7 @@ def check(ctx: click.Context, repair: bool, form: str, store: str) -> None:
 
     opened = Store.open(store)
     report = opened.check()
-    repaired = opened.set_aside(report) if repair and report.damage else None
+    repaired = opened.set_aside(report) if repair and report.is_repairable else None
     say(_as_json(report, repaired) if form == "json" else _as_text(report, repaired))
     if report.damage and (repaired is None or repaired.stuck):
         ctx.exit(1)
@@ -54,9 +54,10 @@ def _as_text(report: "Report", repaired: "Repair | None") -> str:
         ]
     if repaired is not None:
         lines += [f"set aside as {name}" for name in repaired.moved]
+        lines += [f"taken back: {name}" for name in repaired.taken_back]
         lines += [f"could not set aside: {reason}" for reason in repaired.stuck]
     elif report.damage:
-        lines.append("Set damaged files aside with --repair; until then readers leave them out.")
+        lines.append("Set damaged files aside, and take others back, with --repair; until then readers leave them out.")
     num = len(report.damage)
     lines.append(f"{report.num_files} files verified: {f'{num} damaged' if num else 'all sound'}")
     return "\n".join(lines)
@@ -81,3 +82,91 @@ def compact(store: str) -> None:
         say(f"merged {done.num_parts} parts; {done.num_rows} rows in {done.num_files} files now")
     else:
         say("another compaction was faster" if done.num_parts else "nothing to merge")
+
+
+@click.command()
+@click.argument("sources", metavar="FROM...", nargs=-1, required=True)
+@STORE
+@click.pass_context
+def merge(ctx: click.Context, sources: tuple[str, ...], store: str) -> None:
+    """Take other stores into one: sweeps, results, trained networks, logs; FROM stays as it is.
+
+    Compacted or not, of an older version, overlapping, or being computed right now: nothing is lost and nothing shown
+    twice. A sweep whose name stands for other cells comes under its name with a digest behind. Stopped anywhere, both
+    stores are sound, and the same command goes on. Exits with 1 where something was left out, such as damaged files. A
+    sweep may name code, which only 'launch' and 'resume' run.
+
+    \b
+    Example:
+      stitchgrid merge laptop/grid s3://bucket/grid --store grid
+    """
+    from stitchgrid.store import Store
+
+    others = [Store.open(source) for source in sources]
+    found = Store.open(store, create=True).merge(others)
+    warn_of_damage(found.damaged)
+    for one in found.stores:
+        say("\n".join(_merged(one)))
+        warn_of_damage(tuple(f"{one.uri}: {damage}" for damage in (*one.damaged, *one.left_out)))
+    if any(one.damaged or one.left_out for one in found.stores):
+        ctx.exit(1)
+
+
+def _merged(found: "FromStore") -> list[str]:
+    new = [one.name for one in found.sweeps if one.is_new]
+    lines = [
+        f"{found.uri}: {found.num_rows} new rows, {found.num_artefacts} new artefacts, {found.num_logs} new logs; "
+        f"new sweeps: {', '.join(new) or 'none'}"
+    ]
+    for one in found.sweeps:
+        if one.name != one.sweep:
+            lines.append(f"  {one.sweep} is {one.name} here: its own name stands for other cells")
+        elif one.is_covered:
+            lines.append(f"  {one.sweep} stays as it is here: it has all cells of the other's")
+    return lines
+
+
+@click.command()
+@click.argument("sweep")
+@STORE
+def remove(sweep: str, store: str) -> None:
+    """Forget a sweep: its name, plan and logs. Its results stay: others may share them, launches find them again.
+
+    Refused while a launch is at the sweep. 'stitchgrid gc' frees what no sweep refers to then.
+
+    \b
+    Example:
+      stitchgrid remove quickstart && stitchgrid gc --dry-run
+    """
+    from stitchgrid.store import Store
+
+    num = Store.open(store).remove(sweep)
+    say(f"removed {sweep}: {num} files; 'stitchgrid gc' frees what no other sweep refers to")
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
+@STORE
+def gc(dry_run: bool, store: str) -> None:
+    """Free what no sweep refers to: rows, artefacts, files of earlier snapshots, what stopped writers left.
+
+    While a launch is at a sweep of the store, rows and artefacts stay. What is kept although nobody may need it is said
+    with the reason. Safe when it is interrupted.
+
+    \b
+    Example:
+      stitchgrid gc --dry-run
+      stitchgrid gc
+    """
+    from stitchgrid.store import Store
+
+    found = Store.open(store).collect(dry_run=dry_run)
+    say("\n".join(_collected(found, dry_run=dry_run)))
+    for reason in found.kept:
+        say(f"Kept: {reason}", err=True)
+
+
+def _collected(found: "Collected", *, dry_run: bool) -> list[str]:
+    verb = "would free" if dry_run else "freed"
+    lines = [f"{verb} {one.num} {one.what}: {one.num_bytes} bytes" for one in found.freed]
+    return [*lines, f"{verb} {found.num_bytes} bytes in all" if lines else "nothing to free"]

@@ -18,6 +18,7 @@ from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.expecting import expected_seconds
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
+from stitchgrid.driver.needs import artefact_keys
 from stitchgrid.driver.preview import evidence_told, geometry_notices, matcher_lines
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.refusals import refusal, refused_by, without_refused
@@ -264,6 +265,7 @@ class Launch:
             "num_shards": len(plan.shards),
             KEY: plan.speed,
             "matchers": [as_record(MATCHERS[kind]) for kind in dict.fromkeys(s.kind for s in plan.sweep.matchers)],
+            "artefacts": artefact_keys(resolution, self.store),
             "groups": plan.sweep.groups,
             "shuffles": plan.sweep.shuffles,
             "own_code": {name: code.digest for name, code in self._own_code.items()},

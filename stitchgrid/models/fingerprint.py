@@ -191,6 +191,20 @@ def unregistered(plain_id: str, found: Fingerprint, kept: Kept, *, tolerance: fl
     return {_key(plain_id, len(versions), found): to_json(found)}
 
 
+def keys_of(plain_id: str, found: Fingerprint, kept: Kept) -> list[str]:
+    """Return the keys of all that a store keeps under an address for images of one size; each leads to the next."""
+    keys, number = [], 0
+    while kept.has_artefact(KIND, key := _key(plain_id, number, found)):
+        keys += [key, _images_key(plain_id, number, found)]
+        number += 1
+    return [key for key in keys if kept.has_artefact(KIND, key)]
+
+
+def keys_of_first(plain_id: str, found: Fingerprint) -> set[str]:
+    """Return the keys under which the first fingerprint of an address is kept: as it was, and of further images."""
+    return {_key(plain_id, 0, found), _images_key(plain_id, 0, found)}
+
+
 def _versions(plain_id: str, kept: Kept, found: Fingerprint) -> Iterator[tuple[Fingerprint, Fingerprint]]:
     """Yield the fingerprints that a store knows under an address for images of one size, the oldest first.
 

@@ -1,9 +1,11 @@
 """The store: parts of rows, artefacts, sweeps, journal, in a folder in which nothing is edited in place."""
 
 from stitchgrid.store.check import Finding, Report
+from stitchgrid.store.collecting import Collected, Freed
 from stitchgrid.store.compact import Compacted
 from stitchgrid.store.damage import Damage
 from stitchgrid.store.lease import Claim, LeaseError, is_fresh
+from stitchgrid.store.merging import FromStore, Merged
 from stitchgrid.store.outcomes import Outcomes
 from stitchgrid.store.parts import PartRows
 from stitchgrid.store.reading import MANY_PARTS
@@ -14,10 +16,14 @@ from stitchgrid.store.sweeps import StoredPlan
 __all__ = [
     "MANY_PARTS",
     "Claim",
+    "Collected",
     "Compacted",
     "Damage",
     "Finding",
+    "Freed",
+    "FromStore",
     "LeaseError",
+    "Merged",
     "Outcomes",
     "PartRows",
     "Repair",

@@ -32,14 +32,17 @@ from stitchgrid.store.layout import (
     TABLES,
     DataName,
     Layout,
+    ManifestName,
     PartName,
     is_safe,
 )
 from stitchgrid.store.lease import claim_number
 from stitchgrid.store.parts import Parts
+from stitchgrid.store.reading import contents
 from stitchgrid.store.schemas import PART
-from stitchgrid.store.snapshots import Snapshots, Tier, manifest_name, snapshot_number
+from stitchgrid.store.snapshots import Snapshots, Tier, manifest_file, unlisted_tiers
 from stitchgrid.store.sweeps import Sweeps
+from stitchgrid.store.unlisted import count_missing
 
 RESUME = "resume the sweep: its cells are computed again"
 RELAUNCH = "launch the job file again: no result is lost"
@@ -47,6 +50,10 @@ RECOMPACT = "nothing: no result is lost, and it is made anew"
 UNFOLLOWED = "no command follows or opens it; what it held of the store is missing"
 SWEEP_FOLDERS = ("journal", "claims", "logs")
 HEARTBEAT = "heartbeat.json"
+TAKE_BACK = "--repair, or the next compaction, takes it back"
+UNFINISHED = f"a merge or compaction goes on or was stopped: run it again; {TAKE_BACK}"
+LEFT_OVER = "all its rows are in the store besides; the next compaction, or 'stitchgrid gc', deletes it"
+UNLISTED = "no snapshot lists it"
 HARMLESS = "no reader looks at it; delete it when you like"
 
 
@@ -59,6 +66,7 @@ class Finding:
     advice: str  # what to do, once `check --repair` has set the file aside
     is_damage: bool = True
     goes_with: tuple[str, ...] = field(default=())  # further files that are worthless without this one
+    is_sound: bool = False  # the file is as it should be, but readers do not know of it: repair takes it back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +75,11 @@ class Report:
 
     num_files: int  # that were verified
     findings: tuple[Finding, ...]
+
+    @property
+    def is_repairable(self) -> bool:
+        """Return whether a repair would do something."""
+        return any(one.is_damage or one.is_sound for one in self.findings)
 
     @property
     def damage(self) -> tuple[Finding, ...]:
@@ -100,26 +113,53 @@ class Checker:
     def _snapshots(self) -> Iterator[Finding]:
         snapshots = Snapshots(self.files)
         names = self.files.names(SNAPSHOTS)
-        yield from (_foreign(f"{SNAPSHOTS}/{name}") for name in names if snapshot_number(name) is None)
-        for number in snapshots.numbers():
+        yield from (_foreign(f"{SNAPSHOTS}/{name}") for name in names if ManifestName.parse(name) is None)
+        for name in snapshots.names():
             self.num_files += 1
             try:
-                snapshots.read(number)
+                snapshots.read(name)
             except (DamagedFileError, StoreError) as problem:
-                yield Finding(file=manifest_name(number), problem=str(problem), advice=RECOMPACT)
+                yield Finding(file=manifest_file(name), problem=str(problem), advice=RECOMPACT)
         newest = snapshots.newest()[0]
-        tiers = {tier.file: tier for tier in newest.tiers}
+        tiers = {tier.file: tier for tier in newest.all_tiers}
         schemas = newest.schemas()
         for name in sorted(newest.files()):
             if name and not self.files.exists(name):
                 yield Finding(file=name, problem="is missing", advice=RESUME if name in tiers else RECOMPACT)
+        unlisted = {tier.file for tier in unlisted_tiers(self.files, newest)}
         for folder, is_data in ((SNAPSHOT_DATA, True), (EXTRACTS, False)):
             for name in self.files.names(folder):
                 self.num_files += 1
                 if DataName.parse(name) is None:
                     yield _foreign(f"{folder}/{name}")
                 else:
-                    yield from self._snapshot_file(snapshots, f"{folder}/{name}", tiers, schemas, is_data=is_data)
+                    full = f"{folder}/{name}"
+                    found = list(self._snapshot_file(snapshots, full, tiers, schemas, is_data=is_data))
+                    yield from found or (self._unlisted(full) if full in unlisted else ())
+
+    def _unlisted(self, name: str) -> Iterator[Finding]:
+        """Yield what to say of a sound data file that no snapshot lists."""
+        found = contents(self.files)
+        promise = DataName.parse(name.rpartition("/")[2])
+        missing = count_missing(self.files, found, name)
+        if missing:
+            is_lost = promise is not None and promise.number <= found.snapshot.number
+            problem = f"{UNLISTED}, and {missing} of its rows are nowhere else"
+            advice = TAKE_BACK if is_lost else UNFINISHED
+            yield Finding(file=name, problem=problem, advice=advice, is_damage=is_lost, is_sound=True)
+        elif not self._was_listed(name):
+            yield Finding(file=name, problem=UNLISTED, advice=LEFT_OVER, is_damage=False)
+
+    def _was_listed(self, name: str) -> bool:
+        """Return whether a manifest that counts no more lists a file, as those of old stores do."""
+        snapshots = Snapshots(self.files)
+        for one in snapshots.names():
+            try:
+                if name in snapshots.read(one).files():
+                    return True
+            except (DamagedFileError, StoreError):
+                continue
+        return False
 
     def _snapshot_file(
         self,

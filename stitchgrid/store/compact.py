@@ -1,10 +1,12 @@
 """Merge loose parts into snapshots: data files first, then the manifest that makes them count, then deletion.
 
+What else holds rows is merged with them: snapshots that were copied here from another store, and data files that no
+snapshot lists, be it because a manifest was lost or because a compaction was stopped.
+
 A compaction that is stopped anywhere leaves the store as it was or as it is to be, apart from files that nobody names.
 Of two at once the first to publish wins, and the other drops its work.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,18 +15,18 @@ import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
 from stitchgrid.store.damage import Damage, DamagedFileError
-from stitchgrid.store.duplicates import is_earliest
+from stitchgrid.store.duplicates import as_numbers, is_earliest, repeated
 from stitchgrid.store.extracts import Extracts
 from stitchgrid.store.files import Files
 from stitchgrid.store.joining import order_by
-from stitchgrid.store.layout import PARTS, SNAPSHOT_DATA, PartName
+from stitchgrid.store.layout import SNAPSHOT_DATA, DataName, ManifestName
 from stitchgrid.store.parts import Parts
-from stitchgrid.store.reading import contents
+from stitchgrid.store.reading import Contents, contents
+from stitchgrid.store.row_reader import RowReader
 from stitchgrid.store.schemas import PART, TEXT
-from stitchgrid.store.snapshots import EMPTY, Snapshot, Snapshots, Tier
+from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier, unlisted_tiers
 from stitchgrid.store.standing import value_mask, without_duplicates
 
-BATCH_ROWS = 500_000  # of parts merged at once: bounds the memory
 TIER_ROWS = 1_000_000  # a data file is not merged with others beyond this
 ROWS_ORDER = ("matcher", "source_network", "target_network", "metric", "target_layer", "source_layer")
 
@@ -44,10 +46,10 @@ class Compaction:
     """One compaction of a store."""
 
     def __init__(self, files: Files):
-        self.files, self.parts, self.snapshots = files, Parts(files), Snapshots(files)
-        self.damaged: list[Damage] = []
+        self.files, self.parts, self.snapshots, self.reader = files, Parts(files), Snapshots(files), RowReader(files)
+        self.damaged: list[Damage] = self.reader.damaged
         self.tiers: list[Tier] = []
-        self.merged: set[str] = set()  # names of parts
+        self.is_beaten = False  # by another compaction, which published first
         self.written: list[str] = []
         self.touched: list[pa.Array] = []  # ids of the cells with new rows
         self.has_lost = False  # a tier
@@ -62,34 +64,49 @@ class Compaction:
         """
         found = contents(self.files)
         self.damaged += found.damaged
-        self.number = found.snapshot.number + 1
+        self.number = self._next_number(found.snapshot)
         self.snapshots.require_number(self.number)
         self.tiers = self._present(found.snapshot)
-        for table in self._batches(found.loose):
-            self._add(table)
+        self._take(found)
         extracts = Extracts(self.snapshots, self.number)
         self.tiers, cells = extracts.make(self.tiers, found.snapshot, None if self.has_lost else self.touched)
         self.damaged += extracts.damaged
         self.written += extracts.written
         still_there = set(self.parts.names()) & found.snapshot.replaces
         snapshot = Snapshot(
-            number=self.number, tiers=tuple(self.tiers), cells=cells, replaces=frozenset(self.merged | still_there)
+            number=self.number,
+            tiers=tuple(self.tiers),
+            cells=cells,
+            replaces=frozenset(self.reader.read_parts | still_there),
+            names=found.snapshot.names,
         )
-        if snapshot == replace(found.snapshot, number=self.number, replaces=frozenset(still_there)):
-            self.snapshots.delete_unneeded(found.snapshot, EMPTY)  # what an interrupted compaction left
+        snapshot = replace(snapshot, before=frozenset(found.snapshot.files() - snapshot.files()))
+        if self._is_as(found.snapshot, snapshot):
+            kept = replace(found.snapshot, replaces=frozenset(still_there), before=frozenset())
+            self.snapshots.delete_unneeded(kept, self.reader.read_files | found.snapshot.before)
             return self._report(found.snapshot, is_published=False)
         return self._publish(snapshot, found.snapshot)
 
+    def _next_number(self, snapshot: Snapshot) -> int:
+        return snapshot.number + 1
+
+    def _is_as(self, found: Snapshot, snapshot: Snapshot) -> bool:
+        """Return whether a snapshot would say nothing that the one found does not say, under a name of its content."""
+        is_numbered = any(_has_number_alone(name) for name in found.names - found.follows)
+        is_same = (snapshot.tiers, snapshot.cells) == (found.tiers, found.cells)
+        return is_same and not (self.reader.read_parts or found.loose or is_numbered)
+
     def _publish(self, snapshot: Snapshot, previous: Snapshot) -> Compacted:
-        won = self.snapshots.publish(snapshot)
+        name = self.snapshots.publish(snapshot)
         self.snapshots.delete_own(self.number, self.written)
-        if won:
-            self.snapshots.delete_unneeded(snapshot, previous)
-        return self._report(snapshot, is_published=won)
+        if name is not None:
+            self.snapshots.delete_unneeded(snapshot, self.reader.read_files | previous.before)
+        self.is_beaten = name is None
+        return self._report(snapshot, is_published=name is not None)
 
     def _report(self, snapshot: Snapshot, *, is_published: bool) -> Compacted:
         return Compacted(
-            num_parts=len(self.merged),
+            num_parts=len(self.reader.read_parts),
             num_rows=sum(tier.num_rows for tier in snapshot.tiers),
             num_files=len(snapshot.files()),
             is_published=is_published,
@@ -124,72 +141,62 @@ class Compaction:
         except (DamagedFileError, StoreError):
             return None
 
-    def _batches(self, names: Sequence[str]) -> Iterator[pa.Table]:
-        batch: list[str] = []
-        num_rows = 0
-        for name in names:
-            promise = PartName.parse(name)
-            batch.append(name)
-            num_rows += 0 if promise is None else promise.num_rows
-            if num_rows >= BATCH_ROWS:
-                yield self._read(batch)
-                batch, num_rows = [], 0
-        if batch:
-            yield self._read(batch)
+    def _take(self, found: Contents) -> None:
+        """Bring into the tiers all rows that may not be in them yet."""
+        unlisted = [tier for tier in unlisted_tiers(self.files, found.snapshot) if _number_of(tier) < self.number]
+        for table in self.reader.of_parts(found.loose):
+            self._add(table)
+        for table in self.reader.of_tiers([*found.snapshot.loose, *unlisted]):
+            self._add(table)
 
-    def _read(self, names: Sequence[str]) -> pa.Table:
-        found = self.parts.read(PART.names, names)
-        self.damaged += found.damaged
-        bad = {one.file for one in found.damaged}
-        self.merged |= {name for name in names if f"{PARTS}/{name}" not in bad}
-        return found.table
+    def _add(self, table: pa.Table, onto: list[Tier] | None = None) -> int:
+        """Make rows a tier, merged with smaller ones and with those that hold later duplicates.
 
-    def _add(self, table: pa.Table, onto: list[Tier] | None = None) -> None:
-        """Make rows a tier, merged with smaller ones and with those that hold later duplicates."""
+        Return how many rows no tier has, or only as a later one.
+        """
         tiers = self.tiers if onto is None else onto
         if not table.num_rows:
-            return
+            return 0
         table = without_duplicates(table)
         together = []
         for tier in list(tiers):
             table, is_needed = self._compare(table, tier)
             if is_needed:
                 together.append(tier)
+        if not table.num_rows:
+            return 0
         for tier in sorted(tiers, key=lambda one: one.num_rows):
             total = table.num_rows + sum(one.num_rows for one in together)
             if tier not in together and tier.num_rows <= total and tier.num_rows + total <= TIER_ROWS:
                 together.append(tier)
-        found = [(tier, rows) for tier in together if (rows := self._rows(tier)) is not None]
+        found = [(tier, rows) for tier in together if (rows := self.reader.rows(tier)) is not None]
         together = [tier for tier, _ in found]
         tables = [table, *(rows.cast(table.schema) for _, rows in found)]
         tiers[:] = [tier for tier in tiers if tier not in together]
         tiers.append(self._write(pa.concat_tables(tables).unify_dictionaries().combine_chunks()))
-
-    def _rows(self, tier: Tier) -> pa.Table | None:
-        """Return the rows of a tier; None, noted, where it is damaged: then it is left as it is."""
-        try:
-            return self.snapshots.rows(tier, PART.names)
-        except (DamagedFileError, StoreError) as problem:
-            self.damaged.append(Damage(file=tier.file, reason=str(problem)))
-            return None
+        return int(table.num_rows)
 
     def _compare(self, table: pa.Table, tier: Tier) -> tuple[pa.Table, bool]:
         """Return the rows without those that a tier has earlier, and whether it has some that are to go themselves."""
         common = pc.filter(ids := self._ids[tier.file], pc.is_in(ids, value_set=pc.unique(table["cell_id"])))
         if not len(common):
             return table, False
-        if (old := self._rows(tier)) is None:
+        if (old := self.reader.rows(tier)) is None:
             return table, False
-        new = table
-        chosen = [pc.is_in(one["cell_id"].cast(TEXT), value_set=common) for one in (new, old)]
-        values = [pc.and_(mask, pa.array(value_mask(one))) for mask, one in zip(chosen, (new, old), strict=True)]
-        both = pa.concat_tables([new.filter(values[0]), old.filter(values[1]).cast(new.schema)]).unify_dictionaries()
-        stays = is_earliest(both)
-        num_new = pc.sum(values[0]).as_py() or 0
-        if not stays[num_new:].all():
+        old = _of_cells(old, common).cast(table.schema)
+        is_new = np.ones(table.num_rows, dtype=bool)
+        chosen = np.flatnonzero(as_numbers(pc.is_in(table["cell_id"].cast(TEXT), value_set=common)))
+        is_new[chosen] = ~repeated(table.take(pa.array(chosen)), old)
+        table = table.filter(pa.array(is_new))
+        if not table.num_rows:
+            return table, False
+        value = as_numbers(pc.is_in(table["cell_id"].cast(TEXT), value_set=common)) & value_mask(table)
+        old = old.filter(pa.array(value_mask(old)))
+        stays = is_earliest(pa.concat_tables([old, table.filter(pa.array(value))]).unify_dictionaries())
+        if not stays[: old.num_rows].all():
             return table, True
         keep = np.ones(table.num_rows, dtype=bool)
-        keep[np.flatnonzero(values[0].to_numpy())[~stays[:num_new]]] = False
+        keep[np.flatnonzero(value)[~stays[old.num_rows :]]] = False
         return table.filter(pa.array(keep)), False
 
     def _write(self, table: pa.Table) -> Tier:
@@ -202,6 +209,20 @@ class Compaction:
         self.written += [file, ids_file]
         self._ids[file] = ids
         return Tier(file=file, num_rows=table.num_rows, ids=ids_file)
+
+
+def _of_cells(rows: pa.Table, ids: pa.Array) -> pa.Table:
+    return rows.filter(pc.is_in(rows["cell_id"].cast(TEXT), value_set=ids))
+
+
+def _has_number_alone(name: str) -> bool:
+    found = ManifestName.parse(name)
+    return found is not None and not found.digest
+
+
+def _number_of(tier: Tier) -> int:
+    found = DataName.parse(tier.file.rpartition("/")[2])
+    return found.number if found else 0
 
 
 def compact(files: Files) -> Compacted:

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.files import Files
-from stitchgrid.store.layout import DATA_NAME, EXTRACTS, HIGHEST, PART_NAME, SAFE_NAME, SNAPSHOT_DATA
+from stitchgrid.store.layout import DATA_NAME, EXTRACTS, HIGHEST, MANIFEST_NAME, PART_NAME, SAFE_NAME, SNAPSHOT_DATA
 from stitchgrid.store.limits import KB, MB
 
 MOST = 10**15  # of anything that is counted
@@ -28,6 +28,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SweepName = Annotated[str, Field(pattern=f"^{SAFE_NAME.pattern}$", max_length=255)]
 PartFile = Annotated[str, Field(pattern=f"^{PART_NAME.pattern}$", max_length=255)]
 DataFile = Annotated[str, Field(pattern=f"^{SNAPSHOT_DATA}/{DATA_NAME.pattern}$")]
+ManifestFile = Annotated[str, Field(pattern=f"^{MANIFEST_NAME.pattern}$")]
 ExtractFile = Annotated[str, Field(pattern=f"^{EXTRACTS}/{DATA_NAME.pattern}$")]
 
 
@@ -133,6 +134,7 @@ class InfoDocument(Document):
     own_data: dict[Text, Short] = {}
     own_files: dict[Text, dict[Text, Short]] = {}
     matchers: list[KindDocument] = []
+    artefacts: dict[Short, list[Short]] | None = None  # keys by kind; None: of an earlier version
     groups: Count | None = None
     shuffles: Count = 0
 
@@ -159,6 +161,7 @@ class ExtractDocument(Document):
 
     revision: Number
     file: ExtractFile
+    plan: Literal[""] | Digest = ""
 
 
 class TierDocument(Document):
@@ -176,6 +179,8 @@ class SnapshotBody(Document):
     tiers: list[TierDocument]
     cells: dict[SweepName, ExtractDocument]
     replaces: list[PartFile]
+    follows: list[ManifestFile] = []
+    before: list[DataFile | ExtractFile] = []
 
 
 class SnapshotDocument(Document):

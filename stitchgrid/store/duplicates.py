@@ -1,5 +1,6 @@
 """One value a cell and metric: the earliest counts, whatever was written twice."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,53 @@ def is_earliest(values: pa.Table) -> Numbers:
     later[1:] = key[rows][chosen][1:] == key[rows][chosen][:-1]
     stays[rows[chosen[later]]] = False
     return stays
+
+
+def repeated(rows: pa.Table, known: pa.Table) -> Numbers:
+    """Return which rows are among the known ones: of the same cell and metric, of one moment, with the same value.
+
+    Of errors, of which a cell may have had several at one moment, the message is what tells them apart.
+    """
+    both = pa.concat_tables([known, rows]).unify_dictionaries()
+    key = _one_number(both, ("cell_id", "metric", "created_at"))
+    if both["error"].null_count < both.num_rows:
+        key = _one_number(both, ("status", "error"), key)
+    order = np.argsort(key[: known.num_rows], kind="stable")
+    place = np.searchsorted(key[: known.num_rows][order], key[known.num_rows :])
+    if not known.num_rows:
+        return np.zeros(rows.num_rows, dtype=bool)
+    candidate = order[np.minimum(place, known.num_rows - 1)]
+    found: Numbers = key[candidate] == key[known.num_rows :]
+    mine = np.flatnonzero(found)
+    for name in both.column_names:
+        if not pa.types.is_nested(both.schema.field(name).type):
+            there, here = known[name].take(pa.array(candidate[mine])), rows[name].take(pa.array(mine))
+            mine = mine[_same(there, here)]
+    is_error = as_numbers(rows["error"].is_valid())
+    found &= is_error
+    found[mine] = True
+    return found
+
+
+def _one_number(rows: pa.Table, columns: Sequence[str], found: Numbers | None = None) -> Numbers:
+    """Return one whole number for every distinct combination of texts, and of the numbers found before."""
+    for name in columns:
+        code = codes(rows[name]) + 1  # -1: NULL
+        key = code if found is None else found * (int(code.max(initial=0)) + 1) + code
+        found = np.unique(key, return_inverse=True)[1]
+    assert found is not None
+    return found
+
+
+def _same(one: pa.ChunkedArray, other: pa.ChunkedArray) -> Numbers:
+    """Return where two columns have the same value; NULL is NULL, and what is no number is itself."""
+    if pa.types.is_dictionary(one.type):
+        one, other = one.cast(one.type.value_type), other.cast(one.type.value_type)
+    same = as_numbers(pc.fill_null(pc.equal(one, other), False)) | as_numbers(
+        pc.and_(pc.is_null(one, nan_is_null=True), pc.is_null(other, nan_is_null=True))
+    )
+    found: Numbers = same
+    return found
 
 
 def codes(column: pa.ChunkedArray) -> Numbers:

@@ -1,6 +1,6 @@
 """The extracts of a snapshot: for every sweep the rows of its cells, tier by tier, and its cells with their status."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -10,10 +10,12 @@ from stitchgrid.errors import StoreError
 from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.joining import results_of, states_of
 from stitchgrid.store.layout import EXTRACTS
-from stitchgrid.store.schemas import PART, TEXT, no_rows
+from stitchgrid.store.schemas import PART, RESULTS, TEXT, no_rows
 from stitchgrid.store.snapshots import Extract, Snapshot, Snapshots, Tier
 from stitchgrid.store.standing import COLUMNS
 from stitchgrid.store.sweeps import StoredPlan, Sweeps
+
+CELLS_AT_ONCE = 1_500_000  # of plans held at a time: bounds the memory
 
 
 class Extracts:
@@ -23,6 +25,7 @@ class Extracts:
         self.snapshots, self.number = snapshots, number
         self.damaged: list[Damage] = []
         self.written: list[str] = []
+        self._stamps: dict[str, tuple[int, str]] = {}  # of the sweeps with a plan
         self._here = {f"{EXTRACTS}/{name}" for name in snapshots.files.names(EXTRACTS)}
 
     def make(
@@ -32,46 +35,65 @@ class Extracts:
 
         `touched` are ids of cells of which rows came since the previous snapshot; None: rows went, nobody knows which.
         """
-        plans = self._plans(tiers, previous, touched is None or bool(touched))
-        tiers = [self._with_results(tier, plans) for tier in tiers]
-        found = {sweep: one for sweep, one in previous.cells.items() if sweep not in plans and self._is_known(sweep)}
-        for sweep, plan in plans.items():
-            known = previous.cells.get(sweep)
-            if known and self._is_current(known, plan.revision) and touched is not None and not _meet(touched, plan):
-                found[sweep] = known
-            else:
-                found[sweep] = self._states(plan, tiers)
+        found = {}
+        looked_at: set[str] = set()
+        for plans in self._plans(list(tiers), previous, touched is None or bool(touched)):
+            tiers = [self._with_results(tier, plans) for tier in tiers]
+            for sweep, plan in plans.items():
+                known = previous.cells.get(sweep)
+                if known and self._is_current(known, sweep) and touched is not None and not _meet(touched, plan):
+                    found[sweep] = known
+                else:
+                    found[sweep] = self._states(plan, tiers)
+            looked_at |= plans.keys()
+            plans.clear()  # before the next ones are read
+        for sweep, one in previous.cells.items():
+            if sweep not in looked_at and self._is_known(sweep):
+                found[sweep] = one
         found = {sweep: one for sweep, one in found.items() if all(sweep in tier.results for tier in tiers)}
         return [replace(tier, results={s: tier.results[s] for s in found}) for tier in tiers], found
 
-    def _plans(self, tiers: Sequence[Tier], previous: Snapshot, is_touched: bool) -> dict[str, StoredPlan]:
-        """Return the latest plan of every sweep of which an extract is missing, stale or may be."""
+    def _plans(self, tiers: Sequence[Tier], previous: Snapshot, is_touched: bool) -> Iterator[dict[str, StoredPlan]]:
+        """Yield the latest plan of every sweep of which an extract is missing, stale or may be, some at a time."""
         sweeps = Sweeps(self.snapshots.files)
-        plans = {}
+        plans: dict[str, StoredPlan] = {}
         for sweep in sweeps.names():
             try:
-                revision = sweeps.latest_plan(sweep)
+                stamp = sweeps.stamp(sweep)
                 extracts = [previous.cells.get(sweep), *(tier.results.get(sweep) for tier in tiers)]
-                if revision is None or not (is_touched or not all(self._is_current(e, revision) for e in extracts)):
+                if stamp is None:
                     continue
-                if plan := sweeps.read_plan(sweep, revision):
+                self._stamps[sweep] = stamp
+                if not is_touched and all(self._is_current(one, sweep) for one in extracts):
+                    continue
+                if plan := sweeps.read_plan(sweep, stamp[0]):
                     plans[sweep] = plan
             except StoreError as problem:
                 self.damaged.append(Damage(file=f"sweeps/{sweep}", reason=str(problem)))
-        return plans
+            if sum(one.cells.num_rows for one in plans.values()) >= CELLS_AT_ONCE:
+                yield plans
+                plans = {}
+        yield plans
 
-    def _is_current(self, extract: Extract | None, revision: int) -> bool:
-        return extract is not None and extract.is_current(revision, self._here)
+    def _is_current(self, extract: Extract | None, sweep: str) -> bool:
+        return extract is not None and extract.is_current(self._stamps.get(sweep), self._here)
 
     def _is_known(self, sweep: str) -> bool:
         return Sweeps(self.snapshots.files).latest_plan(sweep) is not None
 
     def _with_results(self, tier: Tier, plans: Mapping[str, StoredPlan]) -> Tier:
-        stale = [plan for sweep, plan in plans.items() if not self._is_current(tier.results.get(sweep), plan.revision)]
+        stale = [plan for sweep, plan in plans.items() if not self._is_current(tier.results.get(sweep), sweep)]
         if not stale:
             return tier
-        rows = self._rows(tier, PART.names)
-        made = {plan.sweep: self._write(plan, results_of(plan.sweep, plan.cells, rows)) for plan in stale}
+        ids = self.snapshots.ids(tier)
+        met = {plan.sweep for plan in stale if _any_in(ids, pc.unique(plan.cells["cell_id"]))}
+        rows = self._rows(tier, PART.names) if met else None
+        made = {}
+        for plan in stale:
+            is_met = rows is not None and plan.sweep in met
+            made[plan.sweep] = self._write(
+                plan, results_of(plan.sweep, plan.cells, rows) if is_met else RESULTS.empty_table()
+            )
         return replace(tier, results={**tier.results, **made})
 
     def _states(self, plan: StoredPlan, tiers: Sequence[Tier]) -> Extract:
@@ -95,7 +117,7 @@ class Extracts:
         name = self.snapshots.write_extract(self.number, table)
         self.written.append(name)
         self._here.add(name)
-        return Extract(revision=plan.revision, file=name)
+        return Extract(revision=plan.revision, file=name, plan=self._stamps[plan.sweep][1])
 
 
 def _meet(touched: Sequence[pa.Array], plan: StoredPlan) -> bool:

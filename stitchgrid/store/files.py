@@ -1,11 +1,11 @@
 """Files of a store by relative name: the little that a store asks of a file system, and a folder that gives it."""
 
-import errno
 import os
 import stat
-import uuid
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,13 @@ from stitchgrid.store import folder as below
 from stitchgrid.store.layout import SET_ASIDE
 from stitchgrid.store.limits import LONGEST_FILE
 
-NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of a file without reading it."""
+
+    num_bytes: int
+    age_seconds: float  # since it was written
 
 
 class Files(Protocol):
@@ -39,6 +45,9 @@ class Files(Protocol):
 
     def read_many(self, names: Iterable[str], longest: int = LONGEST_FILE) -> Iterator[bytes | StoreError]:
         """Yield what each file holds, in the order of the names, or the error that reading it raised."""
+
+    def facts(self, name: str) -> "Facts | None":
+        """Return how large a file is and when it was written; None if it is not there."""
 
     def names(self, folder: str) -> list[str]:
         """Return the sorted names (without the folder) of its complete files; none if there is no folder.
@@ -156,6 +165,24 @@ class LocalFiles:
         except OSError:
             return 0
 
+    def facts(self, name: str) -> Facts | None:
+        """Return how large something is and when it was written, without following links; None if it is not there."""
+        *folders, last = self._parts(name)
+        try:
+            with below.opened(self.root, folders) as folder:
+                found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            return None
+        return Facts(num_bytes=found.st_size, age_seconds=time.time() - found.st_mtime)
+
+    def prune(self, folder: str) -> None:
+        """Remove a folder and those inside it, as far as they are empty."""
+        for inner in self.folders(folder):
+            self.prune(f"{folder}/{inner}")
+        *above, last = self._parts(folder)
+        with suppress(OSError), below.opened(self.root, above) as opened:
+            os.rmdir(last, dir_fd=opened)
+
     def strangers(self) -> list[below.Stranger]:
         """Return what below the store is no file of any store, but for what was set aside."""
         return list(below.strangers(self.root, SET_ASIDE))
@@ -170,12 +197,12 @@ class LocalFiles:
         *folders, last = self._parts(name)
         try:
             with below.opened(self.root, folders, make=True) as folder:
-                partial = _write_beside(folder, last, data)
+                partial = below.write_beside(folder, last, data)
                 try:
-                    won = _link(folder, partial, last)
+                    won = below.link(folder, partial, last)
                     below.sync(folder)
                 finally:
-                    _remove(folder, partial)
+                    below.remove(folder, partial)
                 if not won and below.kind_of(folder, last) not in (None, stat.S_IFREG):
                     os.close(below.open_file(self.root, name))  # an error where nobody could read it
         except OSError as problem:
@@ -187,12 +214,12 @@ class LocalFiles:
         *folders, last = self._parts(name)
         try:
             with below.opened(self.root, folders, make=True) as folder:
-                partial = _write_beside(folder, last, data)
+                partial = below.write_beside(folder, last, data)
                 try:
                     os.rename(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
                     below.sync(folder)
                 except BaseException:
-                    _remove(folder, partial)
+                    below.remove(folder, partial)
                     raise
         except OSError as problem:
             raise self._unwritable(name, problem) from problem
@@ -224,7 +251,7 @@ class LocalFiles:
         """Raise a StoreError if no file can be written."""
         try:
             with below.opened(self.root, ()) as folder:
-                _remove(folder, _write_beside(folder, "writable", b"?"))
+                below.remove(folder, below.write_beside(folder, "writable", b"?"))
         except OSError as problem:
             raise self._unwritable("writable", problem) from problem
 
@@ -309,43 +336,6 @@ def write_next(files: Files, name_of: Callable[[int], str], data: bytes, *, afte
     while not files.write_once(name_of(number), data):
         number += 1
     return number
-
-
-def _write_beside(folder: int, name: str, data: bytes) -> str:
-    """Write a file into an open folder under a name that no reader looks at; return the name."""
-    # The temporary name must not end in the target's suffix: DuckDB's globs match hidden files too.
-    partial = f".{name}.{uuid.uuid4().hex}{below.PARTIAL}"
-    descriptor = os.open(partial, below.NEW_FILE, 0o666, dir_fd=folder)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            below.share_as(folder, descriptor)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        _remove(folder, partial)
-        raise
-    return partial
-
-
-def _remove(folder: int, name: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
-
-
-def _link(folder: int, partial: str, name: str) -> bool:
-    """Give a complete file its name unless the name is taken."""
-    try:
-        os.link(partial, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-    except FileExistsError:
-        return False
-    except OSError as problem:
-        if problem.errno not in NO_HARD_LINKS:
-            raise
-        if below.kind_of(folder, name) is not None:
-            return False
-        os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
-    return True
 
 
 def _reason(problem: OSError) -> str:

@@ -9,11 +9,13 @@ import errno
 import os
 import re
 import stat
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -25,7 +27,7 @@ FOLDERS = re.compile(  # what is never a file in a store
     r"|sweeps|sweeps/[^/]+/(journal|claims|logs|\d{4,})"
 )
 FILES = re.compile(  # what is never a folder in a store
-    r"parts/v1/[^/]+\.parquet|snapshots/v1/\d{6,9}\.json|snapshots/v1/(data|extracts)/[^/]+\.parquet"
+    r"parts/v1/[^/]+\.parquet|snapshots/v1/\d{6,9}(-[0-9a-f]{32})?\.json|snapshots/v1/(data|extracts)/[^/]+\.parquet"
     r"|artefacts/(network|evaluation|fingerprint|probe|detector)/[^/]+\.(manifest|json|safetensors)"
     r"|sweeps/[^/]+/(heartbeat\.json|\d{4,}/(job\.json|plan\.json|(cells|models|layers|probes)\.parquet))"
     r"|sweeps/[^/]+/(claims|journal/[^/]+)/\d{6,9}\.json|sweeps/[^/]+/logs/[^/]+/\d{3,}\.log"
@@ -183,6 +185,44 @@ def _open_target(root: Path, name: str) -> int:
 
 def _not_regular(kind: int | None) -> NotRegularError:
     return NotRegularError(errno.EINVAL, f"it is {KINDS.get(kind or 0, 'something')}, and no regular file")
+
+
+def write_beside(folder: int, name: str, data: bytes) -> str:
+    """Write a file into an open folder under a name that no reader looks at; return the name."""
+    # The temporary name must not end in the target's suffix: DuckDB's globs match hidden files too.
+    partial = f".{name}.{uuid.uuid4().hex}{PARTIAL}"
+    descriptor = os.open(partial, NEW_FILE, 0o666, dir_fd=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            share_as(folder, descriptor)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        remove(folder, partial)
+        raise
+    return partial
+
+
+def remove(folder: int, name: str) -> None:
+    """Remove a file of an open folder if it is there."""
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def link(folder: int, partial: str, name: str) -> bool:
+    """Give a complete file its name unless the name is taken."""
+    try:
+        os.link(partial, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError as problem:
+        if problem.errno not in NO_HARD_LINKS:
+            raise
+        if kind_of(folder, name) is not None:
+            return False
+        os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+    return True
 
 
 def strangers(root: Path, untouched: str) -> Iterator[Stranger]:

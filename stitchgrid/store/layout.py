@@ -3,7 +3,7 @@
 ```
 store.json                                          what makes a folder a store
 parts/v1/SHARD-DIGEST-ROWS.parquet                  rows of one shard: the name is the manifest
-snapshots/v1/NNNNNN.json                            parts merged: written once, the highest number counts
+snapshots/v1/NNNNNN-DIGEST.json                     parts merged: written once; counts unless a later one follows it
 snapshots/v1/data/NNNNNN-DIGEST-ROWS.parquet        their rows
 snapshots/v1/extracts/NNNNNN-DIGEST-ROWS.parquet    the same as views need them: can be thrown away
 artefacts/KIND/KEY.manifest                         which file is the artefact: written last, the first writer wins
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from stitchgrid.errors import StoreError
 
-FORMAT = 1  # raised when an older stitchgrid could not read the store
+FORMAT = 2  # raised when an older stitchgrid could not read the store; 1: snapshots had numbers alone
 MARKER = "store.json"
 PARTS = "parts/v1"
 SNAPSHOTS = "snapshots/v1"
@@ -48,6 +48,7 @@ LONGEST_NAME = 255  # bytes of a name that file systems take
 HIGHEST = 999_999_999  # number of a snapshot, a revision or a claim
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 PART_NAME = re.compile(rf"(?P<shard>{SAFE_NAME.pattern})-(?P<digest>[0-9a-f]{{32}})-(?P<rows>[0-9]{{1,12}})\.parquet")
+MANIFEST_NAME = re.compile(r"(?P<number>[0-9]{6,9})(-(?P<digest>[0-9a-f]{32}))?\.json")
 DATA_NAME = re.compile(r"(?P<number>[0-9]{6,9})-(?P<digest>[0-9a-f]{32})-(?P<rows>[0-9]{1,12})\.parquet")
 
 
@@ -130,6 +131,29 @@ class DataName:
         if not (match := DATA_NAME.fullmatch(name)):
             return None
         return cls(number=int(match["number"]), digest=match["digest"], num_rows=int(match["rows"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestName:
+    """What the name of the manifest of a snapshot says."""
+
+    number: int  # above those of the snapshots that it follows
+    digest: str  # of its content; "" of an old one, which has a number alone
+
+    def __str__(self) -> str:
+        return f"{self.number:06d}{'-' * bool(self.digest)}{self.digest}.json"
+
+    @classmethod
+    def parse(cls, name: str) -> "ManifestName | None":
+        """Return the parts of a name, None if no manifest of a snapshot has such a name.
+
+        >>> ManifestName.parse("000012.json").number, ManifestName.parse("12.json")
+        (12, None)
+        """
+        match = MANIFEST_NAME.fullmatch(name)
+        if not match or numbered(match["number"], width=6) is None:
+            return None
+        return cls(number=int(match["number"]), digest=match["digest"] or "")
 
 
 class Layout:

@@ -22,7 +22,7 @@ from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import ClaimDocument, read_document
 from stitchgrid.store.files import Files
 from stitchgrid.store.journal import Journal
-from stitchgrid.store.layout import HIGHEST, Layout, numbered
+from stitchgrid.store.layout import HIGHEST, SWEEPS, Layout, is_safe, numbered
 
 SILENCE_S = 60.0  # without a new heartbeat, of one every five seconds, after which a launch elsewhere counts as gone
 LOOK_S = 1.0  # between two looks
@@ -114,6 +114,20 @@ class Leases:
         if not self.files.write_once(Layout.claim(sweep, number), data):
             raise LeaseError(f"sweep {sweep!r} was claimed by another launch at this very moment; try again.")
         return mine
+
+    def running(self, *, say: Callable[[str], None] = lambda _: None) -> dict[str, Claim]:
+        """Return who works on which sweep of the store now, on sweeps that have no job yet, too.
+
+        Launches of other machines are looked at together, for SILENCE_S seconds at most, which `say` is told.
+        """
+        names = [name for name in self.files.folders(SWEEPS) if is_safe(name)]
+        latest = {name: claim for name in names if (claim := self._latest(name)) is not None}
+        open_ones = {n: c for n, c in latest.items() if not (_is_gone(c) or self._is_over(n, c))}
+        unsure = [name for name, claim in open_ones.items() if not is_here(claim)]
+        if unsure:
+            say(f"It takes up to {SILENCE_S:.0f} s to see whether launches of other machines are alive.")
+        alive = self.changing(unsure, SILENCE_S) if unsure else set()
+        return {name: claim for name, claim in open_ones.items() if name not in unsure or name in alive}
 
     def require_free(self, sweep: str, *, say: Callable[[str], None] = lambda _: None) -> None:
         """Return when nobody works on a sweep; `say` is told what is waited for until that is known.

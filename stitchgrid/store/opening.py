@@ -22,7 +22,7 @@ def open_files(uri: str | Path, *, create: bool) -> Files:
     """
     files = _files_at(str(uri))
     if create:
-        files.create(MARKER, canonical({"format": FORMAT, "version": __version__}).encode())
+        files.create(MARKER, _marker())
     elif not files.exists(MARKER):
         raise NoStoreError(
             f"no store at {files.uri}: {files.absence(MARKER)}; name another with --store or $STITCHGRID_STORE, or "
@@ -30,6 +30,16 @@ def open_files(uri: str | Path, *, create: bool) -> Files:
         )
     _check_format(files)
     return files
+
+
+def raise_format(files: Files) -> None:
+    """Note in an old store that versions which would overlook files of it cannot read it any more."""
+    if int(read_document(files, MARKER, Marker)["format"]) < FORMAT:
+        files.replace(MARKER, _marker())
+
+
+def _marker() -> bytes:
+    return canonical({"format": FORMAT, "version": __version__}).encode()
 
 
 def _files_at(uri: str) -> Files:

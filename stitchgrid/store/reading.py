@@ -51,7 +51,7 @@ def stable(files: Files, read: Callable[[Contents], Found]) -> Found:
     for _ in range(ATTEMPTS):
         found = contents(files)
         result = read(found)
-        if Snapshots(files).numbers()[-1:] in ([], [found.snapshot.number]):
+        if found.snapshot.names.issuperset(Snapshots(files).names()):
             return result
     return result
 
@@ -65,7 +65,7 @@ def _read(files: Files, found: Contents, columns: Sequence[str]) -> PartRows:
     snapshots = Snapshots(files)
     loose = Parts(files).read(columns, found.loose)
     tables, damaged = [loose.table], [*found.damaged, *loose.damaged]
-    for tier in found.snapshot.tiers:
+    for tier in found.snapshot.all_tiers:
         try:
             tables.append(snapshots.rows(tier, columns).cast(loose.table.schema))
         except (DamagedFileError, StoreError, pa.ArrowException) as problem:

@@ -1,4 +1,4 @@
-"""Set damaged files of a store aside, so that what they held is computed again."""
+"""Set damaged files of a store aside, so that what they held is computed again; take back what no snapshot lists."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ from stitchgrid.errors import StoreError
 from stitchgrid.store.check import Report
 from stitchgrid.store.compact import compact
 from stitchgrid.store.files import Files, LocalFiles, read_or_problem
-from stitchgrid.store.layout import HIGHEST, SET_ASIDE, SNAPSHOTS
+from stitchgrid.store.layout import HIGHEST, SET_ASIDE, SNAPSHOTS, ManifestName
 from stitchgrid.store.limits import GB
-from stitchgrid.store.snapshots import manifest_name, snapshot_number
+from stitchgrid.store.snapshots import number_of
+from stitchgrid.store.unlisted import take_back
 
 LONGEST_COPY = 1 * GB  # a longer file is renamed, where files have names
 
@@ -20,31 +21,39 @@ class Repair:
 
     moved: tuple[str, ...]  # names below `set-aside/`
     stuck: tuple[str, ...]  # why a file could not be moved
+    taken_back: tuple[str, ...] = ()  # sound files that readers did not know of, whose rows count now
 
 
 def set_aside(files: Files, report: Report) -> Repair:
     """Move what is damaged to `set-aside/`, where no reader looks; where a snapshot lost a file, write the next one.
 
+    What is sound but listed by no snapshot becomes part of the next one.
+
     Raises:
         StoreError: If the store cannot be written.
     """
     files.check_writable()
-    names = list(dict.fromkeys(name for finding in report.damage for name in (finding.file, *finding.goes_with)))
+    names = list(
+        dict.fromkeys(name for one in report.damage if not one.is_sound for name in (one.file, *one.goes_with))
+    )
+    sound = tuple(one.file for one in report.findings if one.is_sound)
     names.sort(key=lambda name: name != SET_ASIDE)  # if that is a link, nothing can be moved before it is gone
     listed = {f"{SNAPSHOTS}/{name}" for name in files.names(SNAPSHOTS)}  # without folders, which are in the way
     manifests = [name for name in names if _is_manifest(name) and name in listed]
     repair = _move_all(files, [name for name in names if name not in manifests])
-    is_last = manifest_name(HIGHEST) in manifests  # which no snapshot can follow
+    is_last = any(number_of(name.rpartition("/")[2]) == HIGHEST for name in manifests)  # which none can follow
     last = _move_all(files, manifests if is_last else ())
-    if any(name.startswith(f"{SNAPSHOTS}/") for name in names):
+    if sound:
+        take_back(files)
+    elif any(name.startswith(f"{SNAPSHOTS}/") for name in names):
         compact(files)  # while a damaged manifest is there, every data file counts
     last = last if is_last else _move_all(files, manifests)
-    return Repair(moved=repair.moved + last.moved, stuck=repair.stuck + last.stuck)
+    return Repair(moved=repair.moved + last.moved, stuck=repair.stuck + last.stuck, taken_back=sound)
 
 
 def _is_manifest(name: str) -> bool:
     folder, _, last = name.rpartition("/")
-    return folder == SNAPSHOTS and snapshot_number(last) is not None
+    return folder == SNAPSHOTS and ManifestName.parse(last) is not None
 
 
 def _move_all(files: Files, names: Iterable[str]) -> Repair:

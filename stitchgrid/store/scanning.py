@@ -92,8 +92,8 @@ def _row_by_row(files: Files, columns: Sequence[str], num_loose: int) -> Scan:
 
 
 def _ids(files: Files, snapshot: Snapshot, here: set[str]) -> list[pa.Array] | None:
-    """Return the ids of the cells of every tier; None if rows must be read one by one because something is amiss."""
-    if any(tier.file not in here or tier.ids not in here for tier in snapshot.tiers):
+    """Return the ids of the cells of every tier; None if rows must be read one by one: something is amiss, or twice."""
+    if snapshot.loose or any(tier.file not in here or tier.ids not in here for tier in snapshot.tiers):
         return None
     try:
         return [Snapshots(files).ids(tier) for tier in snapshot.tiers]
@@ -104,9 +104,12 @@ def _ids(files: Files, snapshot: Snapshot, here: set[str]) -> list[pa.Array] | N
 def _is_ready(files: Files, snapshot: Snapshot, sweep: str, here: set[str]) -> bool:
     if not snapshot.tiers:
         return False
-    revision = Sweeps(files).latest_plan(sweep)
+    try:
+        stamp = Sweeps(files).stamp(sweep)
+    except StoreError:
+        return False
     extracts = [snapshot.cells[sweep], *(tier.results.get(sweep) for tier in snapshot.tiers)]
-    return all(one is not None and one.is_current(revision, here) for one in extracts)
+    return all(one is not None and one.is_current(stamp, here) for one in extracts)
 
 
 def _rows_of(files: Files, tier: Tier, cells: pa.Array, columns: Sequence[str]) -> pa.Table:

@@ -6,19 +6,23 @@ from typing import Any
 
 import pyarrow as pa
 
+from stitchgrid.errors import InputError
 from stitchgrid.records import Row
 from stitchgrid.store.artefacts import Artefacts
 from stitchgrid.store.check import Checker, Report
+from stitchgrid.store.collecting import Collected, collect
 from stitchgrid.store.compact import Compacted, compact
 from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.journal import Journal
 from stitchgrid.store.layout import PARTS, SUFFIXES
 from stitchgrid.store.lease import Leases
 from stitchgrid.store.logs import Logs
+from stitchgrid.store.merging import Merged, merge
 from stitchgrid.store.opening import open_files
 from stitchgrid.store.outcomes import COLUMNS, Outcomes
 from stitchgrid.store.parts import PartRows, Parts
 from stitchgrid.store.reading import contents, read_rows
+from stitchgrid.store.removing import remove
 from stitchgrid.store.repair import Repair, set_aside
 from stitchgrid.store.scanning import Scan, scan
 from stitchgrid.store.schemas import PART
@@ -95,6 +99,36 @@ class Store:
     def compact_if_many(self, threshold: int) -> Compacted | None:
         """Compact the store if it has at least so many loose parts."""
         return self.compact() if len(contents(self.files).loose) >= threshold else None
+
+    def merge(self, others: Sequence["Store"]) -> Merged:
+        """Take other stores in, which stay as they are; return what came from each.
+
+        Raises:
+            InputError: If one of them is this store.
+            StoreError: If this store cannot be written.
+        """
+        for other in others:
+            if self._is(other):
+                raise InputError(f"cannot merge the store {other.uri} into itself; name two stores.")
+        return merge(self.files, [other.files for other in others])
+
+    def remove(self, sweep: str) -> int:
+        """Forget a sweep; return how many files it had. Its rows and artefacts stay until `collect`.
+
+        Raises:
+            LeaseError: If a launch is at the sweep.
+            StoreError: If there is no such sweep, or the store cannot be written.
+        """
+        return remove(self.files, sweep)
+
+    def collect(self, *, dry_run: bool = False) -> Collected:
+        """Free what no sweep refers to, or say what that is; a StoreError if the store cannot be written."""
+        return collect(self.files, dry_run=dry_run)
+
+    def _is(self, other: "Store") -> bool:
+        if isinstance(self.files, LocalFiles) and isinstance(other.files, LocalFiles):
+            return self.files.root.resolve() == other.files.root.resolve()
+        return self.uri == other.uri
 
     # Artefacts --------------------------------------------------------------------------------------------------------
 

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError, nearest
 from stitchgrid.store.damage import DamagedFileError
-from stitchgrid.store.documents import Document, PlanDocument, read_document
+from stitchgrid.store.documents import Document, PlanDocument, longest, read_document
 from stitchgrid.store.files import Files, write_next
-from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, is_safe
+from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
 from stitchgrid.store.parts import parquet_bytes
 from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, with_nulls
 from stitchgrid.store.sound_tables import read_table
@@ -60,13 +60,28 @@ class Sweeps:
 
     def write_job(self, sweep: str, job: Mapping[str, Any]) -> int:
         """Store a job as the sweep's next revision; return its number."""
-        data = _json_bytes(job)
+        data = json_bytes(job)
         latest = self.latest_revision(sweep) or 0
         return write_next(self.files, lambda revision: Layout.revision(sweep, revision, JOB), data, after=latest)
+
+    def planned(self, sweep: str) -> list[int]:
+        """Return the numbers of the complete revisions, ascending."""
+        return sorted(self._revisions(sweep, PLAN))
 
     def latest_plan(self, sweep: str) -> int | None:
         """Return the highest complete revision; None if there is none."""
         return max(self._revisions(sweep, PLAN), default=None)
+
+    def stamp(self, sweep: str) -> tuple[int, str] | None:
+        """Return the number of the latest complete revision and the digest of its manifest; None if there is none.
+
+        Raises:
+            StoreError: If the manifest cannot be read.
+        """
+        revision = self.latest_plan(sweep)
+        if revision is None:
+            return None
+        return revision, content_digest(self.files.read(Layout.revision(sweep, revision, PLAN), longest(PlanDocument)))
 
     def read_job(self, sweep: str, revision: int | None = None) -> dict[str, Any]:
         """Return the job of a revision, by default of the latest.
@@ -100,7 +115,7 @@ class Sweeps:
             "sha256": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
             "info": dict(info),
         }
-        self.files.write_once(Layout.revision(sweep, revision, PLAN), _json_bytes(manifest))
+        self.files.write_once(Layout.revision(sweep, revision, PLAN), json_bytes(manifest))
 
     def read_plan(self, sweep: str, revision: int | None = None) -> StoredPlan | None:
         """Return a complete revision, by default the latest; None if the sweep has none yet.
@@ -237,5 +252,6 @@ def _comparable(table: pa.Table, name: str) -> pa.Table:
     return table
 
 
-def _json_bytes(value: Mapping[str, Any]) -> bytes:
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """Return a job or the manifest of a revision as it is stored."""
     return (json.dumps(dict(value), indent=2, ensure_ascii=False) + "\n").encode()

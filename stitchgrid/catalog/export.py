@@ -1,0 +1,152 @@
+"""The views as a DuckDB file, or as Parquet: for other tools, and complete or not there.
+
+Everything is written beside its place and renamed then. What is in the place is replaced only if it is an export.
+"""
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stitchgrid import __version__
+from stitchgrid.catalog.catalog import Catalog
+from stitchgrid.catalog.views import VIEWS
+from stitchgrid.errors import InputError, QueryError, nearest
+
+NOTE = "export"  # table of a DuckDB file that says what it is
+WITHOUT_SWEEP = {
+    "measurements": "select * from measurements where cell_id in (select cell_id from cells where sweep in ({names}))",
+    "matchers": "select * from matchers",
+}
+
+Take = Callable[[str, pa.RecordBatchReader], None]  # name of a view, its rows
+
+
+def export_duckdb(catalog: Catalog, path: Path, sweeps: Sequence[str] = ()) -> dict[str, int]:
+    """Write the views of some sweeps, by default all, as tables of a DuckDB file; return their numbers of rows.
+
+    Raises:
+        InputError: If the file cannot be written, or is there and no export.
+        QueryError: If there is no such sweep.
+    """
+    statements = _statements(catalog, sweeps)
+    if path.exists() and not _is_export(path):
+        raise InputError(f"wanted a new DuckDB file, {path} is there and is no export of stitchgrid; name another one.")
+
+    def write(beside: Path) -> dict[str, int]:
+        beside.unlink(missing_ok=True)
+        with duckdb.connect(str(beside)) as connection:
+
+            def take(name: str, rows: pa.RecordBatchReader) -> None:
+                connection.register("_rows", rows)
+                connection.execute(f'create table "{name}" as select * from _rows')
+                connection.unregister("_rows")
+
+            counts = catalog.export(statements, take)
+            told = [catalog.uri, ", ".join(sweeps or catalog.sweeps), __version__]
+            what = "? as store, ? as sweeps, ? as version, now()::varchar as created_at"
+            connection.execute(f"create table {NOTE} as select {what}", told)
+        return counts
+
+    with _beside(path) as beside:
+        counts = _until_sound(catalog, lambda: write(beside))
+        beside.replace(path)
+    return counts
+
+
+def export_parquet(catalog: Catalog, folder: Path, sweeps: Sequence[str] = ()) -> dict[str, int]:
+    """Write the views of some sweeps, by default all, as VIEW.parquet in a folder; return their numbers of rows.
+
+    Raises:
+        InputError: If the folder cannot be written, or has other files in it.
+        QueryError: If there is no such sweep.
+    """
+    statements = _statements(catalog, sweeps)
+    ours = {f"{name}.parquet" for name in VIEWS}
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"wanted a folder, {folder} is a file; name another one.")
+    if folder.exists() and (others := sorted({path.name for path in folder.iterdir()} - ours)):
+        raise InputError(f"wanted a new or empty folder, {folder} has {others[0]!r} in it; name another one.")
+
+    def write(beside: Path) -> dict[str, int]:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+
+        def take(name: str, rows: pa.RecordBatchReader) -> None:
+            with pq.ParquetWriter(beside / f"{name}.parquet", rows.schema, compression="zstd") as writer:
+                for batch in rows:
+                    writer.write_batch(batch)
+
+        return catalog.export(statements, take)
+
+    with _beside(folder) as beside:
+        counts = _until_sound(catalog, lambda: write(beside))
+        _exchange(beside, folder)
+    return counts
+
+
+def _until_sound(catalog: Catalog, write: Callable[[], dict[str, int]]) -> dict[str, int]:
+    """Write, and write anew where a file of the store turned out to be damaged meanwhile, without that file."""
+    while True:
+        try:
+            counts = write()
+        except (duckdb.Error, pa.ArrowException):
+            if not catalog.reopen_without_damaged(closely=True):
+                raise
+        else:
+            if not catalog.reopen_without_damaged():
+                return counts
+
+
+def _statements(catalog: Catalog, sweeps: Sequence[str]) -> dict[str, str]:
+    for sweep in sweeps:
+        if sweep not in catalog.sweeps:
+            raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, catalog.sweeps)}.")
+    names = ", ".join(f"'{name}'" for name in sweeps or catalog.sweeps) or "''"  # names of sweeps have no quotes
+    usual = "select * from {view} where sweep in ({names})"
+    return {view: WITHOUT_SWEEP.get(view, usual).format(view=view, names=names) for view in VIEWS}
+
+
+def _is_export(path: Path) -> bool:
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            tables = {row[0] for row in connection.execute("show tables").fetchall()}
+    except duckdb.Error:
+        return False
+    return NOTE in tables and tables <= {NOTE, *VIEWS}
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Yield a place beside another one, of which nothing is left at the end."""
+    beside = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+    except (OSError, duckdb.IOException) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem).splitlines()[0]
+        raise InputError(f"cannot write {path}: {reason}; name another place.") from problem
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        for one in (beside, beside.with_name(f"{beside.name}.wal")):
+            with suppress(OSError):
+                one.unlink(missing_ok=True)
+
+
+def _exchange(new: Path, folder: Path) -> None:
+    """Put a folder into the place of another, which goes."""
+    old = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.old"
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

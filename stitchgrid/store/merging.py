@@ -1,0 +1,196 @@
+"""Take other stores in: their sweeps, artefacts and rows.
+
+Sweeps come first, so that whatever comes after belongs to one; then artefacts; then all rows in one compaction, whose
+manifest makes them count. Whoever is stopped merges again: what is there already is not written again. Nothing of the
+other stores changes. What of them is damaged is left out and named.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stitchgrid.errors import StoreError
+from stitchgrid.store.artefacts import Artefacts, artefact_content
+from stitchgrid.store.compact import Compaction
+from stitchgrid.store.damage import Damage, DamagedFileError
+from stitchgrid.store.documents import ArtefactDocument, read_document
+from stitchgrid.store.files import Files, LocalFiles
+from stitchgrid.store.layout import SUFFIXES, Layout, is_safe
+from stitchgrid.store.merge_sweeps import SweepMerge, Taken
+from stitchgrid.store.reading import ATTEMPTS, Contents, contents
+from stitchgrid.store.row_reader import RowReader
+from stitchgrid.store.schemas import TEXT
+from stitchgrid.store.snapshots import Snapshots, unlisted_tiers
+from stitchgrid.store.sweeps import Sweeps
+
+MANIFEST = ".manifest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FromStore:
+    """What came from one store."""
+
+    uri: str
+    sweeps: tuple[Taken, ...]
+    num_rows: int  # that were not here, or only as later ones
+    num_artefacts: int
+    num_logs: int  # files of logs and journals
+    damaged: tuple[Damage, ...]  # files that were left out
+    left_out: tuple[str, ...]  # what else could not be taken in, with the reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """What a merge did."""
+
+    stores: tuple[FromStore, ...]
+    damaged: tuple[Damage, ...]  # files of the store that took them in, left as they are
+
+
+def merge(into: Files, sources: Sequence[Files]) -> Merged:
+    """Take other stores in; return what came from each.
+
+    Raises:
+        StoreError: If this store cannot be written, or compactions of others were faster each time.
+    """
+    found = [_Source(into, source) for source in sources]
+    for one in found:
+        one.take_sweeps()
+        one.take_artefacts()
+    for _ in range(ATTEMPTS):
+        rows = RowMerge(into, found)
+        done = rows.run()
+        if not rows.is_beaten:
+            damaged = {one.file: one for one in done.damaged}
+            return Merged(stores=tuple(one.report() for one in found), damaged=tuple(damaged.values()))
+    raise StoreError(f"the store {into.uri} was compacted by others {ATTEMPTS} times meanwhile; merge again.")
+
+
+class _Source:
+    """One store that is taken in."""
+
+    def __init__(self, into: Files, files: Files):
+        self.into, self.files = into, files
+        self.sweeps: list[Taken] = []
+        self.damaged: list[Damage] = []
+        self.damaged_rows: list[Damage] = []
+        self.left_out: list[str] = []
+        self.without: set[str] = set()  # networks whose rows stay where they are
+        self.num_artefacts = self.num_logs = self.num_rows = 0
+
+    def report(self) -> FromStore:
+        strangers = self.files.strangers() if isinstance(self.files, LocalFiles) else ()
+        unsafe = [Damage(file=one.name, reason=one.problem) for one in strangers if one.is_unsafe]
+        damaged = {one.file: one for one in (*unsafe, *self.damaged, *self.damaged_rows)}
+        return FromStore(
+            uri=self.files.uri,
+            sweeps=tuple(self.sweeps),
+            num_rows=self.num_rows,
+            num_artefacts=self.num_artefacts,
+            num_logs=self.num_logs,
+            damaged=tuple(damaged.values()),
+            left_out=tuple(self.left_out),
+        )
+
+    def take_sweeps(self) -> None:
+        sweeps = SweepMerge(self.into, self.files)
+        self.sweeps = sweeps.run()
+        self.damaged += sweeps.damaged
+        self.left_out += sweeps.left_out
+        self.num_logs = sweeps.num_logs
+
+    def take_artefacts(self) -> None:
+        for kind in SUFFIXES:
+            for name in self.files.names(f"artefacts/{kind}"):
+                if name.endswith(MANIFEST) and is_safe(name):
+                    self._take_artefact(kind, name.removesuffix(MANIFEST))
+
+    def _take_artefact(self, kind: str, key: str) -> None:
+        manifest = Layout.manifest(kind, key)
+        try:
+            if Artefacts(self.into).has(kind, key):
+                self._compare(kind, key)
+                return
+            data = artefact_content(self.files, kind, key)
+        except (DamagedFileError, StoreError) as problem:
+            self.damaged.append(Damage(file=manifest, reason=str(problem)))
+            return
+        self.num_artefacts += Artefacts(self.into).write(kind, key, data)
+
+    def _compare(self, kind: str, key: str) -> None:
+        """Note where this store has something else under the key of an artefact, and it matters."""
+        there, here = (
+            read_document(files, Layout.manifest(kind, key), ArtefactDocument)["digest"]
+            for files in (self.files, self.into)
+        )
+        if there == here:
+            return
+        if kind == "network":
+            self.left_out.append(
+                f"network {key}: it was trained in both stores, to other weights; those of {self.into.uri} stay, and "
+                "sweeps of the other can be read but not continued here"
+            )
+        elif kind == "fingerprint":
+            self._compare_fingerprints(key)
+
+    def _compare_fingerprints(self, key: str) -> None:
+        """Leave out the rows of a network that computes something else there than here, under the same address."""
+        from stitchgrid.models.fingerprint import difference, from_json, keys_of_first
+
+        here, there = (from_json(artefact_content(one, "fingerprint", key)) for one in (self.into, self.files))
+        if (told := difference(here, there)) is None:
+            return
+        networks = {one for one in self._networks() if key in keys_of_first(one, there)}
+        self.without |= networks
+        self.left_out.append(
+            f"rows of the network {', '.join(sorted(networks)) or 'unknown'}: it computes something else there than "
+            f"here, though its weights and code are the same: {told} (fingerprint {key})"
+        )
+
+    def _networks(self) -> set[str]:
+        """Return the addresses of all networks of the other store's sweeps."""
+        sweeps, found = Sweeps(self.files), set()
+        for sweep in sweeps.names():
+            for number in sweeps.planned(sweep):
+                with suppress(StoreError):
+                    plan = sweeps.read_plan(sweep, number)
+                    found |= set(plan.models["network_id"].to_pylist()) if plan else set()
+        return found - {None}
+
+    def wanted(self, rows: pa.Table) -> pa.Table:
+        """Return rows without those of networks that are left out."""
+        if not self.without:
+            return rows
+        networks = pa.array(sorted(self.without))
+        bad = [pc.is_in(rows[f"{side}_network"].cast(TEXT), value_set=networks) for side in ("source", "target")]
+        return rows.filter(pc.invert(pc.or_(*bad)))
+
+
+class RowMerge(Compaction):
+    """A compaction of a store that brings in the rows of others."""
+
+    def __init__(self, files: Files, sources: Sequence[_Source]):
+        super().__init__(files)
+        self.sources = sources
+
+    def _take(self, found: Contents) -> None:
+        super()._take(found)
+        for source in self.sources:
+            source.num_rows = 0
+            for _ in range(ATTEMPTS):
+                if self._take_source(source):
+                    break
+
+    def _take_source(self, source: _Source) -> bool:
+        """Bring in the rows of another store; return whether it was not compacted meanwhile."""
+        found, reader = contents(source.files), RowReader(source.files)
+        tiers = [*found.snapshot.all_tiers, *unlisted_tiers(source.files, found.snapshot)]
+        for table in reader.of_tiers({tier.file: tier for tier in tiers}.values()):
+            source.num_rows += self._add(source.wanted(table))
+        for table in reader.of_parts(found.loose):
+            source.num_rows += self._add(source.wanted(table))
+        source.damaged_rows = [*found.damaged, *reader.damaged]
+        return found.snapshot.names.issuperset(Snapshots(source.files).names())

@@ -1,0 +1,75 @@
+"""Data files that no snapshot lists: of which of their rows the store has no other copy, and taking them back."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stitchgrid.errors import StoreError
+from stitchgrid.store.compact import Compaction
+from stitchgrid.store.damage import DamagedFileError
+from stitchgrid.store.files import Files
+from stitchgrid.store.layout import DataName
+from stitchgrid.store.parts import Parts
+from stitchgrid.store.reading import Contents
+from stitchgrid.store.schemas import TEXT
+from stitchgrid.store.snapshots import Snapshot, Snapshots, as_tier
+from stitchgrid.store.standing import value_mask
+
+COLUMNS = ("cell_id", "status", "metric", "created_at")
+PARTS_AT_ONCE = 256
+SEPARATOR = "\x1f"
+
+
+def count_missing(files: Files, found: Contents, name: str) -> int:
+    """Return how many rows of a data file are nowhere else in the store.
+
+    Raises:
+        DamagedFileError: If the file is not what its name says.
+        StoreError: If it cannot be read.
+    """
+    keys = _keys(Snapshots(files).rows(as_tier(name), COLUMNS))
+    for known in _known(files, found, name):
+        if not len(keys):
+            break
+        keys = pc.filter(keys, pc.invert(pc.is_in(keys, value_set=_keys(known))))
+    return len(keys)
+
+
+def _known(files: Files, found: Contents, name: str) -> Iterator[pa.Table]:
+    for tier in found.snapshot.all_tiers:
+        try:
+            if tier.file != name:
+                yield Snapshots(files).rows(tier, COLUMNS)
+        except (DamagedFileError, StoreError):
+            continue
+    for start in range(0, len(found.loose), PARTS_AT_ONCE):
+        yield Parts(files).read(COLUMNS, found.loose[start : start + PARTS_AT_ONCE]).table
+
+
+def _keys(rows: pa.Table) -> pa.Array:
+    """Return a text for each row: its cell and metric; its cell and moment where it is an error."""
+    metric, at = (rows[name].cast(TEXT) for name in ("metric", "created_at"))
+    which = pc.if_else(pa.array(value_mask(rows)), metric, pc.binary_join_element_wise("at", pc.fill_null(at, ""), " "))
+    joined = pc.binary_join_element_wise(rows["cell_id"].cast(TEXT), which, SEPARATOR)
+    found = joined.combine_chunks()
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+
+class TakingBack(Compaction):
+    """A compaction that takes in every data file that no snapshot lists, whatever its number."""
+
+    def _next_number(self, snapshot: Snapshot) -> int:
+        numbers = [
+            found.number for name in self.snapshots.data_files() if (found := DataName.parse(name.split("/")[-1]))
+        ]
+        return max([snapshot.number, *numbers]) + 1
+
+
+def take_back(files: Files) -> None:
+    """Compact a store together with every data file that no snapshot lists.
+
+    Raises:
+        StoreError: If the store cannot be written.
+    """
+    TakingBack(files).run()

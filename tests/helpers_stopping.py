@@ -1,0 +1,67 @@
+"""Files of a store that stop like a machine that goes down, before or after any change; and stores to try it on."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from stitchgrid.store.files import LocalFiles
+
+
+class StoppedError(Exception):
+    """The machine went down."""
+
+
+class StoppingFiles(LocalFiles):
+    """Stops before or after its n-th change; 0: never, and `count` says how many there were."""
+
+    def __init__(self, root, at, *, before=True):
+        super().__init__(Path(root))
+        self.at, self.before, self.count = at, before, 0
+
+    def _change(self, call, *arguments):
+        self.count += 1
+        if self.count == self.at and self.before:
+            raise StoppedError
+        result = call(*arguments)
+        if self.count == self.at:
+            raise StoppedError
+        return result
+
+    def write_once(self, name, data):
+        return self._change(super().write_once, name, data)
+
+    def replace(self, name, data):
+        return self._change(super().replace, name, data)
+
+    def delete(self, name):
+        return self._change(super().delete, name)
+
+
+def stopped_everywhere(tmp_path, origin, act, look):
+    """Run `act(files)` on copies of a store, stopped at every change; call `look(folder)` after each."""
+    for before in (True, False):
+        shutil.copytree(origin, tmp_path / "counted")
+        counting = StoppingFiles(tmp_path / "counted", 0)
+        act(counting)
+        shutil.rmtree(tmp_path / "counted")
+        assert counting.count
+        for at in range(1, counting.count + 1):
+            folder = tmp_path / f"stopped-{at}"
+            shutil.copytree(origin, folder)
+            try:
+                act(StoppingFiles(folder, at, before=before))
+            except StoppedError:
+                look(folder)
+            else:
+                raise AssertionError(f"it was not stopped at change {at}")
+            shutil.rmtree(folder)
+
+
+def content_of(folder):
+    """Return the digest of every file below a folder."""
+    folder = Path(folder)
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
