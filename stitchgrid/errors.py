@@ -3,7 +3,7 @@
 Anything else that escapes is a bug and keeps its traceback.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
 #: What says that memory did not suffice: torch, cuBLAS and its like, cuDNN, handles of libraries that found no room.
@@ -57,6 +57,21 @@ class QueryError(StitchgridError):
 
 class StoreError(StitchgridError):
     """The store cannot be read or written."""
+
+
+class UnseenError(StoreError):
+    """What a store holds cannot be seen from here, be it sound or not: no permission, or no answer."""
+
+    def __init__(self, text: str, *, why: str):
+        super().__init__(text)
+        self.why = why  # no permission | no answer
+
+    def __reduce__(self) -> tuple[Callable[..., "UnseenError"], tuple[str, str]]:
+        return _unseen, (str(self), self.why)
+
+
+def _unseen(text: str, why: str) -> UnseenError:
+    return UnseenError(text, why=why)
 
 
 class NoStoreError(StoreError):

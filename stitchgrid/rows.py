@@ -32,6 +32,15 @@ class Evidence:
 
 
 NOTHING = Evidence()
+LONGEST_ERROR = 20_000  # characters that are kept
+
+
+def shortened(error: str) -> str:
+    """Return the text of an error without its middle where it is very long."""
+    if len(error) <= LONGEST_ERROR:
+        return error
+    half = LONGEST_ERROR // 2
+    return f"{error[:half]}\n... {len(error) - 2 * half:,} characters left out ...\n{error[-half:]}"
 
 
 def now() -> str:
@@ -63,7 +72,7 @@ def make_row(
         metric=metric,
         value=value,
         higher_is_similar=None if metric is None else MATCHERS[spec.kind].metric(metric).higher_is_similar,
-        error=error,
+        error=None if error is None else shortened(error),
         source_network=f.network_id,
         source_layer=f.layers[cell.source_layer].node,
         target_network=g.network_id,

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from stitchgrid.catalog import VIEWS, Catalog
 from stitchgrid.cli import cli
 from stitchgrid.errors import StoreError
-from stitchgrid.store import Store, compact, extracts, row_reader
+from stitchgrid.rows import shortened
+from stitchgrid.store import Store, compact, extracts, row_reader, snapshots, sound_tables
 from stitchgrid.store import parts as parts_module
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.files import LocalFiles
@@ -348,3 +349,65 @@ def test_a_full_disk_leaves_the_store_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="No space left"):
         store.compact()
     assert answers(store) == expected
+
+
+# Rows that are large
+
+
+def with_large_rows(folder, *, numbers, error):
+    """Write the synthetic store, with lists of many numbers and long errors in parts of their own."""
+    store = make_synthetic_store(folder).store
+    cells = list(planned_cells())
+    for number, cell in enumerate(cells[:40]):
+        row = make_row(cell, f"{cell.metrics[0]}@shuffles={numbers}", None)
+        store.write_part(f"list-{number}", [replace(row, null=tuple(float(k + number) for k in range(numbers)))])
+        broken = replace(row, status="failed", metric=None, null=None, error=f"{number} {error}", created_at="0")
+        store.write_part(f"error-{number}", [broken])
+    return store
+
+
+def lists_of(rows):
+    pairs = zip(rows["cell_id"].to_pylist(), rows["null"].to_pylist(), strict=True)
+    return {cell: some for cell, some in pairs if some}
+
+
+@pytest.mark.parametrize("limit", ["of a table", "of a file"])
+def test_files_are_no_larger_than_readers_take(tmp_path, monkeypatch, limit):
+    """Whatever the size of rows: what a compaction has written is read again, to the last number."""
+    store = with_large_rows(tmp_path, numbers=2000, error="x" * 2000)
+    before = lists_of(store.read_parts().table)
+    if limit == "of a table":
+        monkeypatch.setattr(parts_module, "MOST_TABLE", 100_000)
+    else:
+        for module in (sound_tables, snapshots):
+            monkeypatch.setattr(module, "most_bytes", lambda num_rows: 20_000 + 4000 * num_rows)
+    done = store.compact()
+    assert done.is_published
+    assert not done.damaged
+    assert store.part_paths() == []
+    assert done.num_files > 4
+    assert store.check().damage == ()
+    assert lists_of(store.scan().rows.to_table(columns=["cell_id", "null"])) == before
+
+
+def test_a_part_of_too_many_rows_is_written_as_several(tmp_path, monkeypatch):
+    whole = make_synthetic_store(tmp_path / "whole").store
+    monkeypatch.setattr(parts_module, "MOST_PART_ROWS", 10)
+    store = make_synthetic_store(tmp_path / "apart").store
+    assert len(store.part_paths()) > len(whole.part_paths())
+    assert store.read_parts().table.num_rows == sum(1 for cell in planned_cells() for _ in rows_of(cell))
+    assert store.check().damage == ()
+
+
+def test_a_file_of_more_rows_than_a_part_has_is_damage(tmp_path, monkeypatch):
+    store = make_synthetic_store(tmp_path).store
+    monkeypatch.setattr(parts_module, "MOST_PART_ROWS", 10)
+    assert "promises" in store.check().damage[0].problem
+
+
+def test_a_very_long_error_is_kept_without_its_middle():
+    told = shortened("a" * 30_000 + "end")
+    assert len(told) < 20_100
+    assert told.endswith("end")
+    assert "characters left out" in told
+    assert shortened("short") == "short"

@@ -57,7 +57,8 @@ def read_progress(
         rows = catalog.query("select sweep, status, error, count(*) as n from cells group by all").to_pylist()
         remarks = catalog.query(REMARKS).to_pylist()
         warn(catalog)
-    names = [name for name in names if sweep in (None, name)]
+        unseen = {one.file.removeprefix("sweeps/") for one in catalog.damaged}
+    names = [name for name in names if sweep in (None, name) and name not in unseen]
     beats = store.leases.heartbeats(names, datetime.now(UTC))
     return [
         _progress(

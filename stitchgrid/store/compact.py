@@ -7,6 +7,7 @@ A compaction that is stopped anywhere leaves the store as it was or as it is to 
 Of two at once the first to publish wins, and the other drops its work.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -173,7 +174,7 @@ class Compaction:
         together = [tier for tier, _ in found]
         tables = [table, *(rows.cast(table.schema) for _, rows in found)]
         tiers[:] = [tier for tier in tiers if tier not in together]
-        tiers.append(self._write(pa.concat_tables(tables).unify_dictionaries().combine_chunks()))
+        tiers += self._write(pa.concat_tables(tables).unify_dictionaries().combine_chunks())
         return int(table.num_rows)
 
     def _compare(self, table: pa.Table, tier: Tier) -> tuple[pa.Table, bool]:
@@ -199,16 +200,17 @@ class Compaction:
         keep[np.flatnonzero(value)[~stays[old.num_rows :]]] = False
         return table.filter(pa.array(keep)), False
 
-    def _write(self, table: pa.Table) -> Tier:
+    def _write(self, table: pa.Table) -> Iterator[Tier]:
+        """Yield the tiers that rows become: one, unless readers would not take a file so large."""
         table = without_duplicates(table)
         table = table.take(pa.array(order_by(table, ROWS_ORDER))).combine_chunks()
-        ids = pc.unique(table["cell_id"])
-        self.touched.append(ids)
-        file = self.snapshots.write_rows(self.number, table)
-        ids_file = self.snapshots.write_extract(self.number, pa.table({"cell_id": ids}))
-        self.written += [file, ids_file]
-        self._ids[file] = ids
-        return Tier(file=file, num_rows=table.num_rows, ids=ids_file)
+        for file, rows in self.snapshots.write_rows(self.number, table):
+            ids = pc.unique(rows["cell_id"])
+            self.touched.append(ids)
+            ids_file = self.snapshots.write_extract(self.number, pa.table({"cell_id": ids}))
+            self.written += [file, ids_file]
+            self._ids[file] = ids
+            yield Tier(file=file, num_rows=rows.num_rows, ids=ids_file)
 
 
 def _of_cells(rows: pa.Table, ids: pa.Array) -> pa.Table:

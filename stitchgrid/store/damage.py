@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+FORBIDDEN = "no permission"
+
 
 class DamagedFileError(Exception):
     """A file whose content is not what its name or manifest says; never leaves the store's package."""
@@ -13,6 +15,11 @@ class Damage:
 
     file: str  # relative to the store
     reason: str
+
+    @property
+    def is_forbidden(self) -> bool:
+        """Whether it may be sound, and only not be read by this user."""
+        return self.reason.startswith(FORBIDDEN)
 
     def __str__(self) -> str:
         return f"{self.file}: {self.reason}"

@@ -1,5 +1,6 @@
 """Files of a store by relative name: the little that a store asks of a file system, and a folder that gives it."""
 
+import errno
 import os
 import stat
 import time
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from stitchgrid.errors import StoreError
+from stitchgrid.errors import StoreError, UnseenError
 from stitchgrid.store import folder as below
 from stitchgrid.store.layout import SET_ASIDE
 from stitchgrid.store.limits import LONGEST_FILE
@@ -21,6 +22,10 @@ class Facts:
 
     num_bytes: int
     age_seconds: float  # since it was written
+
+
+NO_PERMISSION = {errno.EACCES, errno.EPERM}
+NO_ANSWER = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
 
 
 class Files(Protocol):
@@ -301,6 +306,19 @@ class LocalFiles:
         return parts
 
     def _unreadable(self, name: str, problem: OSError) -> StoreError:
+        if problem.errno in NO_PERMISSION:
+            return UnseenError(
+                f"no permission to read {name} in the store {self.root}, which belongs to "
+                f"{below.owner_of(self.root, name)}; ask them to let others read it, or to give the store's folder to "
+                "a group of yours.",
+                why="no permission",
+            )
+        if problem.errno in NO_ANSWER:
+            return UnseenError(
+                f"no answer about {name} in the store {self.root}: {_reason(problem)}; its file system does not answer "
+                "from this machine now, which says nothing of the file: try again.",
+                why="no answer",
+            )
         return StoreError(
             f"cannot read {name} in the store {self.root}: {_reason(problem)}; "
             "check that the store is complete and readable from this machine."

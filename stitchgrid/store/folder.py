@@ -7,6 +7,7 @@ of the same store, as tools that share equal content leave them; it is read, and
 
 import errno
 import os
+import pwd
 import re
 import stat
 import uuid
@@ -106,6 +107,25 @@ def _step(here: int, folder: str, *, make: bool) -> int:
         if problem.errno in (errno.ENOTDIR, errno.ELOOP) and kind_of(here, folder) == stat.S_IFLNK:
             raise NotRegularError(errno.ELOOP, f"{folder} is a link, and folders of a store are none") from problem
         raise
+
+
+def owner_of(root: Path, name: str) -> str:
+    """Return in words whose a file is, and with which mode: the first on its way that may not be read or entered."""
+    here = root
+    for part in ("", *name.split("/")):
+        here = here / part
+        try:
+            found = here.lstat()
+        except OSError:
+            break
+        is_folder = stat.S_ISDIR(found.st_mode)
+        if not os.access(here, os.R_OK | (os.X_OK if is_folder else 0)):
+            try:
+                user = f"{pwd.getpwuid(found.st_uid).pw_name} (user {found.st_uid})"
+            except KeyError:  # nobody of that number is known on this machine
+                user = f"user {found.st_uid}"
+            return f"{user}, mode {stat.S_IMODE(found.st_mode):04o}"
+    return "somebody else"
 
 
 def share_as(folder: int, made: int, *, is_folder: bool = False) -> None:

@@ -1,26 +1,30 @@
 """Parts: the rows of one shard in one Parquet file that is complete or not there at all."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stitchgrid.errors import StoreError
 from stitchgrid.records import Row
 from stitchgrid.store.damage import Damage, DamagedFileError
+from stitchgrid.store.duplicates import encoded
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import PARTS, Layout, PartName, content_digest
 from stitchgrid.store.limits import MB
 from stitchgrid.store.schemas import PART, lost_columns, no_rows, with_nulls
-from stitchgrid.store.sound_tables import check_content, read_unchecked, sound
+from stitchgrid.store.sound_tables import check_content, is_readable, read_unchecked, sound
 
 AT_ONCE = 256  # parts whose bytes are held at a time while threads read them
 CHECKED_AT_ONCE = 32  # parts all of whose columns are in memory
 BYTES_AT_ONCE = 64 * MB
 LONGEST_PART = 512 * MB
+MOST_TABLE = 256 * MB  # in memory, of a file that is written: readers take more, and may join columns to it
+MOST_PART_ROWS = 2_000_000  # that one part holds: their columns are in memory at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,33 @@ def part_table(rows: Sequence[Row]) -> pa.Table:
     return pa.table({name: list(map(attrgetter(name), rows)) for name in PART.names}, schema=PART)
 
 
+def readable_files(table: pa.Table, to_bytes: Callable[[pa.Table], bytes]) -> Iterator[tuple[bytes, pa.Table]]:
+    """Yield the files that rows of results become, and the rows of each: one, unless readers would not take it.
+
+    Rows may hold errors of thousands of letters, and lists of thousands of numbers.
+    """
+    if table.num_rows <= 1 or table.nbytes <= MOST_TABLE:
+        data = to_bytes(table)
+        if table.num_rows <= 1 or is_readable(data, table, PART):
+            yield data, table
+            return
+    middle = table.num_rows // 2
+    for half in (table.slice(0, middle), table.slice(middle)):
+        yield from readable_files(_with_own_dictionaries(half), to_bytes)
+
+
+def _with_own_dictionaries(table: pa.Table) -> pa.Table:
+    """Return a slice of a table whose dictionaries have its own texts alone."""
+    for index, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
+        if pa.types.is_dictionary(column.type):
+            found = encoded(column)
+            used = pc.unique(found.indices).drop_null()
+            indices = pc.index_in(found.indices, value_set=used).cast(pa.int32())
+            own = pa.DictionaryArray.from_arrays(indices, found.dictionary.take(used))
+            table = table.set_column(index, name, own)
+    return table.combine_chunks()
+
+
 class Parts:
     """All parts of a store."""
 
@@ -75,12 +106,17 @@ class Parts:
         self.files = files
 
     def write(self, shard_id: str, rows: Sequence[Row]) -> str:
-        """Write the rows of a shard; return the part's name. The same rows twice are the same file."""
+        """Write the rows of a shard; return the name of the part, or of the last one where they are too many for one.
+
+        The same rows twice are the same file.
+        """
         assert rows, "a part holds at least one row"
-        data = part_bytes(part_table(rows))
-        name = PartName(shard=shard_id, digest=content_digest(data), num_rows=len(rows))
-        # Replaces rather than skips: where a damaged file has the name, this heals it.
-        self.files.replace(Layout.part(name), data)
+        name = None
+        for start in range(0, len(rows), MOST_PART_ROWS):
+            for data, table in readable_files(part_table(rows[start : start + MOST_PART_ROWS]), part_bytes):
+                name = PartName(shard=shard_id, digest=content_digest(data), num_rows=table.num_rows)
+                # Replaces rather than skips: where a damaged file has the name, this heals it.
+                self.files.replace(Layout.part(name), data)
         return str(name)
 
     def names(self) -> list[str]:
@@ -173,6 +209,8 @@ def _whole_rows(name: str, data: bytes | StoreError, columns: Sequence[str]) -> 
         raise data
     if not data:
         raise DamagedFileError("empty file")
+    if promise.num_rows > MOST_PART_ROWS:
+        raise DamagedFileError(f"promises {promise.num_rows} rows; no part has more than {MOST_PART_ROWS}")
     if content_digest(data) != promise.digest:
         raise DamagedFileError(f"content differs from the digest in its name ({len(data)} bytes are there)")
     table = with_all(read_unchecked(data, PART, columns), columns)

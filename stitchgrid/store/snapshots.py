@@ -8,7 +8,7 @@ readers would join from them, can be thrown away at any time, and are made anew 
 """
 
 import json
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -31,7 +31,7 @@ from stitchgrid.store.layout import (
     content_digest,
 )
 from stitchgrid.store.opening import raise_format
-from stitchgrid.store.parts import parquet_bytes, read_rows
+from stitchgrid.store.parts import parquet_bytes, read_rows, readable_files
 from stitchgrid.store.schemas import CELL_STATES, IDS, RESULTS, lost_columns
 from stitchgrid.store.sound_tables import most_bytes, read_footer, read_table
 
@@ -198,16 +198,16 @@ class Snapshots:
                 "counts so far; delete that file, and compact again."
             )
 
-    def write_rows(self, number: int, table: pa.Table) -> str:
-        """Write a data file for the snapshot that will have this number; return its name."""
-        return self._write(SNAPSHOT_DATA, number, table)
+    def write_rows(self, number: int, table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        """Write the data files for the snapshot that will have this number; yield their names, and what is in them."""
+        for data, rows in readable_files(table, parquet_bytes_in_groups):
+            yield self._write(SNAPSHOT_DATA, number, data, rows), rows
 
     def write_extract(self, number: int, table: pa.Table) -> str:
         """Write an extract for the snapshot that will have this number; return its name."""
-        return self._write(EXTRACTS, number, table)
+        return self._write(EXTRACTS, number, parquet_bytes_in_groups(table), table)
 
-    def _write(self, folder: str, number: int, table: pa.Table) -> str:
-        data = parquet_bytes(table, row_group_size=ROW_GROUP)
+    def _write(self, folder: str, number: int, data: bytes, table: pa.Table) -> str:
         name = f"{folder}/{DataName(number=number, digest=content_digest(data), num_rows=table.num_rows)}"
         self.files.replace(name, data)
         return name
@@ -283,6 +283,11 @@ class Snapshots:
                     return
         for one in sorted(set(names) - needed):
             self.files.delete(one)
+
+
+def parquet_bytes_in_groups(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file whose groups of rows can be skipped."""
+    return parquet_bytes(table, row_group_size=ROW_GROUP)
 
 
 def number_of(name: str) -> int:

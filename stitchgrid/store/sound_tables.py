@@ -69,6 +69,18 @@ def read_unchecked(data: bytes, schema: pa.Schema, columns: Sequence[str] | None
     return sound(table, schema) if is_packed else table  # before anybody writes its texts out
 
 
+def is_readable(data: bytes, table: pa.Table, schema: pa.Schema) -> bool:
+    """Return whether readers will take a file that was made of a table, whatever size its rows are."""
+    try:
+        if len(data) > most_bytes(table.num_rows):
+            return False
+        _opened(data, schema, None)
+        check_content(table, schema)
+    except DamagedFileError:
+        return False
+    return True
+
+
 def open_table(
     data: bytes, schema: pa.Schema, columns: Sequence[str] | None = None
 ) -> tuple[pq.ParquetFile, list[str]]:

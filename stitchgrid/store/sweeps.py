@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stitchgrid import __version__
-from stitchgrid.errors import StoreError, nearest
+from stitchgrid.errors import StoreError, UnseenError, nearest
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import Document, PlanDocument, longest, read_document
 from stitchgrid.store.files import Files, write_next
@@ -52,7 +52,7 @@ class Sweeps:
 
     def names(self) -> list[str]:
         """Return the names of the sweeps that have a job or, where that is lost, a plan; sorted."""
-        return [name for name in self.files.folders(SWEEPS) if is_safe(name) and self._is_known(name)]
+        return [name for name in self.files.folders(SWEEPS) if is_safe(name) and self._may_be_known(name)]
 
     def latest_revision(self, sweep: str) -> int | None:
         """Return the highest revision that has a job, planned or not."""
@@ -190,6 +190,13 @@ class Sweeps:
             except (DamagedFileError, KeyError, TypeError, StoreError) as problem:
                 found.append((f"{name}.parquet", str(problem)))
         return found
+
+    def _may_be_known(self, sweep: str) -> bool:
+        """Return whether it is a sweep, or one that cannot be seen from here: whoever reads it is told why."""
+        try:
+            return self._is_known(sweep)
+        except UnseenError:
+            return True
 
     def _is_known(self, sweep: str) -> bool:
         return any(self._revisions(sweep, file) for file in (JOB, PLAN))
