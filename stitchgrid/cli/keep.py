@@ -107,7 +107,7 @@ def merge(ctx: click.Context, sources: tuple[str, ...], store: str) -> None:
     warn_of_damage(found.damaged)
     for one in found.stores:
         say("\n".join(_merged(one)))
-        warn_of_damage(tuple(f"{one.uri}: {damage}" for damage in (*one.damaged, *one.left_out)))
+        warn_of_damage((*one.damaged, *one.left_out), where=one.uri)
     if any(one.damaged or one.left_out for one in found.stores):
         ctx.exit(1)
 

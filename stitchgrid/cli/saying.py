@@ -25,13 +25,13 @@ def say(text: str, *, err: bool = False) -> None:
         click.echo(printable(text))
 
 
-def warn_of_damage(damaged: "tuple[Damage, ...]") -> None:
+def warn_of_damage(damaged: "tuple[Damage, ...]", *, where: str = "") -> None:
     """Say on stderr which files of the store were left out; of those that may not be read, the first and how many."""
     unseen = [one for one in damaged if one.is_forbidden]
     for one in damaged:
         if one not in unseen[1:]:
             more = f" So were {len(unseen) - 1} more." if one in unseen[:1] and len(unseen) > 1 else ""
-            say(f"Warning: left out: {one}{more}", err=True)
+            say(f"Warning: left out: {where}{': ' * bool(where)}{one}{more}", err=True)
 
 
 def warn_of_store(catalog: "Catalog") -> None:
