@@ -380,7 +380,7 @@ def test_files_are_no_larger_than_readers_take(tmp_path, monkeypatch, limit):
         monkeypatch.setattr(parts_module, "MOST_TABLE", 100_000)
     else:
         for module in (sound_tables, snapshots):
-            monkeypatch.setattr(module, "most_bytes", lambda num_rows: 20_000 + 4000 * num_rows)
+            monkeypatch.setattr(module, "most_bytes", lambda num_rows: 20_000 + 400 * num_rows)
     done = store.compact()
     assert done.is_published
     assert not done.damaged

@@ -107,7 +107,9 @@ def merge(ctx: click.Context, sources: tuple[str, ...], store: str) -> None:
     warn_of_damage(found.damaged)
     for one in found.stores:
         say("\n".join(_merged(one)))
-        warn_of_damage((*one.damaged, *one.left_out), where=one.uri)
+        warn_of_damage(one.damaged, where=one.uri)
+        for told in one.left_out:
+            say(f"Warning: left out: {one.uri}: {told}", err=True)
     if any(one.damaged or one.left_out for one in found.stores):
         ctx.exit(1)
 
