@@ -1,8 +1,10 @@
 """What `import stitchgrid` offers, used as in a notebook."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -245,3 +247,14 @@ def test_what_is_undefined_is_nan():
 
 def test_json_of_a_run_is_what_programs_need(run):
     assert json.loads(run.results().df().to_json(orient="records"))
+
+
+def test_what_the_readme_shows_runs_as_it_stands_there(tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    code = re.search(r"## In Python\n\n```python\n(.*?)```", text, re.DOTALL)[1]
+    job = JOB.replace('name = "tiny"', 'name = "quickstart"').replace("[[matchers]]", "seeds = [0, 1]\n[[matchers]]")
+    (tmp_path / "quickstart").write_text(job.replace('"cka"', '"cka_unbiased"\n[[matchers]]\nkind = "direct"'))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.count(" <- ") > 0
+    assert (tmp_path / "atlas.html").stat().st_size > 1000
