@@ -3,7 +3,7 @@
 -- denies it from residual on: direct_residual is direct matching's for the same layer pair, the lowest if there are
 -- several. A detector denies it when its AUROC is further than ood from 0.5: the stitched rows have left the target's
 -- distribution, or collapsed in it. misleading: claimed, and denied by all of the three that were computed, NULL when
--- none was. What was not computed is NULL. A cell whose training diverged claims nothing.
+-- none was. What was not computed is NULL. A cell whose training diverged claims nothing, nor does an untrained twin.
 -- param sweep = ''  one sweep; '' is all of them
 -- param claim = 0.8  relative accuracy from which a stitch claims similarity
 -- param residual = 0.25  direct matching's residual from which it denies
@@ -27,6 +27,7 @@ with measured as (
     where
         $sweep in ('', sweep) and not isnan(value) and ($diverged or not list_contains(flags, 'diverged'))
         and metric in ('accuracy', 'relative_accuracy', 'residual', 'ood_mahalanobis_auroc', 'ood_energy_auroc')
+        and not suffix(source_model, '@untrained')
     group by all
 ),
 direct as (

@@ -4,6 +4,7 @@
 -- not), across (any others). A detector's AUROC is 0.5 where stitched and own rows cannot be told apart: in is an AUROC within tolerance
 -- of 0.5, left one above (out of the distribution), collapsed one below (nearer to the centre than the target's own
 -- rows, as shrunken rows are). num_cells - num_scored have no AUROC. Accuracies are those of the stitched networks.
+-- Untrained twins are controls and not counted.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 0.1  distance from 0.5 up to which rows are in the distribution
 -- param diverged = false  count cells whose training diverged, too
@@ -23,6 +24,7 @@ with measured as (
     from (select * replace (if(isnan(value), null, value) as value) from results)
     where
         $sweep in ('', sweep) and ($diverged or not list_contains(flags, 'diverged'))
+        and not suffix(source_model, '@untrained')
         and (metric = 'accuracy' or metric in (
             'ood_mahalanobis_auroc', 'ood_mahalanobis_fpr95', 'ood_energy_auroc', 'ood_energy_fpr95'
         ))
