@@ -5,6 +5,7 @@ import math
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers_paper import LAYERS, MODELS, SWEEP, make_paper_store, paper_tables
@@ -19,7 +20,7 @@ from stitchgrid.cli import cli
 from stitchgrid.errors import QueryError
 from stitchgrid.report import render_report
 from stitchgrid.report.content import as_text
-from stitchgrid.report.correlation import rank_correlation
+from stitchgrid.report.correlation import rank_correlation, rho_interval
 from stitchgrid.report.markdown import escape
 from stitchgrid.report.probing import correlate, judge
 from stitchgrid.report.report import SECTIONS, read_report
@@ -448,3 +449,17 @@ def test_shares_have_wilsons_interval(part):
     low, high = (f"{100 * end:.0f}" for end in (interval.low, interval.high))
     assert share(part, 10) == f"{part} of 10 ({10 * part} %, 95 % interval {low} to {high} %)"
     assert share(0, 0) == "0 of 0"
+
+
+@pytest.mark.parametrize(("r", "num"), [(0.0, 20), (0.6, 30), (0.9, 60)])
+def test_the_interval_of_a_rank_correlation_covers_that_of_the_population(r, num):
+    draw, population = np.random.default_rng(5), 6 / np.pi * np.arcsin(r / 2)  # of two normal numbers
+    covered = 0
+    for _ in range(400):
+        x, y = draw.normal(size=(2, num))
+        rho = rank_correlation(x, r * x + np.sqrt(1 - r**2) * y).rho
+        low, high = rho_interval(rho, num)
+        covered += low <= population <= high
+    assert 0.91 <= covered / 400 <= 0.98
+    assert rho_interval(0.5, 3) is None
+    assert rho_interval(1.0, 30) is None

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau, norm, spearmanr
 
 FEWEST = 3  # pairs: of two, every order is perfect
 DIGITS = 9  # values that agree so far are a tie: what differs beyond is rounding
@@ -19,6 +19,21 @@ class RankCorrelation:
     rho_p: float | None
     tau: float | None
     tau_p: float | None
+
+
+def rho_interval(rho: float, num_pairs: int) -> tuple[float, float] | None:
+    """Return the 95 % interval of Spearman's rho over independent pairs (Bonett & Wright 2000); None of too few.
+
+    Its inverse hyperbolic tangent is taken to be normal, with variance (1 + rho^2 / 2) / (n - 3).
+
+    >>> low, high = rho_interval(0.5, 50)
+    >>> round(low, 3), round(high, 3)
+    (0.241, 0.692)
+    """
+    if num_pairs <= FEWEST or abs(rho) >= 1:
+        return None
+    half = float(norm.ppf(0.975)) * math.sqrt((1 + rho**2 / 2) / (num_pairs - FEWEST))
+    return math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> RankCorrelation:

@@ -7,7 +7,7 @@ from typing import Any
 
 from stitchgrid.report.asking import Asker, Row, by_label
 from stitchgrid.report.content import Picture, Section, Verdict, make_table
-from stitchgrid.report.correlation import FEWEST, RankCorrelation, rank_correlation
+from stitchgrid.report.correlation import FEWEST, RankCorrelation, rank_correlation, rho_interval
 from stitchgrid.report.figures import Cloud, draw_clouds
 
 LEVEL = 0.05  # of significance
@@ -118,5 +118,7 @@ def judge(found: Row) -> Verdict:
         reason = "too few pairs" if found["num_pairs"] < FEWEST else "one side is constant"
         return Verdict(subject=found["label"], text=f"no rank correlation: {reason}", holds=None)
     p = "below 0.0001" if found["rho_p"] < 1e-4 else f"{found['rho_p']:.2g}"
-    text = f"rho {found['rho']:.2f}, p {p}, tau {found['tau']:.2f}, over {found['num_pairs']} pairs"
+    interval = rho_interval(found["rho"], found["num_pairs"])
+    ends = "" if interval is None else f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})"
+    text = f"rho {found['rho']:.2f}{ends}, p {p}, tau {found['tau']:.2f}, over {found['num_pairs']} pairs"
     return Verdict(subject=found["label"], text=text, holds=found["rho"] > 0 and found["rho_p"] < LEVEL)
