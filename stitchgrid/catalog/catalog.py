@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -19,6 +19,8 @@ from stitchgrid.catalog.wide import VARIANTS, columns_of
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.private import private_folder
 from stitchgrid.store import Damage, Store
+
+Found = TypeVar("Found")
 
 _MATCHERS = "select distinct matcher as name from cells order by all"
 #: By the names of queries' parameters: what the store has of such.
@@ -119,6 +121,18 @@ class Catalog:
             take(name, pa.RecordBatchReader.from_batches(reader.schema, _counted(reader, num_rows)))
             counts[name] = num_rows[0]
         return counts
+
+    def reading(self, read: Callable[[], Found]) -> Found:
+        """Return what is made of the answers of this catalog; again without damaged files where it stumbles on them.
+
+        Queries trust what files of snapshots hold, which cost too much to be looked at each time.
+        """
+        while True:
+            try:
+                return read()
+            except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+                if not self.reopen_without_damaged(closely=True):
+                    raise
 
     def reopen_without_damaged(self, *, closely: bool = False) -> bool:
         """Open anew without files that the last statements found damaged; return whether there are any.

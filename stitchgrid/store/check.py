@@ -40,7 +40,7 @@ from stitchgrid.store.lease import claim_number
 from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import contents
 from stitchgrid.store.schemas import PART
-from stitchgrid.store.snapshots import Snapshots, Tier, manifest_file, unlisted_tiers
+from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier, manifest_file, unlisted_tiers
 from stitchgrid.store.sweeps import Sweeps
 from stitchgrid.store.unlisted import count_missing
 
@@ -122,7 +122,7 @@ class Checker:
                 yield Finding(file=manifest_file(name), problem=str(problem), advice=RECOMPACT)
         newest = snapshots.newest()[0]
         tiers = {tier.file: tier for tier in newest.all_tiers}
-        schemas = newest.schemas()
+        schemas, owners = newest.schemas(), self._owners(newest)
         for name in sorted(newest.files()):
             if name and not self.files.exists(name):
                 yield Finding(file=name, problem="is missing", advice=RESUME if name in tiers else RECOMPACT)
@@ -134,7 +134,7 @@ class Checker:
                     yield _foreign(f"{folder}/{name}")
                 else:
                     full = f"{folder}/{name}"
-                    found = list(self._snapshot_file(snapshots, full, tiers, schemas, is_data=is_data))
+                    found = list(self._snapshot_file(snapshots, full, tiers, schemas, owners, is_data=is_data))
                     yield from found or (self._unlisted(full) if full in unlisted else ())
 
     def _unlisted(self, name: str) -> Iterator[Finding]:
@@ -161,12 +161,25 @@ class Checker:
                 continue
         return False
 
+    def _owners(self, snapshot: Snapshot) -> dict[str, str]:
+        """Return the sweeps of the extracts that are of the latest plan of theirs."""
+        results = [one for tier in snapshot.tiers for one in tier.results.items()]
+        found = {}
+        for sweep, extract in (*snapshot.cells.items(), *results):
+            try:
+                if extract.is_current(Sweeps(self.files).stamp(sweep), {extract.file}):
+                    found[extract.file] = sweep
+            except StoreError:  # its plan is damaged, and reported as such
+                continue
+        return found
+
     def _snapshot_file(
         self,
         snapshots: Snapshots,
         name: str,
         tiers: Mapping[str, Tier],
         schemas: Mapping[str, pa.Schema],
+        owners: Mapping[str, str],
         *,
         is_data: bool,
     ) -> Iterator[Finding]:
@@ -174,7 +187,9 @@ class Checker:
             if is_data:
                 snapshots.rows(Tier(file=name, num_rows=0, ids=""), PART.names)
             elif name in schemas:
-                snapshots.table(name, schemas[name])
+                table = snapshots.table(name, schemas[name])
+                if name in owners:
+                    Sweeps(self.files).check_cells(owners[name], table)
             else:  # of an earlier snapshot
                 snapshots.content(name)
         except (DamagedFileError, StoreError) as problem:

@@ -18,7 +18,7 @@ from stitchgrid.store.files import Files, write_next
 from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
 from stitchgrid.store.parts import parquet_bytes
 from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, with_nulls
-from stitchgrid.store.sound_plans import DamagedTableError, check_plan, with_undefined
+from stitchgrid.store.sound_plans import DamagedTableError, Places, check_plan, with_undefined
 from stitchgrid.store.sound_tables import read_table
 
 
@@ -165,6 +165,16 @@ class Sweeps:
             return {}
         manifest = self._read_json(Layout.revision(sweep, revision, PLAN), PlanDocument)
         return self._tables(sweep, revision, manifest, names)
+
+    def check_cells(self, sweep: str, table: pa.Table) -> None:
+        """Look at whether an extract names layers as the latest complete revision does.
+
+        Raises:
+            DamagedFileError: If it does not.
+            StoreError: If the revision cannot be read.
+        """
+        if layers := self.read_tables(sweep, ["layers"]):
+            Places(layers["layers"]).check_cells(table)
 
     def _tables(
         self, sweep: str, revision: int, manifest: Mapping[str, Any], names: Sequence[str]
