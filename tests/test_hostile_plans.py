@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,12 +58,11 @@ def with_values(table, column, change):
 
 
 def set_plan(store, name, column, change):
-    folder = f"{store.uri}/{PLAN}"
-    table = with_values(pq.read_table(f"{folder}/{name}.parquet"), column, change)
+    folder = Path(store.uri) / PLAN
+    table = with_values(pq.read_table(folder / f"{name}.parquet"), column, change)
     data = parquet_bytes(table)
     store.files.replace(f"{PLAN}/{name}.parquet", data)
-    with open(f"{folder}/plan.json") as file:
-        manifest = json.load(file)
+    manifest = json.loads((folder / "plan.json").read_text())
     manifest["sha256"][f"{name}.parquet"] = hashlib.sha256(data).hexdigest()
     manifest["num_rows"][name] = table.num_rows
     store.files.replace(f"{PLAN}/plan.json", json.dumps(manifest).encode())

@@ -163,7 +163,7 @@ class Catalog:
             relation = self._connection.sql(sql, params=values) if values else self._connection.sql(sql)
             table = relation.to_arrow_table()
             table.validate(full=True)  # what a file says is text may be none
-            return table
+            return table.rename_columns(distinct(table.column_names))
         finally:
             self._connection.execute("rollback")
 
@@ -245,6 +245,24 @@ def _lock(connection: duckdb.DuckDBPyConnection) -> None:
         "lock_configuration = true",
     ):
         connection.execute(f"set {setting}")
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return names of columns of which none is another's: the second of a name gets a number behind.
+
+    >>> distinct(["a", "b", "a", "a_1", "a"])
+    ['a', 'b', 'a_2', 'a_1', 'a_3']
+    """
+    given = list(names)
+    taken, found = set(given), []
+    for position, name in enumerate(given):
+        told, number = name, 0
+        while (told in taken and number) or (not number and name in given[:position]):
+            number += 1
+            told = f"{name}_{number}"
+        taken.add(told)
+        found.append(told)
+    return found
 
 
 def _check_reads_only(statements: list[Any]) -> set[str]:

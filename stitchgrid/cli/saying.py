@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stitchgrid.cli.streams import answering
-from stitchgrid.printable import printable
+from stitchgrid.printable import in_one_line, printable, shortened
 
 if TYPE_CHECKING:
     from stitchgrid.catalog import Catalog
@@ -27,7 +27,7 @@ def say(text: str, *, err: bool = False) -> None:
 def warn_of_damage(damaged: tuple[object, ...]) -> None:
     """Say on stderr which files of the store were left out."""
     for one in damaged:
-        say(f"Warning: left out: {one}", err=True)
+        say(f"Warning: left out: {in_one_line(shortened(str(one)))}", err=True)
 
 
 def warn_of_store(catalog: "Catalog") -> None:

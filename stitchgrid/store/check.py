@@ -37,6 +37,7 @@ from stitchgrid.store.layout import (
     is_safe,
 )
 from stitchgrid.store.lease import claim_number
+from stitchgrid.store.logs import Logs
 from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import contents
 from stitchgrid.store.schemas import PART
@@ -48,6 +49,7 @@ RESUME = "resume the sweep: its cells are computed again"
 RELAUNCH = "launch the job file again: no result is lost"
 RECOMPACT = "nothing: no result is lost, and it is made anew"
 UNFOLLOWED = "no command follows or opens it; what it held of the store is missing"
+UNNOTED = "nothing: no result is lost"
 SWEEP_FOLDERS = ("journal", "claims", "logs")
 HEARTBEAT = "heartbeat.json"
 TAKE_BACK = "--repair, or the next compaction, takes it back"
@@ -257,6 +259,9 @@ class Checker:
         for unit in self.files.folders(Layout.logs(sweep)):
             if not is_safe(unit):
                 yield _foreign(f"{Layout.logs(sweep)}/{unit}")
+                continue
+            for one in Logs(self.files).problems(sweep, unit):
+                yield Finding(file=one.file, problem=one.reason, advice=UNNOTED)
 
     def _numbered(
         self, folder: str, is_one: Callable[[str], object], kind: type[Document], advice: str

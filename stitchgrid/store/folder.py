@@ -23,7 +23,7 @@ PARTIAL = ".partial"  # ends the hidden name of a file that is being written
 LEFT = "left by a writer that was stopped"
 DEEPEST = 16  # folders below each other; a store has no more than five
 FOLDERS = re.compile(  # what is never a file in a store
-    r"(parts|snapshots)(/v1)?|snapshots/v1/(data|extracts)|artefacts(/(network|evaluation|fingerprint|probe|detector))?"
+    r"set-aside|(parts|snapshots)(/v1)?|snapshots/v1/(data|extracts)|artefacts(/(network|evaluation|fingerprint|probe|detector))?"
     r"|sweeps|sweeps/[^/]+/(journal|claims|logs|\d{4,})"
 )
 FILES = re.compile(  # what is never a folder in a store
