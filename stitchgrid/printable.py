@@ -20,6 +20,30 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char in KEPT else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def in_one_line(text: str) -> str:
+    r"""Return printable text of one line: names in a store may have line breaks, and would forge lines.
+
+    >>> in_one_line("a\nb")
+    'a\\nb'
+    """
+    return printable(text.replace("\n", "\\n").replace("\t", "\\t"))
+
+
+def shortened(text: str, longest: int = 2_000) -> str:
+    """Return text of which the middle of each line is cut where the line is longer than anybody reads.
+
+    >>> shortened("a" * 9, longest=6), shortened("ab", longest=6)
+    ('aaaa ... (9 characters) aa', 'ab')
+    """
+    end = longest // 3
+    return "\n".join(
+        line
+        if len(line) <= longest
+        else f"{line[: longest - end]} ... ({len(line)} characters) {line[len(line) - end :]}"
+        for line in text.split("\n")
+    )
+
+
 def is_text(text: str) -> bool:
     r"""Return whether text can be written as UTF-8, as a file name of other bytes cannot.
 

@@ -78,7 +78,14 @@ def _models(sweep: int) -> pa.Table:
 
 def _layers(sweep: int, num_layers: int) -> pa.Table:
     rows = [
-        {"model": name, "layer": f"layer{n}", "node": f"layer{n}.relu", "layer_index": n, "depth": n / num_layers}
+        {
+            "model": name,
+            "layer": f"layer{n}",
+            "node": f"layer{n}.relu",
+            "layer_index": n,
+            "depth": n / num_layers,
+            "shape": [8],
+        }
         for name in model_names(sweep)
         for n in range(num_layers)
     ]

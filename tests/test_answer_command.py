@@ -250,7 +250,7 @@ def test_pairs_of_several_sweeps_share_columns_of_one_label(tmp_path):
 
 
 def test_names_from_a_store_make_columns_and_nothing_else(tmp_path):
-    params = ['{"x":"a\\"; drop view results; --"}', "no JSON", '{"x":"A"}', '{"x":"a"}']
+    params = ['{"x":"a\\"; drop view results; --"}', '{"y":"no JSON"}', '{"x":"A"}', '{"x":"a"}']
     cells = [replace(cell, params=text) for text in params for cell in plain().cells if cell.matcher == "direct"]
     with Catalog(Planted(cells=cells).write(tmp_path)) as catalog:
         names = catalog.query("from pairs").column_names[9:]

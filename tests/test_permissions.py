@@ -121,3 +121,16 @@ def test_a_folder_that_cannot_be_synchronised_is_written_all_the_same(tmp_path, 
     assert files.write_once("a", b"1")
     files.replace("a", b"2")
     assert files.read("a") == b"2"
+
+
+@as_root
+def test_a_check_tells_what_may_not_be_seen_from_what_is_damaged_and_repair_leaves_it(shared):
+    before = sorted(shared.rglob("*"))
+    for more in ([], ["--repair"]):
+        said, _ = as_another("check", "--store", shared, *more, code=1)
+        assert "NOT SEEN  sweeps/theirs" in said
+        assert "NOT SEEN  parts/v1/" in said
+        assert "ask its owner to let others read it" in said
+        assert "DAMAGED" not in said
+        assert said.splitlines()[-1].endswith("files verified: 2 not seen")
+    assert sorted(shared.rglob("*")) == before

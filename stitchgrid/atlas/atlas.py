@@ -1,6 +1,6 @@
 """Write the atlas of some sweeps: a page, and figures where asked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +39,7 @@ def write_atlas(catalog: Catalog, sweeps: Sequence[str], out: Path, *, figures: 
     for sweep in sweeps:
         if sweep not in catalog.sweeps:
             raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, catalog.sweeps)}.")
-    grids = [read_sweep(catalog, sweep) for sweep in dict.fromkeys(sweeps)]
-    page = render_page(grids).encode()
+    grids, page = catalog.reading(lambda: _grids_and_page(catalog, dict.fromkeys(sweeps)))
     drawn: tuple[Path, ...] = ()
     try:
         write_whole(out, page)
@@ -60,6 +59,11 @@ def write_atlas(catalog: Catalog, sweeps: Sequence[str], out: Path, *, figures: 
         num_failed=_count(grids, "failed", "quarantined"),
         figures=drawn,
     )
+
+
+def _grids_and_page(catalog: Catalog, sweeps: Iterable[str]) -> tuple[list[SweepGrids], bytes]:
+    grids = [read_sweep(catalog, sweep) for sweep in sweeps]
+    return grids, render_page(grids).encode()
 
 
 def _count(grids: Sequence[SweepGrids], *statuses: str) -> int:

@@ -36,16 +36,32 @@ order by a.matcher, a.params, a.seed nulls first, a.cell_id, a.metric, a.source_
 STATUSES = "select status, count(*) as num_cells from cells where sweep = $sweep group by status order by status"
 LAYERS = "select model, layer, depth, kind, shape from layers where sweep = $sweep order by layer_index"
 MODELS = "select model, architecture, num_parameters, accuracy, remarks from models where sweep = $sweep"
+# Layers of cells that are not those of the sweep, or at another position: squares would land in the wrong place.
+MISPLACED = """
+select * from (
+    select source_model as model, source_layer as layer, source_index as layer_index from cells where sweep = $sweep
+    union
+    select target_model, target_layer, target_index from cells where sweep = $sweep
+)
+anti join (select model, layer, layer_index from layers where sweep = $sweep) using (model, layer, layer_index)
+limit 1
+"""
 DAYS = "select left(min(created_at), 10) as first, left(max(created_at), 10) as last from results where sweep = $sweep"
 
 
 def read_sweep(catalog: Catalog, sweep: str) -> SweepGrids:
-    """Return everything the atlas shows of a sweep."""
+    """Return everything the atlas shows of a sweep.
+
+    Raises:
+        LookupError: If cells name layers that the sweep does not have.
+    """
 
     def rows(query: str) -> list[dict[str, Any]]:
         table: list[dict[str, Any]] = catalog.query(query, {"sweep": sweep}).to_pylist()
         return table
 
+    if lost := rows(MISPLACED):
+        raise LookupError(f"cells of sweep {sweep!r} name {lost[0]}, which is none of its layers")
     networks = _networks(rows(MODELS), rows(LAYERS))
     choices, notes = read_choices(catalog.query(SQUARES, {"sweep": sweep}), networks)
     [days] = rows(DAYS)

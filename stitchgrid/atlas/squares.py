@@ -1,6 +1,5 @@
 """Squares (a row per metric that a cell was asked for) -> choices: heat maps as arrays, notes on every square."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import pyarrow as pa
 
 from stitchgrid.atlas.grids import Choice, Floats, NetworkInfo, Note, Panel, Positions
 from stitchgrid.atlas.scales import Scale, choose_scale
-from stitchgrid.catalog.labels import matcher_labels
+from stitchgrid.catalog.labels import matcher_labels, parameters
 from stitchgrid.matchers.metrics import OPEN, Metric
 from stitchgrid.matchers.registry import MATCHERS
 
@@ -56,7 +55,7 @@ def read_choices(squares: pa.Table, networks: Sequence[NetworkInfo]) -> tuple[tu
 
 def _variant(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     samples = row["samples"] if row["samples"] > UNKNOWN else "unknown"
-    return row["matcher"], {**json.loads(row["params"]), "samples": samples}
+    return row["matcher"], {**parameters(row["params"]), "samples": samples}
 
 
 def _planned(kind: str, metric: str) -> Metric | None:

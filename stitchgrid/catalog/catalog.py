@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -19,6 +19,8 @@ from stitchgrid.catalog.wide import VARIANTS, columns_of
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.private import private_folder
 from stitchgrid.store import Damage, Store
+
+Found = TypeVar("Found")
 
 _MATCHERS = "select distinct matcher as name from cells order by all"
 #: By the names of queries' parameters: what the store has of such.
@@ -120,6 +122,18 @@ class Catalog:
             counts[name] = num_rows[0]
         return counts
 
+    def reading(self, read: Callable[[], Found]) -> Found:
+        """Return what is made of the answers of this catalog; again without damaged files where it stumbles on them.
+
+        Queries trust what files of snapshots hold, which cost too much to be looked at each time.
+        """
+        while True:
+            try:
+                return read()
+            except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+                if not self.reopen_without_damaged(closely=True):
+                    raise
+
     def reopen_without_damaged(self, *, closely: bool = False) -> bool:
         """Open anew without files that the last statements found damaged; return whether there are any.
 
@@ -149,7 +163,7 @@ class Catalog:
             relation = self._connection.sql(sql, params=values) if values else self._connection.sql(sql)
             table = relation.to_arrow_table()
             table.validate(full=True)  # what a file says is text may be none
-            return table
+            return table.rename_columns(distinct(table.column_names))
         finally:
             self._connection.execute("rollback")
 
@@ -231,6 +245,24 @@ def _lock(connection: duckdb.DuckDBPyConnection) -> None:
         "lock_configuration = true",
     ):
         connection.execute(f"set {setting}")
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return names of columns of which none is another's: the second of a name gets a number behind.
+
+    >>> distinct(["a", "b", "a", "a_1", "a"])
+    ['a', 'b', 'a_2', 'a_1', 'a_3']
+    """
+    given = list(names)
+    taken, found = set(given), []
+    for position, name in enumerate(given):
+        told, number = name, 0
+        while (told in taken and number) or (not number and name in given[:position]):
+            number += 1
+            told = f"{name}_{number}"
+        taken.add(told)
+        found.append(told)
+    return found
 
 
 def _check_reads_only(statements: list[Any]) -> set[str]:

@@ -1,9 +1,9 @@
 """What a sweep found, in a few lines: is every layer most like itself?"""
 
-import json
 from collections import defaultdict
 
 from stitchgrid.catalog.catalog import Catalog
+from stitchgrid.catalog.labels import parameters
 from stitchgrid.catalog.questions import load_question
 
 REMARKS = "select model, unnest(remarks) as remark from models where sweep = $sweep order by all"
@@ -27,7 +27,7 @@ def findings(catalog: Catalog, sweep: str) -> list[str]:
     trainings diverged, if any: their cells are not looked at.
     """
     found = catalog.ask(load_question("diagonal_violations"), {"sweep": sweep}).to_pylist()
-    rows = [row for row in found if "rank" not in json.loads(row["params"])]  # layers as they are
+    rows = [row for row in found if "rank" not in parameters(row["params"])]  # layers as they are
     judged: dict[str, int] = defaultdict(int)
     violated: dict[str, int] = defaultdict(int)
     for row in rows:

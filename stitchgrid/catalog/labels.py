@@ -42,6 +42,6 @@ def parameters(params: str) -> dict[str, Any]:
     """Return a matcher's parameters as a dictionary, whatever a store holds."""
     try:
         values = json.loads(params)
-    except ValueError:
+    except (ValueError, RecursionError):
         values = params
     return values if isinstance(values, dict) else {"params": values}

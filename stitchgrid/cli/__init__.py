@@ -17,7 +17,7 @@ from stitchgrid.cli.saying import say
 from stitchgrid.cli.streams import robust_streams
 from stitchgrid.errors import StitchgridError
 from stitchgrid.notes import show_on_stderr
-from stitchgrid.printable import masked
+from stitchgrid.printable import masked, shortened
 
 
 class Group(click.Group):
@@ -28,7 +28,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except StitchgridError as problem:
-            say(f"Error: {masked(str(problem))}", err=True)
+            say(f"Error: {shortened(masked(str(problem)))}", err=True)
             ctx.exit(problem.exit_code)
         except KeyboardInterrupt:
             say("Interrupted.", err=True)

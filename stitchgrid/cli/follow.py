@@ -38,7 +38,8 @@ def status(sweep: str | None, watch: bool, form: str, store: str) -> None:
 @click.argument("sweep")
 @click.argument("shard", required=False)
 @STORE
-def logs(sweep: str, shard: str | None, store: str) -> None:
+@click.pass_context
+def logs(ctx: click.Context, sweep: str, shard: str | None, store: str) -> None:
     """Show what workers noted while they computed a shard; without SHARD, list the shards that have logs.
 
     A shard's log has an entry for every attempt: where it ran, what was chosen, errors with their tracebacks, how its
@@ -63,3 +64,5 @@ def logs(sweep: str, shard: str | None, store: str) -> None:
         raise InputError(f"no log of a shard {shard!r} in sweep {sweep!r}; {nearest(shard, names)}.")
     for name in chosen:
         say(opened.read_log(sweep, name) or "")
+    if any(opened.log_problems(sweep, name) for name in chosen):
+        ctx.exit(1)

@@ -8,6 +8,7 @@ import click
 
 from stitchgrid.cli.options import STORE
 from stitchgrid.cli.saying import say, warn_of_damage
+from stitchgrid.printable import in_one_line, shortened
 
 if TYPE_CHECKING:
     from stitchgrid.store import Collected, FromStore, Repair, Report
@@ -35,7 +36,7 @@ def check(ctx: click.Context, repair: bool, form: str, store: str) -> None:
     report = opened.check()
     repaired = opened.set_aside(report) if repair and report.is_repairable else None
     say(_as_json(report, repaired) if form == "json" else _as_text(report, repaired))
-    if report.damage and (repaired is None or repaired.stuck):
+    if report.unseen or (report.damage and (repaired is None or repaired.stuck)):
         ctx.exit(1)
 
 
@@ -48,19 +49,21 @@ def _as_text(report: "Report", repaired: "Repair | None") -> str:
     lines = []
     for one in report.findings:
         lines += [
-            f"{'DAMAGED' if one.is_damage else 'harmless'}  {one.file}",
+            f"{'DAMAGED' if one.is_damage else 'NOT SEEN' if one.is_unseen else 'harmless'}  {one.file}",
             f"    {one.problem}",
             f"    {one.advice}",
         ]
     if repaired is not None:
         lines += [f"set aside as {name}" for name in repaired.moved]
+        lines += [f"not used: {reason}" for reason in repaired.blocked]
         lines += [f"taken back: {name}" for name in repaired.taken_back]
         lines += [f"could not set aside: {reason}" for reason in repaired.stuck]
     elif report.damage:
         lines.append("Set damaged files aside, and take others back, with --repair; until then readers leave them out.")
-    num = len(report.damage)
-    lines.append(f"{report.num_files} files verified: {f'{num} damaged' if num else 'all sound'}")
-    return "\n".join(lines)
+    counts = {"damaged": len(report.damage), "not seen": len(report.unseen)}
+    told = ", ".join(f"{num} {what}" for what, num in counts.items() if num)
+    lines.append(f"{report.num_files} files verified: {told or 'all sound'}")
+    return "\n".join(in_one_line(shortened(line)) for line in lines)
 
 
 @click.command()
@@ -165,7 +168,7 @@ def gc(dry_run: bool, store: str) -> None:
     found = Store.open(store).collect(dry_run=dry_run)
     say("\n".join(_collected(found, dry_run=dry_run)))
     for reason in found.kept:
-        say(f"Kept: {reason}", err=True)
+        say(f"Kept: {in_one_line(shortened(reason))}", err=True)
 
 
 def _collected(found: "Collected", *, dry_run: bool) -> list[str]:

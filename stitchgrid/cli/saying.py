@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stitchgrid.cli.streams import answering
-from stitchgrid.printable import printable
+from stitchgrid.printable import in_one_line, printable, shortened
 
 if TYPE_CHECKING:
     from stitchgrid.catalog import Catalog
@@ -31,7 +31,8 @@ def warn_of_damage(damaged: "tuple[Damage, ...]", *, where: str = "") -> None:
     for one in damaged:
         if one not in unseen[1:]:
             more = f" So were {len(unseen) - 1} more." if one in unseen[:1] and len(unseen) > 1 else ""
-            say(f"Warning: left out: {where}{': ' * bool(where)}{one}{more}", err=True)
+            told = in_one_line(shortened(str(one)))
+            say(f"Warning: left out: {where}{': ' * bool(where)}{told}{more}", err=True)
 
 
 def warn_of_store(catalog: "Catalog") -> None:

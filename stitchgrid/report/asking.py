@@ -1,12 +1,11 @@
 """What sections ask of the store: rows of a sweep's queries, matchers by their labels, what was planned."""
 
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
 from stitchgrid.catalog import Catalog, load_question
-from stitchgrid.catalog.labels import labels_of
+from stitchgrid.catalog.labels import labels_of, parameters
 from stitchgrid.records import canonical
 
 Row = dict[str, Any]
@@ -54,7 +53,7 @@ class Asker:
 
         The label is the matcher's kind, and what tells it from others of that kind in the sweep.
         """
-        rank = json.loads(row["params"]).get("rank") or row.get("rank")
+        rank = parameters(row["params"]).get("rank") or row.get("rank")
         entry = row["matcher"], _without_rank(row["params"]), row.get("samples")
         label = self._labels[rank is not None].get(entry, row["matcher"])
         return {"label": label if rank is None or "rank" in row else f"{label}, rank {rank}", "rank": rank}
@@ -65,15 +64,15 @@ class Asker:
         variants = self.sql(VARIANTS)
         found = {}
         for reduced in (False, True):
-            rows = [row for row in variants if ("rank" in json.loads(row["params"])) == reduced]
-            entries = sorted({(row["matcher"], _without_rank(row["params"]), row["samples"]) for row in rows})
-            found[reduced] = labels_of(entries)
+            rows = [row for row in variants if ("rank" in parameters(row["params"])) == reduced]
+            entries = {(row["matcher"], _without_rank(row["params"]), row["samples"]) for row in rows}
+            found[reduced] = labels_of(sorted(entries, key=lambda one: (*one[:2], one[2] or 0)))  # NULL: not told
         return found
 
 
 def _without_rank(params: str) -> str:
     """Return parameters as the query `paper_sensitivity` has them: without the rank of the source."""
-    return canonical({key: value for key, value in json.loads(params).items() if key != "rank"})
+    return canonical({key: value for key, value in parameters(params).items() if key != "rank"})
 
 
 def by_label(rows: Iterable[Row]) -> dict[str, list[Row]]:

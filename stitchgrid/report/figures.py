@@ -21,6 +21,7 @@ MANY = 500  # points of a cloud: beyond, they are drawn as an image inside the S
 COLOURS = ("#2a788e", "#a3195b", "#7ad151", "#414487", "#d98c21", "#66676d")
 MARKERS = "o^sDvP"
 LONGEST_TITLE = 34  # letters
+LARGEST = 1e30  # of what is drawn: beyond, axes have no room for anything else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,10 @@ def draw_clouds(
     y_lines: Sequence[float] = (),
     x_limits: tuple[float, float] | None = None,
 ) -> bytes:
-    """Return the clouds side by side as SVG; points that coincide are one larger mark."""
+    """Return the clouds side by side as SVG; points that coincide are one larger mark.
+
+    What is undefined, infinite or too large to be drawn is left out.
+    """
     across = min(len(clouds), PER_ROW)
     down = -(-len(clouds) // PER_ROW)
     figure = Figure(figsize=(across * SIDE_INCHES + 1.5, down * SIDE_INCHES + 0.3), layout="constrained")
@@ -72,12 +76,13 @@ def draw_clouds(
 
 
 def _draw(axes: Axes, cloud: Cloud, groups: Sequence[str]) -> None:
-    counts = Counter(zip(cloud.x, cloud.y, cloud.groups, strict=True))
+    points = zip(cloud.x, cloud.y, cloud.groups, strict=True)
+    counts = Counter((x, y, group) for x, y, group in points if _is_drawn(x) and _is_drawn(y))
     for number, group in enumerate(groups):
-        points = [(x, y, count) for (x, y, of), count in counts.items() if of == group]
-        if not points:
+        marks = [(x, y, count) for (x, y, of), count in counts.items() if of == group]
+        if not marks:
             continue
-        x, y, count = (np.array(side, dtype=float) for side in zip(*points, strict=True))
+        x, y, count = (np.array(side, dtype=float) for side in zip(*marks, strict=True))
         axes.scatter(
             x,
             y,
@@ -91,6 +96,10 @@ def _draw(axes: Axes, cloud: Cloud, groups: Sequence[str]) -> None:
     axes.tick_params(labelsize=6, length=2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _is_drawn(value: float | None) -> bool:
+    return value is not None and abs(value) <= LARGEST  # of NaN, it is not
 
 
 def _draw_legend(figure: Figure, groups: Sequence[str]) -> None:

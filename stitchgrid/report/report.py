@@ -72,4 +72,4 @@ def render_report(catalog: Catalog, sweeps: Sequence[str], form: str) -> str:
     for sweep in sweeps:
         if sweep not in catalog.sweeps:
             raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, catalog.sweeps)}.")
-    return RENDERERS[form]([read_report(catalog, sweep) for sweep in dict.fromkeys(sweeps)])
+    return catalog.reading(lambda: RENDERERS[form]([read_report(catalog, sweep) for sweep in dict.fromkeys(sweeps)]))

@@ -1,12 +1,12 @@
 """Verify every file of a store: what is damaged, what is merely not the store's, and what to do about it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
-from stitchgrid.errors import StoreError
+from stitchgrid.errors import StoreError, UnseenError
 from stitchgrid.store.artefacts import artefact_content
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import (
@@ -18,7 +18,7 @@ from stitchgrid.store.documents import (
     read_document,
 )
 from stitchgrid.store.files import Files, LocalFiles
-from stitchgrid.store.folder import LEFT
+from stitchgrid.store.folder import CLOSED, LEFT
 from stitchgrid.store.journal import is_round
 from stitchgrid.store.layout import (
     EXTRACTS,
@@ -37,10 +37,11 @@ from stitchgrid.store.layout import (
     is_safe,
 )
 from stitchgrid.store.lease import claim_number
+from stitchgrid.store.logs import Logs
 from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import contents
 from stitchgrid.store.schemas import PART
-from stitchgrid.store.snapshots import Snapshots, Tier, manifest_file, unlisted_tiers
+from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier, manifest_file, unlisted_tiers
 from stitchgrid.store.sweeps import Sweeps
 from stitchgrid.store.unlisted import count_missing
 
@@ -48,12 +49,17 @@ RESUME = "resume the sweep: its cells are computed again"
 RELAUNCH = "launch the job file again: no result is lost"
 RECOMPACT = "nothing: no result is lost, and it is made anew"
 UNFOLLOWED = "no command follows or opens it; what it held of the store is missing"
+UNNOTED = "nothing: no result is lost"
 SWEEP_FOLDERS = ("journal", "claims", "logs")
 HEARTBEAT = "heartbeat.json"
 TAKE_BACK = "--repair, or the next compaction, takes it back"
 UNFINISHED = f"a merge or compaction goes on or was stopped: run it again; {TAKE_BACK}"
 LEFT_OVER = "all its rows are in the store besides; the next compaction, or 'stitchgrid gc', deletes it"
 UNLISTED = "no snapshot lists it"
+UNSEEN = {
+    "no permission": "ask its owner to let others read it; nobody else can say whether it is sound",
+    "no answer": "check again when its file system answers",
+}
 HARMLESS = "no reader looks at it; delete it when you like"
 
 
@@ -66,6 +72,7 @@ class Finding:
     advice: str  # what to do, once `check --repair` has set the file aside
     is_damage: bool = True
     goes_with: tuple[str, ...] = field(default=())  # further files that are worthless without this one
+    is_unseen: bool = False  # nobody knows whether it is as it should be: it may not be read, or nothing answers
     is_sound: bool = False  # the file is as it should be, but readers do not know of it: repair takes it back
 
 
@@ -80,6 +87,11 @@ class Report:
     def is_repairable(self) -> bool:
         """Return whether a repair would do something."""
         return any(one.is_damage or one.is_sound for one in self.findings)
+
+    @property
+    def unseen(self) -> tuple[Finding, ...]:
+        """Return what could not be verified from here."""
+        return tuple(one for one in self.findings if one.is_unseen)
 
     @property
     def damage(self) -> tuple[Finding, ...]:
@@ -97,9 +109,9 @@ class Checker:
     def run(self) -> Report:
         """Return every file that is damaged or does not belong to the store."""
         checks = (self._parts(), self._snapshots(), self._artefacts(), self._sweeps())
-        findings = [finding for check in checks for finding in check]
+        findings = [_judged(finding) for check in checks for finding in check]
         strangers = {one.file: one for one in self._strangers()}
-        findings = [one for one in findings if one.is_damage or one.file not in strangers]
+        findings = [one for one in findings if one.is_damage or one.is_unseen or one.file not in strangers]
         findings += [one for name, one in strangers.items() if name not in {known.file for known in findings}]
         return Report(num_files=self.num_files + 1, findings=tuple(findings))  # and store.json, read when opened
 
@@ -122,7 +134,7 @@ class Checker:
                 yield Finding(file=manifest_file(name), problem=str(problem), advice=RECOMPACT)
         newest = snapshots.newest()[0]
         tiers = {tier.file: tier for tier in newest.all_tiers}
-        schemas = newest.schemas()
+        schemas, owners = newest.schemas(), self._owners(newest)
         for name in sorted(newest.files()):
             if name and not self.files.exists(name):
                 yield Finding(file=name, problem="is missing", advice=RESUME if name in tiers else RECOMPACT)
@@ -134,7 +146,7 @@ class Checker:
                     yield _foreign(f"{folder}/{name}")
                 else:
                     full = f"{folder}/{name}"
-                    found = list(self._snapshot_file(snapshots, full, tiers, schemas, is_data=is_data))
+                    found = list(self._snapshot_file(snapshots, full, tiers, schemas, owners, is_data=is_data))
                     yield from found or (self._unlisted(full) if full in unlisted else ())
 
     def _unlisted(self, name: str) -> Iterator[Finding]:
@@ -161,12 +173,25 @@ class Checker:
                 continue
         return False
 
+    def _owners(self, snapshot: Snapshot) -> dict[str, str]:
+        """Return the sweeps of the extracts that are of the latest plan of theirs."""
+        results = [one for tier in snapshot.tiers for one in tier.results.items()]
+        found = {}
+        for sweep, extract in (*snapshot.cells.items(), *results):
+            try:
+                if extract.is_current(Sweeps(self.files).stamp(sweep), {extract.file}):
+                    found[extract.file] = sweep
+            except StoreError:  # its plan is damaged, and reported as such
+                continue
+        return found
+
     def _snapshot_file(
         self,
         snapshots: Snapshots,
         name: str,
         tiers: Mapping[str, Tier],
         schemas: Mapping[str, pa.Schema],
+        owners: Mapping[str, str],
         *,
         is_data: bool,
     ) -> Iterator[Finding]:
@@ -174,7 +199,9 @@ class Checker:
             if is_data:
                 snapshots.rows(Tier(file=name, num_rows=0, ids=""), PART.names)
             elif name in schemas:
-                snapshots.table(name, schemas[name])
+                table = snapshots.table(name, schemas[name])
+                if name in owners:
+                    Sweeps(self.files).check_cells(owners[name], table)
             else:  # of an earlier snapshot
                 snapshots.content(name)
         except (DamagedFileError, StoreError) as problem:
@@ -216,19 +243,25 @@ class Checker:
             if not is_safe(sweep):
                 yield _foreign(f"{SWEEPS}/{sweep}")
                 continue
-            folder = Layout.sweep(sweep)
-            for name in self.files.folders(folder):
-                if revision := Layout.revision_number(name):
-                    yield from self._revision(sweep, revision)
-                elif name not in SWEEP_FOLDERS:
-                    yield _foreign(f"{folder}/{name}")
-            yield from self._journal(sweep)
-            advice = "nothing: the next launch writes its own"
-            yield from self._numbered(Layout.claims(sweep), claim_number, ClaimDocument, advice)
-            if self.files.exists(Layout.heartbeat(sweep)):
-                yield from self._entry(Layout.heartbeat(sweep), BeatDocument, "nothing: the next launch writes it")
-            yield from (_foreign(f"{folder}/{name}") for name in self.files.names(folder) if name != HEARTBEAT)
-            yield from self._logs(sweep)
+            try:
+                yield from self._sweep(sweep)
+            except UnseenError as problem:
+                yield Finding(file=Layout.sweep(sweep), problem=str(problem), advice=UNSEEN[problem.why])
+
+    def _sweep(self, sweep: str) -> Iterator[Finding]:
+        folder = Layout.sweep(sweep)
+        for name in self.files.folders(folder):
+            if revision := Layout.revision_number(name):
+                yield from self._revision(sweep, revision)
+            elif name not in SWEEP_FOLDERS:
+                yield _foreign(f"{folder}/{name}")
+        yield from self._journal(sweep)
+        advice = "nothing: the next launch writes its own"
+        yield from self._numbered(Layout.claims(sweep), claim_number, ClaimDocument, advice)
+        if self.files.exists(Layout.heartbeat(sweep)):
+            yield from self._entry(Layout.heartbeat(sweep), BeatDocument, "nothing: the next launch writes it")
+        yield from (_foreign(f"{folder}/{name}") for name in self.files.names(folder) if name != HEARTBEAT)
+        yield from self._logs(sweep)
 
     def _journal(self, sweep: str) -> Iterator[Finding]:
         for launch in self.files.folders(Layout.journal(sweep)):
@@ -242,6 +275,9 @@ class Checker:
         for unit in self.files.folders(Layout.logs(sweep)):
             if not is_safe(unit):
                 yield _foreign(f"{Layout.logs(sweep)}/{unit}")
+                continue
+            for one in Logs(self.files).problems(sweep, unit):
+                yield Finding(file=one.file, problem=one.reason, advice=UNNOTED)
 
     def _numbered(
         self, folder: str, is_one: Callable[[str], object], kind: type[Document], advice: str
@@ -274,6 +310,10 @@ class Checker:
 
     def _strangers(self) -> Iterator[Finding]:
         for one in self.files.strangers() if isinstance(self.files, LocalFiles) else ():
+            if one.problem.startswith(CLOSED):
+                advice = UNSEEN["no permission"]
+                yield Finding(file=one.name, problem=one.problem, advice=advice, is_damage=False, is_unseen=True)
+                continue
             advice = HARMLESS if one.problem == LEFT or not one.is_unsafe else UNFOLLOWED
             yield Finding(file=one.name, problem=one.problem, advice=advice, is_damage=one.is_unsafe)
 
@@ -283,6 +323,12 @@ class Checker:
             return read_document(self.files, name, kind), None
         except (DamagedFileError, StoreError) as problem:
             return {}, str(problem)
+
+
+def _judged(found: Finding) -> Finding:
+    """Return a finding, as no damage where its file could not be seen."""
+    advice = next((advice for why, advice in UNSEEN.items() if found.problem.startswith(why)), None)
+    return found if advice is None else replace(found, advice=advice, is_damage=False, is_unseen=True)
 
 
 def _foreign(name: str) -> Finding:

@@ -21,10 +21,11 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 PARTIAL = ".partial"  # ends the hidden name of a file that is being written
+CLOSED = "cannot be looked into"
 LEFT = "left by a writer that was stopped"
 DEEPEST = 16  # folders below each other; a store has no more than five
 FOLDERS = re.compile(  # what is never a file in a store
-    r"(parts|snapshots)(/v1)?|snapshots/v1/(data|extracts)|artefacts(/(network|evaluation|fingerprint|probe|detector))?"
+    r"set-aside|(parts|snapshots)(/v1)?|snapshots/v1/(data|extracts)|artefacts(/(network|evaluation|fingerprint|probe|detector))?"
     r"|sweeps|sweeps/[^/]+/(journal|claims|logs|\d{4,})"
 )
 FILES = re.compile(  # what is never a folder in a store
@@ -255,7 +256,7 @@ def strangers(root: Path, untouched: str) -> Iterator[Stranger]:
             entries = _look(root, path)
         except OSError as problem:
             reason = problem.strerror or str(problem)
-            yield Stranger(name=folder, problem=f"cannot be looked into: {reason}", is_unsafe=False)
+            yield Stranger(name=folder, problem=f"{CLOSED}: {reason}", is_unsafe=False)
             continue
         for name, kind in entries:
             full = "/".join([*path, name])

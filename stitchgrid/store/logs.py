@@ -1,7 +1,8 @@
 """What workers noted while they did their units: a text for each attempt, for people."""
 
 from stitchgrid.errors import StoreError
-from stitchgrid.store.files import Files, write_next
+from stitchgrid.store.damage import Damage
+from stitchgrid.store.files import Files, LocalFiles, write_next
 from stitchgrid.store.layout import Layout, is_safe, numbered, safe
 
 MAX_CHARACTERS = 100_000  # of one attempt
@@ -23,12 +24,31 @@ class Logs:
     def read(self, sweep: str, unit_id: str) -> str | None:
         """Return the texts of all attempts, oldest first; None if there are none."""
         folder = self._folder(sweep, unit_id)
-        names = [name for name in self.files.names(folder) if numbered(name, width=3, suffix=".log") is not None]
+        names = self._texts(folder)
         return "\n".join(self._text(f"{folder}/{name}") for name in names) if names else None
+
+    def problems(self, sweep: str, unit_id: str) -> list[Damage]:
+        """Return which texts are longer than any that a worker wrote; `read` shows none of them."""
+        folder = self._folder(sweep, unit_id)
+        sizes = ((f"{folder}/{name}", self._size(f"{folder}/{name}")) for name in self._texts(folder))
+        return [
+            Damage(file=name, reason=f"has {size} bytes; no log has more than {LONGEST}")
+            for name, size in sizes
+            if size > LONGEST
+        ]
 
     def names(self, sweep: str) -> list[str]:
         """Return the ids of the units that have logs, sorted."""
         return [name for name in self.files.folders(Layout.logs(sweep)) if is_safe(name)]
+
+    def _texts(self, folder: str) -> list[str]:
+        return [name for name in self.files.names(folder) if numbered(name, width=3, suffix=".log") is not None]
+
+    def _size(self, name: str) -> int:
+        if isinstance(self.files, LocalFiles):  # a name may be a link to another file of the store
+            return self.files.size(name)
+        facts = self.files.facts(name)
+        return facts.num_bytes if facts else 0
 
     def _text(self, name: str) -> str:
         try:

@@ -1,9 +1,13 @@
 """Set damaged files of a store aside, so that what they held is computed again; take back what no snapshot lists."""
 
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 
 from stitchgrid.errors import StoreError
+from stitchgrid.store import folder as below
 from stitchgrid.store.check import Report
 from stitchgrid.store.compact import compact
 from stitchgrid.store.files import Files, LocalFiles, read_or_problem
@@ -12,6 +16,7 @@ from stitchgrid.store.limits import GB
 from stitchgrid.store.snapshots import number_of
 from stitchgrid.store.unlisted import take_back
 
+LONGEST_NAME = 200  # bytes of a name of what is set aside, to which a number and a writer's own come
 LONGEST_COPY = 1 * GB  # a longer file is renamed, where files have names
 
 
@@ -21,6 +26,7 @@ class Repair:
 
     moved: tuple[str, ...]  # names below `set-aside/`
     stuck: tuple[str, ...]  # why a file could not be moved
+    blocked: tuple[str, ...] = ()  # why a folder for what is set aside could not have its name
     taken_back: tuple[str, ...] = ()  # sound files that readers did not know of, whose rows count now
 
 
@@ -48,7 +54,12 @@ def set_aside(files: Files, report: Report) -> Repair:
     elif any(name.startswith(f"{SNAPSHOTS}/") for name in names):
         compact(files)  # while a damaged manifest is there, every data file counts
     last = last if is_last else _move_all(files, manifests)
-    return Repair(moved=repair.moved + last.moved, stuck=repair.stuck + last.stuck, taken_back=sound)
+    return Repair(
+        moved=repair.moved + last.moved,
+        stuck=repair.stuck + last.stuck,
+        blocked=tuple(dict.fromkeys(repair.blocked + last.blocked)),
+        taken_back=sound,
+    )
 
 
 def _is_manifest(name: str) -> bool:
@@ -59,31 +70,74 @@ def _is_manifest(name: str) -> bool:
 def _move_all(files: Files, names: Iterable[str]) -> Repair:
     moved: list[str] = []
     stuck: list[str] = []
+    blocked: list[str] = []
     for name in names:
         try:
-            if aside := _move(files, name):
+            if aside := _move(files, name, blocked):
                 moved.append(aside)
         except StoreError as problem:
             stuck.append(str(problem))
-    return Repair(moved=tuple(moved), stuck=tuple(stuck))
+    return Repair(moved=tuple(moved), stuck=tuple(stuck), blocked=tuple(blocked))
 
 
-def _move(files: Files, name: str) -> str | None:
+def _move(files: Files, name: str, blocked: list[str]) -> str | None:
     """Move one file; return its new name, None if there is none. What was set aside before under the name stays.
+
+    What is in the place of a folder that this takes is noted in `blocked`, and another folder made.
 
     Of a link the link is moved, and never what it leads to.
     """
-    if isinstance(files, LocalFiles) and (files.is_strange(name) or files.size(name) > LONGEST_COPY):
-        return _rename(files, name)
+    if isinstance(files, LocalFiles) and (
+        name == SET_ASIDE or files.is_strange(name) or files.size(name) > LONGEST_COPY
+    ):
+        return _rename(files, name, blocked)
     if not files.exists(name):
         return None
     data = files.read(name)
-    number, aside = 1, f"{SET_ASIDE}/{name}"
-    while not _is_written(files, aside, data):
-        number += 1
-        aside = f"{SET_ASIDE}/{name}.{number}"
+    aside = next(one for one in _names(files, name, blocked) if _is_written(files, one, data))
     files.delete(name)
     return aside
+
+
+def _names(files: Files, name: str, blocked: list[str]) -> Iterator[str]:
+    """Yield names for a file that is set aside, until one of them is free."""
+    *folders, last = name.split("/")
+    where = SET_ASIDE
+    for folder in folders:
+        numbered = (_with_number(f"{where}/{folder}", number) for number in count(1))
+        where = next(one for one in numbered if not _blocks(files, one, blocked))
+    while len(last.encode()) > LONGEST_NAME:
+        last = last[:-1]
+    yield from (_with_number(f"{where}/{last}", number) for number in count(1))
+
+
+def _with_number(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}.{number}"
+
+
+def _blocks(files: Files, folder: str, blocked: list[str]) -> bool:
+    """Return whether something that is no folder has the name of one, noted in `blocked`."""
+    kind = _kind(files, folder) if isinstance(files, LocalFiles) else None
+    if kind in (None, stat.S_IFDIR):
+        return False
+    blocked.append(f"{folder}: {_called(kind)} is in the place of a folder")
+    return True
+
+
+def _kind(files: LocalFiles, name: str) -> int | None:
+    *folders, last = name.split("/")
+    try:
+        with below.opened(files.root, folders) as folder:
+            return below.kind_of(folder, last)
+    except FileNotFoundError:
+        return None
+    except OSError as problem:
+        raise StoreError(f"cannot look at {name} in the store {files.uri}: {problem.strerror or problem}") from problem
+
+
+def _called(kind: int | None) -> str:
+    """Return what people call something of one of `stat`'s kinds."""
+    return "a link" if kind == stat.S_IFLNK else below.KINDS.get(kind or 0, "a file")
 
 
 def _is_written(files: Files, aside: str, data: bytes) -> bool:
@@ -93,12 +147,11 @@ def _is_written(files: Files, aside: str, data: bytes) -> bool:
     return files.write_once(aside, data) or read_or_problem(files, aside) == data
 
 
-def _rename(files: LocalFiles, name: str) -> str:
-    if name == SET_ASIDE:  # a link in the place of the folder for what is set aside
-        files.delete(name)
-        return f"nothing: {name} was a link, and is no more"
-    number, aside = 1, f"{SET_ASIDE}/{name}"
-    while not files.move(name, aside):
-        number += 1
-        aside = f"{SET_ASIDE}/{name}.{number}"
-    return aside
+def _rename(files: LocalFiles, name: str, blocked: list[str]) -> str:
+    if name != SET_ASIDE:
+        return next(one for one in _names(files, name, blocked) if files.move(name, one))
+    kind = _kind(files, name)  # in the place of the folder for what is set aside
+    if kind == stat.S_IFREG:
+        return next(one for one in map(partial(_with_number, name), count(2)) if files.move(name, one))
+    files.delete(name)
+    return f"nothing: {name} was {_called(kind)}, and is no more"

@@ -137,6 +137,7 @@ class Datasets:
     def __init__(self, files: Files, found_late: list[Damage]):
         self._files = files
         self._schemas: dict[str, pa.Schema] = {}
+        self._sweeps: dict[str, str] = {}  # of files that are of one
         self._filesystem = fs.PyFileSystem(_Checked(Snapshots(files), self._schemas, found_late))
         self._format = ds.ParquetFileFormat()
 
@@ -144,6 +145,7 @@ class Datasets:
         """Return a dataset of files, each with the sweep that all its rows are of; None of none."""
         files = list(files)
         self._schemas |= {name: schema for name, _ in files}
+        self._sweeps |= {name: sweep for name, sweep in files if sweep is not None}
         fragments = [
             self._format.make_fragment(
                 name,
@@ -159,7 +161,9 @@ class Datasets:
         found = []
         for name, schema in self._schemas.items():
             try:
-                Snapshots(self._files).table(name, schema)
+                table = Snapshots(self._files).table(name, schema)
+                if sweep := self._sweeps.get(name):
+                    Sweeps(self._files).check_cells(sweep, table)
             except (DamagedFileError, StoreError) as problem:
                 found.append(Damage(file=name, reason=str(problem)))
         return found

@@ -19,6 +19,7 @@ from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.duplicates import Numbers, as_numbers
 from stitchgrid.store.limits import GB, KB, MB
 from stitchgrid.store.schemas import REQUIRED, TEXT, TEXTS, text_columns
+from stitchgrid.store.sound_plans import check_values
 
 MOST_ROWS = 16_000_000  # of one file
 MOST_GROUPS = 100_000
@@ -259,7 +260,8 @@ def check_content(table: pa.Table, schema: pa.Schema, parts: Sequence[int] | Non
     """Look at what a table of this schema says; `parts` are the rows of the files that it came from, one by default.
 
     Raises:
-        DamagedFileError: If a text is not UTF-8 or too long, or something is NULL that no reader expects to be.
+        DamagedFileError: If a text is not UTF-8 or too long, something is NULL that no reader expects to be, or a value
+            is none of its column.
     """
     try:
         table.validate(full=True)
@@ -282,6 +284,7 @@ def check_content(table: pa.Table, schema: pa.Schema, parts: Sequence[int] | Non
         is_value = pc.equal(table["status"].cast(TEXT), "done")
         if lost := pc.sum(pc.and_(is_value, pc.is_null(table["metric"]))).as_py():
             raise DamagedFileError(f"has no metric in {lost} rows of values")
+    check_values(table)
 
 
 def _longest(texts: pa.ChunkedArray) -> int:

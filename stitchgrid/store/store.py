@@ -12,6 +12,7 @@ from stitchgrid.store.artefacts import Artefacts
 from stitchgrid.store.check import Checker, Report
 from stitchgrid.store.collecting import Collected, collect
 from stitchgrid.store.compact import Compacted, compact
+from stitchgrid.store.damage import Damage
 from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.journal import Journal
 from stitchgrid.store.layout import PARTS, SUFFIXES
@@ -220,6 +221,10 @@ class Store:
     def read_log(self, sweep: str, unit_id: str) -> str | None:
         """Return what was noted at all attempts at a unit, None if nothing was."""
         return self._logs.read(sweep, unit_id)
+
+    def log_problems(self, sweep: str, unit_id: str) -> list[Damage]:
+        """Return which logs of a unit are damaged: `read_log` says so in their place."""
+        return self._logs.problems(sweep, unit_id)
 
     def log_names(self, sweep: str) -> list[str]:
         """Return the ids of the units of a sweep of which there are logs, sorted."""

@@ -18,6 +18,7 @@ from stitchgrid.store.files import Files, write_next
 from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
 from stitchgrid.store.parts import parquet_bytes
 from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, with_nulls
+from stitchgrid.store.sound_plans import DamagedTableError, Places, check_plan, with_undefined
 from stitchgrid.store.sound_tables import read_table
 
 
@@ -165,11 +166,23 @@ class Sweeps:
         manifest = self._read_json(Layout.revision(sweep, revision, PLAN), PlanDocument)
         return self._tables(sweep, revision, manifest, names)
 
+    def check_cells(self, sweep: str, table: pa.Table) -> None:
+        """Look at whether an extract names layers as the latest complete revision does.
+
+        Raises:
+            DamagedFileError: If it does not.
+            StoreError: If the revision cannot be read.
+        """
+        if layers := self.read_tables(sweep, ["layers"]):
+            Places(layers["layers"]).check_cells(table)
+
     def _tables(
         self, sweep: str, revision: int, manifest: Mapping[str, Any], names: Sequence[str]
     ) -> dict[str, pa.Table]:
         try:
-            return {name: self._read_table(sweep, revision, name, manifest["sha256"]) for name in names}
+            tables = {name: self._read_table(sweep, revision, name, manifest["sha256"]) for name in names}
+            check_plan(tables)
+            return tables
         except (DamagedFileError, KeyError, TypeError) as problem:
             raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
 
@@ -181,14 +194,18 @@ class Sweeps:
         except (KeyError, StoreError) as problem:
             lacks = isinstance(problem, KeyError)
             return [(PLAN, f"lacks {problem}" if lacks else str(problem))]
-        found = []
+        found, tables = [], {}
         for name in (table for table in TABLES if table in SWEEP_TABLES or f"{table}.parquet" in digests):
             try:
-                table = self._read_table(sweep, revision, name, digests)
+                tables[name] = table = self._read_table(sweep, revision, name, digests)
                 if table.num_rows != counts[name]:
                     found.append((PLAN, f"promises {counts[name]} rows of {name}, there are {table.num_rows}"))
             except (DamagedFileError, KeyError, TypeError, StoreError) as problem:
                 found.append((f"{name}.parquet", str(problem)))
+        try:
+            check_plan(tables)
+        except DamagedTableError as problem:
+            found.append((problem.file, problem.problem))
         return found
 
     def _may_be_known(self, sweep: str) -> bool:
@@ -212,7 +229,7 @@ class Sweeps:
         data = self.files.read(Layout.revision(sweep, revision, file))
         if hashlib.sha256(data).hexdigest() != digests[file]:
             raise DamagedFileError(f"{file} differs from its digest in {PLAN}")
-        return _with_added(name, read_table(data, schema))
+        return with_undefined(_with_added(name, read_table(data, schema)))
 
     def _check_same(self, sweep: str, revision: int, tables: Mapping[str, pa.Table]) -> None:
         plan = self.read_plan(sweep, revision)
