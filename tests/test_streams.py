@@ -2,13 +2,16 @@
 
 import io
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -166,8 +169,8 @@ def test_a_launch_that_nobody_looks_at_does_its_work(tmp_path, how):
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_terminal_that_is_closed_ends_a_launch_in_order_unless_it_is_told_to_stay(tmp_path, ignored):
     """With Ray, whose processes are in the same group and hear the same signal."""
-    (tmp_path / "job.toml").write_text(JOB.replace('"cka"', '"task_loss"\nepochs = 60'))
-    (tmp_path / "ray").mkdir()
+    (tmp_path / "job.toml").write_text(JOB.replace('"cka"', '"task_loss"\nepochs = 600'))
+    ray = Path(tempfile.mkdtemp(prefix="h", dir="/tmp"))  # whose sockets need a short path
     command = [sys.executable, "-m", "stitchgrid.cli", "launch", tmp_path / "job.toml", "--store", tmp_path / "grid"]
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     with subprocess.Popen(
@@ -176,18 +179,20 @@ def test_a_terminal_that_is_closed_ends_a_launch_in_order_unless_it_is_told_to_s
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "RAY_TMPDIR": str(tmp_path / "ray")},
+        env={**os.environ, "RAY_TMPDIR": str(ray)},
     ) as launched:
         signal.signal(signal.SIGHUP, before)
         while not list((tmp_path / "grid").glob("sweeps/s/journal/*/*.json")):
             assert launched.poll() is None
             time.sleep(0.1)
+        time.sleep(1)  # the shard is journalled before it is sent, and takes seconds
         os.killpg(launched.pid, signal.SIGHUP)
         _, said = launched.communicate(timeout=120)
     assert launched.returncode == (0 if ignored else 130), said
     assert ("what is in flight has 60 s to finish" in said) != ignored
     assert list((tmp_path / "grid/parts/v1").glob("*.parquet")), "what was in flight is there"
-    assert not list((tmp_path / "ray").glob("*/ray*/session_*")), "Ray's folder is gone"
+    assert not list(ray.glob("*/ray*/session_*")), "Ray's folder is gone"
+    shutil.rmtree(ray)
 
 
 # Files
