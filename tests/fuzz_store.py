@@ -136,6 +136,8 @@ def change_table(path: Path, rng: random.Random) -> None:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError):
         return change_bytes(path, rng)
+    if not table.num_columns:  # an earlier change took the last one
+        return change_bytes(path, rng)
     index = rng.randrange(table.num_columns)
     name = table.column_names[index]
     raw = pa.array([rng.randbytes(3) for _ in range(table.num_rows)], pa.binary())
@@ -328,8 +330,9 @@ def fuzz(made: Path, place: Path, seed: int, sound: dict) -> str:
     grid = place / rng.choice(["grid", "compacted"])
     shutil.copytree(made / grid.name, grid)
     shutil.copytree(made / "outside", place / "outside")
-    done = [change(grid, rng) for _ in range(rng.choice([1, 1, 1, 2, 4]))]
+    done: list[str] = []
     try:
+        done += [change(grid, rng) for _ in range(rng.choice([1, 1, 1, 2, 4]))]
         with chdir(place), watching():
             look(grid, rng, sound)
         assert not WATCHED, WATCHED
