@@ -86,6 +86,9 @@ class BrokenProcessError(StitchgridError):
     """The process cannot go on: whatever it would compute from now on would be an error."""
 
 
+LONGEST_WORD = 500  # characters of what is compared with other words, which takes the square of them
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a hint that names what is known, nearest first.
 
@@ -96,7 +99,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
-    close = get_close_matches(word, names, n=1, cutoff=0.5)
+    short = [name for name in names if len(name) <= LONGEST_WORD]
+    close = get_close_matches(word, short, n=1, cutoff=0.5) if len(word) <= LONGEST_WORD else []
     return f"did you mean {close[0]!r}? known: {shown}" if close else f"known: {shown or 'none'}"
 
 

@@ -5,8 +5,8 @@ import re
 KEPT = "\n\t"
 MARKUP = re.compile(r"([\\`*\[\]|#~!$]|(?<![^\W_])_|_(?![^\W_]))")  # of Markdown
 LINKED = re.compile(r"(\w)(:)(?=//)|(?<=\bwww)()(\.)|(\w)(@)(?=\w)", re.IGNORECASE)  # what readers make links of
-ADDRESS = re.compile(r"\w+://[^\s\"']+")
-USER = re.compile(r"(\w+://)[^\s/?#]*@")
+ADDRESS = re.compile(r"(?<!\w)\w+://[^\s\"']+")  # looked for at beginnings of words alone: one may be very long
+USER = re.compile(r"(?<!\w)(\w+://)[^\s/?#]*@")
 PARAMETER = re.compile(r"([?&;#](?!(?:region|endpoint_override)=)(?:[\w.%-]+=)?)[^&?;#]+")
 ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})  # a backslash does not hide these from all readers
 
