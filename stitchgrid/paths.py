@@ -73,12 +73,15 @@ def write_whole(path: Path, data: bytes) -> None:
         if before is not None:
             partial.chmod(stat.S_IMODE(before.st_mode))
         partial.replace(target)
-    except PermissionError:
+    except PermissionError as problem:
         partial.unlink(missing_ok=True)
         if before is None:
+            problem.filename = str(path)
             raise
         target.write_bytes(data)
-    except BaseException:
+    except BaseException as problem:
+        if isinstance(problem, OSError):
+            problem.filename = str(path)
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise

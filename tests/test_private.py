@@ -256,8 +256,11 @@ def test_where_rays_folder_can_be(home, monkeypatch):
     assert connection.session_home() == Path("/tmp"), "a test's folder is too deep"
     monkeypatch.setattr(tempfile, "tempdir", "/scratch")
     assert connection.session_home() == Path("/scratch")
-    monkeypatch.setenv("RAY_TMPDIR", "/ssd")
-    assert connection.session_home() == Path("/ssd")
+    monkeypatch.setenv("RAY_TMPDIR", "/var/tmp")
+    assert connection.session_home() == Path("/var/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", "/no-such-folder")
+    with pytest.raises(ClusterError, match="RAY_TMPDIR names /no-such-folder, which is no folder that you can write"):
+        connection.session_home()
     monkeypatch.setenv("RAY_TMPDIR", "/a" * 30)
     with pytest.raises(ClusterError, match=r"Ray would keep its sockets in /a.*ray999, a path of \d+ bytes, and more"):
         connection.session_home()

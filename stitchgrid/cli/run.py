@@ -190,7 +190,8 @@ def _notify(command: str, sweep: str, code: int, done: dict[str, int]) -> None:
 
     told = {"SWEEP": sweep, "EXIT": code, "DONE": done.get("done", ""), "FAILED": done.get("failed", "")}
     environment = os.environ | {f"STITCHGRID_{name}": str(value) for name, value in told.items()}
-    ended = subprocess.run(command, shell=True, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
+    words = ["/bin/sh", "-c", command]
+    ended = subprocess.run(words, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
     if ended:
         say(f"The command of --notify ended with {ended}.", err=True)
 

@@ -161,14 +161,15 @@ def session_home() -> Path:
         ClusterError: If $RAY_TMPDIR names none, or it is so deep that no socket can be made in it.
     """
     named = os.environ.get("RAY_TMPDIR")
-    if named and not os.access(named_path(named), os.W_OK | os.X_OK):
-        raise ClusterError(
-            f"RAY_TMPDIR names {named}, which is no folder that you can write; make it, name another, or unset it."
-        )
     homes = [named_path(named)] if named else [Path(tempfile.gettempdir()), Path("/tmp")]
     for home in homes:
         session = private_path(home) / f"{SESSION}999"
         if len(os.fsencode(session)) <= LONGEST_SESSION:
+            if named and not os.access(home, os.W_OK | os.X_OK):
+                raise ClusterError(
+                    f"RAY_TMPDIR names {named}, which is no folder that you can write; make it, name another, or "
+                    "unset it."
+                )
             return home
         _log.info("%s is too deep for Ray: the path of a socket in it may have 107 bytes", home)
     raise ClusterError(
