@@ -14,12 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from helpers_flow import run
 
 from stitchgrid.cli import streams
 from stitchgrid.cli.streams import Patient
 from stitchgrid.display import Display
 from stitchgrid.errors import InputError
 from stitchgrid.paths import named_path, write_whole
+from stitchgrid.store import Store
 
 JOB = """
 name = "s"
@@ -247,3 +249,29 @@ def test_what_a_shell_has_left_in_a_path_is_expanded(text, monkeypatch, tmp_path
 def test_a_home_that_is_nobodys_is_refused():
     with pytest.raises(InputError, match="no user has the home that '~nobody-of-that-name/x' starts with"):
         named_path("~nobody-of-that-name/x")
+
+
+# Who is told of the end
+
+
+def told(path):
+    return dict(line.split("=", 1) for line in path.read_text().splitlines() if line.startswith("STITCHGRID_"))
+
+
+def test_a_command_is_run_at_the_end_whatever_came(tmp_path):
+    (tmp_path / "job.toml").write_text(JOB)
+    command = f"env | grep -E '^STITCHGRID_(SWEEP|EXIT|DONE|FAILED)=' > {tmp_path}/told"
+    how = ["--store", tmp_path / "grid", "--address", "none", "--notify", command]
+    run("launch", tmp_path / "job.toml", *how)
+    wanted = {"STITCHGRID_SWEEP": "s", "STITCHGRID_EXIT": "0", "STITCHGRID_DONE": "4", "STITCHGRID_FAILED": "0"}
+    assert told(tmp_path / "told") == wanted
+    run("resume", "s", *how, "--notify", "exit 3")
+    Store.open(tmp_path / "grid").leases.claim("s", "another")
+    run("resume", "s", *how, code=1)
+    assert told(tmp_path / "told") == {**wanted, "STITCHGRID_EXIT": "1", "STITCHGRID_DONE": "", "STITCHGRID_FAILED": ""}
+
+
+def test_a_notification_that_fails_is_said_and_changes_no_exit_code(tmp_path):
+    (tmp_path / "job.toml").write_text(JOB)
+    how = ["--store", tmp_path / "grid", "--address", "none", "--notify", "exit 3"]
+    assert "The command of --notify ended with 3." in run("launch", tmp_path / "job.toml", *how).output
