@@ -37,7 +37,7 @@ from stitchgrid.jobfile import parse_job
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.models.detector import Detector, make_detector, restore_detector
 from stitchgrid.models.weights import load_state, save_state
-from stitchgrid.plan import cost, detector_flops
+from stitchgrid.planning import cost, detector_flops
 from stitchgrid.records import EnergyRecipe, EnergySpec, Layer, Sweep, TrainDetector
 from stitchgrid.resolve import detector_key, open_outliers
 from stitchgrid.store import Store

@@ -35,7 +35,7 @@ from stitchgrid.engine import evaluate, gather, stitched, train
 from stitchgrid.engine.memory import fitting_pieces, shard_bytes
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace, forward
-from stitchgrid.plan import cost, cut_into_shards, split_shard
+from stitchgrid.planning import cost, cut_into_shards, split_shard
 from stitchgrid.records import Row, Shard, Sweep
 
 PAIRS = [("conv", "conv"), ("conv", "conv_again"), ("conv", "token"), ("token", "view"), ("view", "token")]

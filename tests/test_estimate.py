@@ -27,7 +27,7 @@ from stitchgrid.jobfile import load_job
 from stitchgrid.matchers.protocol import svd_flops
 from stitchgrid.matchers.stitchers.direct import Direct
 from stitchgrid.models.fingerprint import fingerprint_of_noise
-from stitchgrid.plan import cost, make_plan
+from stitchgrid.planning import cost, make_plan
 from stitchgrid.records import Block, MatcherSpec, ProbeNetwork, Recipe, TrainNetwork
 from stitchgrid.resolve import open_job_images, resolve
 

@@ -14,7 +14,7 @@ from stitchgrid.jobfile import parse_job
 from stitchgrid.store import Store
 from stitchgrid.store.layout import SNAPSHOT_DATA
 from stitchgrid.store.schemas import EVIDENCE, PART, RESULTS, VERSION_KEY
-from stitchgrid.store.snapshots import Snapshots
+from stitchgrid.store.snapshots import Snapshots, parquet_bytes_in_groups
 
 MODEL = {
     "name": "net",
@@ -160,7 +160,7 @@ def without_evidence(snapshots: Snapshots, name: str, schema: pa.Schema, number:
     """Write a file of a snapshot again as it was before there was evidence; return its name."""
     old = snapshots.table(name, schema).drop_columns([column for column, _ in EVIDENCE])
     old = old.replace_schema_metadata({VERSION_KEY: b"1"} if schema is PART else None)
-    return snapshots._write(name.rpartition("/")[0], number, old)
+    return snapshots._write(name.rpartition("/")[0], number, parquet_bytes_in_groups(old), old)
 
 
 def test_a_compacted_store_of_a_time_before_evidence_is_read_and_gets_some(tmp_path: Path):
@@ -207,6 +207,6 @@ def test_a_file_of_this_version_that_lacks_evidence_is_damaged(tmp_path: Path):
     (tier,) = snapshot.tiers
     table = snapshots.table(tier.file, PART)
     cut = table.drop_columns(["null"]).replace_schema_metadata({VERSION_KEY: b"2"})
-    broken = replace(tier, file=snapshots._write(SNAPSHOT_DATA, snapshot.number + 1, cut))
+    broken = replace(tier, file=snapshots._write(SNAPSHOT_DATA, snapshot.number + 1, parquet_bytes_in_groups(cut), cut))
     snapshots.publish(replace(snapshot, number=snapshot.number + 1, tiers=(broken,)))
     assert "lacks the columns ['null']" in run("check", "--store", tmp_path / "grid", code=1).output

@@ -13,7 +13,7 @@ from stitchgrid.jobfile import Job
 from stitchgrid.jobfile.load import load_job
 from stitchgrid.jobfile.parse import parse_job
 from stitchgrid.matchers.registry import MATCHERS
-from stitchgrid.plan import images_of
+from stitchgrid.planning import images_of
 from stitchgrid.records import DataSpec, Sweep, digest
 from stitchgrid.resolve import _energy, _fit_images_needed, _sweep, resolve
 from stitchgrid.shipped import shipped_names

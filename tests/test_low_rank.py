@@ -33,7 +33,7 @@ from stitchgrid.jobfile import parse_job
 from stitchgrid.matchers.low_rank import reduction_to
 from stitchgrid.matchers.registry import MATCHERS, images_used
 from stitchgrid.moments import pair_moments
-from stitchgrid.plan import cost
+from stitchgrid.planning import cost
 from stitchgrid.records import MatcherSpec, canonical
 
 CLOSED = ["direct", "cka", "pwcca", "procrustes"]

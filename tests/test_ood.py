@@ -30,7 +30,7 @@ from stitchgrid.matchers.metrics import OOD_METRICS, WITHOUT_TAIL
 from stitchgrid.matchers.ood import Gaussian, detection, fit_gaussian, is_underdetermined
 from stitchgrid.matchers.registry import default_metrics
 from stitchgrid.moments import RowSums
-from stitchgrid.plan import cost
+from stitchgrid.planning import cost
 
 AUROC, FPR95, AUPR = OOD_METRICS["mahalanobis"]
 DIRECT = matcher("direct", metrics=[*default_metrics("direct"), AUROC, FPR95, AUPR])

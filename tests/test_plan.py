@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from stitchgrid.driver.speed import FIRST_SPEED
-from stitchgrid.plan import (
+from stitchgrid.planning import (
     CPU_SPEED,
     GPU_SPEED,
     MAX_SHARD_S,

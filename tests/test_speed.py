@@ -10,7 +10,7 @@ from stitchgrid.driver import launch, speed, trying, where
 from stitchgrid.driver.speed import planned_speed, speed_there
 from stitchgrid.engine import trial
 from stitchgrid.errors import ClusterError, StoreError
-from stitchgrid.plan import CPU_SPEED, GPU_SPEED
+from stitchgrid.planning import CPU_SPEED, GPU_SPEED
 from stitchgrid.store import Store
 
 JOB = """

@@ -20,7 +20,7 @@ from stitchgrid.engine.place import processor
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import InputError
 from stitchgrid.jobfile import Job
-from stitchgrid.plan import CPU_SPEED, GPU_SPEED
+from stitchgrid.planning import CPU_SPEED, GPU_SPEED
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.private import private_space
 from stitchgrid.records import Cell, Row, Sweep

@@ -12,7 +12,7 @@ from stitchgrid.matchers.metrics import OOD_METRICS, WITHOUT_TAIL
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.protocol import GramIndex
 from stitchgrid.matchers.registry import MATCHERS, is_a
-from stitchgrid.plan import BACKWARD, CPU_SPEED, cut_into_shards, images_of
+from stitchgrid.planning import BACKWARD, CPU_SPEED, cut_into_shards, images_of
 from stitchgrid.records import Cell, MatcherSpec, Shard, Sweep
 
 STRUCTURAL = "structural"  # what no network is run for past the two layers

@@ -1,12 +1,11 @@
 """Commands that set sweeps side by side and hand them to other tools: diff, export."""
 
-from pathlib import Path
-
 import click
 
 from stitchgrid.cli.ask import emit
 from stitchgrid.cli.options import OUTPUT, STORE
 from stitchgrid.cli.saying import say, warn_of_store
+from stitchgrid.paths import named_path
 
 
 @click.command()
@@ -22,7 +21,16 @@ from stitchgrid.cli.saying import say, warn_of_store
 @OUTPUT
 @STORE
 @click.pass_context
-def diff(ctx: click.Context, a: str, b: str, tolerance: float, form: str, out: str | None, store: str) -> None:
+def diff(
+    ctx: click.Context,
+    a: str,
+    b: str,
+    tolerance: float,
+    form: str | None,
+    out: str | None,
+    every: bool,
+    store: str,
+) -> None:
     """List values that changed from sweep A to sweep B, that are new and that are gone; exits with 1 if any changed.
 
     A and B are SWEEP, of --store, or STORE:SWEEP. Cells are matched by the names of networks and layers, and by kind,
@@ -39,7 +47,7 @@ def diff(ctx: click.Context, a: str, b: str, tolerance: float, form: str, out: s
     catalogs = open_both(first, second)
     try:
         found = compare(catalogs[0], first.sweep, catalogs[1], second.sweep, tolerance=tolerance)
-        emit(found.rows, form, out)
+        emit(found.rows, form, out, every=every)
         for catalog in dict.fromkeys(catalogs):
             warn_of_store(catalog)
     finally:
@@ -77,8 +85,8 @@ def export(sweeps: tuple[str, ...], file: str | None, folder: str | None, store:
         raise click.UsageError("wanted one of --duckdb FILE and --parquet DIR; give one of them.")
     with Catalog(Store.open(store)) as catalog:
         if file is not None:
-            counts = export_duckdb(catalog, Path(file), sweeps)
+            counts = export_duckdb(catalog, named_path(file), sweeps)
         else:
-            counts = export_parquet(catalog, Path(str(folder)), sweeps)
+            counts = export_parquet(catalog, named_path(str(folder)), sweeps)
         warn_of_store(catalog)
     say(f"{file or folder}: {', '.join(f'{num} {name}' for name, num in counts.items())}")

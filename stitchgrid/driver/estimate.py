@@ -14,7 +14,7 @@ from stitchgrid.engine.sample import Pair
 from stitchgrid.engine.trial import Pace, Trial
 from stitchgrid.matchers.protocol import GramIndex, Sizes
 from stitchgrid.matchers.registry import evidence_for, implementation, is_shuffled
-from stitchgrid.plan import EXACT, Plan, cost, images_of
+from stitchgrid.planning import EXACT, Plan, cost, images_of
 from stitchgrid.records import Block, Network, Shard, Sweep, TrainNetwork, Unit
 
 ROW_BYTES = 40  # of one row in a compressed part, about,

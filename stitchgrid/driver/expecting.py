@@ -4,7 +4,7 @@ from stitchgrid.driver.estimate import estimate, pairs_to_try
 from stitchgrid.driver.trying import local_size, try_out
 from stitchgrid.driver.where import Where
 from stitchgrid.errors import StitchgridError
-from stitchgrid.plan import CPU_SPEED, Plan
+from stitchgrid.planning import CPU_SPEED, Plan
 from stitchgrid.precision import choose_device
 
 LONG_S = 120.0  # at an assumed speed that is seldom reached; of less nobody asks before the first shards have ended

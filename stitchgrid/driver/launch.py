@@ -34,7 +34,7 @@ from stitchgrid.matchers.describe import as_record
 from stitchgrid.matchers.registry import MATCHERS, stored_metrics_of
 from stitchgrid.models.closure import Code
 from stitchgrid.models.own_code import staged
-from stitchgrid.plan import Plan, make_plan, split_shard
+from stitchgrid.planning import Plan, make_plan, split_shard
 from stitchgrid.records import Shard, Sweep, Unit
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.rows import lost_rows

@@ -23,7 +23,7 @@ from stitchgrid.jobfile import Job
 from stitchgrid.matchers.alignment import is_known
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.registry import MATCHERS
-from stitchgrid.plan import Plan, images_of, make_plan
+from stitchgrid.planning import Plan, images_of, make_plan
 from stitchgrid.records import Network, Sweep
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate

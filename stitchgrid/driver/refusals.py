@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from stitchgrid.plan import Plan
+from stitchgrid.planning import Plan
 from stitchgrid.records import Cell, Shard, Sweep
 
 

@@ -10,7 +10,7 @@ import torch
 from stitchgrid.cluster import cluster_resources
 from stitchgrid.driver.where import Where
 from stitchgrid.errors import StoreError
-from stitchgrid.plan import CPU_SPEED, GPU_SPEED
+from stitchgrid.planning import CPU_SPEED, GPU_SPEED
 from stitchgrid.store import Store
 
 FIRST_SPEED = 1e11  # the only one that the first versions knew

@@ -10,7 +10,7 @@ from typing import Any
 from stitchgrid.cluster import Attempt, Progress
 from stitchgrid.display import Stage
 from stitchgrid.errors import StoreError
-from stitchgrid.plan import planned_shard
+from stitchgrid.planning import planned_shard
 from stitchgrid.store import Store
 
 HAPPENED = ("worker_died", "retried", "bisected", "quarantined", "failed")  # counted for whoever asks for the status

@@ -20,7 +20,7 @@ from stitchgrid.matchers.alignment import Layout, layout_of
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.protocol import About, ClosedForm, GramIndex, MomentIndex
 from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a, is_shuffled
-from stitchgrid.plan import images_of, is_closed_form
+from stitchgrid.planning import images_of, is_closed_form
 from stitchgrid.records import Block, Layer, Network, Shard, Sweep
 
 PROCESS_BYTES = 600 << 20  # of a worker with torch and torchvision before it has loaded anything

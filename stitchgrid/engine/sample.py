@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from stitchgrid.plan import cost
+from stitchgrid.planning import cost
 from stitchgrid.records import Block, MatcherSpec, Network, Preprocess, Sweep, canonical
 
 T = TypeVar("T")

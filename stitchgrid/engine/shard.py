@@ -23,7 +23,7 @@ from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.models.fingerprint import difference, fingerprint_of_noise, tolerance_of
 from stitchgrid.models.proof import relative_error, tolerance_for
 from stitchgrid.moments import NOT_FINITE
-from stitchgrid.plan import images_of
+from stitchgrid.planning import images_of
 from stitchgrid.precision import running_in
 from stitchgrid.records import Cell, Row, Shard
 
