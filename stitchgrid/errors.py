@@ -59,12 +59,15 @@ class StoreError(StitchgridError):
     """The store cannot be read or written."""
 
 
+NO_PERMISSION, NO_ANSWER = "no permission", "no answer"  # begin what is said of what cannot be seen
+
+
 class UnseenError(StoreError):
     """What a store holds cannot be seen from here, be it sound or not: no permission, or no answer."""
 
     def __init__(self, text: str, *, why: str):
         super().__init__(text)
-        self.why = why  # no permission | no answer
+        self.why = why  # one of the two words above
 
     def __reduce__(self) -> tuple[Callable[..., "UnseenError"], tuple[str, str]]:
         return _unseen, (str(self), self.why)

@@ -24,11 +24,20 @@ def check_path(text: str) -> str:
         len(part.encode(errors="replace")) > LONGEST_NAME for part in text.split("/")
     ):
         raise ValueError(f"too long for a path: {text[:60]!r}...")
+    with_home(text)
+    return text
+
+
+def with_home(text: str) -> Path:
+    """Return a path with the home that a `~` at its beginning stands for.
+
+    Raises:
+        ValueError: If it is that of a user who is not there.
+    """
     try:
-        Path(text).expanduser()
+        return Path(text).expanduser()
     except RuntimeError:
         raise ValueError(f"no user has the home that {text[:60]!r} starts with") from None
-    return text
 
 
 def named_path(text: str) -> Path:
@@ -38,9 +47,9 @@ def named_path(text: str) -> Path:
         InputError: If it starts at the home of a user who is not there.
     """
     try:
-        return Path(os.path.expandvars(text)).expanduser()
-    except RuntimeError:
-        raise InputError(f"no user has the home that {text[:60]!r} starts with; name another path.") from None
+        return with_home(os.path.expandvars(text))
+    except ValueError as problem:
+        raise InputError(f"{problem}; name another path.") from None
 
 
 def is_file(path: Path) -> bool:

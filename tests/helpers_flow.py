@@ -8,6 +8,23 @@ from stitchgrid.catalog import Catalog
 from stitchgrid.cli import cli
 from stitchgrid.store import Store
 
+#: A job of seconds: one small network, two of its layers, one index, four cells.
+TINY_JOB = """
+name = "s"
+[data]
+dataset = "digits"
+fit = { samples = 32 }
+eval = { samples = 32 }
+[[models]]
+name = "net"
+architecture = "stitchgrid:resnet20"
+args = { depth = 8, width = 4 }
+weights = "random"
+layers = ["layer1.0", "layer2.0"]
+[[matchers]]
+kind = "cka"
+"""
+
 
 def run(*arguments, code=0):
     """Run a command in this process; its exit code is as expected."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from hypothesis import HealthCheck, Phase
 
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.records import Row, canonical, digest
@@ -63,6 +64,15 @@ class PlannedCell:
     @property
     def metrics(self) -> tuple[str, ...]:
         return STITCHER_METRICS if MATCHERS[self.matcher].family == "stitcher" else MATCHERS[self.matcher].metric_names
+
+
+#: Of hypothesis: examples are drawn, not shrunk, and the same each time.
+QUICK: dict[str, Any] = {
+    "phases": (Phase.explicit, Phase.generate),
+    "deadline": None,
+    "derandomize": True,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture],
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from helpers_flow import TINY_JOB
 from helpers_store import FAILED, SWEEP, make_synthetic_store
 
 import stitchgrid as sg
@@ -143,21 +144,7 @@ def test_answers_networks_failures_status_and_the_page(run, tmp_path):
     assert "cells)" in repr(run)
 
 
-JOB = """
-name = "tiny"
-[data]
-dataset = "digits"
-fit = { samples = 32 }
-eval = { samples = 32 }
-[[models]]
-name = "net"
-architecture = "stitchgrid:resnet20"
-args = { depth = 8, width = 4 }
-weights = "random"
-layers = ["layer1.0", "layer2.0"]
-[[matchers]]
-kind = "cka"
-"""
+JOB = TINY_JOB.replace('name = "s"', 'name = "tiny"')
 
 
 def test_a_job_is_planned_launched_and_resumed(tmp_path):

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 from helpers_stopping import StoppedError, StoppingFiles
-from helpers_store import SWEEP, make_row, make_synthetic_store, plan_tables, planned_cells, rows_of
-from hypothesis import HealthCheck, Phase, given, settings
+from helpers_store import QUICK, SWEEP, make_row, make_synthetic_store, plan_tables, planned_cells, rows_of
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stitchgrid.catalog import VIEWS, Catalog
@@ -22,12 +22,6 @@ from stitchgrid.store.files import LocalFiles
 from stitchgrid.store.snapshots import Snapshots
 
 CELLS = list(planned_cells())
-QUICK = {
-    "phases": (Phase.explicit, Phase.generate),
-    "deadline": None,
-    "derandomize": True,
-    "suppress_health_check": [HealthCheck.function_scoped_fixture],
-}
 
 rows = st.builds(
     lambda cell, metric, value, status, at: replace(

@@ -9,8 +9,8 @@ import pytest
 from helpers_flow import at_once, run
 from helpers_objects import make_bucket, moto_server, store_uri
 from helpers_stopping import content_of, stopped_everywhere
-from helpers_store import make_row, planned_cells, rows_of
-from hypothesis import HealthCheck, Phase, given, settings
+from helpers_store import QUICK, make_row, planned_cells, rows_of
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_compact import part_lists, planned_store
 from test_unlisted import as_numbered, results, store_of
@@ -24,12 +24,6 @@ from stitchgrid.store.compact import Compaction
 from stitchgrid.store.merging import merge
 
 CELLS = list(planned_cells())
-QUICK = {
-    "phases": (Phase.explicit, Phase.generate),
-    "deadline": None,
-    "derandomize": True,
-    "suppress_health_check": [HealthCheck.function_scoped_fixture],
-}
 
 
 def full_store(folder, sweep, cells, *, compacted=True):

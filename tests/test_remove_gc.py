@@ -8,8 +8,8 @@ import pytest
 from helpers_flow import run
 from helpers_objects import make_bucket, moto_server, store_uri
 from helpers_stopping import content_of, stopped_everywhere
-from helpers_store import make_row, plan_tables, planned_cells
-from hypothesis import HealthCheck, Phase, given, settings
+from helpers_store import QUICK, make_row, plan_tables, planned_cells
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_unlisted import as_numbered, results, store_of
 
@@ -19,12 +19,6 @@ from stitchgrid.store.collecting import collect
 from stitchgrid.store.removing import remove
 
 CELLS = list(planned_cells())
-QUICK = {
-    "phases": (Phase.explicit, Phase.generate),
-    "deadline": None,
-    "derandomize": True,
-    "suppress_health_check": [HealthCheck.function_scoped_fixture],
-}
 KEYS = {"network": ["net-s"], "evaluation": ["eval-s"]}
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from helpers_flow import run
+from helpers_flow import TINY_JOB, run
 
 from stitchgrid.cli import streams
 from stitchgrid.cli.streams import Patient
@@ -23,21 +23,7 @@ from stitchgrid.errors import InputError
 from stitchgrid.paths import named_path, write_whole
 from stitchgrid.store import Store
 
-JOB = """
-name = "s"
-[data]
-dataset = "digits"
-fit = { samples = 32 }
-eval = { samples = 32 }
-[[models]]
-name = "net"
-architecture = "stitchgrid:resnet20"
-args = { depth = 8, width = 4 }
-weights = "random"
-layers = ["layer1.0", "layer2.0"]
-[[matchers]]
-kind = "cka"
-"""
+JOB = TINY_JOB
 
 
 @pytest.fixture
@@ -184,7 +170,7 @@ def test_a_terminal_that_is_closed_ends_a_launch_in_order_unless_it_is_told_to_s
         env={**os.environ, "RAY_TMPDIR": str(ray)},
     ) as launched:
         signal.signal(signal.SIGHUP, before)
-        while not list((tmp_path / "grid").glob("sweeps/s/journal/*/*.json")):
+        while len(list((tmp_path / "grid").glob("sweeps/s/journal/*/*.json"))) < 2:  # the network, then a shard
             assert launched.poll() is None
             time.sleep(0.1)
         time.sleep(1)  # the shard is journalled before it is sent, and takes seconds

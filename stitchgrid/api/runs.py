@@ -227,7 +227,7 @@ class Atlas:
         from stitchgrid.atlas.page import render_page
         from stitchgrid.atlas.reading import read_sweep
 
-        self.html = render_page([read_sweep(catalog, sweep)])
+        self.html = catalog.reading(lambda: render_page([read_sweep(catalog, sweep)]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the page, whole or not at all.

@@ -8,7 +8,7 @@ from stitchgrid.atlas.grids import SweepGrids
 from stitchgrid.atlas.page import render_page
 from stitchgrid.atlas.reading import read_sweep
 from stitchgrid.catalog import Catalog
-from stitchgrid.errors import InputError, QueryError, nearest
+from stitchgrid.errors import InputError
 from stitchgrid.paths import write_whole
 
 
@@ -37,8 +37,7 @@ def write_atlas(catalog: Catalog, sweeps: Sequence[str], out: Path, *, figures: 
         InputError: If a file cannot be written.
     """
     for sweep in sweeps:
-        if sweep not in catalog.sweeps:
-            raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, catalog.sweeps)}.")
+        catalog.require_sweep(sweep)
     grids, page = catalog.reading(lambda: _grids_and_page(catalog, dict.fromkeys(sweeps)))
     drawn: tuple[Path, ...] = ()
     try:

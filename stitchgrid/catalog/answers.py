@@ -182,8 +182,7 @@ def read_answers(catalog: Catalog, sweep: str) -> list[Answer]:
     Raises:
         QueryError: If there is no such sweep.
     """
-    if sweep not in catalog.sweeps:
-        raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, catalog.sweeps)}.")
+    catalog.require_sweep(sweep)
     rows = catalog.query(ROWS, {"sweep": sweep}).to_pylist()
     labels = labels_of(_entry(row) for row in rows)
     return [_answer(row, labels[_entry(row)]) for row in rows]

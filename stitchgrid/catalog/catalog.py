@@ -84,6 +84,15 @@ class Catalog:
         """Free the tables."""
         self._connection.close()
 
+    def require_sweep(self, sweep: str) -> None:
+        """Refuse a name that is no planned sweep's.
+
+        Raises:
+            QueryError: Naming the nearest.
+        """
+        if sweep not in self.sweeps:
+            raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, self.sweeps)}.")
+
     def evidence_asked(self, sweep: str) -> tuple[int, int]:
         """Return in how many groups of images a sweep finds intervals, and how often it shuffles them; 0 for none."""
         info = self._store.read_plan_info(sweep)
@@ -187,9 +196,10 @@ class Catalog:
         Raises:
             QueryError: Naming the nearest.
         """
-        for name, value in values.items():
+        for param in question.params:
+            name, value = param.name, values[param.name]
             sql = KNOWN.get(name)
-            if sql is None or value == "" or value == {one.name: one.default for one in question.params}.get(name):
+            if sql is None or value in ("", param.default):
                 continue
             known = [row["name"] for row in self.query(sql).to_pylist()]
             if value not in known:
@@ -206,8 +216,8 @@ class Catalog:
         """
         values = question.bind(given or {})
         sweep = values.get("sweep")
-        if sweep and sweep not in self.sweeps:
-            raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(str(sweep), self.sweeps)}.")
+        if sweep:
+            self.require_sweep(str(sweep))
         self._check_known(question, values)
         used = {name for statement in self._parse(question) for name in statement.named_parameters}
         if undeclared := sorted(used - values.keys()):

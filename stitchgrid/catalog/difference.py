@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from stitchgrid.catalog.catalog import Catalog
-from stitchgrid.errors import InputError, QueryError, nearest
+from stitchgrid.errors import InputError
 from stitchgrid.store import Store
 
 KEY = "source_model, source_layer, target_model, target_layer, matcher, params, seed"
@@ -97,8 +97,7 @@ def compare(a: Catalog, sweep_a: str, b: Catalog, sweep_b: str, *, tolerance: fl
     """
     with duckdb.connect(":memory:") as connection:
         for side, catalog, sweep in (("a", a, sweep_a), ("b", b, sweep_b)):
-            if sweep not in catalog.sweeps:
-                raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, catalog.sweeps)}.")
+            catalog.require_sweep(sweep)
             connection.register(f"values_{side}", catalog.query(VALUES, {"sweep": sweep}))
             connection.register(f"cells_{side}", catalog.query(CELLS, {"sweep": sweep}))
         connection.execute("set enable_external_access = false")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from stitchgrid import __version__
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.catalog.views import VIEWS
-from stitchgrid.errors import InputError, QueryError, nearest
+from stitchgrid.errors import InputError
 
 NOTE = "export"  # table of a DuckDB file that says what it is
 WITHOUT_SWEEP = {
@@ -105,8 +105,7 @@ def _until_sound(catalog: Catalog, write: Callable[[], dict[str, int]]) -> dict[
 
 def _statements(catalog: Catalog, sweeps: Sequence[str]) -> dict[str, str]:
     for sweep in sweeps:
-        if sweep not in catalog.sweeps:
-            raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, catalog.sweeps)}.")
+        catalog.require_sweep(sweep)
     names = ", ".join(f"'{name}'" for name in sweeps or catalog.sweeps) or "''"  # names of sweeps have no quotes
     usual = "select * from {view} where sweep in ({names})"
     return {view: WITHOUT_SWEEP.get(view, usual).format(view=view, names=names) for view in VIEWS}

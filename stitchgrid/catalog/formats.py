@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stitchgrid.catalog.terminal import terminal_table
+from stitchgrid.catalog.terminal import is_number, terminal_table
 from stitchgrid.errors import QueryError, nearest, one_line
 from stitchgrid.printable import as_markdown, printable
 
@@ -52,7 +52,7 @@ def render(table: pa.Table, format: str, *, width: int | None = None, every: boo
 def _as_table(table: pa.Table) -> str:
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=False)
     for field in table.schema:
-        right = _is_number(field.type)
+        right = is_number(field.type)
         shown.add_column(Text(printable(field.name)), justify="right" if right else "left", overflow="fold")
     for row in _rows(table):
         shown.add_row(*(Text(_for_people(value)) for value in row))
@@ -77,7 +77,7 @@ def _written(table: pa.Table, as_cell: Callable[[str], str]) -> str:
     lines: list[str] = []
     writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")  # so that a lone \r is quoted, too
     writer.writerow(map(as_cell, table.column_names))
-    numbers = [_is_number(field.type) for field in table.schema]
+    numbers = [is_number(field.type) for field in table.schema]
     for row in _rows(table):
         cells = map(_for_programs, row)
         writer.writerow([cell if number else as_cell(cell) for cell, number in zip(cells, numbers, strict=True)])
@@ -92,7 +92,7 @@ def _as_json(table: pa.Table) -> str:
 
 def _as_markdown(table: pa.Table) -> str:
     heads = [_markdown_cell(printable(name)) for name in table.column_names]
-    rules = ["---:" if _is_number(field.type) else "---" for field in table.schema]
+    rules = ["---:" if is_number(field.type) else "---" for field in table.schema]
     rows = [[_markdown_cell(_for_people(value)) for value in row] for row in _rows(table)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, rules, *rows))
 
@@ -170,7 +170,3 @@ PLAIN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
 
 def _markdown_cell(text: str) -> str:
     return as_markdown(text).replace("\n", "<br>")
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))

@@ -45,7 +45,7 @@ def terminal_table(table: pa.Table, as_text: Callable[[Any], str], *, width: int
     same = {k for k, column in enumerate(whole) if is_whole and num_rows > 1 and len(set(column)) == 1}
     texts = list(map(_shortened, whole))
     kept = [k for k in range(len(names)) if k not in same] or list(range(len(names)))
-    numbers = [_is_number(table.schema.field(k).type) for k in kept]
+    numbers = [is_number(table.schema.field(k).type) for k in kept]
     heads, columns = [names[k] for k in kept], [texts[k] for k in kept]
     sizes, num_fitting = _sizes(heads, columns, numbers, width), len(heads)
     has_lines = num_rows == 1 and any("\n" in column[0] for column in columns)
@@ -171,5 +171,6 @@ def _padded(text: str, size: int, *, right: bool) -> str:
     return space + text if right else text + space
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
+    """Return whether values of a type belong on the right of their column."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))

@@ -178,15 +178,6 @@ def session_home() -> Path:
     )
 
 
-def require_session_home() -> None:
-    """See that a cluster of this machine has a place for its files, before anything is computed.
-
-    Raises:
-        ClusterError: If $RAY_TMPDIR names no folder, or all places are too deep.
-    """
-    session_home()
-
-
 def find_cluster(address: str) -> str:
     """Return the HOST:PORT that an address stands for.
 

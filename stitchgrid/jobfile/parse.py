@@ -32,7 +32,7 @@ from stitchgrid.jobfile.tables import (
 )
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.registry import MATCHERS, default_metrics
-from stitchgrid.paths import check_path
+from stitchgrid.paths import check_path, with_home
 from stitchgrid.records import EnergyRecipe, MatcherSpec
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -164,9 +164,9 @@ def _expand_variables(table: dict[str, Any], problems: Problems) -> None:
                 problems.add(f"{where}.{key}", f"environment variable {name} is not set, and {text!r} needs it")
             text = VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
             try:
-                item[key] = str(Path(text).expanduser()) if text.startswith("~") else text
-            except RuntimeError:
-                problems.add(f"{where}.{key}", f"no user has the home that {text[:60]!r} starts with")
+                item[key] = str(with_home(text)) if text.startswith("~") else text
+            except ValueError as problem:
+                problems.add(f"{where}.{key}", str(problem))
 
 
 def _items(table: Mapping[str, Any], key: str, problems: Problems) -> list[tuple[str, Any]]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from stitchgrid.catalog import Catalog
 from stitchgrid.catalog.answers import Answer
 from stitchgrid.catalog.lacking import additions
-from stitchgrid.errors import QueryError, nearest
 from stitchgrid.report.asking import Asker
 from stitchgrid.report.content import Lack, Section, SweepReport, make_table
 from stitchgrid.report.distribution import misleading, out_of_distribution
@@ -70,6 +69,5 @@ def render_report(catalog: Catalog, sweeps: Sequence[str], form: str) -> str:
         QueryError: If there is no such sweep.
     """
     for sweep in sweeps:
-        if sweep not in catalog.sweeps:
-            raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, catalog.sweeps)}.")
+        catalog.require_sweep(sweep)
     return catalog.reading(lambda: RENDERERS[form]([read_report(catalog, sweep) for sweep in dict.fromkeys(sweeps)]))

@@ -1,12 +1,16 @@
 """Artefacts: what is computed once and used by many cells, under a key; the first writer wins."""
 
+from collections.abc import Iterator
+
 from stitchgrid.errors import StoreError
 from stitchgrid.records import canonical
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import OF_ARTEFACTS, ArtefactDocument, json_object, longest, read_document
 from stitchgrid.store.files import Files
-from stitchgrid.store.layout import SUFFIXES, Layout, content_digest
+from stitchgrid.store.layout import SUFFIXES, Layout, content_digest, is_safe
 from stitchgrid.store.limits import LONGEST_FILE
+
+MANIFEST = ".manifest"
 
 
 class Artefacts:
@@ -51,6 +55,14 @@ class Artefacts:
             f"the {kind} {key} in the store {self.files.uri} is damaged: {reason}; delete "
             f"{self.files.where(Layout.manifest(kind, key))} and launch again to have it made anew."
         )
+
+
+def artefact_keys(files: Files) -> Iterator[tuple[str, str]]:
+    """Yield kind and key of every artefact that has a manifest, sound or not."""
+    for kind in SUFFIXES:
+        for name in files.names(f"artefacts/{kind}"):
+            if name.endswith(MANIFEST) and is_safe(name):
+                yield kind, name.removesuffix(MANIFEST)
 
 
 def artefact_content(files: Files, kind: str, key: str) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stitchgrid.errors import StoreError, UnseenError
+from stitchgrid.errors import NO_ANSWER, NO_PERMISSION, StoreError, UnseenError
 from stitchgrid.store.artefacts import artefact_content
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import (
@@ -57,8 +57,8 @@ UNFINISHED = f"a merge or compaction goes on or was stopped: run it again; {TAKE
 LEFT_OVER = "all its rows are in the store besides; the next compaction, or 'stitchgrid gc', deletes it"
 UNLISTED = "no snapshot lists it"
 UNSEEN = {
-    "no permission": "ask its owner to let others read it; nobody else can say whether it is sound",
-    "no answer": "check again when its file system answers",
+    NO_PERMISSION: "ask its owner to let others read it; nobody else can say whether it is sound",
+    NO_ANSWER: "check again when its file system answers",
 }
 HARMLESS = "no reader looks at it; delete it when you like"
 
@@ -311,7 +311,7 @@ class Checker:
     def _strangers(self) -> Iterator[Finding]:
         for one in self.files.strangers() if isinstance(self.files, LocalFiles) else ():
             if one.problem.startswith(CLOSED):
-                advice = UNSEEN["no permission"]
+                advice = UNSEEN[NO_PERMISSION]
                 yield Finding(file=one.name, problem=one.problem, advice=advice, is_damage=False, is_unseen=True)
                 continue
             advice = HARMLESS if one.problem == LEFT or not one.is_unsafe else UNFOLLOWED

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
+from stitchgrid.store.artefacts import MANIFEST, artefact_keys
 from stitchgrid.store.compact import Compacted
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import ArtefactDocument, read_document
@@ -26,7 +27,6 @@ from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier, unlisted_tiers
 from stitchgrid.store.unlisted import PARTS_AT_ONCE, TakingBack, count_missing
 
 OLD_SECONDS = 3600.0  # after which a file that nobody names is one that nobody will name
-MANIFEST = ".manifest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,14 +167,12 @@ def _artefacts(files: Files, references: References) -> Iterator[str]:
     """Yield the files of artefacts that no sweep has; manifests first, so that none names what is gone."""
     if not references.are_artefacts_known:
         return
-    for kind in SUFFIXES:
-        for name in files.names(f"artefacts/{kind}"):
-            key = name.removesuffix(MANIFEST)
-            if name.endswith(MANIFEST) and is_safe(name) and (kind, key) not in references.artefacts:
-                data = _data_of(files, kind, key)
-                yield Layout.manifest(kind, key)
-                if data is not None and files.exists(data):
-                    yield data
+    for kind, key in artefact_keys(files):
+        if (kind, key) not in references.artefacts:
+            data = _data_of(files, kind, key)
+            yield Layout.manifest(kind, key)
+            if data is not None and files.exists(data):
+                yield data
 
 
 def _data_of(files: Files, kind: str, key: str) -> str | None:
@@ -224,12 +222,10 @@ def _left(files: Files, references: References) -> Iterator[str]:
     """Yield what writers that were stopped left: half-written files, data without a manifest, halves of sweeps."""
     if isinstance(files, LocalFiles):
         yield from (one.name for one in files.strangers() if one.problem == LEFT and _is_old(files, one.name))
+    named = {_data_of(files, kind, key) for kind, key in artefact_keys(files)}
     for kind in SUFFIXES:
-        names = files.names(f"artefacts/{kind}")
-        keys = [name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST) and is_safe(name)]
-        named = {_data_of(files, kind, key) for key in keys}
-        unnamed = [f"artefacts/{kind}/{name}" for name in names if not name.endswith(MANIFEST)]
-        ours = [name for name in unnamed if name not in named and name.endswith(SUFFIXES[kind])]
+        data = [f"artefacts/{kind}/{one}" for one in files.names(f"artefacts/{kind}") if not one.endswith(MANIFEST)]
+        ours = [name for name in data if name not in named and name.endswith(SUFFIXES[kind])]
         yield from (name for name in ours if references.are_rows_known and _is_old(files, name))
     for sweep in remains(files) if references.are_rows_known else ():
         if is_safe(sweep):

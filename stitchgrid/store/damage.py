@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-FORBIDDEN = "no permission"
+from stitchgrid.errors import NO_PERMISSION
 
 
 class DamagedFileError(Exception):
@@ -19,7 +19,7 @@ class Damage:
     @property
     def is_forbidden(self) -> bool:
         """Whether it may be sound, and only not be read by this user."""
-        return self.reason.startswith(FORBIDDEN)
+        return self.reason.startswith(NO_PERMISSION)
 
     def __str__(self) -> str:
         return f"{self.file}: {self.reason}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from stitchgrid.errors import StoreError, UnseenError
+from stitchgrid.errors import NO_ANSWER, NO_PERMISSION, StoreError, UnseenError
 from stitchgrid.store import folder as below
 from stitchgrid.store.layout import SET_ASIDE
 from stitchgrid.store.limits import LONGEST_FILE
@@ -24,8 +24,8 @@ class Facts:
     age_seconds: float  # since it was written
 
 
-NO_PERMISSION = {errno.EACCES, errno.EPERM}
-NO_ANSWER = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
+FORBIDDEN = {errno.EACCES, errno.EPERM}
+SILENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
 
 
 class Files(Protocol):
@@ -306,18 +306,18 @@ class LocalFiles:
         return parts
 
     def _unreadable(self, name: str, problem: OSError) -> StoreError:
-        if problem.errno in NO_PERMISSION:
+        if problem.errno in FORBIDDEN:
             return UnseenError(
-                f"no permission to read {name} in the store {self.root}, which belongs to "
+                f"{NO_PERMISSION} to read {name} in the store {self.root}, which belongs to "
                 f"{below.owner_of(self.root, name)}; ask them to let others read it, or to give the store's folder to "
                 "a group of yours.",
-                why="no permission",
+                why=NO_PERMISSION,
             )
-        if problem.errno in NO_ANSWER:
+        if problem.errno in SILENT:
             return UnseenError(
-                f"no answer about {name} in the store {self.root}: {_reason(problem)}; its file system does not answer "
-                "from this machine now, which says nothing of the file: try again.",
-                why="no answer",
+                f"{NO_ANSWER} about {name} in the store {self.root}: {_reason(problem)}; its file system does not "
+                "answer from this machine now, which says nothing of the file: try again.",
+                why=NO_ANSWER,
             )
         return StoreError(
             f"cannot read {name} in the store {self.root}: {_reason(problem)}; "

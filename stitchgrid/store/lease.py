@@ -66,18 +66,23 @@ class Leases:
         return max((number for name in names if (number := claim_number(name)) is not None), default=0)
 
     def holder(self, sweep: str, *, say: Callable[[str], None] = lambda _: None) -> Claim | None:
-        """Return the claim of whoever works on the sweep, None if nobody does.
+        """Return the claim of whoever works on the sweep, None if nobody does; as `holders`."""
+        return self.holders([sweep], say=say).get(sweep)
 
-        Whether a launch of another machine is alive is known when its heartbeat changes: that is waited for, for
-        SILENCE_S seconds at most, and `say` is told so.
+    def holders(self, sweeps: Collection[str], *, say: Callable[[str], None] = lambda _: None) -> dict[str, Claim]:
+        """Return the claims of those who work on sweeps, by sweep.
+
+        Whether launches of other machines are alive is known when their heartbeats change: that is waited for, for all
+        together and SILENCE_S seconds at most, and `say` is told so.
         """
-        claim = self._latest(sweep)
-        if claim is None or _is_gone(claim) or self._is_over(sweep, claim):
-            return None
-        if is_here(claim):
-            return claim
-        say(f"Sweep {sweep!r} was claimed by {claim}; it takes up to {SILENCE_S:.0f} s to see whether that is alive.")
-        return self._latest(sweep) if self.changing([sweep], SILENCE_S) else None
+        latest = {sweep: claim for sweep in sweeps if (claim := self._latest(sweep)) is not None}
+        found = {s: one for s, one in latest.items() if not (_is_gone(one) or self._is_over(s, one))}
+        unsure = [sweep for sweep, claim in found.items() if not is_here(claim)]
+        for sweep in unsure:
+            whose = f"Sweep {sweep!r} was claimed by {found.pop(sweep)}"
+            say(f"{whose}; it takes up to {SILENCE_S:.0f} s to see whether that is alive.")
+        alive = self.changing(unsure, SILENCE_S) if unsure else ()
+        return found | {sweep: claim for sweep in alive if (claim := self._latest(sweep)) is not None}
 
     def changing(self, sweeps: Collection[str], seconds: float) -> set[str]:
         """Return the sweeps in which something is said or claimed within so many seconds: they are worked on."""
@@ -115,19 +120,9 @@ class Leases:
             raise LeaseError(f"sweep {sweep!r} was claimed by another launch at this very moment; try again.")
         return mine
 
-    def running(self, *, say: Callable[[str], None] = lambda _: None) -> dict[str, Claim]:
-        """Return who works on which sweep of the store now, on sweeps that have no job yet, too.
-
-        Launches of other machines are looked at together, for SILENCE_S seconds at most, which `say` is told.
-        """
-        names = [name for name in self.files.folders(SWEEPS) if is_safe(name)]
-        latest = {name: claim for name in names if (claim := self._latest(name)) is not None}
-        open_ones = {n: c for n, c in latest.items() if not (_is_gone(c) or self._is_over(n, c))}
-        unsure = [name for name, claim in open_ones.items() if not is_here(claim)]
-        if unsure:
-            say(f"It takes up to {SILENCE_S:.0f} s to see whether launches of other machines are alive.")
-        alive = self.changing(unsure, SILENCE_S) if unsure else set()
-        return {name: claim for name, claim in open_ones.items() if name not in unsure or name in alive}
+    def running(self) -> dict[str, Claim]:
+        """Return who works on which sweep of the store now, on sweeps that have no job yet, too; as `holders`."""
+        return self.holders([name for name in self.files.folders(SWEEPS) if is_safe(name)])
 
     def require_free(self, sweep: str, *, say: Callable[[str], None] = lambda _: None) -> None:
         """Return when nobody works on a sweep; `say` is told what is waited for until that is known.

@@ -13,20 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
-from stitchgrid.store.artefacts import Artefacts, artefact_content
+from stitchgrid.store.artefacts import Artefacts, artefact_content, artefact_keys
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.documents import ArtefactDocument, read_document
 from stitchgrid.store.files import Files, LocalFiles
-from stitchgrid.store.layout import SUFFIXES, Layout, is_safe
+from stitchgrid.store.layout import Layout
 from stitchgrid.store.merge_sweeps import SweepMerge, Taken
 from stitchgrid.store.reading import ATTEMPTS, Contents, contents
 from stitchgrid.store.row_reader import RowReader
 from stitchgrid.store.schemas import TEXT
 from stitchgrid.store.snapshots import Snapshots, unlisted_tiers
 from stitchgrid.store.sweeps import Sweeps
-
-MANIFEST = ".manifest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +101,8 @@ class _Source:
         self.num_logs = sweeps.num_logs
 
     def take_artefacts(self) -> None:
-        for kind in SUFFIXES:
-            for name in self.files.names(f"artefacts/{kind}"):
-                if name.endswith(MANIFEST) and is_safe(name):
-                    self._take_artefact(kind, name.removesuffix(MANIFEST))
+        for kind, key in artefact_keys(self.files):
+            self._take_artefact(kind, key)
 
     def _take_artefact(self, kind: str, key: str) -> None:
         manifest = Layout.manifest(kind, key)
