@@ -134,7 +134,7 @@ class Stitcher(_Measure):
             fit = fit_rows(self.kind, x_ND, y_NE, **params)
         except ValueError as problem:
             raise InputError(f"{self.kind}: {problem}") from problem
-        return Stitch(self.kind, fit, pair_moments(x_ND, y_NE))
+        return Stitch(self.kind, fit, x_ND, y_NE)
 
 
 class Stitch:
@@ -148,8 +148,8 @@ class Stitch:
         values: What the kind found besides, such as ridge's `strength`.
     """
 
-    def __init__(self, kind: str, fit: Fit, moments: PairMoments):
-        self.kind, self._map, self._moments = kind, fit.map.double(), moments
+    def __init__(self, kind: str, fit: Fit, x_ND: Tensor, y_NE: Tensor):
+        self.kind, self._map, self._rows = kind, fit.map.double(), (x_ND, y_NE)
         self.weight: Array = self._map.weight_DE.numpy()
         self.bias: Array = self._map.bias_E.numpy()
         self.flags = tuple(sorted(name for name, is_set in fit.doubts.items() if bool(is_set)))
@@ -162,6 +162,10 @@ class Stitch:
 
     def __repr__(self) -> str:
         return f"<{self.kind}: {self.weight.shape[0]} -> {self.weight.shape[1]}, residual {self.residual:.4g}>"
+
+    @cached_property
+    def _moments(self) -> PairMoments:
+        return pair_moments(*self._rows)
 
     @cached_property
     def residual(self) -> float:
