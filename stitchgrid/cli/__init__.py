@@ -8,6 +8,7 @@ import click
 from stitchgrid import __version__
 from stitchgrid.cli.answer import answer
 from stitchgrid.cli.ask import atlas, query, report, sql
+from stitchgrid.cli.complete import completion
 from stitchgrid.cli.follow import logs, status
 from stitchgrid.cli.give import diff, export
 from stitchgrid.cli.keep import check, compact, gc, merge, remove
@@ -49,7 +50,7 @@ def cli() -> None:
 
 
 RUNNING = (launch, resume, plan, bench, status, logs)
-LOOKING = (layers, models, matchers)
+LOOKING = (layers, models, matchers, completion)
 ASKING = (answer, query, sql, atlas, report, diff, export)
 KEEPING = (check, compact, merge, remove, gc)
 for command in (*RUNNING, *LOOKING, *ASKING, *KEEPING):

@@ -31,7 +31,7 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
-OUTPUT = together(
+FORMAT_AND_FILE = together(
     click.option(
         "--format",
         "form",
@@ -40,6 +40,10 @@ OUTPUT = together(
         "texts no spreadsheet takes for a formula.",
     ),
     click.option("--out", type=click.Path(dir_okay=False), help="Write to this file instead of stdout."),
+)
+
+OUTPUT = together(
+    FORMAT_AND_FILE,
     click.option("--all", "every", is_flag=True, help="Show all rows at a terminal, not the first 40."),
 )
 

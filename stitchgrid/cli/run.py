@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stitchgrid.cli.complete import complete_jobs, complete_sweeps
 from stitchgrid.cli.options import HOW, STORE, WHERE
 from stitchgrid.cli.saying import say
 from stitchgrid.cli.streams import going_on
@@ -21,7 +22,7 @@ UPDATE = click.option("--update", is_flag=True, help="Let this job be the next r
 
 
 @click.command()
-@click.argument("jobfile")
+@click.argument("jobfile", shell_complete=complete_jobs)
 @STORE
 @WHERE
 @SET
@@ -58,7 +59,7 @@ def launch(
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", shell_complete=complete_sweeps)
 @STORE
 @WHERE
 @HOW
@@ -78,7 +79,7 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
 
 
 @click.command()
-@click.argument("jobfile")
+@click.argument("jobfile", shell_complete=complete_jobs)
 @STORE
 @WHERE
 @SET
@@ -120,7 +121,7 @@ def plan(
 
 
 @click.command()
-@click.argument("jobfile")
+@click.argument("jobfile", shell_complete=complete_jobs)
 @STORE
 @SET
 @click.option(

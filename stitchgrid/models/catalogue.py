@@ -3,6 +3,8 @@
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 
+from stitchgrid.models.facts import known_names
+
 STITCHGRID = {  # name in a job file -> module:function
     "resnet20": "stitchgrid.models.nets.resnet:resnet20",
     "resnet32": "stitchgrid.models.nets.resnet:resnet32",
@@ -28,6 +30,8 @@ def library_names(library: str) -> list[str]:
         return sorted(STITCHGRID)
     if find_spec(library) is None:
         return []
+    if (known := known_names(library)) is not None:
+        return known
     if library == "timm":
         import timm
 
