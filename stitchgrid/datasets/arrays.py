@@ -58,6 +58,10 @@ class ArraysSource:
         """Return what the split holds."""
         return self._listings[split]
 
+    def names(self, split: str) -> Sequence[str]:  # noqa: ARG002
+        """Return nothing: its images have no names."""
+        return ()
+
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
         """Yield the wanted images, one split after the other."""
         for split in self._splits:

@@ -112,6 +112,10 @@ class ImageFolderSource(ABC):
             left_out=tuple(sorted(tree.left_out.get(split, {}).items())),
         )
 
+    def names(self, split: str) -> Sequence[str]:
+        """Return the path of each image below the root."""
+        return [file.path for file in self._files(split)]
+
     def _refuse_empty_classes(self) -> None:
         """Refuse folders that hold no image in any split: they may be no classes, and would move the labels."""
         filled = {file.class_name for split in self._splits for file in self._files(split)}

@@ -3,7 +3,8 @@
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple
+from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +17,7 @@ from stitchgrid.datasets.classes import arranged, check_labels
 from stitchgrid.datasets.decoding import expect_large_images
 from stitchgrid.datasets.drawing import Draw, draw_images
 from stitchgrid.datasets.image_files import start_no_programs
-from stitchgrid.datasets.images import Images, Listing, Pool
+from stitchgrid.datasets.images import Images, Listing, Origin, Pool
 from stitchgrid.datasets.notices import notices
 from stitchgrid.datasets.own import OwnSource
 from stitchgrid.datasets.ranges import check_measured
@@ -27,7 +28,7 @@ from stitchgrid.limits import raise_by
 from stitchgrid.printable import is_text, printable
 from stitchgrid.records import DEFAULT_LIMITS, DataSpec, canonical, digest
 
-REVISION = "2"  # of listing, drawing and decoding: part of a cache key
+REVISION = "3"  # of listing, drawing and decoding: part of a cache key
 SHOWN = 5  # names of bad images in a message
 
 
@@ -68,7 +69,20 @@ def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | No
         num_bad=sum(pool.num_bad for pool in pools.values()),
         num_fit_listed=num_fit_listed,
         notices=notices(pools),
+        origins=_origins(spec, source, pools, num_fit_listed=num_fit_listed, num_eval=evaluation.num),
     )
+
+
+def _origins(
+    spec: DataSpec, source: Source, pools: Mapping[str, Pool], *, num_fit_listed: int, num_eval: int
+) -> tuple[Origin, Origin]:
+    """Return where fit and evaluation images come from."""
+    num = pools[spec.eval_split].listing.num
+    evaluation = Origin(split=spec.eval_split, num=num, num_before=0, names=partial(source.names, spec.eval_split))
+    if spec.fit_split == spec.eval_split:
+        return replace(evaluation, num_before=num_eval), evaluation
+    names = partial(source.names, spec.fit_split)
+    return Origin(split=spec.fit_split, num=num_fit_listed, num_before=0, names=names), evaluation
 
 
 def _draws(spec: DataSpec, need_fit: int | None) -> list[Draw]:

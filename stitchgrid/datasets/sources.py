@@ -62,6 +62,9 @@ class Source(Protocol):
     def listing(self, split: str) -> Listing:
         """Return what the split holds, in sorted order."""
 
+    def names(self, split: str) -> Sequence[str]:
+        """Return how each image of the split is called, in sorted order; empty where only positions tell them apart."""
+
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
         """Yield each wanted image once, in an order that depends on the files alone."""
 
@@ -80,6 +83,10 @@ class DigitsSource:
     def listing(self, split: str) -> Listing:
         """Return what the split holds."""
         return Listing(num=len(self._rows(split)), class_names=tuple("0123456789"))
+
+    def names(self, split: str) -> Sequence[str]:  # noqa: ARG002
+        """Return nothing: its images have no names."""
+        return ()
 
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
         """Yield the wanted images."""
