@@ -366,6 +366,13 @@ class DataSpec:
     args: str = "{}"  # canonical JSON of the keyword arguments of FILE.py:function
     code: str = ""  # digest of FILE.py and function as a sweep was planned with; other code is not run ("": any is)
     limits: Limits = DEFAULT_LIMITS
+    labels: str = "classes"  # classes | none: no label is read, all are 0 and there are no classes
+    keys: str = "{}"  # canonical JSON: what arrays or columns of files are called, by `images`, `labels`, `split`
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether labels are read."""
+        return self.labels != "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

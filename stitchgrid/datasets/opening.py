@@ -1,6 +1,7 @@
 """From a `DataSpec` to `Images`: list, permute, decode what is drawn, keep it."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, replace
@@ -112,7 +113,15 @@ def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
     if spec.dataset in TORCHVISION:
         return TorchvisionSource(spec.dataset, root, splits, download=spec.download, bounds=spec.range)
     if spec.dataset == "arrays":
-        return ArraysSource(root, splits, bounds=spec.range, named=spec.classes, limits=spec.limits)
+        return ArraysSource(
+            root,
+            splits,
+            bounds=spec.range,
+            named=spec.classes,
+            limits=spec.limits,
+            keys=json.loads(spec.keys),
+            has_labels=spec.has_labels,
+        )
     return open_image_folder(root, splits, bounds=spec.range, named=spec.classes, limits=spec.limits)
 
 
