@@ -137,7 +137,9 @@ class ArraysSource:
         found = [name for name in dict.fromkeys(wanted) if name in file.names]
         if not found:
             first = names[0] if is_only else f"{split}_{names[0]}"
-            raise InputError(f"{file.path} has no array {first!r}; it has {', '.join(sorted(file.names)) or 'none'}. {RULE}.")
+            raise InputError(
+                f"{file.path} has no array {first!r}; it has {', '.join(sorted(file.names)) or 'none'}. {RULE}."
+            )
         if len(found) > 1 and found[0] != role and found[0] != f"{split}_{role}":
             raise InputError(
                 f"{file.path}: {' and '.join(found)} may both be the {role} of split {split!r}; say which, "

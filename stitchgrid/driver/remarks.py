@@ -6,7 +6,7 @@ from typing import Any
 from stitchgrid.datasets import natural_order
 from stitchgrid.models.cutting import types_notice, way_notice
 from stitchgrid.models.versions import library_versions
-from stitchgrid.records import Head, Network
+from stitchgrid.records import NO_HEAD, Head, Network
 
 SHOWN = 12  # classes named in an order
 
@@ -74,6 +74,7 @@ def _head(head: Head) -> str:
         "multilabel": "its scores say yes or no for each class",
         "regression": "its outputs are numbers, not classes",
         "embedding": "its outputs are an embedding, not classes",
+        NO_HEAD: "activations from files: no network lies behind its layers",
     }
     is_sigmoid = head.is_probability and head.kind in ("binary", "multilabel")
     return kinds[head.kind] + (", read as a probability (yes from 0.5 on)" if is_sigmoid else "")

@@ -69,6 +69,8 @@ def check_halves(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> None
     Networks were proven before; one that does not compute here what it did there makes errors of its cells.
     """
     for network, layers, own in _by_network(cells):
+        if not work.sweep.networks[network].head.has_scores:
+            continue
         with ledger.failing(own), work.network(network).uncompiled():
             last = min(NUM_CHECKED, work.sweep.num_eval)
             pixels = work.images.eval.batch(torch.arange(last, device=work.images.eval.labels.device))
@@ -181,7 +183,7 @@ def _describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
             entry.flags.add("micro_batched")
         if asks_ood(sweep.matchers[cell.matcher], "mahalanobis") and is_underdetermined(num_fit, target.width):
             entry.flags.add("ood_underdetermined")
-        if not sweep.networks[cell.target].is_labelled:
+        if sweep.networks[cell.target].head.has_scores and not sweep.networks[cell.target].is_labelled:
             entry.flags.add("unlabelled")
     else:
         entry.alignment = (

@@ -33,7 +33,7 @@ from stitchgrid.jobfile.tables import (
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.registry import MATCHERS, default_metrics
 from stitchgrid.paths import check_path, with_home
-from stitchgrid.records import EnergyRecipe, MatcherSpec
+from stitchgrid.records import FEATURES, EnergyRecipe, MatcherSpec
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 SECTIONS = (
@@ -155,7 +155,7 @@ def _expand_variables(table: dict[str, Any], problems: Problems) -> None:
         places.append(("data.outliers", data.get("outliers"), "root"))
     models = table.get("models")
     for position, model in enumerate(models if isinstance(models, list) else []):
-        places += [(f"models[{position}]", model, "weights"), (f"models[{position}]", model, "architecture")]
+        places += [(f"models[{position}]", model, key) for key in ("weights", "features", "architecture")]
         if isinstance(model, dict):
             places.append((f"models[{position}].weights", model.get("weights"), "file"))
     for where, item, key in places:
@@ -224,7 +224,12 @@ def _recipes(table: Mapping[str, Any], problems: Problems) -> dict[str, RecipeTa
     return {name: problems.check(RecipeTable, recipe, f"recipes.{name}") for name, recipe in recipes.items()}
 
 
+NOT_OF_FEATURES = ("head", "inputs", "output", "preprocess", "seed")  # keys that say how a network is run
+
+
 def _model(item: Any, where: str, recipes: Mapping[str, object], problems: Problems) -> ModelTable | None:
+    if isinstance(item, Mapping) and item.get("architecture") == FEATURES:
+        item = _features(item, where, problems)
     model = problems.check(ModelTable, item, where)
     if not isinstance(item, Mapping):
         return None
@@ -241,6 +246,22 @@ def _model(item: Any, where: str, recipes: Mapping[str, object], problems: Probl
         what = f"{weights!r} is the same for all `seeds`; put {{seed}} where the paths differ"
         problems.add(f"{where}.weights", what)
     return model
+
+
+def _features(item: Mapping[str, Any], where: str, problems: Problems) -> Mapping[str, Any]:
+    """Return an entry of features, whose files may be called `features` as well as `weights`."""
+    for key in NOT_OF_FEATURES:
+        if item.get(key):
+            problems.add(f"{where}.{key}", "features are read, not run, so that it means nothing; leave it out")
+    if "features" in item and "weights" in item:
+        problems.add(f"{where}.features", "`weights` says where they are already; leave one of them out")
+    item = {key: value for key, value in item.items() if key != "features"} | (
+        {"weights": item["features"]} if "features" in item else {}
+    )
+    weights = item.get("weights")
+    if isinstance(weights, Mapping) or weights == "random":
+        problems.add(f"{where}.weights", "a file or folder of activations is wanted for features, got " + repr(weights))
+    return item
 
 
 def _check_names(table: Mapping[str, Any], grid: GridTable | None, problems: Problems) -> None:

@@ -21,6 +21,7 @@ from stitchgrid.matchers.evidence import MOST_GROUPS
 from stitchgrid.paths import check_path
 from stitchgrid.records import (
     DEFAULT_LIMITS,
+    FEATURES,
     EnergyRecipe,
     Interface,
     Limits,
@@ -99,10 +100,10 @@ def _pairs(value: Any) -> str | tuple[tuple[str, str], ...]:
 
 
 def _architecture(value: str) -> str:
-    if not re.fullmatch(r"[^:]+:[^:]+|[A-Za-z]:[^:]+:[^:]+", value):
+    if value != FEATURES and not re.fullmatch(r"[^:]+:[^:]+|[A-Za-z]:[^:]+:[^:]+", value):
         raise ValueError(
             f"{value!r} is no architecture; it is torchvision:NAME, timm:NAME, stitchgrid:NAME, "
-            "package.module:function or FILE.py:function"
+            "package.module:function, FILE.py:function, or features (activations from files)"
         )
     return check_path(value)
 

@@ -114,11 +114,22 @@ def metrics_into(spec: MatcherSpec, head: Head) -> tuple[str, ...]:
     if MATCHERS[spec.kind].family != "stitcher":
         return spec.metrics
     asked = set(spec.metrics)
+    if not head.has_scores:
+        return tuple(metric for metric in spec.metrics if needs_no_tail(spec.kind, metric))
     if head.has_classes:
         asked -= set(OUTPUT_METRICS)
     elif asked.intersection((*CLASS_METRICS, *OUTPUT_METRICS)):
         asked = asked.difference(CLASS_METRICS).union(OUTPUT_METRICS)
     return tuple(metric for metric in MATCHERS[spec.kind].metric_names if metric in asked)
+
+
+def needs_no_tail(kind: str, metric: str) -> bool:
+    """Return whether a metric is found without running anything behind the target layer.
+
+    >>> needs_no_tail("direct", "residual"), needs_no_tail("direct", "accuracy")
+    (True, False)
+    """
+    return MATCHERS[kind].metric(metric).made_of in ("statistics", "mahalanobis")
 
 
 def metrics_of(sweep: Sweep, cell: Cell) -> tuple[str, ...]:
