@@ -22,7 +22,7 @@ from stitchgrid.errors import InputError, QueryError, StoreError
 from stitchgrid.matchers.measures import fit_rows, index_of_rows
 from stitchgrid.matchers.registry import MATCHERS
 
-PUBLIC = {"Grid", "Run", "__version__", "errors", "launch", "measures", "open", "plan", "resume"}
+PUBLIC = {"Grid", "Run", "__version__", "errors", "images", "launch", "measures", "open", "plan", "resume"}
 ON_ARRAYS = {name for name, about in MATCHERS.items() if not about.is_trained}
 
 

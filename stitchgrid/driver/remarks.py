@@ -29,7 +29,7 @@ def network_remarks(
         return remarks
     if network.spec.is_untrained:
         remarks.append("untrained: its weights are those of its initialisation")
-    if network.head != Head():
+    if network.head != Head() and not (found and network.spec.is_features):  # what was found says it
         remarks.append(_head(network.head))
     notices = way_notice("it", network.way), types_notice("it", network.types, precision)
     remarks += [notice for notice in notices if notice is not None]

@@ -31,7 +31,9 @@ def look_at_features(work: Workspace, position: int) -> dict[str, Any]:
             elif num > 1 and bool((rows == rows[:1]).all()):
                 remarks.append(f"its rows at {layer.name} are the same for all {num} {role} images")
     counts = " and ".join(f"{num} {role}" for role, num in roles.items())
-    remarks.append(f"features from {record.spec.weights}: {len(record.layers)} layers of {counts} images")
+    remarks.append(
+        f"activations from {record.spec.weights}, no network: {len(record.layers)} layers of {counts} images"
+    )
     return {
         "accuracy": None,
         "loss": None,

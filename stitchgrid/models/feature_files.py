@@ -16,6 +16,7 @@ from stitchgrid.datasets.array_files import Array, ArrayFile, open_arrays
 from stitchgrid.datasets.images import Origin, Split
 from stitchgrid.errors import InputError
 from stitchgrid.paths import is_file
+from stitchgrid.printable import printable
 from stitchgrid.records import Limits
 
 RESERVED = ("ids", "labels")  # arrays that are no layers
@@ -197,7 +198,8 @@ def _by_ids(table: FeatureTable, ids: Sequence[str] | Sequence[int], split: Spli
     found = []
     for place in split.places.tolist():
         name = names[place] if len(names) else str(place)
-        keys = (place,) if isinstance(ids[0], int) else (name, name.removeprefix(f"{origin.split}/"))
+        texts = (name, printable(name), name.removeprefix(f"{origin.split}/"))
+        keys: tuple[str | int, ...] = (place,) if isinstance(ids[0], int) else texts
         row = next((rows[key] for key in keys if key in rows), None)
         if row is None:
             raise InputError(
