@@ -380,6 +380,7 @@ class DataSpec:
     limits: Limits = DEFAULT_LIMITS
     labels: str = "classes"  # classes | none: no label is read, all are 0 and there are no classes
     keys: str = "{}"  # canonical JSON: what arrays or columns of files are called, by `images`, `labels`, `split`
+    folder: str | None = None  # where the paths of a list start; None: at the list
 
     @property
     def has_labels(self) -> bool:

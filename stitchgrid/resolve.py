@@ -375,7 +375,7 @@ def _resolve_network(
         layers=layers,
         num_cuts=len(cut.cuts),
         num_classes=num_classes_of(head, cut.num_classes),
-        is_labelled=num_classes_of(head, cut.num_classes) == images.num_classes,
+        is_labelled=0 < num_classes_of(head, cut.num_classes) == images.num_classes,
         num_parameters=sum(parameter.numel() for parameter in module.parameters()),
         input_shape=cut.input_shape,
         flops=cut.flops,
@@ -551,7 +551,7 @@ def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int)
     targets = {specs[target].name for _, target in job.pairs()}
     kinds = {spec.kind: MATCHERS[spec.kind] for spec in job.matcher_specs()}
     stitchers = [kind for kind, matcher in kinds.items() if matcher.family == "stitcher"]
-    if job.data.labels == "agreement":
+    if job.data.labels in ("agreement", "none"):
         stitchers = [kind for kind in stitchers if kinds[kind].needs_labels]
         way_out = '; labels = "agreement" does without labels, but not for kinds that are trained on them.'
     else:

@@ -2,12 +2,12 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from stitchgrid.cache import default_cache
 from stitchgrid.datasets.archives import open_image_folder
@@ -19,17 +19,25 @@ from stitchgrid.datasets.decoding import expect_large_images
 from stitchgrid.datasets.drawing import Draw, draw_images
 from stitchgrid.datasets.image_files import start_no_programs
 from stitchgrid.datasets.images import Images, Listing, Origin, Pool
+from stitchgrid.datasets.lists import ListSource
 from stitchgrid.datasets.notices import notices
 from stitchgrid.datasets.own import OwnSource
+from stitchgrid.datasets.parquet import ParquetSource
 from stitchgrid.datasets.ranges import check_measured
-from stitchgrid.datasets.sources import DigitsSource, Source
+from stitchgrid.datasets.sources import DigitsSource, Source, Unlabelled
 from stitchgrid.datasets.torchvision_sets import TorchvisionSource
+from stitchgrid.datasets.webdataset import WebDatasetSource
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import raise_by
 from stitchgrid.printable import is_text, printable
 from stitchgrid.records import DEFAULT_LIMITS, DataSpec, canonical, digest
 
 REVISION = "3"  # of listing, drawing and decoding: part of a cache key
+KINDS: dict[str, Callable[..., Source]] = {
+    "arrays": ArraysSource,
+    "parquet": ParquetSource,
+    "webdataset": WebDatasetSource,
+}
 SHOWN = 5  # names of bad images in a message
 
 
@@ -102,7 +110,7 @@ def _draws(spec: DataSpec, need_fit: int | None) -> list[Draw]:
 
 def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
     if spec.dataset == "digits":
-        return DigitsSource()
+        return DigitsSource() if spec.has_labels else Unlabelled(DigitsSource())
     if own_parts(spec.dataset) is not None:
         return OwnSource(spec, splits)
     if spec.dataset not in known_datasets():
@@ -111,18 +119,20 @@ def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
         raise InputError(f"data set {spec.dataset!r} needs a root: set `root` under [data] to where its images are.")
     root = Path(spec.root)
     if spec.dataset in TORCHVISION:
-        return TorchvisionSource(spec.dataset, root, splits, download=spec.download, bounds=spec.range)
-    if spec.dataset == "arrays":
-        return ArraysSource(
-            root,
-            splits,
-            bounds=spec.range,
-            named=spec.classes,
-            limits=spec.limits,
-            keys=json.loads(spec.keys),
-            has_labels=spec.has_labels,
-        )
-    return open_image_folder(root, splits, bounds=spec.range, named=spec.classes, limits=spec.limits)
+        found = TorchvisionSource(spec.dataset, root, splits, download=spec.download, bounds=spec.range)
+        return found if spec.has_labels else Unlabelled(found)
+    how: dict[str, Any] = {
+        "bounds": spec.range,
+        "named": spec.classes,
+        "limits": spec.limits,
+        "has_labels": spec.has_labels,
+    }
+    if spec.dataset == "imagefolder":
+        return open_image_folder(root, splits, **how)
+    how["keys"] = json.loads(spec.keys)
+    if spec.dataset == "list":
+        return ListSource(root, splits, folder=None if spec.folder is None else Path(spec.folder), **how)
+    return KINDS[spec.dataset](root, splits, **how)
 
 
 def _fetch(

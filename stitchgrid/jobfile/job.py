@@ -163,6 +163,9 @@ class Job:
             class_order=data.class_order or "sorted",
             args=canonical(data.args or {}),
             limits=self.limits.to_record(),
+            labels="none" if data.labels == "none" else "classes",
+            keys=canonical(data.keys.model_dump(exclude_none=True) if data.keys else {}),
+            folder=self._root(data.folder),
         )
 
     def outliers_spec(self) -> DataSpec | None:

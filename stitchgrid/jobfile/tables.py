@@ -200,6 +200,7 @@ Channels = Annotated[tuple[float, ...], AfterValidator(_per_channel)]
 Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], AfterValidator(_range)]
 ClassNames = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
+Word = Annotated[str, Field(min_length=1)]
 Samples = Annotated[int | str | None, _by(_samples)]  # of what may look at all images of a split
 Ranks = Annotated[tuple[int | None, ...], _by(_ranks)]  # None: the layer as it is
 
@@ -242,6 +243,14 @@ class OutliersTable(Table):
     args: dict[str, JsonValue] | None = None
 
 
+class KeysTable(Table):
+    """`keys` under [data]: the names of arrays, columns or members; {split} in them stands for the split."""
+
+    images: Word | None = None
+    labels: Word | None = None
+    split: Word | None = None
+
+
 class DataTable(Table):
     """[data]."""
 
@@ -249,13 +258,15 @@ class DataTable(Table):
     root: UserPath | None = None
     fit: FitTable = FitTable()
     eval: EvalTable = EvalTable()
-    labels: Literal["classes", "agreement"] = "classes"  # agreement: networks may know other classes than the images
+    labels: Literal["classes", "agreement", "none"] = "classes"  # agreement: of other classes than the networks know
     on_bad_image: Literal["error", "skip"] = "error"
     download: bool = False
     range: Range | None = None  # black and white of pixels that have more than eight bits or a sign
     classes: ClassNames | None = None  # in the order of the networks' classes
     class_order: Literal["sorted", "natural"] | None = None
     args: dict[str, JsonValue] | None = None  # of FILE.py:function
+    keys: KeysTable | None = None  # what arrays, columns or members are called
+    folder: UserPath | None = None  # where the paths of a list start
     outliers: OutliersTable | None = None
 
 
