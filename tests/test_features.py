@@ -10,13 +10,14 @@ from helpers_flow import run
 from helpers_images import write_folder
 
 import stitchgrid as sg
+from stitchgrid.driver.preview import EmptyStore
 from stitchgrid.jobfile import load_job
 from stitchgrid.models.build import build_network
 from stitchgrid.models.cutting import cut_network
-from stitchgrid.models.features import open_features
+from stitchgrid.models.features import features_network, open_features
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import Preprocess
-from stitchgrid.resolve import open_job_images
+from stitchgrid.resolve import open_job_images, resolve
 
 LAYERS = ("layer1.0", "layer2.0", "layer3.0")
 HEAD = """
@@ -328,6 +329,26 @@ def test_maps_need_features_of_the_fit_images(tmp_path, made):
     run(
         "plan", write_job(tmp_path, HEAD, NETS, GIVEN, 'weights = "."\n', matchers("cka")), "--store", tmp_path / "grid"
     )
+
+
+def test_there_is_nothing_to_time(tmp_path, made):
+    write_drawn(tmp_path, made)
+    job = write_job(tmp_path, HEAD, NETS, GIVEN, 'weights = "."\n', matchers("cka"))
+    said = run("bench", job, "--store", tmp_path / "grid", code=2).output
+    assert "given are activations from files: no network is there whose time could be taken" in said
+
+
+def test_features_that_changed_since_the_sweep_was_planned_are_not_taken(tmp_path, made):
+    found, images = made
+    write_drawn(tmp_path, made)
+    job = load_job(str(write_job(tmp_path, HEAD, NETS, GIVEN, 'weights = "."\n', matchers("cka"))))
+    record = next(n for n in resolve(job, images, EmptyStore()).sweep.networks if n.name == "given")
+    assert features_network(record, images, torch.device("cpu")).has_rows("fit")
+    np.savez(tmp_path / "test.npz", **{name: a * 2 for name, a in found["eval"].items()})
+    with pytest.raises(
+        sg.errors.InputError, match="features of model 'given' are not those the sweep was planned with"
+    ):
+        features_network(record, images, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("key", ['head = "logits"', "preprocess = { resize = 4 }", 'weights = "random"', "seed = 3"])

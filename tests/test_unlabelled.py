@@ -56,7 +56,7 @@ def test_what_needs_no_labels_has_the_values_that_it_has_with_labels(tmp_path):
         ('[[matchers]]\nkind = "direct"\nmetrics = ["accuracy"]\n', "accuracy need labels, .*; agreement compares"),
         (f"{KINDS}[probes]\n", r"probes are fitted on labels, .*leave \[probes\] out, or give the labels"),
         (f"{KINDS}[recipes.r]\nepochs = 1\n", "networks are trained on labels, .*give checkpoints as `weights`"),
-        (f'{KINDS}[diagnostics]\nood = ["energy"]\n', "detectors by energy are .* on labels, .*mahalanobis.* needs none"),
+        (f'{KINDS}[diagnostics]\nood = ["energy"]\n', "detectors by energy are .*mahalanobis.* needs none"),
     ],
 )  # fmt: skip
 def test_what_needs_labels_is_refused_with_what_to_do(tmp_path, extra, message):

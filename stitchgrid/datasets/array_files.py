@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchgrid.datasets.natural import natural_order
+from stitchgrid.datasets.pickles import check_pickles
 from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.limits import TooMuchError, check_unpacked, raise_by
 from stitchgrid.paths import is_file
-from stitchgrid.pickles import check_pickles
 from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 Array = NDArray[Any]

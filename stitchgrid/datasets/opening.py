@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, replace
 from functools import partial
@@ -22,7 +22,6 @@ from stitchgrid.datasets.images import Images, Listing, Origin, Pool
 from stitchgrid.datasets.lists import ListSource
 from stitchgrid.datasets.notices import notices
 from stitchgrid.datasets.own import OwnSource
-from stitchgrid.datasets.parquet import ParquetSource
 from stitchgrid.datasets.ranges import check_measured
 from stitchgrid.datasets.sources import DigitsSource, Source, Unlabelled
 from stitchgrid.datasets.torchvision_sets import TorchvisionSource
@@ -33,11 +32,6 @@ from stitchgrid.printable import is_text, printable
 from stitchgrid.records import DEFAULT_LIMITS, DataSpec, canonical, digest
 
 REVISION = "3"  # of listing, drawing and decoding: part of a cache key
-KINDS: dict[str, Callable[..., Source]] = {
-    "arrays": ArraysSource,
-    "parquet": ParquetSource,
-    "webdataset": WebDatasetSource,
-}
 SHOWN = 5  # names of bad images in a message
 
 
@@ -129,10 +123,18 @@ def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
     }
     if spec.dataset == "imagefolder":
         return open_image_folder(root, splits, **how)
-    how["keys"] = json.loads(spec.keys)
+    return _with_keys(spec, root, splits, {**how, "keys": json.loads(spec.keys)})
+
+
+def _with_keys(spec: DataSpec, root: Path, splits: Sequence[str], how: dict[str, Any]) -> Source:
+    """Return a source whose arrays, columns or members a job can name."""
     if spec.dataset == "list":
         return ListSource(root, splits, folder=None if spec.folder is None else Path(spec.folder), **how)
-    return KINDS[spec.dataset](root, splits, **how)
+    if spec.dataset == "parquet":
+        from stitchgrid.datasets.parquet import ParquetSource  # pyarrow takes a while to load
+
+        return ParquetSource(root, splits, **how)
+    return ArraysSource(root, splits, **how) if spec.dataset == "arrays" else WebDatasetSource(root, splits, **how)
 
 
 def _fetch(
