@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stitchgrid.cli.ask import emit
 from stitchgrid.cli.complete import complete_jobs, complete_sweeps
+from stitchgrid.cli.emit import emit
 from stitchgrid.cli.options import HOW, STORE, WHERE
 from stitchgrid.cli.saying import say
 from stitchgrid.cli.streams import going_on
