@@ -227,6 +227,22 @@ def test_ids_of_an_image_folder_are_paths_and_one_table_may_serve_both_splits(tm
         open_features(job.network_specs()[0], open_job_images(job))
 
 
+def test_ids_may_stand_in_a_text_beside_the_arrays(tmp_path, made):
+    found, images = made
+    rows = found["eval"]["layer3.0"][::-1]
+    safetensors.numpy.save_file({"layer3.0": np.ascontiguousarray(rows)}, tmp_path / "test.safetensors")
+    ids = tmp_path / "test.ids.txt"
+    ids.write_text("".join(f"{place}\n" for place in images.eval.places[::-1]))
+    features = open_features(spec_of(tmp_path, HEAD), images)
+    np.testing.assert_array_equal(features.read("eval", "layer3.0").numpy(), found["eval"]["layer3.0"])
+    ids.write_bytes(b"\xff\xfe")
+    with pytest.raises(sg.errors.InputError, match=r"cannot read .*ids\.txt as ids in UTF-8"):
+        open_features(spec_of(tmp_path, HEAD), images)
+    ids.write_bytes(b"x" * 1_000_000)
+    with pytest.raises(sg.errors.InputError, match="is larger than 32 ids would be"):
+        open_features(spec_of(tmp_path, HEAD), images)
+
+
 def test_an_order_that_nothing_tells_is_asked_for_and_labels_can_tell_it(tmp_path):
     whole = HEAD.replace("samples = 40", "samples = 30").replace("eval = { samples = 32 }", 'eval = { split = "test" }')
     images = open_job_images(load_job(str(write_job(tmp_path, whole, NETS, matchers("cka")))))

@@ -82,12 +82,22 @@ class FeatureTable:
                 values = np.char.decode(values, "utf-8")
             found = tuple(values.tolist())
         elif is_file(beside):
-            found = tuple(beside.read_text(encoding="utf-8").splitlines())
+            found = self._listed(beside)
         else:
             return None
         if len(found) != self.num_rows:
             raise InputError(f"{self.where}: {len(found)} ids and {self.num_rows} rows; one id a row is needed.")
         return found
+
+    def _listed(self, path: Path) -> tuple[str, ...]:
+        """Return the lines of a text."""
+        limits = self.file.limits
+        try:
+            if path.stat().st_size > self.num_rows * (limits.text + 1) + 1:
+                raise InputError(f"{path} is larger than {self.num_rows:,} ids would be; one id a line is wanted.")
+            return tuple(path.read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as problem:
+            raise InputError(f"cannot read {path} as ids in UTF-8 ({type(problem).__name__}: {problem}).") from problem
 
     @cached_property
     def labels(self) -> Rows | None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -99,9 +99,14 @@ class Features:
 
     layers: tuple[Layer, ...]  # the selected ones
     num_layers: int  # all of them
-    address: str  # digest of arrays, and of what tells the order of their rows
     roles: frozenset[Role]  # of which images there are rows
     read: Callable[[Role, str], Tensor]
+    find_address: Callable[[], str]
+
+    @cached_property
+    def address(self) -> str:
+        """Digest of all arrays, which are read for it, and of what tells the order of their rows."""
+        return self.find_address()
 
 
 def open_features(spec: NetworkSpec, images: Images) -> Features:
@@ -139,9 +144,9 @@ def open_features(spec: NetworkSpec, images: Images) -> Features:
     return Features(
         layers=tuple(_chosen(layers, spec.layers)),
         num_layers=len(layers),
-        address=digest("features", *(_address(tables[split], args.get("rows")) for split in sorted(tables))),
         roles=frozenset(found),
         read=partial(_read, found),
+        find_address=lambda: digest("features", *(_address(tables[s], args.get("rows")) for s in sorted(tables))),
     )
 
 
