@@ -50,7 +50,7 @@ function drawAnswers() {
     `By ${choiceName(sweep.choices[score])}, layers of ${names[0]} for the ${found.length} layers of ${names[1]}: `,
     ...counts.flatMap(([word, number], n) => [n ? ", " : "", make("b", {}, String(number)), " ", word]), ". Choose a row for its checks and the other matchers' answers."]
     : [whyNoAnswers(about)]));
-  const head = make("tr", {}, ...["Target layer", "Best source", "Score", "95 % interval", "Next best", "Margin", "95 % interval", "Verdict"].map((text) => headOf(text)),
+  const head = make("tr", {}, ...["Target layer", "Best source", "Verdict", "Score", "95 % interval", "Next best", "Margin", "95 % interval"].map((text) => headOf(text)),
     ...(sweep.answers?.names ?? []).map((name) => headOf(wordsOf(name), {className: "check", title: wordsOf(name)})));
   const open = pinned === null ? -1 : sweep.locate(pinned).j;
   const rows = found.flatMap((one) => [answerRow(one, one.targetIndex === open), ...(one.targetIndex === open ? [detailRow(one, about)] : [])]);
@@ -71,9 +71,8 @@ const verdictOf = (word) => make("span", {className: `verdict-word ${word.replac
 function answerRow(one, isOpen) {
   const row = make("tr", {className: isOpen ? "answer on" : "answer", onclick: () => isOpen ? free() : pin(one.k)},
     make("th", {scope: "row"}, textButton(one.targetLayer, () => {}, {className: "quiet name", title: `Pin ${one.sourceLayer} into ${one.targetLayer}`})),
-    cellOf(one.sourceLayer), cellOf(short(one.value), {className: "number"}), cellOf(interval(one.low, one.high) || "–", {className: "faint"}),
+    cellOf(one.sourceLayer), cellOf(verdictOf(one.verdict)), cellOf(short(one.value), {className: "number"}), cellOf(interval(one.low, one.high) || "–", {className: "faint"}),
     cellOf(one.runnerUp ?? "–"), cellOf(marginText(one.margin), {className: "number"}), cellOf(interval(one.marginLow, one.marginHigh) || "–", {className: "faint"}),
-    cellOf(verdictOf(one.verdict)),
     ...one.checks.map(({name, outcome, detail}) => make("td", {className: `check ${outcome.split(" ")[0]}`, title: `${wordsOf(name)}: ${outcome}. ${detail}`, label: `${wordsOf(name)}: ${outcome}`}, SIGNS[outcome])));
   row.querySelector("button").setAttribute("aria-expanded", isOpen);
   return row;

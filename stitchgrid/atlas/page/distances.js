@@ -8,12 +8,12 @@ function distanceOf(value, higherIsSimilar) {
 /** Fill in unknown distances (NaN) by the shortest way over a third point, else by the largest that is known. */
 function completed(distances, size) {
   const full = Float64Array.from(distances);
-  let largest = 0, missing = 0;
+  let largest = 0, missing = 0, unlinked = 0;
   for (const value of distances) {
     if (Number.isNaN(value)) missing += 1;
     else if (Number.isFinite(value)) largest = Math.max(largest, value);
   }
-  if (!missing) return {full, missing};
+  if (!missing) return {full, missing, unlinked};
   for (let a = 0; a < size; a++) {
     full[a * size + a] = 0;
     for (let b = 0; b < a; b++) {
@@ -23,10 +23,11 @@ function completed(distances, size) {
         const way = distances[a * size + c] + distances[b * size + c];
         if (way < least && c !== a && c !== b) least = way;
       }
+      if (!Number.isFinite(least)) unlinked += 2;
       full[a * size + b] = full[b * size + a] = Number.isFinite(least) ? least : largest;
     }
   }
-  return {full, missing};
+  return {full, missing, unlinked};
 }
 
 /**

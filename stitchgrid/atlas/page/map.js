@@ -27,9 +27,9 @@ function mapOf(c) {
         else if (found.length) distances[a * size + b] = distances[b * size + a] = found.reduce((sum, value) => sum + value, 0) / found.length;
       }
     }
-    const {full, missing} = completed(distances, size);
+    const {full, missing, unlinked} = completed(distances, size);
     const {points: places, kept} = classicalScaling(full, size);
-    sweep.maps.set(c, {points, places, kept, stage, missing, size});
+    sweep.maps.set(c, {points, places, kept, stage, missing, unlinked, size});
   }
   return sweep.maps.get(c);
 }
@@ -128,11 +128,12 @@ function drawMap() {
   const {sweep} = state, c = distance;
   $("map").hidden = c === null;
   if (c === null) return;
-  const {stage, missing, kept, size} = mapOf(c), choice = sweep.choices[c];
+  const {stage, missing, unlinked, kept, size} = mapOf(c), choice = sweep.choices[c];
   const kind = choice.higherIsSimilar ? "the angle whose cosine is the score" : "the score itself";
   $("map-words").textContent = `Classical multidimensional scaling of ${plural(size, "layer")}; the distance is ${kind}${choice.isSymmetric ? "" : ", the mean of both directions, for it is not symmetric"}. `
     + `A line runs along each network, ${networkInk(0) ? "its dots grow with depth" : "its dots brighten with depth"}. The two axes keep ${Math.round(kept * 100)} % of the spread. `
-    + `${stage > 1 ? `Of ${stage} layers in a row the last one is shown. ` : ""}${missing ? `${Math.round(missing / (size * (size - 1) || 1) * 100)} % of the distances were not computed: the shortest way over a third layer stands for them.` : ""}`;
+    + `${stage > 1 ? `Of ${stage} layers in a row the last one is shown. ` : ""}${missing ? `${Math.round(missing / (size * (size - 1) || 1) * 100)} % of the distances were not computed: the shortest way over a third layer stands for them${unlinked ? ", and where there is none, the largest distance: how networks that were never compared lie to one another says nothing" : ""}.` : ""} `
+    + "The tree joins networks by the mean of their best sources, both ways (average linkage).";
   layerMap ??= new Chart($("layer-map"), {
     name: "map", label: "Map of all layers", measure: () => MAP_HEIGHT, paint: paintMap, over: overMap, move: (place) => pointMap(layerAt(place)),
     press: (place) => {

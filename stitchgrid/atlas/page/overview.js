@@ -28,15 +28,16 @@ function overviewLayout(width) {
   const {sweep, choice: c} = state, key = [sweep.name, c, order, width].join("|");
   if (overviewLayout.key !== key) {
     const ids = networkOrder(c), widest = Math.min(170, Math.max(20, ...sweep.networks.map(({name}) => widthOf(ruler(), tail(name, 26))))) + 10;
-    const left = Math.min(widest, width * 0.34), side = Math.min(40, (Math.min(width, 860) - left) / ids.length);
-    Object.assign(overviewLayout, {key, found: {ids, left, top: widest + 4, side, matrix: networkMatrix(c)}});
+    const used = (ends) => ids.filter((n) => ends.has(n)), rows = used(new Set(sweep.sources)), columns = used(new Set(sweep.targets));
+    const left = Math.max(110, Math.min(widest, width * 0.34)), side = Math.min(40, (Math.min(width, 900) - left) / columns.length);
+    Object.assign(overviewLayout, {key, found: {rows, columns, left, top: widest + 4, side, matrix: networkMatrix(c), size: sweep.networks.length}});
   }
   return overviewLayout.found;
 }
 
 function paintOverview(pen, {width}) {
-  const {sweep, choice: c} = state, choice = sweep.choices[c], {ids, left, top, side, matrix} = overviewLayout(width), size = ids.length, every = Math.ceil(LETTER / side);
-  ids.forEach((f, i) => ids.forEach((g, j) => {
+  const {sweep, choice: c} = state, choice = sweep.choices[c], {rows, columns, left, top, side, matrix, size} = overviewLayout(width), every = Math.ceil(LETTER / side);
+  rows.forEach((f, i) => columns.forEach((g, j) => {
     const value = matrix[f * size + g], place = position(value, choice), x = left + j * side, y = top + i * side, gap = side > 5 ? 1 : 0;
     if (Number.isNaN(value)) {
       if (sweep.pairOf(f, g) >= 0 && side >= MARKED) paintMissing(pen, "", x, y, side);
@@ -46,11 +47,12 @@ function paintOverview(pen, {width}) {
     pen.fillRect(x, y, side - gap, side - gap);
     if (side >= READABLE) write(pen, brief(value), x + side / 2, y + side / 2, {size: 10.5, align: "center", ink: contrast(place)});
   }));
-  ids.forEach((n, at) => {
-    if (at % every) return;
-    const {name} = sweep.networks[n], size_ = Math.min(11, Math.max(7, side + 2));
-    write(pen, tail(name, Math.max(4, Math.floor((left - 8) / 5.6))), left - 6, top + (at + 0.5) * side, {align: "right", size: size_});
-    write(pen, tail(name, 26), left + (at + 0.5) * side, top - 5, {turn: -Math.PI / 2, size: size_});
+  const size_ = Math.min(11, Math.max(7, side + 2));
+  rows.forEach((n, at) => {
+    if (at % every === 0) write(pen, tail(sweep.networks[n].name, Math.max(4, Math.floor((left - 8) / 5.6))), left - 6, top + (at + 0.5) * side, {align: "right", size: size_});
+  });
+  columns.forEach((n, at) => {
+    if (at % every === 0) write(pen, tail(sweep.networks[n].name, 26), left + (at + 0.5) * side, top - 5, {turn: -Math.PI / 2, size: size_});
   });
   write(pen, "source ↓  target →", left - 6, top - 10, {align: "right", size: 10});
 }
@@ -58,9 +60,10 @@ function paintOverview(pen, {width}) {
 let pointed = null; // the pair of networks under the pointer
 
 function overOverview(pen, {width}) {
-  const {ids, left, top, side} = overviewLayout(width), theirs = inks();
+  const {rows, columns, left, top, side, matrix, size} = overviewLayout(width), theirs = inks();
   const frame = (f, g, ink, thick) => {
-    const i = ids.indexOf(f), j = ids.indexOf(g);
+    const i = rows.indexOf(f), j = columns.indexOf(g);
+    if (i < 0 || j < 0) return;
     Object.assign(pen, {strokeStyle: ink, lineWidth: thick});
     pen.strokeRect(left + j * side - 1, top + i * side - 1, side + 1, side + 1);
   };
@@ -68,8 +71,8 @@ function overOverview(pen, {width}) {
   if (!pointed) return;
   frame(pointed.source, pointed.target, theirs.accent, 2);
   const [f, g] = [state.sweep.networks[pointed.source].name, state.sweep.networks[pointed.target].name];
-  const value = overviewLayout(width).matrix[pointed.source * ids.length + pointed.target], text = `${f} → ${g}: ${Number.isNaN(value) ? "no value" : exact(value)}`;
-  const wide = widthOf(pen, text, 12, 600) + 16, x = Math.max(0, Math.min(left + ids.indexOf(pointed.target) * side, width - wide)), y = top + ids.indexOf(pointed.source) * side - 30;
+  const value = matrix[pointed.source * size + pointed.target], text = `${f} → ${g}: ${Number.isNaN(value) ? "no value" : exact(value)}`;
+  const wide = widthOf(pen, text, 12, 600) + 16, x = Math.max(0, Math.min(left + columns.indexOf(pointed.target) * side, width - wide)), y = top + rows.indexOf(pointed.source) * side - 30;
   pen.fillStyle = theirs.raised;
   pen.fillRect(x, Math.max(0, y), wide, 24);
   Object.assign(pen, {strokeStyle: theirs.rule, lineWidth: 1});
@@ -78,9 +81,9 @@ function overOverview(pen, {width}) {
 }
 
 function pairUnder({x, y}) {
-  const {ids, left, top, side} = overviewLayout(overviewMap.width), i = Math.floor((y - top) / side), j = Math.floor((x - left) / side);
-  if (i < 0 || j < 0 || i >= ids.length || j >= ids.length) return null;
-  const [source, target] = [ids[i], ids[j]];
+  const {rows, columns, left, top, side} = overviewLayout(overviewMap.width), i = Math.floor((y - top) / side), j = Math.floor((x - left) / side);
+  if (i < 0 || j < 0 || i >= rows.length || j >= columns.length) return null;
+  const [source, target] = [rows[i], columns[j]];
   return state.sweep.pairOf(source, target) < 0 ? null : {source, target};
 }
 
@@ -96,12 +99,12 @@ function steerOverview(event) {
   const move = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]}[event.key];
   if (!move) return;
   event.preventDefault();
-  const {ids} = overviewLayout(overviewMap.width);
-  let [i, j] = [ids.indexOf(state.source) + move[0], ids.indexOf(state.target) + move[1]];
-  while (ids[i] !== undefined && ids[j] !== undefined && state.sweep.pairOf(ids[i], ids[j]) < 0) [i, j] = [i + move[0], j + move[1]];
-  if (ids[i] === undefined || ids[j] === undefined) return;
-  goTo(ids[i], ids[j]);
-  announce(`${state.sweep.networks[ids[i]].name} into ${state.sweep.networks[ids[j]].name}`);
+  const {rows, columns} = overviewLayout(overviewMap.width);
+  let [i, j] = [rows.indexOf(state.source) + move[0], columns.indexOf(state.target) + move[1]];
+  while (rows[i] !== undefined && columns[j] !== undefined && state.sweep.pairOf(rows[i], columns[j]) < 0) [i, j] = [i + move[0], j + move[1]];
+  if (rows[i] === undefined || columns[j] === undefined) return;
+  goTo(rows[i], columns[j]);
+  announce(`${state.sweep.networks[rows[i]].name} into ${state.sweep.networks[columns[j]].name}`);
 }
 
 function overviewCsv() {
@@ -114,7 +117,7 @@ function drawOverview() {
   $("overview-words").textContent = `Each square is a source (row) for a target (column): ${choiceName(sweep.choices[c])} of the best source layer, averaged over the target's layers. Choose one to look into it.`;
   overviewMap ??= new Chart($("overview-map"), {
     name: "overview", label: "Matrix of networks; arrow keys move through the pairs",
-    measure: (width) => { const {top, side, ids} = overviewLayout(width); return top + side * ids.length + 2; },
+    measure: (width) => { const {top, side, rows} = overviewLayout(width); return top + side * rows.length + 2; },
     paint: paintOverview, over: overOverview, key: steerOverview, move: (place) => pointOverview(pairUnder(place)),
     press: (place) => { const found = pairUnder(place); if (found) goTo(found.source, found.target); return true; },
     csv: overviewCsv, sql: () => overviewSql(),

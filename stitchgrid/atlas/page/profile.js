@@ -1,6 +1,6 @@
 /* Profile: the scores of one target layer over the depth of the source. */
 
-const PROFILE_TOP = 28, PROFILE_BOTTOM = 44, PROFILE_HEIGHT = 320;
+const PROFILE_TOP = 58, PROFILE_BOTTOM = 44, PROFILE_HEIGHT = 350;
 let ownProfile = null, allProfile = null;
 
 /** The target layer that is looked at: the pinned one, else the one pointed at, else the middle one. */
@@ -59,7 +59,10 @@ function paintOwn(pen, {width}) {
   [low, high] = [low - room, high + room];
   const turned = choice.higherIsSimilar === false, frame = frameOf(width, 16, turned ? high : low, turned ? low : high), theirs = inks();
   paintAxes(pen, frame, {values: ticks(low, high, 5), say: short, title: `${choiceName(choice)}${choice.higherIsSimilar === null ? "" : "   ↑ more similar"}`, under: `depth in ${tail(sweep.networks[block.source].name, 30)}`});
-  if (shuffled) area(pen, frame, shuffled, theirs.hatch, 0.45);
+  if (shuffled) {
+    area(pen, frame, shuffled, theirs.soft, 0.28);
+    for (const edge of shuffled) curve(pen, frame, edge, {ink: theirs.soft, width: 0.8});
+  }
   if (band) area(pen, frame, band, LINES[0], 0.22);
   curve(pen, frame, twin, {ink: theirs.soft, width: 1.5, dashes: [5, 4]});
   curve(pen, frame, own, {ink: LINES[0], width: 2});
@@ -69,10 +72,11 @@ function paintOwn(pen, {width}) {
     const isBest = best[i * block.columns + drawProfile.j] === 1;
     disc(pen, frame.x(depth), frame.y(value), isBest ? 5 : 3, isBest ? theirs.ink : LINES[0], isBest ? theirs.paper : null);
   });
-  let x = frame.left + 4;
+  let [x, y] = [8, 28];
   for (const [text, ink, isThere] of [["best source ●", theirs.ink, true], ["95 % interval ▬", LINES[0], band], ["untrained twin ╌", theirs.soft, twin.length], ["shuffled images, 5 to 95 % ▬", theirs.soft, shuffled]]) {
     if (!isThere) continue;
-    write(pen, text, x, frame.top - 6, {ink, size: 10.5});
+    if (x + widthOf(pen, text, 10.5) > width) [x, y] = [8, y + 14];
+    write(pen, text, x, y, {ink, size: 10.5});
     x += widthOf(pen, text, 10.5) + 14;
   }
 }

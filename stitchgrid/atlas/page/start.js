@@ -68,7 +68,7 @@ function explain() {
     pen.fillStyle = colour(k / (STEPS - 1), isDifference ? DIFFERENCE : SIMILARITY);
     pen.fillRect(k, 0, 1, 1);
   }
-  const words = isDifference ? "" : higherIsSimilar === null ? direction : `brighter = more similar (${direction.split(" ")[0]})${scale.is_log ? ", logarithmic" : ""}`;
+  const words = isDifference ? "" : higherIsSimilar === null ? direction : `${direction.split(" ")[0]} = brighter = more similar${scale.is_log ? ", logarithmic" : ""}`;
   $("legend").replaceChildren(make("span", {}, ends[0], ramp, ends[1]), make("span", {className: "direction"}, words));
   $("marks").replaceChildren(
     ...(higherIsSimilar === null ? [] : [make("span", {}, make("i", {className: "dot"}), "best source of a target layer")]),
@@ -115,8 +115,12 @@ async function start() {
   $("sweep").append(...data.sweeps.map(({name}, number) => make("option", {value: number}, name)));
   $("sweep-label").hidden = data.sweeps.length < 2;
   $("sweep").addEventListener("change", () => open(Number($("sweep").value)));
-  for (const name of ["source", "target"]) $(name).addEventListener("change", () => goTo(Number($("source").value), Number($("target").value)));
-  $("swap").addEventListener("click", () => goTo(state.target, state.source));
+  for (const name of ["source", "target"]) $(name).addEventListener("change", () => {
+    const {source, target} = compared(Number($("source").value), Number($("target").value), name);
+    goTo(source, target);
+    showControls();
+  });
+  $("swap").addEventListener("click", () => { if (state.sweep.pairOf(state.target, state.source) >= 0) goTo(state.target, state.source); });
   $("choice").addEventListener("change", () => set({choice: Number($("choice").value)}));
   $("minus").addEventListener("change", () => set({minus: $("minus").value === "" ? null : Number($("minus").value)}));
   $("every").addEventListener("change", () => set({every: $("every").checked}));

@@ -32,6 +32,15 @@ function flush() {
 
 const current = () => state.sweep.pairOf(state.source, state.target);
 
+/** The pair of networks nearest to what is asked for: where they were not compared, another one with the same target, else source. */
+function compared(source, target, first = "source") {
+  const {sweep} = state;
+  if (sweep.pairOf(source, target) >= 0 || !sweep.sources.length) return {source, target};
+  const all = Array.from(sweep.sources.keys()), same = {source: (p) => sweep.sources[p] === source, target: (p) => sweep.targets[p] === target};
+  const p = all.find(same[first]) ?? all.find(same.target) ?? all.find(same.source) ?? 0;
+  return {source: sweep.sources[p], target: sweep.targets[p]};
+}
+
 /** Look at a pair of networks; a pin in another pair goes. */
 function goTo(source, target) {
   const p = state.sweep.pairOf(source, target);
@@ -106,7 +115,7 @@ function applyHash({metric, variant, pair, pin: layers}) {
   const word = metric?.join(","), peers = choices.map((_, n) => n).filter((n) => `${choices[n].matcher}.${choices[n].metric}` === word);
   if (peers.length) changes.choice = peers[Math.min(Number(variant?.[0]) || 0, peers.length - 1)];
   const ends = (pair ?? []).map((name) => networks.findIndex((network) => network.name === name));
-  if (ends.length === 2 && ends.every((end) => end >= 0)) [changes.source, changes.target] = ends;
+  if (ends.length === 2 && ends.every((end) => end >= 0)) Object.assign(changes, compared(...ends, "target"));
   const source = changes.source ?? state.source, target = changes.target ?? state.target, p = state.sweep.pairOf(source, target);
   if (layers?.length === 2 && p >= 0) {
     const i = networks[source].layers.findIndex(({name}) => name === layers[0]), j = networks[target].layers.findIndex(({name}) => name === layers[1]);

@@ -4,13 +4,13 @@ let treeMap = null;
 
 function treeLayout(width) {
   const {sweep} = state, found = treeOf(distance), kept = found.leaves.filter((n) => !sweep.networks[n].isTwin), gap = Math.max(9, Math.min(22, 480 / kept.length));
-  const widest = Math.min(180, Math.max(20, ...kept.map((n) => widthOf(ruler(), tail(sweep.networks[n].name, 28))))) + 12;
+  const widest = Math.min(180, Math.max(20, ...kept.map((n) => widthOf(ruler(), tail(sweep.networks[n].name, 28), 11, 650)))) + 14;
   return {...found, kept, gap, left: 10, right: width - widest};
 }
 
 function paintTree(pen, {width}) {
   const {sweep} = state, {merges, kept, gap, left, right} = treeLayout(width), size = sweep.networks.length, theirs = inks(), places = new Map();
-  kept.forEach((n, at) => places.set(n, {x: right, y: 30 + (at + 0.5) * gap}));
+  kept.forEach((n, at) => places.set(n, {x: right, y: 26 + (at + 0.5) * gap}));
   const known = merges.filter(({isKnown}) => isKnown).map(({height}) => height), [low, high] = [Math.min(0, ...known), Math.max(1e-9, ...known)], x = (height) => right - (height - low) / (high - low) * (right - left);
   merges.forEach((merge, m) => {
     const ends = [places.get(merge.left), places.get(merge.right)];
@@ -24,8 +24,7 @@ function paintTree(pen, {width}) {
     disc(pen, right + 4, places.get(n).y, 2.5, ink);
     write(pen, tail(sweep.networks[n].name, 28), right + 11, places.get(n).y, {ink: theirs.ink, weight: chosen_ ? 650 : 400, size: Math.min(11, gap + 1)});
   }
-  write(pen, "Networks by the mean of their best sources, both ways (average linkage)", 0, 10, {size: 10.5});
-  write(pen, `${short(high)} ← distance → ${short(low)}`, left, 24, {size: 10});
+  write(pen, `${short(high)} ← distance → ${short(low)}`, left, 8, {size: 10.5});
 }
 
 function drawTree() {
@@ -34,7 +33,7 @@ function drawTree() {
   treeMap ??= new Chart($("tree"), {
     name: "tree", label: "Dendrogram of networks", measure: (width) => { const {kept, gap} = treeLayout(width); return 40 + kept.length * gap; }, paint: paintTree,
     press: ({y}) => {
-      const {kept, gap} = treeLayout(treeMap.width), n = kept[Math.floor((y - 30) / gap)];
+      const {kept, gap} = treeLayout(treeMap.width), n = kept[Math.floor((y - 26) / gap)];
       if (n !== undefined && state.sweep.pairOf(state.source, n) >= 0) goTo(state.source, n);
       return true;
     },
