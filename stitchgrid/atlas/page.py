@@ -15,7 +15,7 @@ from stitchgrid.atlas.grids import SweepGrids
 from stitchgrid.catalog.misled import misleading_limits, misleading_rule
 
 #: The modules of the page in the order in which they are joined: arithmetic, then the sweep, its views, the page.
-ARITHMETIC = ("numbers", "decode", "colours", "counting", "distances", "clusters")
+ARITHMETIC = ("numbers", "decode", "colours", "counting", "eigen", "distances", "clusters")
 MODULES = (
     *ARITHMETIC,
     "elements",

@@ -100,9 +100,16 @@ function write(pen, text, x, y, {size = 11, weight = 400, ink = inks().soft, ali
   pen.restore();
 }
 
+const widths = new Map();
+
 function widthOf(pen, text, size = 11, weight = 400) {
-  pen.font = font(size, weight);
-  return pen.measureText(text).width;
+  const key = `${size} ${weight} ${text}`;
+  if (widths.size > 20000) widths.clear();
+  if (!widths.has(key)) {
+    pen.font = font(size, weight);
+    widths.set(key, pen.measureText(text).width);
+  }
+  return widths.get(key);
 }
 
 function line(pen, points, {ink = inks().ink, width = 1, dashes = [], alpha = 1} = {}) {

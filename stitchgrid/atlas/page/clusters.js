@@ -11,9 +11,12 @@ function averageLinkage(distances, size) {
   for (const a of slots) sizes.set(a, 1);
   let alive = slots.slice();
   while (alive.length > 1) {
-    let best = [alive[0], alive[1]], least = Infinity;
-    for (const a of alive) for (const b of alive) if (a < b && at(a, b) < least) [best, least] = [[a, b], at(a, b)];
-    const [a, b] = best, left = sizes.get(a), right = sizes.get(b);
+    let [a, b, least] = [alive[0], alive[1], Infinity];
+    for (let m = 0; m < alive.length; m++) for (let n = m + 1; n < alive.length; n++) {
+      const apart = between[alive[m] * size + alive[n]];
+      if (apart < least) [a, b, least] = [alive[m], alive[n], apart];
+    }
+    const left = sizes.get(a), right = sizes.get(b);
     for (const c of alive) {
       if (c === a || c === b) continue;
       const [x, y] = [at(a, c), at(b, c)];

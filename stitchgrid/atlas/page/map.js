@@ -11,23 +11,32 @@ function mappedLayers() {
   return {points, stage};
 }
 
+/** Distances between the mapped layers by one score, both directions averaged; NaN where neither was computed. */
+function layerDistances(c, points) {
+  const {sweep} = state, size = points.length, {values, higherIsSimilar} = sweep.choices[c], sums = new Float64Array(size * size), counts = new Uint8Array(size * size);
+  const members = sweep.networks.map(() => []);
+  points.forEach(({network, layer}, a) => members[network].push([layer, a]));
+  for (let p = 0; p < sweep.sources.length; p++) {
+    const {start, columns} = sweep.block(p);
+    for (const [i, a] of members[sweep.sources[p]]) for (const [j, b] of members[sweep.targets[p]]) {
+      const value = values[start + i * columns + j];
+      if (a === b || Number.isNaN(value)) continue;
+      const found = distanceOf(value, higherIsSimilar);
+      for (const at of [a * size + b, b * size + a]) {
+        sums[at] += found;
+        counts[at] += 1;
+      }
+    }
+  }
+  return sums.map((sum, at) => at % (size + 1) === 0 ? 0 : counts[at] ? sum / counts[at] : NaN);
+}
+
 /** Places of the layers by one score, kept for as long as the page is open. */
 function mapOf(c) {
   const {sweep} = state;
   sweep.maps ??= new Map();
   if (!sweep.maps.has(c)) {
-    const {points, stage} = mappedLayers(), size = points.length, distances = new Float64Array(size * size).fill(NaN), {values, higherIsSimilar} = sweep.choices[c];
-    for (let a = 0; a < size; a++) {
-      for (let b = 0; b <= a; b++) {
-        const found = [[points[a], points[b]], [points[b], points[a]]].map(([f, g]) => {
-          const p = sweep.pairOf(f.network, g.network);
-          return p < 0 ? NaN : values[sweep.starts[p] + f.layer * sweep.networks[g.network].layers.length + g.layer];
-        }).filter((value) => !Number.isNaN(value)).map((value) => distanceOf(value, higherIsSimilar));
-        if (a === b) distances[a * size + b] = 0;
-        else if (found.length) distances[a * size + b] = distances[b * size + a] = found.reduce((sum, value) => sum + value, 0) / found.length;
-      }
-    }
-    const {full, missing, unlinked} = completed(distances, size);
+    const {points, stage} = mappedLayers(), size = points.length, {full, missing, unlinked} = completed(layerDistances(c, points), size);
     const {points: places, kept} = classicalScaling(full, size);
     sweep.maps.set(c, {points, places, kept, stage, missing, unlinked, size});
   }

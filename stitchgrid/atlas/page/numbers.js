@@ -1,6 +1,7 @@
 /* Numbers in words. */
 
-const plural = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+const grouped = new Intl.NumberFormat("en");
+const plural = (number, noun) => `${grouped.format(number)} ${noun}${number === 1 ? "" : "s"}`;
 const spelled = (value) => value > 0 ? "∞" : value < 0 ? "−∞" : "–";
 
 /** A value with the six digits that the page keeps of every number. */

@@ -19,9 +19,9 @@ class Sweep {
     }));
     this.answers = data.answers && Object.fromEntries(Object.entries(data.answers).map(([name, value]) => [name, typeof value === "number" ? arrays[value] : value]));
     this.starts = new Uint32Array(this.sources.length + 1);
-    this.pairs = new Map();
+    this.pairs = new Int32Array(networks.length ** 2).fill(-1);
     for (let p = 0; p < this.sources.length; p++) {
-      this.pairs.set(this.sources[p] * networks.length + this.targets[p], p);
+      this.pairs[this.sources[p] * networks.length + this.targets[p]] = p;
       this.starts[p + 1] = this.starts[p] + networks[this.sources[p]].layers.length * networks[this.targets[p]].layers.length;
     }
     this.size = this.starts[this.sources.length];
@@ -32,7 +32,7 @@ class Sweep {
   }
 
   pairOf(source, target) {
-    return this.pairs.get(source * this.networks.length + target) ?? -1;
+    return this.pairs[source * this.networks.length + target] ?? -1;
   }
 
   /** Where the layer pairs of a pair of networks begin, how many rows (source layers) and columns they have. */
