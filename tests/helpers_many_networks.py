@@ -79,7 +79,9 @@ def _part(cells: pa.Table, seed: int) -> pa.Table:
     rng = np.random.default_rng(seed)
     num = cells.num_rows
     names = {side: cells[f"{side}_model"].to_pylist() for side in ("source", "target")}
-    strange = np.array([f.split("/")[0] != g.split("/")[0] for f, g in zip(names["source"], names["target"], strict=True)])
+    strange = np.array(
+        [f.split("/")[0] != g.split("/")[0] for f, g in zip(names["source"], names["target"], strict=True)]
+    )
     other = np.array([f != g for f, g in zip(names["source"], names["target"], strict=True)])
     gap = np.abs(cells["source_depth"].to_numpy() - cells["target_depth"].to_numpy())
     same = (gap == 0) & ~other
@@ -103,7 +105,10 @@ def _part(cells: pa.Table, seed: int) -> pa.Table:
         "flags": pa.array([[]] * num, pa.list_(pa.string())),
         **{f"{side}_network": [digest(name) for name in names[side]] for side in names},
         **{f"{side}_weights": [digest("w", name) for name in names[side]] for side in names},
-        **{name: cells[name] for name in ("cell_id", "source_layer", "target_layer", "matcher", "params", "seed", "shard")},
+        **{
+            name: cells[name]
+            for name in ("cell_id", "source_layer", "target_layer", "matcher", "params", "seed", "shard")
+        },
         **{name: pa.array([word] * num) for name, word in constant.items()},
     }
     return pa.table({one.name: columns.get(one.name, pa.nulls(num, one.type)) for one in PART}, schema=PART)

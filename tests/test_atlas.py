@@ -33,10 +33,11 @@ from helpers_store import (
 )
 from hypothesis import example, given
 from hypothesis import strategies as st
+from test_answers import drawn
 
 from stitchgrid.atlas import write_atlas
 from stitchgrid.atlas.figures import draw_choice
-from stitchgrid.atlas.grids import Panel, connected
+from stitchgrid.atlas.grids import EVIDENCE, Panel, connected
 from stitchgrid.atlas.packing import DIGITS, TYPES, Arrays, to_digits
 from stitchgrid.atlas.page import MODULES, embed, join_modules
 from stitchgrid.atlas.reading import read_sweep
@@ -431,7 +432,9 @@ def test_numbers_of_large_pages_keep_their_first_digits(values):
     kept = to_digits(np.array(values))
     assert kept.dtype == np.float32
     for value, one in zip(values, kept, strict=True):
-        assert float(f"{one:.{DIGITS}g}") == pytest.approx(float(f"{value:.{DIGITS}g}"), rel=1.1 * 10 ** (1 - DIGITS) / 10)
+        assert float(f"{one:.{DIGITS}g}") == pytest.approx(
+            float(f"{value:.{DIGITS}g}"), rel=1.1 * 10 ** (1 - DIGITS) / 10
+        )
 
 
 def test_numbers_that_float32_cannot_hold_stay_as_they_are():
@@ -448,6 +451,77 @@ def test_the_same_array_is_kept_once():
     arrays = Arrays()
     assert [arrays.add_codes(np.array(codes)) for codes in ([1, 2], [300], [1, 2])] == [0, 1, 0]
     assert [found.tolist() for found in read_arrays(arrays.content())] == [[1, 2], [300]]
+
+
+# Folding, answers, provenance -----------------------------------------------------------------------------------------
+
+
+def test_layers_fold_into_stages_where_a_page_would_hold_too_many_cells(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("stitchgrid.atlas.reading.MOST_CELLS", 100)
+    page, _ = write_page(store, tmp_path / "atlas.html")
+    sweep = page.sweeps[SWEEP]
+    assert sweep["fold"] == {"num_layers": 2, "num_cells": 216, "most_cells": 100}
+    assert [[one["name"] for one in network["layers"]] for network in sweep["networks"]] == [[LAYERS[0], LAYERS[2]]] * 2
+    kept = [(i, j) for i in LAYERS[::2] for j in LAYERS[::2]]
+    expected = [
+        value_of(find_cell((f, i, g, j), "direct"), "residual") for f in MODELS for g in MODELS for i, j in kept
+    ]
+    assert page.values(page.choice("direct", "residual")).tolist() == expected
+
+
+def test_every_layer_is_shown_where_a_page_can_hold_the_cells(page):
+    assert page.sweeps[SWEEP]["fold"] is None
+
+
+def test_the_page_holds_the_answers_of_the_view_and_every_check(tmp_path):
+    store = drawn(5).write(tmp_path)
+    page, _ = write_page(store, tmp_path / "atlas.html")
+    sweep, arrays = page.sweeps["planted"], page.arrays["planted"]
+    found = sweep["answers"]
+    with Catalog(store) as catalog:
+        rows = catalog.query(
+            "from answers order by target_model, target_index, source_model, matcher, seed"
+        ).to_pylist()
+    layers = [[layer["name"] for layer in network["layers"]] for network in sweep["networks"]]
+    columns = {name: arrays[number] for name, number in found.items() if isinstance(number, int)}
+    ends = [0, *columns["candidateEnds"].tolist()]
+    assert len(columns["target"]) == len(rows) > 20
+    for n, row in enumerate(rows):
+        source, target = (sweep["networks"][columns[side][n]]["name"] for side in ("source", "target"))
+        names = layers[columns["source"][n]]
+        assert (source, target) == (row["source_model"], row["target_model"])
+        assert layers[columns["target"][n]][columns["targetLayer"][n]] == row["target_layer"]
+        assert names[columns["sourceLayer"][n]] == row["source_layer"]
+        assert sweep["choices"][columns["choice"][n]]["matcher"] == row["matcher"]
+        assert found["verdicts"][columns["verdict"][n]] == row["verdict"]
+        for name in ("margin", "margin_low", "margin_high", "p", "untrained_value"):
+            assert (None if math.isnan(columns[name][n]) else columns[name][n]) == row[name]
+        assert [names[layer] for layer in columns["candidates"][ends[n] : ends[n + 1]]] == (row["candidates"] or [])
+        for m, check in enumerate(row["checks"]):
+            place = n * len(found["names"]) + m
+            word = found["outcomes"][columns["checks"][place]]
+            assert found["texts"][columns["details"][place]] == check["detail"]
+            assert {"passed": True, "failed": False}.get(word) == check["passed"]
+
+
+def test_evidence_stands_beside_the_values(tmp_path):
+    store = drawn(5).write(tmp_path)
+    page, _ = write_page(store, tmp_path / "atlas.html")
+    choice, arrays = page.choice("direct", "residual", sweep="planted"), page.arrays["planted"]
+    low, high, null_low, null_high = (arrays[choice["evidence"][name]] for name in EVIDENCE)
+    values = page.values(choice, "planted")
+    assert np.isfinite(values).all()
+    np.testing.assert_allclose(high - low, 0.02)
+    assert (null_low < null_high).all()
+
+
+def test_the_page_tells_where_its_values_come_from(page):
+    found = page.sweeps[SWEEP]["provenance"]
+    assert json.loads(found["job"])["job"] == {"name": SWEEP}
+    [run] = found["runs"]
+    assert (run["version"], run["precision"], run["device"]) == ("0.1.0", "fp32", "cpu")
+    assert [(one["status"], one["error"], one["num_cells"]) for one in found["failures"]] == [("failed", ERROR, 1)]
+    assert FLAG in {one["flag"] for one in found["flags"]}
 
 
 # Scales and blocks ----------------------------------------------------------------------------------------------------

@@ -40,9 +40,7 @@ def pack_answers(grid: SweepGrids, arrays: Arrays, *, many: bool) -> dict[str, A
     keys = zip(*(table[name].to_pylist() for name in ("matcher", "params", "samples", "seed")), strict=True)
     choice = np.array([entries.get(key, -1) for key in keys])
     sides = {side: np.array([positions[name] for name in names[f"{side}_model"]]) for side in ("target", "source")}
-    place = {
-        side: _places(layers, sides[side], names[f"{side}_layer"]) for side in ("target", "source")
-    }
+    place = {side: _places(layers, sides[side], names[f"{side}_layer"]) for side in ("target", "source")}
     runner_up = _places(layers, sides["source"], table["runner_up"].to_pylist())
     kept = (choice >= 0) & (place["target"] != NONE) & (place["source"] != NONE)
     table = table.filter(pa.array(kept))

@@ -124,7 +124,9 @@ def _claimants(choices: Sequence[Choice]) -> list[dict[str, Any]]:
                     "choices": list(found.values()),
                     "relativeAccuracy": found.get("relative_accuracy"),
                     "accuracy": found.get("accuracy"),
-                    "detectors": [found[name] for name in ("ood_mahalanobis_auroc", "ood_energy_auroc") if name in found],
+                    "detectors": [
+                        found[name] for name in ("ood_mahalanobis_auroc", "ood_energy_auroc") if name in found
+                    ],
                     "direct": [position for other, position in direct if _rank(other[1]) == _rank(key[1])],
                 }
             )

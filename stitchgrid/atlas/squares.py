@@ -32,7 +32,9 @@ def read_choices(squares: pa.Table, networks: Sequence[NetworkInfo]) -> tuple[tu
     note_of_row, notes = _codes(squares, NOTE)
     choice_of_row, choices = _codes(squares, (*ENTRY, "samples", "metric"))
     diverged = np.array([False, *("diverged" in note["flags"].split(", ") for note in notes)])
-    panels = _panels(squares, networks, choice_of_row, {"value": values, **_evidence(squares)}, note_of_row + 1, diverged)
+    panels = _panels(
+        squares, networks, choice_of_row, {"value": values, **_evidence(squares)}, note_of_row + 1, diverged
+    )
     palettes = _palettes(squares, values)
     labels = matcher_labels([_variant(row) for row in choices])
     found = [
