@@ -38,7 +38,7 @@ function overviewLayout(width) {
 function paintOverview(pen, {width}) {
   const {sweep, choice: c} = state, choice = sweep.choices[c], {rows, columns, left, top, side, matrix, size} = overviewLayout(width), every = Math.ceil(LETTER / side);
   rows.forEach((f, i) => columns.forEach((g, j) => {
-    const value = matrix[f * size + g], place = position(value, choice), x = left + j * side, y = top + i * side, gap = side > 5 ? 1 : 0;
+    const value = matrix[f * size + g], place = position(value, choice), x = left + j * side, y = top + i * side, gap = side >= 10 ? 1 : 0;
     if (Number.isNaN(value)) {
       if (sweep.pairOf(f, g) >= 0 && side >= MARKED) paintMissing(pen, "", x, y, side);
       return;

@@ -8,11 +8,12 @@ const LIMITS = [
 function chooseAxes() {
   const {sweep} = state, first = sweep.claimants[0], scores = sweep.scores.length > 1 ? sweep.scores : sweep.choices.map((_, c) => c);
   for (const side of ["x", "y"]) $(side).replaceChildren(...choiceOptions());
+  $("scatter").hidden = sweep.choices.length < 2; // one score has nothing to stand against
   set({x: first?.direct[0] ?? scores[0] ?? 0, y: first ? first.accuracy ?? first.relativeAccuracy : scores[1] ?? scores[0] ?? 0});
 }
 
 function drawScatter() {
-  if (!state.sweep.choices.length || state.x === null) return;
+  if (state.sweep.choices.length < 2 || state.x === null) return;
   for (const name of ["x", "y", "scope"]) $(name).value = state[name];
   scatterMap ??= new Chart($("scatter-map"), {
     name: "scatter", label: "Scatter of two scores", measure: () => SCATTER_HEIGHT, paint: paintScatter, over: overScatter, at: nearestSpot, press: grab, move: drag,

@@ -40,17 +40,17 @@ function claimTexts(k) {
   });
 }
 
-/** Every score of a pair: those by which layers are ranked first. */
+/** Every score of a pair: those by which layers are ranked first, then the other metrics (folded where all are told). */
 function scoreTable(k, most) {
-  const {sweep} = state, order = [...sweep.scores, ...sweep.choices.map((_, c) => c).filter((c) => !sweep.choices[c].isScore)];
-  const known = order.filter((c) => !Number.isNaN(sweep.choices[c].values[k]) || sweep.choices[c].isScore);
-  const rows = known.slice(0, most).map((c) => {
+  const {sweep} = state, others = sweep.choices.map((_, c) => c).filter((c) => !sweep.choices[c].isScore && !Number.isNaN(sweep.choices[c].values[k]));
+  const table = (numbers) => make("table", {className: "scores"}, make("tbody", {}, ...numbers.map((c) => {
     const one = sweep.choices[c], value = one.values[k];
     return make("tr", {className: c === state.choice ? "on" : ""}, make("th", {scope: "row"}, choiceName(one)),
       cellOf(Number.isNaN(value) ? WHY[sweep.noteOf(c, k).state] ?? "–" : exact(value)), cellOf(evidenceText(one, k), {className: "faint"}));
-  });
-  if (known.length > most) rows.push(make("tr", {}, make("td", {colSpan: 3, className: "faint"}, `and ${known.length - most} more when pinned`)));
-  return make("table", {className: "scores"}, make("tbody", {}, ...rows));
+  })));
+  if (most === Infinity) return make("div", {}, table(sweep.scores), others.length ? make("details", {}, make("summary", {}, `${others.length} other metrics`), table(others)) : null);
+  const shown = [...sweep.scores, ...others].slice(0, most), more = sweep.scores.length + others.length - shown.length;
+  return make("div", {}, table(shown), more ? make("div", {className: "faint"}, `and ${more} more when pinned`) : null);
 }
 
 function factsOf(note) {
@@ -78,7 +78,7 @@ function showSheet() {
   const sheet = $("sheet"), k = state.pin;
   sheet.hidden = k === null;
   if (k === null) return;
-  $("sheet-body").replaceChildren(...tell(k, {most: 400}));
+  $("sheet-body").replaceChildren(...tell(k, {most: Infinity}));
 }
 
 listen("hover pin choice sweep limits", showTip);
