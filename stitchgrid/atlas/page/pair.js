@@ -37,16 +37,27 @@ function overLarge(pen, {width}) {
   paintMarked(pen, block, layout);
 }
 
-/** Small rings on the cells that were brushed in the scatter. */
+/** Small rings on the cells that were brushed in the scatter; where squares are too small for rings, a tint. */
 function paintMarked(pen, block, {left, top, side}) {
   if (!state.marked) return;
-  for (let at = 0; at < block.rows * block.columns; at++) {
-    if (!state.marked.cells[block.start + at]) continue;
-    Object.assign(pen, {strokeStyle: inks().accent, lineWidth: 1.5});
-    pen.beginPath();
-    pen.arc(left + (at % block.columns + 0.5) * side, top + (Math.floor(at / block.columns) + 0.5) * side, Math.max(1.5, side * 0.3), 0, 2 * Math.PI);
-    pen.stroke();
+  const {start, rows, columns} = block, cells = state.marked.cells.subarray(start, start + rows * columns), {accent} = inks();
+  if (side < MARKED && !(pen instanceof SvgPen)) {
+    const picture = Object.assign(document.createElement("canvas"), {width: columns, height: rows}), context = picture.getContext("2d"), pixels = context.createImageData(columns, rows), tint = toBytes(accent);
+    cells.forEach((isMarked, at) => { if (isMarked) pixels.data.set([tint[0], tint[1], tint[2], 170], 4 * at); });
+    context.putImageData(pixels, 0, 0);
+    pen.drawImage(picture, left, top, columns * side, rows * side);
+    return;
   }
+  const radius = Math.max(1.5, side * 0.3);
+  Object.assign(pen, {strokeStyle: accent, lineWidth: 1.5});
+  pen.beginPath();
+  cells.forEach((isMarked, at) => {
+    if (!isMarked) return;
+    const x = left + (at % columns + 0.5) * side, y = top + (Math.floor(at / columns) + 0.5) * side;
+    pen.moveTo(x + radius, y);
+    pen.arc(x, y, radius, 0, 2 * Math.PI);
+  });
+  pen.stroke();
 }
 
 function squareAt(layout, x, y, block) {
