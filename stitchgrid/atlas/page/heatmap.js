@@ -1,7 +1,6 @@
 /* Heat maps: one score of one pair of networks, sources down, targets across. */
 
 const LARGEST = 44, READABLE = 34, MARKED = 5, GAPPED = 7; // sides of a square in pixels, from which on they hold more
-const NO_VALUE = [0, 0, 0, 0];
 
 /** What a square shows: its place on the scale (NaN: nothing) and the colours to mix from. */
 function shownBy(c, minus) {
