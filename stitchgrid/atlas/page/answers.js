@@ -68,11 +68,15 @@ function whyNoAnswers(about) {
 const marginText = (value) => Number.isNaN(value) ? "–" : short(value);
 const verdictOf = (word) => make("span", {className: `verdict-word ${word.replaceAll(" ", "-")}`}, word);
 
+const LONGEST_LAYER = 22; // letters; the whole name is in its title
+
+const layerCell = (name) => name === null ? cellOf("–") : cellOf(make("bdi", {}, tail(name, LONGEST_LAYER)), {title: name});
+
 function answerRow(one, isOpen) {
   const row = make("tr", {className: isOpen ? "answer on" : "answer", onclick: () => isOpen ? free() : pin(one.k)},
-    make("th", {scope: "row"}, textButton(one.targetLayer, () => {}, {className: "quiet name", title: `Pin ${one.sourceLayer} into ${one.targetLayer}`})),
-    cellOf(one.sourceLayer), cellOf(verdictOf(one.verdict)), cellOf(short(one.value), {className: "number"}), cellOf(interval(one.low, one.high) || "–", {className: "faint"}),
-    cellOf(one.runnerUp ?? "–"), cellOf(marginText(one.margin), {className: "number"}), cellOf(interval(one.marginLow, one.marginHigh) || "–", {className: "faint"}),
+    make("th", {scope: "row"}, textButton(tail(one.targetLayer, LONGEST_LAYER), () => {}, {className: "quiet name", title: `Pin ${one.sourceLayer} into ${one.targetLayer}`})),
+    layerCell(one.sourceLayer), cellOf(verdictOf(one.verdict)), cellOf(short(one.value), {className: "number"}), cellOf(interval(one.low, one.high) || "–", {className: "faint"}),
+    layerCell(one.runnerUp), cellOf(marginText(one.margin), {className: "number"}), cellOf(interval(one.marginLow, one.marginHigh) || "–", {className: "faint"}),
     ...one.checks.map(({name, outcome, detail}) => make("td", {className: `check ${outcome.split(" ")[0]}`, title: `${wordsOf(name)}: ${outcome}. ${detail}`, label: `${wordsOf(name)}: ${outcome}`}, SIGNS[outcome])));
   row.querySelector("button").setAttribute("aria-expanded", isOpen);
   return row;
@@ -87,7 +91,7 @@ function detailRow(one, about) {
     Number.isNaN(one.untrained) ? "" : `The untrained twin reaches ${short(one.untrained)}.`,
   ].filter(Boolean).join(" ");
   const table = others.length ? make("table", {className: "others"}, make("caption", {}, "Other matchers for this layer"), make("tbody", {}, ...others.map((other) => make("tr", {},
-    make("th", {scope: "row"}, textButton(choiceName(sweep.choices[other.c]), (event) => { event.stopPropagation(); set({choice: other.c}); })), cellOf(other.sourceLayer), cellOf(short(other.value), {className: "number"}),
+    make("th", {scope: "row"}, textButton(choiceName(sweep.choices[other.c]), (event) => { event.stopPropagation(); set({choice: other.c}); })), layerCell(other.sourceLayer), cellOf(short(other.value), {className: "number"}),
     cellOf(interval(other.low, other.high), {className: "faint"}), cellOf(`margin ${marginText(other.margin)}`, {className: "faint"}), cellOf(verdictOf(other.verdict)))))) : null;
   return make("tr", {className: "detail"}, make("td", {colSpan: 8 + one.checks.length}, make("div", {className: "detail-grid"}, make("div", {}, checks, facts && make("p", {className: "small"}, facts)), table)));
 }
