@@ -36,7 +36,7 @@ class NeighbourParams(Params):
 
 
 class Rules(Params):
-    """Which rule lays a source on a target of another shape, where there is a choice; `stitchgrid manual networks` has the table."""
+    """Which rule lays a source on a target of another shape, where there is a choice: see the manual, networks."""
 
     resize: Literal["bilinear", "area", "nearest"] = "bilinear"
     """how a source is laid on a target of another grid"""

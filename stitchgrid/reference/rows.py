@@ -30,7 +30,7 @@ def pooled(rows_NPD: Tensor, layer: Layer) -> Tensor:
 
 
 def lay(a: Tensor, source: Layer, target: Layer, rules: Rules) -> Tensor:
-    """Return a source's activations on the target's positions, (N, P, D); the manual (networks) has the table of the rules."""
+    """Return a source's activations on the target's positions, (N, P, D); for the rules see the manual, networks."""
     if "vector" not in {source.kind, target.kind} and None in {source.grid, target.grid}:
         is_same = (source.num_prefix, grid(source)) == (target.num_prefix, grid(target))
         if is_same and (rules.cls == "copy" or not target.num_prefix):
