@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from stitchgrid.cli.complete import complete_architectures, complete_jobs, complete_topics
 from stitchgrid.cli.options import STORE
 from stitchgrid.cli.saying import say
 from stitchgrid.cli.streams import answering
@@ -15,7 +16,7 @@ WIDEST = 110  # characters of a line that is still read with ease
 
 
 @click.command()
-@click.argument("topic", required=False)
+@click.argument("topic", required=False, shell_complete=complete_topics)
 def manual(topic: str | None) -> None:
     """Show a page of the manual, or list its topics.
 
@@ -52,8 +53,18 @@ def _laid_out(text: str) -> str:
 
 @click.command()
 @click.argument("file", default="job.toml", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--source", metavar="ARCHITECTURE", help="The first network: torchvision:NAME, FILE.py:function, ...")
-@click.option("--target", metavar="ARCHITECTURE", help="The second one, into which layers of the first are stitched.")
+@click.option(
+    "--source",
+    metavar="ARCHITECTURE",
+    shell_complete=complete_architectures,
+    help="The first network: torchvision:NAME, FILE.py:function, ...",
+)
+@click.option(
+    "--target",
+    metavar="ARCHITECTURE",
+    shell_complete=complete_architectures,
+    help="The second one, into which layers of the first are stitched.",
+)
 @click.option("--source-weights", metavar="WEIGHTS", help="A checkpoint, a published name, 'train' or 'random'.")
 @click.option("--target-weights", metavar="WEIGHTS", help="The same for the second network.")
 @click.option("--images", metavar="PATH|NAME", help="A folder, an archive, arrays, 'digits', 'CIFAR10', ...")
@@ -130,7 +141,7 @@ def _answer(question: str, default: str | None = None) -> str:
 
 
 @click.command()
-@click.argument("jobfile", required=False)
+@click.argument("jobfile", required=False, shell_complete=complete_jobs)
 @STORE
 @click.option(
     "--address",

@@ -19,7 +19,7 @@ from stitchgrid.paths import named_path
 
 NEEDED = (
     *("torch", "torchvision", "ray", "duckdb", "pyarrow", "numpy", "scipy", "scikit-learn"),
-    *("pydantic", "safetensors", "matplotlib", "rich", "click"),
+    *("pydantic", "safetensors", "matplotlib", "rich", "click", "prompt_toolkit", "pygments"),
 )
 OPTIONAL = {"timm": "timm", "boto3": "s3", "POT": "soft-matching", "pandas": "frames", "polars": "frames"}  # -> extra
 LOW_DISK = 1_000_000_000  # bytes
