@@ -40,6 +40,11 @@ def store_folder(tmp_path_factory):
 # What the pages name
 
 
+def test_licence_types_and_manual_lie_in_the_package():
+    for name in ("LICENSE", "py.typed", "manual/start.md", "manual/example.py"):
+        assert (ROOT / "stitchgrid" / name).is_file()
+
+
 def test_the_readme_is_short():
     assert PAGES["README"].count("\n") <= 150
 

@@ -97,10 +97,10 @@ def init(
     target, target_weights = _network("second", "target", target, target_weights, yes=yes)
     images = images or _asked("Images: a folder, an archive, or a known data set such as digits", "images", yes=yes)
 
+    say("Looking at the images, and building both networks without their weights ...", err=True)
     from stitchgrid.driver.draft import Wish, draft
 
     wishes = Wish(architecture=source, weights=source_weights), Wish(architecture=target, weights=target_weights)
-    say("Looking at the images, and building both networks without their weights ...", err=True)
     text = draft(file, *wishes, images, say=lambda line: say(line, err=True))
     try:
         write_whole(file, text.encode())
@@ -119,7 +119,7 @@ def _network(
         f"The {which} network: torchvision:NAME, timm:NAME, stitchgrid:NAME or FILE.py:function", option, yes=yes
     )
     if weights is None and not yes and not was_given:
-        from stitchgrid.driver.draft import usual_weights
+        from stitchgrid.models.catalogue import usual_weights
 
         question = "Its weights: a checkpoint, a published name, train or random"
         weights = _answer(question, usual_weights(architecture))

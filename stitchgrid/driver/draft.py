@@ -14,6 +14,7 @@ from stitchgrid.jobfile import Job, parse_job
 from stitchgrid.jobfile.toml_text import parse_toml
 from stitchgrid.jobfile.values import LONGEST_SWEEP
 from stitchgrid.models.build import default_preprocess
+from stitchgrid.models.catalogue import USUAL_WEIGHTS, usual_weights
 from stitchgrid.paths import named_path
 from stitchgrid.records import Network
 from stitchgrid.resolve import open_job_images, resolve
@@ -22,7 +23,6 @@ MOST_TO_FIT, MOST_TO_REPORT = 2_000, 1_000  # images
 GROUPS, GROUP_IMAGES = 20, 4  # of evaluation images at most; in each at least, as any index takes them
 TITLE = "the job that was to be written has problems"
 PREPROCESS = "{ mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225] }"
-LIBRARIES = {"torchvision": "DEFAULT", "timm": "pretrained", "stitchgrid": "train"}  # -> their usual weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +36,7 @@ class Wish:
     def library(self) -> str | None:
         """The library whose network it is, None for the user's own code."""
         word = self.architecture.partition(":")[0]
-        return word if word in LIBRARIES else None
-
-
-def usual_weights(architecture: str) -> str:
-    """Return the weights of a network of which none are said: those of its library; `random` for own code.
-
-    >>> usual_weights("torchvision:resnet18"), usual_weights("nets.py:small")
-    ('DEFAULT', 'random')
-    """
-    return LIBRARIES.get(architecture.partition(":")[0], "random")
+        return word if word in USUAL_WEIGHTS else None
 
 
 def draft(file: Path, source: Wish, target: Wish, images: str, *, say: Callable[[str], None]) -> str:
