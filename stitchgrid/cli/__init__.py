@@ -8,6 +8,7 @@ import click
 from stitchgrid import __version__
 from stitchgrid.cli.answer import answer
 from stitchgrid.cli.ask import atlas, query, report, sql
+from stitchgrid.cli.begin import doctor, init, manual
 from stitchgrid.cli.complete import completion
 from stitchgrid.cli.follow import logs, status
 from stitchgrid.cli.give import diff, export
@@ -46,14 +47,16 @@ def cli() -> None:
       stitchgrid launch quickstart
       stitchgrid answer quickstart
       stitchgrid atlas --out atlas.html
+      stitchgrid manual start
     """
 
 
+BEGINNING = (manual, init, doctor)
 RUNNING = (launch, resume, plan, bench, status, logs)
 LOOKING = (layers, models, matchers, completion)
 ASKING = (answer, query, sql, atlas, report, diff, export)
 KEEPING = (check, compact, merge, remove, gc)
-for command in (*RUNNING, *LOOKING, *ASKING, *KEEPING):
+for command in (*BEGINNING, *RUNNING, *LOOKING, *ASKING, *KEEPING):
     cli.add_command(command)
 
 

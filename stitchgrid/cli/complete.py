@@ -84,12 +84,19 @@ def _architectures(ctx: click.Context) -> Iterable[str]:  # noqa: ARG001
     return known_architectures()
 
 
+def _topics(ctx: click.Context) -> Iterable[str]:  # noqa: ARG001
+    from stitchgrid.manual import TOPICS
+
+    return TOPICS
+
+
 complete_sweeps = offering(_sweeps)
 complete_layers = offering(_layers)
 complete_networks = offering(_networks)
 complete_queries = offering(_queries, files=True)
 complete_jobs = offering(_jobs, files=True)
 complete_kinds = offering(_kinds)
+complete_topics = offering(_topics)
 complete_architectures = offering(_architectures, files=True)
 
 

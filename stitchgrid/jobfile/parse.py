@@ -13,23 +13,25 @@ from stitchgrid.datasets.catalogue import TORCHVISION, known_splits, own_parts
 from stitchgrid.errors import JobFileError, nearest
 from stitchgrid.jobfile.job import Job, MatcherEntry
 from stitchgrid.jobfile.problems import Problems
-from stitchgrid.jobfile.tables import (
+from stitchgrid.jobfile.questions import (
     ControlsTable,
-    DataTable,
     DiagnosticsTable,
     GridTable,
-    HeadTable,
     IntervalsTable,
-    LimitsTable,
     MatcherTable,
+    ProbesTable,
+    TrainedMatcherTable,
+)
+from stitchgrid.jobfile.tables import (
+    DataTable,
+    HeadTable,
+    LimitsTable,
     ModelTable,
     NumericsTable,
     OutliersTable,
-    ProbesTable,
     RecipeTable,
-    TrainedMatcherTable,
-    check_name,
 )
+from stitchgrid.jobfile.values import check_name
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.registry import MATCHERS, default_metrics
 from stitchgrid.paths import check_path, with_home
