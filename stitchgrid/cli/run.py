@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stitchgrid.cli.complete import complete_jobs, complete_sweeps
-from stitchgrid.cli.options import HOW, STORE, WHERE
+from stitchgrid.cli.options import HOW, STORE, USUAL_STORE, WHERE
 from stitchgrid.cli.saying import say
 from stitchgrid.cli.streams import going_on
 
@@ -237,7 +237,7 @@ def _run_launch(
 
 def _command(verb: str, name: str, store: str, options: str = "") -> str:
     """Return a command that can be pasted, also where the name begins like an option."""
-    where = "" if store == "./grid" else f"--store {shlex.quote(store)}"
+    where = "" if store == USUAL_STORE else f"--store {shlex.quote(store)}"
     words = ["--", name] if name.startswith("-") else [name]
     given = [word for word in (options, where) if word]
     return " ".join(["stitchgrid", verb, *(given + words if len(words) > 1 else words + given)])
