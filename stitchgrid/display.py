@@ -57,10 +57,10 @@ def clock(seconds: float) -> str:
 
 
 class Display:
-    """Messages and one stage's progress at a time."""
+    """Messages and one stage's progress at a time; none where it is quiet."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
 
     def say(self, text: str) -> None:
         """Show one line (or several) of text."""

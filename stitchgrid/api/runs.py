@@ -13,6 +13,7 @@ from stitchgrid.catalog import Catalog, load_question
 from stitchgrid.catalog.answers import Answer, find_wanted, read_answers
 from stitchgrid.catalog.progress import SweepProgress, read_progress
 from stitchgrid.errors import InputError, QueryError, nearest
+from stitchgrid.live import Live
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.store import Store
 
@@ -67,8 +68,8 @@ class Grid(Mapping[str, "Run"]):
 class Run:
     """One sweep of a store. It shows what the store holds when it is first asked; `refresh` looks again."""
 
-    def __init__(self, store: Store, sweep: str):
-        self._store, self.sweep = store, sweep
+    def __init__(self, store: Store, sweep: str, *, live: Live | None = None):
+        self._store, self.sweep, self._live = store, sweep, live
 
     def __repr__(self) -> str:
         status = self.status()

@@ -110,8 +110,13 @@ def _brightness(images: Pictures, num: int) -> NDArray[np.float64]:
     means = []
     for start in range(0, num, 100):
         pixels = images.batch(torch.arange(start, min(start + 100, num), device=images.labels.device))
-        means += [float(image.sum(dtype=torch.int64)) / image.numel() for image in pixels]
+        means += [_mean(image) for image in pixels]
     return np.array(means)
+
+
+def _mean(image: Tensor) -> float:
+    exact = torch.float64 if image.is_floating_point() else torch.int64
+    return float(image.sum(dtype=exact)) / image.numel()
 
 
 def _images(work: Workspace, position: int, places: Sequence[int]) -> Tensor:

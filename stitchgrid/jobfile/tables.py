@@ -17,6 +17,7 @@ from pydantic import (
 
 from stitchgrid.datasets.catalogue import known_datasets, own_parts
 from stitchgrid.errors import nearest
+from stitchgrid.live import LIVE
 from stitchgrid.matchers.evidence import MOST_GROUPS
 from stitchgrid.paths import check_path
 from stitchgrid.records import (
@@ -74,7 +75,7 @@ def _size(value: Any) -> int | tuple[int, int] | None:
 def _dataset(value: str) -> str:
     if own_parts(value) is not None:
         return check_path(value)
-    if value not in known_datasets():
+    if value != LIVE and value not in known_datasets():
         raise ValueError(f"{value!r} is unknown; {nearest(value, known_datasets())}, or FILE.py:function")
     return value
 
