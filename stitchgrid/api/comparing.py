@@ -142,7 +142,7 @@ def _run(
     folder = tempfile.mkdtemp(prefix="stitchgrid-") if store is None else None
     try:
         opened = Store.open(folder or os.fspath(store or ""), create=True)
-        where = Where(address="none", cpus_per_worker=torch.get_num_threads())
+        where = Where(address="none", cpus_per_worker=torch.get_num_threads(), keeps_passes=True)
         with live.present(), as_it_was(device):
             Launch(job, opened, where, Display(quiet=not progress)).run(update=True, **how)
     except BaseException:

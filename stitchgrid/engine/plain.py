@@ -40,13 +40,15 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
     """
     record, images = work.sweep.networks[position], work.images.eval
     places, many = _places(images, work), range(min(NUM_MORE, work.sweep.num_eval))
+    layers = range(len(record.layers)) if work.kept is not None else ()
     tally, num_threads = _Tally(work, position), torch.get_num_threads()
 
     def in_full() -> tuple[Tensor, Tensor]:
         """Let all evaluation images pass."""
         kept, seen = {*places, *many}, dict[int, Tensor]()
         with num_threads_set(num_threads):
-            for batch in batches(work, images, {position: []}, scored={position}, stop=work.sweep.num_eval):
+            wanted, stop = {position: list(layers)}, work.sweep.num_eval
+            for batch in batches(work, images, wanted, scored={position}, stop=stop, keeps=True):
                 scores_NK = batch.logits[position].float()
                 tally.add(scores_NK, batch.labels_N)
                 inside = (place for place in kept if batch.start <= place < batch.stop)
