@@ -21,7 +21,7 @@ from stitchgrid.live import live_cuts, live_name
 from stitchgrid.matchers.evidence import FEWEST_PER_GROUP
 from stitchgrid.matchers.heads import detect_head, num_classes_of
 from stitchgrid.matchers.protocol import About
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, kind_of
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, kind_of, proves_halves
 from stitchgrid.models.architecture import code_digest, holding
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
@@ -109,6 +109,7 @@ class Resolution:
                     sweep.eval_data,
                     sweep.precision,
                     str(sweep.batch_size),
+                    *(() if proves_halves(sweep, network) else ("without halves",)),
                 ),
                 network=position,
                 flops=network.flops * sweep.num_eval,

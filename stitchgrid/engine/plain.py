@@ -17,6 +17,7 @@ from torch import Tensor
 from stitchgrid.datasets.resident import Pictures
 from stitchgrid.engine.workspace import Workspace, batches
 from stitchgrid.matchers.heads import answers, losses, right_answers, share_alike
+from stitchgrid.matchers.registry import proves_halves
 from stitchgrid.models.proof import Proof, Sample, tolerance_for
 from stitchgrid.models.versions import library_versions
 from stitchgrid.precision import few_threads, num_threads_set
@@ -90,6 +91,7 @@ def _proof(work: Workspace, position: int) -> Proof:
         {layer.node: layer.name for layer in record.layers},
         precision=work.precision,
         tolerance=tolerance_for(network, work.sweep.precision),
+        halves=proves_halves(work.sweep, record),
     )
 
 

@@ -18,7 +18,7 @@ from stitchgrid.errors import InputError
 from stitchgrid.matchers.alignment import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
 from stitchgrid.matchers.ood import is_underdetermined
 from stitchgrid.matchers.protocol import About, GramIndex
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a, proves_halves
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.models.fingerprint import difference, fingerprint_of_noise, tolerance_of
 from stitchgrid.models.proof import relative_error, tolerance_for
@@ -69,6 +69,8 @@ def check_halves(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> None
     Networks were proven before; one that does not compute here what it did there makes errors of its cells.
     """
     for network, layers, own in _by_network(cells):
+        if not proves_halves(work.sweep, work.sweep.networks[network]):
+            continue
         with ledger.failing(own), work.network(network).uncompiled():
             last = min(NUM_CHECKED, work.sweep.num_eval)
             pixels = work.images.eval.batch(torch.arange(last, device=work.images.eval.labels.device))
