@@ -60,9 +60,7 @@ def live_network(name: str) -> Any:
     """
     held = _present.get()
     if held is None or name not in held.networks:
-        raise InputError(
-            f"it is a live module, given to stitchgrid.compare by a Python session. {_GONE}"
-        )
+        raise InputError(f"it is a live module, given to stitchgrid.compare by a Python session. {_GONE}")
     return held.networks[name]
 
 

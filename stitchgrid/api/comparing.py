@@ -3,8 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -13,15 +12,15 @@ import torch
 from torch import nn
 
 from stitchgrid.api.runs import Run
+from stitchgrid.api.surroundings import as_it_was
 from stitchgrid.datasets.archives import open_image_folder
-from stitchgrid.datasets.given import Given, given, live_images
+from stitchgrid.datasets.given import given, live_images
 from stitchgrid.display import Display
 from stitchgrid.driver import Launch, Where
-from stitchgrid.errors import InputError, JobFileError, nearest
+from stitchgrid.errors import InputError, nearest
 from stitchgrid.jobfile import Job, parse_job
 from stitchgrid.live import LIVE, Live
 from stitchgrid.matchers.registry import MATCHERS
-from stitchgrid.models.guard import settings_kept
 from stitchgrid.models.unwrap import unwrapped_from
 from stitchgrid.store import Store
 
@@ -96,7 +95,8 @@ def compare(
         KeyboardInterrupt: If it was interrupted; in a store of your own, what is finished is kept.
 
     >>> import torch
-    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
     >>> run = compare({"net": net}, torch.rand(32, 3, 8, 8), layers="all", progress=False)
     >>> [round(float(value), 3) for value in run.matrix("net", "net", "cka").values.diagonal()]
     [1.0, 1.0, 1.0]
@@ -155,17 +155,6 @@ def _run(
     return run
 
 
-@contextmanager
-def as_it_was(device: torch.device) -> Iterator[None]:
-    """Leave the process's settings of torch and its generators as they are, whatever is done within a block."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
-        stack.enter_context(settings_kept(seed=0))
-        stack.enter_context(torch.cuda.device(device) if device.type == "cuda" else nullcontext())
-        yield
-
-
 def _modules(networks: Mapping[str, nn.Module] | Sequence[nn.Module]) -> dict[str, nn.Module]:
     """Return the modules by name.
 
@@ -211,7 +200,7 @@ def _device(modules: Mapping[str, nn.Module], asked: str | None) -> torch.device
     if len(found) > 1:
         raise InputError(
             f"the networks lie on {', '.join(sorted(map(str, found)))}; say where they are to run by device="
-            "\"cpu\" or device=\"cuda\"."
+            '"cpu" or device="cuda".'
         )
     return found.pop() if found else torch.device("cpu")
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from stitchgrid.errors import InputError, QueryError, nearest
 from stitchgrid.live import Live
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.store import Store
+
+if TYPE_CHECKING:
+    from stitchgrid.api.stitches import NetworkStitch
 
 CELL = """
 select c.source_layer, c.target_layer, c.params, c.seed, m.value, m.higher_is_similar
@@ -208,6 +211,41 @@ class Run:
         higher = next((row["higher_is_similar"] for row in rows if row["value"] is not None), None)
         title = metric if metric.startswith(matcher) else f"{matcher} {metric}"
         return Matrix(values, *names, title=f"{title}, {source} into {target}", higher_is_similar=higher)
+
+    def stitch(
+        self,
+        source: str,
+        source_layer: str,
+        target: str,
+        target_layer: str,
+        matcher: str,
+        *,
+        seed: int | None = None,
+        device: str | None = None,
+        **params: Any,
+    ) -> "NetworkStitch":
+        """Return the map of one cell, fitted again from the job: trained kinds are trained again.
+
+        Args:
+            source: Name of the network in which the stitch begins.
+            source_layer: Its layer.
+            target: Name of the network in which it ends.
+            target_layer: Its layer.
+            matcher: A kind of stitcher.
+            seed: Of a trained kind, where the job has several.
+            device: "cpu" or "cuda"; None: as the job says.
+            params: Parameters of the kind, where the job has it with several.
+
+        Raises:
+            InputError: If there is no such cell, networks or images are no longer those of the job, or nothing can be
+                fitted.
+        """
+        from stitchgrid.api.stitches import fit_again
+
+        begin, end = (source, source_layer), (target, target_layer)
+        return fit_again(
+            self._store, self.sweep, self._live, begin, end, matcher, seed=seed, device=device, params=params
+        )
 
     # The rest ---------------------------------------------------------------------------------------------------------
 

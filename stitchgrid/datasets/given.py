@@ -110,8 +110,8 @@ def live_images(eval_images: Given, fit_images: Given | int, *, seed: int, num: 
     wanted = left if num is None else num
     if not 0 < wanted <= left:
         raise InputError(
-            f"{eval_images.what} has {eval_images.num} images; {num_fit} of them to fit maps on and {wanted} to measure "
-            "on are more than that. Lower `fit` or `samples`, or give `fit` images of its own."
+            f"{eval_images.what} has {eval_images.num} images; {num_fit} of them to fit maps on and {wanted} to "
+            "measure on are more than that. Lower `fit` or `samples`, or give `fit` images of its own."
         )
     order = permutation("eval", seed, eval_images.num)
     found = [_read(eval_images, order[: wanted + num_fit])]
@@ -121,8 +121,10 @@ def live_images(eval_images: Given, fit_images: Given | int, *, seed: int, num: 
     measured = found[0].part(0, wanted)
     fitted = found[0].part(wanted, None) if shared else found[1].part(0, None)
     if not shared and found[0].channels != found[1].channels:
-        raise InputError("images and fit are not alike: one has bytes, the other floating-point numbers, or they "
-                         "differ in channels; prepare both in one way.")
+        raise InputError(
+            "images and fit are not alike: one has bytes, the other floating-point numbers, or they "
+            "differ in channels; prepare both in one way."
+        )
     is_labelled = labelled and all(one.labels is not None for one in found)
     highest = max((int(one.labels.max()) for one in found if one.labels is not None), default=-1)
     names = eval_images.classes if len(eval_images.classes) > highest else tuple(map(str, range(highest + 1)))
@@ -173,7 +175,10 @@ def _read(images: Given, order: NDArray[np.int64]) -> _Read:
     ends = np.cumsum([one.size for one in rgb])
     offsets = np.concatenate([[0], ends[:-1]]).astype(np.int64)
     return _Read(
-        pixels=np.concatenate([one.reshape(-1) for one in rgb]), offsets=offsets, sizes=sizes, labels=labels,
+        pixels=np.concatenate([one.reshape(-1) for one in rgb]),
+        offsets=offsets,
+        sizes=sizes,
+        labels=labels,
         channels=None,
     )
 
@@ -190,9 +195,7 @@ def _of_tensor(what: str, x_NCHW: Tensor, order: NDArray[np.int64], labels: NDAr
     flat = x_NCHW.numpy().reshape(-1).view(np.uint8)
     size = len(flat) // max(1, len(x_NCHW))
     sizes = np.broadcast_to(np.array([height, width], dtype=np.int64), (len(order), 2))
-    return _Read(
-        pixels=flat, offsets=order * size, sizes=sizes, labels=labels, channels=None if is_bytes else channels
-    )
+    return _Read(pixels=flat, offsets=order * size, sizes=sizes, labels=labels, channels=None if is_bytes else channels)
 
 
 def _item(images: Given, index: int) -> tuple[Any, Any]:

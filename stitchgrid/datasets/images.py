@@ -90,7 +90,8 @@ class Split:
     def batch(self, start: "int | Indices", stop: int | None = None) -> "Tensor | list[Tensor]":
         """Return images as uint8 (N,3,H,W), or as a list of (3,H,W) where the split's images differ in size.
 
-        Those with `channels` of their own are float32 (N,C,H,W). Takes positions in drawn order: `batch(start, stop)` like a slice, or `batch(indices)`.
+        Those with `channels` of their own are float32 (N,C,H,W). Takes positions in drawn order: `batch(start, stop)`
+        like a slice, or `batch(indices)`.
         """
         import torch
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from stitchgrid.errors import InputError, JobFileError, nearest, one_line
 from stitchgrid.live import LIVE, live_network
-from stitchgrid.models.live_copy import live_copy
 from stitchgrid.models.catalogue import LIBRARIES, STITCHGRID, library_names, timm_tags
 from stitchgrid.models.closure import Code, file_code, module_code
 from stitchgrid.models.finding import is_own_file
+from stitchgrid.models.live_copy import live_copy
 from stitchgrid.models.loading import own_world
 from stitchgrid.models.sent_code import sent
 from stitchgrid.records import NetworkSpec, digest

@@ -22,10 +22,10 @@ def unwrapped(made: Any, word: str) -> nn.Module:
     Raises:
         InputError: If it is not a network, or one whose code is gone; `word` is the architecture.
     """
-    made = unwrapped_from(made, f"{word} returned")
-    for part in made.modules():
+    module = unwrapped_from(made, f"{word} returned")
+    for part in module.modules():
         part._compiled_call_impl = None  # of module.compile(): it is the module itself that is cut and run
-    return made
+    return module
 
 
 def unwrapped_from(made: Any, begin: str) -> nn.Module:
@@ -46,7 +46,8 @@ def unwrapped_from(made: Any, begin: str) -> nn.Module:
         )
     if not isinstance(made, nn.Module):
         raise InputError(f"{begin} {_described(made)}; wanted a torch.nn.Module.")
-    return made
+    found: nn.Module = made
+    return found
 
 
 def _described(made: Any) -> str:
