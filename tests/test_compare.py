@@ -1,6 +1,7 @@
 """Networks of a session, compared in its process: the user's own modules, images of every kind, one with launches."""
 
 import gc
+import json
 import re
 import sys
 from pathlib import Path
@@ -69,14 +70,16 @@ def test_modules_stay_as_they_are_whatever_happens():
     module.fc.register_forward_hook(lambda *_: calls.append(1))
     module(torch.rand(4, 3, 8, 8)).sum().backward()  # leaves a graph behind
     before = state_digest(module), module.fc.weight.grad.clone(), module.norm.num_batches_tracked.item()
-    parts = {name: (part.training, len(part._forward_hooks), vars(part).keys()) for name, part in module.named_modules()}
+    parts = {
+        name: (part.training, len(part._forward_hooks), vars(part).keys()) for name, part in module.named_modules()
+    }
     grads = {name: value.requires_grad for name, value in module.named_parameters()}
     places = {name: value.data_ptr() for name, value in module.state_dict().items()}
     random, threads = torch.get_rng_state(), torch.get_num_threads()
     fast = torch.backends.mha.get_fastpath_enabled()
 
     compare({"a": module}, pixels(), labels(), layers="all", matchers=["cka", "direct"])
-    with pytest.raises(JobFileError, match="no layer matches|nowhere"):
+    with pytest.raises(JobFileError, match="nowhere"):
         compare({"a": module}, pixels(), layers="nowhere")
 
     assert (state_digest(module), module.norm.num_batches_tracked.item()) == (before[0], before[2])
@@ -119,9 +122,11 @@ class Scaled(nn.Module):
 
 
 def test_networks_of_the_same_weights_that_compute_other_things_are_told_apart(tmp_path):
-    runs = [compare([Scaled(by)], pixels(), layers="all", store=tmp_path / "grid") for by in (0.1, 0.9)]
-    ids = [set(one.sql("select distinct network_id as id from models")["id"]) for one in runs]
-    assert len(ids[0] | ids[1]) == 2
+    ids = [
+        compare([Scaled(by)], pixels(), layers="all", store=tmp_path / "grid").networks["network_id"]
+        for by in (0.1, 0.9, 0.1)
+    ]
+    assert ids[0] == ids[2] != ids[1]
 
 
 # The same numbers as a launch
@@ -145,12 +150,15 @@ def job(folder, matchers):
     return folder / "job.toml"
 
 
-MATCHERS = [{"kind": "cka"}, {"kind": "procrustes"}, {"kind": "direct"}, {"kind": "task_loss", "epochs": 1}]
+MATCHERS = [
+    *({"kind": kind} for kind in ("cka", "procrustes", "direct")),
+    {"kind": "task_loss", "epochs": 1, "init": "direct"},  # what is drawn depends on the addresses of the networks
+]
 
 
 def test_values_are_those_of_a_launch_of_the_same_networks(tmp_path):
     text = "".join(
-        "[[matchers]]\n" + "".join(f"{key} = {value!r}\n" for key, value in one.items()) for one in MATCHERS
+        "[[matchers]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in one.items()) for one in MATCHERS
     )
     launched = sg.launch(job(tmp_path, text), tmp_path / "grid", address="none", cpus_per_worker=1)
     modules = {"a": net(0), "b": net(1)}
@@ -243,7 +251,7 @@ def test_a_folder_of_image_files_is_taken_as_a_job_takes_it(tmp_path):
     run = compare({"a": net(), "b": net(1)}, tmp_path / "test", matchers=["cka", "direct"])
     assert set(run.results()["num_eval"]) == {20}
     assert set(run.networks["num_classes"]) == {10}
-    with pytest.raises(InputError, match="there is no folder .*none; give one that has a folder of images"):
+    with pytest.raises(InputError, match=r"there is no folder .*none; give one that has a folder of images"):
         compare([net()], tmp_path / "none")
     with pytest.raises(InputError, match="fit is to be a folder beside"):
         compare([net()], tmp_path / "test", fit=tmp_path, matchers=["direct"])
@@ -300,7 +308,7 @@ def test_a_store_cannot_make_live_networks_again(tmp_path):
     said = command("resume", "mine", "--store", tmp_path / "grid", "--address", "none", code=2).output
     assert "given to stitchgrid.compare by a Python session" in said
     assert "cannot be resumed elsewhere" in " ".join(said.split())
-    with pytest.raises(InputError, match="call stitchgrid.compare again"):
+    with pytest.raises(InputError, match=r"call stitchgrid\.compare again"):
         sg.resume("mine", tmp_path / "grid", address="none")
     elsewhere = sg.open(tmp_path / "grid")["mine"]
     assert elsewhere.matrix("a", "b", "cka").values.shape == (2, 2)
@@ -353,9 +361,6 @@ def test_a_stitch_is_the_map_that_was_measured(one, tmp_path):
     assert (answers == y).float().mean().item() == pytest.approx(wanted["accuracy"], abs=1e-6)
     own = modules["b"].eval()(x).argmax(1)
     assert (answers == own).float().mean().item() == pytest.approx(wanted["agreement"], abs=1e-6)
-    with torch.no_grad():
-        a = modules["a"].eval().layer1(modules["a"].relu(modules["a"].bn1(modules["a"].conv1(x))))
-    del a
     assert stitch.weight.shape == (4, 8)
     assert stitch.bias.shape == (8,)
     stitch.save(tmp_path / "s.safetensors")
@@ -381,9 +386,7 @@ def test_a_stitch_of_a_launched_sweep_needs_nothing_but_its_store(tmp_path):
     text = '[[matchers]]\nkind = "ridge"\n[[matchers]]\nkind = "task_loss"\nepochs = 1\nseeds = [0, 1]\n'
     run = sg.launch(job(tmp_path, text), tmp_path / "grid", address="none")
     assert run.stitch("a", "layer1.0", "b", "layer1.0", "ridge").weight.shape == (4, 4)
-    first, second = (
-        run.stitch("a", "layer1.0", "b", "layer1.0", "task_loss", seed=seed).weight for seed in (0, 1)
-    )
+    first, second = (run.stitch("a", "layer1.0", "b", "layer1.0", "task_loss", seed=seed).weight for seed in (0, 1))
     assert not np.allclose(first, second)
     for given, told in [
         (("a", "layer1.0", "b", "layer1.0", "task_loss"), "say by `seed` and parameters which task_loss is meant"),

@@ -13,6 +13,7 @@ from torch import nn
 
 from stitchgrid.api.runs import Run
 from stitchgrid.api.surroundings import as_it_was
+from stitchgrid.datasets import Images
 from stitchgrid.datasets.archives import open_image_folder
 from stitchgrid.datasets.given import given, live_images
 from stitchgrid.display import Display
@@ -22,6 +23,7 @@ from stitchgrid.jobfile import Job, parse_job
 from stitchgrid.live import LIVE, Live
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.models.unwrap import unwrapped_from
+from stitchgrid.precision import choose_device
 from stitchgrid.store import Store
 
 Words = str | Sequence[str]
@@ -52,7 +54,8 @@ def compare(
 ) -> Run:
     """Compare live networks layer by layer, in this process and without Ray.
 
-    It is a launch of a job: the same proof of the networks, the same flags and the same numbers. The modules
+    It is a launch of a job: the same proof of the networks, the same flags and the same numbers (what is drawn to
+    start a map that is trained depends on the address of its cell, which a live network has of its own). The modules
     themselves are not touched: copies that share their weights are run, in evaluation mode, where the modules are.
 
     Args:
@@ -103,13 +106,15 @@ def compare(
     """
     modules = _modules(networks)
     tables = [{"kind": one} if isinstance(one, str) else dict(one) for one in _listed(matchers)]
-    data, held, channels = _images(images, labels, fit, tables, samples=samples, seed=seed)
-    if channels is not None and preprocess is not None:
+    data, held = _images(images, labels, fit, tables, samples=samples, seed=seed)
+    if held is not None and held.eval.channels is not None and preprocess is not None:
         raise InputError(
             "floating-point images are given to the networks just as they are: apply `preprocess` to them yourself, or "
             "give bytes (uint8) or a folder."
         )
     where = _device(modules, device)
+    if preprocess is None and held is not None and held.is_grey:
+        preprocess = {"channels": 1}
     with_table = {"preprocess": dict(preprocess)} if preprocess else {}
     table = {
         "name": name,
@@ -195,7 +200,7 @@ def _device(modules: Mapping[str, nn.Module], asked: str | None) -> torch.device
         InputError: If the modules lie on several devices and nobody says which.
     """
     if asked is not None:
-        return torch.device(asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(choose_device(asked))
     found = {p.device for module in modules.values() for p in (*module.parameters(), *module.buffers())}
     if len(found) > 1:
         raise InputError(
@@ -207,12 +212,12 @@ def _device(modules: Mapping[str, nn.Module], asked: str | None) -> torch.device
 
 def _images(
     images: Any, labels: Any, fit: Any, matchers: Sequence[Mapping[str, Any]], *, samples: int | None, seed: int
-) -> tuple[dict[str, Any], Any, int | None]:
-    """Return the job's [data], the live images, None where they come from files, and the channels of their own."""
+) -> tuple[dict[str, Any], Images | None]:
+    """Return the job's [data], and the live images, None where they come from files."""
     kinds = [MATCHERS[one["kind"]] for one in matchers if one.get("kind") in MATCHERS]
     fits = any(about.family == "stitcher" for about in kinds)
     if isinstance(images, str | os.PathLike):
-        return _folder(Path(images), labels, fit, fits=fits, samples=samples), None, None
+        return _folder(Path(images), labels, fit, fits=fits, samples=samples), None
     seen = given("images", images, None if labels is False else labels)
     if fit is None:
         fit = (seen.num if samples is None else min(seen.num, 2 * samples)) // 2 if fits else 0
@@ -221,11 +226,8 @@ def _images(
     found = live_images(seen, fit if fits else 0, seed=seed, num=samples, labelled=labels is not False)
     if needing := [about.kind for about in kinds if about.needs_labels and not found.is_labelled]:
         raise InputError(f"{', '.join(needing)} is trained on labels, and the images have none; give `labels`.")
-    return (
-        {"dataset": LIVE, "fit": {"split": "fit"}, "eval": {"split": "eval"}, **_labels(found.is_labelled)},
-        found,
-        found.eval.channels,
-    )
+    splits = {"fit": {"split": "fit"}, "eval": {"split": "eval"}}
+    return {"dataset": LIVE, **splits, **_labels(found.is_labelled)}, found
 
 
 def _labels(are_known: bool) -> dict[str, str]:

@@ -135,6 +135,7 @@ def live_images(eval_images: Given, fit_images: Given | int, *, seed: int, num: 
         num_bad=0,
         num_fit_listed=fitted.num,
         is_labelled=is_labelled,
+        is_grey=found[0].is_grey,
         may_know_more=len(eval_images.classes) <= highest,
     )
 
@@ -148,6 +149,7 @@ class _Read:
     sizes: NDArray[np.int64]
     labels: NDArray[np.int64] | None
     channels: int | None
+    is_grey: bool
 
     def part(self, start: int, stop: int | None) -> Split:
         some = slice(start, stop)
@@ -180,7 +182,13 @@ def _read(images: Given, order: NDArray[np.int64]) -> _Read:
         sizes=sizes,
         labels=labels,
         channels=None,
+        is_grey=all(_is_grey(picture) for picture in pictures),
     )
+
+
+def _is_grey(picture: Any) -> bool:
+    mode, shape = getattr(picture, "mode", ""), np.shape(picture)
+    return mode in ("1", "L") or (mode == "" and (len(shape) == 2 or shape[0] == 1))
 
 
 def _of_tensor(what: str, x_NCHW: Tensor, order: NDArray[np.int64], labels: NDArray[np.int64] | None) -> _Read:
@@ -195,7 +203,14 @@ def _of_tensor(what: str, x_NCHW: Tensor, order: NDArray[np.int64], labels: NDAr
     flat = x_NCHW.numpy().reshape(-1).view(np.uint8)
     size = len(flat) // max(1, len(x_NCHW))
     sizes = np.broadcast_to(np.array([height, width], dtype=np.int64), (len(order), 2))
-    return _Read(pixels=flat, offsets=order * size, sizes=sizes, labels=labels, channels=None if is_bytes else channels)
+    return _Read(
+        pixels=flat,
+        offsets=order * size,
+        sizes=sizes,
+        labels=labels,
+        channels=None if is_bytes else channels,
+        is_grey=is_bytes and channels == 1,
+    )
 
 
 def _item(images: Given, index: int) -> tuple[Any, Any]:

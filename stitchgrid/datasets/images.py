@@ -158,6 +158,8 @@ class Images:
     is_labelled: bool = True
     may_know_more: bool = False  # labels are bare numbers: networks may know classes of which there is no image
 
+    is_grey: bool = False  # before they were spread over three channels
+
     def are_labels_of(self, num_classes: int) -> bool:
         """Return whether the labels are classes of a network that knows so many."""
         if not self.is_labelled:
