@@ -3,14 +3,16 @@
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stitchgrid.api.answered import Answers
 from stitchgrid.api.tables import Matrix, Table
 from stitchgrid.catalog import Catalog, load_question
-from stitchgrid.catalog.answers import Answer, find_wanted, read_answers
+from stitchgrid.catalog.answers import find_wanted, read_answers
 from stitchgrid.catalog.progress import SweepProgress, read_progress
 from stitchgrid.errors import InputError, QueryError, nearest
 from stitchgrid.live import Live
@@ -58,6 +60,9 @@ class Grid(Mapping[str, "Run"]):
     def __repr__(self) -> str:
         return f"Grid({self._store.uri!r}: {', '.join(self) or 'no sweep yet'})"
 
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self._store.uri)}</p><ul>{''.join(f'<li>{escape(name)}</li>' for name in self)}</ul>"
+
     def sql(self, statement: str) -> Table:
         """Return the rows of one SELECT over the views of all sweeps.
 
@@ -77,6 +82,10 @@ class Run:
     def __repr__(self) -> str:
         status = self.status()
         return f"Run({self.sweep!r} in {self._store.uri}: {status.counts.get('done', 0)} of {status.num_cells} cells)"
+
+    def _repr_html_(self) -> str:
+        tables = [f"<p>{escape(repr(self))}</p>", self.networks._repr_html_()]
+        return "".join([*tables, self.failures._repr_html_()] if len(self.failures) else tables)
 
     @cached_property
     def _catalog(self) -> Catalog:
@@ -153,7 +162,7 @@ class Run:
         layer: str | None = None,
         source: str | None = None,
         matcher: str | None = None,
-    ) -> "list[Answer]":
+    ) -> Answers:
         """Return which layer of a source matches each layer of a target best, and how sure that is.
 
         Args:
@@ -161,6 +170,9 @@ class Run:
             layer: One of its layers; None: all.
             source: Name of the source network; None: all.
             matcher: A kind; None: all.
+
+        Returns:
+            A list of answers; `.best`, `.margin`, `.verdict` and so on are those of the only one.
 
         Raises:
             InputError: If there is no such network, layer or matcher.
@@ -175,7 +187,7 @@ class Run:
             source=source,
             kinds=() if matcher is None else (matcher,),
         )
-        return [one for one in read_answers(catalog, self.sweep) if wanted.takes(one)]
+        return Answers(one for one in read_answers(catalog, self.sweep) if wanted.takes(one))
 
     def matrix(self, source: str, target: str, matcher: str, metric: str | None = None) -> Matrix:
         """Return one metric for all layers of a source with all layers of a target.
@@ -282,6 +294,4 @@ class Atlas:
             raise InputError(f"cannot write {path}: {problem.strerror}; name another file.") from problem
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         return f'<iframe srcdoc="{escape(self.html)}" width="100%" height="700" sandbox="allow-scripts"></iframe>'
