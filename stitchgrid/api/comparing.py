@@ -102,7 +102,7 @@ def compare(
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
     >>> run = compare({"net": net}, torch.rand(32, 3, 8, 8), layers="all", progress=False)
     >>> [round(float(value), 3) for value in run.matrix("net", "net", "cka").values.diagonal()]
-    [1.0, 1.0, 1.0]
+    [1.0, 1.0, 1.0, 1.0]
     """
     modules = _modules(networks)
     tables = [{"kind": one} if isinstance(one, str) else dict(one) for one in _listed(matchers)]
