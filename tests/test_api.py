@@ -27,7 +27,7 @@ ATTRIBUTES = {  # of what one is given
     "Grid": {"get", "items", "keys", "sql", "values"},
     "Run": {
         *("answer", "answers", "atlas", "failures", "layers", "matrix", "networks", "query", "refresh", "results"),
-        *("sql", "status", "stitch", "sweep"),
+        *("findings", "sql", "status", "stitch", "store", "summary", "sweep"),
     },
     "Table": {"arrow", "columns", "df", "pl"},
     "Matrix": {"columns", "df", "higher_is_similar", "mask", "plot", "reasons", "rows", "title", "values"},

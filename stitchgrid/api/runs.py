@@ -13,6 +13,7 @@ from stitchgrid.api.answered import Answers
 from stitchgrid.api.tables import Matrix, Table
 from stitchgrid.catalog import Catalog, load_question
 from stitchgrid.catalog.answers import find_wanted, read_answers
+from stitchgrid.catalog.findings import findings, remarks
 from stitchgrid.catalog.progress import SweepProgress, read_progress
 from stitchgrid.errors import InputError, QueryError, nearest
 from stitchgrid.live import Live
@@ -21,6 +22,7 @@ from stitchgrid.store import Store
 
 if TYPE_CHECKING:
     from stitchgrid.api.stitches import NetworkStitch
+    from stitchgrid.driver import Summary
 
 CELL = """
 select c.source_layer, c.target_layer, c.params, c.seed, m.value, m.higher_is_similar
@@ -74,10 +76,16 @@ class Grid(Mapping[str, "Run"]):
 
 
 class Run:
-    """One sweep of a store. It shows what the store holds when it is first asked; `refresh` looks again."""
+    """One sweep of a store. It shows what the store holds when it is first asked; `refresh` looks again.
 
-    def __init__(self, store: Store, sweep: str, *, live: Live | None = None):
+    Attributes:
+        sweep: Its name.
+        summary: What the launch did that this comes of; None where it was opened.
+    """
+
+    def __init__(self, store: Store, sweep: str, *, live: Live | None = None, summary: "Summary | None" = None):
         self._store, self.sweep, self._live = store, sweep, live
+        self.summary = summary
 
     def __repr__(self) -> str:
         status = self.status()
@@ -90,6 +98,11 @@ class Run:
     @cached_property
     def _catalog(self) -> Catalog:
         return Catalog(self._store)
+
+    @property
+    def store(self) -> str:
+        """Where the store is: what `stitchgrid.open` takes."""
+        return self._store.uri
 
     def refresh(self) -> None:
         """Look at the store again when next asked."""
@@ -265,6 +278,10 @@ class Run:
         """Return how far the sweep is, also while a launch is at it."""
         [found] = read_progress(self._store, self.sweep)
         return found
+
+    def findings(self) -> list[list[str]]:
+        """Return what stands out, in lines for people: first of the networks, then of the values."""
+        return [lines for read in (remarks, findings) if (lines := read(self._catalog, self.sweep))]
 
     def atlas(self) -> "Atlas":
         """Return the page with all heat maps; a notebook shows it."""
