@@ -204,6 +204,20 @@ def test_answers_networks_failures_status_and_the_page(run, tmp_path):
     assert "cells)" in repr(run)
 
 
+def test_a_notebook_shows_everything(run, grid):
+    found = run.answer()
+    one = found[0]
+    for shown in (run, sg.open(grid), found, run.status(), run.atlas(), run.results(), run.networks):
+        assert shown._repr_html_().startswith("<")
+    assert one.target_layer in found._repr_html_()
+    assert SWEEP in sg.open(grid)._repr_html_()
+    alone = answered.Answers([one])
+    assert (alone.best, alone.verdict, alone.margin) == (one.source_layer, one.verdict, one.margin)
+    assert (alone.interval, alone.checks, alone.runner_up) == ((one.low, one.high), one.checks, one.runner_up)
+    with pytest.raises(InputError, match=r"there are 0 answers where one was asked for; nothing is computed"):
+        _ = answered.Answers().best
+
+
 JOB = TINY_JOB.replace('name = "s"', 'name = "tiny"')
 
 

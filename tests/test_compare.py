@@ -343,6 +343,20 @@ def test_passes_that_are_kept_change_no_value(monkeypatch):
     assert values(compare(modules, pixels(), labels(), **how)) == wanted
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_modules_on_a_gpu_stay_there_and_give_what_they_give_on_a_cpu():
+    modules = {"a": net().cuda(), "b": net(1).cuda()}
+    places = [value.data_ptr() for module in modules.values() for value in module.state_dict().values()]
+    run = compare(modules, pixels(), labels(), matchers=["cka", "direct"])
+    assert set(run.results()["device"]) == {"cuda"}
+    assert places == [value.data_ptr() for module in modules.values() for value in module.state_dict().values()]
+    wanted = compare({"a": net(), "b": net(1)}, pixels(), labels(), matchers=["cka"])
+    assert run.matrix("a", "b", "cka").values == pytest.approx(wanted.matrix("a", "b", "cka").values, abs=1e-4)
+    stitch = run.stitch("a", "layer1.0", "b", "layer2.0", "direct")
+    assert stitch.network(torch.rand(4, 3, 8, 8, device="cuda")).shape == (4, 10)
+
+
 # Stitches
 
 
