@@ -64,6 +64,7 @@ class Split:
     _labels: NDArray[np.int64]
     _digests: dict[int, str] = field(default_factory=dict)
     places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # in the split's sorted listing
+    channels: int | None = None  # of images that are float32 and what networks take; None: RGB of eight bits
 
     @property
     def num(self) -> int:
@@ -91,12 +92,15 @@ class Split:
     def batch(self, start: "int | Indices", stop: int | None = None) -> "Tensor | list[Tensor]":
         """Return images as uint8 (N,3,H,W), or as a list of (3,H,W) where the split's images differ in size.
 
-        Takes positions in drawn order: `batch(start, stop)` like a slice, or `batch(indices)`.
+        Those with `channels` of their own are float32 (N,C,H,W). Takes positions in drawn order: `batch(start, stop)`
+        like a slice, or `batch(indices)`.
         """
         import torch
 
         chosen = np.arange(self.num)[start:stop] if isinstance(start, int) else np.asarray(start, dtype=np.int64)
         flat = torch.from_numpy(self._gather(chosen))
+        if self.size is not None and self.channels is not None:
+            return flat.view(torch.float32).view(len(chosen), self.channels, *self.size)
         if self.size is not None:
             return flat.view(len(chosen), 3, *self.size)
         if self.num == 0:
@@ -117,21 +121,28 @@ class Split:
             raise ValueError(f"the split has {self.num} images, {num} were to be hashed")
         if num not in self._digests:
             sha = hashlib.sha256(num.to_bytes(8, "little"))
+            if self.channels is not None:
+                sha.update(f"float32 {self.channels}".encode())
             sha.update(np.ascontiguousarray(self._sizes[:num], dtype="<i8").data)
             sha.update(np.ascontiguousarray(self._labels[:num], dtype="<i8").data)
             for start in range(0, num, HASH_CHUNK):
                 chosen = np.arange(start, min(start + HASH_CHUNK, num))
-                is_small = 3 * self._sizes[chosen].prod(axis=1).sum() <= HASH_BYTES
+                is_small = self._bytes(chosen).sum() <= HASH_BYTES
                 for some in [chosen] if is_small else chosen[:, None]:
                     sha.update(self._gather(some).data)
             self._digests[num] = sha.hexdigest()[:32]
         return self._digests[num]
 
+    def _bytes(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many bytes each of these images has."""
+        numbers: NDArray[np.int64] = self._sizes[chosen].prod(axis=1)
+        return 3 * numbers if self.channels is None else 4 * self.channels * numbers
+
     def _gather(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
         if len(chosen) == 0:
             return np.empty(0, np.uint8)
         starts = self._offsets[chosen]
-        stops = starts + 3 * self._sizes[chosen].prod(axis=1)
+        stops = starts + self._bytes(chosen)
         # A fresh array: whoever writes into a batch must not reach the shared cache.
         return np.concatenate([self._pixels[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)])
 
@@ -157,6 +168,19 @@ class Images:
     num_fit_listed: int  # images the whole fit split lists, though fewer may have been asked for
     notices: tuple[str, ...] = ()  # what to know of them: classes without images, files that were left out, ...
     origins: tuple["Origin", ...] = ()  # of the fit images, then of the evaluation images
+    may_know_more: bool = False  # labels are bare numbers: networks may know classes of which there is no image
+    is_grey: bool = False  # before they were spread over three channels
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the images have classes."""
+        return bool(self.class_names)
+
+    def are_labels_of(self, num_classes: int) -> bool:
+        """Return whether the labels are classes of a network that knows so many."""
+        if not self.is_labelled:
+            return False
+        return num_classes == self.num_classes or (self.may_know_more and num_classes > self.num_classes)
 
     @property
     def num_classes(self) -> int:

@@ -13,23 +13,26 @@ from stitchgrid.datasets.catalogue import TORCHVISION, WITH_KEYS, known_splits, 
 from stitchgrid.errors import JobFileError, nearest
 from stitchgrid.jobfile.job import Job, MatcherEntry
 from stitchgrid.jobfile.problems import Problems
-from stitchgrid.jobfile.tables import (
+from stitchgrid.jobfile.questions import (
     ControlsTable,
-    DataTable,
     DiagnosticsTable,
     GridTable,
-    HeadTable,
     IntervalsTable,
-    LimitsTable,
     MatcherTable,
+    ProbesTable,
+    TrainedMatcherTable,
+)
+from stitchgrid.jobfile.tables import (
+    DataTable,
+    HeadTable,
+    LimitsTable,
     ModelTable,
     NumericsTable,
     OutliersTable,
-    ProbesTable,
     RecipeTable,
-    TrainedMatcherTable,
-    check_name,
 )
+from stitchgrid.jobfile.values import check_name
+from stitchgrid.live import LIVE
 from stitchgrid.matchers.metrics import LABEL_METRICS, OOD_METRICS
 from stitchgrid.matchers.registry import MATCHERS, default_metrics
 from stitchgrid.paths import check_path, with_home
@@ -235,7 +238,7 @@ def _data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
 def _check_source(data: DataTable | OutliersTable, given: Mapping[str, Any], where: str, problems: Problems) -> None:
     """Note what a data set lacks, or takes no notice of; `given` is the table as it was written."""
     is_own = own_parts(data.dataset) is not None
-    if data.root is None and data.dataset != "digits" and not is_own and "root" not in given:
+    if data.root is None and data.dataset not in ("digits", LIVE) and not is_own and "root" not in given:
         problems.add(f"{where}.root", f"missing, but needed: where the images of {data.dataset} are")
     if isinstance(data, DataTable):
         if data.keys is not None and data.dataset not in WITH_KEYS:

@@ -1,7 +1,7 @@
 """Laying the representation of one layer on the positions of another, and how rows are shaped for the indices.
 
 A representation is split into *prefix* tokens (class and register tokens) and *positions* (of a map, or patch tokens);
-a vector is one position. README has the table of rules with their formulas; `alignment_name` names the one used.
+a vector is one position. The manual (networks) has the rules with their formulas; `alignment_name` names the one used.
 
 Shape suffixes: N images, P positions, K prefix tokens, D features, H positions on one side of a grid.
 """
