@@ -9,15 +9,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from stitchgrid.errors import InputError
 from stitchgrid.records import Preprocess
+from stitchgrid.vision import InterpolationMode, center_crop, resize
 
 INTERPOLATIONS = {
-    "bilinear": v2.InterpolationMode.BILINEAR,
-    "bicubic": v2.InterpolationMode.BICUBIC,
-    "nearest": v2.InterpolationMode.NEAREST_EXACT,  # the nearest of PIL
+    "bilinear": InterpolationMode.BILINEAR,
+    "bicubic": InterpolationMode.BICUBIC,
+    "nearest": InterpolationMode.NEAREST_EXACT,  # the nearest of PIL
 }
 PADDING = 4  # pixels on each side, for crop4_flip
 
@@ -124,11 +124,11 @@ def _resize_and_crop(x_NCHW: Tensor, preprocess: Preprocess, dtype: torch.dtype)
     if preprocess.resize is not None:
         size = [preprocess.resize] if isinstance(preprocess.resize, int) else list(preprocess.resize)
         mode = INTERPOLATIONS[preprocess.interpolation]
-        x_NCHW = v2.functional.resize(x_NCHW, size, interpolation=mode, antialias=True)
+        x_NCHW = resize(x_NCHW, size, interpolation=mode, antialias=True)
         if preprocess.interpolation == "bicubic":
             x_NCHW = x_NCHW.clamp(0, 1)
     if preprocess.crop is not None:
-        x_NCHW = v2.functional.center_crop(x_NCHW, list(_pair(preprocess.crop)))
+        x_NCHW = center_crop(x_NCHW, list(_pair(preprocess.crop)))
     return x_NCHW
 
 

@@ -18,7 +18,7 @@ def launch(
     job: str | os.PathLike[str],
     store: str | os.PathLike[str] = "./grid",
     *,
-    address: str = "local",
+    address: str | None = None,
     overrides: Sequence[str] = (),
     update: bool = False,
     retry_failed: bool = False,
@@ -29,7 +29,8 @@ def launch(
     Args:
         job: Path of a job file, or the name of a job that ships with stitchgrid.
         store: A folder, or s3://bucket/prefix; it is made if it is not there.
-        address: `local`: Ray on this machine; `none`: in this process; `auto` or HOST:PORT: on a Ray cluster.
+        address: `local`: Ray on this machine; `none`: in this process; `auto` or HOST:PORT: on a Ray cluster; None:
+            small jobs in this process, others on Ray of this machine.
         overrides: Edits of the job, as `--set` takes them: "data.eval.samples=500".
         update: Let the job be the next revision of a sweep of its name.
         retry_failed: Compute cells again that failed before.
@@ -51,7 +52,7 @@ def resume(
     sweep: str,
     store: str | os.PathLike[str] = "./grid",
     *,
-    address: str = "local",
+    address: str | None = None,
     retry_failed: bool = False,
     **where: Any,
 ) -> Run:
@@ -64,7 +65,7 @@ def plan(
     job: str | os.PathLike[str],
     store: str | os.PathLike[str] = "./grid",
     *,
-    address: str = "local",
+    address: str | None = None,
     overrides: Sequence[str] = (),
     **where: Any,
 ) -> str:

@@ -51,10 +51,9 @@ OUTPUT = together(
 WHERE = together(
     click.option(
         "--address",
-        default="local",
-        show_default=True,
         metavar="local|auto|HOST:PORT|none",
-        help="Ray on this machine, a running Ray cluster, or none: in this process, without Ray.",
+        help="Ray on this machine, a running Ray cluster, or none: in this process, without Ray; default: none for "
+        "what is small, else local.",
     ),
     click.option("--workers", type=click.IntRange(min=1), help="Workers to start; default: what the machine bears."),
     click.option("--gpus-per-worker", type=click.FloatRange(min=0), help="GPUs of one worker: 1, 0.5, ..."),

@@ -18,7 +18,7 @@ from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
 from stitchgrid.driver.expecting import expected_seconds
 from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
-from stitchgrid.driver.needs import artefact_keys
+from stitchgrid.driver.needs import artefact_keys, units_before
 from stitchgrid.driver.preview import evidence_told, geometry_notices, matcher_lines
 from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.refusals import refusal, refused_by, without_refused
@@ -95,8 +95,6 @@ class Launch:
         """
         start = perf_counter()
         with self._exit, self._drain.listening():
-            if self.where.address == "local":
-                session_home()  # an error before anything is computed, where there is no place for it
             if wait and not force:
                 self.store.leases.wait_until_free(self.job.name, say=self.display.say)
             elif not force:
@@ -110,6 +108,7 @@ class Launch:
                 resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
                 if self._claim(force=force, wait=wait) > before + 1:  # another launch came and went meanwhile
                     resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
+                self._settle(resolution, plan)
                 self._stage_own_code(resolution)
             self._say_what_was_found(resolution)
             self._max_units = max(len(plan.shards), len(resolution.sweep.networks), len(resolution.detectors()))
@@ -143,6 +142,15 @@ class Launch:
     @cached_property
     def _speed(self) -> float:
         return speed_there(self.job.numerics.device, self.where)
+
+    def _settle(self, resolution: Resolution, plan: Plan) -> None:
+        """Decide where to compute, where the user leaves that open."""
+        flops = plan.flops + sum(unit.flops for unit in units_before(resolution, plan, self.store))
+        is_open, self.where = self.where.address is None, self.where.settled(flops / plan.speed)
+        if self.where.address == "local":
+            session_home()  # an error before anything is computed, where there is no place for it
+        elif is_open and flops:
+            self.display.say("small enough for this process; --address local has Ray compute it")
 
     def _claim(self, *, force: bool, wait: bool) -> int:
         """Take the sweep for this launch and say so in the store from now on; return the claim's number."""
@@ -299,7 +307,7 @@ class Launch:
             )
             self._executor = self._exit.enter_context(
                 open_executor(
-                    where.address,
+                    where.address or "local",
                     factory=factory,
                     workers=where.workers,
                     cpus_per_worker=where.cpus_per_worker,

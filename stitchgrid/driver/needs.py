@@ -1,7 +1,16 @@
-"""Which artefacts of a store a sweep needs: what its plan notes, so that nobody frees them."""
+"""Which artefacts a sweep needs: those that a store has, of which its plan notes that, and those to be made first."""
 
 from stitchgrid.models.fingerprint import keys_of
-from stitchgrid.resolve import Artefacts, Resolution
+from stitchgrid.planning import Plan
+from stitchgrid.records import Unit
+from stitchgrid.resolve import Artefacts, Resolution, not_made
+
+
+def units_before(resolution: Resolution, plan: Plan, artefacts: Artefacts) -> list[Unit]:
+    """Return the units of work that come before the shards of a plan: networks, proofs, probes, detectors."""
+    proofs = not_made("evaluation", resolution.evaluations(), artefacts) if plan.todo else ()
+    probes = not_made("probe", resolution.probes(), artefacts)
+    return [*resolution.untrained, *proofs, *probes, *not_made("detector", resolution.detectors(), artefacts)]
 
 
 def artefact_keys(resolution: Resolution, artefacts: Artefacts) -> dict[str, list[str]]:

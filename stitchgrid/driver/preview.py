@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from stitchgrid.datasets import Images
 from stitchgrid.display import clock
 from stitchgrid.driver.estimate import Estimate, estimate, evidence_shares, networks_to_train, pairs_to_try
+from stitchgrid.driver.needs import units_before
 from stitchgrid.driver.remarks import network_remarks, versions_changed
 from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.driver.speed import planned_speed, speed_there
@@ -94,7 +95,8 @@ def preview(
     detectors = not_made("detector", resolution.detectors(), store or EmptyStore())
     lines = list(_lines(job, store_uri, resolution, plan, num_unprobed=len(unprobed)))
     cost: Estimate | None = None
-    before = [*resolution.untrained, *(unproven if plan.todo else ()), *unprobed, *detectors]
+    before = units_before(resolution, plan, store or EmptyStore())
+    where = where.settled((plan.flops + sum(unit.flops for unit in before)) / plan.speed)
     if plan.todo or before:
         tried = _tried(job, plan, where, num_detectors=len(resolution.detectors()), say=say)
         cost = estimate(

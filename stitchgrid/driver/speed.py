@@ -49,6 +49,6 @@ def computes_on_gpus(device: str, where: Where) -> bool:
         return device == "cuda"
     if where.gpus_per_worker is not None and where.address != "none":
         return True
-    if where.address in ("local", "none"):
+    if where.address in (None, "local", "none"):
         return torch.cuda.is_available()
     return cluster_resources(where.address).get("GPU", 0) >= 1

@@ -51,7 +51,7 @@ def try_out(
         device=where.device(device),
         threads=where.threads,
     )
-    if where.address not in ("local", "none"):
+    if where.address not in (None, "local", "none"):
         with staged([network.spec for network in sweep.networks]) as package:
             errand = run_errand(
                 where.address,

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import binom
 from torch import Tensor
 
 from stitchgrid.datasets.resident import Pictures
@@ -193,7 +191,14 @@ def against_chance(given: Classes, labels: Classes, *, num_classes: int) -> tupl
     shares = (np.bincount(some, minlength=num_classes) / len(labels) for some in (given, labels))
     chance = max(float(np.multiply(*shares).sum()), 1 / num_classes)
     num_right = int((given == labels).sum())
-    return chance, bool(binom.sf(num_right - 1, len(labels), min(chance, 1.0)) >= SIGNIFICANCE)
+    return chance, _reach(num_right, len(labels), min(chance, 1.0)) >= SIGNIFICANCE
+
+
+def _reach(hits: int, num: int, share: float) -> float:
+    """Return the probability of so many hits or more among `num`, where each is one with probability `share`."""
+    from scipy.special import bdtrc  # much sooner there than scipy.stats
+
+    return float(bdtrc(hits - 1, num, share))
 
 
 def better_order(given: Classes, labels: Classes, *, num_classes: int) -> dict[str, Any] | None:
@@ -206,14 +211,18 @@ def better_order(given: Classes, labels: Classes, *, num_classes: int) -> dict[s
         `classes`: for each of the network's classes the label that it stands for; `is_seen`: whether it was ever
         answered so, else the label is one that was left over; `accuracy` on all images.
     """
+    told, wanted = given[1::2], labels[1::2]
+    num, as_labelled = len(told), float((told == wanted).mean()) if len(told) else 0.0
+    if 1 - as_labelled < MIN_GAIN:
+        return None
+    from scipy.optimize import linear_sum_assignment  # takes long to import
+
     counts = np.bincount(given[::2] * num_classes + labels[::2], minlength=num_classes**2)
     confusion = counts.reshape(num_classes, num_classes)
     answer, meant = linear_sum_assignment(-confusion)
-    told, wanted = given[1::2], labels[1::2]
-    num, as_labelled = len(told), float((told == wanted).mean()) if len(told) else 0.0
     hits = int((meant[told] == wanted).sum())
     gain = hits / num - as_labelled if num else 0.0
-    if gain < MIN_GAIN or binom.sf(hits - 1, num, max(as_labelled, 1 / num_classes)) >= SIGNIFICANCE:
+    if gain < MIN_GAIN or _reach(hits, num, max(as_labelled, 1 / num_classes)) >= SIGNIFICANCE:
         return None
     return {
         "classes": meant.tolist(),

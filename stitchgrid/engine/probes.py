@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from stitchgrid.datasets.resident import Pictures
@@ -132,6 +130,9 @@ def _probes_of(
 def _probe(
     spec: ProbeSpec, rows: tuple[Tensor, Tensor], labels: tuple[Labels, Labels], reduction: Reduction | None
 ) -> Probe:
+    from sklearn.exceptions import ConvergenceWarning  # which takes long to import
+    from sklearn.linear_model import LogisticRegression
+
     fit, seen = features(*rows, reduction)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock
-from torchvision.models.vision_transformer import EncoderBlock
 
 from stitchgrid.matchers.alignment import rows_of
 from stitchgrid.models.nets.stem_resnet import StemResNet
 from stitchgrid.models.weights import load_into
 from stitchgrid.records import EnergyRecipe, Layer
+from stitchgrid.vision import BasicBlock, EncoderBlock
 
 HEADS = 3  # of attention, as in ViT-Tiny
 

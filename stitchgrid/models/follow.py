@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import fx, nn
-from torchvision.ops import Permute
 
 from stitchgrid.models.adapt import repeat_for
 from stitchgrid.models.axes import Axes, Reading, fresh, joined, permuted, read, reshaped, resized, scaled, sliced
 from stitchgrid.models.probe import Probed
 from stitchgrid.models.trace import Trace
+from stitchgrid.vision import Permute
 
 _FEATURES_FIRST = (
     nn.modules.conv._ConvNd,

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 from torch import nn
-from torchvision.ops import Permute
 
 from stitchgrid.models.axes import Reading
 from stitchgrid.models.follow import puts_features
 from stitchgrid.models.hook_runs import ModuleCall
 from stitchgrid.models.hook_trial import is_leaf
 from stitchgrid.models.tokens import DeclaredTokens
+from stitchgrid.vision import Permute
 
 
 class CallReader:

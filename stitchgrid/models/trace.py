@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torchvision.models.feature_extraction import NodePathTracer, _set_default_tracer_kwargs
 
 from stitchgrid.errors import InputError
 from stitchgrid.models.adapt import repeat_for
 from stitchgrid.models.cuts import Call
 from stitchgrid.models.leaves import ENCODERS, encoder_forward, timm_leaves
 from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
+from stitchgrid.vision import NodePathTracer, default_tracer_kwargs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ def _graph(module: nn.Module) -> tuple[_Tracer, fx.Graph]:
     """Return the graph as fx traces it; encoders and parts of timm that it cannot follow are one operation each."""
 
     def traced(*, looks_into_encoders: bool = True, **leaves: Any) -> tuple[_Tracer, fx.Graph]:
-        tracer = _Tracer(looks_into_encoders=looks_into_encoders, **_set_default_tracer_kwargs(leaves))
+        tracer = _Tracer(looks_into_encoders=looks_into_encoders, **default_tracer_kwargs(leaves))
         return tracer, tracer.trace(module, concrete_args=_defaults(module) or None)
 
     try:

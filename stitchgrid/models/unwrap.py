@@ -1,6 +1,8 @@
 """What users' functions return -> the network itself, without what it was wrapped in for training or speed."""
 
 import inspect
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,7 +11,6 @@ from torch import nn
 from stitchgrid.errors import InputError
 
 _WRAPPERS = (  # kind, attribute that holds the network
-    (torch._dynamo.eval_frame.OptimizedModule, "_orig_mod"),
     (nn.DataParallel, "module"),
     (nn.parallel.DistributedDataParallel, "module"),
     (torch.optim.swa_utils.AveragedModel, "module"),
@@ -35,7 +36,7 @@ def unwrapped_from(made: Any, begin: str) -> nn.Module:
         InputError: If it is not a network, or one whose code is gone.
     """
     while True:
-        inner = next((getattr(made, name) for kind, name in _WRAPPERS if isinstance(made, kind)), None)
+        inner = next((getattr(made, name) for kind, name in (*_compiled(), *_WRAPPERS) if isinstance(made, kind)), None)
         if inner is None:
             break
         made = inner
@@ -48,6 +49,12 @@ def unwrapped_from(made: Any, begin: str) -> nn.Module:
         raise InputError(f"{begin} {_described(made)}; wanted a torch.nn.Module.")
     found: nn.Module = made
     return found
+
+
+def _compiled() -> Iterator[tuple[type, str]]:
+    """Yield what torch.compile makes, where the compiler was imported: if not, nothing can be of its kind."""
+    if (compiler := sys.modules.get("torch._dynamo.eval_frame")) is not None:
+        yield compiler.OptimizedModule, "_orig_mod"
 
 
 def _described(made: Any) -> str:

@@ -4,7 +4,8 @@ from functools import partial
 from typing import Any
 
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from stitchgrid.vision import BasicBlock, Bottleneck, ResNet
 
 _TORCHVISION_WIDTH = 64
 

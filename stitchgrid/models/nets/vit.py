@@ -1,7 +1,8 @@
 """A small vision transformer for small images: torchvision's class with the sizes of ViT-Tiny and patches of 4."""
 
 from torch import nn
-from torchvision.models.vision_transformer import VisionTransformer
+
+from stitchgrid.vision import VisionTransformer
 
 
 def vit_tiny(
