@@ -77,6 +77,7 @@ class Interface:
     inputs: str = "{}"  # canonical JSON of the constants for further arguments of its forward, by name
     output: str | int | None = None  # which of the things that it returns are the scores: key, attribute or position
     tokens: Tokens | None = None
+    averages: bool = False  # scores of several positions of an image are averaged over them: embeddings are
 
     @property
     def address(self) -> tuple[str, ...]:
@@ -134,7 +135,7 @@ class NetworkSpec:
 
     name: str  # "resnet20", or "resnet20/0" for an entry with seeds
     entry: str  # name of the [[models]] entry
-    architecture: str  # torchvision:NAME | timm:NAME | stitchgrid:NAME | package.module:function | FILE.py:function
+    architecture: str  # LIBRARY:NAME | huggingface:NAME_OR_FOLDER | package.module:function | FILE.py:function
     args: str = "{}"  # canonical JSON of the architecture's keyword arguments
     weights: str = "random"  # path of a checkpoint, a torchvision weights name, or "random"; "" when trained
     weights_key: str | None = None  # which set of tensors of the checkpoint; None: the only one that fits

@@ -113,7 +113,9 @@ def layers(
     values = canonical(_json_object(arguments, "--args"))
     position = output is not None and output.isdigit()
     interface = Interface(
-        inputs=canonical(_json_object(inputs, "--inputs")), output=int(output) if output and position else output
+        inputs=canonical(_json_object(inputs, "--inputs")),
+        output=int(output) if output and position else output,
+        averages=True,
     )
     is_usual = (size, values, channels, interface, every) == (usual, "{}", "3", Interface(), False)
     found = known_facts(model) if is_usual else None

@@ -293,4 +293,5 @@ class ModelTable(Table):
     def interface(self) -> Interface:
         """How the network is called, as the record that travels."""
         tokens = self.tokens.to_record() if self.tokens else None
-        return Interface(inputs=canonical(self.inputs), output=self.output, tokens=tokens)
+        averages = self.head == "embedding"
+        return Interface(inputs=canonical(self.inputs), output=self.output, tokens=tokens, averages=averages)

@@ -86,7 +86,7 @@ def _architecture(value: str) -> str:
     if not re.fullmatch(r"[^:]+:[^:]+|[A-Za-z]:[^:]+:[^:]+", value):
         raise ValueError(
             f"{value!r} is no architecture; it is torchvision:NAME, timm:NAME, stitchgrid:NAME, "
-            "package.module:function or FILE.py:function"
+            "huggingface:NAME_OR_FOLDER, package.module:function or FILE.py:function"
         )
     return check_path(value)
 

@@ -20,7 +20,11 @@ from stitchgrid.models.weights import check_finite, load_into, load_weights
 from stitchgrid.records import NetworkSpec, Preprocess
 
 _CPU = torch.device("cpu")
-_WEIGHTS_ARGUMENTS = {"torchvision": ("weights",), "timm": ("pretrained", "checkpoint_path")}
+_WEIGHTS_ARGUMENTS = {
+    "torchvision": ("weights",),
+    "timm": ("pretrained", "checkpoint_path"),
+    "huggingface": ("pretrained",),
+}
 
 
 def build_network(spec: NetworkSpec, *, state: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -77,7 +81,7 @@ def make_network(spec: NetworkSpec, *, download: bool = False) -> nn.Module:
 def _call(function: Callable[..., Any], args: dict[str, Any], spec: NetworkSpec, *, download: bool) -> Any:
     try:
         return function(**args)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, InputError):
         raise
     except BaseException as problem:  # user's and libraries' code refuse arguments in many ways
         if is_out_of_memory(problem):
