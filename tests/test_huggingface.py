@@ -221,8 +221,9 @@ def test_a_whole_sweep_of_a_classifier_and_an_encoder(folders, tmp_path):
     assert done.exit_code == 0, done.output
     with Catalog(Store.open(store)) as catalog:
         rows = catalog.query(
-            "select metric, max(value) as high, min(value) as low, count(*) as num from results where metric in ('residual', 'agreement', "
-            "'output_cosine') and source_model = target_model and source_layer = target_layer group by metric"
+            "select metric, max(value) as high, min(value) as low, count(*) as num from results "
+            "where metric in ('residual', 'agreement', 'output_cosine') and source_model = target_model "
+            "and source_layer = target_layer group by metric"
         ).to_pylist()
     found = {row["metric"]: row for row in rows}
     assert found["residual"]["high"] < 1e-6

@@ -245,7 +245,8 @@ class Job:
 
     def _specs(self, model: ModelTable) -> list[NetworkSpec]:
         given = model.weights if isinstance(model.weights, CheckpointTable) else CheckpointTable(file="")
-        recipe, file = None, given.file if not given.file.isidentifier() else f"./{given.file}"  # no name of weights
+        is_name = given.file.isidentifier() and given.adapter is None
+        recipe, file = None, f"./{given.file}" if is_name else given.file  # a file of that name, no name of weights
         if isinstance(model.weights, TrainTable):
             recipe = self.recipes[model.weights.train].to_record()
         elif isinstance(model.weights, str):
@@ -259,6 +260,7 @@ class Job:
                 weights=file.replace("{seed}", str(seed)),
                 weights_key=given.key,
                 weights_strip=given.strip,
+                weights_adapter=given.adapter and given.adapter.replace("{seed}", str(seed)),
                 recipe=recipe,
                 seed=seed,
                 preprocess=model.preprocess.to_record() if model.preprocess else None,

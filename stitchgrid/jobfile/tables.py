@@ -57,9 +57,11 @@ def _weights(value: Any) -> "str | TrainTable | CheckpointTable":
         if unknown := sorted(value.keys() - CheckpointTable.model_fields.keys()):
             raise ValueError(f"unknown key {unknown[0]!r}; {nearest(unknown[0], CheckpointTable.model_fields)}")
         if all(isinstance(one, str) for one in value.values()) and value["file"]:
-            return CheckpointTable(**{**value, "file": check_path(value["file"])})
+            paths = {key: check_path(value[key]) for key in ("file", "adapter") if key in value}
+            return CheckpointTable(**{**value, **paths})
         raise ValueError(
-            f'`file`, `key` and `strip` are texts, as in {{ file = "x.ckpt", key = "ema" }}, got {value!r}'
+            f"{', '.join(f'`{key}`' for key in CheckpointTable.model_fields)} are texts, as in "
+            f'{{ file = "x.ckpt", key = "ema" }}, got {value!r}'
         )
     raise ValueError(f"{WEIGHTS}, got {value!r}")
 
@@ -249,6 +251,8 @@ class CheckpointTable(Table):
     """where in the file the set of weights lies"""
     strip: str | None = None
     """what is taken off in front of each tensor's name"""
+    adapter: str | None = None
+    """folder of a LoRA adapter, as PEFT saves one, that is merged into the weights; `file` may then be `pretrained`, too"""
 
 
 class ModelTable(Table):

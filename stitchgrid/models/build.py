@@ -16,7 +16,7 @@ from stitchgrid.models.guard import settings_kept
 from stitchgrid.models.memory import count_bytes, memory_told
 from stitchgrid.models.published import find_published
 from stitchgrid.models.unwrap import unwrapped
-from stitchgrid.models.weights import check_finite, load_into, load_weights
+from stitchgrid.models.weights import check_finite, load_adapter, load_into, load_weights
 from stitchgrid.records import NetworkSpec, Preprocess
 
 _CPU = torch.device("cpu")
@@ -47,6 +47,8 @@ def build_network(spec: NetworkSpec, *, state: Mapping[str, Tensor] | None = Non
         path = Path(spec.base, spec.weights)
         load = partial(load_weights, word=spec.weights, key=spec.weights_key, strip=spec.weights_strip)
         load(module, path, limits=spec.limits)
+    if spec.weights_adapter is not None and state is None:
+        load_adapter(module, Path(spec.base, spec.weights_adapter), spec.limits)
     check_finite(module, origin=_origin(spec, is_given=state is not None))
     return freeze(module)
 
