@@ -127,13 +127,14 @@ DEFAULT_LIMITS = Limits()
 
 
 TWIN = "@untrained"  # behind the name of a network, the name of its untrained twin
+STEP = "@"  # between the name of a network and the step of its training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
     """A network as a job file names it, before anything is built."""
 
-    name: str  # "resnet20", or "resnet20/0" for an entry with seeds
+    name: str  # "resnet20", "resnet20/0" for an entry with seeds, "resnet20@100" for one with steps
     entry: str  # name of the [[models]] entry
     architecture: str  # LIBRARY:NAME | huggingface:NAME_OR_FOLDER | package.module:function | FILE.py:function
     args: str = "{}"  # canonical JSON of the architecture's keyword arguments

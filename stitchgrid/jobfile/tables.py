@@ -271,6 +271,8 @@ class ModelTable(Table):
     """of initialisation and training; left out: 0"""
     seeds: Seeds | None = None
     """instead of `seed`: makes NAME/0, NAME/1, ...; `{seed}` in `weights` stands for each"""
+    steps: Seeds | None = None
+    """of training, a checkpoint each: makes NAME@0, NAME@100, ...; `{step}` or `{step:06}` in `weights` stands for each"""
     preprocess: PreprocessTable | None = None
     """left out: that of the published weights, else none"""
     layers: Globs = ("blocks",)
