@@ -8,7 +8,20 @@ from torch import fx, nn
 from torchvision.ops import Permute
 
 from stitchgrid.models.adapt import repeat_for
-from stitchgrid.models.axes import Axes, Reading, fresh, joined, permuted, read, reshaped, resized, scaled, sliced
+from stitchgrid.models.axes import (
+    Axes,
+    Reading,
+    fresh,
+    images_axis,
+    joined,
+    permuted,
+    put_back,
+    read,
+    reshaped,
+    resized,
+    scaled,
+    sliced,
+)
 from stitchgrid.models.probe import Probed
 from stitchgrid.models.trace import Trace
 
@@ -40,7 +53,14 @@ _OPAQUE_TO_US = {"movedim", "moveaxis", "einsum", "rot90", "getattr"}
 def follow_axes(trace: Trace, probed: Mapping[fx.Node, Probed]) -> dict[fx.Node, Reading]:
     """Return how the activation of every node is read, for those whose axes could be followed."""
     axes = _Follower(trace, probed).axes
-    return {node: reading for node in trace.nodes if (reading := read(axes.get(node))) is not None}
+    return {node: reading for node in trace.nodes if (reading := _reading(axes.get(node))) is not None}
+
+
+def _reading(axes: Axes | None) -> Reading | None:
+    """Return how an activation is read; rows in windows are put back in their places."""
+    reading = read(axes)
+    is_clear = reading is not None and (reading.axes not in {"NTD", "NDT"} or reading.grid is not None)
+    return reading if is_clear else put_back(axes) or reading
 
 
 class _Follower:
@@ -93,6 +113,8 @@ class _Follower:
         where = self._puts_features(node)
         if node is self.trace.input or (where == "first" and len(shape) == 4):
             return fresh(shape, "NCHW")
+        if (part := recurrent_part(self.trace, node)) is not None:
+            return self._remembered(*part, shape)
         known = [tensor for tensor in self._tensors(node) if tensor in self.axes]
         if not known:
             return None
@@ -178,6 +200,16 @@ class _Follower:
         kept = [(axis, key) for axis, key in zip(axes, keys, strict=True) if isinstance(key, slice)]
         return tuple(sliced(axis, key, next(sizes)) for axis, key in kept)
 
+    def _remembered(self, call: fx.Node, path: Sequence[int], shape: tuple[int, ...]) -> Axes | None:
+        """Return the axes of what a recurrent layer returns: its output, or its last states, one a layer."""
+        given = call.args[0] if call.args else None
+        axes = self.axes.get(given) if isinstance(given, fx.Node) else None
+        images = images_axis(axes)
+        if axes is None or images is None or len(axes) != 3 or len(shape) != 3:
+            return None
+        (features,) = fresh(shape[-1:], "C")
+        return (*axes[:-1], features) if path == (0,) else (fresh(shape[:1], "?")[0], axes[images], features)
+
     def _attended(self, node: fx.Node, shape: tuple[int, ...]) -> Axes | None:
         """Return the axes of what learned queries, the same for all images, find among an image's tokens."""
         keys, values = (self.axes.get(given) if isinstance(given, fx.Node) else None for given in node.args[1:3])
@@ -199,6 +231,17 @@ class _Follower:
         return joined(axes, at, shape[at] - axes[at].size, in_front=in_front)
 
 
+def recurrent_part(trace: Trace, node: fx.Node) -> tuple[fx.Node, tuple[int, ...]] | None:
+    """Return the call of a recurrent layer that made a tensor, and where that is in what it returned."""
+    path: tuple[int, ...] = ()
+    while _name(node) == "getitem" and isinstance(node.args[0], fx.Node) and isinstance(at := node.args[1], int):
+        node, path = node.args[0], (at, *path)
+        if node.op == "call_module" and isinstance(module := trace.targets[str(node.target)], nn.RNNBase):
+            is_lstm = isinstance(module, nn.LSTM)
+            return (node, path) if path == (0,) or len(path) == 1 + is_lstm else None
+    return None
+
+
 def puts_features(module: nn.Module) -> str | None:
     """Return whether a module puts features `first`, after the images, or `last`; None where it does not say.
 
@@ -208,7 +251,7 @@ def puts_features(module: nn.Module) -> str | None:
     if any(isinstance(part, Permute) for part in parts):
         return None
     said = {"first" for part in parts if isinstance(part, _FEATURES_FIRST)}
-    said |= {"last" for part in parts if isinstance(part, nn.Linear)}
+    said |= {"last" for part in parts if isinstance(part, nn.Linear | nn.RNNBase)}
     return said.pop() if len(said) == 1 else None
 
 

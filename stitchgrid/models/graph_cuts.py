@@ -15,7 +15,7 @@ from stitchgrid.models.adapt import repeat_for
 from stitchgrid.models.axes import Reading
 from stitchgrid.models.blocks import ACTIVATIONS, block_calls
 from stitchgrid.models.cuts import Cut, CutNetwork, Operations, as_made, as_seen, head_of, make_layer
-from stitchgrid.models.follow import follow_axes
+from stitchgrid.models.follow import follow_axes, recurrent_part
 from stitchgrid.models.probe import Probed, probe
 from stitchgrid.models.trace import Trace, ancestors, trace_network
 
@@ -37,7 +37,9 @@ class GraphNetwork(CutNetwork):
     def __init__(self, module: nn.Module, input_shape: tuple[int, int, int], trace: Trace, cuts: Sequence[Cut]):
         nodes = tuple(trace.names[node] for node in trace.nodes)
         activations = frozenset(k for k, node in enumerate(trace.nodes) if _is_activation(trace, node))
-        super().__init__(module, input_shape, cuts, Operations(nodes=nodes, activations=activations, calls=trace.calls))
+        recurrent = frozenset(k for k, node in enumerate(trace.nodes) if recurrent_part(trace, node) is not None)
+        operations = Operations(nodes=nodes, activations=activations, calls=trace.calls, recurrent=recurrent)
+        super().__init__(module, input_shape, cuts, operations)
         self.trace = trace
         self._parts: dict[tuple[Cut | None, ...], nn.Module] = {}  # by begin and outputs: making one takes a while
         self._compiled: dict[nn.Module, nn.Module] = {}
@@ -132,14 +134,17 @@ def _cuts(trace: Trace, probed: Mapping[fx.Node, Probed]) -> list[Cut]:
             flops=made.flops,
             reading=reading,
         )
-        images = reading.images if reading else 0
-        cuts.append(Cut(position=position, layer=layer, images=images, dtype=made.dtype, order=made.order))
+        images, windows = (reading.images, reading.windows) if reading else (0, None)
+        own = {"images": images, "dtype": made.dtype, "order": made.order, "windows": windows}
+        cuts.append(Cut(position=position, layer=layer, **own))  # type: ignore[arg-type]
     return cuts
 
 
 def _shape(made: Probed, reading: Reading | None) -> tuple[int, ...]:
     """Return the shape of one image's share, of the whole where that is not known."""
     shape = made.shape or ()
+    if reading is not None and reading.windows is not None:
+        return reading.windows[2][1:]
     if reading is not None and reading.images:
         return shape[: reading.images] + shape[reading.images + 1 :]
     return made.image_shape or shape

@@ -140,6 +140,7 @@ def _operations(trial: NoiseTrial, nodes: Sequence[str]) -> Operations:
     return Operations(
         nodes=tuple(nodes),
         activations=frozenset(k for k, call in enumerate(calls) if isinstance(call.module, ACTIVATIONS)),
+        recurrent=frozenset(k for k, call in enumerate(calls) if isinstance(call.module, nn.RNNBase)),
         calls=tuple(
             Call(
                 path=call.path,

@@ -20,6 +20,7 @@ class Returned:
     dtype: torch.dtype
     order: tuple[int, ...]  # axes from the slowest to the fastest in memory
     made_by: Node | None  # of autograd's graph: None where it does not depend on the images
+    number: int = 0  # which of the tensors that this node made
     images: int = 0  # which axis is that of the images
 
     @property
@@ -115,7 +116,13 @@ def _can_go_on(leaf: Any) -> bool:
 
 def of_tensor(value: Tensor) -> Returned:
     """Return a tensor without its values."""
-    return Returned(shape=tuple(value.shape), dtype=value.dtype, order=memory_order(value), made_by=value.grad_fn)
+    return Returned(
+        shape=tuple(value.shape),
+        dtype=value.dtype,
+        order=memory_order(value),
+        made_by=value.grad_fn,
+        number=value.output_nr,
+    )
 
 
 def images_axis(shapes: Sequence[tuple[int, ...] | None], num_images: Sequence[int]) -> int | None:

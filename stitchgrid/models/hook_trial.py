@@ -99,12 +99,14 @@ class NoiseTrial:
         for call in self.graph.calls:
             if call.returned is None or call.wrapping is None or call.wrapping.is_plain or call.path in found:
                 continue
-            if not _leads(self.graph, around=call.returned.made_by):
+            if not _leads(self.graph, around=call.returned.made_by, number=call.returned.number):
                 continue
             others = [
                 k
                 for k, other in enumerate(call.wrapping.others)
-                if isinstance(other, Returned) and other.made_by and not _leads(self.graph, around=other.made_by)
+                if isinstance(other, Returned)
+                and other.made_by
+                and not _leads(self.graph, around=other.made_by, number=other.number)
             ]
             if others and len(call.wrapping.others[others[0]].shape) > 1:
                 found[call.path] = others[0]
@@ -239,9 +241,12 @@ def _by_turn(calls: Sequence[ModuleCall]) -> dict[tuple[str, int], ModuleCall]:
     return found
 
 
-def _leads(run: Run, *, around: Node | None) -> bool:
-    """Return whether gradients find a way from the scores to the images that passes `around` a node."""
-    seen = {around, None}
+def _leads(run: Run, *, around: Node | None, number: int | None = None) -> bool:
+    """Return whether gradients find a way from the scores to the images that passes `around` a node.
+
+    With `number`, one that passes around this of the tensors that the node made: recurrent layers make several at once.
+    """
+    seen: set[Node | None] = {around, None} if number is None else {None}
     waiting = [run.scores]
     while waiting:
         node = waiting.pop()
@@ -249,7 +254,8 @@ def _leads(run: Run, *, around: Node | None) -> bool:
             return True
         if node is not None and node not in seen:
             seen.add(node)
-            waiting.extend(following for following, _ in node.next_functions)
+            edges = ((one, k) for one, k in node.next_functions)
+            waiting.extend(one for one, k in edges if number is None or (one, k) != (around, number))
     return False
 
 
