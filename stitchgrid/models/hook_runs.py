@@ -63,10 +63,17 @@ class _Watch:
         given = [_state(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         self.running.append((module, len(self.calls), given))
 
-    def ended(self, path: str, module: nn.Module, value: Any) -> None:
+    def ended(self, path: str, module: nn.Module, value: Any) -> Any:
+        """Note a call; return what goes on in place of a tensor that was passed on.
+
+        In autograd's graph that is a copy of it: other ways from the tensor on do not pass through the module.
+        """
         while self.running[-1][0] is not module:  # calls that ended in an exception that the network caught
             self.running.pop()
         _, begin, given = self.running.pop()
+        passed_on = any(_is_same(one, _state(value)) for one in given)
+        if passed_on and value.grad_fn is not None:
+            value = value.clone()
         returned, wrapping = described(value, self.slots.get(path))
         tensor = tensor_in(value, None if wrapping is None else wrapping.slot)
         self.calls.append(
@@ -78,11 +85,12 @@ class _Watch:
                 returned=returned,
                 wrapping=wrapping,
                 same=self.same(tensor, begin),
-                passed_on=any(_is_same(one, _state(tensor)) for one in given),
+                passed_on=passed_on or any(_is_same(one, _state(tensor)) for one in given),
                 flops=self.counter.get_total_flops() / self.num_images,
             )
         )
         self.values.append(_state(tensor))
+        return value
 
     def same(self, value: Any, begin: int = 0) -> tuple[int, ...]:
         state = _state(value)
