@@ -71,6 +71,29 @@ def test_windows_of_maxvit_hold_the_rows_of_the_map_before_them():
             assert torch.allclose(cut.suffix(one.node)(a), whole, atol=1e-6)
 
 
+@pytest.mark.parametrize("patch", [(0, 0), (3, 9), (10, 2), (15, 15)])
+def test_a_patch_of_the_image_moves_the_row_at_its_place(patch, hiera):
+    """Hiera has its rows in windows within windows: `unroll` is its patches, before any of them sees another."""
+    node = next(one.node for one in hiera.cuts if one.windows is not None)
+    row, column = patch
+    images = noise(1, 3, 64, 64)
+    changed = images.clone()
+    changed[:, :, 4 * row + 1 : 4 * row + 3, 4 * column + 1 : 4 * column + 3] += 1
+    with torch.no_grad():
+        (before,), (after,) = (hiera.taps([node])(some) for some in (images, changed))
+    moved = (before - after).abs().sum(-1)[0].gt(1e-4).nonzero().tolist()
+    reached = [[row + down, column + right] for down in (0, 1) for right in (0, 1)]  # of 7x7 pixels, 4 apart
+    assert moved == [place for place in reached if max(place) < 16]
+
+
+@pytest.fixture(scope="module")
+def hiera():
+    timm = pytest.importorskip("timm")
+    return cut_network(
+        timm.create_model("hiera_tiny_224", num_classes=10, img_size=(64, 64), embed_dim=24), (3, 64, 64)
+    )
+
+
 class Rows(nn.Module):
     """Recurrent layers over the rows of an image."""
 

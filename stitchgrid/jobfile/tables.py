@@ -252,7 +252,7 @@ class CheckpointTable(Table):
     strip: str | None = None
     """what is taken off in front of each tensor's name"""
     adapter: str | None = None
-    """folder of a LoRA adapter, as PEFT saves one, that is merged into the weights; `file` may then be `pretrained`, too"""
+    """folder of a LoRA adapter (PEFT's) that is merged into them; `file` may then be `pretrained`, too"""
 
 
 class ModelTable(Table):
@@ -272,7 +272,7 @@ class ModelTable(Table):
     seeds: Seeds | None = None
     """instead of `seed`: makes NAME/0, NAME/1, ...; `{seed}` in `weights` stands for each"""
     steps: Seeds | None = None
-    """of training, a checkpoint each: makes NAME@0, NAME@100, ...; `{step}` or `{step:06}` in `weights` stands for each"""
+    """of training: makes NAME@0, NAME@100, ...; `{step}` or `{step:06}` in `weights` stands for each"""
     preprocess: PreprocessTable | None = None
     """left out: that of the published weights, else none"""
     layers: Globs = ("blocks",)
