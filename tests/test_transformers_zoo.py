@@ -77,9 +77,6 @@ ENCODERS = {  # name -> configuration, what counts of what they return
     "DINOv3ViTModel": ({**TOKENS, "num_register_tokens": 2}, "pooler_output"),
     "ViTMAEModel": ({**TOKENS, "mask_ratio": 0.0}, "last_hidden_state"),
 }
-WITHOUT_BLOCKS = {  # name -> a true reason
-    "PvtV2": "the height and width of a block's map go on beside it",
-}
 
 
 def checked(module, side, interface):
@@ -107,8 +104,7 @@ def test_blocks_of_classifiers_are_cuts_and_halves_are_exact(kind):
     arguments, side = CLASSIFIERS[kind]
     output = "last_hidden_state" if kind == "PPLCNet" else "logits"
     cut = checked(made(kind, arguments), side, Interface(output=output))
-    if kind not in WITHOUT_BLOCKS:
-        assert len(select_layers(cut, ["blocks"])) > 1 or kind == "Hiera"
+    assert len(select_layers(cut, ["blocks"])) > 1
 
 
 @pytest.mark.slow

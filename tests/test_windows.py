@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers_models import noise, stirred
 from torch import nn
 from torchvision.models import MaxVit
 
-from stitchgrid.models.axes import fresh, permuted, put_back, reshaped
+from stitchgrid.models.axes import coarser, fresh, permuted, put_back, reshaped
 from stitchgrid.models.cuts import as_made, as_seen
 from stitchgrid.models.cutting import cut_network
 from stitchgrid.models.select import select_layers
@@ -92,6 +93,68 @@ def hiera():
     return cut_network(
         timm.create_model("hiera_tiny_224", num_classes=10, img_size=(64, 64), embed_dim=24), (3, 64, 64)
     )
+
+
+class Mix(nn.Sequential):
+    """A block."""
+
+
+class Unrolled(nn.Module):
+    """Rows in patches of patches, pooled patch by patch, as Hiera has them; sizes are read once, at the beginning."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.stem, self.how, self.head = nn.Conv2d(3, 6, 2, 2), how, nn.Linear(6, 10)
+        self.mixing = nn.ModuleList(Mix(nn.Linear(6, 6), nn.Tanh()) for _ in range(3))
+
+    def forward(self, x):
+        x = self.stem(x).permute(0, 2, 3, 1)
+        images, height, width = x.shape[0], x.shape[1], x.shape[2]
+        x = x.reshape(images, height // 2, 2, width // 2, 2, 6).permute(0, 2, 4, 1, 3, 5)
+        x = x.reshape(images * 4, height // 4, 2, width // 4, 2, 6).permute(0, 2, 4, 1, 3, 5)
+        x = x.reshape(images, height * width, 6)
+        for k, mix in enumerate(self.mixing):
+            x = mix(x)
+            if k < 2:
+                x = x.view(images, 4, height * width // 4 ** (k + 1), 6)
+                x = self.how(x)
+        return self.head(x.mean(1))
+
+
+POOLINGS = {
+    "max": (lambda x: x.max(dim=1).values, F.max_pool2d),
+    "largest": (lambda x: torch.max(x, 1)[0], F.max_pool2d),
+    "amax": (lambda x: x.amax(1), F.max_pool2d),
+    "mean": (lambda x: x.mean(dim=1), F.avg_pool2d),
+}
+
+
+@pytest.mark.parametrize("how", POOLINGS)
+def test_rows_in_patches_that_are_pooled_are_the_pooled_map(how):
+    along, plain = POOLINGS[how]
+    module = stirred(Unrolled(along))
+    cut = cut_network(module, (3, 16, 24))
+    layers = {one.layer.name: one for one in cut.cuts}
+    images = noise(5, 3, 16, 24)
+    with torch.no_grad():
+        wanted, whole = module.stem(images), module(images)
+        for k, mix in enumerate(module.mixing):
+            wanted = mix(wanted.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            one = layers[f"mixing.{k}"]
+            assert one.layer.grid == tuple(wanted.shape[2:])
+            (a,) = cut.taps([one.node])(images)
+            rows = a.reshape(5, *one.layer.grid, 6).permute(0, 3, 1, 2)
+            assert torch.allclose(rows, wanted, atol=1e-6)
+            assert torch.allclose(cut.suffix(one.node)(a), whole, atol=1e-6)
+            wanted = plain(wanted, 2)
+
+
+def test_rows_of_which_only_some_patches_were_pooled_are_in_no_grid():
+    rows = reshaped(fresh((2, 8, 8, 3), "NHWC"), (2, 2, 4, 2, 4, 3))
+    whole_patches = coarser(rows, {2, 4})
+    assert put_back([whole_patches[k] for k in (0, 1, 3, 5)]).grid == (2, 2)
+    across = coarser(rows, {1, 3})  # the same place of every patch became one: no place of the image
+    assert put_back([across[k] for k in (0, 2, 4, 5)]) is None
 
 
 class Rows(nn.Module):

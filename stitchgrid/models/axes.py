@@ -5,7 +5,7 @@ token more than a grid holds may or may not be a class token. So axes are follow
 what cannot be followed is unknown, never guessed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -79,7 +79,7 @@ def read(axes: Axes | None) -> Reading | None:
     """Return how a tensor with these axes is read, None where it has no rows of features.
 
     >>> read(fresh((2, 14, 14, 96), "NHWC"))
-    Reading(axes='NHWC', images=0, num_prefix=0, grid=(14, 14))
+    Reading(axes='NHWC', images=0, num_prefix=0, grid=(14, 14), windows=None)
     >>> read(fresh((17, 2, 96), "HNC")).images
     1
     """
@@ -243,6 +243,33 @@ def scaled(axes: Axes, shape: Sequence[int]) -> Axes | None:
     if (-(-height // coarser) * finer, -(-width // coarser) * finer) != (new_height, new_width):
         return None
     return fresh(shape, was.axes)
+
+
+def coarser(axes: Axes, gone: Collection[int]) -> Axes:
+    """Return axes after the entries along some of them became one: of rows in patches, the grid of the patches is left.
+
+    What is left of rows or columns of which others than whole patches became one is unknown.
+
+    >>> patches = reshaped(fresh((2, 8, 3), "NHC"), (2, 4, 2, 3))
+    >>> coarser(patches, {2})[1]
+    Axis(factors=(Factor(letter='H', size=4, stride=1),), num_prefix=0)
+    """
+    pooled = sorted((factor for place in gone for factor in axes[place].factors), key=lambda one: one.stride)
+    patches: dict[str, int] = {}  # letter -> how many of its rows or columns became one
+    for factor in pooled:
+        if factor.stride == patches.get(factor.letter, 1):
+            patches[factor.letter] = factor.stride * factor.size
+    others = {one.letter for one in pooled if one.stride >= patches.get(one.letter, 1)}
+
+    def left(factor: Factor) -> Factor:
+        if factor.letter in others:
+            return Factor(letter="?", size=factor.size)
+        return replace(factor, stride=factor.stride // patches.get(factor.letter, 1))
+
+    return tuple(
+        axis if place in gone else replace(axis, factors=tuple(map(left, axis.factors)))
+        for place, axis in enumerate(axes)
+    )
 
 
 def joined(axes: Axes, at: int, more: int, *, in_front: bool) -> Axes:

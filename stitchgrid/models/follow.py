@@ -7,10 +7,10 @@ from typing import Any
 from torch import fx, nn
 from torchvision.ops import Permute
 
-from stitchgrid.models.adapt import repeat_for
 from stitchgrid.models.axes import (
     Axes,
     Reading,
+    coarser,
     fresh,
     images_axis,
     joined,
@@ -23,6 +23,7 @@ from stitchgrid.models.axes import (
     sliced,
 )
 from stitchgrid.models.probe import Probed
+from stitchgrid.models.sizes import varying
 from stitchgrid.models.trace import Trace
 
 _FEATURES_FIRST = (
@@ -38,11 +39,11 @@ _FEATURES_FIRST = (
     nn.Upsample,
 )
 _FEATURES_FIRST_WORDS = ("conv", "pool", "batch_norm", "group_norm", "instance_norm", "interpolate", "pixel_shuffle")
-_SHAPE_QUERIES = {"size", "dim", "numel", repeat_for.__name__}
 _RESHAPING = {"reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "Flatten", "Unflatten"}
 _PERMUTING = {"permute", "Permute"}
 _TRANSPOSING = {"transpose", "swapaxes", "swapdims"}
 _AVERAGING = {"mean", "sum", "amax", "amin"}
+_RANKING = {"max", "min", "median"}  # with an axis they return the values and where they were
 _RESIZING = {"chunk", "split", "tensor_split", "narrow", "pad"}
 _JOINING = {"cat", "concat", "concatenate"}
 _MULTIPLYING = {"matmul", "bmm"}
@@ -68,7 +69,7 @@ class _Follower:
 
     def __init__(self, trace: Trace, probed: Mapping[fx.Node, Probed]):
         self.trace, self.probed = trace, probed
-        self.varying = self._varying()
+        self.varying = varying(trace)
         self.axes: dict[fx.Node, Axes] = {}
         told: dict[fx.Node, Axes] = {}
         while True:
@@ -77,15 +78,6 @@ class _Follower:
             if not more.keys() - told.keys():
                 break
             told |= more
-
-    def _varying(self) -> set[fx.Node]:
-        """Return the values that change with the images, not only with their number and size."""
-        found = {self.trace.input}
-        for node in self.trace.nodes:
-            is_query = _name(node) in _SHAPE_QUERIES or (node.target is getattr and node.args[1] == "shape")
-            if not is_query and found.intersection(node.all_input_nodes):
-                found.add(node)
-        return found
 
     def _follow(self, told: Mapping[fx.Node, Axes]) -> None:
         self.axes = {}
@@ -121,12 +113,14 @@ class _Follower:
         axes = self.axes[known[0]]
         if where == "last" and len(axes) == len(shape):
             return (*axes[:-1], *fresh(shape[-1:], "C"))
+        if where == "first" and len(axes) == len(shape) == 3:  # a convolution or pooling along one axis
+            return (axes[0], *fresh(shape[1:], "C?"))
         return self._by_name(node, axes, known, shape)
 
     def _by_name(  # noqa: PLR0911  # one line an operation
         self, node: fx.Node, axes: Axes, known: Sequence[fx.Node], shape: tuple[int, ...]
     ) -> Axes | None:
-        name = self._operation(node)
+        name, pooled = self._operation(node), _ranked(node) or node
         if name in _RESHAPING:
             return reshaped(axes, shape) or _unread(axes, shape)
         if name in _PERMUTING:
@@ -134,8 +128,8 @@ class _Follower:
             return permuted(axes, module.dims if module is not None else _integers(node, "dims"))
         if name in _TRANSPOSING or (name == "getattr" and node.args[1] in {"mT", "mH", "T", "H"}):
             return _transposed(axes, _integers(node, "dim0", "dim1") or [-1, -2])
-        if name in _AVERAGING:
-            return _averaged(axes, {place % len(axes) for place in _integers(node, "dim", "axis")}, shape)
+        if name in _AVERAGING or pooled is not node:
+            return _averaged(axes, {place % len(axes) for place in _integers(pooled, "dim", "axis")}, shape)
         if name in _RESIZING:
             return resized(axes, shape)
         if name == "getitem":
@@ -264,6 +258,13 @@ def _name(node: fx.Node) -> str:
     return ""
 
 
+def _ranked(node: fx.Node) -> fx.Node | None:
+    """Return the `max` along an axis, or its like, whose values these are."""
+    made, which = (*node.args, None, None)[:2]
+    is_values = (_name(node) == "getattr" and which == "values") or (_name(node) == "getitem" and which == 0)
+    return made if is_values and isinstance(made, fx.Node) and _name(made) in _RANKING else None
+
+
 def _is_known(key: Any) -> bool:
     """Return whether an index is an integer or a slice between integers, none of which is worked out in the graph."""
     parts = (key.start, key.stop, key.step) if isinstance(key, slice) else (key,)
@@ -295,6 +296,7 @@ def _transposed(axes: Axes, pair: Sequence[int]) -> Axes | None:
 def _averaged(axes: Axes, gone: set[int], shape: Sequence[int]) -> Axes | None:
     if not gone:
         return None
+    left = coarser(axes, gone)
     if len(shape) == len(axes):
-        return tuple(fresh((1,), "?")[0] if k in gone else axis for k, axis in enumerate(axes))
-    return tuple(axis for k, axis in enumerate(axes) if k not in gone)
+        return tuple(fresh((1,), "?")[0] if k in gone else axis for k, axis in enumerate(left))
+    return tuple(axis for k, axis in enumerate(left) if k not in gone)
