@@ -61,11 +61,11 @@ def code_digest(spec: NetworkSpec) -> str:
 
     Where the code lies does not matter. Code that imports nothing of the user's is known by its file alone.
     """
-    where, name = _parts(spec.architecture)
+    where, name = ("", "") if spec.is_features else _parts(spec.architecture)
+    if spec.is_features or where in LIBRARIES:
+        return digest(spec.architecture)
     if where == HUGGINGFACE:
         return huggingface_digest(name, spec.base)
-    if where in LIBRARIES:
-        return digest(spec.architecture)
     if where == LIVE:  # its code is not known: what it computes is told by its fingerprint
         kind = type(live_network(name))
         return digest(LIVE, f"{kind.__module__}.{kind.__qualname__}")
@@ -87,6 +87,8 @@ def find_code(spec: NetworkSpec) -> Code | None:
     Raises:
         InputError: If an own file is missing.
     """
+    if spec.is_features:
+        return None
     where, name = _parts(spec.architecture)
     if where in SOURCES or where == LIVE:
         return None
@@ -126,8 +128,8 @@ def holding_codes(codes: Mapping[tuple[str, str], Code]) -> Iterator[None]:
 
 
 def library_of(spec: NetworkSpec) -> str | None:
-    """Return the library that the architecture is of, one of SOURCES; None for users' own code."""
-    where = _parts(spec.architecture)[0]
+    """Return the library that the architecture is of, one of SOURCES; None for users' own code and features."""
+    where = "" if spec.is_features else _parts(spec.architecture)[0]
     return where if where in SOURCES else None
 
 
