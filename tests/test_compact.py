@@ -24,19 +24,21 @@ from stitchgrid.store.snapshots import Snapshots
 CELLS = list(planned_cells())
 
 rows = st.builds(
-    lambda cell, metric, value, status, at: replace(
+    lambda cell, metric, value, status, at, generation: replace(
         make_row(CELLS[cell], None, value),
         metric=metric if status == "done" else None,
         status=status,
         error=None if status == "done" else f"{status} at {at}",
         created_at=f"2026-01-0{at}",
         seconds=value,
+        generation=generation,
     ),
     st.integers(0, 9),
     st.sampled_from(["accuracy", "residual", "negative_mass", "cka"]),
     st.sampled_from([0.25, 0.5, 0.75]),
     st.sampled_from(["done", "done", "done", "failed", "quarantined"]),
     st.integers(1, 4),
+    st.sampled_from([None, None, None, 1, 2]),
 )
 part_lists = st.lists(st.lists(rows, min_size=1, max_size=6), min_size=1, max_size=6)
 

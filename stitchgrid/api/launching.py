@@ -73,7 +73,7 @@ def plan(
     return preview(loaded, os.fspath(store), update=True, retry_failed=False, where=how, say=Display().say)
 
 
-def _run(job: Job, store: str | os.PathLike[str], address: str, where: dict[str, Any], **how: bool) -> Run:
+def _run(job: Job, store: str | os.PathLike[str], address: str, where: dict[str, Any], **how: Any) -> Run:
     opened = Store.open(os.fspath(store), create=True)
     Launch(job, opened, Where(address=address, **where), Display()).run(**how)
     return Run(opened, job.name)

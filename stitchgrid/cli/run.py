@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stitchgrid.cli.complete import complete_jobs, complete_sweeps
-from stitchgrid.cli.options import HOW, STORE, WHERE
+from stitchgrid.cli.options import HOW, RECOMPUTE, STORE, WHERE
 from stitchgrid.cli.saying import say
 from stitchgrid.cli.streams import going_on
 
@@ -39,6 +39,7 @@ def launch(
     update: bool,
     dry_run: bool,
     retry_failed: bool,
+    recompute: tuple[str, ...],
     **flags: Any,
 ) -> None:
     """Compute what a job asks for and the store lacks. JOBFILE is a path, or the name of a shipped job.
@@ -53,9 +54,10 @@ def launch(
     job = load_job(jobfile, overrides)
     if dry_run:
         where = {name: flags[name] for name in ("address", "workers", "gpus_per_worker", "cpus_per_worker")}
-        _show_plan(job, store, where, update=update, retry_failed=retry_failed)
+        how = {"update": update, "retry_failed": retry_failed, "recompute": recompute}
+        _show_plan(job, store, where, command=_command("launch", jobfile, store), **how)
         return
-    ctx.exit(_launch(job, store, update=update, retry_failed=retry_failed, **flags))
+    ctx.exit(_launch(job, store, update=update, retry_failed=retry_failed, recompute=recompute, **flags))
 
 
 @click.command()
@@ -83,6 +85,7 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
 @STORE
 @WHERE
 @SET
+@RECOMPUTE
 @click.option("--retry-failed", is_flag=True, help="Count cells that failed before as cells to compute.")
 @click.option(
     "--simulate",
@@ -95,6 +98,7 @@ def plan(
     store: str,
     overrides: tuple[str, ...],
     retry_failed: bool,
+    recompute: tuple[str, ...],
     simulated: str | None,
     **where: Any,
 ) -> None:
@@ -116,6 +120,8 @@ def plan(
         where,
         update=True,
         retry_failed=retry_failed,
+        recompute=recompute,
+        command=_command("launch", jobfile, store),
         simulated=simulated,
     )
 
@@ -207,6 +213,7 @@ def _run_launch(
     keep_going: bool,
     force: bool,
     wait: bool,
+    recompute: tuple[str, ...] = (),
     same_code: bool = False,
     **where: Any,
 ) -> int:
@@ -225,6 +232,7 @@ def _run_launch(
             force=force,
             same_code=same_code,
             wait=wait,
+            recompute=recompute,
         )
     except KeyboardInterrupt:
         say(f"\nInterrupted; what is finished is kept. Go on with: {_command('resume', job.name, store)}", err=True)

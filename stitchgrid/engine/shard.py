@@ -42,7 +42,7 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
         torch.AcceleratorError: If the device is lost, or another error that says so; nothing is kept.
     """
     cells = list(work.sweep.cells(shard))
-    ledger = Ledger(work, cells, shard=shard.unit_id)
+    ledger = Ledger(work, cells, shard=shard.unit_id, generations=dict(shard.generations))
     for cell in cells:
         _describe(work, ledger, cell)
     cells = [cell for cell in cells if "inapplicable" not in ledger[cell].flags]

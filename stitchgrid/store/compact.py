@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
 from stitchgrid.store.damage import Damage, DamagedFileError
-from stitchgrid.store.duplicates import as_numbers, is_earliest, repeated
+from stitchgrid.store.duplicates import as_numbers, is_earliest, is_latest, repeated
 from stitchgrid.store.extracts import Extracts
 from stitchgrid.store.files import Files
 from stitchgrid.store.joining import order_by
@@ -178,7 +178,10 @@ class Compaction:
         return int(table.num_rows)
 
     def _compare(self, table: pa.Table, tier: Tier) -> tuple[pa.Table, bool]:
-        """Return the rows without those that a tier has earlier, and whether it has some that are to go themselves."""
+        """Return the rows without those that a tier has earlier, or of a higher generation of their cell.
+
+        Also whether it has rows that are to go themselves.
+        """
         common = pc.filter(ids := self._ids[tier.file], pc.is_in(ids, value_set=pc.unique(table["cell_id"])))
         if not len(common):
             return table, False
@@ -191,6 +194,10 @@ class Compaction:
         table = table.filter(pa.array(is_new))
         if not table.num_rows:
             return table, False
+        latest = is_latest(pa.concat_tables([old, table]).unify_dictionaries())
+        if not latest[: old.num_rows].all():
+            return table, True
+        table = table.filter(pa.array(latest[old.num_rows :]))
         value = as_numbers(pc.is_in(table["cell_id"].cast(TEXT), value_set=common)) & value_mask(table)
         old = old.filter(pa.array(value_mask(old)))
         stays = is_earliest(pa.concat_tables([old, table.filter(pa.array(value))]).unify_dictionaries())
