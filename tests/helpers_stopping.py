@@ -35,6 +35,9 @@ class StoppingFiles(LocalFiles):
     def replace(self, name, data):
         return self._change(super().replace, name, data)
 
+    def move(self, name, to):
+        return self._change(super().move, name, to)
+
     def delete(self, name):
         return self._change(super().delete, name)
 

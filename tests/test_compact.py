@@ -15,7 +15,7 @@ from stitchgrid.catalog import VIEWS, Catalog
 from stitchgrid.cli import cli
 from stitchgrid.errors import StoreError
 from stitchgrid.rows import shortened
-from stitchgrid.store import Store, compact, extracts, row_reader, snapshots, sound_tables
+from stitchgrid.store import Store, compact, data_files, extracts, row_reader, sound_tables
 from stitchgrid.store import parts as parts_module
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.files import LocalFiles
@@ -111,6 +111,7 @@ def test_a_compaction_may_stop_anywhere(tmp_path, before):
     origin.compact()
     for shard, cells in enumerate((CELLS[:5], CELLS[3:9])):
         origin.write_part(f"new-{shard}", [replace(rows_of(cell)[0], metric="loss") for cell in cells])
+    origin.write_part("again", [replace(row, value=0.125, generation=1) for row in rows_of(CELLS[2])])
     expected = answers(origin)
     counting = StoppingFiles(tmp_path / "origin", 0, before=before)
     shutil.copytree(tmp_path / "origin", tmp_path / "copy")
@@ -375,7 +376,7 @@ def test_files_are_no_larger_than_readers_take(tmp_path, monkeypatch, limit):
     if limit == "of a table":
         monkeypatch.setattr(parts_module, "MOST_TABLE", 100_000)
     else:
-        for module in (sound_tables, snapshots):
+        for module in (sound_tables, data_files):
             monkeypatch.setattr(module, "most_bytes", lambda num_rows: 20_000 + 400 * num_rows)
     done = store.compact()
     assert done.is_published

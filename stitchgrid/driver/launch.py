@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
-from stitchgrid.cluster import Executor, Outcome, Progress, open_executor, session_home
+from stitchgrid.cluster import Executor, Outcome, Progress, open_executor, require_place
 from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
@@ -99,8 +99,8 @@ class Launch:
         """
         start = perf_counter()
         with self._exit, self._drain.listening():
-            if self.where.address == "local":
-                session_home()  # an error before anything is computed, where there is no place for it
+            if self.where.address == "local" and (told := require_place()) is not None:  # or an error, before any work
+                self.display.say(told)
             if wait and not force:
                 self.store.leases.wait_until_free(self.job.name, say=self.display.say)
             elif not force:

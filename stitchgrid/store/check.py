@@ -43,8 +43,9 @@ from stitchgrid.store.logs import Logs
 from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import contents
 from stitchgrid.store.schemas import PART
-from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier, manifest_file, unlisted_tiers
+from stitchgrid.store.snapshots import Snapshots, manifest_file, unlisted_tiers
 from stitchgrid.store.sweeps import Sweeps
+from stitchgrid.store.tiers import Snapshot, Tier
 from stitchgrid.store.unlisted import count_missing
 
 RESUME = "resume the sweep: its cells are computed again"

@@ -27,7 +27,8 @@ from stitchgrid.store.references import References, read_references
 from stitchgrid.store.removing import remains, sweep_files
 from stitchgrid.store.row_reader import RowReader
 from stitchgrid.store.schemas import TEXT
-from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier, unlisted_tiers
+from stitchgrid.store.snapshots import Snapshots, unlisted_tiers
+from stitchgrid.store.tiers import Snapshot, Tier
 from stitchgrid.store.unlisted import PARTS_AT_ONCE, TakingBack, count_missing
 
 ROWS = pa.schema([("cell_id", TEXT), ("generation", pa.int64())])

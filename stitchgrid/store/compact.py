@@ -25,8 +25,9 @@ from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import Contents, contents
 from stitchgrid.store.row_reader import RowReader
 from stitchgrid.store.schemas import PART, TEXT
-from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier, unlisted_tiers
+from stitchgrid.store.snapshots import Snapshots, unlisted_tiers
 from stitchgrid.store.standing import value_mask, without_duplicates
+from stitchgrid.store.tiers import Snapshot, Tier
 
 TIER_ROWS = 1_000_000  # a data file is not merged with others beyond this
 ROWS_ORDER = ("matcher", "source_network", "target_network", "metric", "target_layer", "source_layer")

@@ -11,9 +11,10 @@ from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.joining import results_of, states_of
 from stitchgrid.store.layout import EXTRACTS
 from stitchgrid.store.schemas import PART, RESULTS, TEXT, no_rows
-from stitchgrid.store.snapshots import Extract, Snapshot, Snapshots, Tier
+from stitchgrid.store.snapshots import Snapshots
 from stitchgrid.store.standing import COLUMNS
 from stitchgrid.store.sweeps import StoredPlan, Sweeps
+from stitchgrid.store.tiers import Extract, Snapshot, Tier
 
 CELLS_AT_ONCE = 1_500_000  # of plans held at a time: bounds the memory
 

@@ -121,12 +121,16 @@ def owner_of(root: Path, name: str) -> str:
             break
         is_folder = stat.S_ISDIR(found.st_mode)
         if not os.access(here, os.R_OK | (os.X_OK if is_folder else 0)):
-            try:
-                user = f"{pwd.getpwuid(found.st_uid).pw_name} (user {found.st_uid})"
-            except KeyError:  # nobody of that number is known on this machine
-                user = f"user {found.st_uid}"
-            return f"{user}, mode {stat.S_IMODE(found.st_mode):04o}"
+            return f"{user(found.st_uid)}, mode {stat.S_IMODE(found.st_mode):04o}"
     return "somebody else"
+
+
+def user(number: int) -> str:
+    """Return the name of a user, for people."""
+    try:
+        return f"{pwd.getpwuid(number).pw_name} (user {number})"
+    except KeyError:
+        return f"user {number}"
 
 
 def share_as(folder: int, made: int, *, is_folder: bool = False) -> None:

@@ -14,8 +14,9 @@ from stitchgrid.store.layout import DataName
 from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import Contents
 from stitchgrid.store.schemas import TEXT
-from stitchgrid.store.snapshots import Snapshot, Snapshots, as_tier
+from stitchgrid.store.snapshots import Snapshots
 from stitchgrid.store.standing import value_mask
+from stitchgrid.store.tiers import Snapshot, as_tier
 
 COLUMNS = ("cell_id", "status", "metric", "created_at", "generation")
 PARTS_AT_ONCE = 256
