@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from helpers_flow import TINY_JOB, run, values
-from helpers_stopping import StoppedError, StoppingFiles
+from helpers_stopping import StoppedError, StoppingFiles, stopped_everywhere
 from helpers_store import QUICK, make_row
 from hypothesis import given, settings
 from test_compact import CELLS, part_lists, planned_store
@@ -24,7 +24,11 @@ from stitchgrid.planning import AGAIN
 from stitchgrid.records import Row
 from stitchgrid.store import Store
 from stitchgrid.store import store as store_module
+from stitchgrid.store.check import Checker
+from stitchgrid.store.collecting import collect
+from stitchgrid.store.compact import compact
 from stitchgrid.store.files import LocalFiles
+from stitchgrid.store.repair import set_aside
 
 LATER = 1_900_000_000_000  # a generation
 
@@ -281,3 +285,64 @@ def test_a_launch_that_computes_again_may_stop_anywhere(computed, tmp_path, monk
 @pytest.mark.parametrize("at", [2, 5])
 def test_a_launch_that_was_stopped_goes_on_with_what_was_asked_for_again(computed, tmp_path, monkeypatch, at):
     assert stopped_recompute(computed, tmp_path, monkeypatch, computed[2], at, before=False)
+
+
+# Stopped anywhere -----------------------------------------------------------------------------------------------------
+
+
+def test_a_compaction_of_rows_that_do_not_count_may_stop_anywhere(tmp_path):
+    store = store_of(tmp_path / "grid", "s", CELLS[:4])
+    again = [make_row(cell, m, 0.75, generation=5) for cell in CELLS[:2] for m in cell.metrics]
+    again.append(make_row(CELLS[3], None, None, status="failed", error="again", generation=6))
+    store.write_part("again", again)
+    expected = results(tmp_path / "grid")
+    assert {row["status"] for row in expected[1]} == {"done", "failed"}
+
+    def look(folder):
+        store = Store.open(folder)
+        assert results(folder) == expected
+        assert store.check().damage == ()
+        store.compact()
+        store.collect()
+        assert results(folder) == expected
+        assert store.outcomes().failed(CELLS[3].cell_id) == "again"
+        assert store.read_parts().table.num_rows == sum(len(cell.metrics) for cell in CELLS[:3]) + 1
+
+    stopped_everywhere(tmp_path, tmp_path / "grid", compact, look)
+    stopped_everywhere(tmp_path, tmp_path / "grid", collect, look)
+
+
+def test_a_repair_may_stop_anywhere(tmp_path):
+    store = store_of(tmp_path / "grid", "s", CELLS[:4])
+    store.write_part("again", [make_row(CELLS[1], m, 0.75, generation=5) for m in CELLS[1].metrics])
+    store.compact()
+    store.write_part("more", [make_row(CELLS[4], m, 0.25) for m in CELLS[4].metrics])
+    expected = store.read_parts().table.num_rows, results(tmp_path / "grid")
+    damaged = store.write_part("bad", [make_row(CELLS[5], m, 0.25) for m in CELLS[5].metrics])
+    for path in (tmp_path / "grid/parts/v1" / damaged, tmp_path / "grid/sweeps/s/recompute.json"):
+        path.write_bytes(b"damaged")
+    for path in (tmp_path / "grid/snapshots/v1").glob("*.json"):
+        path.unlink()  # no snapshot lists the data files
+    [extract, *_] = (tmp_path / "grid/snapshots/v1/extracts").iterdir()
+    extract.write_bytes(b"damaged")
+
+    def repair(files):
+        set_aside(files, Checker(files).run())
+
+    def look(folder):
+        store = Store.open(folder)
+        assert set(map(repr, results_of(folder)[0])) <= set(map(repr, expected[1][0]))
+        repair(store.files)
+        assert results(folder) == expected[1]
+        assert store.read_parts().table.num_rows == expected[0]
+        assert store.check().damage == ()
+        aside = [path.read_bytes() for path in (folder / "set-aside").rglob("*") if path.is_file()]
+        assert aside.count(b"damaged") >= 2
+
+    stopped_everywhere(tmp_path, tmp_path / "grid", repair, look)
+
+
+def results_of(folder):
+    """Return what is shown of a store in which something is damaged."""
+    with Catalog(Store.open(folder)) as catalog:
+        return (catalog.query("select sweep, cell_id, metric, value from results order by all").to_pylist(),)
