@@ -16,7 +16,7 @@ from zlib import error as ZlibError
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.cache import draft, lock, sync
+from stitchgrid.cache import draft, lock, note_use, sync
 from stitchgrid.datasets.images import Listing, Pool
 from stitchgrid.records import digest
 
@@ -54,7 +54,10 @@ class ImageCache:
                 measured=tuple((low, high) for low, high in meta["measured"]),
             )
             found = pool.split(0).digest(len(labels))
-            return replace(pool, digest=found) if meta.pop("digest") == _digest(found, meta) else None
+            if meta.pop("digest") != _digest(found, meta):
+                return None
+            note_use(entry)
+            return replace(pool, digest=found)
         except DAMAGED:
             return None
 

@@ -1,5 +1,6 @@
 """The files that snapshots list, rows and extracts, each checked against its own name when it is read."""
 
+import uuid
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from stitchgrid.store.schemas import IDS, lost_columns
 from stitchgrid.store.sound_tables import most_bytes, read_footer, read_table
 from stitchgrid.store.tiers import Tier
 
+WRITER = b"stitchgrid.writer"  # in the footer: nothing is read from it, and no other file has the same
 ROW_GROUP = 32_768  # rows that are skipped or read together
 
 
@@ -20,6 +22,8 @@ class DataFiles:
 
     def __init__(self, files: Files):
         self.files = files
+        # Of two writers of the same rows, who is beaten deletes its files: those of the other must not be the same.
+        self._writer = uuid.uuid4().hex
 
     def data_files(self) -> list[str]:
         """Return the data files that are there, listed or not, with their folder."""
@@ -27,12 +31,16 @@ class DataFiles:
 
     def write_rows(self, number: int, table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         """Write the data files for the snapshot that will have this number; yield their names, and what is in them."""
-        for data, rows in readable_files(table, parquet_bytes_in_groups):
+        for data, rows in readable_files(table, self._bytes):
             yield self._write(SNAPSHOT_DATA, number, data, rows), rows
 
     def write_extract(self, number: int, table: pa.Table) -> str:
         """Write an extract for the snapshot that will have this number; return its name."""
-        return self._write(EXTRACTS, number, parquet_bytes_in_groups(table), table)
+        return self._write(EXTRACTS, number, self._bytes(table), table)
+
+    def _bytes(self, table: pa.Table) -> bytes:
+        metadata = {**(table.schema.metadata or {}), WRITER: self._writer}
+        return parquet_bytes_in_groups(table.replace_schema_metadata(metadata))
 
     def _write(self, folder: str, number: int, data: bytes, table: pa.Table) -> str:
         name = f"{folder}/{DataName(number=number, digest=content_digest(data), num_rows=table.num_rows)}"
