@@ -54,11 +54,12 @@ class SteppedFiles(LocalFiles):
 
     def __init__(self, root, turns, who):
         super().__init__(root)
-        self.turns, self.who = turns, who
+        self.turns, self.who, self.one = turns, who, threading.Lock()
 
     def _turn(self, call, *arguments, **named):
-        self.turns.wait(self.who)
-        return call(*arguments, **named)
+        with self.one:  # a query reads in several threads of its own
+            self.turns.wait(self.who)
+            return call(*arguments, **named)
 
     def names(self, folder):
         return self._turn(super().names, folder)

@@ -152,18 +152,20 @@ class RowCollection(TakingBack):
         self.references = references
 
     def _take(self, found: Contents) -> None:
-        dirty = [tier for tier in self.tiers if not self._is_needed(self._ids[tier.file])]
+        dirty = [tier for tier in self.tiers if not self._is_needed(tier)]
         self.tiers[:] = [tier for tier in self.tiers if tier not in dirty]
         for tier in dirty:
             if (table := self.reader.rows(tier)) is None:
                 self.tiers.append(tier)
                 continue
-            self.touched.append(self._ids[tier.file])
+            self.touched.append(self._prints[tier.file])
             self._add(table)
         super()._take(found)
 
-    def _is_needed(self, ids: pa.Array) -> bool:
-        return bool(pc.all(pc.is_in(ids, value_set=self.references.cells)).as_py())
+    def _is_needed(self, tier: Tier) -> bool:
+        """Return whether all rows of a tier are; one whose ids cannot be read any more is looked at row by row."""
+        ids = self._read_ids(tier)
+        return ids is not None and bool(pc.all(pc.is_in(ids, value_set=self.references.cells)).as_py())
 
     def _add(self, table: pa.Table, onto: list[Tier] | None = None) -> int:
         needed = pc.is_in(table["cell_id"].cast(TEXT), value_set=self.references.cells)
