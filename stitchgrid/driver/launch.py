@@ -36,7 +36,7 @@ from stitchgrid.matchers.registry import MATCHERS, stored_metrics_of
 from stitchgrid.models.closure import Code
 from stitchgrid.models.own_code import staged
 from stitchgrid.planning import Plan, make_plan, split_shard
-from stitchgrid.records import OfNetwork, Shard, Sweep, Unit
+from stitchgrid.records import ProbeNetwork, Shard, Sweep, TrainDetector, Unit
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.rows import lost_rows
 from stitchgrid.store import LeaseError, Store
@@ -339,7 +339,15 @@ class Launch:
                 units, sweep, on_event=watch.on_event, before_submit=watch.before_submit, fail_fast=fail_fast
             )
 
-    def _make(self, kind: str, title: str, units: Sequence[OfNetwork], sweep: Sweep, *, noun: str = "networks") -> None:
+    def _make(
+        self,
+        kind: str,
+        title: str,
+        units: Sequence[ProbeNetwork | TrainDetector],
+        sweep: Sweep,
+        *,
+        noun: str = "networks",
+    ) -> None:
         """Make the artefacts of a kind that are asked for and not there."""
         if missing := not_made(kind, units, self.store):
             self._prepare(title, missing, sweep, noun=noun)
