@@ -13,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers_answers import drawn
 from helpers_store import (
     ERROR,
     FAILED,
@@ -33,7 +34,6 @@ from helpers_store import (
 )
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_answers import drawn
 
 from stitchgrid.atlas import write_atlas
 from stitchgrid.atlas.figures import draw_choice

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
-from helpers_answers import TWIN
+from helpers_answers import TWIN, drawn
 from helpers_store import (
     ERROR,
     FAILED,
@@ -25,7 +25,6 @@ from helpers_store import (
     planned_cells,
     value_of,
 )
-from test_answers import drawn
 
 from stitchgrid.atlas import write_atlas
 from stitchgrid.atlas.reading import read_sweep

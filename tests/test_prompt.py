@@ -201,7 +201,7 @@ def assert_true(architecture: str) -> None:
 
 
 def test_another_version_of_a_library_is_measured_anew(monkeypatch):
-    monkeypatch.setattr(facts, "version", lambda library: "0.0.1")
+    monkeypatch.setattr(facts, "installed_version", lambda library: "0.0.1")
     assert known_facts("torchvision:resnet18") is None
     assert facts.known_names("torchvision") is None
     assert known_facts("stitchgrid:tiny10") is not None

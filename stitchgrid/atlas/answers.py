@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from stitchgrid.atlas.grids import SweepGrids
 from stitchgrid.atlas.packing import Arrays
+from stitchgrid.catalog.answers import IDLE
 from stitchgrid.catalog.judging import CHECKS, NEEDED, VERDICTS
 
 #: Untrained twins are sources of no answer of their own: they are what a match is held against.
@@ -89,6 +90,6 @@ def _checks(table: pa.Table) -> tuple[npt.NDArray[np.int64], pa.Array]:
     """Return the outcomes of all checks, (answers, checks) as positions in `OUTCOMES`, and their sentences."""
     flat = table["checks"].combine_chunks().flatten()
     details = flat.field("detail")
-    idle = pc.starts_with(details, "Does not apply").to_numpy(zero_copy_only=False)
+    idle = pc.starts_with(details, IDLE).to_numpy(zero_copy_only=False)
     passed = flat.field("passed").cast(pa.int8()).fill_null(2).to_numpy().astype(np.int64)
     return np.where((passed == 2) & idle, 3, passed).reshape(table.num_rows, -1), details

@@ -4,7 +4,7 @@ The layer pairs of a sweep are numbered through, network pair by network pair, r
 speaks of the same layer pair k.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +23,7 @@ def sweep_content(grid: SweepGrids) -> dict[str, Any]:
     """Return what the page holds of one sweep."""
     arrays = Arrays()
     pairs = number_pairs(grid)
+    positions = {network.name: position for position, network in enumerate(grid.networks)}
     many = sum(panel.values_ST.size for choice in grid.choices for panel in choice.panels) > FEW
     size = max((span.stop for span in pairs.values()), default=0)
     return {
@@ -31,7 +32,7 @@ def sweep_content(grid: SweepGrids) -> dict[str, Any]:
         "numEval": grid.num_eval,
         "numFit": grid.num_fit,
         "cells": grid.num_by_status,
-        "networks": [_network(network, grid.networks) for network in grid.networks],
+        "networks": [_network(network, positions) for network in grid.networks],
         "sources": arrays.add_codes(np.array([source for source, _ in pairs], dtype=np.int64)),
         "targets": arrays.add_codes(np.array([target for _, target in pairs], dtype=np.int64)),
         "judgements": [asdict(judgement) for judgement in grid.judgements],
@@ -55,9 +56,7 @@ def number_pairs(grid: SweepGrids) -> Pairs:
     return {pair: slice(end - size, end) for pair, size, end in zip(found, sizes, ends, strict=True)}
 
 
-def _network(network: NetworkInfo, networks: Sequence[NetworkInfo]) -> dict[str, Any]:
-    names = [one.name for one in networks]
-    twin = network.name + TWIN
+def _network(network: NetworkInfo, positions: Mapping[str, int]) -> dict[str, Any]:
     return {
         "name": network.name,
         "architecture": network.architecture,
@@ -67,7 +66,7 @@ def _network(network: NetworkInfo, networks: Sequence[NetworkInfo]) -> dict[str,
         "remarks": network.remarks,
         "isUntrained": network.is_untrained,
         "isTwin": network.is_untrained and network.name.endswith(TWIN),
-        "twin": names.index(twin) if twin in names else None,
+        "twin": positions.get(network.name + TWIN),
         "origin": network.origin,
     }
 

@@ -54,9 +54,8 @@ MOST_CELLS = 1_000_000  # that a page shows layer by layer
 STATUSES = "select status, count(*) as num_cells from cells where sweep = $sweep group by status order by status"
 ORIGIN = ("entry", "args", "weights_digest", "network_id", "preprocess", "head", "chance")
 LAYERS = "select model, layer, depth, kind, shape from layers where sweep = $sweep order by layer_index"
-MODELS = """
-select model, architecture, num_parameters, accuracy, remarks, is_untrained, entry, args, weights_digest, network_id,
-       preprocess, head, chance
+MODELS = f"""
+select model, architecture, num_parameters, accuracy, remarks, is_untrained, {", ".join(ORIGIN)}
 from models where sweep = $sweep
 """
 # Layers of cells that are not those of the sweep, or at another position: squares would land in the wrong place.
@@ -114,10 +113,11 @@ def _fold(catalog: Catalog, sweep: str) -> Fold | None:
         [row] = catalog.query(NUM_CELLS, {"sweep": sweep, "stage": stage}).to_pylist()
         return int(row["num"])
 
-    whole = num_cells(1)
+    whole = shown = num_cells(1)
     stage = 1
-    while num_cells(stage) > MOST_CELLS:
+    while shown > MOST_CELLS:
         stage += 1
+        shown = num_cells(stage)
     return Fold(num_layers=stage, num_cells=whole, most_cells=MOST_CELLS) if stage > 1 else None
 
 

@@ -15,11 +15,10 @@ from stitchgrid.cli.give import diff, export
 from stitchgrid.cli.keep import check, compact, gc, merge, remove
 from stitchgrid.cli.look import layers, matchers, models
 from stitchgrid.cli.run import bench, launch, plan, resume
-from stitchgrid.cli.saying import say
+from stitchgrid.cli.saying import say, say_problem
 from stitchgrid.cli.streams import robust_streams
 from stitchgrid.errors import StitchgridError
 from stitchgrid.notes import show_on_stderr
-from stitchgrid.printable import masked, shortened
 
 
 class Group(click.Group):
@@ -30,7 +29,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except StitchgridError as problem:
-            say(f"Error: {shortened(masked(str(problem)))}", err=True)
+            say_problem(problem)
             ctx.exit(problem.exit_code)
         except KeyboardInterrupt:
             say("Interrupted.", err=True)

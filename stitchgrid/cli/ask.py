@@ -34,11 +34,10 @@ def query(
       stitchgrid query best_source --describe
       stitchgrid query best_source --param sweep=quickstart --out best.csv
     """
-    from stitchgrid.catalog.questions import list_questions, load_question
+    from stitchgrid.catalog.questions import load_question, overview
 
     if question is None:
-        for known in list_questions():
-            say(f"{known.name:24}  {known.question}")
+        say("\n".join(overview()))
         return
     asked = load_question(question)
     if describe:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from stitchgrid.cli.options import STORE_VARIABLE, USUAL_STORE
 from stitchgrid.cli.saying import say
 
 SHELLS = ("bash", "zsh", "fish")
@@ -33,7 +34,7 @@ def offering(names: Callable[[click.Context], Iterable[str]], *, files: bool = F
 
 def _store_of(ctx: click.Context) -> str:
     given: Any = ctx.params.get("store")
-    return given or environ.get("STITCHGRID_STORE") or "./grid"
+    return given or environ.get(STORE_VARIABLE) or USUAL_STORE
 
 
 def _sweeps(ctx: click.Context) -> Iterable[str]:

@@ -7,10 +7,11 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
+STORE_VARIABLE, USUAL_STORE = "STITCHGRID_STORE", "./grid"
 STORE = click.option(
     "--store",
-    envvar="STITCHGRID_STORE",
-    default="./grid",
+    envvar=STORE_VARIABLE,
+    default=USUAL_STORE,
     show_default=True,
     show_envvar=True,
     help="Where results are kept: a folder, or s3://bucket/prefix.",

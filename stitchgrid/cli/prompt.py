@@ -1,8 +1,9 @@
 """The prompt of `stitchgrid sql`: lines with a history, colours and completion, read by prompt_toolkit."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from os import environ
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
 
-from stitchgrid.cli.saying import say
+from stitchgrid.catalog import list_questions
+from stitchgrid.cli.saying import say, say_problem
 from stitchgrid.cli.session import Session
 from stitchgrid.errors import StitchgridError
-from stitchgrid.printable import masked, shortened
 
 PROMPT, MORE = "stitchgrid> ", "        ... "
 WORD = re.compile(r"[\w.@/:-]+")
@@ -29,23 +30,35 @@ class SessionCompleter(Completer):
     """Completes SQL with the words of a store, and what follows a dot."""
 
     def __init__(self, session: Session):
-        words = session.words()
-        self._sql = WordCompleter(list(words), meta_dict=words, ignore_case=True, pattern=WORD)
-        dots = {name: what for name, (what, _) in session.commands.items()}
-        self._dots = WordCompleter(list(dots), meta_dict=dots, pattern=WORD)
-        questions = dict(session.questions())
-        self._questions = WordCompleter(list(questions), meta_dict=questions, pattern=WORD)
+        self._session = session
+
+    @cached_property
+    def _sql(self) -> Completer:
+        """Asked of the store when it is first wanted, which takes longer than the prompt itself."""
+        return _completer(self._session.words(), ignore_case=True)
+
+    @cached_property
+    def _dots(self) -> Completer:
+        return _completer({name: what for name, (what, _) in self._session.commands.items()})
+
+    @cached_property
+    def _questions(self) -> Completer:
+        return _completer({known.name: known.question for known in list_questions()})
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         """Yield what may come at the cursor."""
         text = document.text_before_cursor.lstrip()
         if not text.startswith("."):
-            chosen: Completer = self._sql
+            chosen = self._sql
         elif " " not in text:
             chosen = self._dots
         else:
             chosen = self._questions if text.startswith((".ask", ".questions")) else self._sql
         yield from chosen.get_completions(document, complete_event)
+
+
+def _completer(words: Mapping[str, str], *, ignore_case: bool = False) -> Completer:
+    return WordCompleter(list(words), meta_dict=words, ignore_case=ignore_case, pattern=WORD)
 
 
 def history_of_user() -> History:
@@ -92,4 +105,4 @@ def prompt(session: Session, history: History | None = None) -> None:
         except EOFError:
             return
         except StitchgridError as problem:
-            say(f"Error: {shortened(masked(str(problem)))}", err=True)
+            say_problem(problem)

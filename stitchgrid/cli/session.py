@@ -1,10 +1,13 @@
 """A session of questions to a store: statements of SQL, and lines that begin with a dot."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from stitchgrid.catalog import VIEWS, Catalog, list_questions, load_question
+import pyarrow as pa
+
+from stitchgrid.catalog import VIEWS, Catalog, load_question
+from stitchgrid.catalog.questions import overview
 from stitchgrid.cli.emit import emit, format_of
 from stitchgrid.cli.options import FORMATS
 from stitchgrid.cli.saying import say, warn_of_store
@@ -129,19 +132,16 @@ class Session:
         found |= dict.fromkeys(VIEWS, "view")
         return found
 
-    def questions(self) -> Iterator[tuple[str, str]]:
-        """Yield the questions that ship, and what they ask."""
-        for known in list_questions():
-            yield known.name, known.question
-
     def _columns(self, view: str) -> list[str]:
         return self._names(f"select column_name from (describe {view})")
 
     def _names(self, sql: str) -> list[str]:
         return [str(name) for name in self._catalog.query(sql).column(0).to_pylist()]
 
-    def _answer(self, sql: str, *, asks: bool = False, given: dict[str, str] | None = None) -> None:
-        table = self._catalog.ask(load_question(sql), given or {}) if asks else self._catalog.query(sql)
+    def _answer(self, sql: str) -> None:
+        self._show(self._catalog.query(sql))
+
+    def _show(self, table: pa.Table) -> None:
         out, self._out = self._out, None
         form = format_of(None, out) if out and self._format == "table" else self._format
         if form == "parquet" and out is None:
@@ -160,11 +160,7 @@ class Session:
             say(f"{name}: {', '.join(self._columns(name))}")
 
     def _questions(self, name: str) -> None:
-        if name:
-            say(load_question(name).description)
-            return
-        for known, question in self.questions():
-            say(f"{known:24}  {question}")
+        say(load_question(name).description if name else "\n".join(overview()))
 
     def _ask(self, rest: str) -> None:
         try:
@@ -173,9 +169,8 @@ class Session:
             raise QueryError(f"wanted .ask NAME [K=V]..., got {rest!r}: {problem}.") from problem
         if bad := [param for param in params if "=" not in param]:
             raise QueryError(f"wanted K=V after the name of a question, got {bad[0]!r}.")
-        self._answer(
-            name, asks=True, given={key: value for key, _, value in (param.partition("=") for param in params)}
-        )
+        given = dict(param.split("=", 1) for param in params)
+        self._show(self._catalog.ask(load_question(name), given))
 
     def _explain(self, sql: str) -> None:
         if not sql:

@@ -15,6 +15,7 @@ from stitchgrid.jobfile.toml_text import parse_toml
 from stitchgrid.jobfile.values import LONGEST_SWEEP
 from stitchgrid.models.build import default_preprocess
 from stitchgrid.models.catalogue import USUAL_WEIGHTS, usual_weights
+from stitchgrid.models.facts import usual_size
 from stitchgrid.paths import named_path
 from stitchgrid.records import Network
 from stitchgrid.resolve import open_job_images, resolve
@@ -156,13 +157,13 @@ def _model(base: Path, name: str, wish: Wish, found: FoundImages) -> list[str]:
     if library == "stitchgrid":
         lines.append(f"args = {{ num_classes = {len(found.classes)} }}")
     if weights not in ("DEFAULT", "pretrained"):  # those come with their preprocessing
-        side = 32 if library == "stitchgrid" else 224
+        height, width = usual_size(wish.architecture)
         lines += (
             [f"# preprocess = {PREPROCESS}   # as it was trained with"]
             if found.is_of_one_size
             else [
-                f"preprocess = {{ resize = [{side}, {side}] }}   # the images differ in size; add mean and std as it "
-                "was trained with"
+                f"preprocess = {{ resize = [{height}, {width}] }}   # the images differ in size; add mean and std as "
+                "it was trained with"
             ]
         )
     return lines

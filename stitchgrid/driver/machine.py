@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -15,6 +14,7 @@ from rich.filesize import decimal
 
 from stitchgrid import __version__
 from stitchgrid.errors import NoStoreError, StitchgridError
+from stitchgrid.models.facts import installed_version
 from stitchgrid.paths import named_path
 
 NEEDED = (
@@ -54,7 +54,7 @@ def examine_machine(store_uri: str, address: str) -> Iterator[Finding]:
 
 
 def _versions() -> Finding:
-    found = {name: _version(name) for name in (*NEEDED, *OPTIONAL)}
+    found = {name: installed_version(name) for name in (*NEEDED, *OPTIONAL)}
     if missing := [name for name in NEEDED if found[name] is None]:
         return fail("versions", f"not installed: {', '.join(missing)}; install stitchgrid again with pip.")
     told = [f"{name} {number}" for name, number in found.items() if number is not None]
@@ -63,13 +63,6 @@ def _versions() -> Finding:
     return Finding(
         what="versions", told=f"stitchgrid {__version__}, Python {platform.python_version()}, {', '.join(told)}{more}"
     )
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _torch() -> Finding:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from stitchgrid.datasets.catalogue import known_datasets, own_parts
 from stitchgrid.errors import nearest
+from stitchgrid.live import LIVE
 from stitchgrid.paths import check_path
 
 PAIR_WORDS = ("all", "within", "across")
@@ -58,7 +59,7 @@ def _size(value: Any) -> int | tuple[int, int] | None:
 def _dataset(value: str) -> str:
     if own_parts(value) is not None:
         return check_path(value)
-    if value not in known_datasets():
+    if value != LIVE and value not in known_datasets():
         raise ValueError(f"{value!r} is unknown; {nearest(value, known_datasets())}, or FILE.py:function")
     return value
 

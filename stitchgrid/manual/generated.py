@@ -20,7 +20,7 @@ from stitchgrid.jobfile.values import Wanted
 from stitchgrid.matchers.describe import needs, range_in_words
 from stitchgrid.matchers.params import Rules, TrainingParams
 from stitchgrid.matchers.protocol import About, GramIndex
-from stitchgrid.matchers.registry import KINDS, MATCHERS
+from stitchgrid.matchers.registry import MATCHERS, kind_of
 
 BLOCK = re.compile(r"(?P<begin><!-- from the code: (?P<words>[^>]*) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.S)
 
@@ -160,8 +160,7 @@ def kinds_table(family: str) -> Iterator[str]:
 
 
 def _compares(about: About) -> str:
-    kind = next(one for one in KINDS if one.about is about)
-    return "images" if issubclass(kind, GramIndex) else "positions"
+    return "images" if issubclass(kind_of(about.kind), GramIndex) else "positions"
 
 
 def _invariances(about: About) -> str:
@@ -172,8 +171,7 @@ def _invariances(about: About) -> str:
 def card(kind: str) -> Iterator[str]:
     """Yield what the code says of a kind: its formula, then its facts, then its parameters."""
     about = MATCHERS[kind]
-    written = next(one for one in KINDS if one.about is about)
-    yield from inspect.cleandoc(written.__doc__ or "").splitlines()
+    yield from inspect.cleandoc(kind_of(kind).__doc__ or "").splitlines()
     yield ""
     score = about.metric(about.score)
     yield f"- Ranks layers by `{score.name}`, {score.better} is more similar, range {range_in_words(score.bounds)}"

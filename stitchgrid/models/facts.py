@@ -78,10 +78,16 @@ def is_current(library: str) -> bool:
     """Return whether the table is of the version of a library that is installed; stitchgrid's own always are."""
     if library == "stitchgrid":
         return True
+    found = installed_version(library)
+    return found is not None and found.partition("+")[0] == _table()["versions"].get(library)
+
+
+def installed_version(name: str) -> str | None:
+    """Return the version of a distribution, None where it is not installed."""
     try:
-        return bool(version(library).partition("+")[0] == _table()["versions"].get(library))
+        return version(name)
     except PackageNotFoundError:
-        return False
+        return None
 
 
 @cache
@@ -135,7 +141,7 @@ def _line(layer: Layer, name: str, parameters: int | None) -> LayerFacts:
 
 
 def as_entry(facts: Facts) -> dict[str, Any]:
-    """Return facts as it stands in the table."""
+    """Return facts as they stand in the table."""
     layers = [[asdict(line)[name] for name in COLUMNS] for line in facts.layers]
     entry: dict[str, Any] = {"parameters": facts.parameters, "input_size": list(facts.input_size)}
     return entry | ({"layers": layers} if layers else {})

@@ -19,13 +19,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 import torch
+from helpers_engine import matcher
 from torch import Tensor
 
 from stitchgrid.engine import stitched
 from stitchgrid.engine.sample import Noise, NoisePair
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace
-from stitchgrid.matchers.registry import MATCHERS, default_metrics
 from stitchgrid.models.build import make_network
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network_on
@@ -134,19 +134,6 @@ class Grid:
         return {"seconds": took, "flops_per_second": cost(sweep, [block], (0,)) / took}
 
 
-def matcher(kind: str, metrics: Sequence[str] | None = None, **params: Any) -> MatcherSpec:
-    """Return a matcher of a job."""
-    about = MATCHERS[kind]
-    return MatcherSpec(
-        kind=kind,
-        revision=about.revision,
-        params=canonical(about.params(**params).for_address()),
-        seed=0 if about.is_trained else None,
-        samples=None,
-        metrics=tuple(metrics or default_metrics(kind)),
-    )
-
-
 def timed(do: Callable[[], Any], device: torch.device, *, rounds: int = ROUNDS) -> float:
     """Return the median seconds of some rounds after a first one."""
 
@@ -209,7 +196,7 @@ def evaluation(grid: Grid) -> dict[str, Any]:
 def epoch(grid: Grid) -> dict[str, Any]:
     """Return how long an epoch of task loss takes for 64 maps; target: 10 s."""
     sizes = grid.sizes
-    spec = matcher("task_loss", epochs=1, batch_size=min(128, sizes.num_train), metrics=None)
+    spec = matcher("task_loss", epochs=1, batch_size=min(128, sizes.num_train))
     return {
         p: grid.seconds(spec, num_fit=sizes.num_train, num_eval=sizes.batch, precision=p, rounds=1)
         for p in ("bf16", "fp32")
