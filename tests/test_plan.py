@@ -175,6 +175,17 @@ def test_shards_of_one_network_under_two_names_are_run_once():
     assert len({shard.unit_id for shard in plan.todo}) == len(plan.todo)
 
 
+@pytest.mark.parametrize("position", [0, 1])
+def test_a_shard_is_computed_again_where_one_name_of_its_network_is_asked_for(position):
+    one = network("m0")
+    twins = sweep(networks=(one, replace(one, spec=replace(one.spec, name="again"))), pairs=((0, 0), (1, 1)))
+    cells = [cell for shard in make_plan(twins, Store()).shards for cell in twins.cells(shard)]
+    done = {cell.cell_id: frozenset(twins.matchers[cell.matcher].metrics) for cell in cells}
+    plan = make_plan(twins, Store(done), again=lambda cell: 7 * (cell.source == position), shard_flops=1.0)
+    assert sorted(cell_ids(twins, plan.todo)) == sorted(done)
+    assert {pair for shard in plan.todo for pair in shard.generations} == {(cell_id, 7) for cell_id in done}
+
+
 def test_cells_that_are_asked_for_again_are_computed_whatever_is_there():
     asked = sweep(num_networks=2)
     cells = [cell for shard in make_plan(asked, Store()).shards for cell in asked.cells(shard)]
