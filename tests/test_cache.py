@@ -8,7 +8,7 @@ from time import time
 import pytest
 from helpers_flow import TINY_JOB, run
 
-from stitchgrid.cache import ABANDONED_SECONDS, UNUSED_SECONDS, draft, free, unused
+from stitchgrid.cache import ABANDONED_SECONDS, UNUSED_SECONDS, default_cache, draft, free, unused
 from stitchgrid.store import Store
 
 
@@ -102,3 +102,10 @@ def test_gc_frees_the_cache_that_no_launch_has_used_for_long(tmp_path, monkeypat
     assert not any(path.exists() for path in weights)
     run("launch", tmp_path / "job.toml", "--store", grid, "--address", "none", "--recompute", "cka")
     assert all(path.exists() for path in weights)
+
+
+def test_the_named_cache_is_where_a_shell_would_look_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for text in ("~/cache", "$HOME/cache"):
+        monkeypatch.setenv("STITCHGRID_CACHE", text)
+        assert default_cache() == tmp_path / "cache"

@@ -121,7 +121,8 @@ class Evaluation:
         return [s for s in self.stitches if not _is_affine(s) or self._asks_tail(s)]
 
     def _asks_tail(self, stitch: Stitch) -> bool:
-        return not WITHOUT_TAIL.issuperset(self.work.sweep.matchers[stitch.cell.matcher].metrics)
+        has_tail = self.work.sweep.networks[stitch.cell.target].head.has_scores
+        return has_tail and not WITHOUT_TAIL.issuperset(self.work.sweep.matchers[stitch.cell.matcher].metrics)
 
     def _distances(self) -> list[DistanceCheck]:
         measured: dict[GaussianKey, list[Stitch]] = {}

@@ -63,6 +63,7 @@ class _Need:
         passing += 4 * OPERATIONS_PER_CUT * self._stack
         weights = 4 * sum(network.num_parameters for network in self._networks)
         chunks = 2 * max(self._share(chunk_bytes(self.device)), 8 * sum(self._sizes))
+        weights += self._features
         total = weights + passing + chunks + self._training + self._grams + self._distances + self._detectors
         return total + _moment_bytes(self.sweep, self.shard, self._share) + _axes_bytes(self.sweep, self.shard)
 
@@ -72,6 +73,14 @@ class _Need:
     @cached_property
     def _networks(self) -> list[Network]:
         return [self.sweep.networks[position] for position in sorted(self.shard.networks)]
+
+    @property
+    def _features(self) -> int:
+        """Of features: the rows of all drawn images, which are kept."""
+        keys = _source_keys(self.shard) | _target_keys(self.shard)
+        given = [(n, layer) for n, layer in keys if self.sweep.networks[n].spec.is_features]
+        num_images = self.sweep.num_fit + self.sweep.num_eval
+        return 4 * num_images * sum(prod(self.sweep.networks[n].layers[layer].shape) for n, layer in given)
 
     @cached_property
     def _sizes(self) -> list[int]:
