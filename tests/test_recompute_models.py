@@ -180,7 +180,7 @@ def test_cells_say_by_what_each_of_their_values_was_computed(tmp_path):
     store = store_of(tmp_path, "s", CELLS[:1])
     one, other, third = CELLS[1:4]
     [first, *rest] = one.metrics
-    odd = ("[]", "{", '{"b":2,"a":"1"}')
+    odd = ("[1]", "{", '{"b":2,"a":"1"}')
     store.write_part("a", [make_row(one, first, 0.5, version="1", libraries='{"torch":"2"}')])
     store.write_part("b", [make_row(one, name, 0.5, version="2", libraries=None) for name in rest])
     store.write_part(
