@@ -135,7 +135,7 @@ def change_table(path: Path, rng: random.Random) -> None:
     """Drop, double, retype, empty or spoil a column but for values, and give the file the name of its content."""
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeError):  # a name that is no text, too
         return change_bytes(path, rng)
     if not table.num_columns:  # an earlier change took the last one
         return change_bytes(path, rng)
