@@ -460,6 +460,7 @@ class Shard:
     flops: float  # by the cost model
     num_cells: int  # cells to compute, after finished ones are taken out
     wanted: frozenset[str] | None = None  # cell ids to compute; None: all
+    generations: tuple[tuple[str, int], ...] = ()  # of cells that are, or were, computed again; of all others 0
 
     @property
     def networks(self) -> frozenset[int]:
@@ -476,6 +477,7 @@ class TrainNetwork:
     data: DataSpec
     flops: float = 0.0
     num_cells: int = 1  # networks made, for progress
+    generation: int = 0  # of the cells for which it is made anew
 
     @property
     def networks(self) -> frozenset[int]:
@@ -491,6 +493,7 @@ class OfNetwork:
     network: int
     flops: float = 0.0
     num_cells: int = 1  # artefacts made, for progress
+    generation: int = 0  # of the cells for which it is made anew
 
     @property
     def networks(self) -> frozenset[int]:
@@ -564,6 +567,8 @@ class Row:
     high: float | None = None
     replicates: tuple[float, ...] | None = None  # its values without each group of images,
     null: tuple[float, ...] | None = None  # and with images shuffled
+    generation: int | None = None  # of the cell, where it was computed again: rows of the highest count alone
+    libraries: str | None = None  # canonical JSON: versions of those that decide what its networks compute
 
 
 @dataclass(frozen=True, kw_only=True)

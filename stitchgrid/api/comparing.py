@@ -147,14 +147,20 @@ def compare(
 
 
 def _run(
-    job: Job, live: Live, store: str | os.PathLike[str] | None, device: torch.device, *, progress: bool, **how: bool
+    job: Job,
+    live: Live,
+    store: str | os.PathLike[str] | None,
+    device: torch.device,
+    *,
+    progress: bool,
+    retry_failed: bool,
 ) -> Run:
     folder = tempfile.mkdtemp(prefix="stitchgrid-") if store is None else None
     try:
         opened = Store.open(folder or os.fspath(store or ""), create=True)
         where = Where(address="none", cpus_per_worker=torch.get_num_threads(), keeps_passes=True)
         with live.present(), as_it_was(device):
-            Launch(job, opened, where, Display(quiet=not progress)).run(update=True, **how)
+            Launch(job, opened, where, Display(quiet=not progress)).run(update=True, retry_failed=retry_failed)
     except BaseException:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
