@@ -21,7 +21,7 @@ join models as g on g.sweep = s.sweep and g.model = s.target_model
 join probes as p on p.sweep = s.sweep and p.model = s.source_model and p.layer = s.source_layer
 join probes as q on q.sweep = s.sweep and q.model = s.target_model and q.layer = s.target_layer
 where
-    f.model <> g.model and f.entry = g.entry and p.rank is null and q.rank is null and p.c = q.c
+    f.model <> g.model and f.entry = g.entry and f.step is not distinct from g.step and p.rank is null and q.rank is null and p.c = q.c
     and p.accuracy is not null and q.accuracy is not null and $sweep in ('', s.sweep)
     and try_cast(params ->> 'rank' as bigint) is null
 order by s.sweep, matcher, params, samples, source_model, target_model, target_index, source_index

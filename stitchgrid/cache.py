@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from time import time
 
@@ -21,6 +22,8 @@ from stitchgrid.private import is_open_to_others, private_folder
 if sys.platform != "win32":
     import fcntl
 
+KINDS = ("images", "weights")  # folders of entries
+UNUSED_SECONDS = 30 * 86_400.0  # after which an entry goes with `stitchgrid gc`
 ABANDONED_SECONDS = 7 * 86_400.0  # after which nobody works on a draft any more
 
 
@@ -100,6 +103,47 @@ def draft(folder: Path) -> Iterator[Path]:
         yield inner
     finally:
         shutil.rmtree(outer, ignore_errors=True)
+
+
+def note_use(entry: Path) -> None:
+    """Note that an entry is used now."""
+    with suppress(OSError):  # another user's, or a cache that cannot be written
+        os.utime(entry)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unused:
+    """Entries of the cache that nobody has used for long."""
+
+    entries: tuple[Path, ...]
+    num_bytes: int
+
+
+def unused(folder: Path, *, seconds: float = UNUSED_SECONDS) -> Unused:
+    """Return the entries of a cache that no process has used for so long."""
+    found: dict[Path, int] = {}
+    for kind in KINDS:
+        for entry in sorted((folder / kind).glob("*")):
+            if entry.is_symlink() or entry.name.endswith(".lock") or entry.name.startswith("draft-"):
+                continue
+            with suppress(OSError):  # gone meanwhile
+                if time() - entry.stat().st_mtime > seconds:
+                    files = [entry, *entry.rglob("*")] if entry.is_dir() else [entry]
+                    found[entry] = sum(one.stat().st_size for one in files if one.is_file())
+    return Unused(entries=tuple(found), num_bytes=sum(found.values()))
+
+
+def free(found: Unused) -> None:
+    """Delete entries; who has one open keeps what is in it, and others make it anew.
+
+    Raises:
+        OSError: If one cannot be deleted.
+    """
+    for entry in found.entries:
+        gone = Path(tempfile.mkdtemp(prefix="draft-", dir=entry.parent))
+        with suppress(FileNotFoundError):  # somebody else freed it
+            entry.replace(gone / "entry")  # at once: an entry is complete or not there
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

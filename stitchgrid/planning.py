@@ -1,7 +1,7 @@
 """A resolved sweep and what is done -> the shards to compute. Pure: no torch, no store, stable ids."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import prod
@@ -25,6 +25,7 @@ MAX_SHARD_S = 120.0  # of a shard at such a speed
 MIN_SHARD_S = 1.0  # Ray's call, the part and the log of a unit take hundredths of it; only sweeps of seconds get there
 MAX_SHARED = 1 / 8  # of a shard's work: what other shards of the same networks do as well
 MIN_SHARDS = 16  # of a sweep big enough, so that workers share it and a crash costs little
+AGAIN = "asked for again"  # why a cell is computed that is there
 PIECE = "-"  # between the id of a shard and the number of its half
 TILE_SIDES = (8, 4, 2, 1)  # networks on a side of a tile; the largest that fits is taken
 RESNET18_FLOPS = 1.11e9  # of CIFAR's ResNet-18, 64 wide, for an image of 32x32
@@ -43,6 +44,15 @@ class Done(Protocol):
     def failed(self, cell_id: str) -> str | None:
         """Return the latest error of a cell that never succeeded."""
         ...
+
+    def generation(self, cell_id: str) -> int | None:
+        """Return of which computation of a cell its rows are, 0 where it was not asked for again; None of no rows."""
+        ...
+
+
+def never(cell: Cell) -> int:  # noqa: ARG001
+    """Return that a cell is not asked for again."""
+    return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +88,17 @@ class Plan:
 
 
 def make_plan(
-    sweep: Sweep, done: Done, *, retry_failed: bool = False, speed: float = CPU_SPEED, shard_flops: float | None = None
+    sweep: Sweep,
+    done: Done,
+    *,
+    retry_failed: bool = False,
+    again: Callable[[Cell], int] = never,
+    speed: float = CPU_SPEED,
+    shard_flops: float | None = None,
 ) -> Plan:
     """Cut the whole sweep into shards, then take out what the store holds.
+
+    `again` is the generation that the rows of a cell are to have at least: those of a lower one do not count.
 
     Shards do not depend on what is finished, so that a resume computes what an undisturbed run would.
     """
@@ -89,18 +107,20 @@ def make_plan(
     todo: dict[str, Shard] = {}  # by id: where two names stand for one network, so do shards
     for shard in shards:
         wanted = set()
+        generations = {}
         for cell in sweep.cells(shard):
-            reason, compute = _reason(sweep, cell, done, retry_failed=retry_failed)
+            asked = again(cell)
+            reason, compute = _reason(sweep, cell, done, asked, retry_failed=retry_failed)
             reasons[reason] += 1
             if compute:
                 wanted.add(cell.cell_id)
-        if len(wanted) == shard.num_cells:
-            todo[shard.unit_id] = shard
-        elif wanted:
-            share = len(wanted) / shard.num_cells
-            todo[shard.unit_id] = replace(
-                shard, wanted=frozenset(wanted), num_cells=len(wanted), flops=shard.flops * share
-            )
+                if generation := max(asked, done.generation(cell.cell_id) or 0):
+                    generations[cell.cell_id] = generation
+        if (known := todo.get(shard.unit_id)) is not None:
+            wanted |= {cell.cell_id for cell in sweep.cells(known)}
+            generations = dict(known.generations) | generations
+        if wanted:
+            todo[shard.unit_id] = _left(shard, wanted, generations)
     return Plan(
         sweep=sweep,
         shards=shards,
@@ -111,10 +131,21 @@ def make_plan(
     )
 
 
-def _reason(sweep: Sweep, cell: Cell, done: Done, *, retry_failed: bool) -> tuple[str, bool]:
+def _left(shard: Shard, wanted: set[str], generations: Mapping[str, int]) -> Shard:
+    """Return what is left of a shard."""
+    shard = replace(shard, generations=tuple(sorted(generations.items())))
+    if len(wanted) == shard.num_cells:
+        return shard
+    share = len(wanted) / shard.num_cells
+    return replace(shard, wanted=frozenset(wanted), num_cells=len(wanted), flops=shard.flops * share)
+
+
+def _reason(sweep: Sweep, cell: Cell, done: Done, asked: int, *, retry_failed: bool) -> tuple[str, bool]:
     """Return why a cell is or is not to be computed, and which."""
     if not (sweep.networks[cell.source].is_known and sweep.networks[cell.target].is_known):
         return "untrained model", True
+    if asked and (generation := done.generation(cell.cell_id)) is not None and generation < asked:
+        return AGAIN, True
     have = done.metrics_done(cell.cell_id)
     if have.issuperset(stored_metrics_of(sweep, cell)):
         return "done", False

@@ -77,6 +77,7 @@ class Interface:
     inputs: str = "{}"  # canonical JSON of the constants for further arguments of its forward, by name
     output: str | int | None = None  # which of the things that it returns are the scores: key, attribute or position
     tokens: Tokens | None = None
+    averages: bool = False  # scores of several positions of an image are averaged over them: embeddings are
 
     @property
     def address(self) -> tuple[str, ...]:
@@ -127,19 +128,21 @@ DEFAULT_LIMITS = Limits()
 
 FEATURES = "features"  # in place of an architecture: activations from files
 TWIN = "@untrained"  # behind the name of a network, the name of its untrained twin
+STEP = "@"  # between the name of a network and the step of its training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
     """A network as a job file names it, before anything is built."""
 
-    name: str  # "resnet20", or "resnet20/0" for an entry with seeds
+    name: str  # "resnet20", "resnet20/0" for an entry with seeds, "resnet20@100" for one with steps
     entry: str  # name of the [[models]] entry
-    architecture: str  # torchvision:NAME | timm:NAME | stitchgrid:NAME | package.module:function | FILE.py:function
+    architecture: str  # LIBRARY:NAME | huggingface:NAME_OR_FOLDER | package.module:function | FILE.py:function
     args: str = "{}"  # canonical JSON of the architecture's keyword arguments
     weights: str = "random"  # path of a checkpoint, a torchvision weights name, or "random"; "" when trained
     weights_key: str | None = None  # which set of tensors of the checkpoint; None: the only one that fits
     weights_strip: str | None = None  # what is in front of its names; None: found out
+    weights_adapter: str | None = None  # folder of a LoRA adapter that is merged into them
     recipe: Recipe | None = None  # set when the network is trained by the sweep
     seed: int = 0  # of initialisation and training
     preprocess: Preprocess | None = None  # None: what the weights publish, else nothing
@@ -457,6 +460,7 @@ class Shard:
     flops: float  # by the cost model
     num_cells: int  # cells to compute, after finished ones are taken out
     wanted: frozenset[str] | None = None  # cell ids to compute; None: all
+    generations: tuple[tuple[str, int], ...] = ()  # of cells that are, or were, computed again; of all others 0
 
     @property
     def networks(self) -> frozenset[int]:
@@ -473,6 +477,7 @@ class TrainNetwork:
     data: DataSpec
     flops: float = 0.0
     num_cells: int = 1  # networks made, for progress
+    generation: int = 0  # of the cells for which it is made anew
 
     @property
     def networks(self) -> frozenset[int]:
@@ -488,6 +493,7 @@ class OfNetwork:
     network: int
     flops: float = 0.0
     num_cells: int = 1  # artefacts made, for progress
+    generation: int = 0  # of the cells for which it is made anew
 
     @property
     def networks(self) -> frozenset[int]:
@@ -561,6 +567,8 @@ class Row:
     high: float | None = None
     replicates: tuple[float, ...] | None = None  # its values without each group of images,
     null: tuple[float, ...] | None = None  # and with images shuffled
+    generation: int | None = None  # of the cell, where it was computed again: rows of the highest count alone
+    libraries: str | None = None  # canonical JSON: versions of those that decide what its networks compute
 
 
 @dataclass(frozen=True, kw_only=True)

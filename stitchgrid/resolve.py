@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -64,17 +64,18 @@ from stitchgrid.records import (
     Layer,
     Network,
     NetworkSpec,
+    OfNetwork,
     Preprocess,
     ProbeNetwork,
     ProbeSpec,
     Sweep,
     TrainDetector,
     TrainNetwork,
-    Unit,
     canonical,
     digest,
 )
 
+Maker = TypeVar("Maker", bound=OfNetwork | TrainNetwork)  # of one artefact
 _CPU = torch.device("cpu")
 
 EVALUATION_REVISION = 2  # raised when networks are proven by more than before
@@ -96,6 +97,25 @@ class Artefacts(Protocol):
         """Return its content."""
         ...
 
+    def artefact_generation(self, kind: str, key: str) -> int:
+        """Return the generation of the cells for which it was made anew, 0 where it was not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anew:
+    """What is to be made anew, with the generation that it gets; what has it already is there."""
+
+    networks: Mapping[str, int] = field(default_factory=dict)  # by name: what is trained, measured and probed of each
+    detectors: int = 0  # those of all target layers
+
+    def of_detector(self, network: str) -> int:
+        """Return the generation that the detectors of a network get."""
+        return max(self.detectors, self.networks.get(network, 0))
+
+
+NOTHING_ANEW = Anew()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
@@ -107,6 +127,7 @@ class Resolution:
     class_names: tuple[str, ...]  # of the images
     fingerprints: Mapping[str, bytes]  # that the store has to keep, by key
     notices: tuple[str, ...]  # what to know of the images
+    anew: Anew = NOTHING_ANEW
 
     def evaluations(self) -> list[EvaluateNetwork]:
         """Return the units that measure each network, unstitched, on the evaluation images."""
@@ -126,6 +147,7 @@ class Resolution:
                 ),
                 network=position,
                 flops=network.flops * sweep.num_eval,
+                generation=self.anew.networks.get(network.name, 0),
             )
             for position, network in enumerate(sweep.networks)
         ]
@@ -149,6 +171,7 @@ class Resolution:
                 ),
                 network=position,
                 flops=network.flops * num_images,
+                generation=self.anew.networks.get(network.name, 0),
             )
             for position, network in enumerate(sweep.networks)
         ]
@@ -164,16 +187,23 @@ class Resolution:
                 network=target,
                 layer=layer,
                 flops=training_flops(sweep, target, layer),
+                generation=self.anew.of_detector(sweep.networks[target].name),
             )
             for target in sorted({target for _, target in sweep.pairs})
             for layer in range(len(sweep.networks[target].layers))
         ]
 
 
-def not_made(kind: str, units: Sequence[Unit], artefacts: Artefacts) -> list[Unit]:
+def not_made(kind: str, units: Sequence[Maker], artefacts: Artefacts) -> list[Maker]:
     """Return the units whose artefacts of a kind are not there, each once: two names may stand for one network."""
-    by_key = {unit.unit_id: unit for unit in units}
-    return [unit for key, unit in by_key.items() if not artefacts.has_artefact(kind, key)]
+    by_key = {unit.unit_id: unit for unit in sorted(units, key=lambda unit: unit.generation)}
+    return [unit for key, unit in by_key.items() if not _is_there(kind, key, artefacts, unit.generation)]
+
+
+def _is_there(kind: str, key: str, artefacts: Artefacts, generation: int) -> bool:
+    return artefacts.has_artefact(kind, key) and (
+        not generation or artefacts.artefact_generation(kind, key) >= generation
+    )
 
 
 def open_job_images(job: Job, *, cache: Path | None = None) -> Images:
@@ -249,10 +279,12 @@ def resolve(
     *,
     cache: Path | None = None,
     update: bool = False,
+    anew: Anew = NOTHING_ANEW,
 ) -> Resolution:
     """Build every network of a job once, and return the sweep.
 
     A network that computes something else than the store knows of it is refused or, with `update`, another network.
+    Trained networks that are to be made `anew` count as untrained until they are.
 
     Raises:
         JobFileError: With every problem found: architectures, checkpoints, layers, sizes, labels, fingerprints.
@@ -265,7 +297,8 @@ def resolve(
     for spec in job.network_specs():
         try:
             with holding(spec):
-                found = _resolve_network(spec, data, images, artefacts, update=update)
+                generation = anew.networks.get(spec.name, 0)
+                found = _resolve_network(spec, data, images, artefacts, update=update, generation=generation)
         except StitchgridError as problem:
             problems.append(f"model {spec.name!r}: {problem}")
             continue
@@ -287,6 +320,7 @@ def resolve(
         class_names=images.class_names,
         fingerprints=fingerprints,
         notices=images.notices,
+        anew=anew,
     )
 
 
@@ -356,13 +390,13 @@ class _Resolved:
 
 
 def _resolve_network(
-    spec: NetworkSpec, data: DataSpec, images: Images, artefacts: Artefacts, *, update: bool
+    spec: NetworkSpec, data: DataSpec, images: Images, artefacts: Artefacts, *, update: bool, generation: int
 ) -> _Resolved:
     if spec.is_features:
         return _Resolved(network=_features(spec, images))
     preprocess = spec.preprocess or default_preprocess(spec)
     key = training_key(spec, preprocess, images) if spec.is_made else None
-    trained = key is not None and artefacts.has_artefact("network", key)
+    trained = key is not None and _is_there("network", key, artefacts, generation)
     is_known = key is None or trained
     state = load_state(artefacts.read_artefact("network", key)) if key is not None and trained else None
     module = build_network(spec, state=state) if is_known else make_network(spec)
@@ -399,7 +433,8 @@ def _resolve_network(
         flops = cut.flops * min(TWIN_IMAGES, images.fit.num)
     else:  # a step costs a forward pass and about twice that backward
         flops = 3 * cut.flops * images.fit.num * spec.recipe.epochs
-    to_train = TrainNetwork(unit_id=key, spec=replace(spec, preprocess=preprocess), data=data, flops=flops)
+    made = replace(spec, preprocess=preprocess)
+    to_train = TrainNetwork(unit_id=key, spec=made, data=data, flops=flops, generation=generation)
     return _Resolved(network=network, to_train=to_train)
 
 

@@ -61,6 +61,8 @@ def make_row(
     value: float | None = None,
     error: str | None = None,
     evidence: Evidence = NOTHING,
+    generation: int | None = None,
+    libraries: str | None = None,
 ) -> Row:
     """Return one row of a cell; a value of None, where there is no error, is an undefined one."""
     spec, f, g = sweep.matchers[cell.matcher], sweep.networks[cell.source], sweep.networks[cell.target]
@@ -98,12 +100,14 @@ def make_row(
         high=evidence.high,
         replicates=evidence.replicates,
         null=evidence.null,
+        generation=generation or None,
+        libraries=libraries,
     )
 
 
 def lost_rows(sweep: Sweep, shard: Shard, *, status: str, reason: str) -> Iterable[Row]:
     """Yield an error row for every wanted cell of a shard whose worker could not write one: failed or quarantined."""
-    created_at = now()
+    created_at, generations = now(), dict(shard.generations)
     for cell in sweep.cells(shard):
         yield make_row(
             sweep,
@@ -114,4 +118,5 @@ def lost_rows(sweep: Sweep, shard: Shard, *, status: str, reason: str) -> Iterab
             created_at=created_at,
             status=status,
             error=reason,
+            generation=generations.get(cell.cell_id),
         )

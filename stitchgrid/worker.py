@@ -36,6 +36,7 @@ from stitchgrid.models.detector import Detector, restore_detector
 from stitchgrid.models.features import features_network
 from stitchgrid.models.memory import move
 from stitchgrid.models.training import TWIN_IMAGES, initialise_twin, train_network
+from stitchgrid.models.versions import library_versions
 from stitchgrid.models.weights import load_state, save_state
 from stitchgrid.notes import Notes, taking_notes
 from stitchgrid.precision import choose_device
@@ -43,6 +44,7 @@ from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import (
     DataSpec,
     EvaluateNetwork,
+    OfNetwork,
     Preprocess,
     ProbeNetwork,
     Row,
@@ -52,6 +54,7 @@ from stitchgrid.records import (
     TrainNetwork,
     Unit,
     UnitReport,
+    canonical,
 )
 from stitchgrid.resolve import check_fingerprint, detector_key, load_network, open_outliers, training_key
 from stitchgrid.store import Store
@@ -85,6 +88,7 @@ class Worker:
         self._near_images: PicturePair | None = None  # where the device finds them fastest
         self._kept = Kept(int(SHARE * available_bytes(self.device))) if keeps_passes else None
         self._checked: set[str] = set()
+        self._libraries: dict[tuple[str, ...], str] = {}  # by the ids of a source and a target
         self._halvings = 0  # of what is held at a time, beyond those known beforehand, since memory did not suffice
         self._sharing = 1  # workers, this one included, that share the device's memory
 
@@ -156,27 +160,30 @@ class Worker:
             module = initialise_twin(unit.spec, images.fit, prepare, device=self.device)
         else:
             module = train_network(unit.spec, images.fit, prepare, device=self.device).module
-        self.store.write_artefact("network", unit.unit_id, save_state(module), suffix=".safetensors")
+        self._write("network", unit, save_state(module), suffix=".safetensors")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
+
+    def _write(self, kind: str, unit: TrainNetwork | OfNetwork, data: bytes, *, suffix: str) -> None:
+        self.store.write_artefact(kind, unit.unit_id, data, suffix=suffix, generation=unit.generation)
 
     def _evaluate(self, unit: EvaluateNetwork, sweep: Sweep) -> UnitReport:
         """Prove a network, and measure it as it is on the evaluation images."""
         found = self._until_it_fits(lambda work: measure_network(work, unit.network), self.workspace(sweep))
-        self.store.write_artefact("evaluation", unit.unit_id, json.dumps(found).encode(), suffix=".json")
+        self._write("evaluation", unit, json.dumps(found).encode(), suffix=".json")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
     def _probe(self, unit: ProbeNetwork, sweep: Sweep) -> UnitReport:
         """Probe all layers of a network."""
         halvings = probe_halvings(sweep, unit.network, self.device, budget=self._budget)
         found = self._until_it_fits(partial(as_artefact, unit.network), self.workspace(sweep), halvings=halvings)
-        self.store.write_artefact("probe", unit.unit_id, json.dumps(found).encode(), suffix=".json")
+        self._write("probe", unit, json.dumps(found).encode(), suffix=".json")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
     def _detect(self, unit: TrainDetector, sweep: Sweep) -> UnitReport:
         """Make the detector of a target layer."""
         key, outliers = (unit.network, unit.layer), self._outliers(sweep)
         detector = self._until_it_fits(lambda work: train_detector(work, key, outliers), self.workspace(sweep))
-        self.store.write_artefact("detector", unit.unit_id, save_state(detector), suffix=".safetensors")
+        self._write("detector", unit, save_state(detector), suffix=".safetensors")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
 
     def _outliers(self, sweep: Sweep) -> Pictures | None:
@@ -286,8 +293,20 @@ class Worker:
             network=lambda position: self._network(sweep, position),
             device=self.device,
             detector=lambda key: self._detector(sweep, key),
+            libraries=lambda source, target: self._libraries_of(sweep, source, target),
             kept=self._kept,
         )
+
+    def _libraries_of(self, sweep: Sweep, *networks: int) -> str:
+        """Return what the code of networks imports, with versions, as rows note it."""
+        key = tuple(sweep.networks[position].network_id for position in networks)
+        if key not in self._libraries:
+            found: dict[str, str] = {}
+            for position in networks:
+                with holding(sweep.networks[position].spec):
+                    found |= library_versions(sweep.networks[position].spec)
+            self._libraries[key] = canonical(found)
+        return self._libraries[key]
 
     def _open(self, data: DataSpec, need_fit: int | None) -> Images:
         if self._images is None or self._images[0] != (data, need_fit):

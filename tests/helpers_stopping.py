@@ -19,8 +19,10 @@ class StoppingFiles(LocalFiles):
         self.at, self.before, self.count = at, before, 0
 
     def _change(self, call, *arguments):
+        if arguments[0].endswith("heartbeat.json"):  # of a thread of its own
+            return None if self.at and self.count >= self.at else call(*arguments)
         self.count += 1
-        if self.count == self.at and self.before:
+        if self.at and self.count + self.before > self.at:  # what comes after it is not written either
             raise StoppedError
         result = call(*arguments)
         if self.count == self.at:
@@ -32,6 +34,9 @@ class StoppingFiles(LocalFiles):
 
     def replace(self, name, data):
         return self._change(super().replace, name, data)
+
+    def move(self, name, to):
+        return self._change(super().move, name, to)
 
     def delete(self, name):
         return self._change(super().delete, name)

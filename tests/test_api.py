@@ -228,6 +228,16 @@ def test_a_job_is_planned_launched_and_resumed(tmp_path):
     assert np.diag(run.matrix("net", "net", "cka").values) == pytest.approx(1)
     assert set(run.results()["num_eval"]) == {16}
     assert len(sg.resume("tiny", tmp_path / "grid", address="none").results()) == 4
+    few = {"address": "none", "overrides": ["data.eval.samples=16"], "recompute": ["cka"]}
+    assert "4 asked for again" in sg.plan(tmp_path / "job.toml", tmp_path / "grid", **few)
+    for again in (
+        sg.launch(tmp_path / "job.toml", tmp_path / "grid", **few),
+        sg.resume("tiny", tmp_path / "grid", address="none", recompute=["net"]),
+    ):
+        assert again.summary.num_computed == 4
+        assert len(again.results()) == 4
+    with pytest.raises(InputError, match=r"--recompute 'x' is no matcher and no model of job 'tiny'"):
+        sg.resume("tiny", tmp_path / "grid", address="none", recompute=["x"])
 
 
 # Measures

@@ -213,11 +213,11 @@ class Applied(nn.Module):
     [
         (lambda x: x.permute(0, 2, 3, 1), ("NHWC", 0, (6, 6))),
         (lambda x: torch.permute(x, (0, 2, 3, 1)), ("NHWC", 0, (6, 6))),
-        (lambda x: x.transpose(1, 3), None),  # (N, W, H, C): rows and columns exchanged
+        (lambda x: x.transpose(1, 3), ("NHWC", 0, (6, 6))),  # (N, W, H, C): put back
         (lambda x: x.flatten(2), ("NDT", 0, (6, 6))),
         (lambda x: x.flatten(2).transpose(1, 2), ("NTD", 0, (6, 6))),
         (lambda x: x.flatten(2).mT + 0, ("NTD", 0, (6, 6))),
-        (lambda x: x.mT.flatten(2).mT + 0, ("NTD", 0, None)),  # column by column
+        (lambda x: x.mT.flatten(2).mT + 0, ("NHWC", 0, (6, 6))),  # column by column: put back
         (lambda x: x.mean(3), ("NDT", 0, (6, 1))),
         (lambda x: x.mean((2, 3)), ("ND", 0, None)),
         (lambda x: x.mean((2, 3), keepdim=True), ("NCHW", 0, (1, 1))),

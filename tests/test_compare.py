@@ -243,6 +243,38 @@ def test_grey_bytes_are_one_channel():
     assert values(compare([module], grey, layers="all")) == values(wanted)
 
 
+class Scores(dict):
+    """What a network of transformers returns, say."""
+
+
+class Returning(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return Scores(features=x, scores=self.inner(x))
+
+
+def test_outputs_and_heads_are_said_of_all_networks_or_by_name():
+    module = net()
+    found = compare(
+        {"plain": module, "wrapped": Returning(module)},
+        pixels(),
+        matchers=["direct"],
+        layers={"plain": LAYERS, "wrapped": [f"inner.{layer}" for layer in LAYERS]},
+        output={"wrapped": "scores"},
+        head={"wrapped": "embedding"},
+    )
+    rows = found.sql("select distinct target_model as target, metric from results")
+    told = {of: {row["metric"] for row in rows if row["target"] == of} for of in ("plain", "wrapped")}
+    assert {"agreement"} == told["plain"] & {"agreement", "output_cosine", "output_r2"}
+    assert {"output_cosine", "output_r2"} == told["wrapped"] & {"agreement", "output_cosine", "output_r2"}
+    same = found.sql("select value from results where metric = 'residual' and target_layer like '%' || source_layer")
+    assert len(same) == 2
+    assert all(row["value"] < 1e-6 for row in same)
+
+
 def test_a_folder_of_image_files_is_taken_as_a_job_takes_it(tmp_path):
     for position, image in enumerate(pixels(40)):
         path = tmp_path / "test" / str(position % 10) / f"{position}.png"
@@ -287,7 +319,8 @@ def test_images_that_cannot_be_taken_are_refused_with_what_was_wanted(images, ho
         ({}, {}, "at least one network"),
         ({"a": net}, {}, "network 'a' is a function"),
         ({"a": net().state_dict()}, {}, "network 'a' is a OrderedDict, such as a state dict is"),
-        ({"a": net()}, {"layers": {"b": "all"}}, "layers are given of 'b', which is no network; "),
+        ({"a": net()}, {"layers": {"b": "all"}}, "`layers` names 'b', which is no network; "),
+        ({"a": net()}, {"head": {"b": "embedding"}}, "`head` names 'b', which is no network; "),
         ({"a": net()}, {"matchers": ["ckaa"]}, "did you mean 'cka'|cka"),
         ({"a": net()}, {"device": "cuda"}, "finds none"),
     ],

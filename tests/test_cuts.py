@@ -233,20 +233,14 @@ def test_nothing_is_concluded_from_a_token_count_alone():
 def test_what_has_no_rows_of_features_is_a_cut_that_cannot_be_stitched():
     class Groups(nn.Module):
         def forward(self, x):
-            return (
-                x.unflatten(1, (1, 3))
-                .relu()
-                .flatten(1, 2)
-                .permute(1, 0, 2, 3)
-                .sigmoid()
-                .permute(1, 0, 2, 3)
-                .mean((2, 3))
-            )
+            x = x.unflatten(1, (1, 3)).tanh().flatten(1, 2)
+            x = x.permute(1, 0, 2, 3).sigmoid().permute(1, 0, 2, 3)
+            return x.flatten(1).unflatten(1, (4, 12)).relu().mean(2)
 
     cut = cut_network(Groups(), (3, 4, 4))
     kinds = {c.name: c.layer.kind for c in cut.cuts}
-    assert kinds["relu"] == OTHER  # five axes
-    assert kinds["flatten"] == kinds["sigmoid"] == "map"  # the latter with its images on the second axis
+    assert kinds["relu"] == OTHER  # parts that are no whole features, rows or columns
+    assert kinds["tanh"] == kinds["sigmoid"] == "map"  # groups of channels; images on the second axis
     assert [c.can_be_stitched for c in cut.cuts] == [c.layer.kind != OTHER for c in cut.cuts]
     x = noise(4, 3, 4, 4)
     assert torch.equal(cut.suffix("relu")(cut.taps(["relu"])(x)[0]), cut.module(x))

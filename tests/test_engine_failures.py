@@ -249,7 +249,7 @@ def test_what_breaks_a_whole_phase_fails_every_cell_once(zoo, sweep, monkeypatch
 
 def test_an_endless_message_is_cut(zoo, sweep):
     cells = list(every_cell(sweep).values())
-    ledger = Ledger(workspace(zoo, sweep), cells, shard="unit")
+    ledger = Ledger(workspace(zoo, sweep), cells, shard="unit", generations={})
     with ledger.failing(cells[:1]):
         raise ValueError("x" * 10_000)
     assert len(ledger[cells[0]].error) == MAX_ERROR_CHARACTERS

@@ -61,7 +61,7 @@ def maps(zoo: Zoo, sweep: Sweep) -> Maps:
 def train(zoo: Zoo, sweep: Sweep, cells: list[Cell] | None = None, *, num_images: int = 160) -> Maps:
     cells = list(every_cell(sweep).values()) if cells is None else cells
     work = workspace(zoo, sweep)
-    ledger = Ledger(work, cells, shard="unit")
+    ledger = Ledger(work, cells, shard="unit", generations={})
     for cell in cells:
         ledger[cell].num_fit = num_images
     stitches = train_maps(work, ledger, cells, source_reader(work, ledger, cells))

@@ -12,9 +12,10 @@ from stitchgrid.catalog import Catalog
 from stitchgrid.errors import JobFileError
 from stitchgrid.jobfile import parse_job
 from stitchgrid.store import Store
+from stitchgrid.store.data_files import parquet_bytes_in_groups
 from stitchgrid.store.layout import SNAPSHOT_DATA
 from stitchgrid.store.schemas import EVIDENCE, PART, RESULTS, VERSION_KEY
-from stitchgrid.store.snapshots import Snapshots, parquet_bytes_in_groups
+from stitchgrid.store.snapshots import Snapshots
 
 MODEL = {
     "name": "net",

@@ -287,6 +287,28 @@ def test_a_path_that_passes_by_is_noticed_even_if_it_adds_nothing_yet():
     assert names(cut_network(module, (3, 4, 4))) == ["norm", "head"]
 
 
+class Shortcut(nn.Module):
+    """Its shortcut is a module that passes its input on; what is beside it says nothing on images of noise."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body, self.shortcut = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.Identity()
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        if x.sum() > 1e9:
+            x = -x
+        return self.head((self.shortcut(x) + F.relu(self.body(x) - 1e3)).mean((2, 3)))
+
+
+def test_a_module_that_passes_its_input_on_is_no_cut_where_another_path_begins_before_it():
+    cut = cut_network(stirred(Shortcut()), (3, 8, 8))
+    assert cut.way == "hooks"
+    assert "stem" in names(cut)
+    assert "shortcut" not in names(cut)
+
+
 def test_a_branch_on_the_images_that_passes_by_a_module_is_noticed():
     found = names(hooked(lambda m, x: m.norm(m.act(m.conv(x)) * (1 if x.sum() > 0 else -1))))
     assert found == ["norm", "head"]

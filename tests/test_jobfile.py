@@ -351,7 +351,10 @@ PROBLEMS = [
         '{ train = "RECIPE" }, or "random" for an untrained network',
     ),
     ({"models": [{**VIT, "weights": {"file": "a", "kee": "b"}}]}, "models[0].weights: unknown key 'kee'; did you mean"),
-    ({"models": [{**VIT, "weights": {"file": "a", "key": 3}}]}, "models[0].weights: `file`, `key` and `strip` are te"),
+    (
+        {"models": [{**VIT, "weights": {"file": "a", "key": 3}}]},
+        "models[0].weights: `file`, `key`, `strip`, `adapter` are te",
+    ),
     ({"models": [{**VIT, "weights": {"file": "a\n"}}]}, "models[0].weights: a path has no control characters"),
     ({"models": [{**VIT, "weights": {"file": "${UNSET_VARIABLE}/a"}}]}, "models[0].weights.file: environment variab"),
     (

@@ -4,6 +4,7 @@ import pytest
 
 from stitchgrid.driver.speed import FIRST_SPEED
 from stitchgrid.planning import (
+    AGAIN,
     CPU_SPEED,
     GPU_SPEED,
     MAX_SHARD_S,
@@ -84,14 +85,17 @@ def sweep(num_networks=5, matchers=(DIRECT, TASK, CKA), **changes):
 
 
 class Store:
-    def __init__(self, done=None, failed=()):
-        self.done, self.errors = done or {}, set(failed)
+    def __init__(self, done=None, failed=(), generations=None):
+        self.done, self.errors, self.generations = done or {}, set(failed), generations or {}
 
     def metrics_done(self, cell_id):
         return self.done.get(cell_id, frozenset())
 
     def failed(self, cell_id):
         return "broke" if cell_id in self.errors else None
+
+    def generation(self, cell_id):
+        return self.generations.get(cell_id, 0 if cell_id in self.done or cell_id in self.errors else None)
 
 
 def cell_ids(sweep, shards):
@@ -169,6 +173,34 @@ def test_shards_of_one_network_under_two_names_are_run_once():
     plan = make_plan(twins, Store(), shard_flops=1.0)
     assert len(plan.shards) == 2 * len(plan.todo) == 6
     assert len({shard.unit_id for shard in plan.todo}) == len(plan.todo)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_a_shard_is_computed_again_where_one_name_of_its_network_is_asked_for(position):
+    one = network("m0")
+    twins = sweep(networks=(one, replace(one, spec=replace(one.spec, name="again"))), pairs=((0, 0), (1, 1)))
+    cells = [cell for shard in make_plan(twins, Store()).shards for cell in twins.cells(shard)]
+    done = {cell.cell_id: frozenset(twins.matchers[cell.matcher].metrics) for cell in cells}
+    plan = make_plan(twins, Store(done), again=lambda cell: 7 * (cell.source == position), shard_flops=1.0)
+    assert sorted(cell_ids(twins, plan.todo)) == sorted(done)
+    assert {pair for shard in plan.todo for pair in shard.generations} == {(cell_id, 7) for cell_id in done}
+
+
+def test_cells_that_are_asked_for_again_are_computed_whatever_is_there():
+    asked = sweep(num_networks=2)
+    cells = [cell for shard in make_plan(asked, Store()).shards for cell in asked.cells(shard)]
+    done = {cell.cell_id: frozenset(asked.matchers[cell.matcher].metrics) for cell in cells[1:]}
+    newer = {cells[3].cell_id: 9, cells[4].cell_id: 3}
+    store = Store(done, failed=[cells[5].cell_id], generations=newer)
+    plan = make_plan(asked, store, again=lambda cell: 7 * (cell.matcher == cells[3].matcher))
+    mine = {cell.cell_id for cell in cells if cell.matcher == cells[3].matcher}
+    wanted = {cell_id for shard in plan.todo for cell_id in cell_ids(asked, [shard])}
+    assert wanted == mine - {cells[3].cell_id} | {cells[0].cell_id}
+    assert plan.reasons[AGAIN] == len(mine) - 1 - (cells[0].cell_id in mine)
+    generations = {cell_id: number for shard in plan.todo for cell_id, number in shard.generations}
+    assert generations == dict.fromkeys(wanted & mine, 7)
+    more = make_plan(replace(asked, matchers=(DIRECT, TASK, replace(CKA, metrics=("cka", "other")))), store)
+    assert dict(pair for shard in more.todo for pair in shard.generations).items() <= newer.items()
 
 
 def test_the_layout_of_a_layer_is_part_of_a_cells_address():

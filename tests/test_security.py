@@ -31,7 +31,8 @@ from stitchgrid.paths import check_path
 from stitchgrid.printable import printable
 from stitchgrid.store import Store
 from stitchgrid.store.files import LocalFiles
-from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier
+from stitchgrid.store.snapshots import Snapshots
+from stitchgrid.store.tiers import Snapshot, Tier
 
 SOURCES = sorted(Path(stitchgrid.__file__).parent.rglob("*.py"))
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # of terminals and of reading order

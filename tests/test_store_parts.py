@@ -72,7 +72,7 @@ def test_the_name_of_a_part_is_its_manifest(store):
     [path] = store.part_paths()
     assert (name.shard, name.num_rows) == ("a-shard-7", len(rows_of(CELL)))
     assert name.digest == content_digest(path.read_bytes())
-    assert pq.read_schema(path).metadata[b"stitchgrid.part"] == b"2"
+    assert pq.read_schema(path).metadata[b"stitchgrid.part"] == b"3"
 
 
 def test_a_shard_cannot_name_a_file_elsewhere(store):

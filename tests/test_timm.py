@@ -35,7 +35,17 @@ NETWORKS = [
     ("tiny_vit_5m_224", {}, 64, {"stages.1.blocks.0": ("NHWC", 0, (8, 8)), "stages.2": ("NCHW", 0, (4, 4))}),
     ("mobilevit_xxs", {}, 64, {"stages.4.1": ("NCHW", 0, (2, 2))}),
     # tokens in another order than row by row, until they are pooled
-    ("hiera_tiny_224", {"img_size": 64}, 64, {"blocks.0": ("NTD", 0, None), "blocks.11": ("NTD", 0, (2, 2))}),
+    (
+        "hiera_tiny_224",
+        {"img_size": 64},
+        64,
+        {
+            "blocks.0": ("NHWC", 0, (16, 16)),
+            "blocks.2": ("NHWC", 0, (8, 8)),
+            "blocks.9": ("NHWC", 0, (4, 4)),
+            "blocks.11": ("NTD", 0, (2, 2)),
+        },
+    ),
     # pooled by what a learned query finds
     (
         "vit_base_patch16_siglip_224",

@@ -46,7 +46,8 @@ def compare(
     precision: str = "fp32",
     batch_size: int = 256,
     preprocess: Mapping[str, Any] | None = None,
-    output: str | int | None = None,
+    output: str | int | Mapping[str, str | int] | None = None,
+    head: str | Mapping[str, str] | None = None,
     groups: int | None = None,
     shuffled: int = 0,
     retry_failed: bool = False,
@@ -81,7 +82,10 @@ def compare(
         precision: "fp32", "tf32" or "bf16", for running the networks.
         batch_size: Images at a time; changes speed alone.
         preprocess: resize, crop, mean, std, channels, as in a job file, of bytes and image files, for all networks.
-        output: Which of the things that the networks return are the scores: key, attribute or position.
+        output: Which of the things that the networks return are the scores: key, attribute or position; of all
+            networks or by name.
+        head: What the scores say, as a job file's `head` ("embedding": no classes); of all networks or by name. None:
+            it is found.
         groups: Into how many groups the images are divided for intervals of all values.
         shuffled: How many times images are shuffled to see what values chance gives.
         retry_failed: Compute cells again that failed before.
@@ -116,6 +120,7 @@ def compare(
     if preprocess is None and held is not None and held.is_grey:
         preprocess = {"channels": 1}
     with_table = {"preprocess": dict(preprocess)} if preprocess else {}
+    of_networks = {"output": output, "head": head}
     table = {
         "name": name,
         "seed": seed,
@@ -126,9 +131,9 @@ def compare(
                 "name": of,
                 "architecture": f"{LIVE}:{of}",
                 "weights": LIVE,
-                "layers": list(_listed(_layers(layers, of, modules))),
+                "layers": list(_listed(_said("layers", layers, of, modules) or "blocks")),
                 **with_table,
-                **({} if output is None else {"output": output}),
+                **_told({word: _said(word, value, of, modules) for word, value in of_networks.items()}),
             }
             for of in modules
         ],
@@ -142,14 +147,20 @@ def compare(
 
 
 def _run(
-    job: Job, live: Live, store: str | os.PathLike[str] | None, device: torch.device, *, progress: bool, **how: bool
+    job: Job,
+    live: Live,
+    store: str | os.PathLike[str] | None,
+    device: torch.device,
+    *,
+    progress: bool,
+    retry_failed: bool,
 ) -> Run:
     folder = tempfile.mkdtemp(prefix="stitchgrid-") if store is None else None
     try:
         opened = Store.open(folder or os.fspath(store or ""), create=True)
         where = Where(address="none", cpus_per_worker=torch.get_num_threads(), keeps_passes=True)
         with live.present(), as_it_was(device):
-            Launch(job, opened, where, Display(quiet=not progress)).run(update=True, **how)
+            Launch(job, opened, where, Display(quiet=not progress)).run(update=True, retry_failed=retry_failed)
     except BaseException:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -179,12 +190,21 @@ def _listed(value: Any) -> Sequence[Any]:
     return (value,) if isinstance(value, str | Mapping) else tuple(value)
 
 
-def _layers(layers: Words | Mapping[str, Words], name: str, names: Mapping[str, Any]) -> Words:
-    if not isinstance(layers, Mapping):
-        return layers
-    if unknown := [one for one in layers if one not in names]:
-        raise InputError(f"layers are given of {unknown[0]!r}, which is no network; {nearest(unknown[0], names)}.")
-    return layers.get(name, "blocks")
+def _said(word: str, value: Any, name: str, names: Mapping[str, Any]) -> Any:
+    """Return what is said of one network: what is said of all, or by name; None where nothing is.
+
+    Raises:
+        InputError: If something is said of a network that is not there.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    if unknown := [one for one in value if one not in names]:
+        raise InputError(f"`{word}` names {unknown[0]!r}, which is no network; {nearest(unknown[0], names)}.")
+    return value.get(name)
+
+
+def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {word: value for word, value in values.items() if value is not None}
 
 
 def _pairs(pairs: str | Sequence[tuple[str, str]] | None, names: Mapping[str, Any]) -> Any:

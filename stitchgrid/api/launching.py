@@ -22,6 +22,7 @@ def launch(
     overrides: Sequence[str] = (),
     update: bool = False,
     retry_failed: bool = False,
+    recompute: Sequence[str] = (),
     **where: Any,
 ) -> Run:
     """Compute what a job asks for and the store lacks.
@@ -34,6 +35,8 @@ def launch(
         overrides: Edits of the job, as `--set` takes them: "data.eval.samples=500".
         update: Let the job be the next revision of a sweep of its name.
         retry_failed: Compute cells again that failed before.
+        recompute: Globs over kinds of matchers and names of models, or "all": compute their cells again; the new rows
+            count.
         where: `workers`, `gpus_per_worker`, `cpus_per_worker`, `drain_seconds`.
 
     Returns:
@@ -41,10 +44,11 @@ def launch(
 
     Raises:
         JobFileError: If the job cannot run.
+        InputError: If a glob to recompute matches nothing.
         StitchgridError: If the store, the cluster or a network cannot be used.
         KeyboardInterrupt: If it was interrupted; what is finished is kept.
     """
-    how = {"update": update, "retry_failed": retry_failed}
+    how = {"update": update, "retry_failed": retry_failed, "recompute": recompute}
     return run_job(load_job(os.fspath(job), tuple(overrides)), store, {"address": address, **where}, **how)
 
 
@@ -54,10 +58,11 @@ def resume(
     *,
     address: str | None = None,
     retry_failed: bool = False,
+    recompute: Sequence[str] = (),
     **where: Any,
 ) -> Run:
     """Go on with a sweep where it stopped; arguments, result and errors are those of `launch`."""
-    how = {"retry_failed": retry_failed, "same_code": True}
+    how = {"retry_failed": retry_failed, "same_code": True, "recompute": recompute}
     return run_job(stored_job(sweep, store), store, {"address": address, **where}, **how)
 
 
@@ -67,11 +72,13 @@ def plan(
     *,
     address: str | None = None,
     overrides: Sequence[str] = (),
+    recompute: Sequence[str] = (),
     **where: Any,
 ) -> str:
     """Return what a launch would do and what it would cost, in words; arguments and errors are those of `launch`."""
     loaded = load_job(os.fspath(job), tuple(overrides))
-    return plan_job(loaded, store, {"address": address, **where}, update=True, retry_failed=False)
+    how = {"update": True, "retry_failed": False, "recompute": recompute}
+    return plan_job(loaded, store, {"address": address, **where}, **how)
 
 
 def images(job: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> Table:

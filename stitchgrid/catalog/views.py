@@ -58,6 +58,7 @@ def view_sql(shape: Shape) -> dict[str, str]:
         "all_scores": ALL_SCORES,
     }
     of_values["profiles"] = PROFILES
+    of_values["training"] = TRAINING
     return {**of_cells, **(of_values if shape.has_values else {})}
 
 
@@ -172,7 +173,8 @@ left join (
 
 MODELS = """
 select sweep, model, entry, architecture, args, weights_digest, network_id, preprocess, num_parameters, num_classes,
-       num_cuts, flops, accuracy, loss, num_eval, head, is_untrained, chance, is_at_chance, problem, remarks
+       num_cuts, flops, accuracy, loss, num_eval, head, is_untrained, chance, is_at_chance, problem, remarks,
+       regexp_replace(model, '@[0-9]+$', '') as run, try_cast(regexp_extract(model, '@([0-9]+)$', 1) as bigint) as step
 from _models
 """
 
@@ -219,6 +221,15 @@ from results as r
 join layers as l on l.sweep = r.sweep and l.model = r.target_model and r.metric = 'residual_at:' || l.layer
 """
 
+# Cells of networks that are checkpoints of one training: `NAME@STEP`. Time stands beside depth.
+TRAINING = """
+select r.*, f.run as source_run, f.step as source_step, g.run as target_run, g.step as target_step
+from results as r
+join models as f on f.sweep = r.sweep and f.model = r.source_model
+join models as g on g.sweep = r.sweep and g.model = r.target_model
+where f.step is not null or g.step is not null
+"""
+
 VIEWS = (
     "results",
     "measurements",
@@ -233,4 +244,5 @@ VIEWS = (
     "all_answers",
     "pairs",
     "profiles",
+    "training",
 )

@@ -1,7 +1,7 @@
 """Commands that keep a store in order: check, compact, merge, remove, gc."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +12,7 @@ from stitchgrid.cli.saying import say, warn_of_damage
 from stitchgrid.printable import in_one_line, shortened
 
 if TYPE_CHECKING:
-    from stitchgrid.store import Collected, FromStore, Repair, Report
+    from stitchgrid.store import Collected, Freed, FromStore, Repair, Report
 
 
 @click.command()
@@ -156,6 +156,9 @@ def remove(sweep: str, store: str) -> None:
 def gc(dry_run: bool, store: str) -> None:
     """Free what no sweep refers to: rows, artefacts, files of earlier snapshots, what stopped writers left.
 
+    Rows of cells that were computed again go, too, and entries of this machine's cache (decoded images, weights) that
+    no launch, of whatever store, has used for 30 days.
+
     While a launch is at a sweep of the store, rows and artefacts stay. What is kept although nobody may need it is said
     with the reason. Safe when it is interrupted.
 
@@ -167,8 +170,10 @@ def gc(dry_run: bool, store: str) -> None:
     from stitchgrid.store import Store
 
     found = Store.open(store).collect(dry_run=dry_run)
+    in_cache, why = _unused(dry_run=dry_run)
+    found = replace(found, freed=found.freed + in_cache, num_bytes=found.num_bytes + sum(x.num_bytes for x in in_cache))
     say("\n".join(_collected(found, dry_run=dry_run)))
-    for reason in found.kept:
+    for reason in (*found.kept, *why):
         say(f"Kept: {in_one_line(shortened(reason))}", err=True)
 
 
@@ -176,3 +181,19 @@ def _collected(found: "Collected", *, dry_run: bool) -> list[str]:
     verb = "would free" if dry_run else "freed"
     lines = [f"{verb} {one.num} {one.what}: {one.num_bytes} bytes" for one in found.freed]
     return [*lines, f"{verb} {found.num_bytes} bytes in all" if lines else "nothing to free"]
+
+
+def _unused(*, dry_run: bool) -> "tuple[tuple[Freed, ...], tuple[str, ...]]":
+    """Free what is unused of this machine's cache; return what that is, and why something was kept."""
+    from stitchgrid.cache import default_cache, free, unused
+    from stitchgrid.errors import InputError
+    from stitchgrid.store import Freed
+
+    try:
+        found = unused(default_cache())
+        if not dry_run:
+            free(found)
+    except (InputError, OSError) as problem:
+        return (), (f"the cache could not be looked through: {problem}",)
+    freed = Freed(what="entries of the cache, unused for 30 days", num=len(found.entries), num_bytes=found.num_bytes)
+    return (freed,) if found.entries else (), ()

@@ -113,9 +113,12 @@ def layers(
     values = canonical(_json_object(arguments, "--args"))
     position = output is not None and output.isdigit()
     interface = Interface(
-        inputs=canonical(_json_object(inputs, "--inputs")), output=int(output) if output and position else output
+        inputs=canonical(_json_object(inputs, "--inputs")),
+        output=int(output) if output and position else output,
+        averages=True,
     )
-    is_usual = (size, values, channels, interface, every) == (usual, "{}", "3", Interface(), False)
+    plain = Interface(averages=True)
+    is_usual = (size, values, channels, interface, every) == (usual, "{}", "3", plain, False)
     found = known_facts(model) if is_usual else None
     if found is None or not found.layers:
         spec = NetworkSpec(name=model, entry=model, architecture=model, args=values)

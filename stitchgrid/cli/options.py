@@ -60,7 +60,15 @@ WHERE = together(
     click.option("--cpus-per-worker", type=click.FloatRange(min=0), help="CPUs, hence threads, of one worker."),
 )
 
+RECOMPUTE = click.option(
+    "--recompute",
+    multiple=True,
+    metavar="GLOB",
+    help="Compute again cells that are there: those of a matcher or model, or all; repeatable. The new values count.",
+)
+
 HOW = together(
+    RECOMPUTE,
     click.option(
         "--drain-seconds",
         type=click.FloatRange(min=0),

@@ -7,7 +7,7 @@ import click
 
 from stitchgrid.cli.complete import complete_jobs, complete_sweeps
 from stitchgrid.cli.emit import emit
-from stitchgrid.cli.options import HOW, STORE, USUAL_STORE, WHERE
+from stitchgrid.cli.options import HOW, RECOMPUTE, STORE, USUAL_STORE, WHERE
 from stitchgrid.cli.saying import say
 from stitchgrid.cli.streams import going_on
 
@@ -39,6 +39,7 @@ def launch(
     update: bool,
     dry_run: bool,
     retry_failed: bool,
+    recompute: tuple[str, ...],
     **flags: Any,
 ) -> None:
     """Compute what a job asks for and the store lacks. JOBFILE is a path, or the name of a shipped job.
@@ -53,9 +54,10 @@ def launch(
     job = load_job(jobfile, overrides)
     if dry_run:
         where = {name: flags[name] for name in ("address", "workers", "gpus_per_worker", "cpus_per_worker")}
-        _show_plan(job, store, where, update=update, retry_failed=retry_failed)
+        how = {"update": update, "retry_failed": retry_failed, "recompute": recompute}
+        _show_plan(job, store, where, command=_command("launch", jobfile, store), **how)
         return
-    ctx.exit(_launch(job, store, update=update, retry_failed=retry_failed, **flags))
+    ctx.exit(_launch(job, store, update=update, retry_failed=retry_failed, recompute=recompute, **flags))
 
 
 @click.command()
@@ -81,6 +83,7 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
 @STORE
 @WHERE
 @SET
+@RECOMPUTE
 @click.option("--retry-failed", is_flag=True, help="Count cells that failed before as cells to compute.")
 @click.option(
     "--simulate",
@@ -99,6 +102,7 @@ def plan(
     store: str,
     overrides: tuple[str, ...],
     retry_failed: bool,
+    recompute: tuple[str, ...],
     simulated: str | None,
     listed: str | None,
     **where: Any,
@@ -127,6 +131,8 @@ def plan(
         where,
         update=True,
         retry_failed=retry_failed,
+        recompute=recompute,
+        command=_command("launch", jobfile, store),
         simulated=simulated,
     )
 
@@ -217,6 +223,7 @@ def _run_launch(
     keep_going: bool,
     force: bool,
     wait: bool,
+    recompute: tuple[str, ...] = (),
     same_code: bool = False,
     **where: Any,
 ) -> int:
@@ -234,6 +241,7 @@ def _run_launch(
             force=force,
             same_code=same_code,
             wait=wait,
+            recompute=recompute,
         )
     except KeyboardInterrupt:
         say(f"\nInterrupted; what is finished is kept. Go on with: {_command('resume', job.name, store)}", err=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from stitchgrid.cluster.connection import session_home
+from stitchgrid.cluster.connection import require_place
 from stitchgrid.cluster.contract import Attempt, Executor, Progress, Worker
 from stitchgrid.cluster.errand import Errand, cluster_resources, run_errand
 from stitchgrid.cluster.in_process import InProcessExecutor
@@ -22,8 +22,8 @@ __all__ = [
     "Worker",
     "cluster_resources",
     "open_executor",
+    "require_place",
     "run_errand",
-    "session_home",
 ]
 
 

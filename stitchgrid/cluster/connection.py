@@ -21,6 +21,7 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
+from stitchgrid.cluster.shared_memory import object_store_folder
 from stitchgrid.cpus import num_cpus
 from stitchgrid.errors import ClusterError, InputError
 from stitchgrid.paths import named_path
@@ -115,6 +116,7 @@ class Connection:
             num_cpus=total,
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
+            _plasma_directory=str(object_store_folder(self.log_folder, OBJECT_STORE_BYTES)[0]),
             _node_ip_address="127.0.0.1",
             _temp_dir=str(self.log_folder),
         )
@@ -176,6 +178,15 @@ def session_home() -> Path:
         f"Ray would keep its sockets in {session}, a path of {len(os.fsencode(session))} bytes, and more than "
         f"{LONGEST_SESSION} leave no room for their names; set RAY_TMPDIR to a folder nearer the root, such as /tmp."
     )
+
+
+def require_place() -> str | None:
+    """Return what to say of where a local cluster would keep its things, None where there is nothing to say.
+
+    Raises:
+        ClusterError: If there is no place for them.
+    """
+    return object_store_folder(session_home(), OBJECT_STORE_BYTES)[1]
 
 
 def find_cluster(address: str) -> str:

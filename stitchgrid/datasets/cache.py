@@ -16,7 +16,7 @@ from zlib import error as ZlibError
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.cache import draft, lock, sync
+from stitchgrid.cache import draft, lock, note_use, sync
 from stitchgrid.datasets.images import Listing, Pool
 from stitchgrid.records import digest
 
@@ -56,8 +56,10 @@ class ImageCache:
                 measured=tuple((low, high) for low, high in meta["measured"]),
             )
             found = pool.split(0).digest(len(labels))
-            is_sound = len(places) == len(labels) and meta.pop("digest") == _digest(found, places, meta)
-            return replace(pool, digest=found) if is_sound else None
+            if len(places) != len(labels) or meta.pop("digest") != _digest(found, places, meta):
+                return None
+            note_use(entry)
+            return replace(pool, digest=found)
         except DAMAGED:
             return None
 

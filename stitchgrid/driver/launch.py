@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
-from stitchgrid.cluster import Executor, Outcome, Progress, open_executor, session_home
+from stitchgrid.cluster import Executor, Outcome, Progress, open_executor, require_place
 from stitchgrid.datasets import Images
 from stitchgrid.display import Display
 from stitchgrid.driver.drain import Drain
@@ -21,6 +21,7 @@ from stitchgrid.driver.listing import cell_table, layer_table, model_table, prob
 from stitchgrid.driver.needs import artefact_keys, units_before
 from stitchgrid.driver.preview import evidence_told, geometry_notices, matcher_lines
 from stitchgrid.driver.pulse import Pulse
+from stitchgrid.driver.recompute import Recomputation, recomputation
 from stitchgrid.driver.refusals import refusal, refused_by, without_refused
 from stitchgrid.driver.remarks import network_remarks, problem_of
 from stitchgrid.driver.revision import HeldCode, check_same_cells, check_same_code, own_code, own_data
@@ -35,7 +36,7 @@ from stitchgrid.matchers.registry import MATCHERS, stored_metrics_of
 from stitchgrid.models.closure import Code
 from stitchgrid.models.own_code import staged
 from stitchgrid.planning import Plan, make_plan, split_shard
-from stitchgrid.records import Shard, Sweep, Unit
+from stitchgrid.records import ProbeNetwork, Shard, Sweep, TrainDetector, Unit
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.rows import lost_rows
 from stitchgrid.store import LeaseError, Store
@@ -70,6 +71,7 @@ class Launch:
         self._max_units = 1  # more workers than this have nothing to do
         self._drain = Drain(where.drain_seconds, display.say)
         self._pulse: Pulse | None = None
+        self._again = Recomputation()
 
     def run(
         self,
@@ -80,8 +82,9 @@ class Launch:
         force: bool = False,
         same_code: bool = False,
         wait: bool = False,
+        recompute: Sequence[str] = (),
     ) -> Summary:
-        """Compute what the store lacks.
+        """Compute what the store lacks, and again what `recompute` asks for: globs over matchers and models, or "all".
 
         Of another launch that is at the sweep, `force` takes it over and `wait` awaits the end. With `same_code` users'
         own code is run only if it is what the sweep was planned with.
@@ -89,17 +92,21 @@ class Launch:
         Raises:
             LeaseError: If another launch is at this sweep, or takes it over.
             KeyboardInterrupt: If a signal ended it; what was finished is kept.
+            InputError: If a glob to recompute matches nothing.
             JobFileError: If the job cannot run, its code has changed, or the sweep's name stands for other cells and
                 `update` is off.
             StitchgridError: If a network cannot be trained or measured.
         """
         start = perf_counter()
         with self._exit, self._drain.listening():
+            if self.where.address == "local":
+                self._require_place()  # an error before any work
             if wait and not force:
                 self.store.leases.wait_until_free(self.job.name, say=self.display.say)
             elif not force:
                 self.store.leases.require_free(self.job.name, say=self.display.say)
             before = self.store.leases.last_number(self.job.name)
+            self._again = recomputation(self.job, recompute, self.store)
             code = HeldCode(self.job)
             with code.running():
                 if same_code:
@@ -109,6 +116,7 @@ class Launch:
                 if self._claim(force=force, wait=wait) > before + 1:  # another launch came and went meanwhile
                     resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
                 self._settle(resolution, plan)
+                self._again.note(self.store, self.job.name)
                 self._stage_own_code(resolution)
             self._say_what_was_found(resolution)
             self._max_units = max(len(plan.shards), len(resolution.sweep.networks), len(resolution.detectors()))
@@ -129,14 +137,17 @@ class Launch:
             self._write_plan(revision, plan, resolution, measured, remarks)
             plan = self._leave_out(plan, refused)
             num_computed = self._compute(plan, fail_fast=fail_fast) if plan.todo else 0
+            self._again.settle(self.store, sweep, (cell for shard in plan.shards for cell in sweep.cells(shard)))
         return self._summary(plan, refused, num_computed, perf_counter() - start)
 
     def _resolve(self, images: Images, *, update: bool, retry_failed: bool) -> tuple[Resolution, Plan]:
         """Return the sweep and what is left of it, having checked that it is the one its name stands for."""
-        resolution = resolve(self.job, images, self.store, cache=self.cache, update=update)
+        anew, again = self._again.anew(self.job), self._again.of_cells
+        resolution = resolve(self.job, images, self.store, cache=self.cache, update=update, anew=anew)
         speed = planned_speed(self.store, self.job.name, update=update) or self._speed
-        plan = make_plan(resolution.sweep, self.store.outcomes(), retry_failed=retry_failed, speed=speed)
-        check_same_cells(self.store, resolution.sweep, plan.shards, update=update)
+        done = self.store.outcomes()
+        plan = make_plan(resolution.sweep, done, retry_failed=retry_failed, again=again(resolution.sweep), speed=speed)
+        check_same_cells(self.store, resolution.sweep, plan.shards, update=update or self._again.may_change(self.job))
         return resolution, plan
 
     @cached_property
@@ -146,11 +157,18 @@ class Launch:
     def _settle(self, resolution: Resolution, plan: Plan) -> None:
         """Decide where to compute, where the user leaves that open."""
         flops = plan.flops + sum(unit.flops for unit in units_before(resolution, plan, self.store))
-        is_open, self.where = self.where.address is None, self.where.settled(flops / plan.speed)
+        if self.where.address is not None:
+            return
+        self.where = self.where.settled(flops / plan.speed)
         if self.where.address == "local":
-            session_home()  # an error before anything is computed, where there is no place for it
-        elif is_open and flops:
+            self._require_place()
+        elif flops:
             self.display.say("small enough for this process; --address local has Ray compute it")
+
+    def _require_place(self) -> None:
+        """See that there is a place for Ray's files, and say where another one than usual is taken."""
+        if (told := require_place()) is not None:
+            self.display.say(told)
 
     def _claim(self, *, force: bool, wait: bool) -> int:
         """Take the sweep for this launch and say so in the store from now on; return the claim's number."""
@@ -339,7 +357,15 @@ class Launch:
                 units, sweep, on_event=watch.on_event, before_submit=watch.before_submit, fail_fast=fail_fast
             )
 
-    def _make(self, kind: str, title: str, units: Sequence[Unit], sweep: Sweep, *, noun: str = "networks") -> None:
+    def _make(
+        self,
+        kind: str,
+        title: str,
+        units: Sequence[ProbeNetwork | TrainDetector],
+        sweep: Sweep,
+        *,
+        noun: str = "networks",
+    ) -> None:
         """Make the artefacts of a kind that are asked for and not there."""
         if missing := not_made(kind, units, self.store):
             self._prepare(title, missing, sweep, noun=noun)

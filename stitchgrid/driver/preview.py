@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -13,10 +13,12 @@ from stitchgrid.datasets import Images
 from stitchgrid.display import clock
 from stitchgrid.driver.estimate import Estimate, estimate, evidence_shares, networks_to_train, pairs_to_try
 from stitchgrid.driver.needs import units_before
+from stitchgrid.driver.recompute import recomputation
 from stitchgrid.driver.remarks import network_remarks, versions_changed
 from stitchgrid.driver.revision import check_same_cells
 from stitchgrid.driver.speed import planned_speed, speed_there
 from stitchgrid.driver.trying import Tried, try_out
+from stitchgrid.driver.versions import version_lines
 from stitchgrid.driver.where import Where
 from stitchgrid.engine.place import Place
 from stitchgrid.errors import NoStoreError, StoreError
@@ -28,7 +30,7 @@ from stitchgrid.planning import Plan, images_of, make_plan
 from stitchgrid.records import Network, Sweep
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate
-from stitchgrid.store import Store
+from stitchgrid.store import Outcomes, Store
 
 
 class EmptyStore:
@@ -41,6 +43,14 @@ class EmptyStore:
     def read_artefact(self, kind: str, key: str) -> bytes:
         """Refuse: nothing is there."""
         raise StoreError(f"no {kind} {key}: the store does not exist yet.")
+
+    def artefact_generation(self, kind: str, key: str) -> int:  # noqa: ARG002
+        """Return that nothing was made anew."""
+        return 0
+
+    def generation(self, cell_id: str) -> int | None:  # noqa: ARG002
+        """Return that there are no rows."""
+        return None
 
     def metrics_done(self, cell_id: str) -> frozenset[str]:  # noqa: ARG002
         """Return that nothing is done."""
@@ -57,6 +67,8 @@ def preview(
     *,
     update: bool,
     retry_failed: bool,
+    recompute: Sequence[str] = (),
+    command: str = "",
     where: Where | None = None,
     simulated: str | None = None,
     say: Callable[[str], None],
@@ -65,16 +77,19 @@ def preview(
 
     Where there is anything to do, the speed of a worker is measured `where` it would run. What to know of networks and
     of that besides is said to `say`. With settings in `simulated`, also how a cluster of many workers, some of which
-    fail, would get through it.
+    fail, would get through it. `command` is the launch in words, for what is to be added to it.
 
     Raises:
+        InputError: If a glob to recompute matches nothing.
         JobFileError: If the job cannot run, or would be refused under its name.
         ClusterError: If there is no cluster at the address.
     """
     settings = None if simulated is None else parse_settings(simulated)
     images = open_job_images(job)
     store = open_if_there(store_uri)
-    resolution = resolve(job, images, store or EmptyStore(), update=update)
+    asked = recomputation(job, recompute, store)
+    resolution = resolve(job, images, store or EmptyStore(), update=update, anew=asked.anew(job))
+    again = asked.of_cells(resolution.sweep)
     evaluations = resolution.evaluations()
     for network, unit in zip(resolution.sweep.networks, evaluations, strict=True):
         found = _stored(store, "evaluation", unit.unit_id)
@@ -87,13 +102,15 @@ def preview(
     where = where or Where()
     speed = planned_speed(store, job.name, update=update) or speed_there(job.numerics.device, where)
     done = store.outcomes() if store else EmptyStore()
-    plan = make_plan(resolution.sweep, done, retry_failed=retry_failed, speed=speed)
+    plan = make_plan(resolution.sweep, done, retry_failed=retry_failed, again=again, speed=speed)
     if store:
-        check_same_cells(store, resolution.sweep, plan.shards, update=update)
+        check_same_cells(store, resolution.sweep, plan.shards, update=update or asked.may_change(job))
     unproven = not_made("evaluation", evaluations, store or EmptyStore())
     unprobed = not_made("probe", resolution.probes(), store or EmptyStore())
     detectors = not_made("detector", resolution.detectors(), store or EmptyStore())
     lines = list(_lines(job, store_uri, resolution, plan, num_unprobed=len(unprobed)))
+    if isinstance(done, Outcomes):
+        lines += version_lines(plan, done, again=again, command=command or f"stitchgrid launch {job.name}")
     cost: Estimate | None = None
     before = units_before(resolution, plan, store or EmptyStore())
     where = where.settled((plan.flops + sum(unit.flops for unit in before)) / plan.speed)

@@ -60,8 +60,8 @@ def is_process_error(problem: Exception) -> bool:
 class Ledger:
     """The cells of one shard: values are noted as phases end, errors as they happen."""
 
-    def __init__(self, work: Workspace, cells: Iterable[Cell], *, shard: str):
-        self.work, self.shard = work, shard
+    def __init__(self, work: Workspace, cells: Iterable[Cell], *, shard: str, generations: Mapping[str, int]):
+        self.work, self.shard, self.generations = work, shard, generations
         self.entries = {cell.cell_id: Entry(cell=cell, seconds=0.0) for cell in cells}
 
     def __getitem__(self, cell: Cell) -> Entry:
@@ -119,4 +119,6 @@ class Ledger:
                 value=value if value is not None and math.isfinite(value) else None,
                 error=entry.error,
                 evidence=NOTHING if metric is None else entry.evidence.get(metric, NOTHING),
+                generation=self.generations.get(entry.cell.cell_id),
+                libraries=self.work.libraries(entry.cell.source, entry.cell.target),
             )

@@ -42,7 +42,7 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
         torch.AcceleratorError: If the device is lost, or another error that says so; nothing is kept.
     """
     cells = list(work.sweep.cells(shard))
-    ledger = Ledger(work, cells, shard=shard.unit_id)
+    ledger = Ledger(work, cells, shard=shard.unit_id, generations=dict(shard.generations))
     for cell in cells:
         describe(work, ledger, cell)
     cells = [cell for cell in cells if "inapplicable" not in ledger[cell].flags]
@@ -146,7 +146,7 @@ def fit_alone(work: Workspace, cell: Cell) -> Stitch:
     Raises:
         InputError: If it cannot be fitted; says why.
     """
-    ledger = Ledger(work, [cell], shard=cell.cell_id)
+    ledger = Ledger(work, [cell], shard=cell.cell_id, generations={})
     describe(work, ledger, cell)
     reason = implementation(work.sweep.matchers[cell.matcher]).why_not(
         work.layer(cell.source_key), work.layer(cell.target_key)

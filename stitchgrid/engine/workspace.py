@@ -27,6 +27,11 @@ def no_detector(key: LayerKey) -> Detector:
     raise AssertionError(f"no detector of layer {key} is at hand")
 
 
+def not_noted(source: int, target: int) -> str | None:  # noqa: ARG001
+    """Stand in where nobody wants to know the versions of libraries."""
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
     """Frozen networks and images at hand, on one device."""
@@ -36,6 +41,7 @@ class Workspace:
     network: Callable[[int], CutNetwork]
     device: torch.device
     detector: Callable[[LayerKey], Detector] = no_detector  # of a target layer
+    libraries: Callable[[int, int], str | None] = not_noted  # of two networks: canonical JSON of name -> version
     kept: Kept | None = None  # of passes over the evaluation images
     halvings: int = 0  # of everything that is held at a time, after memory did not suffice
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stitchgrid.datasets.catalogue import own_parts
+from stitchgrid.jobfile.naming import filled, named_networks
 from stitchgrid.jobfile.questions import ControlsTable, DiagnosticsTable, GridTable, IntervalsTable, ProbesTable
 from stitchgrid.jobfile.tables import (
     CheckpointTable,
@@ -248,20 +249,22 @@ class Job:
 
     def _specs(self, model: ModelTable) -> list[NetworkSpec]:
         given = model.weights if isinstance(model.weights, CheckpointTable) else CheckpointTable(file="")
-        recipe, file = None, given.file if not given.file.isidentifier() else f"./{given.file}"  # no name of weights
+        is_name = given.file.isidentifier() and given.adapter is None
+        recipe, file = None, f"./{given.file}" if is_name else given.file  # a file of that name, no name of weights
         if isinstance(model.weights, TrainTable):
             recipe = self.recipes[model.weights.train].to_record()
         elif isinstance(model.weights, str):
             file = model.weights
         return [
             NetworkSpec(
-                name=model.name if model.seeds is None else f"{model.name}/{seed}",
+                name=name,
                 entry=model.name,
                 architecture=model.architecture,
                 args=canonical(model.args),
-                weights=file.replace("{seed}", str(seed)),
-                weights_key=given.key,
+                weights=filled(file, seed, step),
+                weights_key=given.key and filled(given.key, seed, step),
                 weights_strip=given.strip,
+                weights_adapter=given.adapter and filled(given.adapter, seed, step),
                 recipe=recipe,
                 seed=seed,
                 preprocess=model.preprocess.to_record() if model.preprocess else None,
@@ -271,5 +274,5 @@ class Job:
                 interface=model.interface,
                 limits=self.limits.to_record(),
             )
-            for seed in model.seeds or (model.seed or 0,)
+            for name, seed, step in named_networks(model.name, model.seeds, model.seed or 0, model.steps)
         ]

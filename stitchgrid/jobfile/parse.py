@@ -1,6 +1,7 @@
 """A parsed TOML table -> a `Job`, or every problem in it at once."""
 
 import itertools
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from stitchgrid.datasets.catalogue import TORCHVISION, WITH_KEYS, known_splits, own_parts
 from stitchgrid.errors import JobFileError, nearest
 from stitchgrid.jobfile.job import Job, MatcherEntry
+from stitchgrid.jobfile.naming import STEP_FIELD, named_networks
 from stitchgrid.jobfile.problems import Problems
 from stitchgrid.jobfile.questions import (
     ControlsTable,
@@ -271,9 +273,12 @@ def _model(item: Any, where: str, recipes: Mapping[str, object], problems: Probl
     model = problems.check(ModelTable, item, where)
     if not isinstance(item, Mapping):
         return None
-    seeds, weights = item.get("seeds"), item.get("weights", "random")
+    seeds, steps, weights = item.get("seeds"), item.get("steps"), item.get("weights", "random")
     if seeds is not None and item.get("seed") is not None:
         problems.add(f"{where}.seed", "give `seed` for one network or `seeds` for several, not both")
+    if steps is not None and not STEP_FIELD.search(json.dumps(weights)):
+        what = "`steps` name checkpoints of one training: put {step} (or {step:06}, with zeros in front) into `weights`"
+        problems.add(f"{where}.weights", f"{what}, got {weights!r}")
     if isinstance(weights, Mapping) and "train" in weights:
         if isinstance(name := weights.get("train"), str) and name not in recipes:
             problems.add(f"{where}.weights", f"no [recipes.{name}]; {nearest(name, recipes)}")
@@ -310,16 +315,14 @@ def _check_names(table: Mapping[str, Any], grid: GridTable | None, problems: Pro
     for position, item in enumerate(items):
         if (name := str(item.get("name", ""))) in networks:
             problems.add(f"models[{position}].name", f"{name!r} is also the name of an earlier model")
-        seeds = item.get("seeds")
-        networks.setdefault(name, []).extend(
-            [f"{name}/{seed}" for seed in seeds] if isinstance(seeds, list) else [name]
-        )
+        seeds, steps = (one if isinstance(one := item.get(key), list) else None for key in ("seeds", "steps"))
+        networks.setdefault(name, []).extend(word for word, *_ in named_networks(name, seeds, 0, steps))
     known = [name for name in dict.fromkeys([*networks, *itertools.chain(*networks.values())]) if name]
     if grid is None or grid.pairs in ("all", "within"):
         return
     if grid.pairs == "across":
         if sum(map(len, networks.values())) == 1:
-            problems.add("grid.pairs", "'across' needs two networks, and there is one; add a model or `seeds`")
+            problems.add("grid.pairs", "'across' needs two networks, and there is one; add a model, `seeds` or `steps`")
         return
     for position, pair in enumerate(grid.pairs):
         for name in dict.fromkeys(pair):

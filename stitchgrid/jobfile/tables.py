@@ -58,9 +58,11 @@ def _weights(value: Any) -> "str | TrainTable | CheckpointTable":
         if unknown := sorted(value.keys() - CheckpointTable.model_fields.keys()):
             raise ValueError(f"unknown key {unknown[0]!r}; {nearest(unknown[0], CheckpointTable.model_fields)}")
         if all(isinstance(one, str) for one in value.values()) and value["file"]:
-            return CheckpointTable(**{**value, "file": check_path(value["file"])})
+            paths = {key: check_path(value[key]) for key in ("file", "adapter") if key in value}
+            return CheckpointTable(**{**value, **paths})
         raise ValueError(
-            f'`file`, `key` and `strip` are texts, as in {{ file = "x.ckpt", key = "ema" }}, got {value!r}'
+            f"{', '.join(f'`{key}`' for key in CheckpointTable.model_fields)} are texts, as in "
+            f'{{ file = "x.ckpt", key = "ema" }}, got {value!r}'
         )
     raise ValueError(f"{WEIGHTS}, got {value!r}")
 
@@ -266,6 +268,8 @@ class CheckpointTable(Table):
     """where in the file the set of weights lies"""
     strip: str | None = None
     """what is taken off in front of each tensor's name"""
+    adapter: str | None = None
+    """folder of a LoRA adapter (PEFT's) that is merged into them; `file` may then be `pretrained`, too"""
 
 
 class ModelTable(Table):
@@ -284,6 +288,8 @@ class ModelTable(Table):
     """of initialisation and training; left out: 0"""
     seeds: Seeds | None = None
     """instead of `seed`: makes NAME/0, NAME/1, ...; `{seed}` in `weights` stands for each"""
+    steps: Seeds | None = None
+    """of training: makes NAME@0, NAME@100, ...; `{step}` or `{step:06}` in `weights` stands for each"""
     preprocess: PreprocessTable | None = None
     """left out: that of the published weights, else none"""
     layers: Globs = ("blocks",)
@@ -310,4 +316,5 @@ class ModelTable(Table):
     def interface(self) -> Interface:
         """How the network is called, as the record that travels."""
         tokens = self.tokens.to_record() if self.tokens else None
-        return Interface(inputs=canonical(self.inputs), output=self.output, tokens=tokens)
+        averages = self.head == "embedding"
+        return Interface(inputs=canonical(self.inputs), output=self.output, tokens=tokens, averages=averages)

@@ -88,7 +88,8 @@ def _architecture(value: str) -> str:
     if value != FEATURES and not re.fullmatch(r"[^:]+:[^:]+|[A-Za-z]:[^:]+:[^:]+", value):
         raise ValueError(
             f"{value!r} is no architecture; it is torchvision:NAME, timm:NAME, stitchgrid:NAME, "
-            "package.module:function, FILE.py:function, or features (activations from files)"
+            "huggingface:NAME_OR_FOLDER, package.module:function, FILE.py:function, or features (activations from "
+            "files)"
         )
     return check_path(value)
 

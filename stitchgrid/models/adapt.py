@@ -34,6 +34,7 @@ def adapt(
     *,
     casts_to: torch.dtype | None = None,
     is_column: bool = False,
+    averaged: tuple[int, ...] = (),
 ) -> nn.Module:
     """Let a network be called with images alone and return the scores alone; return the same network.
 
@@ -42,6 +43,7 @@ def adapt(
         interface: Constants for further arguments, and which of the things it returns are the scores.
         casts_to: The type to which images are cast, where its own forward does not take float32.
         is_column: Whether it returns one score an image as (N,), which becomes (N, 1).
+        averaged: Axes of positions, over which its scores are averaged.
 
     Raises:
         InputError: If its forward does not take these arguments, or needs others.
@@ -49,9 +51,9 @@ def adapt(
     own = author_class(module)
     module.__class__ = own
     images, constants = _arguments(module, interface)
-    if not constants and interface.output is None and casts_to is None and not is_column and images is None:
+    output, base = _output(module, interface), own.forward
+    if not constants and output is None and casts_to is None and not is_column and not averaged and images is None:
         return module
-    output, base = interface.output, own.forward
     repeated, picked = _repeated, _picked
 
     def forward(self: nn.Module, x: Tensor) -> Any:
@@ -60,6 +62,7 @@ def adapt(
         further = {name: repeated(x, value) for name, value in constants.items()}
         made = base(self, x, **further) if images is None else base(self, **{images: x}, **further)
         scores = made if output is None else picked(made, output)
+        scores = scores.mean(averaged) if averaged else scores
         return scores.reshape(-1, 1) if is_column else scores
 
     # torch.fx wraps functions that it must not look into in the globals of the forward that it traces
@@ -69,6 +72,15 @@ def adapt(
     kind.__module__, kind.__qualname__ = own.__module__, own.__qualname__
     module.__class__ = kind
     return module
+
+
+def _output(module: nn.Module, interface: Interface) -> str | int | tuple[str, ...] | None:
+    """Return what counts of what a network returns: what the job says, else what its library has by that name.
+
+    Several names stand for the first that is there.
+    """
+    said: tuple[str, ...] | None = getattr(module, "default_output", None)
+    return said if interface.output is None else interface.output
 
 
 def author_class(module: nn.Module) -> type[nn.Module]:
@@ -152,12 +164,15 @@ def _constant(value: str, device: torch.device) -> Tensor:
         ) from problem
 
 
-def _picked(made: Any, output: str | int) -> Any:
+def _picked(made: Any, output: str | int | tuple[str, ...]) -> Any:
     """Return one of the things that a network returned, by key, attribute or position; parts of a path by dots.
 
     Raises:
         InputError: If there is no such thing.
     """
+    if isinstance(output, tuple):
+        there = [value for word in output if (value := _or_none(made, word)) is not None]
+        return there[0] if there else made
     try:
         return _item(made, output)
     except (KeyError, IndexError, AttributeError, TypeError):
@@ -169,6 +184,13 @@ def _picked(made: Any, output: str | int) -> Any:
         except (KeyError, IndexError, AttributeError, TypeError) as problem:
             raise InputError(f"there is no output {output!r}: the network returns {described(made)}.") from problem
     return value
+
+
+def _or_none(made: Any, word: str) -> Any:
+    try:
+        return _item(made, word)
+    except (KeyError, AttributeError, TypeError):
+        return None
 
 
 def _item(made: Any, word: str | int) -> Any:

@@ -13,15 +13,19 @@ from typing import Any
 
 from stitchgrid.errors import InputError, JobFileError, nearest, one_line
 from stitchgrid.live import LIVE, live_network
-from stitchgrid.models.catalogue import LIBRARIES, STITCHGRID, library_names, timm_tags
+from stitchgrid.models.catalogue import HUGGINGFACE, LIBRARIES, SOURCES, STITCHGRID, library_names, timm_tags
 from stitchgrid.models.closure import Code, file_code, module_code
 from stitchgrid.models.finding import is_own_file
+from stitchgrid.models.huggingface import huggingface_digest, huggingface_function
 from stitchgrid.models.live_copy import live_copy
 from stitchgrid.models.loading import own_world
 from stitchgrid.models.sent_code import sent
 from stitchgrid.records import NetworkSpec, digest
 
-FORMS = "stitchgrid:NAME, torchvision:NAME, timm:NAME[.TAG], package.module:function or FILE.py:function"
+FORMS = (
+    "stitchgrid:NAME, torchvision:NAME, timm:NAME[.TAG], huggingface:NAME_OR_FOLDER, package.module:function or "
+    "FILE.py:function"
+)
 
 _held: dict[tuple[str, str], Code] = {}  # (base, architecture) -> code that was compared with what was planned
 
@@ -34,6 +38,8 @@ def find_function(spec: NetworkSpec) -> Callable[..., Any]:
         InputError: If an own file or module is missing or does not run.
     """
     where, name = _parts(spec.architecture)
+    if where == HUGGINGFACE:
+        return huggingface_function(name, spec.base)
     if where in LIBRARIES:
         return _library_function(where, name)
     if where == LIVE:
@@ -55,11 +61,11 @@ def code_digest(spec: NetworkSpec) -> str:
 
     Where the code lies does not matter. Code that imports nothing of the user's is known by its file alone.
     """
-    if spec.is_features:
+    where, name = ("", "") if spec.is_features else _parts(spec.architecture)
+    if spec.is_features or where in LIBRARIES:
         return digest(spec.architecture)
-    where, name = _parts(spec.architecture)
-    if where in LIBRARIES:
-        return digest(spec.architecture)
+    if where == HUGGINGFACE:
+        return huggingface_digest(name, spec.base)
     if where == LIVE:  # its code is not known: what it computes is told by its fingerprint
         kind = type(live_network(name))
         return digest(LIVE, f"{kind.__module__}.{kind.__qualname__}")
@@ -84,7 +90,7 @@ def find_code(spec: NetworkSpec) -> Code | None:
     if spec.is_features:
         return None
     where, name = _parts(spec.architecture)
-    if where in LIBRARIES or where == LIVE:
+    if where in SOURCES or where == LIVE:
         return None
     if (held := _held.get((spec.base, spec.architecture))) is not None:
         return held
@@ -122,13 +128,15 @@ def holding_codes(codes: Mapping[tuple[str, str], Code]) -> Iterator[None]:
 
 
 def library_of(spec: NetworkSpec) -> str | None:
-    """Return the library that the architecture is of: stitchgrid, torchvision or timm; None for users' own code."""
+    """Return the library that the architecture is of, one of SOURCES; None for users' own code and features."""
     where = "" if spec.is_features else _parts(spec.architecture)[0]
-    return where if where in LIBRARIES else None
+    return where if where in SOURCES else None
 
 
 def _parts(word: str) -> tuple[str, str]:
     where, colon, name = word.rpartition(":")
+    if word.startswith(f"{HUGGINGFACE}:"):  # folders may have any name
+        where, colon, name = word.partition(":")
     if not (colon and where and name):
         known = [f"{library}:{name}" for library in LIBRARIES for name in library_names(library)]
         raise JobFileError(f"unknown architecture {word!r}; wanted {FORMS}; {nearest(word, known)}.")
@@ -181,7 +189,7 @@ def _import(where: str, word: str) -> ModuleType:
     except KeyboardInterrupt:
         raise
     except BaseException as problem:
-        hint = nearest(where, LIBRARIES)
+        hint = nearest(where, SOURCES)
         raise InputError(
             f"architecture {word!r}: module {where!r} cannot be imported ({one_line(problem)}); wanted {FORMS}; {hint}."
         ) from problem

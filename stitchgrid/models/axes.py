@@ -5,7 +5,7 @@ token more than a grid holds may or may not be a class token. So axes are follow
 what cannot be followed is unknown, never guessed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -53,6 +53,9 @@ class Axis:
 Axes = tuple[Axis, ...]
 
 
+Windows = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # see `put_back`
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """How one image's activation is read."""
@@ -61,6 +64,7 @@ class Reading:
     images: int = 0  # which axis of the tensor itself is that of the images
     num_prefix: int = 0  # tokens before the grid
     grid: tuple[int, int] | None = None  # height and width
+    windows: Windows | None = None  # how its rows are put back in their places, where they are in windows
 
 
 def fresh(shape: Sequence[int], letters: Iterable[str]) -> Axes:
@@ -75,7 +79,7 @@ def read(axes: Axes | None) -> Reading | None:
     """Return how a tensor with these axes is read, None where it has no rows of features.
 
     >>> read(fresh((2, 14, 14, 96), "NHWC"))
-    Reading(axes='NHWC', images=0, num_prefix=0, grid=(14, 14))
+    Reading(axes='NHWC', images=0, num_prefix=0, grid=(14, 14), windows=None)
     >>> read(fresh((17, 2, 96), "HNC")).images
     1
     """
@@ -106,6 +110,42 @@ def _images_first(axes: Axes) -> Reading | None:
             if features.is_only("C") and "C" not in tokens.letters:
                 return Reading(axes=word, num_prefix=tokens.num_prefix, grid=_grid(tokens))
     return None
+
+
+def put_back(axes: Axes | None) -> Reading | None:
+    """Return how a tensor in windows, or groups of channels, is read as a map (N,H,W,C); None where it is none.
+
+    Every factor of its axes must be known. `windows` are the sizes of all factors in their order (-1: images), the
+    order in which they make up N, H, W and C, the sizes of these, and those of the tensor's own axes.
+
+    >>> windows = reshaped(fresh((2, 8, 8, 3), "NHWC"), (2, 4, 2, 4, 2, 3))
+    >>> put_back(permuted(windows, (0, 1, 3, 2, 4, 5))).windows
+    ((-1, 4, 4, 2, 2, 3), (0, 1, 3, 2, 4, 5), (-1, 8, 8, 3), (-1, 4, 4, 2, 2, 3))
+    """
+    if not axes or any(axis.num_prefix for axis in axes):
+        return None
+    factors = [factor for axis in axes for factor in axis.factors]
+    places = {letter: _from_slowest(factors, letter) for letter in "NHWC"}
+    if any(one is None for one in places.values()) or {factor.letter for factor in factors} != set("NHWC"):
+        return None
+    if len(places["N"] or ()) != 1:
+        return None
+    order = tuple(place for letter in "NHWC" for place in places[letter] or ())
+    split = tuple(-1 if factor.letter == "N" else factor.size for factor in factors)
+    height, width, channels = (prod(factors[place].size for place in places[letter] or ()) for letter in "HWC")
+    own = tuple(-1 if "N" in axis.letters else axis.size for axis in axes)
+    return Reading(axes="NHWC", grid=(height, width), windows=(split, order, (-1, height, width, channels), own))
+
+
+def _from_slowest(factors: Sequence[Factor], letter: str) -> tuple[int, ...] | None:
+    """Return the places of a letter's factors from the slowest to the fastest; None where they are not all of it."""
+    places = sorted((k for k, one in enumerate(factors) if one.letter == letter), key=lambda k: -factors[k].stride)
+    stride = 1
+    for place in reversed(places):
+        if factors[place].stride != stride:
+            return None
+        stride *= factors[place].size
+    return tuple(places)
 
 
 def _grid(tokens: Axis) -> tuple[int, int] | None:
@@ -203,6 +243,33 @@ def scaled(axes: Axes, shape: Sequence[int]) -> Axes | None:
     if (-(-height // coarser) * finer, -(-width // coarser) * finer) != (new_height, new_width):
         return None
     return fresh(shape, was.axes)
+
+
+def coarser(axes: Axes, gone: Collection[int]) -> Axes:
+    """Return axes after the entries along some of them became one: of rows in patches, the grid of the patches is left.
+
+    What is left of rows or columns of which others than whole patches became one is unknown.
+
+    >>> patches = reshaped(fresh((2, 8, 3), "NHC"), (2, 4, 2, 3))
+    >>> coarser(patches, {2})[1]
+    Axis(factors=(Factor(letter='H', size=4, stride=1),), num_prefix=0)
+    """
+    pooled = sorted((factor for place in gone for factor in axes[place].factors), key=lambda one: one.stride)
+    patches: dict[str, int] = {}  # letter -> how many of its rows or columns became one
+    for factor in pooled:
+        if factor.stride == patches.get(factor.letter, 1):
+            patches[factor.letter] = factor.stride * factor.size
+    others = {one.letter for one in pooled if one.stride >= patches.get(one.letter, 1)}
+
+    def left(factor: Factor) -> Factor:
+        if factor.letter in others:
+            return Factor(letter="?", size=factor.size)
+        return replace(factor, stride=factor.stride // patches.get(factor.letter, 1))
+
+    return tuple(
+        axis if place in gone else replace(axis, factors=tuple(map(left, axis.factors)))
+        for place, axis in enumerate(axes)
+    )
 
 
 def joined(axes: Axes, at: int, more: int, *, in_front: bool) -> Axes:

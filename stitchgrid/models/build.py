@@ -17,11 +17,15 @@ from stitchgrid.models.guard import settings_kept
 from stitchgrid.models.memory import count_bytes, memory_told
 from stitchgrid.models.published import find_published
 from stitchgrid.models.unwrap import unwrapped
-from stitchgrid.models.weights import check_finite, load_into, load_weights
+from stitchgrid.models.weights import check_finite, load_adapter, load_into, load_weights
 from stitchgrid.records import NetworkSpec, Preprocess
 
 _CPU = torch.device("cpu")
-_WEIGHTS_ARGUMENTS = {"torchvision": ("weights",), "timm": ("pretrained", "checkpoint_path")}
+_WEIGHTS_ARGUMENTS = {
+    "torchvision": ("weights",),
+    "timm": ("pretrained", "checkpoint_path"),
+    "huggingface": ("pretrained",),
+}
 
 
 def build_network(spec: NetworkSpec, *, state: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -44,6 +48,8 @@ def build_network(spec: NetworkSpec, *, state: Mapping[str, Tensor] | None = Non
         path = Path(spec.base, spec.weights)
         load = partial(load_weights, word=spec.weights, key=spec.weights_key, strip=spec.weights_strip)
         load(module, path, limits=spec.limits)
+    if spec.weights_adapter is not None and state is None:
+        load_adapter(module, Path(spec.base, spec.weights_adapter), spec.limits)
     check_finite(module, origin=_origin(spec, is_given=state is not None))
     return freeze(module)
 
@@ -80,7 +86,7 @@ def make_network(spec: NetworkSpec, *, download: bool = False) -> nn.Module:
 def _call(function: Callable[..., Any], args: dict[str, Any], spec: NetworkSpec, *, download: bool) -> Any:
     try:
         return function(**args)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, InputError):
         raise
     except BaseException as problem:  # user's and libraries' code refuse arguments in many ways
         if is_out_of_memory(problem):

@@ -18,6 +18,8 @@ STITCHGRID = {  # name in a job file -> module:function
     "tiny10": "stitchgrid.models.nets.tiny:tiny10",
 }
 LIBRARIES = ("stitchgrid", "torchvision", "timm")
+HUGGINGFACE = "huggingface"  # networks of transformers, by a name of its hub or a folder
+SOURCES = (*LIBRARIES, HUGGINGFACE)
 
 
 def library_names(library: str) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, JobFileError, breaks_worker, is_out_of_memory, nearest
 from stitchgrid.models.adapt import described
-from stitchgrid.models.axes import Reading
+from stitchgrid.models.axes import Reading, Windows
 from stitchgrid.models.freeze import as_its_author_wrote_it
 from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
 from stitchgrid.records import Layer, Tokens
@@ -31,6 +31,7 @@ class Cut:
     images: int = 0  # which axis is that of the images, in the network itself
     dtype: torch.dtype = torch.float32  # in the network itself
     order: tuple[int, ...] = ()  # axes from the slowest to the fastest in memory, in the network itself
+    windows: Windows | None = None  # how rows that are in windows in the network itself are put back
 
     @property
     def name(self) -> str:
@@ -49,13 +50,13 @@ class Cut:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the network itself has the images first, in float32."""
-        return not self.images and self.dtype == torch.float32
+        """Whether the network itself has the images first, in float32, and rows in their places."""
+        return not self.images and self.dtype == torch.float32 and self.windows is None
 
     @property
-    def own_form(self) -> tuple[int, torch.dtype, tuple[int, ...]]:
+    def own_form(self) -> tuple[int, torch.dtype, tuple[int, ...], Windows | None]:
         """How the network itself has it, for `as_made` and `as_seen`."""
-        return self.images, self.dtype, self.order
+        return self.images, self.dtype, self.order, self.windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ class Operations:
     nodes: tuple[str, ...]  # torchvision's node names
     activations: frozenset[int]  # positions of ReLUs and their like
     calls: tuple[Call, ...]  # in order of their end, so the deepest first
+    recurrent: frozenset[int] = frozenset()  # positions of what recurrent layers return
 
 
 class CutNetwork(ABC):
@@ -210,17 +212,29 @@ class CutNetwork(ABC):
         """
 
 
-def as_seen(a: Tensor, images: int, dtype: torch.dtype, _: tuple[int, ...]) -> Tensor:
-    """Return an activation of a network with the images first, in float32 where it is of another floating type."""
+def as_seen(a: Tensor, images: int, dtype: torch.dtype, _: tuple[int, ...], windows: Windows | None = None) -> Tensor:
+    """Return an activation of a network with the images first, in float32 where it is of another floating type.
+
+    Rows in windows are put back in their places.
+    """
+    if windows is not None:
+        split, order, whole, _ = windows
+        a = a.reshape(split).permute(order).reshape(whole)
     a = a.movedim(images, 0)
     return a.float() if dtype.is_floating_point and dtype != torch.float32 else a
 
 
-def as_made(a: Tensor, images: int, dtype: torch.dtype, order: tuple[int, ...]) -> Tensor:
+def as_made(
+    a: Tensor, images: int, dtype: torch.dtype, order: tuple[int, ...], windows: Windows | None = None
+) -> Tensor:
     """Return what `as_seen` returned as the network itself has it: its axes, their order in memory, and its type."""
     if dtype.is_floating_point and dtype != torch.float32:
         a = a.to(dtype)
-    if not images:
+    if windows is not None:
+        split, places, _, own = windows
+        a = a.reshape([split[place] for place in places])
+        a = a.permute([places.index(place) for place in range(len(places))]).reshape(own)
+    elif not images:
         return a
     a = a.movedim(0, images).permute(order).contiguous()
     return a.permute([order.index(axis) for axis in range(a.dim())])

@@ -10,7 +10,7 @@ from stitchgrid.models.freeze import freeze
 from stitchgrid.models.graph_cuts import cut_by_graph
 from stitchgrid.models.hook_cuts import cut_by_hooks
 from stitchgrid.models.memory import move
-from stitchgrid.models.probe import NUM_IMAGES, checked_scores, probe_output, probe_run
+from stitchgrid.models.probe import NUM_IMAGES, checked_scores, position_axes, probe_output, probe_run
 from stitchgrid.models.types import settle_types
 from stitchgrid.models.user_forward import in_one_line
 from stitchgrid.records import ORDINARY, Interface
@@ -30,6 +30,9 @@ def cut_network(module: nn.Module, input_shape: tuple[int, int, int], interface:
     if isinstance(output, Tensor) and output.shape == (NUM_IMAGES,):  # one score an image
         adapt(module, interface, casts_to=types.casts_to, is_column=True)
         output = output.reshape(-1, 1)
+    elif interface.averages and (averaged := position_axes(output, input_shape)):
+        adapt(module, interface, casts_to=types.casts_to, averaged=averaged)
+        output = output.mean(averaged)
     network = _cut(module, input_shape, checked_scores(module, output))
     network.types = types.said
     if interface.tokens is not None:

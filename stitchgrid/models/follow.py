@@ -6,9 +6,23 @@ from typing import Any
 
 from torch import fx, nn
 
-from stitchgrid.models.adapt import repeat_for
-from stitchgrid.models.axes import Axes, Reading, fresh, joined, permuted, read, reshaped, resized, scaled, sliced
+from stitchgrid.models.axes import (
+    Axes,
+    Reading,
+    coarser,
+    fresh,
+    images_axis,
+    joined,
+    permuted,
+    put_back,
+    read,
+    reshaped,
+    resized,
+    scaled,
+    sliced,
+)
 from stitchgrid.models.probe import Probed
+from stitchgrid.models.sizes import varying
 from stitchgrid.models.trace import Trace
 from stitchgrid.vision import Permute
 
@@ -25,11 +39,11 @@ _FEATURES_FIRST = (
     nn.Upsample,
 )
 _FEATURES_FIRST_WORDS = ("conv", "pool", "batch_norm", "group_norm", "instance_norm", "interpolate", "pixel_shuffle")
-_SHAPE_QUERIES = {"size", "dim", "numel", repeat_for.__name__}
 _RESHAPING = {"reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "Flatten", "Unflatten"}
 _PERMUTING = {"permute", "Permute"}
 _TRANSPOSING = {"transpose", "swapaxes", "swapdims"}
 _AVERAGING = {"mean", "sum", "amax", "amin"}
+_RANKING = {"max", "min", "median"}  # with an axis they return the values and where they were
 _RESIZING = {"chunk", "split", "tensor_split", "narrow", "pad"}
 _JOINING = {"cat", "concat", "concatenate"}
 _MULTIPLYING = {"matmul", "bmm"}
@@ -40,7 +54,14 @@ _OPAQUE_TO_US = {"movedim", "moveaxis", "einsum", "rot90", "getattr"}
 def follow_axes(trace: Trace, probed: Mapping[fx.Node, Probed]) -> dict[fx.Node, Reading]:
     """Return how the activation of every node is read, for those whose axes could be followed."""
     axes = _Follower(trace, probed).axes
-    return {node: reading for node in trace.nodes if (reading := read(axes.get(node))) is not None}
+    return {node: reading for node in trace.nodes if (reading := _reading(axes.get(node))) is not None}
+
+
+def _reading(axes: Axes | None) -> Reading | None:
+    """Return how an activation is read; rows in windows are put back in their places."""
+    reading = read(axes)
+    is_clear = reading is not None and (reading.axes not in {"NTD", "NDT"} or reading.grid is not None)
+    return reading if is_clear else put_back(axes) or reading
 
 
 class _Follower:
@@ -48,7 +69,7 @@ class _Follower:
 
     def __init__(self, trace: Trace, probed: Mapping[fx.Node, Probed]):
         self.trace, self.probed = trace, probed
-        self.varying = self._varying()
+        self.varying = varying(trace)
         self.axes: dict[fx.Node, Axes] = {}
         told: dict[fx.Node, Axes] = {}
         while True:
@@ -57,15 +78,6 @@ class _Follower:
             if not more.keys() - told.keys():
                 break
             told |= more
-
-    def _varying(self) -> set[fx.Node]:
-        """Return the values that change with the images, not only with their number and size."""
-        found = {self.trace.input}
-        for node in self.trace.nodes:
-            is_query = _name(node) in _SHAPE_QUERIES or (node.target is getattr and node.args[1] == "shape")
-            if not is_query and found.intersection(node.all_input_nodes):
-                found.add(node)
-        return found
 
     def _follow(self, told: Mapping[fx.Node, Axes]) -> None:
         self.axes = {}
@@ -93,18 +105,22 @@ class _Follower:
         where = self._puts_features(node)
         if node is self.trace.input or (where == "first" and len(shape) == 4):
             return fresh(shape, "NCHW")
+        if (part := recurrent_part(self.trace, node)) is not None:
+            return self._remembered(*part, shape)
         known = [tensor for tensor in self._tensors(node) if tensor in self.axes]
         if not known:
             return None
         axes = self.axes[known[0]]
         if where == "last" and len(axes) == len(shape):
             return (*axes[:-1], *fresh(shape[-1:], "C"))
+        if where == "first" and len(axes) == len(shape) == 3:  # a convolution or pooling along one axis
+            return (axes[0], *fresh(shape[1:], "C?"))
         return self._by_name(node, axes, known, shape)
 
     def _by_name(  # noqa: PLR0911  # one line an operation
         self, node: fx.Node, axes: Axes, known: Sequence[fx.Node], shape: tuple[int, ...]
     ) -> Axes | None:
-        name = self._operation(node)
+        name, pooled = self._operation(node), _ranked(node) or node
         if name in _RESHAPING:
             return reshaped(axes, shape) or _unread(axes, shape)
         if name in _PERMUTING:
@@ -112,8 +128,8 @@ class _Follower:
             return permuted(axes, module.dims if module is not None else _integers(node, "dims"))
         if name in _TRANSPOSING or (name == "getattr" and node.args[1] in {"mT", "mH", "T", "H"}):
             return _transposed(axes, _integers(node, "dim0", "dim1") or [-1, -2])
-        if name in _AVERAGING:
-            return _averaged(axes, {place % len(axes) for place in _integers(node, "dim", "axis")}, shape)
+        if name in _AVERAGING or pooled is not node:
+            return _averaged(axes, {place % len(axes) for place in _integers(pooled, "dim", "axis")}, shape)
         if name in _RESIZING:
             return resized(axes, shape)
         if name == "getitem":
@@ -178,6 +194,16 @@ class _Follower:
         kept = [(axis, key) for axis, key in zip(axes, keys, strict=True) if isinstance(key, slice)]
         return tuple(sliced(axis, key, next(sizes)) for axis, key in kept)
 
+    def _remembered(self, call: fx.Node, path: Sequence[int], shape: tuple[int, ...]) -> Axes | None:
+        """Return the axes of what a recurrent layer returns: its output, or its last states, one a layer."""
+        given = call.args[0] if call.args else None
+        axes = self.axes.get(given) if isinstance(given, fx.Node) else None
+        images = images_axis(axes)
+        if axes is None or images is None or len(axes) != 3 or len(shape) != 3:
+            return None
+        (features,) = fresh(shape[-1:], "C")
+        return (*axes[:-1], features) if path == (0,) else (fresh(shape[:1], "?")[0], axes[images], features)
+
     def _attended(self, node: fx.Node, shape: tuple[int, ...]) -> Axes | None:
         """Return the axes of what learned queries, the same for all images, find among an image's tokens."""
         keys, values = (self.axes.get(given) if isinstance(given, fx.Node) else None for given in node.args[1:3])
@@ -199,6 +225,17 @@ class _Follower:
         return joined(axes, at, shape[at] - axes[at].size, in_front=in_front)
 
 
+def recurrent_part(trace: Trace, node: fx.Node) -> tuple[fx.Node, tuple[int, ...]] | None:
+    """Return the call of a recurrent layer that made a tensor, and where that is in what it returned."""
+    path: tuple[int, ...] = ()
+    while _name(node) == "getitem" and isinstance(node.args[0], fx.Node) and isinstance(at := node.args[1], int):
+        node, path = node.args[0], (at, *path)
+        if node.op == "call_module" and isinstance(module := trace.targets[str(node.target)], nn.RNNBase):
+            is_lstm = isinstance(module, nn.LSTM)
+            return (node, path) if path == (0,) or len(path) == 1 + is_lstm else None
+    return None
+
+
 def puts_features(module: nn.Module) -> str | None:
     """Return whether a module puts features `first`, after the images, or `last`; None where it does not say.
 
@@ -208,7 +245,7 @@ def puts_features(module: nn.Module) -> str | None:
     if any(isinstance(part, Permute) for part in parts):
         return None
     said = {"first" for part in parts if isinstance(part, _FEATURES_FIRST)}
-    said |= {"last" for part in parts if isinstance(part, nn.Linear)}
+    said |= {"last" for part in parts if isinstance(part, nn.Linear | nn.RNNBase)}
     return said.pop() if len(said) == 1 else None
 
 
@@ -219,6 +256,13 @@ def _name(node: fx.Node) -> str:
     if node.op == "call_function":
         return "getitem" if node.target is operator.getitem else getattr(node.target, "__name__", "")
     return ""
+
+
+def _ranked(node: fx.Node) -> fx.Node | None:
+    """Return the `max` along an axis, or its like, whose values these are."""
+    made, which = (*node.args, None, None)[:2]
+    is_values = (_name(node) == "getattr" and which == "values") or (_name(node) == "getitem" and which == 0)
+    return made if is_values and isinstance(made, fx.Node) and _name(made) in _RANKING else None
 
 
 def _is_known(key: Any) -> bool:
@@ -252,6 +296,7 @@ def _transposed(axes: Axes, pair: Sequence[int]) -> Axes | None:
 def _averaged(axes: Axes, gone: set[int], shape: Sequence[int]) -> Axes | None:
     if not gone:
         return None
+    left = coarser(axes, gone)
     if len(shape) == len(axes):
-        return tuple(fresh((1,), "?")[0] if k in gone else axis for k, axis in enumerate(axes))
-    return tuple(axis for k, axis in enumerate(axes) if k not in gone)
+        return tuple(fresh((1,), "?")[0] if k in gone else axis for k, axis in enumerate(left))
+    return tuple(axis for k, axis in enumerate(left) if k not in gone)

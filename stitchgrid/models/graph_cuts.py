@@ -4,7 +4,7 @@ Values that do not change with the input (parameters, constants) do not count.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -15,8 +15,9 @@ from stitchgrid.models.adapt import repeat_for
 from stitchgrid.models.axes import Reading
 from stitchgrid.models.blocks import ACTIVATIONS, block_calls
 from stitchgrid.models.cuts import Cut, CutNetwork, Operations, as_made, as_seen, head_of, make_layer
-from stitchgrid.models.follow import follow_axes
+from stitchgrid.models.follow import follow_axes, recurrent_part
 from stitchgrid.models.probe import Probed, probe
+from stitchgrid.models.sizes import Size, copied_size, find_sizes, varying
 from stitchgrid.models.trace import Trace, ancestors, trace_network
 
 _FUNCTIONS = frozenset(  # of torch, torch.nn.functional and tensors
@@ -34,11 +35,20 @@ class GraphNetwork(CutNetwork):
 
     way = "graph"
 
-    def __init__(self, module: nn.Module, input_shape: tuple[int, int, int], trace: Trace, cuts: Sequence[Cut]):
+    def __init__(
+        self,
+        module: nn.Module,
+        input_shape: tuple[int, int, int],
+        trace: Trace,
+        cuts: Sequence[Cut],
+        sizes: Mapping[fx.Node, Size],
+    ):
         nodes = tuple(trace.names[node] for node in trace.nodes)
         activations = frozenset(k for k, node in enumerate(trace.nodes) if _is_activation(trace, node))
-        super().__init__(module, input_shape, cuts, Operations(nodes=nodes, activations=activations, calls=trace.calls))
-        self.trace = trace
+        recurrent = frozenset(k for k, node in enumerate(trace.nodes) if recurrent_part(trace, node) is not None)
+        operations = Operations(nodes=nodes, activations=activations, calls=trace.calls, recurrent=recurrent)
+        super().__init__(module, input_shape, cuts, operations)
+        self.trace, self.sizes = trace, sizes
         self._parts: dict[tuple[Cut | None, ...], nn.Module] = {}  # by begin and outputs: making one takes a while
         self._compiled: dict[nn.Module, nn.Module] = {}
 
@@ -88,12 +98,15 @@ class GraphNetwork(CutNetwork):
         """Return the graph from the images or a cut's activation on; activations have the images first, in float32."""
         first = self.trace.nodes[begin.position] if begin else self.trace.input
         ends = [self.trace.nodes[cut.position] for cut in outputs]
-        needed = ancestors(ends, stop=first)
+        sizes = self.sizes if begin else {}
+        needed = ancestors(ends, stop=first, known=sizes)
         graph = fx.Graph()
         x = graph.placeholder("x")
         copies = {first: x if begin is None or begin.is_plain else graph.call_function(as_made, (x, *begin.own_form))}
         for node in self.trace.nodes:
-            if node in needed and node not in copies:
+            if node in sizes:
+                copies[node] = copied_size(graph, x, sizes[node])
+            elif node in needed and node not in copies:
                 origin = {self.trace.input: x} if node.target is repeat_for else copies
                 copies[node] = graph.node_copy(node, origin.__getitem__)
         values = tuple(
@@ -112,13 +125,34 @@ def cut_by_graph(module: nn.Module, input_shape: tuple[int, int, int], expected:
     """
     trace = trace_network(module)
     probed = probe(trace, module, input_shape, expected)
-    return GraphNetwork(module, input_shape, trace, _cuts(trace, probed))
+    readings = {node: one for node, one in follow_axes(trace, probed).items() if probed[node].dtype.is_floating_point}
+    positions, sizes = _positions(trace, probed, readings, lambda: find_sizes(trace, module, input_shape))
+    return GraphNetwork(module, input_shape, trace, _cuts(trace, probed, readings, positions), sizes)
 
 
-def _cuts(trace: Trace, probed: Mapping[fx.Node, Probed]) -> list[Cut]:
-    readings = follow_axes(trace, probed)
-    readings = {node: reading for node, reading in readings.items() if probed[node].dtype.is_floating_point}
-    positions = [k for k in _bottlenecks(trace) if probed[trace.nodes[k]].shape is not None]
+def _positions(
+    trace: Trace,
+    probed: Mapping[fx.Node, Probed],
+    readings: Mapping[fx.Node, Reading],
+    sizes: Callable[[], Mapping[fx.Node, Size]],
+) -> tuple[list[int], Mapping[fx.Node, Size]]:
+    """Return the positions of the cuts, and the sizes that may pass them by: only where this lets blocks be cut."""
+
+    def found(known: Container[fx.Node]) -> tuple[list[int], int]:
+        tensors = [k for k in _bottlenecks(trace, known) if probed[trace.nodes[k]].shape is not None]
+        return tensors, len(block_calls(trace.calls, [k for k in tensors if trace.nodes[k] in readings]))
+
+    positions, num_blocks = found(frozenset())
+    if found(trace.dependent - varying(trace))[1] == num_blocks:
+        return positions, {}
+    known = sizes()
+    more, num_more = found(known)
+    return (more, known) if num_more > num_blocks else (positions, {})
+
+
+def _cuts(
+    trace: Trace, probed: Mapping[fx.Node, Probed], readings: Mapping[fx.Node, Reading], positions: Sequence[int]
+) -> list[Cut]:
     stitchable = [k for k in positions if trace.nodes[k] in readings]
     cuts = []
     for order, (position, name) in enumerate(zip(positions, _names(trace, positions, stitchable), strict=True)):
@@ -132,28 +166,34 @@ def _cuts(trace: Trace, probed: Mapping[fx.Node, Probed]) -> list[Cut]:
             flops=made.flops,
             reading=reading,
         )
-        images = reading.images if reading else 0
-        cuts.append(Cut(position=position, layer=layer, images=images, dtype=made.dtype, order=made.order))
+        images, windows = (reading.images, reading.windows) if reading else (0, None)
+        own = {"images": images, "dtype": made.dtype, "order": made.order, "windows": windows}
+        cuts.append(Cut(position=position, layer=layer, **own))  # type: ignore[arg-type]
     return cuts
 
 
 def _shape(made: Probed, reading: Reading | None) -> tuple[int, ...]:
     """Return the shape of one image's share, of the whole where that is not known."""
     shape = made.shape or ()
+    if reading is not None and reading.windows is not None:
+        return reading.windows[2][1:]
     if reading is not None and reading.images:
         return shape[: reading.images] + shape[reading.images + 1 :]
     return made.image_shape or shape
 
 
-def _bottlenecks(trace: Trace) -> list[int]:
-    """Return the positions of the nodes, but the input, after which they alone of all values made so far are needed."""
+def _bottlenecks(trace: Trace, known: Container[fx.Node] = frozenset()) -> list[int]:
+    """Return the positions of the nodes, but the input, after which they alone of all values made so far are needed.
+
+    What is `known` to the rest of the network anyway does not count.
+    """
     last_use = {node: k for k, user in enumerate(trace.nodes) for node in user.all_input_nodes}
     last_use[trace.output] = len(trace.nodes)
     live: set[fx.Node] = set()
     found = []
     for k, node in enumerate(trace.nodes):
         live = {value for value in live if last_use[value] > k}
-        if node in trace.dependent:
+        if node in trace.dependent and node not in known:
             live.add(node)
             if len(live) == 1 and node is not trace.input:
                 found.append(k)

@@ -45,10 +45,11 @@ class HookedNetwork(CutNetwork):
         keys = ["" if self.cut(node).node == self.logits else node for node in nodes]
         paths = list(dict.fromkeys(key for key in keys if key))
         cuts = {path: self.cut(path) for path in paths}
+        slots = {path: self._detours[path].at.slot for path in paths}
 
         def run(images: Tensor) -> tuple[Tensor, ...]:
             images = images.contiguous()  # its own forward may ask for views that other memory formats do not have
-            found = capture(self.module, paths, images, to_end="" in keys) if keys else {}
+            found = capture(self.module, slots, images, to_end="" in keys) if keys else {}
             if missing := [path for path in paths if path not in found]:
                 raise InputError(
                     f"{type(self.module).__name__} did not run {missing[0]!r} on these images, as it did when it was "
@@ -64,7 +65,7 @@ class HookedNetwork(CutNetwork):
 
     def behind(self, node: str, nodes: Sequence[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:  # noqa: D102
         cuts = [self.cut(later) for later in nodes]
-        inner = [cut.node for cut in cuts if cut.node != self.logits]
+        inner = {cut.node: self._detours[cut.node].at.slot for cut in cuts if cut.node != self.logits}
 
         def run(a: Tensor) -> tuple[Tensor, ...]:
             found = capture_behind(self.module, self._detours[node], inner, a)
@@ -124,7 +125,7 @@ def cut_by_hooks(
     if len(positions) == 1:
         raise InputError(
             f"none of the {len(set(nodes[: len(calls)]))} modules that {type(module).__name__} runs returns, called "
-            "once, one tensor (images first) that decides the scores alone; wanted blocks that are modules of their "
+            "once, a tensor that decides the scores alone; wanted blocks that are modules of their "
             "own, called once."
         )
     operations = _operations(trial, nodes)
@@ -139,6 +140,7 @@ def _operations(trial: NoiseTrial, nodes: Sequence[str]) -> Operations:
     return Operations(
         nodes=tuple(nodes),
         activations=frozenset(k for k, call in enumerate(calls) if isinstance(call.module, ACTIVATIONS)),
+        recurrent=frozenset(k for k, call in enumerate(calls) if isinstance(call.module, nn.RNNBase)),
         calls=tuple(
             Call(
                 path=call.path,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,37 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from stitchgrid.errors import InputError
-from stitchgrid.models.probe import memory_order, probe_input
+from stitchgrid.models.hook_returned import Returned, Wrapping, described, tensor_in
+from stitchgrid.models.probe import probe_input
 from stitchgrid.models.user_forward import quietly
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Returned:
-    """The tensor that a module returned, without its values."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    order: tuple[int, ...]  # axes from the slowest to the fastest in memory
-    made_by: Node | None  # of autograd's graph: None where it does not depend on the images
-    images: int = 0  # which axis is that of the images
-
-    @property
-    def shape_of_image(self) -> tuple[int, ...]:
-        """Shape of one image's share."""
-        return self.shape[: self.images] + self.shape[self.images + 1 :]
-
-    def laid_out(self, a: Tensor) -> Tensor:
-        """Return a copy of `a`, images first, in new memory, whose axes are and lie there as the module has them."""
-        a = a.movedim(0, self.images)
-        dtype = a.dtype if self.dtype == torch.float32 else self.dtype  # a job's precision may be another than float32
-        return torch.empty_permuted(a.shape, self.order, dtype=dtype, device=a.device).copy_(a)
-
-    def zeros(self, num_images: int, device: torch.device, *, own_memory: bool) -> Tensor:
-        """Return zeros in its place for some images, which share one image's memory or can be overwritten."""
-        rest = self.shape_of_image
-        shape = (*rest[: self.images], num_images if own_memory else 1, *rest[self.images :])
-        zeros = torch.empty_permuted(shape, self.order, dtype=self.dtype, device=device).zero_()
-        return zeros if own_memory else zeros.expand(*rest[: self.images], num_images, *rest[self.images :])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +27,16 @@ class ModuleCall:
     module: nn.Module
     begin: int  # number of calls that had ended when it began: those from there to its own position lie inside it
     given: tuple[int, ...] | None  # shape of the first tensor among its arguments
-    returned: Returned | None  # None: not one tensor
+    returned: Returned | None  # the tensor that goes on; None: there is none
+    wrapping: Wrapping | None  # what is around it; None: nothing
     same: tuple[int, ...]  # positions of the calls inside that returned this very tensor
     passed_on: bool  # it returned what it was given
     flops: float  # from the images to its end, one image
+
+    @property
+    def slot(self) -> int | None:
+        """Which leaf of what it returned is the tensor that goes on, None where it returned nothing else."""
+        return None if self.wrapping is None else self.wrapping.slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +53,8 @@ class Run:
 class _Watch:
     """Notes the calls of modules while a network runs."""
 
-    def __init__(self, counter: FlopCounterMode, num_images: int):
-        self.counter, self.num_images = counter, num_images
+    def __init__(self, counter: FlopCounterMode, num_images: int, slots: Mapping[str, int]):
+        self.counter, self.num_images, self.slots = counter, num_images, slots
         self.calls: list[ModuleCall] = []
         self.values: list[tuple[Any, int]] = []  # what they returned: kept, so that no other tensor takes its identity
         self.running: list[tuple[nn.Module, int, list[tuple[Any, int]]]] = []
@@ -84,23 +63,34 @@ class _Watch:
         given = [_state(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         self.running.append((module, len(self.calls), given))
 
-    def ended(self, path: str, module: nn.Module, value: Any) -> None:
+    def ended(self, path: str, module: nn.Module, value: Any) -> Any:
+        """Note a call; return what goes on in place of a tensor that was passed on.
+
+        In autograd's graph that is a copy of it: other ways from the tensor on do not pass through the module.
+        """
         while self.running[-1][0] is not module:  # calls that ended in an exception that the network caught
             self.running.pop()
         _, begin, given = self.running.pop()
+        passed_on = any(_is_same(one, _state(value)) for one in given)
+        if passed_on and value.grad_fn is not None:
+            value = value.clone()
+        returned, wrapping = described(value, self.slots.get(path))
+        tensor = tensor_in(value, None if wrapping is None else wrapping.slot)
         self.calls.append(
             ModuleCall(
                 path=path,
                 module=module,
                 begin=begin,
                 given=tuple(given[0][0].shape) if given else None,
-                returned=_returned(value) if isinstance(value, Tensor) else None,
-                same=self.same(value, begin),
-                passed_on=any(_is_same(one, _state(value)) for one in given),
+                returned=returned,
+                wrapping=wrapping,
+                same=self.same(tensor, begin),
+                passed_on=passed_on or any(_is_same(one, _state(tensor)) for one in given),
                 flops=self.counter.get_total_flops() / self.num_images,
             )
         )
-        self.values.append(_state(value))
+        self.values.append(_state(tensor))
+        return value
 
     def same(self, value: Any, begin: int = 0) -> tuple[int, ...]:
         state = _state(value)
@@ -116,15 +106,15 @@ def _is_same(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
     return isinstance(one[0], Tensor) and one[0] is other[0] and one[1] == other[1]
 
 
-def _returned(value: Tensor) -> Returned:
-    shape, order = tuple(value.shape), memory_order(value)
-    return Returned(shape=shape, dtype=value.dtype, order=order, made_by=value.grad_fn)
+def watch(
+    network: nn.Module, images: Tensor, *, gradients: bool, slots: Mapping[str, int] = MappingProxyType({})
+) -> Run:
+    """Run a network and return what its modules did, with autograd's graph of it or else with its costs.
 
-
-def watch(network: nn.Module, images: Tensor, *, gradients: bool) -> Run:
-    """Run a network and return what its modules did, with autograd's graph of it or else with its costs."""
+    `slots` says of modules, by path, which leaf of what they return goes on; by default the first tensor.
+    """
     counter = FlopCounterMode(display=False)
-    seen = _Watch(counter, len(images))
+    seen = _Watch(counter, len(images), slots)
     with ExitStack() as stack:
         stack.enter_context(torch.set_grad_enabled(gradients))
         stack.enter_context(quietly())
@@ -153,17 +143,21 @@ class _AllCaptured(BaseException):  # no error, and not for networks that catch 
     """The last activation that was asked for is there."""
 
 
-def capture(network: nn.Module, paths: Sequence[str], images: Tensor, *, to_end: bool) -> dict[str, Tensor]:
+Slots = Mapping[str, int | None]  # by path of a module: which leaf of what it returns is taken, None: it is a tensor
+
+
+def capture(network: nn.Module, slots: Slots, images: Tensor, *, to_end: bool) -> dict[str, Tensor]:
     """Return copies of what the modules at these paths return, and under "" the scores if the run is to the end."""
     found: dict[str, Tensor] = {}
 
-    def keep(path: str, value: Tensor) -> None:
-        found[path] = value.clone()  # what comes after may overwrite it
-        if not to_end and len(found) == len(paths):
+    def keep(path: str, value: Any) -> None:
+        if (tensor := tensor_in(value, slots[path])) is not None:
+            found[path] = tensor.clone()  # what comes after may overwrite it
+        if not to_end and len(found) == len(slots):
             raise _AllCaptured
 
     modules = dict(network.named_modules())
-    hooks = [modules[path].register_forward_hook(lambda _, __, value, path=path: keep(path, value)) for path in paths]
+    hooks = [modules[path].register_forward_hook(lambda _, __, value, path=path: keep(path, value)) for path in slots]
     try:
         with quietly():
             scores = network(images)
@@ -202,21 +196,23 @@ class Detour:
 
     def run(self, network: nn.Module, a: Tensor, *, images: Tensor | None = None) -> Tensor:
         """Return the scores of a network with `a` for the module's output; `images` do not count, by default blank."""
-        made = self.at.returned
+        made, wrapping = self.at.returned, self.at.wrapping
         assert made is not None
         reached = False
 
-        def give(*_: Any, **__: Any) -> Tensor:
+        def give(*_: Any, **__: Any) -> Any:
             nonlocal reached
             reached = True
-            return made.laid_out(a)
+            tensor = made.laid_out(a)
+            return tensor if wrapping is None else wrapping.wrap(tensor, len(a))
 
         def stand_in(real: Callable[..., Any], calls: Iterator[ModuleCall | None]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 call = None if reached else next(calls, None)
                 if call is None or call.returned is None:
                     return real(*args, **kwargs)
-                return call.returned.zeros(len(a), a.device, own_memory=self.own_memory)
+                zeros = call.returned.zeros(len(a), a.device, own_memory=self.own_memory)
+                return zeros if call.wrapping is None else call.wrapping.wrap(zeros, len(a))
 
             return forward
 
@@ -236,15 +232,16 @@ class Detour:
         return images.clone() if self.own_memory else images
 
 
-def capture_behind(network: nn.Module, detour: Detour, paths: Sequence[str], a: Tensor) -> dict[str, Tensor]:
+def capture_behind(network: nn.Module, detour: Detour, slots: Slots, a: Tensor) -> dict[str, Tensor]:
     """Return copies of what modules return behind one whose output is `a`, and under "" the scores."""
     found: dict[str, Tensor] = {}
     modules = dict(network.named_modules())
 
-    def keep(path: str, value: Tensor) -> None:
-        found[path] = value.clone()  # what comes after may overwrite it
+    def keep(path: str, value: Any) -> None:
+        if (tensor := tensor_in(value, slots[path])) is not None:
+            found[path] = tensor.clone()  # what comes after may overwrite it
 
-    hooks = [modules[path].register_forward_hook(lambda _, __, value, path=path: keep(path, value)) for path in paths]
+    hooks = [modules[path].register_forward_hook(lambda _, __, value, path=path: keep(path, value)) for path in slots]
     try:
         scores = detour.run(network, a)
     finally:

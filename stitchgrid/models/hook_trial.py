@@ -6,15 +6,17 @@ numbers do not where a head is still zero.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from stitchgrid.errors import InputError
-from stitchgrid.models.hook_runs import Detour, ModuleCall, Patience, Returned, Run, capture, skipped_before, watch
+from stitchgrid.models.hook_returned import Returned, Wrapping, images_axis
+from stitchgrid.models.hook_runs import Detour, ModuleCall, Patience, Run, capture, skipped_before, watch
 from stitchgrid.models.probe import probe_input
 from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
 
@@ -40,9 +42,11 @@ class NoiseTrial:
         more = torch.cat([images.flip(0), images[:1] / 2])  # so that a number of images is not taken for a size
         noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
         self.others = -noise.to(images.device, images.dtype)  # of other sign, for branches on a sum
-        self.run = watch(module, images, gradients=False)
         self.graph = self._watch(more)
-        self.runs = (self.run, self.graph, self._watch(self.others))
+        if slots := self._slots():
+            self.graph = self._watch(more, slots)
+        self.run = watch(module, images, gradients=False, slots=slots)
+        self.runs = (self.run, self.graph, self._watch(self.others, slots))
         self.turns = [_by_turn(run.calls) for run in self.runs]
         self.run = replace(self.run, calls=tuple(map(self._with_images, self.turns[0], self.run.calls)))
         self.turns[0] = _by_turn(self.run.calls)
@@ -52,9 +56,9 @@ class NoiseTrial:
         self.candidates = self._candidates()
         self.scores_from = self._scores_from()
         self.skippable = self._skippable()
-        paths = [self.run.calls[k].path for k in self.candidates]
+        taken = {self.run.calls[k].path: self.run.calls[k].slot for k in self.candidates}
         with torch.no_grad(), Patience() as patience:
-            self.captured = [capture(module, paths, some, to_end=True) for some in (images, more)]
+            self.captured = [capture(module, taken, some, to_end=True) for some in (images, more)]
         self.limit = 5 * patience.count
 
     def _check_scores(self, images: Tensor, expected: Tensor) -> None:
@@ -73,18 +77,40 @@ class NoiseTrial:
     def _name(self) -> str:
         return type(self.module).__name__
 
-    def _watch(self, images: Tensor) -> Run:
+    def _watch(self, images: Tensor, slots: Mapping[str, int] = MappingProxyType({})) -> Run:
         try:
-            return watch(self.module, images, gradients=True)
+            return watch(self.module, images, gradients=True, slots=slots)
         except FAILURES:  # some operations refuse gradients
             pass
         try:
-            return watch(self.module, images, gradients=False)
+            return watch(self.module, images, gradients=False, slots=slots)
         except FAILURES as problem:
             raise InputError(
                 f"{self._name} fails on {len(images)} images of noise ({in_one_line(problem)}), though "
                 "not on others; its forward must take any number of images and any values."
             ) from problem
+
+    def _slots(self) -> dict[str, int]:
+        """Return, of the modules that return several tensors, which of these all paths pass through, if not the first.
+
+        Nothing where autograd's graph does not tell.
+        """
+        found: dict[str, int] = {}
+        for call in self.graph.calls:
+            if call.returned is None or call.wrapping is None or call.wrapping.is_plain or call.path in found:
+                continue
+            if not _leads(self.graph, around=call.returned.made_by, number=call.returned.number):
+                continue
+            others = [
+                k
+                for k, other in enumerate(call.wrapping.others)
+                if isinstance(other, Returned)
+                and other.made_by
+                and not _leads(self.graph, around=other.made_by, number=other.number)
+            ]
+            if others and len(call.wrapping.others[others[0]].shape) > 1:
+                found[call.path] = others[0]
+        return found
 
     def _outputs(self) -> list[int | None]:
         """Return, for each call, the position of the one that stands for what it returned.
@@ -104,24 +130,36 @@ class NoiseTrial:
         return all((path, 0) in run and (path, 1) not in run for run in self.turns)
 
     def _images_axis(self, path: str, turn: int) -> int | None:
-        """Return the axis of a module's output that has as many entries as there are images, in every run.
-
-        None where there is no such axis alone, or it returns no tensor in one of the runs.
-        """
-        returned = [run[path, turn].returned if (path, turn) in run else None for run in self.turns]
-        sizes = list(zip(*(one.shape for one in returned), strict=False)) if None not in returned else []  # type: ignore[union-attr]
-        if len({len(one.shape) for one in returned if one is not None}) > 1:
+        """Return the axis of the images in what a module returned, in every run; None where there is none alone."""
+        calls = [run.get((path, turn)) for run in self.turns]
+        first = calls[0]
+        shapes = [call.returned.shape if call and call.returned else None for call in calls]
+        if first is None or any((call is None or call.slot is None) != (first.slot is None) for call in calls):
             return None
-        found = [axis for axis, size in enumerate(sizes) if size == _NUM_IMAGES]
-        others = (len(set(size)) == 1 for axis, size in enumerate(sizes) if axis not in found)
-        return found[0] if len(found) == 1 and all(others) else None
+        if first.wrapping and not all(call and first.wrapping.is_like(call.wrapping) for call in calls):
+            return None
+        return images_axis(shapes, _NUM_IMAGES)
 
     def _with_images(self, key: tuple[str, int], call: ModuleCall) -> ModuleCall:
         images = self._images_axis(*key)
-        return call if images is None or call.returned is None else _of_images(call, call.returned, images)
+        if images is None or call.returned is None:
+            return call
+        wrapping = call.wrapping and self._wrapped_images(key, call.wrapping)
+        return replace(call, returned=call.returned.of(images), wrapping=wrapping)
+
+    def _wrapped_images(self, key: tuple[str, int], wrapping: Wrapping) -> Wrapping:
+        """Return what is around a tensor with the axes of the images of the other tensors in it."""
+        runs = [run[key].wrapping for run in self.turns]
+
+        def told(k: int, one: object) -> object:
+            if not isinstance(one, Returned):
+                return one
+            return one.of(images_axis([run.others[k].shape for run in runs if run], _NUM_IMAGES))
+
+        return replace(wrapping, others=tuple(told(k, one) for k, one in enumerate(wrapping.others)))
 
     def _keeps_images_apart(self, path: str, turn: int) -> bool:
-        """Return whether a module's call returns, in every run, one tensor with an axis of its own for the images."""
+        """Return whether a module's call returns, in every run, a tensor with an axis of its own for the images."""
         return self._images_axis(path, turn) is not None
 
     def _made_by(self, path: str, turn: int) -> Node | None:
@@ -150,8 +188,10 @@ class NoiseTrial:
         turns = _by_turn(self.run.calls)
         return frozenset(
             position
-            for position, key in enumerate(turns)
-            if self._keeps_images_apart(*key) and (not self.depends or self._made_by(*key) is not None)
+            for position, (key, call) in enumerate(turns.items())
+            if self._keeps_images_apart(*key)
+            and (not self.depends or self._made_by(*key) is not None)
+            and (call.wrapping is None or call.wrapping.is_plain)
         )
 
     def detour(self, position: int) -> Detour | None:
@@ -185,10 +225,6 @@ class NoiseTrial:
             return False
 
 
-def _of_images(call: ModuleCall, returned: Returned, images: int) -> ModuleCall:
-    return replace(call, returned=replace(returned, images=images))
-
-
 def is_leaf(module: nn.Module) -> bool:
     """Return whether a module is one operation, as when a network is traced: a layer of torch.nn or torchvision."""
     home = type(module).__module__
@@ -205,9 +241,12 @@ def _by_turn(calls: Sequence[ModuleCall]) -> dict[tuple[str, int], ModuleCall]:
     return found
 
 
-def _leads(run: Run, *, around: Node | None) -> bool:
-    """Return whether gradients find a way from the scores to the images that passes `around` a node."""
-    seen = {around, None}
+def _leads(run: Run, *, around: Node | None, number: int | None = None) -> bool:
+    """Return whether gradients find a way from the scores to the images that passes `around` a node.
+
+    With `number`, one that passes around this of the tensors that the node made: recurrent layers make several at once.
+    """
+    seen: set[Node | None] = {around, None} if number is None else {None}
     waiting = [run.scores]
     while waiting:
         node = waiting.pop()
@@ -215,7 +254,8 @@ def _leads(run: Run, *, around: Node | None) -> bool:
             return True
         if node is not None and node not in seen:
             seen.add(node)
-            waiting.extend(following for following, _ in node.next_functions)
+            edges = ((one, k) for one, k in node.next_functions)
+            waiting.extend(one for one, k in edges if number is None or (one, k) != (around, number))
     return False
 
 

@@ -82,6 +82,11 @@ def checked_scores(module: nn.Module, output: Any) -> Tensor:
     if not is_scores(output):
         line = output_line(output, NUM_IMAGES)
         hint = f"; name it in the model's table: {line}" if line else ""
+        if isinstance(output, Tensor) and output.dim() in {3, 4}:
+            hint = (
+                '; these are scores of positions, not of images: head = "embedding" in the model\'s table takes their '
+                "mean over an image, or let its forward return one row of scores an image"
+            )
         raise InputError(
             f"{type(module).__name__} returns {described(output)} for {NUM_IMAGES} images; wanted one tensor of class "
             f"scores (N, classes){hint}."
@@ -93,6 +98,32 @@ def checked_scores(module: nn.Module, output: Any) -> Tensor:
 def is_scores(output: Any) -> bool:
     """Return whether what a network made of the two images is one row of scores an image."""
     return isinstance(output, Tensor) and output.dim() == 2 and output.shape[0] == NUM_IMAGES
+
+
+def position_axes(output: Any, input_shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the axes of positions in what a network made of the two images, none where it has none.
+
+    (N, tokens, features), and (N, C, H, W) or (N, H, W, C): the height and width are in the ratio of the images'.
+
+    Raises:
+        InputError: If that does not tell which axes these are.
+    """
+    if not isinstance(output, Tensor) or output.dim() not in {3, 4} or output.shape[0] != NUM_IMAGES:
+        return ()
+    if output.dim() == 3:
+        return (1,)
+    height, width = input_shape[1:]
+    found = [
+        axes
+        for axes in ((2, 3), (1, 2))
+        if abs(output.shape[axes[0]] * width - output.shape[axes[1]] * height) < max(height, width)
+    ]
+    if len(found) != 1:
+        raise InputError(
+            f"nothing tells which axes of what it returns, {tuple(output.shape)} for {NUM_IMAGES} images, are height "
+            "and width, so that positions could be averaged; let its forward return one row an image."
+        )
+    return found[0]
 
 
 def _remedy(module: nn.Module, input_shape: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Weights that torchvision and timm publish: their names, their preprocessing, and what a network needs for them."""
+"""Weights that libraries publish: their names, their preprocessing, and what a network needs for them."""
 
 import contextlib
 import math
@@ -12,10 +12,12 @@ import torch
 
 from stitchgrid.errors import InputError, JobFileError, nearest
 from stitchgrid.models.architecture import find_function, library_of
+from stitchgrid.models.catalogue import HUGGINGFACE
+from stitchgrid.models.huggingface import huggingface_preprocess
 from stitchgrid.preprocess import INTERPOLATIONS
 from stitchgrid.records import NetworkSpec, Preprocess
 
-PRETRAINED = "pretrained"  # the word for timm's, whose names are part of the architecture: timm:NAME.TAG
+PRETRAINED = "pretrained"  # the word where their names are part of the architecture: timm:NAME.TAG, huggingface:NAME
 _TORCHVISION_NAME = re.compile(r"(\w+_Weights\.)?[A-Z][A-Z0-9_]*")  # IMAGENET1K_V1, ResNet18_Weights.DEFAULT
 
 
@@ -50,6 +52,8 @@ def find_published(spec: NetworkSpec) -> Published | None:
         return _OfTorchvision(spec)
     if library == "timm" and spec.weights == PRETRAINED and not _is_file(spec):
         return _OfTimm(spec)
+    if library == HUGGINGFACE and spec.weights == PRETRAINED:
+        return _OfHuggingFace(spec)
     return None
 
 
@@ -144,6 +148,21 @@ class _OfTimm(Published):
 
     def implied(self) -> dict[str, Any]:
         return {}  # timm builds a name the same with and without its weights
+
+    def fetching(self) -> dict[str, Any]:
+        return {"pretrained": True}
+
+
+class _OfHuggingFace(Published):
+    def __init__(self, spec: NetworkSpec):
+        find_function(spec)
+        self.place = spec.architecture.partition(":")[2], spec.base
+
+    def preprocess(self) -> Preprocess:
+        return huggingface_preprocess(*self.place)
+
+    def implied(self) -> dict[str, Any]:
+        return {}
 
     def fetching(self) -> dict[str, Any]:
         return {"pretrained": True}

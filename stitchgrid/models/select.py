@@ -11,7 +11,8 @@ from stitchgrid.models.cuts import Call, Cut, CutNetwork
 def select_layers(network: CutNetwork, patterns: Sequence[str]) -> tuple[Cut, ...]:
     """Return the cuts that any of the patterns names, in order of execution.
 
-    A pattern is "blocks" (the last cut inside each innermost repeated module, else each activation), "all", a glob
+    A pattern is "blocks" (the last cut inside each innermost repeated module, else each activation, else each recurrent
+    layer), "all", a glob
     (tried on the blocks first, then on all cuts), the name of a cut in either spelling, or the path of a module, which
     stands for its last cut.
 
@@ -67,10 +68,12 @@ def _inside(network: CutNetwork, call: Call) -> list[Cut]:
 
 
 def _blocks(network: CutNetwork) -> list[Cut]:
-    """Return the last cut inside each block, else each activation."""
+    """Return the last cut inside each block, else each activation, else what each recurrent layer returns."""
     cuts = [cut for cut in network.cuts if cut.can_be_stitched]
-    positions = {last for _, last in block_calls(network.operations.calls, [cut.position for cut in cuts])}
-    return [cut for cut in cuts if cut.position in (positions or network.operations.activations)]
+    operations = network.operations
+    blocks = {last for _, last in block_calls(operations.calls, [cut.position for cut in cuts])}
+    found = ([cut for cut in cuts if cut.position in some] for some in (blocks, operations.activations))
+    return next(filter(None, found), [cut for cut in cuts if cut.position in operations.recurrent])
 
 
 def _explain(network: CutNetwork, pattern: str) -> str:
@@ -97,7 +100,7 @@ def _why_no_blocks(network: CutNetwork) -> str:
     calls, every = network.operations.calls, range(len(network.operations.nodes))
     if repeated := [call.path for call, _ in block_calls(calls, every)]:
         return f"{repeated[0]!r} and its like are no cuts: {_cause(network, repeated[0])}"
-    return "no module is repeated and no activation is a cut"
+    return "no module is repeated, and no activation and no recurrent layer is a cut"
 
 
 def _cause(network: CutNetwork, name: str) -> str:

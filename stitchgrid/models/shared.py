@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stitchgrid.cache import draft, lock, sync
+from stitchgrid.cache import draft, lock, note_use, sync
 from stitchgrid.models.weights import as_bytes, state_digest, tracked
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,10 @@ class SharedWeights:
             .view(state[name].shape)
             for name, begin in places.items()
         }
-        return pages if state_digest({**state, **pages}) == digest else None
+        if state_digest({**state, **pages}) != digest:
+            return None
+        note_use(path)
+        return pages
 
     def _write(self, module: nn.Module, digest: str) -> dict[str, Tensor] | None:
         """Write the file if the network's weights have this digest, and return them as they lie in it."""

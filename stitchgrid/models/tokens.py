@@ -5,7 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_PREFIX_TOKENS = ("class_token", "cls_token", "dist_token", "reg_token", "register_tokens")  # parameters (1, T, D)
+_PREFIX_TOKENS = (  # parameters (1, T, D), or (D,) for one token
+    *("class_token", "cls_token", "dist_token", "reg_token", "register_tokens"),  # of torchvision and timm
+    *("class_embedding", "distillation_token"),  # of transformers
+)
 
 
 class DeclaredTokens:
@@ -31,7 +34,9 @@ class DeclaredTokens:
 
 def _count(part: nn.Module, name: str) -> int:
     value = getattr(part, name, None)
-    return value.shape[-2] if isinstance(value, Tensor) and value.dim() >= 2 else 0
+    if not isinstance(value, Tensor) or not value.dim():
+        return 0
+    return value.shape[-2] if value.dim() >= 2 else 1
 
 
 def _declared_grid(part: nn.Module) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,8 +212,10 @@ def _dependent(nodes: tuple[fx.Node, ...]) -> frozenset[fx.Node]:
     return frozenset(dependent)
 
 
-def ancestors(nodes: list[fx.Node], stop: fx.Node | None = None) -> set[fx.Node]:
-    """Return the nodes and everything they are made from, not looking behind `stop`.
+def ancestors(
+    nodes: list[fx.Node], stop: fx.Node | None = None, known: Container[fx.Node] = frozenset()
+) -> set[fx.Node]:
+    """Return the nodes and everything they are made from, not looking behind `stop` and what is `known`.
 
     With `stop`, nor behind constants: any batch has as many of them as it has images.
     """
@@ -223,7 +225,7 @@ def ancestors(nodes: list[fx.Node], stop: fx.Node | None = None) -> set[fx.Node]
         node = waiting.pop()
         if node not in found:
             found.add(node)
-            is_last = node is stop or (stop is not None and node.target is repeat_for)
+            is_last = node is stop or node in known or (stop is not None and node.target is repeat_for)
             waiting.extend([] if is_last else node.all_input_nodes)
     return found
 

@@ -8,6 +8,7 @@ from stitchgrid.models.facts import installed_version
 from stitchgrid.records import NetworkSpec
 
 _ALWAYS = ("torch", "torchvision")
+_LIBRARIES = {"timm": {"timm"}, "huggingface": {"transformers"}}  # by the word of an architecture
 
 
 def library_versions(spec: NetworkSpec) -> dict[str, str]:
@@ -19,7 +20,7 @@ def library_versions(spec: NetworkSpec) -> dict[str, str]:
         InputError: If an own file is missing.
     """
     code = find_code(spec)
-    imported = {"timm"} if library_of(spec) == "timm" else set() if code is None else code.libraries
+    imported = _LIBRARIES.get(library_of(spec) or "", set()) if code is None else code.libraries
     names = {*_ALWAYS, *(name for module in imported for name in _homes(module))} - {"stitchgrid"}
     return {name: found for name in sorted(names) if (found := installed_version(name)) is not None}
 

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from stitchgrid.datasets.pickles import check_pickles
 from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.limits import TooMuchError, check_unpacked, raise_by
+from stitchgrid.models.adapters import merge_adapter
 from stitchgrid.models.choosing import choose_tensors, misfit_words
 from stitchgrid.models.memory import memory_told
 from stitchgrid.models.readings import UNTRACKED, Outline
+from stitchgrid.models.sharded import INDEX, load_folder
 from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 _PICKLE_STARTS = (b"PK", b"\x80")  # torch.save's archive since 1.6, and a bare pickle
@@ -28,7 +30,7 @@ _SMALL = 100_000_000  # bytes; what unpacks to less does no harm
 
 
 def load_checkpoint(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Any:
-    """Return what a checkpoint holds, on the CPU: safetensors, or what torch.save wrote.
+    """Return what a checkpoint holds, on the CPU: safetensors, a folder of them, or what torch.save wrote.
 
     A pickle that holds anything but tensors and plain values is refused, never unpickled.
 
@@ -36,6 +38,8 @@ def load_checkpoint(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Any:
         InputError: If the file is missing, damaged, not a checkpoint, or holds more than the limits allow.
     """
     path = Path(path)
+    if path.is_dir() or path.name.endswith(INDEX):
+        return load_folder(path, limits, lambda file: load_checkpoint(file, limits))
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}; relative paths start at the job file's folder.")
     if (size := path.stat().st_size) > limits.checkpoint_bytes:
@@ -70,6 +74,18 @@ def load_weights(
     path = Path(path)
     tensors = choose_tensors(load_checkpoint(path, limits), module, path, word=word or path.name, key=key, strip=strip)
     load_into(module, tensors, origin=f"checkpoint {path}")
+
+
+def load_adapter(module: nn.Module, folder: str | Path, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Merge a LoRA adapter, a folder as PEFT saves one, into the weights of its network.
+
+    Raises:
+        InputError: If there is no such folder, or it does not fit the network.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"there is no adapter {folder}; relative paths start at the job file's folder.")
+    merge_adapter(module, folder, lambda file: load_checkpoint(file, limits))
 
 
 def check_finite(module: nn.Module, *, origin: str) -> None:

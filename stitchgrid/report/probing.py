@@ -14,7 +14,8 @@ LEVEL = 0.05  # of significance
 RANKED = "try_cast(params ->> 'rank' as bigint) is not null"
 SEEDS = """
 source_model <> target_model and exists (
-    select 1 from models as f join models as g on g.sweep = f.sweep and g.entry = f.entry
+    select 1 from models as f join models as g
+    on g.sweep = f.sweep and g.entry = f.entry and g.step is not distinct from f.step
     where f.sweep = cells.sweep and f.model = source_model and g.model = target_model
 )
 """

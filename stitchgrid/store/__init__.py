@@ -6,10 +6,11 @@ from stitchgrid.store.compact import Compacted
 from stitchgrid.store.damage import Damage
 from stitchgrid.store.lease import Claim, LeaseError, is_fresh
 from stitchgrid.store.merging import FromStore, Merged
-from stitchgrid.store.outcomes import Outcomes
+from stitchgrid.store.outcomes import MadeWith, Outcomes
 from stitchgrid.store.parts import PartRows
 from stitchgrid.store.reading import MANY_PARTS
 from stitchgrid.store.repair import Repair
+from stitchgrid.store.requests import Request
 from stitchgrid.store.store import Store
 from stitchgrid.store.sweeps import StoredPlan
 
@@ -23,11 +24,13 @@ __all__ = [
     "Freed",
     "FromStore",
     "LeaseError",
+    "MadeWith",
     "Merged",
     "Outcomes",
     "PartRows",
     "Repair",
     "Report",
+    "Request",
     "Store",
     "StoredPlan",
     "is_fresh",

@@ -27,14 +27,34 @@ class Artefacts:
         """Return whether the artefact is there."""
         return self.files.exists(Layout.manifest(kind, key))
 
-    def write(self, kind: str, key: str, data: bytes) -> bool:
-        """Write an artefact unless there is one; return whether this call's data are the artefact now."""
-        if self.has(kind, key):
+    def generation(self, kind: str, key: str) -> int:
+        """Return the generation of the cells for which an artefact was made anew, 0 where it was not.
+
+        Raises:
+            StoreError: If its manifest is damaged or cannot be read.
+        """
+        try:
+            found = read_document(self.files, Layout.manifest(kind, key), ArtefactDocument)
+        except DamagedFileError as problem:
+            raise self._damaged(kind, key, str(problem)) from problem
+        return int(found.get("generation", 0))
+
+    def write(self, kind: str, key: str, data: bytes, *, generation: int = 0) -> bool:
+        """Write an artefact unless there is one; return whether this call's data are the artefact now.
+
+        One of an earlier generation is replaced.
+        """
+        is_there = self.has(kind, key)
+        if is_there and (not generation or self.generation(kind, key) >= generation):
             return False
         data_digest = content_digest(data)
         self.files.replace(Layout.artefact(kind, key, data_digest), data)
-        manifest = canonical({"digest": data_digest, "num_bytes": len(data), "suffix": SUFFIXES[kind]})
-        return self.files.write_once(Layout.manifest(kind, key), manifest.encode())
+        found = {"digest": data_digest, "num_bytes": len(data), "suffix": SUFFIXES[kind]}
+        manifest = canonical(found | ({"generation": generation} if generation else {})).encode()
+        if not is_there:
+            return self.files.write_once(Layout.manifest(kind, key), manifest)
+        self.files.replace(Layout.manifest(kind, key), manifest)
+        return True
 
     def read(self, kind: str, key: str) -> bytes:
         """Return the data of an artefact.

@@ -14,6 +14,7 @@ from stitchgrid.store.documents import (
     BeatDocument,
     ClaimDocument,
     Document,
+    RequestsDocument,
     RoundDocument,
     read_document,
 )
@@ -25,6 +26,7 @@ from stitchgrid.store.layout import (
     JOB,
     PARTS,
     PLAN,
+    REQUESTS,
     SNAPSHOT_DATA,
     SNAPSHOTS,
     SUFFIXES,
@@ -41,8 +43,9 @@ from stitchgrid.store.logs import Logs
 from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import contents
 from stitchgrid.store.schemas import PART
-from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier, manifest_file, unlisted_tiers
+from stitchgrid.store.snapshots import Snapshots, manifest_file, unlisted_tiers
 from stitchgrid.store.sweeps import Sweeps
+from stitchgrid.store.tiers import Snapshot, Tier
 from stitchgrid.store.unlisted import count_missing
 
 RESUME = "resume the sweep: its cells are computed again"
@@ -52,6 +55,7 @@ UNFOLLOWED = "no command follows or opens it; what it held of the store is missi
 UNNOTED = "nothing: no result is lost"
 SWEEP_FOLDERS = ("journal", "claims", "logs")
 HEARTBEAT = "heartbeat.json"
+ASK_AGAIN = "ask again with --recompute, if its cells are not there yet"
 TAKE_BACK = "--repair, or the next compaction, takes it back"
 UNFINISHED = f"a merge or compaction goes on or was stopped: run it again; {TAKE_BACK}"
 LEFT_OVER = "all its rows are in the store besides; the next compaction, or 'stitchgrid gc', deletes it"
@@ -260,7 +264,10 @@ class Checker:
         yield from self._numbered(Layout.claims(sweep), claim_number, ClaimDocument, advice)
         if self.files.exists(Layout.heartbeat(sweep)):
             yield from self._entry(Layout.heartbeat(sweep), BeatDocument, "nothing: the next launch writes it")
-        yield from (_foreign(f"{folder}/{name}") for name in self.files.names(folder) if name != HEARTBEAT)
+        if self.files.exists(Layout.requests(sweep)):
+            yield from self._entry(Layout.requests(sweep), RequestsDocument, ASK_AGAIN)
+        known = (HEARTBEAT, REQUESTS)
+        yield from (_foreign(f"{folder}/{name}") for name in self.files.names(folder) if name not in known)
         yield from self._logs(sweep)
 
     def _journal(self, sweep: str) -> Iterator[Finding]:

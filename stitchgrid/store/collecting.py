@@ -1,5 +1,7 @@
 """Free what no sweep refers to: rows, artefacts, files of earlier snapshots, and what stopped writers left.
 
+Rows of cells that were computed again since go, too.
+
 While a launch is at any sweep of the store, rows and artefacts stay: it counts on those it found. Rows go by a
 compaction that leaves them out; everything else is deleted file by file, so that whoever is stopped begins again.
 """
@@ -7,6 +9,7 @@ compaction that leaves them out; everything else is deleted file by file, so tha
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,6 +18,7 @@ from stitchgrid.store.artefacts import MANIFEST, artefact_keys
 from stitchgrid.store.compact import Compacted
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import ArtefactDocument, read_document
+from stitchgrid.store.duplicates import Numbers, as_numbers, is_latest
 from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.folder import LEFT
 from stitchgrid.store.layout import EXTRACTS, PARTS, SNAPSHOTS, SUFFIXES, DataName, Layout, is_safe
@@ -23,9 +27,11 @@ from stitchgrid.store.references import References, read_references
 from stitchgrid.store.removing import remains, sweep_files
 from stitchgrid.store.row_reader import RowReader
 from stitchgrid.store.schemas import TEXT
-from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier, unlisted_tiers
+from stitchgrid.store.snapshots import Snapshots, unlisted_tiers
+from stitchgrid.store.tiers import Snapshot, Tier
 from stitchgrid.store.unlisted import PARTS_AT_ONCE, TakingBack, count_missing
 
+ROWS = pa.schema([("cell_id", TEXT), ("generation", pa.int64())])
 OLD_SECONDS = 3600.0  # after which a file that nobody names is one that nobody will name
 
 
@@ -55,7 +61,7 @@ def collect(files: Files, *, dry_run: bool = False) -> Collected:
     """
     references = read_references(files)
     found = contents(files)
-    num_rows, num_bytes = _unneeded_rows(files, found, references) if references.are_rows_known else (0, 0)
+    num_rows, num_bytes = _unneeded_rows(files, found, references)
     freed = [Freed(what="rows", num=num_rows, num_bytes=num_bytes)]
     earlier = list(dict.fromkeys(_of_snapshots(files)))
     freed.append(_delete(files, "files of earlier snapshots", earlier, dry_run=True))
@@ -88,29 +94,54 @@ def _delete(files: Files, what: str, names: Sequence[str], *, dry_run: bool) -> 
 
 
 def _unneeded_rows(files: Files, found: Contents, references: References) -> tuple[int, int]:
-    """Return how many rows are of no sweep's cell, and their share of the bytes of their files."""
+    """Return how many rows do not count or are of no sweep's cell, and their share of the bytes of their files.
+
+    Rows do not count where their cell was computed again. Which cells sweeps have may not be known.
+    """
     num_rows, num_bytes = 0, 0.0
-    for names, ids in _ids(files, found):
-        num = len(ids) - (pc.sum(pc.is_in(ids, value_set=references.cells)).as_py() or 0)
+    again = _again(files, found)
+    for names, rows in _rows(files, found):
+        num = rows.num_rows - int(_is_needed(rows, again, references).sum())
         if num:
             num_rows += num
-            num_bytes += sum(facts.num_bytes for name in names if (facts := files.facts(name))) * num / len(ids)
+            num_bytes += sum(facts.num_bytes for name in names if (facts := files.facts(name))) * num / rows.num_rows
     return num_rows, round(num_bytes)
 
 
-def _ids(files: Files, found: Contents) -> Iterator[tuple[list[str], pa.ChunkedArray]]:
-    """Yield the files of rows, some at a time, with the cell id of every row."""
+def _is_needed(rows: pa.Table, again: pa.Table, references: References) -> Numbers:
+    """Return which rows are of a sweep's cell, and count."""
+    is_needed = np.ones(rows.num_rows, dtype=bool)
+    if references.are_rows_known:
+        is_needed = as_numbers(pc.is_in(rows["cell_id"], value_set=references.cells))
+    if again.num_rows:
+        is_needed &= is_latest(pa.concat_tables([again, rows]))[again.num_rows :]
+    return is_needed
+
+
+def _again(files: Files, found: Contents) -> pa.Table:
+    """Return the cells that were computed again, each with its highest generation."""
+    tables = [ROWS.empty_table()]
+    for _, rows in _rows(files, found):
+        again = rows.filter(rows["generation"].is_valid())
+        tables.append(again.filter(pa.array(is_latest(again))).group_by(ROWS.names).aggregate([]))
+    table = pa.concat_tables(tables)
+    return table.filter(pa.array(is_latest(table)))
+
+
+def _rows(files: Files, found: Contents) -> Iterator[tuple[list[str], pa.Table]]:
+    """Yield the files of rows, some at a time, with the cell and generation of every row."""
+    columns = (*ROWS.names, "status")
     reader = RowReader(files)
     for tier in found.snapshot.all_tiers:
         try:
-            yield [tier.file], reader.snapshots.rows(tier, ("cell_id", "status"))["cell_id"].cast(TEXT)
+            yield [tier.file], reader.snapshots.rows(tier, columns).select(ROWS.names).cast(ROWS)
         except (DamagedFileError, StoreError):
             continue
     for start in range(0, len(found.loose), PARTS_AT_ONCE):
         names = found.loose[start : start + PARTS_AT_ONCE]
-        table = reader.parts.read(("cell_id", "status"), names).table
+        table = reader.parts.read(columns, names).table
         if table.num_rows:
-            yield [f"{PARTS}/{name}" for name in names], table["cell_id"].cast(TEXT)
+            yield [f"{PARTS}/{name}" for name in names], table.select(ROWS.names).cast(ROWS)
 
 
 class RowCollection(TakingBack):
@@ -121,18 +152,20 @@ class RowCollection(TakingBack):
         self.references = references
 
     def _take(self, found: Contents) -> None:
-        dirty = [tier for tier in self.tiers if not self._is_needed(self._ids[tier.file])]
+        dirty = [tier for tier in self.tiers if not self._is_needed(tier)]
         self.tiers[:] = [tier for tier in self.tiers if tier not in dirty]
         for tier in dirty:
             if (table := self.reader.rows(tier)) is None:
                 self.tiers.append(tier)
                 continue
-            self.touched.append(self._ids[tier.file])
+            self.touched.append(self._prints[tier.file])
             self._add(table)
         super()._take(found)
 
-    def _is_needed(self, ids: pa.Array) -> bool:
-        return bool(pc.all(pc.is_in(ids, value_set=self.references.cells)).as_py())
+    def _is_needed(self, tier: Tier) -> bool:
+        """Return whether all rows of a tier are; one whose ids cannot be read any more is looked at row by row."""
+        ids = self._read_ids(tier)
+        return ids is not None and bool(pc.all(pc.is_in(ids, value_set=self.references.cells)).as_py())
 
     def _add(self, table: pa.Table, onto: list[Tier] | None = None) -> int:
         needed = pc.is_in(table["cell_id"].cast(TEXT), value_set=self.references.cells)

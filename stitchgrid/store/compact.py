@@ -16,17 +16,19 @@ import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
 from stitchgrid.store.damage import Damage, DamagedFileError
-from stitchgrid.store.duplicates import as_numbers, is_earliest, repeated
+from stitchgrid.store.duplicates import Numbers, as_numbers, is_earliest, is_latest, repeated
 from stitchgrid.store.extracts import Extracts
 from stitchgrid.store.files import Files
 from stitchgrid.store.joining import order_by
 from stitchgrid.store.layout import SNAPSHOT_DATA, DataName, ManifestName
 from stitchgrid.store.parts import Parts
+from stitchgrid.store.prints import meet, prints
 from stitchgrid.store.reading import Contents, contents
 from stitchgrid.store.row_reader import RowReader
 from stitchgrid.store.schemas import PART, TEXT
-from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier, unlisted_tiers
+from stitchgrid.store.snapshots import Snapshots, unlisted_tiers
 from stitchgrid.store.standing import value_mask, without_duplicates
+from stitchgrid.store.tiers import Snapshot, Tier
 
 TIER_ROWS = 1_000_000  # a data file is not merged with others beyond this
 ROWS_ORDER = ("matcher", "source_network", "target_network", "metric", "target_layer", "source_layer")
@@ -52,9 +54,9 @@ class Compaction:
         self.tiers: list[Tier] = []
         self.is_beaten = False  # by another compaction, which published first
         self.written: list[str] = []
-        self.touched: list[pa.Array] = []  # ids of the cells with new rows
+        self.touched: list[Numbers] = []  # prints of the cells with new rows
         self.has_lost = False  # a tier
-        self._ids: dict[str, pa.Array] = {}  # file of a tier -> ids of its cells
+        self._prints: dict[str, Numbers] = {}  # file of a tier -> prints of its cells
         self.number = 0
 
     def run(self) -> Compacted:
@@ -123,10 +125,9 @@ class Compaction:
         for tier in snapshot.tiers:
             ids = self._read_ids(tier)
             if tier.file not in here:
-                self.touched.append(pa.array([], TEXT) if ids is None else ids)
                 self.has_lost = True
             elif ids is not None:
-                self._ids[tier.file] = ids
+                self._prints[tier.file] = prints(ids)
                 kept.append(tier)
             else:
                 try:
@@ -160,7 +161,10 @@ class Compaction:
             return 0
         table = without_duplicates(table)
         together = []
+        mine = prints(table["cell_id"])
         for tier in list(tiers):
+            if not meet(mine, self._prints[tier.file]):
+                continue
             table, is_needed = self._compare(table, tier)
             if is_needed:
                 together.append(tier)
@@ -178,19 +182,26 @@ class Compaction:
         return int(table.num_rows)
 
     def _compare(self, table: pa.Table, tier: Tier) -> tuple[pa.Table, bool]:
-        """Return the rows without those that a tier has earlier, and whether it has some that are to go themselves."""
-        common = pc.filter(ids := self._ids[tier.file], pc.is_in(ids, value_set=pc.unique(table["cell_id"])))
-        if not len(common):
-            return table, False
+        """Return the rows without those that a tier has earlier, or of a higher generation of their cell.
+
+        Also whether it has rows that are to go themselves.
+        """
         if (old := self.reader.rows(tier)) is None:
             return table, False
-        old = _of_cells(old, common).cast(table.schema)
+        old = _of_cells(old, pc.unique(table["cell_id"].cast(TEXT))).cast(table.schema)
+        if not old.num_rows:
+            return table, False
+        common = pc.unique(old["cell_id"].cast(TEXT))
         is_new = np.ones(table.num_rows, dtype=bool)
         chosen = np.flatnonzero(as_numbers(pc.is_in(table["cell_id"].cast(TEXT), value_set=common)))
         is_new[chosen] = ~repeated(table.take(pa.array(chosen)), old)
         table = table.filter(pa.array(is_new))
         if not table.num_rows:
             return table, False
+        latest = is_latest(pa.concat_tables([old, table]).unify_dictionaries())
+        if not latest[: old.num_rows].all():
+            return table, True
+        table = table.filter(pa.array(latest[old.num_rows :]))
         value = as_numbers(pc.is_in(table["cell_id"].cast(TEXT), value_set=common)) & value_mask(table)
         old = old.filter(pa.array(value_mask(old)))
         stays = is_earliest(pa.concat_tables([old, table.filter(pa.array(value))]).unify_dictionaries())
@@ -206,10 +217,10 @@ class Compaction:
         table = table.take(pa.array(order_by(table, ROWS_ORDER))).combine_chunks()
         for file, rows in self.snapshots.write_rows(self.number, table):
             ids = pc.unique(rows["cell_id"])
-            self.touched.append(ids)
+            self._prints[file] = prints(ids)
+            self.touched.append(self._prints[file])
             ids_file = self.snapshots.write_extract(self.number, pa.table({"cell_id": ids}))
             self.written += [file, ids_file]
-            self._ids[file] = ids
             yield Tier(file=file, num_rows=rows.num_rows, ids=ids_file)
 
 

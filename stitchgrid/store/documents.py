@@ -99,6 +99,19 @@ class BeatDocument(Document):
     workers: list[WorkerDocument] = []
 
 
+class RequestDocument(Document):
+    """Cells that are to be computed again."""
+
+    globs: list[Short] = Field(min_length=1)
+    generation: Annotated[int, Field(ge=1, le=MOST)]
+
+
+class RequestsDocument(Document):
+    """What is asked for again of a sweep."""
+
+    requests: list[RequestDocument]
+
+
 class MetricDocument(Document):
     """What a sweep says of a metric."""
 
@@ -154,6 +167,7 @@ class ArtefactDocument(Document):
 
     digest: Digest
     num_bytes: Count | None = None
+    generation: Count = 0  # of the cells for which it was made anew
 
 
 class ExtractDocument(Document):

@@ -1,4 +1,8 @@
-"""One value a cell and metric: the earliest counts, whatever was written twice."""
+"""One value a cell and metric, whatever was written twice: the earliest of the last time that the cell was asked for.
+
+A cell that is computed again gets rows of a higher generation. From the first of them on, be it a value or an error,
+no row of a lower one counts: values, and the evidence for them, are of one computation.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +12,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
+
+
+def is_latest(rows: pa.Table) -> Numbers:
+    """Return which rows, values and errors, are of the highest generation of their cell; NULL is 0."""
+    stays = np.ones(rows.num_rows, dtype=bool)
+    if rows["generation"].null_count == rows.num_rows:
+        return stays
+    generation = generations(rows)
+    if generation.min() == generation.max():
+        return stays
+    cell = codes(rows["cell_id"])
+    highest = np.full(int(cell.max()) + 1, generation.min())
+    np.maximum.at(highest, cell, generation)
+    stays[:] = generation == highest[cell]
+    return stays
+
+
+def generations(rows: pa.Table) -> Numbers:
+    """Return the generation of each row."""
+    return as_numbers(pc.fill_null(rows["generation"], 0))
 
 
 def earliest(values: pa.Table) -> pa.Table:

@@ -8,14 +8,17 @@ import pyarrow.compute as pc
 
 from stitchgrid.errors import StoreError
 from stitchgrid.store.damage import Damage, DamagedFileError
+from stitchgrid.store.duplicates import Numbers
 from stitchgrid.store.joining import results_of, states_of
 from stitchgrid.store.layout import EXTRACTS
+from stitchgrid.store.prints import meet, prints
 from stitchgrid.store.schemas import PART, RESULTS, TEXT, no_rows
-from stitchgrid.store.snapshots import Extract, Snapshot, Snapshots, Tier
+from stitchgrid.store.snapshots import Snapshots
 from stitchgrid.store.standing import COLUMNS
 from stitchgrid.store.sweeps import StoredPlan, Sweeps
+from stitchgrid.store.tiers import Extract, Snapshot, Tier
 
-CELLS_AT_ONCE = 1_500_000  # of plans held at a time: bounds the memory
+CELLS_AT_ONCE = 400_000  # of plans held at a time: bounds the memory
 
 
 class Extracts:
@@ -25,15 +28,18 @@ class Extracts:
         self.snapshots, self.number = snapshots, number
         self.damaged: list[Damage] = []
         self.written: list[str] = []
+        self._of_tiers: dict[str, Numbers] = {}  # prints, by the file of ids
+        self._of_plans: dict[str, Numbers] = {}  # by sweep
         self._stamps: dict[str, tuple[int, str]] = {}  # of the sweeps with a plan
         self._here = {f"{EXTRACTS}/{name}" for name in snapshots.files.names(EXTRACTS)}
 
     def make(
-        self, tiers: Sequence[Tier], previous: Snapshot, touched: Sequence[pa.Array] | None
+        self, tiers: Sequence[Tier], previous: Snapshot, touched: Sequence[Numbers] | None
     ) -> tuple[list[Tier], dict[str, Extract]]:
         """Return the tiers with the extracts that belong to them, and those of the cells.
 
-        `touched` are ids of cells of which rows came since the previous snapshot; None: rows went, nobody knows which.
+        `touched` are prints of cells of which rows came since the previous snapshot; None: rows went, nobody knows
+        which.
         """
         found = {}
         looked_at: set[str] = set()
@@ -41,12 +47,13 @@ class Extracts:
             tiers = [self._with_results(tier, plans) for tier in tiers]
             for sweep, plan in plans.items():
                 known = previous.cells.get(sweep)
-                if known and self._is_current(known, sweep) and touched is not None and not _meet(touched, plan):
+                if known and self._is_current(known, sweep) and touched is not None and not self._any(touched, plan):
                     found[sweep] = known
                 else:
                     found[sweep] = self._states(plan, tiers)
             looked_at |= plans.keys()
             plans.clear()  # before the next ones are read
+            self._of_plans.clear()
         for sweep, one in previous.cells.items():
             if sweep not in looked_at and self._is_known(sweep):
                 found[sweep] = one
@@ -85,8 +92,7 @@ class Extracts:
         stale = [plan for sweep, plan in plans.items() if not self._is_current(tier.results.get(sweep), sweep)]
         if not stale:
             return tier
-        ids = self.snapshots.ids(tier)
-        met = {plan.sweep for plan in stale if _any_in(ids, pc.unique(plan.cells["cell_id"]))}
+        met = {plan.sweep for plan in stale if meet(self._of_tier(tier), self._of_plan(plan))}
         rows = self._rows(tier, PART.names) if met else None
         made = {}
         for plan in stale:
@@ -100,11 +106,26 @@ class Extracts:
         ids = pc.unique(plan.cells["cell_id"])
         tables = [no_rows(COLUMNS)]
         for tier in tiers:
-            if _any_in(self.snapshots.ids(tier), ids):
+            if meet(self._of_tier(tier), self._of_plan(plan)):
                 rows = self._rows(tier, COLUMNS)
                 tables.append(rows.filter(pc.is_in(rows["cell_id"].cast(TEXT), value_set=ids)))
         rows = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
         return self._write(plan, states_of(plan.sweep, plan.cells, rows))
+
+    def _of_tier(self, tier: Tier) -> Numbers:
+        """Return the prints of the cells of a tier."""
+        if tier.ids not in self._of_tiers:
+            self._of_tiers[tier.ids] = prints(self.snapshots.ids(tier))
+        return self._of_tiers[tier.ids]
+
+    def _of_plan(self, plan: StoredPlan) -> Numbers:
+        """Return the prints of the cells of a plan."""
+        if plan.sweep not in self._of_plans:
+            self._of_plans[plan.sweep] = prints(plan.cells["cell_id"])
+        return self._of_plans[plan.sweep]
+
+    def _any(self, touched: Sequence[Numbers], plan: StoredPlan) -> bool:
+        return any(meet(some, self._of_plan(plan)) for some in touched)
 
     def _rows(self, tier: Tier, columns: Sequence[str]) -> pa.Table:
         try:
@@ -118,12 +139,3 @@ class Extracts:
         self.written.append(name)
         self._here.add(name)
         return Extract(revision=plan.revision, file=name, plan=self._stamps[plan.sweep][1])
-
-
-def _meet(touched: Sequence[pa.Array], plan: StoredPlan) -> bool:
-    ids = pc.unique(plan.cells["cell_id"])
-    return any(_any_in(some, ids) for some in touched)
-
-
-def _any_in(some: pa.Array, ids: pa.Array) -> bool:
-    return bool(pc.any(pc.is_in(some, value_set=ids)).as_py())

@@ -1,6 +1,5 @@
 """Files of a store by relative name: the little that a store asks of a file system, and a folder that gives it."""
 
-import errno
 import os
 import stat
 import time
@@ -10,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from stitchgrid.errors import NO_ANSWER, NO_PERMISSION, StoreError, UnseenError
+from stitchgrid.errors import StoreError
 from stitchgrid.store import folder as below
 from stitchgrid.store.layout import SET_ASIDE
 from stitchgrid.store.limits import LONGEST_FILE
+from stitchgrid.store.trouble import no_room, unreadable, unwritable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +22,6 @@ class Facts:
 
     num_bytes: int
     age_seconds: float  # since it was written
-
-
-FORBIDDEN = {errno.EACCES, errno.EPERM}
-SILENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
 
 
 class Files(Protocol):
@@ -110,7 +106,7 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError, below.NotRegularError, ValueError):
             return False  # ValueError: of a root that no folder can be
         except OSError as problem:
-            raise self._unreadable(name, problem) from problem
+            raise unreadable(self.root, name, problem) from problem
         return True
 
     def read(self, name: str, longest: int = LONGEST_FILE) -> bytes:
@@ -126,7 +122,7 @@ class LocalFiles:
                     raise too_long(self, name, size, longest)
                 return file.read()
         except OSError as problem:
-            raise self._unreadable(name, problem) from problem
+            raise unreadable(self.root, name, problem) from problem
 
     def read_many(self, names: Iterable[str], longest: int = LONGEST_FILE) -> Iterator[bytes | StoreError]:
         """Yield what each file holds, in the order of the names, or the error that reading it raised."""
@@ -211,7 +207,7 @@ class LocalFiles:
                 if not won and below.kind_of(folder, last) not in (None, stat.S_IFREG):
                     os.close(below.open_file(self.root, name))  # an error where nobody could read it
         except OSError as problem:
-            raise self._unwritable(name, problem) from problem
+            raise unwritable(self.root, name, problem) from problem
         return won
 
     def replace(self, name: str, data: bytes) -> None:
@@ -227,7 +223,7 @@ class LocalFiles:
                     below.remove(folder, partial)
                     raise
         except OSError as problem:
-            raise self._unwritable(name, problem) from problem
+            raise unwritable(self.root, name, problem) from problem
 
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens if it is not there."""
@@ -238,7 +234,7 @@ class LocalFiles:
         except FileNotFoundError:
             return
         except OSError as problem:
-            raise self._unwritable(name, problem, what="delete") from problem
+            raise unwritable(self.root, name, problem, what="delete") from problem
 
     def move(self, name: str, to: str) -> bool:
         """Give something of a store, be it a link or a pipe, another name in it; return False if that is taken."""
@@ -249,7 +245,7 @@ class LocalFiles:
                     return False
                 os.rename(last, new, src_dir_fd=old, dst_dir_fd=there)
         except OSError as problem:
-            raise self._unwritable(name, problem, what="move") from problem
+            raise unwritable(self.root, name, problem, what="move") from problem
         return True
 
     def check_writable(self) -> None:
@@ -258,7 +254,7 @@ class LocalFiles:
             with below.opened(self.root, ()) as folder:
                 below.remove(folder, below.write_beside(folder, "writable", b"?"))
         except OSError as problem:
-            raise self._unwritable("writable", problem) from problem
+            raise unwritable(self.root, "writable", problem) from problem
 
     def create(self, name: str, data: bytes) -> None:
         """Make the folder, writable and with this file in it unless it exists; or leave nothing behind."""
@@ -278,8 +274,9 @@ class LocalFiles:
                     folder.rmdir()
             if isinstance(problem, StoreError):
                 raise
+            reason, _ = no_room(self.root, problem)
             raise StoreError(
-                f"cannot make a store at {self.root}: {_reason(problem)}; check the path and its permissions, "
+                f"cannot make a store at {self.root}: {reason}; check the path and its permissions, "
                 "or name another store with --store."
             ) from problem
 
@@ -295,7 +292,7 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError, below.NotRegularError):
             return []
         except OSError as problem:
-            raise self._unreadable(folder, problem) from problem
+            raise unreadable(self.root, folder, problem) from problem
         return [(name, is_folder) for name, is_folder in found if not name.startswith(".") and below.is_name(name)]
 
     def _parts(self, name: str) -> list[str]:
@@ -304,32 +301,6 @@ class LocalFiles:
         if not all(map(below.is_name, parts)):  # a damaged manifest may name anything
             raise StoreError(f"{name!r} is no file of the store {self.root}; run stitchgrid check.")
         return parts
-
-    def _unreadable(self, name: str, problem: OSError) -> StoreError:
-        if problem.errno in FORBIDDEN:
-            return UnseenError(
-                f"{NO_PERMISSION} to read {name} in the store {self.root}, which belongs to "
-                f"{below.owner_of(self.root, name)}; ask them to let others read it, or to give the store's folder to "
-                "a group of yours.",
-                why=NO_PERMISSION,
-            )
-        if problem.errno in SILENT:
-            return UnseenError(
-                f"{NO_ANSWER} about {name} in the store {self.root}: {_reason(problem)}; its file system does not "
-                "answer from this machine now, which says nothing of the file: try again.",
-                why=NO_ANSWER,
-            )
-        return StoreError(
-            f"cannot read {name} in the store {self.root}: {_reason(problem)}; "
-            "check that the store is complete and readable from this machine."
-        )
-
-    def _unwritable(self, name: str, problem: OSError, what: str = "write") -> StoreError:
-        reason = _reason(problem) if self.root.is_dir() else "the store's folder is gone"
-        return StoreError(
-            f"cannot {what} {name} in the store {self.root}: {reason}; "
-            "check free space and permissions there, or name another store with --store."
-        )
 
 
 def read_or_problem(files: Files, name: str, longest: int = LONGEST_FILE) -> bytes | StoreError:
@@ -354,7 +325,3 @@ def write_next(files: Files, name_of: Callable[[int], str], data: bytes, *, afte
     while not files.write_once(name_of(number), data):
         number += 1
     return number
-
-
-def _reason(problem: OSError) -> str:
-    return problem.strerror or str(problem)

@@ -31,7 +31,7 @@ FOLDERS = re.compile(  # what is never a file in a store
 FILES = re.compile(  # what is never a folder in a store
     r"parts/v1/[^/]+\.parquet|snapshots/v1/\d{6,9}(-[0-9a-f]{32})?\.json|snapshots/v1/(data|extracts)/[^/]+\.parquet"
     r"|artefacts/(network|evaluation|fingerprint|probe|detector)/[^/]+\.(manifest|json|safetensors)"
-    r"|sweeps/[^/]+/(heartbeat\.json|\d{4,}/(job\.json|plan\.json|(cells|models|layers|probes)\.parquet))"
+    r"|sweeps/[^/]+/((heartbeat|recompute)\.json|\d{4,}/(job\.json|plan\.json|(cells|models|layers|probes)\.parquet))"
     r"|sweeps/[^/]+/(claims|journal/[^/]+)/\d{6,9}\.json|sweeps/[^/]+/logs/[^/]+/\d{3,}\.log"
 )
 NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}  # of a folder, in file systems
@@ -121,12 +121,16 @@ def owner_of(root: Path, name: str) -> str:
             break
         is_folder = stat.S_ISDIR(found.st_mode)
         if not os.access(here, os.R_OK | (os.X_OK if is_folder else 0)):
-            try:
-                user = f"{pwd.getpwuid(found.st_uid).pw_name} (user {found.st_uid})"
-            except KeyError:  # nobody of that number is known on this machine
-                user = f"user {found.st_uid}"
-            return f"{user}, mode {stat.S_IMODE(found.st_mode):04o}"
+            return f"{user(found.st_uid)}, mode {stat.S_IMODE(found.st_mode):04o}"
     return "somebody else"
+
+
+def user(number: int) -> str:
+    """Return the name of a user, for people."""
+    try:
+        return f"{pwd.getpwuid(number).pw_name} (user {number})"
+    except KeyError:
+        return f"user {number}"
 
 
 def share_as(folder: int, made: int, *, is_folder: bool = False) -> None:

@@ -13,6 +13,7 @@ sweeps/NAME/0001/{cells,models,layers,probes}.parquet   what the job means
 sweeps/NAME/0001/plan.json                          manifest of the revision: its existence means completeness
 sweeps/NAME/journal/LAUNCH/000001.json              attempts that were about to start, one file a dispatch round
 sweeps/NAME/heartbeat.json                          what is going on now
+sweeps/NAME/recompute.json                          cells that are asked for again, until they are there
 sweeps/NAME/claims/000001.json                      who works on the sweep: the highest number
 sweeps/NAME/logs/SHARD/001.log                      what its worker noted, one file an attempt
 set-aside/...                                       damaged files, under the names they had; nobody reads them
@@ -35,6 +36,7 @@ SWEEPS = "sweeps"
 SET_ASIDE = "set-aside"
 JOB = "job.json"
 PLAN = "plan.json"
+REQUESTS = "recompute.json"
 TABLES = ("cells", "models", "layers", "probes")  # the last where there are any
 SUFFIXES = {
     "network": ".safetensors",
@@ -214,6 +216,11 @@ class Layout:
     def logs(cls, sweep: str) -> str:
         """Return the folder of a sweep's logs."""
         return f"{cls.sweep(sweep)}/logs"
+
+    @classmethod
+    def requests(cls, sweep: str) -> str:
+        """Return where it is noted what is asked for again of a sweep."""
+        return f"{cls.sweep(sweep)}/{REQUESTS}"
 
     @classmethod
     def heartbeat(cls, sweep: str) -> str:

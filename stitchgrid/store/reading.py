@@ -11,7 +11,8 @@ from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.layout import EXTRACTS, PARTS, SNAPSHOT_DATA, SNAPSHOTS, SWEEPS
 from stitchgrid.store.parts import PartRows, Parts
-from stitchgrid.store.snapshots import Snapshot, Snapshots
+from stitchgrid.store.snapshots import Snapshots
+from stitchgrid.store.tiers import Snapshot
 
 Found = TypeVar("Found")
 

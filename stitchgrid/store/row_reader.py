@@ -10,7 +10,8 @@ from stitchgrid.store.files import Files
 from stitchgrid.store.layout import PARTS, PartName
 from stitchgrid.store.parts import Parts
 from stitchgrid.store.schemas import PART
-from stitchgrid.store.snapshots import Snapshots, Tier
+from stitchgrid.store.snapshots import Snapshots
+from stitchgrid.store.tiers import Tier
 
 BATCH_ROWS = 500_000  # of parts read at once: bounds the memory
 

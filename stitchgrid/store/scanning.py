@@ -20,10 +20,11 @@ from stitchgrid.store.layout import EXTRACTS, SNAPSHOT_DATA
 from stitchgrid.store.parts import Parts, parquet_bytes, with_all
 from stitchgrid.store.reading import Contents, read_rows, stable
 from stitchgrid.store.schemas import CELL_STATES, PART, RESULTS, no_rows
-from stitchgrid.store.snapshots import Snapshot, Snapshots, Tier
+from stitchgrid.store.snapshots import Snapshots
 from stitchgrid.store.sound_tables import UNREADABLE, open_table, sound, unreadable
 from stitchgrid.store.standing import without_duplicates
 from stitchgrid.store.sweeps import Sweeps
+from stitchgrid.store.tiers import Snapshot, Tier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

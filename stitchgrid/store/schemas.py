@@ -13,6 +13,10 @@ NUMBERS = pa.list_(pa.float32())
 # images, and with images shuffled.
 EVIDENCE = (("low", pa.float64()), ("high", pa.float64()), ("replicates", NUMBERS), ("null", NUMBERS))
 
+# Which computation of its cell a row is of, where the cell was asked for again: of these the highest number counts, and
+# NULL is 0; and the versions of the libraries it was computed with.
+ORIGIN = (("generation", pa.int64()), ("libraries", TEXT))
+
 PART = pa.schema(
     [
         pa.field("cell_id", TEXT, nullable=False),
@@ -43,14 +47,15 @@ PART = pa.schema(
         ("version", TEXT),
         ("created_at", TEXT),
         *EVIDENCE,
+        *ORIGIN,
     ],
-    metadata={"stitchgrid.part": "2"},
+    metadata={"stitchgrid.part": "3"},
 )
 VERSION_KEY = b"stitchgrid.part"
 LONGEST_VERSION = 4  # digits
 # Columns that came after version 1 -> the version of PART that brought them: NULL in files of rows of an earlier one. A
 # column that a file lacks otherwise is damage; one that this version does not know, of a later one, is ignored.
-ADDED: dict[str, int] = {name: 2 for name, _ in EVIDENCE}
+ADDED: dict[str, int] = {name: 2 for name, _ in EVIDENCE} | {name: 3 for name, _ in ORIGIN}
 
 CELLS = pa.schema(
     [
@@ -133,7 +138,7 @@ PROBES = pa.schema(
 )
 
 # What a snapshot keeps of a sweep, ready to be scanned: the rows of its cells, and its cells with their status.
-_UNNAMED = {"cell_id", "status", "error", "source_network", "target_network", "shard"}
+_UNNAMED = {"cell_id", "status", "error", "source_network", "target_network", "shard", *dict(ORIGIN)}
 _MEASURED = [name for name in PART.names if name not in {*_UNNAMED, *CELLS.names}]
 _NAMED = [name for name in CELLS.names if name not in ("metrics", "shard")]
 

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stitchgrid.store.duplicates import Numbers, as_numbers, codes, earliest, encoded, has_repeats, ranks
+from stitchgrid.store.duplicates import Numbers, as_numbers, codes, earliest, encoded, has_repeats, is_latest, ranks
 
-COLUMNS = ("cell_id", "status", "metric", "error", "created_at")
+COLUMNS = ("cell_id", "status", "metric", "error", "created_at", "generation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ def standing(rows: pa.Table, ids: pa.Array) -> Standing:
     position = cell_positions(rows["cell_id"], ids)
     here = position >= 0
     is_value, is_error = value_mask(rows) & here, ~is_error_free(rows) & here
-    sets, which = _sets(rows.filter(pa.array(is_value)), position[is_value], len(ids))
+    sets, which = sets_of(rows["metric"].filter(pa.array(is_value)), position[is_value], len(ids))
     return Standing(
         sets=sets,
         which=which,
@@ -66,17 +66,24 @@ def value_mask(rows: pa.Table) -> Numbers:
 
 
 def without_duplicates(rows: pa.Table) -> pa.Table:
-    """Return the rows with one value a cell and metric, and all errors."""
+    """Return the rows that count: of the highest generation of their cell one value a metric, and all errors."""
+    latest = is_latest(rows)
+    if not latest.all():
+        rows = rows.filter(pa.array(latest))
     is_value = value_mask(rows)
     if not has_repeats(rows, is_value):
         return rows
     return pa.concat_tables([earliest(rows.filter(pa.array(is_value))), rows.filter(pa.array(~is_value))])
 
 
-def _sets(values: pa.Table, position: Numbers, num_cells: int) -> tuple[tuple[frozenset[str], ...], Numbers]:
-    names: Sequence[str] = encoded(values["metric"]).dictionary.to_pylist()
+def sets_of(texts: pa.ChunkedArray, position: Numbers, num_cells: int) -> tuple[tuple[frozenset[str], ...], Numbers]:
+    """Return the distinct sets of texts, none NULL, that cells have, few, and which of them each cell has.
+
+    `position` is that of each text's cell.
+    """
+    names: Sequence[str] = encoded(texts).dictionary.to_pylist()
     present = np.zeros((num_cells, max(1, len(names))), dtype=bool)
-    present[position, codes(values["metric"])] = True
+    present[position, codes(texts)] = True
     packed = np.ascontiguousarray(np.packbits(present, axis=1))
     _, first, which = np.unique(
         packed.view(np.dtype((np.void, packed.shape[1]))).ravel(), return_index=True, return_inverse=True

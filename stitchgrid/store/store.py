@@ -25,6 +25,7 @@ from stitchgrid.store.parts import PartRows, Parts
 from stitchgrid.store.reading import contents, read_rows
 from stitchgrid.store.removing import remove
 from stitchgrid.store.repair import Repair, set_aside
+from stitchgrid.store.requests import Requests
 from stitchgrid.store.scanning import Scan, scan
 from stitchgrid.store.schemas import PART
 from stitchgrid.store.sweeps import StoredPlan, Sweeps
@@ -40,6 +41,7 @@ class Store:
         self._sweeps = Sweeps(files)
         self._journal = Journal(files)
         self._logs = Logs(files)
+        self.requests = Requests(files)
         self.leases = Leases(files, self._journal)
 
     @classmethod
@@ -141,10 +143,19 @@ class Store:
         """Return an artefact's data; a StoreError if it is missing or damaged."""
         return self._artefacts.read(kind, key)
 
-    def write_artefact(self, kind: str, key: str, data: bytes, suffix: str | None = None) -> bool:
-        """Write an artefact unless there is one; return whether this call's data are the artefact now."""
+    def artefact_generation(self, kind: str, key: str) -> int:
+        """Return for which computation of its cells an artefact was made; a StoreError if that cannot be told."""
+        return self._artefacts.generation(kind, key)
+
+    def write_artefact(
+        self, kind: str, key: str, data: bytes, suffix: str | None = None, *, generation: int = 0
+    ) -> bool:
+        """Write an artefact unless there is one; return whether this call's data are the artefact now.
+
+        One that was made for an earlier generation of its cells is replaced.
+        """
         assert suffix in (None, SUFFIXES[kind]), f"a {kind} is kept as {SUFFIXES[kind]}, not {suffix}"
-        return self._artefacts.write(kind, key, data)
+        return self._artefacts.write(kind, key, data, generation=generation)
 
     # Sweeps -----------------------------------------------------------------------------------------------------------
 

@@ -8,32 +8,37 @@ import pyarrow.compute as pc
 from stitchgrid.errors import StoreError
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.damage import DamagedFileError
+from stitchgrid.store.duplicates import as_numbers, is_latest
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import DataName
 from stitchgrid.store.parts import Parts
 from stitchgrid.store.reading import Contents
 from stitchgrid.store.schemas import TEXT
-from stitchgrid.store.snapshots import Snapshot, Snapshots, as_tier
+from stitchgrid.store.snapshots import Snapshots
 from stitchgrid.store.standing import value_mask
+from stitchgrid.store.tiers import Snapshot, as_tier
 
-COLUMNS = ("cell_id", "status", "metric", "created_at")
+COLUMNS = ("cell_id", "status", "metric", "created_at", "generation")
 PARTS_AT_ONCE = 256
 SEPARATOR = "\x1f"
 
 
 def count_missing(files: Files, found: Contents, name: str) -> int:
-    """Return how many rows of a data file are nowhere else in the store.
+    """Return how many rows of a data file are nowhere else in the store, and count: of the highest generation.
 
     Raises:
         DamagedFileError: If the file is not what its name says.
         StoreError: If it cannot be read.
     """
-    keys = _keys(Snapshots(files).rows(as_tier(name), COLUMNS))
+    rows = Snapshots(files).rows(as_tier(name), COLUMNS)
+    rows = rows.filter(pa.array(is_latest(rows)))
     for known in _known(files, found, name):
-        if not len(keys):
+        if not rows.num_rows:
             break
-        keys = pc.filter(keys, pc.invert(pc.is_in(keys, value_set=_keys(known))))
-    return len(keys)
+        latest = is_latest(pa.concat_tables([known, rows.cast(known.schema)]).unify_dictionaries())[known.num_rows :]
+        is_there = as_numbers(pc.is_in(_keys(rows), value_set=_keys(known)))
+        rows = rows.filter(pa.array(latest & ~is_there))
+    return int(rows.num_rows)
 
 
 def _known(files: Files, found: Contents, name: str) -> Iterator[pa.Table]:
@@ -48,10 +53,11 @@ def _known(files: Files, found: Contents, name: str) -> Iterator[pa.Table]:
 
 
 def _keys(rows: pa.Table) -> pa.Array:
-    """Return a text for each row: its cell and metric; its cell and moment where it is an error."""
+    """Return a text for each row: its cell, generation and metric; its moment for the last where it is an error."""
     metric, at = (rows[name].cast(TEXT) for name in ("metric", "created_at"))
     which = pc.if_else(pa.array(value_mask(rows)), metric, pc.binary_join_element_wise("at", pc.fill_null(at, ""), " "))
-    joined = pc.binary_join_element_wise(rows["cell_id"].cast(TEXT), which, SEPARATOR)
+    generation = pc.fill_null(rows["generation"], 0).cast(TEXT)
+    joined = pc.binary_join_element_wise(rows["cell_id"].cast(TEXT), generation, which, SEPARATOR)
     found = joined.combine_chunks()
     return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 

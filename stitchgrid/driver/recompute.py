@@ -1,0 +1,108 @@
+"""Cells that are asked for again: which they are, what is made anew for them, and when all of them are there.
+
+Their rows get a generation above every one in the store, the moment of asking in milliseconds where that is above them,
+so that of two askings, also in two stores that are merged later, the later one counts. It is noted in the store before
+anything is computed and until all is there: whoever is stopped goes on with the next launch.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+
+from stitchgrid.errors import InputError, nearest
+from stitchgrid.jobfile import Job
+from stitchgrid.matchers.registry import asks_ood
+from stitchgrid.records import Cell, NetworkSpec, Sweep
+from stitchgrid.resolve import Anew
+from stitchgrid.store import Request, Store
+
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recomputation:
+    """What is asked for again of a job's sweep: now, and by earlier launches that did not get through."""
+
+    requests: tuple[Request, ...] = ()
+    is_new: bool = False  # something of it is not noted in the store yet
+
+    def generation(self, names: Iterable[str]) -> int:
+        """Return the generation of rows that are asked for again under one of these names; 0 of others."""
+        names = tuple(names)
+        found = (one.generation for one in self.requests if any(_matches(glob, names) for glob in one.globs))
+        return max(found, default=0)
+
+    def of_cells(self, sweep: Sweep) -> Callable[[Cell], int]:
+        """Return the function of a cell of a sweep that gives the generation which its rows are to have at least."""
+        matchers = [self.generation([spec.kind]) for spec in sweep.matchers]
+        networks = [self.generation(_names(network.spec)) for network in sweep.networks]
+        return lambda cell: max(matchers[cell.matcher], networks[cell.source], networks[cell.target])
+
+    def anew(self, job: Job) -> Anew:
+        """Return what of a job's artefacts is made anew: all of models that are asked for, detectors of matchers."""
+        networks = {spec.name: found for spec in job.network_specs() if (found := self.generation(_names(spec)))}
+        detecting = (spec.kind for spec in job.matcher_specs() if asks_ood(spec, "energy"))
+        return Anew(networks=networks, detectors=max(map(self._of_kind, detecting), default=0))
+
+    def may_change(self, job: Job) -> bool:
+        """Return whether a network is trained anew, and its cells may be others then."""
+        return any(spec.is_made and self.generation(_names(spec)) for spec in job.network_specs())
+
+    def _of_kind(self, kind: str) -> int:
+        return self.generation([kind])
+
+    def note(self, store: Store, sweep: str) -> None:
+        """Note in the store what is asked for, so that a later launch goes on with it."""
+        if self.is_new:
+            store.requests.write(sweep, self.requests)
+
+    def settle(self, store: Store, sweep: Sweep, cells: Iterable[Cell]) -> None:
+        """Forget what was asked for, if all of these cells, those of the sweep, have rows of it, be they errors."""
+        if not self.requests:
+            return
+        outcomes, asked = store.outcomes(), self.of_cells(sweep)
+        if all((outcomes.generation(cell.cell_id) or 0) >= asked(cell) for cell in cells):
+            store.requests.forget(sweep.name)
+
+
+def recomputation(job: Job, globs: Sequence[str], store: Store | None) -> Recomputation:
+    """Return what is asked for again, by these globs and by what the store notes.
+
+    Raises:
+        InputError: If a glob matches no matcher and no model of the job.
+        StoreError: If the store cannot be read.
+    """
+    check_globs(job, globs)
+    noted = () if store is None else store.requests.read(job.name)
+    if not globs:
+        return Recomputation(requests=noted)
+    last = 0 if store is None else store.outcomes().last_generation
+    last = max([last, *(one.generation for one in noted)])
+    generation = max(int(1000 * datetime.now(UTC).timestamp()), last + 1)
+    asked = Request(globs=tuple(dict.fromkeys(globs)), generation=generation)
+    return Recomputation(requests=(*noted, asked), is_new=True)
+
+
+def check_globs(job: Job, globs: Sequence[str]) -> None:
+    """Refuse a glob that matches nothing.
+
+    Raises:
+        InputError: If there is one; names what is near.
+    """
+    known = {ALL: None, **{spec.kind: None for spec in job.matcher_specs()}}
+    known |= dict.fromkeys(name for spec in job.network_specs() for name in _names(spec))
+    for glob in globs:
+        if not _matches(glob, known):
+            raise InputError(
+                f"--recompute {glob!r} is no matcher and no model of job {job.name!r}; {nearest(glob, known)}"
+            )
+
+
+def _names(spec: NetworkSpec) -> tuple[str, ...]:
+    """Return the names under which cells of a network are asked for."""
+    return spec.name, spec.entry
+
+
+def _matches(glob: str, names: Iterable[str]) -> bool:
+    return glob == ALL or any(glob == name or fnmatchcase(name, glob) for name in names)

@@ -1,0 +1,116 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021) as PEFT writes them, merged into the weights of their network."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stitchgrid.errors import InputError, nearest, one_line
+from stitchgrid.models.sharded import ADAPTER
+
+_TENSORS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_PARTS = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B)(\.default)?\.weight")
+_UNKNOWN = ("use_dora", "use_qalora", "lora_bias", "arrow_config", "monteclora_config")  # that change what is computed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Adapter:
+    folder: Path
+    config: Mapping[str, Any]
+
+    def scale(self, module: str) -> float:
+        """Return by what the product of the two matrices is multiplied: alpha / rank, or alpha / sqrt(rank)."""
+        rank = self._of_pattern("rank_pattern", module, self.config["r"])
+        alpha = self._of_pattern("alpha_pattern", module, self.config["lora_alpha"])
+        return alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
+
+    def _of_pattern(self, key: str, module: str, default: float) -> float:
+        patterns: Mapping[str, float] = self.config.get(key) or {}
+        return next((value for word, value in patterns.items() if re.match(rf"(.*\.)?({word})$", module)), default)
+
+
+def merge_adapter(module: nn.Module, folder: Path, load: Callable[[Path], dict[str, Tensor]]) -> None:
+    """Add an adapter to the weights of its network: W + scale * B A for each pair, other tensors in place of the old.
+
+    Args:
+        module: The network with the weights that the adapter was trained on.
+        folder: With adapter_config.json and adapter_model.safetensors.
+        load: Reads a file of safetensors.
+
+    Raises:
+        InputError: If it is no adapter of this kind, or does not fit the network.
+    """
+    adapter = _Adapter(folder=folder, config=_config(folder))
+    path = folder / _TENSORS
+    if not path.is_file():
+        raise InputError(f"{folder} has no {_TENSORS}; save the adapter with save_pretrained of PEFT, as safetensors.")
+    tensors = {name.removeprefix(_PREFIX): value for name, value in load(path).items()}
+    pairs: dict[str, dict[str, Tensor]] = {}
+    others: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if found := _PARTS.fullmatch(name):
+            pairs.setdefault(found["module"], {})[found["part"]] = value
+        else:
+            others[name.replace(".modules_to_save.default.", ".")] = value
+    if unknown := [name for name in others if ".lora_" in name]:
+        raise InputError(f"{path} holds {unknown[0]}, a kind of adapter that is not merged here; {_MERGE}.")
+    state = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    with torch.no_grad():
+        for name, parts in pairs.items():
+            weight = _weight(state, f"{name}.weight", path)
+            weight.copy_(_merged(weight, parts, adapter, name))
+        for name, value in others.items():
+            _weight(state, name, path, tuple(value.shape)).copy_(value)
+
+
+_MERGE = "merge it where it was trained (merge_and_unload of PEFT) and give the checkpoint of that"
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+        kind = config.get("peft_type")
+        is_whole = (
+            isinstance(config.get("r"), int) and config["r"] > 0 and isinstance(config["lora_alpha"], int | float)
+        )
+    except (OSError, ValueError, KeyError, AttributeError) as problem:
+        raise InputError(
+            f"{folder} is no adapter as PEFT saves one: its {ADAPTER} cannot be read ({one_line(problem)})."
+        ) from problem
+    if kind != "LORA":
+        raise InputError(f"{folder} is an adapter of the kind {kind!r}; wanted LORA; {_MERGE}.")
+    if not is_whole:
+        raise InputError(f"the {ADAPTER} of {folder} has no rank `r` and `lora_alpha`; wanted those of a LoRA.")
+    if changed := next((key for key in _UNKNOWN if config.get(key)), None):
+        raise InputError(f"{folder} is a LoRA with {changed}, which is not merged here; {_MERGE}.")
+    return dict(config)
+
+
+def _weight(state: Mapping[str, Tensor], name: str, path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
+    if name not in state:
+        raise InputError(f"{path} adapts {name}, which the network does not have; {nearest(name, state)}.")
+    if shape is not None and tuple(state[name].shape) != shape:
+        raise InputError(f"{path} has {name} {shape} where the network has {tuple(state[name].shape)}.")
+    return state[name]
+
+
+def _merged(weight: Tensor, parts: Mapping[str, Tensor], adapter: _Adapter, name: str) -> Tensor:
+    """Return W + scale * B A in float32; of a convolution (O,I,h,w), A is (r,I,h,w) and B (O,r,1,1)."""
+    if len(parts) < 2:
+        raise InputError(f"{adapter.folder} has one half of the adapter of {name} alone: lora_{next(iter(parts))}.")
+    a, b = (parts[part].float().flatten(1) for part in "AB")
+    is_turned = bool(adapter.config.get("fan_in_fan_out"))
+    rows = weight.T if is_turned else weight
+    if (len(b), b.shape[1], a.shape[1]) != (len(rows), len(a), rows[0].numel()):
+        raise InputError(
+            f"{adapter.folder} adapts {name} by matrices of {tuple(b.shape)} and {tuple(a.shape)}, which do not give "
+            f"its weight {tuple(weight.shape)}."
+        )
+    change = (b @ a).view(rows.shape) * adapter.scale(name)
+    return weight.float() + (change.T if is_turned else change)

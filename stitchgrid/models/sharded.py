@@ -1,0 +1,93 @@
+"""Checkpoints that are folders: one file of safetensors, or several with an index, as the Hugging Face hub has them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from stitchgrid.errors import InputError
+from stitchgrid.limits import raise_by
+from stitchgrid.records import Limits
+
+WHOLE, ADAPTER = "model.safetensors", "adapter_config.json"
+INDEX = ".safetensors.index.json"
+_NUM_SHOWN = 4
+
+
+def load_folder(folder: Path, limits: Limits, load: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of a folder's `*.safetensors`: those that its index lists, or of its only file.
+
+    Args:
+        folder: The folder, or the index in one.
+        limits: How many bytes and tensors all files together may have.
+        load: Reads one file.
+
+    Raises:
+        InputError: If there is no such file, several without an index, or one that the index does not fit.
+    """
+    if folder.name.endswith(INDEX):
+        return _load_shards(folder, limits, load)
+    if (folder / ADAPTER).is_file():
+        raise InputError(
+            f"{folder} is an adapter of a network, not its weights: name both, as in weights = {{ file = "
+            f'"the network\'s checkpoint", adapter = "{folder.name}" }} ("pretrained" of a library).'
+        )
+    indices = sorted(path for path in folder.iterdir() if path.name.endswith(INDEX))
+    files = sorted(folder.glob("*.safetensors"))
+    if len(indices) == 1:
+        return _load_shards(indices[0], limits, load)
+    if (folder / WHOLE).is_file():
+        return load(folder / WHOLE)
+    if len(files) == 1:
+        return load(files[0])
+    found = [path.name for path in indices or files]
+    shown = ", ".join(found[:_NUM_SHOWN]) + (", ..." if len(found) > _NUM_SHOWN else "")
+    what = f"several ({shown}): name one of them" if found else "none; folders are read from safetensors alone"
+    raise InputError(
+        f"{folder} is a folder; wanted one with a {WHOLE}, or with files and their {INDEX[1:]}, got {what}."
+    )
+
+
+def _load_shards(index: Path, limits: Limits, load: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    names = _names(index)
+    files = sorted(set(names.values()))
+    paths = [index.parent / name for name in files]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise InputError(f"{index} lists {missing[0]} ({len(missing)} of {len(files)} files), which is not beside it.")
+    if (size := sum(path.stat().st_size for path in paths)) > limits.checkpoint_bytes:
+        raise InputError(
+            f"the files of {index} have {size:,} bytes, more than the {limits.checkpoint_bytes:,} allowed of a "
+            f"checkpoint; {raise_by('checkpoint_bytes')}."
+        )
+    if len(names) > limits.tensors:
+        raise InputError(
+            f"{index} lists {len(names):,} tensors, more than the {limits.tensors:,} allowed; {raise_by('tensors')}."
+        )
+    found: dict[str, Tensor] = {}
+    for path in paths:
+        held = load(path)
+        wanted = [name for name, file in names.items() if file == path.name]
+        if lost := [name for name in wanted if name not in held]:
+            raise InputError(f"{path} does not hold {lost[0]}, which {index.name} says it does: an interrupted copy?")
+        found |= {name: held[name] for name in wanted}
+    return found
+
+
+def _names(index: Path) -> dict[str, str]:
+    """Return the name of every tensor with that of its file, which lies beside the index."""
+    try:
+        content: Any = json.loads(index.read_text(encoding="utf-8"))
+        names = content["weight_map"]
+        is_plain = all(isinstance(one, str) for pair in names.items() for one in pair) and bool(names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise InputError(f"{index} is no index of safetensors ({type(problem).__name__}: {problem}).") from problem
+    outside = [
+        name
+        for name in names.values()
+        if not is_plain or Path(name).name != name or Path(name).suffix != ".safetensors"
+    ]
+    if outside:
+        raise InputError(f"{index} lists {outside[0]!r}; wanted names of .safetensors files beside it.")
+    return dict(names)

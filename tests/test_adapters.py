@@ -1,0 +1,199 @@
+"""LoRA adapters merged into their network's weights; the adapter as a branch beside each layer is the oracle."""
+
+import json
+import re
+
+import pytest
+import torch
+from helpers_models import noise
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from stitchgrid.errors import InputError
+from stitchgrid.models.weights import load_adapter, load_weights
+
+RANK, ALPHA = 2, 6
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.fc(self.conv(x).mean((2, 3)))))
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return Net()
+
+
+def pair(name, rows, *columns):
+    """Return the two matrices of one layer, of a convolution where `columns` are channels, height and width."""
+    kernel = columns[1:]
+    return {
+        f"base_model.model.{name}.lora_A.weight": noise(RANK, *columns, seed=len(name)),
+        f"base_model.model.{name}.lora_B.weight": noise(rows, RANK, *[1 for _ in kernel], seed=rows),
+    }
+
+
+def saved(folder, tensors, **config):
+    folder.mkdir(exist_ok=True)
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, **config}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def with_branches(module, tensors, x, scale):
+    """Return what the network says with the adapter as a branch beside its convolution and its first linear layer."""
+
+    def of(name, part):
+        return tensors[f"base_model.model.{name}.lora_{part}.weight"]
+
+    maps = module.conv(x) + scale * F.conv2d(F.conv2d(x, of("conv", "A")), of("conv", "B"))
+    rows = maps.mean((2, 3))
+    return module.head(torch.relu(module.fc(rows) + scale * (rows @ of("fc", "A").T) @ of("fc", "B").T))
+
+
+ALL = {**pair("conv", 4, 3, 3, 3), **pair("fc", 5, 4)}
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({}, ALPHA / RANK),
+        ({"use_rslora": True}, ALPHA / RANK**0.5),
+        ({"alpha_pattern": {"conv": 1, "fc": 1}}, 1 / RANK),
+        ({"r": 8, "rank_pattern": {"conv|fc": RANK}}, ALPHA / RANK),
+    ],
+)
+def test_the_merged_network_says_what_the_adapter_beside_it_says(tmp_path, config, scale):
+    module, x = net(), noise(3, 3, 6, 6)
+    expected = with_branches(module, ALL, x, scale)
+    load_adapter(module, saved(tmp_path / "lora", ALL, **config))
+    assert torch.allclose(module(x), expected, atol=1e-5)
+    assert not torch.allclose(module(x), net()(x), atol=1e-2)
+
+
+def test_layers_that_were_trained_whole_take_the_place_of_the_old(tmp_path):
+    head = {"base_model.model.head.weight": noise(2, 5), "base_model.model.head.bias": noise(2)}
+    module = net()
+    load_adapter(module, saved(tmp_path / "lora", {**ALL, **head}))
+    assert torch.equal(module.head.weight, head["base_model.model.head.weight"])
+    assert torch.equal(module.head.bias, head["base_model.model.head.bias"])
+
+
+def test_a_weight_that_is_stored_turned_around_is_adapted_so(tmp_path):
+    one, other = net(), net()
+    tensors = pair("fc", 5, 4)
+    load_adapter(one, saved(tmp_path / "lora", tensors))
+    other.fc.weight = nn.Parameter(other.fc.weight.T.clone())
+    load_adapter(other, saved(tmp_path / "turned", tensors, fan_in_fan_out=True))
+    assert torch.allclose(other.fc.weight.T, one.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "message"),
+    [
+        (
+            ALL,
+            {"peft_type": "IA3"},
+            r"lora is an adapter of the kind 'IA3'; wanted LORA; merge it where it was trained",
+        ),
+        (ALL, {"use_dora": True}, r"lora is a LoRA with use_dora, which is not merged here; merge it"),
+        (ALL, {"r": "two"}, r"has no rank `r` and `lora_alpha`"),
+        (pair("fcc", 5, 4), {}, r"adapts fcc.weight, which the network does not have; did you mean 'fc.weight'"),
+        (
+            pair("fc", 7, 4),
+            {},
+            r"adapts fc by matrices of \(7, 2\) and \(2, 4\), which do not give its weight \(5, 4\)",
+        ),
+        (dict(list(pair("fc", 5, 4).items())[:1]), {}, r"has one half of the adapter of fc alone: lora_A"),
+        ({"base_model.model.fc.lora_embedding_A": noise(2, 2)}, {}, r"holds fc.lora_embedding_A, a kind of adapter"),
+        ({"base_model.model.head.bias": noise(3)}, {}, r"has head.bias \(3,\) where the network has \(2,\)"),
+    ],
+)
+def test_what_cannot_be_merged_is_told(tmp_path, tensors, config, message):
+    folder = saved(tmp_path / "lora", tensors, **config)
+    with pytest.raises(InputError, match=message):
+        load_adapter(net(), folder)
+
+
+def test_a_folder_that_is_no_adapter_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"there is no adapter .*none"):
+        load_adapter(net(), tmp_path / "none")
+    with pytest.raises(InputError, match=r"is no adapter as PEFT saves one: its adapter_config.json cannot be read"):
+        load_adapter(net(), tmp_path)
+    folder = saved(tmp_path / "lora", ALL)
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save(ALL, folder / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"lora has no adapter_model.safetensors; save the adapter with save_pretr"):
+        load_adapter(net(), folder)
+    with pytest.raises(InputError, match=r"is an adapter of a network, not its weights.*adapter = \"lora\""):
+        load_weights(net(), folder)
+
+
+def shards(folder, state, index=None, **more):
+    folder.mkdir(exist_ok=True)
+    names = sorted(state)
+    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, held in parts.items():
+        save_file({name: state[name] for name in held}, folder / file)
+    listed = {name: file for file, held in parts.items() for name in held} | more
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": listed}) if index is None else index)
+    return folder
+
+
+@pytest.mark.parametrize("word", ["", "model.safetensors.index.json"])
+def test_a_checkpoint_in_several_files_is_loaded_whole(tmp_path, word):
+    state = net(3).state_dict()
+    folder = shards(tmp_path / "w", {f"model.{name}": value for name, value in state.items()})
+    save_file({"model.fc.bias": noise(5)}, folder / "other.safetensors")  # not in the index
+    module = net()
+    load_weights(module, folder / word)
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "weights.safetensors"])
+def test_a_folder_with_one_file_is_that_file(tmp_path, name):
+    state = net(3).state_dict()
+    save_file(state, tmp_path / name)
+    module = net()
+    load_weights(module, tmp_path)
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ({"x": "gone.safetensors"}, r"lists gone.safetensors \(1 of 3 files\), which is not beside it"),
+        (
+            {"x": "model-00001-of-00002.safetensors"},
+            r"does not hold x, which model.safetensors.index.json says it does",
+        ),
+        (
+            {"x": "../secret.safetensors"},
+            r"lists '../secret.safetensors'; wanted names of .safetensors files beside it",
+        ),
+        ({"x": "w.bin"}, r"lists 'w.bin'; wanted names of .safetensors files"),
+        ({"index": "{"}, r"is no index of safetensors \(JSONDecodeError"),
+        ({"index": '{"weight_map": []}'}, r"is no index of safetensors \(AttributeError"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_files_is_told(tmp_path, spoil, message):
+    folder = shards(tmp_path / "w", net().state_dict(), **spoil)
+    with pytest.raises(InputError, match=message):
+        load_weights(net(), folder)
+
+
+def test_a_folder_without_one_set_of_safetensors_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"wanted one with a model.safetensors.*got none; folders are read from safe"):
+        load_weights(net(), tmp_path)
+    for name in ("a", "b"):
+        save_file(net().state_dict(), tmp_path / f"{name}.safetensors")
+    with pytest.raises(InputError, match=re.escape("got several (a.safetensors, b.safetensors): name one of them")):
+        load_weights(net(), tmp_path)

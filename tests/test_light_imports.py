@@ -1,0 +1,51 @@
+"""What commands do not load: it takes longer than what they do."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torchvision.ops import roi_align
+from torchvision.transforms import v2
+
+from stitchgrid import vision
+
+HEAVY = ("torch._dynamo", "sklearn", "scipy.stats", "scipy.optimize", "ray", "matplotlib", "sympy")
+
+
+def loaded_by(statements):
+    code = f"{statements}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("what", ["stitchgrid.driver", "stitchgrid.worker", "stitchgrid.api.comparing"])
+def test_what_computes_loads_neither_compiler_nor_statistics_before_it_needs_them(what):
+    assert loaded_by(f"import {what}") == []
+
+
+def test_what_torchvision_asks_the_compiler_is_still_answered():
+    boxes, maps = torch.tensor([[0.0, 1.0, 1.0, 6.0, 6.0]]), torch.rand(1, 2, 8, 8)
+    here = roi_align(maps, boxes, output_size=3)
+    code = (
+        "import torch, sys; from stitchgrid import vision; from torchvision.ops import roi_align\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        f"maps = torch.tensor({maps.tolist()}); boxes = torch.tensor({boxes.tolist()})\n"
+        "with torch.no_grad(): print(roi_align(maps, boxes, output_size=3).tolist())\n"
+        "from torch._dynamo.utils import is_compile_supported, counters\n"
+        "print(torch.compile(lambda x: x + 1, backend='eager')(torch.zeros(1)).item())"
+    )
+    lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")
+    assert torch.equal(torch.tensor(eval(lines[0])), here)
+    assert lines[1] == "1.0"
+
+
+@pytest.mark.parametrize("mode", list(vision.InterpolationMode)[:3])
+@pytest.mark.parametrize("size", [[224, 224], [8, 8], [31, 50], [20]])
+def test_images_are_resized_as_by_the_newer_transforms(mode, size):
+    images = torch.rand(2, 3, 40, 33, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        vision.resize(images, size, interpolation=mode, antialias=True),
+        v2.functional.resize(images, size, interpolation=mode, antialias=True),
+    )
+    assert torch.equal(vision.center_crop(images, size * 2), v2.functional.center_crop(images, size * 2))
