@@ -38,6 +38,8 @@ from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import InputError
 from stitchgrid.records import Row, Shard, Sweep
+from stitchgrid.statistics.base import total_bytes
+from stitchgrid.statistics.shard import Collector
 from stitchgrid.store import Store
 from stitchgrid.worker import Worker
 
@@ -92,7 +94,7 @@ def test_more_layers_images_and_wider_matrices_need_more(zoo):
 def test_what_indices_find_of_each_layer_is_counted_one_kind_at_a_time_and_distances_once(zoo):
     def grams(*kinds: str) -> int:
         sweep = make_sweep(zoo, PAIRS[:1], [matcher(kind) for kind in kinds])
-        return memory._Need(sweep=sweep, shard=whole_shard(sweep), device=CPU, halvings=0)._grams
+        return total_bytes(Collector(sweep).of(whole_shard(sweep).blocks).grams)
 
     sweep = make_sweep(zoo, PAIRS[:1], [matcher("cka")])
     keys = {(block.source, k) for block in whole_shard(sweep).blocks for k in block.source_layers}
@@ -189,7 +191,7 @@ def test_moments_and_maps_take_what_they_are_said_to(zoo, monkeypatch, asked):
 
     monkeypatch.setattr(Evaluation, "_note_stitches", note)
     run(zoo, sweep)
-    said = memory._moment_bytes(sweep, whole_shard(sweep), lambda amount: 0 * amount)
+    said = Collector(sweep).of(whole_shard(sweep).blocks).moment_bytes()
     assert 0.9 * held[0] <= said <= 1.4 * held[0]
 
 

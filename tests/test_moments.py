@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stitchgrid import moments
-from stitchgrid.moments import CrossSums, PairMoments, RowSums, exact_mean, find_finite, pair_moments
+from stitchgrid.moments import CrossSums, PairMoments, RowSums, exact_mean, find_finite, pair_moments, sums
 
 X_WIDTHS, Y_WIDTHS = [3, 3, 1, 4], [2, 5]
 FIELDS = ("mean_x_D", "mean_y_E", "xx_DD", "xy_DE", "yy_EE")
@@ -77,7 +76,7 @@ def test_moments_of_every_pair_are_those_of_the_explicit_centred_matrices():
 @settings(max_examples=60, deadline=None)
 def test_batches_and_slices_of_any_split_equal_one_pass(cuts, offset, num_slices):
     sides = both_sides(30, seed=3, offset=offset)
-    with patch.object(moments, "_num_parallel", lambda device: num_slices):
+    with patch.object(sums, "_num_parallel", lambda device: num_slices):
         total = summed(sides, *(slice(a, b) for a, b in pairwise([0, *sorted(cuts), 30])))
     assert total.pair(0, 0).num_rows == 30
     every_pair(total, sides, rtol=1e-9 if offset else 1e-11)
@@ -85,7 +84,7 @@ def test_batches_and_slices_of_any_split_equal_one_pass(cuts, offset, num_slices
 
 @pytest.mark.parametrize("block", [1, 5, 1_000], ids=["a block a layer", "blocks of layers", "one block"])
 def test_layers_against_themselves_give_every_pair_and_each_layers_own_products(monkeypatch, block):
-    monkeypatch.setattr(moments, "BLOCK", block)
+    monkeypatch.setattr(sums, "BLOCK", block)
     widths = [3, 3, 2, 4, 4]
     blocks = draw(50, widths, seed=20, offset=3.0)
     rows = RowSums(widths)

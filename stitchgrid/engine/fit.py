@@ -12,11 +12,12 @@ from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.low_rank import Reductions
 from stitchgrid.engine.ood import Gaussians
 from stitchgrid.engine.stitched import Stitch
-from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches, by_network
+from stitchgrid.engine.workspace import Batch, Workspace, batches, by_network
 from stitchgrid.matchers.protocol import Fit
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.moments import PairMoments
 from stitchgrid.records import Cell
+from stitchgrid.statistics.base import LayerKey
 
 _log = logging.getLogger(__name__)
 

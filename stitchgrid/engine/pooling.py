@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from stitchgrid.engine.laying import Laying
-from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
-from stitchgrid.matchers.alignment import Layout, image_blocks, is_identity, layouts_of, pooled, rows_of
+from stitchgrid.engine.workspace import Batch, Workspace
+from stitchgrid.matchers.alignment import image_blocks, pooled, rows_of
+from stitchgrid.matchers.layouts import Layout, is_identity, layouts_of
 from stitchgrid.matchers.params import Rules
 from stitchgrid.records import Layer
+from stitchgrid.statistics.base import LayerKey
 
 
 class Pooling:

@@ -20,7 +20,8 @@ from stitchgrid.engine.pooling import pooled_source, pooled_target
 from stitchgrid.engine.profile import Profile
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.adapters import Adapter
-from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, layouts_of, resize_rows, rows_of
+from stitchgrid.matchers.alignment import install, resize_rows, rows_of
+from stitchgrid.matchers.layouts import DEFAULT_RULES, keeps_means, layouts_of
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.ood import detection, rounded
 from stitchgrid.matchers.params import Rules
