@@ -159,15 +159,14 @@ def _target_ranges(block: Block, costs: "Costs", shard_flops: float) -> Iterator
 def _source_ranges(block: Block, costs: "Costs", most: float) -> list[Block]:
     """Return a block in the fewest equal runs of source layers that keep within `most`, or are single layers.
 
-    No run is so short that what all of them do anew is more than a small share of it.
+    What all runs do anew stays a small share of the whole.
     """
-    layers, runs = block.source_layers, [block]
-    if costs(runs) <= most or len(layers) < 2:
-        return runs
-    anew = sum(costs([half]) for half in _runs(block, 2)) - costs(runs)
-    most = max(most, anew / MAX_SHARED)
-    while len(runs) < len(layers) and max(costs([run]) for run in runs) > most:
-        runs = _runs(block, len(runs) + 1)
+    runs, whole = [block], costs([block])
+    while len(runs) < len(block.source_layers) and max(costs([run]) for run in runs) > most:
+        more = _runs(block, len(runs) + 1)
+        if sum(costs([run]) for run in more) > (1 + MAX_SHARED) * whole:
+            break
+        runs = more
     return runs
 
 
