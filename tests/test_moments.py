@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stitchgrid.moments import CrossSums, PairMoments, RowSums, exact_mean, find_finite, pair_moments, sums
+from stitchgrid.statistics import moments as statistics
 
 X_WIDTHS, Y_WIDTHS = [3, 3, 1, 4], [2, 5]
 FIELDS = ("mean_x_D", "mean_y_E", "xx_DD", "xy_DE", "yy_EE")
@@ -84,11 +85,11 @@ def test_batches_and_slices_of_any_split_equal_one_pass(cuts, offset, num_slices
 
 @pytest.mark.parametrize("block", [1, 5, 1_000], ids=["a block a layer", "blocks of layers", "one block"])
 def test_layers_against_themselves_give_every_pair_and_each_layers_own_products(monkeypatch, block):
-    monkeypatch.setattr(sums, "BLOCK", block)
+    monkeypatch.setattr(statistics, "BLOCK", block)
     widths = [3, 3, 2, 4, 4]
     blocks = draw(50, widths, seed=20, offset=3.0)
     rows = RowSums(widths)
-    cross = CrossSums(rows, rows)
+    cross = CrossSums(rows, rows, blocks=statistics.mirrored_blocks(widths))
     for part in (slice(0, 20), slice(20, 50)):
         centred = rows.centre([block[part] for block in blocks])
         cross.add(centred, centred)

@@ -73,7 +73,8 @@ class GatheredCross(CrossRows):
 
     def __post_init__(self) -> None:
         assert isinstance(self.target.rows, RowSums)
-        self.products = CrossSums(self.laid, self.target.rows)
+        blocks = self.cross.blocks if self.cross.is_mirrored else None
+        self.products = CrossSums(self.laid, self.target.rows, blocks=blocks)
 
     def add(self, x_NPX: Tensor, y_NQY: Tensor) -> None:
         """Add the rows of a few images, about their pivots."""

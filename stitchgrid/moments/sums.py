@@ -14,7 +14,6 @@ from stitchgrid.moments.sides import PairMoments, Side
 
 NOT_FINITE = "look at the network's weights, and at the job's precision"  # what to do about inf and NaN
 
-BLOCK = 128  # features of a side multiplied with those before them at a time: half of its products are mirror images
 SLICED = 1 << 20  # numbers in the products of all slices of rows together, at most
 
 
@@ -126,12 +125,13 @@ class CrossSums:
     (100, (3, 3))
     """
 
-    def __init__(self, x: RowSums, y: RowSums):
+    def __init__(self, x: RowSums, y: RowSums, *, blocks: Sequence[slice] | None = None):
+        """`blocks` are columns of a set that is multiplied with itself: each with those before it, and with itself."""
         self.x, self.y = x, y
         self.xy_XY = x.pivot_X.new_zeros(len(x.pivot_X), len(y.pivot_X))
         self._blocks = [(slice(0, len(x.pivot_X)), len(y.pivot_X))]  # rows of the products, multiplied up to a column
         if x is y:
-            self._blocks = [(block, block.stop) for block in _blocks(x.slices)]
+            self._blocks = [(block, block.stop) for block in blocks or [slice(0, len(x.pivot_X))]]
             x.share_products(self.xy_XY)
 
     def add(self, x: Tensor, y: Tensor) -> None:
@@ -178,17 +178,6 @@ def _num_parallel(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
     return torch.get_num_threads()
-
-
-def _blocks(layers: Sequence[slice]) -> list[slice]:
-    """Return the columns of layers that lie side by side as blocks of whole layers, of `BLOCK` features or more."""
-    blocks: list[slice] = []
-    for columns in layers:
-        if blocks and blocks[-1].stop - blocks[-1].start < BLOCK:
-            blocks[-1] = slice(blocks[-1].start, columns.stop)
-        else:
-            blocks.append(columns)
-    return blocks
 
 
 def pair_moments(x_RD: Tensor, y_RE: Tensor) -> PairMoments:

@@ -3,9 +3,10 @@
 X are the features of all sources of a frame side by side, Y those of all targets.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Literal
 
 from stitchgrid.matchers.layouts import Layout, keeps_means
@@ -15,6 +16,7 @@ from stitchgrid.statistics.rows import Geometry, NumberedSpace, RowSpace
 
 Side = Literal["source", "target"]
 NO_AXES: frozenset[Side] = frozenset()
+BLOCK = 128  # features multiplied with those before them at a time, where half of all products are mirror images
 READING = 2.0  # operations in float64 on each number of a row that is read
 LAYING = 16.0  # and on each that is laid on other rows: interpolation reads four, and more on the way back
 
@@ -78,6 +80,34 @@ class Cross:
         """Numbers in the products of all sources with all targets."""
         return self.source.width * self.target.width
 
+    @property
+    def blocks(self) -> list[slice]:
+        """The features of whole layers that are multiplied with those before them at a time, and with themselves."""
+        return mirrored_blocks(self.source.widths)
+
+    @property
+    def row_flops(self) -> float:
+        """Operations on one row."""
+        if not self.is_mirrored:
+            return 2.0 * self.num_products
+        multiplied: list[int] = [(block.stop - block.start) * block.stop for block in self.blocks]
+        return 2.0 * sum(multiplied)
+
+
+def mirrored_blocks(widths: Sequence[int]) -> list[slice]:
+    """Return the features of layers that lie side by side in blocks of whole layers, of `BLOCK` features or more.
+
+    >>> mirrored_blocks([100, 100, 200])
+    [slice(0, 200, None), slice(200, 400, None)]
+    """
+    blocks: list[slice] = []
+    for start, stop in pairwise(accumulate(widths, initial=0)):
+        if blocks and blocks[-1].stop - blocks[-1].start < BLOCK:
+            blocks[-1] = slice(blocks[-1].start, stop)
+        else:
+            blocks.append(slice(start, stop))
+    return blocks
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Products:
@@ -94,7 +124,7 @@ class Products:
     @cached_property
     def pair_flops(self) -> float:
         """Operations in float64 on one image's rows, for the products of sources with targets."""
-        return sum(2.0 * one.num_rows * one.num_products / (1 + one.is_mirrored) for one in self.crosses)
+        return sum(one.num_rows * one.row_flops for one in self.crosses)
 
     @cached_property
     def own_flops(self) -> float:
