@@ -34,8 +34,11 @@ class Evaluation:
         self.moment_cells = [cell for cell in sound if isinstance(self._needs(cell).kind, MomentIndex)]
         self.gram_cells = [cell for cell in sound if self._needs(cell).is_gram]
         self.grams = list(grams_of(work.geometry, work.asked(self.gram_cells)).values())
-        affine = [stitch.cell for stitch in self.stitches if isinstance(stitch.map, AffineMap)]
-        self.moments = EvaluationMoments(work, fitted, [*affine, *self.moment_cells])
+        by_rows = [stitch.cell for stitch in self.stitches if self._may_go_by_rows(stitch)]
+        other = {stitch.cell: None for stitch in self.stitches if isinstance(stitch.map, AffineMap)}
+        for cell in by_rows:
+            del other[cell]
+        self.moments = EvaluationMoments(work, fitted, [*other, *self.moment_cells], by_rows)
         self.anchors = Anchors(
             work, (key for s in self._run_stitches() for key in (s.cell.source_key, s.cell.target_key))
         )
@@ -44,6 +47,13 @@ class Evaluation:
 
     def _needs(self, cell: Cell) -> Needs:
         return self.work.needs[cell.matcher]
+
+    def _may_go_by_rows(self, stitch: Stitch) -> bool:
+        """Return whether T(A) tells all that moments of the evaluation rows would tell of an affine map."""
+        needs = self._needs(stitch.cell)
+        if not needs.may_go_by_rows or not isinstance(stitch.map, AffineMap):
+            return False
+        return needs.is_trained or stitch.cell.cell_id in self.fitted.by_rows
 
     def _tails(self) -> list[TailEvaluation]:
         ending: dict[LayerKey, list[Stitch]] = {}
@@ -56,6 +66,7 @@ class Evaluation:
                 some,
                 fit_minimum_S=torch.stack([minima[stitch.cell] for stitch in some]),
                 anchors=self.anchors,
+                by_rows=self.moments.by_rows,
             )
             for some in ending.values()
         ]

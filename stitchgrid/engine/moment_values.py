@@ -20,9 +20,10 @@ from stitchgrid.matchers.span import LEAK
 from stitchgrid.matchers.stitchers.affine import AffineMap, r_squared, residual, squared_error
 from stitchgrid.moments import PairMoments
 from stitchgrid.records import Cell
-from stitchgrid.statistics.collect import evaluation_moments, evaluation_shuffles
+from stitchgrid.statistics.collect import evaluation_shuffles
 from stitchgrid.statistics.gram import in_groups
 from stitchgrid.statistics.moments import GroupedMoments
+from stitchgrid.statistics.residuals import cheaper
 
 MOMENT_BYTES = 256 << 20  # of centred products of layer pairs at a time, for the indices
 
@@ -30,12 +31,15 @@ MOMENT_BYTES = 256 << 20  # of centred products of layer pairs at a time, for th
 class EvaluationMoments:
     """Second moments of the evaluation images, of all of them, without each group, and with images shuffled."""
 
-    def __init__(self, work: Workspace, fitted: Fitted, cells: Sequence[Cell]):
+    def __init__(self, work: Workspace, fitted: Fitted, cells: Sequence[Cell], by_rows: Sequence[Cell] = ()):
+        """`by_rows` are cells whose residual may be found row by row, where that costs less."""
         self.work, self.fitted = work, fitted
         asked = work.asked(cells)
+        found, errors = cheaper(work.geometry, asked, work.asked(by_rows))
+        self.by_rows = {cell.cell_id for cell in by_rows} if errors else set()
         self._gatherers = {
             count: GroupedGatherer(work, one) if isinstance(one, GroupedMoments) else MomentGatherer(work, one)
-            for count, one in evaluation_moments(work.geometry, asked).items()
+            for count, one in found.items()
         }
         self._shuffled = {
             count: ShuffledGatherer(work, one) for count, one in evaluation_shuffles(work.geometry, asked).items()
@@ -131,7 +135,11 @@ class MomentValues:
 
     def note_residuals(self, stitches: Sequence[Stitch]) -> None:
         """Note residual and r2 of affine maps, and flag sources that the fit rows do not span."""
-        affine = [(stitch.cell, stitch.map) for stitch in stitches if isinstance(stitch.map, AffineMap)]
+        affine = [
+            (stitch.cell, stitch.map)
+            for stitch in stitches
+            if isinstance(stitch.map, AffineMap) and stitch.cell.cell_id not in self.moments.by_rows
+        ]
         unseen: dict[tuple[int, int], Tensor] = {}  # by rows of a source and their span, which all its targets share
         noted: list[tuple[Cell, list[Tensor]]] = []  # residual, r2, share of the source that the fit rows do not span
         for cell, found in affine:

@@ -57,6 +57,11 @@ class Needs:
         return self.is_stitcher and not self.is_affine
 
     @property
+    def may_go_by_rows(self) -> bool:
+        """Whether its maps are affine, and T(A) is there for the tail: their distance to B may be found from it."""
+        return self.is_affine and self.runs_tail and not self.is_shuffled
+
+    @property
     def num_folds(self) -> int:
         """Number of groups of fit images with moments of their own; 0: moments are of all fit images."""
         return 0 if self.closed is None else min(self.closed.num_folds, self.num_fit)

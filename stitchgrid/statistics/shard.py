@@ -15,7 +15,6 @@ from stitchgrid.statistics.base import (
 )
 from stitchgrid.statistics.collect import (
     AnyMoments,
-    evaluation_moments,
     evaluation_shuffles,
     fit_moments,
     fit_shuffles,
@@ -29,8 +28,9 @@ from stitchgrid.statistics.moments import ShuffledMoments
 from stitchgrid.statistics.needs import all_needs, of_blocks
 from stitchgrid.statistics.of_layers import PooledGaussian, RowAxes
 from stitchgrid.statistics.passes import Pass, SourceReading, TargetReading, pass_flops, reading_of
+from stitchgrid.statistics.residuals import cheaper, row_errors
 from stitchgrid.statistics.rows import Geometry, LayersSize
-from stitchgrid.statistics.stitched_network import Distances, Energies, RowErrors, Tail, Target, Training
+from stitchgrid.statistics.stitched_network import Distances, Energies, Tail, Target, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,13 @@ class Collector:
         sweep, asked = self.sweep, list(of_blocks(self.needs, blocks))
         grams = tuple(grams_of(self.geometry, asked).values())
         closed = tuple(fit_moments(self.geometry, asked).values())
-        evaluation = tuple(evaluation_moments(self.geometry, asked).values())
+        of_rows, errors = cheaper(
+            self.geometry,
+            [one for one in asked if not one.needs.may_go_by_rows],
+            [one for one in asked if one.needs.may_go_by_rows],
+        )
+        evaluation = tuple(of_rows.values())
+        errors = (*errors, *row_errors(self.geometry, [one for one in asked if one.needs.is_adapter]))
         axes, of_targets = row_axes(self.geometry, asked), gaussians(self.geometry, asked)
         targets = self._all_targets(blocks)
         scored = {key[0] for key in targets} if any(one.runs_tail for one in self.needs) else set()
@@ -102,7 +108,7 @@ class Collector:
             evaluation=evaluation,
             shuffled=tuple(evaluation_shuffles(self.geometry, asked).values()),
             grams=grams,
-            tails=tuple(self._tails(targets)),
+            tails=(*self._tails(targets), *errors),
             passes=(
                 *self._fit_passes([*closed, *axes], of_targets),
                 *self._pass([*evaluation, *grams, *self._stitched(targets)], scored),
@@ -186,16 +192,13 @@ class Collector:
 
     def _tails(self, targets: dict[LayerKey, Target]) -> Iterator[Statistic]:
         """Yield what is run behind the stitch, and what is measured there."""
-        num_tails, num_adapters, num_distances, num_energies = (
-            sum(getattr(one, what) for one in self.needs)
-            for what in ("runs_tail", "is_adapter", "asks_distances", "asks_energies")
+        num_tails, num_distances, num_energies = (
+            sum(getattr(one, what) for one in self.needs) for what in ("runs_tail", "asks_distances", "asks_energies")
         )
         num_images = self.sweep.num_eval
         for target in targets.values():
             if num_tails:
                 yield Tail(num_images=num_images, target=target, num_matchers=num_tails)
-            if num_adapters:
-                yield RowErrors(num_images=num_images, target=target, num_matchers=num_adapters)
             if num_distances:
                 yield Distances(num_images=num_images, target=target, num_matchers=num_distances)
             if num_energies:

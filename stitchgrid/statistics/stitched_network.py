@@ -8,8 +8,8 @@ from stitchgrid.statistics.rows import LayersSize
 
 SCORE_BYTES = 4  # of one image's score
 ADJOINT = 2.0  # cost of a map's gradient, in that of the map
-CHECKS = 30.0  # operations on each number of T(A): its sums, and those of its negative part
-DISTANCE = 20.0  # and for its distance to B
+CHECKS = 100.0  # operations on each number of T(A): its sums, and those of its negative part
+DISTANCE = 200.0  # and for its distance to B
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,19 +66,20 @@ class Tail(Statistic):
 
 @dataclass(frozen=True, kw_only=True)
 class RowErrors(Statistic):
-    """The distances of T(A) to B of some stitched networks, row by row, where their tail is run."""
+    """The distances of T(A) to B of stitched networks that end in a layer, row by row, where their tail is run."""
 
-    target: Target
-    num_matchers: int
+    key: LayerKey
+    num_values: int  # of an image
+    num_stitches: int
 
     @property
     def layers(self) -> frozenset[LayerKey]:
         """The target layer."""
-        return frozenset({self.target.key})
+        return frozenset({self.key})
 
     def flops(self) -> float:
         """Return the cost of the differences and their squares, and of B's own."""
-        return DISTANCE * self.num_images * (self.num_matchers * self.target.num_sources + 1) * self.target.num_values
+        return DISTANCE * self.num_images * (self.num_stitches + 1) * self.num_values
 
 
 @dataclass(frozen=True, kw_only=True)
