@@ -23,7 +23,7 @@ from helpers_engine import (
 )
 from torch import Tensor, nn
 
-from stitchgrid.engine import evaluate, shard
+from stitchgrid.engine import fit, shard
 from stitchgrid.engine.ledger import MAX_ERROR_CHARACTERS, Ledger
 from stitchgrid.engine.stitched import TailEvaluation
 from stitchgrid.engine.workspace import Workspace
@@ -89,7 +89,7 @@ class FailsAt:
     ("module", "name", "kind"),
     [
         (Direct, "fit", "direct"),
-        (evaluate, "residual", "direct"),
+        (fit, "is_exact_enough", "direct"),
     ],
 )
 def test_a_cell_that_raises_is_one_failed_row_and_the_rest_are_fine(zoo, sweep, sound, monkeypatch, module, name, kind):

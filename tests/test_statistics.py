@@ -6,14 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers_engine import Zoo, every_cell, make_sweep, matcher, trained_zoo, whole_shard, workspace
+from helpers_engine import Zoo, every_cell, make_sweep, matcher, run, trained_zoo, whole_shard, workspace
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stitchgrid.engine import moment_values
 from stitchgrid.engine.gather import MomentGatherer
 from stitchgrid.engine.groups import GroupedGatherer
 from stitchgrid.engine.shuffles import ShuffledGatherer
 from stitchgrid.engine.workspace import Batch, batches, by_network
-from stitchgrid.statistics import moments
+from stitchgrid.matchers.stitchers.affine import is_exact_enough
+from stitchgrid.matchers.stitchers.direct import fit_direct
+from stitchgrid.moments import pair_moments
+from stitchgrid.records import Row, Sweep
+from stitchgrid.statistics import moments, stitched_network
 from stitchgrid.statistics.collect import evaluation_moments, evaluation_shuffles, fit_moments, grams_of
 from stitchgrid.statistics.moments import GroupedMoments
 from stitchgrid.statistics.needs import all_needs, of_blocks
@@ -140,6 +145,56 @@ def test_epochs_read_sources_once_where_their_activations_are_kept(zoo):
 
     assert passes(epochs=4) == passes(epochs=2) > 0
     assert passes(epochs=4, augment="crop4_flip") > passes(epochs=2, augment="crop4_flip") > passes(epochs=2)
+
+
+BY_ROWS = [matcher("direct"), matcher("ridge", strength=0.1), matcher("task_loss", epochs=2, batch_size=32, samples=80)]
+
+
+def by_rows(zoo: Zoo, monkeypatch: pytest.MonkeyPatch, sweep: Sweep, cost: float) -> tuple[list[Row], set[str]]:
+    """Return the rows of a sweep where the distance of T(A) to B costs so much, and the cells found by it."""
+    found: set[str] = set()
+    real = moment_values.cheaper
+    with monkeypatch.context() as patch:
+        patch.setattr(stitched_network, "DISTANCE", cost)
+        patch.setattr(moment_values, "cheaper", lambda g, m, either: noted(real(g, m, either), either))
+
+        def noted(result, either):
+            if result[1]:
+                found.update(one.needs.spec.kind for one in either)
+            return result
+
+        return run(zoo, sweep), found
+
+
+@pytest.mark.parametrize("pair", [("conv", "view"), ("view", "conv"), ("token", "conv"), ("conv", "token")], ids=str)
+@pytest.mark.parametrize("groups", [None, 4])
+def test_residuals_are_the_same_from_rows_and_from_moments(zoo, monkeypatch, pair, groups):
+    """To 1e-6, or 1e-9 where they are below a thousandth: rows are mapped in float32."""
+    sweep = replace(make_sweep(zoo, [pair], BY_ROWS), groups=groups)
+    (of_rows, kinds), (of_moments, none) = (by_rows(zoo, monkeypatch, sweep, cost) for cost in (0.0, 1e30))
+    assert "task_loss" in kinds
+    assert not none
+    came, wanted = ({(row.cell_id, row.metric): row for row in rows} for rows in (of_rows, of_moments))
+    assert came.keys() == wanted.keys()
+    for key, row in came.items():
+        assert row.flags == wanted[key].flags
+        pairs = [(row.value, wanted[key].value)]
+        pairs += zip(row.values or (), wanted[key].values or (), strict=True)
+        for value, other in pairs:
+            assert (value is None) == (other is None)
+            exact = (lambda number: 1 - number) if "r2" in key[1] else (lambda number: number)
+            assert value is None or exact(value) == pytest.approx(exact(other), rel=1e-6, abs=1e-9), key
+
+
+def test_a_map_whose_products_float32_rounds_is_judged_by_moments():
+    generator = torch.Generator().manual_seed(0)
+    a, noise = (torch.randn(200, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    weight = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    for size, is_exact in ((0.3, True), (1e-7, False)):
+        of_pair = pair_moments(a, a @ weight + size * noise)
+        assert bool(is_exact_enough(fit_direct(of_pair).map, of_pair)) == is_exact
+    far = pair_moments(a, a @ weight + 0.3 * noise + 1e5)
+    assert not is_exact_enough(fit_direct(far).map, far)
 
 
 def test_statistics_are_told_without_torch():

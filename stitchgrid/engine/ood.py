@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stitchgrid.engine.ledger import Ledger
-from stitchgrid.engine.pooling import pooled_source, pooled_target
+from stitchgrid.engine.pooling import pooled_own, pooled_source
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.metrics import OOD_METRICS
@@ -46,7 +46,7 @@ class Gaussians:
         """Look at the images of a batch."""
         for (layer, num_images), sums in self.sums.items():
             if count := batch.count_below(num_images):
-                sums.add(sums.centre([pooled_target(self.work, batch, layer)[:count]]))
+                sums.add(sums.centre([pooled_own(self.work, batch, layer)[:count]]))
 
     def open_after(self, num_seen: int) -> list[GaussianKey]:
         """Return those that look at more images than were seen."""
@@ -78,7 +78,7 @@ class DistanceCheck:
     @torch.no_grad()
     def take(self, batch: Batch) -> None:
         """Score the images of a batch."""
-        self._b_N.append(self.gaussian.score(pooled_target(self.work, batch, self.target)))
+        self._b_N.append(self.gaussian.score(pooled_own(self.work, batch, self.target)))
         scores = [self._score(position, batch) for position in range(len(self.stitches))]
         self._t_SN.append(torch.stack(scores))
 

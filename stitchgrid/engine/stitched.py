@@ -15,7 +15,7 @@ from torch import Tensor
 from stitchgrid.engine.anchors import Anchors
 from stitchgrid.engine.groups import Groups, left
 from stitchgrid.engine.outputs import outputs_of
-from stitchgrid.engine.pooling import pooled_source, pooled_target
+from stitchgrid.engine.pooling import pooled_own, pooled_source
 from stitchgrid.engine.profile import Profile
 from stitchgrid.engine.row_errors import RowErrors, SpreadSum
 from stitchgrid.engine.workspace import Batch, Workspace
@@ -140,7 +140,7 @@ class TailEvaluation:
         b_NPE = rows_of(batch.activations[self.target].float(), self.layer)
         self.outputs.begin(batch.logits[self.target[0]].float(), batch.labels_N)
         self.target_minimum_S = torch.minimum(self.target_minimum_S, b_NPE.min())
-        self.target_spread.add(pooled_target(self.work, batch, self.target).unsqueeze(1), batch.start)
+        self.target_spread.add(pooled_own(self.work, batch, self.target).unsqueeze(1), batch.start)
         self.row_errors.begin(b_NPE, batch.start)
         self.profile.begin(batch)
         if self.detector is not None:
