@@ -13,11 +13,12 @@ from importlib import import_module
 
 __version__ = "0.2.0"
 
-__all__ = ["Grid", "Run", "__version__", "errors", "launch", "measures", "open", "plan", "resume"]
+__all__ = ["Grid", "Run", "__version__", "compare", "errors", "launch", "measures", "open", "plan", "resume"]
 
 _HOMES = {
     "Grid": "api.runs",
     "Run": "api.runs",
+    "compare": "api.comparing",
     "errors": "errors",
     "launch": "api.launching",
     "measures": "api.measures",

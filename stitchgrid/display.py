@@ -11,6 +11,7 @@ from rich.text import Text
 from stitchgrid.printable import printable
 
 SECONDS_PER_LINE = 60.0  # between progress lines where there is no terminal
+SECONDS_IN_NOTEBOOK = 5.0  # in a notebook, which somebody looks at
 
 
 class Rate(ProgressColumn):
@@ -57,10 +58,10 @@ def clock(seconds: float) -> str:
 
 
 class Display:
-    """Messages and one stage's progress at a time."""
+    """Messages and one stage's progress at a time; none where it is quiet."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
 
     def say(self, text: str) -> None:
         """Show one line (or several) of text."""
@@ -77,6 +78,7 @@ class Stage:
     def __init__(self, console: Console, title: str, total: int, noun: str, *, expected: float | None = None):
         self.console, self.title, self.total, self.noun, self.expected = console, title, total, noun, expected
         self.done = self.failed = 0
+        self.seconds_per_line = SECONDS_IN_NOTEBOOK if console.is_jupyter else SECONDS_PER_LINE
         self.started = self.line_at = self.ended_at = monotonic()
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -116,7 +118,7 @@ class Stage:
 
     def tick(self) -> None:
         """Show where things stand, where nobody watches a bar."""
-        if not self.console.is_terminal and monotonic() - self.line_at >= SECONDS_PER_LINE:
+        if not self.console.is_terminal and monotonic() - self.line_at >= self.seconds_per_line:
             self._line()
 
     def _line(self) -> None:

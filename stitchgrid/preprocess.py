@@ -27,7 +27,8 @@ def apply_preprocess(
 ) -> Tensor:
     """Return images as a network wants them, in the order scale to [0, 1], resize, centre crop, normalise.
 
-    Takes uint8 (N,3,H,W), or (3,H,W) images of different sizes that resizing and cropping make equal. One channel is
+    Takes uint8 (N,3,H,W), or (3,H,W) images of different sizes that resizing and cropping make equal; floating-point
+    images (N,C,H,W) are what networks want already, and are only cast. One channel is
     luminance, as Pillow has it (ITU-R 601, rounded to 8 bits), from these bytes. The arithmetic is float32 (float64 if
     asked for), the result is cast to `dtype` last.
 
@@ -37,6 +38,8 @@ def apply_preprocess(
         InputError: If a crop is larger than the image, or images still differ in size.
     """
     work = torch.float64 if dtype == torch.float64 else torch.float32
+    if isinstance(pixels, Tensor) and pixels.is_floating_point():
+        return pixels.to(dtype)
     if isinstance(pixels, Tensor):
         x_NCHW = _resize_and_crop(pixels, preprocess, work)
     else:

@@ -17,14 +17,15 @@ from stitchgrid.datasets.own import as_planned_now
 from stitchgrid.datasets.resident import Pictures
 from stitchgrid.errors import InputError, JobFileError, StitchgridError, is_out_of_memory
 from stitchgrid.jobfile import Job
+from stitchgrid.live import live_cuts, live_name
 from stitchgrid.matchers.evidence import FEWEST_PER_GROUP
 from stitchgrid.matchers.heads import detect_head, num_classes_of
 from stitchgrid.matchers.protocol import About
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, kind_of
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, kind_of, proves_halves
 from stitchgrid.models.architecture import code_digest, holding
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
-from stitchgrid.models.cutting import cut_network, cut_network_on
+from stitchgrid.models.cutting import cut_network_on
 from stitchgrid.models.fingerprint import (
     NUM_IMAGES,
     difference,
@@ -61,6 +62,8 @@ from stitchgrid.records import (
     digest,
 )
 from stitchgrid.statistics.detector import training_flops
+
+_CPU = torch.device("cpu")
 
 EVALUATION_REVISION = 2  # raised when networks are proven by more than before
 PROBE_REVISION = 1  # raised when the maths of probes changes
@@ -106,6 +109,7 @@ class Resolution:
                     sweep.eval_data,
                     sweep.precision,
                     str(sweep.batch_size),
+                    *(() if proves_halves(sweep, network) else ("without halves",)),
                 ),
                 network=position,
                 flops=network.flops * sweep.num_eval,
@@ -347,7 +351,9 @@ def _resolve_network(
     state = load_state(artefacts.read_artefact("network", key)) if key is not None and trained else None
     module = build_network(spec, state=state) if is_known else make_network(spec)
     weights = state_digest(module)  # as they were loaded: cutting may bring them to float32
-    cut = cut_network(module, input_shape(preprocess, images), spec.interface)
+    cut = cut_network_on(_CPU, module, input_shape(preprocess, images), name=spec.name, interface=spec.interface)
+    if (name := live_name(spec.architecture)) is not None:
+        live_cuts()[name] = cut
     layers = tuple(chosen.layer for chosen in select_layers(cut, spec.layers))
     fingerprint, scores = _fingerprint(cut, layers, preprocess, images)
     head = detect_head(scores, ends_in=cut.ends_in, named=spec.head)
@@ -360,7 +366,7 @@ def _resolve_network(
         layers=layers,
         num_cuts=len(cut.cuts),
         num_classes=num_classes_of(head, cut.num_classes),
-        is_labelled=num_classes_of(head, cut.num_classes) == images.num_classes,
+        is_labelled=images.are_labels_of(num_classes_of(head, cut.num_classes)),
         num_parameters=sum(parameter.numel() for parameter in module.parameters()),
         input_shape=cut.input_shape,
         flops=cut.flops,
@@ -559,6 +565,9 @@ def load_network(
     Raises:
         InputError: If its code or weights are no longer those the sweep was planned with; other code is not run.
     """
+    known: CutNetwork | None = live_cuts().get(live_name(network.spec.architecture) or "")
+    if known is not None and device.type == "cpu":  # it is the very network that the sweep was planned with
+        return known
     with holding(network.spec):
         if network.code and (found := code_digest(network.spec)) != network.code:
             raise InputError(
@@ -583,7 +592,7 @@ def _load_module(network: Network, artefacts: Artefacts, shared: SharedWeights, 
             f"model {network.name!r} is not what it was when the sweep was planned (wanted network "
             f"{wanted}, got {found}): its checkpoint or code has changed; launch the job again."
         )
-    if network.artefact is None and device.type == "cpu":
+    if network.artefact is None and device.type == "cpu" and live_name(network.spec.architecture) is None:
         shared.share(module, network.weights_digest)
     return module
 
@@ -595,6 +604,8 @@ def check_fingerprint(network: Network, cut: CutNetwork, images: Pictures, *, de
         InputError: If it does not.
     """
     assert network.fingerprint is not None, f"{network.name} has no fingerprint"
+    if cut in live_cuts().values():  # the very network that it was taken of
+        return
     pixels = images.batch(torch.arange(min(NUM_IMAGES, images.num), device=images.labels.device))
     seen = apply_preprocess(on_device(pixels, torch.device("cpu")), network.preprocess)
     with running_in("fp32", device), few_threads(cut.flops):
@@ -614,7 +625,7 @@ def _load_artefact(module: nn.Module, network: Network, artefacts: Artefacts) ->
 
 def input_shape(preprocess: Preprocess, images: Images) -> tuple[int, int, int]:
     """Return (channels, height, width) of a network's images after its preprocessing."""
-    size = images.eval.size
+    size, channels = images.eval.size, images.eval.channels or preprocess.channels
     if size is None:
         if preprocess.crop is None and not isinstance(preprocess.resize, tuple):
             raise InputError(
@@ -622,4 +633,4 @@ def input_shape(preprocess: Preprocess, images: Images) -> tuple[int, int, int]:
                 "(or resize = [height, width]) to bring them to one."
             )
         size = (4096, 4096)
-    return (preprocess.channels, *output_size(preprocess, *size))
+    return (channels, *output_size(preprocess, *size))

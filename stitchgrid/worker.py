@@ -21,6 +21,7 @@ from stitchgrid.allocator import give_back_freed_memory
 from stitchgrid.datasets import Images, open_images
 from stitchgrid.datasets.resident import PicturePair, Pictures, ResidentImages, near
 from stitchgrid.engine.detect import train_detector
+from stitchgrid.engine.kept import SHARE, Kept
 from stitchgrid.engine.memory import available_bytes, fitting_pieces, probe_halvings, shard_bytes, shard_halvings
 from stitchgrid.engine.place import set_up_torch
 from stitchgrid.engine.plain import measure_network
@@ -66,7 +67,15 @@ MAX_NETWORKS = 32  # held at a time; the least recently used goes first
 class Worker:
     """One worker on one device, with a number of threads of its own."""
 
-    def __init__(self, *, store: str, device: str = "auto", threads: int | None = None, cache: Path | None = None):
+    def __init__(
+        self,
+        *,
+        store: str,
+        device: str = "auto",
+        threads: int | None = None,
+        cache: Path | None = None,
+        keeps_passes: bool = False,
+    ):
         self.store = Store.open(store)
         self.cache = cache
         self.device = torch.device(choose_device(device))
@@ -74,6 +83,7 @@ class Worker:
         self._networks: OrderedDict[str, CutNetwork] = OrderedDict()
         self._images: tuple[tuple[DataSpec, int | None], Images] | None = None
         self._near_images: PicturePair | None = None  # where the device finds them fastest
+        self._kept = Kept(int(SHARE * available_bytes(self.device))) if keeps_passes else None
         self._checked: set[str] = set()
         self._halvings = 0  # of what is held at a time, beyond those known beforehand, since memory did not suffice
         self._sharing = 1  # workers, this one included, that share the device's memory
@@ -237,6 +247,8 @@ class Worker:
                     self._halvings = 0  # what did not help is not kept for the shards to come
                     raise
             self._halvings += 1
+            if self._kept is not None:
+                self._kept.clear()
             _log.warning("out of memory: half as many images at a time from now on (%d halvings)", self._halvings)
             if self.device.type == "cuda":
                 self._networks.clear()  # those of other units, too
@@ -274,6 +286,7 @@ class Worker:
             network=lambda position: self._network(sweep, position),
             device=self.device,
             detector=lambda key: self._detector(sweep, key),
+            kept=self._kept,
         )
 
     def _open(self, data: DataSpec, need_fit: int | None) -> Images:

@@ -1,7 +1,7 @@
 """Stores with evidence of which every number is given, and the answers that follow from them, found without SQL."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ LAYERS = ("l0", "l1", "l2", "l3")
 GROUPS, DRAWS = 8, 40
 UNSOUND = {"saturated", "underdetermined", "diverged", "unsound", "energy_unsound"}
 TWIN = "@untrained"
+OOD = ("ood_mahalanobis_auroc", "ood_energy_auroc")
+DRAWN_MATCHERS = (("direct", None), ("cka_unbiased", None), ("pwcca", None), ("task_loss", 0), ("task_loss", 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,3 +319,39 @@ def verdict(checks: Mapping[str, bool | None], *, classless: bool = False) -> st
     needed = {*hard, "localised"} - ({"above_chance"} if classless else set())
     has_all = all(checks[name] for name in needed)
     return "supported" if has_all and False not in checks.values() else "weak"
+
+
+def drawn(seed: int, *, keep: float = 1.0, spread: float = 0.05) -> Planted:
+    """Return a sweep of which every number is drawn; `spread` is how far replicates lie about their value."""
+    rng = np.random.default_rng(seed)
+    names = ("a", "b", f"a{TWIN}", f"b{TWIN}")
+    pairs = [(f, i, g, j) for f in names for g in ("a", "b") for i in LAYERS for j in LAYERS]
+    cells = [
+        _drawn_cell(rng, pair, matcher, matcher_seed, spread)
+        for pair in pairs
+        for matcher, matcher_seed in DRAWN_MATCHERS
+        if rng.random() < keep
+    ]
+    models = {name: {"is_at_chance": name.endswith(TWIN) or bool(rng.random() < 0.2)} for name in names}
+    return Planted(cells=cells, models=models)
+
+
+def _drawn_cell(rng, pair, matcher, seed, spread):
+    ends = dict(zip(("source_model", "source_layer", "target_model", "target_layer"), pair, strict=True))
+    cell = PlannedCell(**ends, matcher=matcher, seed=seed, values={})
+    gap = abs(LAYERS.index(pair[1]) - LAYERS.index(pair[3])) + 2 * pair[0].endswith(TWIN)
+    likeness = 0.9 - 0.15 * gap + rng.normal(0, 0.1)
+    value = likeness if cell.sign > 0 else 1 - likeness
+    values = {cell.score: value}
+    if matcher in ("direct", "task_loss"):
+        values |= {"variance_ratio": rng.uniform(0.1, 1.2), OOD[0]: rng.uniform(0.3, 0.7)}
+    if matcher == "direct":
+        values[OOD[1]] = None if rng.random() < 0.3 else rng.uniform(0.3, 0.7)
+    closed = matcher != "task_loss"
+    return replace(
+        cell,
+        values=values,
+        replicates=list(rng.normal(value, spread, GROUPS)),
+        null=list(rng.normal(0.2 if cell.sign > 0 else 0.8, 0.25, DRAWS)) if closed else None,
+        flags=tuple(flag for flag in ("saturated", "subsampled", "diverged") if rng.random() < 0.06),
+    )

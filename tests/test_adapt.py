@@ -1,5 +1,6 @@
 """Networks that take more than images, return more than scores, or fail; and what a cut network offers for a proof."""
 
+import json
 import sys
 from collections import namedtuple
 from dataclasses import dataclass, replace
@@ -546,7 +547,7 @@ def test_layers_are_listed_of_networks_that_are_called_so(tmp_path):
     command = "layers", f"{tmp_path / 'nets.py'}:make", "--input-size", "8x8"
     assert 'output = "logits"' in CliRunner().invoke(cli, [*command]).stderr
     options = "--args", '{"channels": 1}', "--channels", "1", "--output", "logits", "--inputs", '{"meta": [0, 1]}'
-    assert [line.split()[0] for line in run(*command, *options).stdout.splitlines()] == ["relu", "relu_1"]
+    assert [one["name"] for one in json.loads(run(*command, *options, "--format", "json").stdout)] == ["relu", "relu_1"]
 
 
 def test_what_cannot_be_frozen_is_refused_in_one_line():

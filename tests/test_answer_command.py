@@ -8,9 +8,9 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from helpers_answers import LAYERS, TWIN, Planted
+from helpers_answers import LAYERS, TWIN, Planted, drawn
 from helpers_store import make_synthetic_store
-from test_answers import changed, drawn, is_best, plain, valued, with_networks
+from test_answers import changed, is_best, plain, valued, with_networks
 
 from stitchgrid.catalog import Catalog
 from stitchgrid.catalog.judging import CHECKS

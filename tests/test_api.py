@@ -16,13 +16,28 @@ from helpers_flow import TINY_JOB
 from helpers_store import FAILED, SWEEP, make_synthetic_store
 
 import stitchgrid as sg
-from stitchgrid.api import measures
+from stitchgrid.api import answered, comparing, launching, measures, runs, stitches, tables
 from stitchgrid.api.measures import Index, Stitcher
 from stitchgrid.errors import InputError, QueryError, StoreError
 from stitchgrid.matchers.measures import fit_rows, index_of_rows
 from stitchgrid.matchers.registry import MATCHERS
 
-PUBLIC = {"Grid", "Run", "__version__", "errors", "launch", "measures", "open", "plan", "resume"}
+PUBLIC = {"Grid", "Run", "__version__", "compare", "errors", "launch", "measures", "open", "plan", "resume"}
+ATTRIBUTES = {  # of what one is given
+    "Grid": {"get", "items", "keys", "sql", "values"},
+    "Run": {
+        *("answer", "answers", "atlas", "failures", "layers", "matrix", "networks", "query", "refresh", "results"),
+        *("findings", "sql", "status", "stitch", "store", "summary", "sweep"),
+    },
+    "Table": {"arrow", "columns", "df", "pl"},
+    "Matrix": {"columns", "df", "higher_is_similar", "mask", "plot", "reasons", "rows", "title", "values"},
+    "Answers": {
+        *(name for name in dir(list) if not name.startswith("_")),
+        *("best", "checks", "interval", "margin", "only", "runner_up", "verdict"),
+    },
+    "NetworkStitch": {"bias", "map", "matcher", "network", "save", "source", "target", "weight"},
+    "Atlas": {"html", "save"},
+}
 ON_ARRAYS = {name for name, about in MATCHERS.items() if not about.is_trained}
 
 
@@ -50,12 +65,57 @@ def test_what_is_offered_is_what_was_decided_on():
         _ = sg.cka
 
 
+def test_what_one_is_given_offers_what_was_decided_on(run, grid):
+    given = {
+        "Grid": sg.open(grid),
+        "Run": run,
+        "Table": run.results(),
+        "Matrix": measures.cka.matrix({"a": rows(5, 2)}, {"b": rows(5, 2)}),
+        "Answers": run.answer(),
+        "NetworkStitch": stitches.NetworkStitch,
+        "Atlas": run.atlas(),
+    }
+    own = {"NetworkStitch": {"map", "matcher", "network", "source", "target"}}  # of instances
+    for name, one in given.items():
+        public = {word for word in dir(one) if not word.startswith("_")}
+        assert public | own.get(name, set()) == ATTRIBUTES[name], name
+
+
+def public_of(module):
+    """Yield what a module of the API defines that has no underscore, and its methods and properties."""
+    for name, one in vars(module).items():
+        if name.startswith("_") or getattr(one, "__module__", None) != module.__name__:
+            continue
+        yield f"{module.__name__}.{name}", one
+        if isinstance(one, type):
+            for word, member in vars(one).items():
+                inner = member.fget if isinstance(member, property) else getattr(member, "func", member)
+                if not word.startswith("_") and callable(inner):
+                    yield f"{module.__name__}.{name}.{word}", inner
+
+
+def test_every_public_name_has_a_docstring():
+    found = dict(
+        pair for module in (answered, comparing, launching, runs, stitches, tables) for pair in public_of(module)
+    )
+    found |= dict(public_of(measures))
+    assert len(found) > 50
+    assert [name for name, one in found.items() if not (one.__doc__ or "").strip()] == []
+
+
+def test_it_is_typed():
+    assert (Path(sg.__file__).parent / "py.typed").is_file()
+    stub = (Path(sg.__file__).parent / "__init__.pyi").read_text()
+    assert all(re.search(rf"\b{name}\b", stub) for name in PUBLIC)
+
+
 def test_importing_it_loads_nothing_heavy():
     code = (
-        "import sys, stitchgrid; print([m for m in ('torch', 'duckdb', 'pyarrow', 'numpy', 'ray') if m in sys.modules])"
+        "import sys; before = set(sys.modules); import stitchgrid as sg; dir(sg); sg.__version__\n"
+        "print({m.partition('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "[]"
+    assert said.strip() == "{'stitchgrid'}"
 
 
 # Stores
@@ -144,6 +204,20 @@ def test_answers_networks_failures_status_and_the_page(run, tmp_path):
     assert "cells)" in repr(run)
 
 
+def test_a_notebook_shows_everything(run, grid):
+    found = run.answer()
+    one = found[0]
+    for shown in (run, sg.open(grid), found, run.status(), run.atlas(), run.results(), run.networks):
+        assert shown._repr_html_().startswith("<")
+    assert one.target_layer in found._repr_html_()
+    assert SWEEP in sg.open(grid)._repr_html_()
+    alone = answered.Answers([one])
+    assert (alone.best, alone.verdict, alone.margin) == (one.source_layer, one.verdict, one.margin)
+    assert (alone.interval, alone.checks, alone.runner_up) == ((one.low, one.high), one.checks, one.runner_up)
+    with pytest.raises(InputError, match=r"there are 0 answers where one was asked for; nothing is computed"):
+        _ = answered.Answers().best
+
+
 JOB = TINY_JOB.replace('name = "s"', 'name = "tiny"')
 
 
@@ -224,12 +298,32 @@ def test_rows_that_do_not_fit_are_refused_with_what_was_wanted(x, y, told):
 def test_parameters_that_a_kind_does_not_have_are_refused():
     with pytest.raises(InputError, match=r"cka: parameter 'bandwidth': .*; its parameters are none"):
         measures.cka(rows(4, 2), rows(4, 2), bandwidth=1)
-    with pytest.raises(InputError, match=r"orthogonal wants as many features in y as in x at least, got 3 and 2"):
+    with pytest.raises(InputError, match=r"needs a target as wide as the source at least, and x has 3 features, y 2"):
         measures.orthogonal(rows(9, 3), rows(9, 2))
 
 
-def test_what_is_undefined_is_nan():
-    assert np.isnan(measures.cka(np.ones((5, 2)), rows(5, 2)))
+def test_what_is_undefined_is_nan_with_its_reason():
+    flat = np.ones((5, 2))
+    assert np.isnan(measures.cka(flat, rows(5, 2)))
+    assert measures.cka.why_undefined(flat, rows(5, 2)) == "cka is undefined: the rows of x are all the same"
+    assert measures.cka.why_undefined(rows(5, 2), rows(5, 2)) is None
+    assert "wants rows of the same images" in measures.cka.why_undefined(rows(5, 2), rows(4, 2))
+    found = measures.cka.matrix({"flat": flat, "a": rows(5, 2)}, {"b": rows(5, 3)})
+    assert found.mask.tolist() == [[True], [False]]
+    assert found.reasons == {("flat", "b"): "cka is undefined: the rows of x are all the same"}
+    wide = measures.soft_matching.matrix({"a": rows(5, 2)}, {"b": rows(5, 2), "wide": rows(5, 1025)})
+    assert wide.mask.tolist() == [[False, True]]
+    assert wide.reasons["a", "wide"] == (
+        "soft_matching takes layers of up to 1,024 features, and a has 2 features, wide 1,025"
+    )
+
+
+def test_every_measure_says_what_is_to_be_known_before_it_is_believed():
+    for name in ON_ARRAYS:
+        lines = getattr(measures, name).__doc__.splitlines()
+        told = {line.partition(":")[0] for line in lines}
+        wanted = {"takes", "gives", "bias", "not when", "source", "ranks layers by", "order of the layers"}
+        assert wanted <= told, name
 
 
 def test_json_of_a_run_is_what_programs_need(run):

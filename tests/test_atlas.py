@@ -1,5 +1,7 @@
 """The atlas: what the page holds is what the store holds, gaps included, whatever the names in it."""
 
+import base64
+import gzip
 import json
 import math
 import re
@@ -11,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers_answers import drawn
 from helpers_store import (
     ERROR,
     FAILED,
@@ -34,8 +37,9 @@ from hypothesis import strategies as st
 
 from stitchgrid.atlas import write_atlas
 from stitchgrid.atlas.figures import draw_choice
-from stitchgrid.atlas.grids import Panel, connected
-from stitchgrid.atlas.page import embed
+from stitchgrid.atlas.grids import EVIDENCE, Panel, connected
+from stitchgrid.atlas.packing import DIGITS, TYPES, Arrays, to_digits
+from stitchgrid.atlas.page import MODULES, embed, join_modules
 from stitchgrid.atlas.reading import read_sweep
 from stitchgrid.atlas.scales import choose_scale
 from stitchgrid.catalog import Catalog, load_question
@@ -61,6 +65,7 @@ class Page(HTMLParser):
         self.close()
         self.data = json.loads(self.text["data"])
         self.sweeps = {sweep["name"]: sweep for sweep in self.data["sweeps"]}
+        self.arrays = {name: read_arrays(sweep) for name, sweep in self.sweeps.items()}
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
@@ -79,14 +84,40 @@ class Page(HTMLParser):
         choices = self.sweeps[sweep]["choices"]
         return next(one for one in choices if (one["label"], one["metric"], one["seed"]) == wanted)
 
+    def panels(self, sweep=SWEEP):
+        """Return where the layer pairs of each pair of networks begin, and how many source and target layers it has."""
+        networks = self.sweeps[sweep]["networks"]
+        ends = [self.arrays[sweep][self.sweeps[sweep][side]] for side in ("sources", "targets")]
+        start, found = 0, {}
+        for pair in zip(*(end.tolist() for end in ends), strict=True):
+            rows, columns = (len(networks[one]["layers"]) for one in pair)
+            found[pair] = (start, rows, columns)
+            start += rows * columns
+        return found
+
+    def values(self, choice, sweep=SWEEP):
+        """Return the values of a choice, by layer pair."""
+        return self.arrays[sweep][choice["values"]]
+
     def square(self, cell, metric):
-        """Return value and note of a cell's square."""
-        source, target = MODELS.index(cell.source_model), MODELS.index(cell.target_model)
-        k = LAYERS.index(cell.source_layer) * len(LAYERS) + LAYERS.index(cell.target_layer)
-        panels = self.choice(cell.matcher, metric, cell.seed)["panels"]
-        panel = next(one for one in panels if (one["source"], one["target"]) == (source, target))
-        note = panel["notes"] if isinstance(panel["notes"], int) else panel["notes"][k]
-        return panel["values"][k], self.sweeps[SWEEP]["notes"][note]
+        """Return value (None for none) and note of a cell's square."""
+        start, _, columns = self.panels()[MODELS.index(cell.source_model), MODELS.index(cell.target_model)]
+        k = start + LAYERS.index(cell.source_layer) * columns + LAYERS.index(cell.target_layer)
+        choice = self.choice(cell.matcher, metric, cell.seed)
+        value = float(self.values(choice)[k])
+        note = self.sweeps[SWEEP]["notes"][self.arrays[SWEEP][choice["notes"]][k]]
+        return None if math.isnan(value) else value, note
+
+
+def read_arrays(sweep):
+    """Return the arrays of a sweep as the page reads them."""
+    data, offset, arrays = gzip.decompress(base64.b64decode(sweep["gzip"])), 0, []
+    for word, length in sweep["arrays"]:
+        array = np.frombuffer(data, TYPES[word], length, offset)
+        arrays.append(array)
+        offset += -(-array.nbytes // 8) * 8
+    assert offset == len(data)
+    return arrays
 
 
 def write_page(store, path, sweeps=None, **options):
@@ -169,7 +200,7 @@ def test_the_page_tells_networks_layers_and_cells(page):
 
 def test_the_report_counts_heat_maps_missing_and_failed_cells(written):
     page, report = written
-    assert report.num_panels == sum(len(one["panels"]) for one in page.sweeps[SWEEP]["choices"]) == 13 * 4
+    assert report.num_panels == len(page.sweeps[SWEEP]["choices"]) * len(page.panels()) == 13 * 4
     assert (report.num_missing, report.num_failed) == (1, 1)
     assert str(report) == "52 heat maps, 1 cells missing, 1 failed"
 
@@ -217,11 +248,13 @@ def test_every_choice_states_its_direction(page, label, metric, seed, direction)
     assert page.choice(label, metric, seed)["direction"] == direction
 
 
-def test_the_best_source_of_each_target_layer_is_marked_with_its_ties(page):
+def test_the_best_source_of_each_target_layer_is_known_with_its_ties(store):
+    grids = grids_of(store)
+
     def best(label, metric, pair, seed=None):
-        panels = page.choice(label, metric, seed)["panels"]
-        panel = next(one for one in panels if (one["source"], one["target"]) == pair)
-        return [(LAYERS[k // 3], LAYERS[k % 3]) for k in panel["best"]]
+        choice = next(c for c in grids.choices if (c.label, c.metric, c.seed) == (label, metric, seed))
+        panel = next(one for one in choice.panels if (one.source, one.target) == pair)
+        return [(LAYERS[i], LAYERS[j]) for i, j in np.argwhere(panel.best(choice.higher_is_similar))]
 
     diagonal = [(layer, layer) for layer in LAYERS]
     assert best("direct", "residual", (0, 0)) == diagonal
@@ -272,12 +305,19 @@ def test_embedded_data_survive_and_hold_no_markup(content):
 
 
 def test_the_script_builds_text_never_markup():
-    script = files("stitchgrid.atlas").joinpath("page.js").read_text("utf-8")
+    script = join_modules()
     assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|fetch\(|XMLHttp", script)
 
 
+def test_every_module_of_the_page_is_joined_and_short():
+    folder = files("stitchgrid.atlas").joinpath("page")
+    lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in folder.iterdir()}
+    assert set(lines) == {f"{name}.js" for name in MODULES}
+    assert max(lines.values()) <= 200
+
+
 def test_the_page_uses_the_same_viridis_as_the_figures():
-    script = files("stitchgrid.atlas").joinpath("page.js").read_text("utf-8")
+    script = files("stitchgrid.atlas").joinpath("page", "colours.js").read_text("utf-8")
     stops = re.findall(r'"(#[0-9a-f]{6})"', script.partition("const VIRIDIS")[2].partition("]")[0])
     ours = np.array([mpl.colors.to_rgb(stop) for stop in stops])
     at = np.linspace(0, 1, 256)
@@ -308,7 +348,7 @@ def test_a_sweep_of_which_nothing_is_computed_is_all_missing(tmp_path):
     page, report = write_page(write_sweep(tmp_path, cells, []), tmp_path / "atlas.html")
     sweep = page.sweeps[SWEEP]
     assert (sweep["cells"], sweep["computed"], sweep["numEval"]) == ({"pending": len(cells)}, None, [])
-    assert {value for one in sweep["choices"] for panel in one["panels"] for value in panel["values"]} == {None}
+    assert all(np.isnan(page.values(one)).all() for one in sweep["choices"])
     assert {one["num_judged"] for one in sweep["judgements"]} == {0}
     assert page.choice("direct", "residual")["direction"] == "lower = more similar"
     assert report.num_missing == len(cells)
@@ -339,8 +379,7 @@ def test_pairs_that_were_not_compared_make_no_panel(tmp_path):
     cells = [cell for cell in planned_cells() if cell.source_model == cell.target_model]
     rows = [make_row(cell, metric, 0.5) for cell in cells for metric in cell.metrics]
     page, _ = write_page(write_sweep(tmp_path, cells, rows), tmp_path / "atlas.html")
-    assert page.sweeps[SWEEP]["blocks"] == [[[0], [0]], [[1], [1]]]
-    assert {(one["source"], one["target"]) for one in page.choice("cka", "cka")["panels"]} == {(0, 0), (1, 1)}
+    assert list(page.panels()) == [(0, 0), (1, 1)]
 
 
 def test_a_layer_pair_outside_the_sweep_is_absent(tmp_path):
@@ -351,7 +390,7 @@ def test_a_layer_pair_outside_the_sweep_is_absent(tmp_path):
     assert page.square(gone, "cka") == (None, {"state": "absent"})
 
 
-@pytest.mark.parametrize(("value", "shown"), [(math.inf, "Infinity"), (-math.inf, "-Infinity"), (math.nan, None)])
+@pytest.mark.parametrize(("value", "shown"), [(math.inf, math.inf), (-math.inf, -math.inf), (math.nan, None)])
 def test_values_that_are_no_numbers_are_kept_apart(tmp_path, value, shown):
     cell, other = find_cell(PENDING, "direct"), find_cell(FLAGGED, "direct")
     rows = [make_row(cell, "residual", value), make_row(other, "residual", 2.0)]
@@ -377,15 +416,112 @@ def test_entries_that_differ_in_samples_alone_are_two_choices(tmp_path):
     store.write_plan(SWEEP, store.write_job(SWEEP, {}), **tables, info={})
     store.write_part("shard", rows)
     page, _ = write_page(store, tmp_path / "atlas.html")
-    values = {
-        one["label"]: [value for panel in one["panels"] for value in panel["values"]]
-        for one in page.sweeps[SWEEP]["choices"]
-    }
-    assert {label: set(found) for label, found in values.items()} == {
-        "cka (samples 500)": {0.75},
-        "cka (samples 1000)": {0.25, None},
-    }
-    assert values["cka (samples 1000)"].count(None) == 1
+    values = {one["label"]: page.values(one) for one in page.sweeps[SWEEP]["choices"]}
+    assert set(values) == {"cka (samples 500)", "cka (samples 1000)"}
+    assert set(values["cka (samples 500)"]) == {0.75}
+    left = values["cka (samples 1000)"]
+    assert set(left[~np.isnan(left)]) == {0.25}
+    assert np.isnan(left).sum() == 1
+
+
+# Packing --------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(min_value=1e-29, max_value=1e29) | st.just(0.0), min_size=1))
+def test_numbers_of_large_pages_keep_their_first_digits(values):
+    kept = to_digits(np.array(values))
+    assert kept.dtype == np.float32
+    for value, one in zip(values, kept, strict=True):
+        assert float(f"{one:.{DIGITS}g}") == pytest.approx(
+            float(f"{value:.{DIGITS}g}"), rel=1.1 * 10 ** (1 - DIGITS) / 10
+        )
+
+
+def test_numbers_that_float32_cannot_hold_stay_as_they_are():
+    arrays = Arrays()
+    values = np.array([1e-40, 3e38, np.nan, -np.inf, 0.1])
+    assert arrays.add_numbers(values, many=True) == 0
+    assert arrays.add_numbers(np.array([0.1]), many=True) == 1
+    content = arrays.content()
+    assert content["arrays"] == [("f8", 5), ("f4", 1)]
+    np.testing.assert_array_equal(read_arrays(content)[0], values)
+
+
+def test_the_same_array_is_kept_once():
+    arrays = Arrays()
+    assert [arrays.add_codes(np.array(codes)) for codes in ([1, 2], [300], [1, 2])] == [0, 1, 0]
+    assert [found.tolist() for found in read_arrays(arrays.content())] == [[1, 2], [300]]
+
+
+# Folding, answers, provenance -----------------------------------------------------------------------------------------
+
+
+def test_layers_fold_into_stages_where_a_page_would_hold_too_many_cells(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("stitchgrid.atlas.reading.MOST_CELLS", 100)
+    page, _ = write_page(store, tmp_path / "atlas.html")
+    sweep = page.sweeps[SWEEP]
+    assert sweep["fold"] == {"num_layers": 2, "num_cells": 216, "most_cells": 100}
+    assert [[one["name"] for one in network["layers"]] for network in sweep["networks"]] == [[LAYERS[0], LAYERS[2]]] * 2
+    kept = [(i, j) for i in LAYERS[::2] for j in LAYERS[::2]]
+    expected = [
+        value_of(find_cell((f, i, g, j), "direct"), "residual") for f in MODELS for g in MODELS for i, j in kept
+    ]
+    assert page.values(page.choice("direct", "residual")).tolist() == expected
+
+
+def test_every_layer_is_shown_where_a_page_can_hold_the_cells(page):
+    assert page.sweeps[SWEEP]["fold"] is None
+
+
+def test_the_page_holds_the_answers_of_the_view_and_every_check(tmp_path):
+    store = drawn(5).write(tmp_path)
+    page, _ = write_page(store, tmp_path / "atlas.html")
+    sweep, arrays = page.sweeps["planted"], page.arrays["planted"]
+    found = sweep["answers"]
+    with Catalog(store) as catalog:
+        rows = catalog.query(
+            "from answers order by target_model, target_index, source_model, matcher, seed"
+        ).to_pylist()
+    layers = [[layer["name"] for layer in network["layers"]] for network in sweep["networks"]]
+    columns = {name: arrays[number] for name, number in found.items() if isinstance(number, int)}
+    ends = [0, *columns["candidateEnds"].tolist()]
+    assert len(columns["target"]) == len(rows) > 20
+    for n, row in enumerate(rows):
+        source, target = (sweep["networks"][columns[side][n]]["name"] for side in ("source", "target"))
+        names = layers[columns["source"][n]]
+        assert (source, target) == (row["source_model"], row["target_model"])
+        assert layers[columns["target"][n]][columns["targetLayer"][n]] == row["target_layer"]
+        assert names[columns["sourceLayer"][n]] == row["source_layer"]
+        assert sweep["choices"][columns["choice"][n]]["matcher"] == row["matcher"]
+        assert found["verdicts"][columns["verdict"][n]] == row["verdict"]
+        for name in ("margin", "margin_low", "margin_high", "p", "untrained_value"):
+            assert (None if math.isnan(columns[name][n]) else columns[name][n]) == row[name]
+        assert [names[layer] for layer in columns["candidates"][ends[n] : ends[n + 1]]] == (row["candidates"] or [])
+        for m, check in enumerate(row["checks"]):
+            place = n * len(found["names"]) + m
+            word = found["outcomes"][columns["checks"][place]]
+            assert found["texts"][columns["details"][place]] == check["detail"]
+            assert {"passed": True, "failed": False}.get(word) == check["passed"]
+
+
+def test_evidence_stands_beside_the_values(tmp_path):
+    store = drawn(5).write(tmp_path)
+    page, _ = write_page(store, tmp_path / "atlas.html")
+    choice, arrays = page.choice("direct", "residual", sweep="planted"), page.arrays["planted"]
+    low, high, null_low, null_high = (arrays[choice["evidence"][name]] for name in EVIDENCE)
+    values = page.values(choice, "planted")
+    assert np.isfinite(values).all()
+    np.testing.assert_allclose(high - low, 0.02)
+    assert (null_low < null_high).all()
+
+
+def test_the_page_tells_where_its_values_come_from(page):
+    found = page.sweeps[SWEEP]["provenance"]
+    assert json.loads(found["job"])["job"] == {"name": SWEEP}
+    [run] = found["runs"]
+    assert (run["version"], run["precision"], run["device"]) == ("0.1.0", "fp32", "cpu")
+    assert [(one["status"], one["error"], one["num_cells"]) for one in found["failures"]] == [("failed", ERROR, 1)]
+    assert FLAG in {one["flag"] for one in found["flags"]}
 
 
 # Scales and blocks ----------------------------------------------------------------------------------------------------

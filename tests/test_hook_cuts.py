@@ -1,6 +1,7 @@
 """Networks without a graph are cut at what their modules return, and every half is checked by running it."""
 
 import contextlib
+import json
 import re
 
 import pytest
@@ -551,9 +552,9 @@ def test_a_whole_sweep_of_a_network_without_a_graph(tmp_path):
 
 def test_layers_says_that_a_network_cannot_be_traced_and_why(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    shown = run("layers", f"{tmp_path / 'own.py'}:make", "--input-size", "8x8")
+    shown = run("layers", f"{tmp_path / 'own.py'}:make", "--input-size", "8x8", "--format", "json")
     assert re.search(r"own.py:make cannot be traced \(TraceError: .*\); it is cut through hooks", shown.stderr)
-    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["blocks.0", "blocks.1"]
+    assert [one["name"] for one in json.loads(shown.stdout)] == ["blocks.0", "blocks.1"]
 
 
 def test_a_network_with_a_graph_gives_no_notice():

@@ -4,7 +4,6 @@ import math
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,8 +23,7 @@ from stitchgrid.errors import InputError
 from stitchgrid.matchers.gram import pairs_of_images
 from stitchgrid.matchers.indices.rsa import mean_ranks
 from stitchgrid.matchers.measures import gram_of_rows, index_of_rows
-from stitchgrid.matchers.protocol import GramIndex
-from stitchgrid.matchers.registry import KINDS, kind_of
+from stitchgrid.matchers.registry import kind_of
 from stitchgrid.records import Layer
 
 NEIGHBOURS = ("mutual_knn", "jaccard_knn")
@@ -317,29 +315,6 @@ def test_the_fewest_images_of_neighbourhoods_follow_their_number():
 def test_pairs_of_images_are_each_pair_once():
     matrix = torch.arange(16.0).view(4, 4)
     assert pairs_of_images(matrix).tolist() == [1, 2, 3, 6, 7, 11]
-
-
-def test_the_readme_has_every_index_with_what_it_says_of_itself():
-    text = (
-        (Path(__file__).parents[1] / "README.md").read_text().split("## Which measure to believe")[1].split("\n## ")[0]
-    )
-    letters = {"shift": "s", "scaling": "c", "permutation": "p", "rotation": "r", "linear": "l"}
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line[:3] == "| `"]
-    table = {row[0].strip("| `"): row for row in rows if len(row) == 8}
-    indices = [kind for kind in KINDS if kind.about.family == "index"]
-    assert sorted(table) == sorted(kind.about.kind for kind in indices)
-    for kind in indices:
-        about = kind.about
-        metric = about.metric(about.score)
-        sides = [" ".join(letters[name] for name in letters if name in side) for side in about.invariances]
-        told = sides[0] if sides[0] == sides[1] else f"source {sides[0]}, target {sides[1]}"
-        assert table[about.kind][2:7] == [
-            {"higher": "high", "lower": "low"}[metric.better],
-            "[{:g}, {:g}]".format(*metric.bounds),
-            "yes" if about.symmetric else "no",
-            "images" if issubclass(kind, GramIndex) else "positions",
-            told,
-        ]
 
 
 def test_kinds_are_known_without_torch():

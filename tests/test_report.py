@@ -19,7 +19,7 @@ from stitchgrid.catalog.misled import count_misleading, misleading_rule
 from stitchgrid.cli import cli
 from stitchgrid.errors import QueryError
 from stitchgrid.report import render_report
-from stitchgrid.report.content import as_text
+from stitchgrid.report.content import MARKS, as_text, heading
 from stitchgrid.report.correlation import rank_correlation, rho_interval
 from stitchgrid.report.markdown import escape
 from stitchgrid.report.probing import correlate, judge
@@ -123,26 +123,27 @@ def answer(catalog, name, **given):
 def test_the_tables_hold_the_numbers_of_the_queries(page, catalog, name, columns):
     rows = answer(catalog, name)
     wanted = [[row["matcher"], *(as_text(row[column]) for column in columns)] for row in rows]
-    found = [[row["matcher"], *(row[column] for column in columns)] for row in page.rows(*columns)]
+    names = tuple(map(heading, columns))
+    found = [[row["matcher"], *(row[name] for name in names)] for row in page.rows(*names)]
     assert found == wanted
     assert len(wanted) > 2
 
 
 def test_misleading_claims_are_those_of_the_query(page, catalog):
     rows = answer(catalog, "misleading", all="true")
-    found = page.rows("num_claims", "num_misleading")
+    found = page.rows("claims", "misleading")
     assert len(found) == len(MODELS) ** 2
     for row in found:
-        mine = [r for r in rows if (r["source_model"], r["target_model"]) == (row["source_model"], row["target_model"])]
-        assert int(row["num_cells"]) == len(mine) == 2 * len(LAYERS) ** 2
-        assert int(row["num_claims"]) == sum(r["claims"] for r in mine)
-        assert int(row["num_misleading"]) == sum(r["misleading"] is True for r in mine)
-    wrong, claims = (sum(int(row[name]) for row in found) for name in ("num_misleading", "num_claims"))
+        mine = [r for r in rows if (r["source_model"], r["target_model"]) == (row["source"], row["target"])]
+        assert int(row["cells"]) == len(mine) == 2 * len(LAYERS) ** 2
+        assert int(row["claims"]) == sum(r["claims"] for r in mine)
+        assert int(row["misleading"]) == sum(r["misleading"] is True for r in mine)
+    wrong, claims = (sum(int(row[name]) for row in found) for name in ("misleading", "claims"))
     assert any(f"task_loss: {wrong} of {claims} (" in item for item in page.items)
     assert f"{wrong - 20} more rows are left out." in page.text
     assert misleading_rule() in page.text
-    listed = page.rows("direct_residual")
-    assert [row["direct_residual"] for row in listed] == [
+    listed = page.rows("residual of direct")
+    assert [row["residual of direct"] for row in listed] == [
         as_text(row["direct_residual"]) for row in answer(catalog, "misleading")[:20]
     ]
 
@@ -162,16 +163,16 @@ def test_rank_correlations_are_those_of_scipy(catalog, sections, name, against, 
         found = dict(zip(table.columns, line, strict=True))
         mine = [row for row in rows if row["matcher"] == found["matcher"]]
         x, y = [row["dissimilarity"] for row in mine], [row[against] for row in mine]
-        assert (found["rho"], found["rho_p"]) == pytest.approx(tuple(spearmanr(x, y)))
-        assert (found["tau"], found["tau_p"]) == pytest.approx(tuple(kendalltau(x, y)))
+        assert (found["rho"], found["p of rho"]) == pytest.approx(tuple(spearmanr(x, y)))
+        assert (found["tau"], found["p of tau"]) == pytest.approx(tuple(kendalltau(x, y)))
         parts = {}
         for row in mine:
             parts.setdefault(tuple(row[key] for key in group), []).append((row["dissimilarity"], row[against]))
         single = [spearmanr(*zip(*part, strict=True)).statistic for part in parts.values() if len(part) > 2]
-        assert found["mean_rho"] == pytest.approx(sum(single) / len(single))
-        assert found["num_groups"] == len(single)
+        assert found["mean rho"] == pytest.approx(sum(single) / len(single))
+        assert found["groups"] == len(single)
         [verdict] = [one for one in section.verdicts if one.subject == found["matcher"]]
-        assert verdict.holds == (found["rho"] > 0 and found["rho_p"] < 0.05)
+        assert verdict.holds == (found["rho"] > 0 and found["p of rho"] < 0.05)
 
 
 def test_a_rank_correlation_of_a_constant_or_of_two_pairs_is_undefined():
@@ -222,7 +223,7 @@ def test_markdown_has_the_tables_of_the_page(page, catalog):
     tables, current = [], []
     for line in [*text.splitlines(), ""]:
         if line.startswith("| "):
-            current.append(line[2:-2].split(" | "))
+            current.append(line[2:-2].replace("\\~", "~").split(" | "))
         elif current:
             tables.append([row for k, row in enumerate(current) if k != 1])
             current = []
@@ -234,7 +235,8 @@ def test_the_page_stands_alone_and_runs_nothing(page):
     for tag, attributes in page.elements:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base", "svg"}
         assert attributes.get("src", "data:image/svg+xml;base64,").startswith("data:image/svg+xml;base64,")
-        assert not {"href", "action", "style", "onerror"} & set(attributes)
+        assert not {"action", "style", "onerror"} & set(attributes)
+        assert attributes.get("href", "#").startswith("#")
     assert [tag for tag, _ in page.elements].count("img") == 5
     [policy] = [one["content"] for _, one in page.elements if one.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
@@ -256,7 +258,7 @@ def test_names_from_the_store_cannot_leave_their_place(tmp_path):
     assert "\u202e" not in page.text + text
     assert "\n# heading" not in text
     assert not [line for line in text.splitlines() if "<script>" in line.replace("\\<", "")]
-    widths = {len(line.replace("\\|", "").split(" | ")) for line in text.splitlines() if "relative_accuracy" in line}
+    widths = {len(line.replace("\\|", "").split(" | ")) for line in text.splitlines() if "relative accuracy" in line}
     listed = [line for line in text.splitlines() if line.startswith("| ") and "task_loss | 0 |" in line]
     assert {len(line.replace("\\|", "").split(" | ")) for line in listed} == widths
 
@@ -384,9 +386,46 @@ def test_a_report_begins_with_the_networks_one_sentence_a_pair(catalog, page):
             assert told.startswith(f"{counts[0]} of {len(rows)} (")
             assert not counts[1] or f"{counts[1]} weak" in told
             assert not counts[2] or f"{counts[2]} not supported" in told
-    listed = page.rows("target_layer", "verdict", "failed")
-    assert len(listed) == min(200, len(found))
-    assert {row["verdict"] for row in listed} <= {"supported", "weak", "not supported"}
+    tables = [table for table in page.tables if {"best source", "verdict", "failed"} <= set(table[0])]
+    assert len(tables) == len(MODELS) ** 2
+    assert sum(len(table) - 1 for table in tables) == len(found)
+
+
+def test_the_best_sources_of_a_pair_are_told_at_a_glance(catalog, page):
+    found = catalog.query("from answers").to_pylist()
+    tables = [table for table in page.tables if table[0][0].startswith("layer of ")]
+    assert len(tables) == len(MODELS) ** 2
+    for table in tables:
+        target = table[0][0].removeprefix("layer of ")
+        mine = [row for row in found if row["target_model"] == target and "rank" not in json.loads(row["params"])]
+        for layer, *cells in table[1:]:
+            known = {f"{r['source_layer']} {MARKS[r['verdict']]}" for r in mine if r["target_layer"] == layer}
+            assert set(cells) - {"–"} <= known
+
+
+def test_of_very_many_pairs_the_rest_is_told_in_a_sentence(catalog, monkeypatch):
+    monkeypatch.setattr("stitchgrid.report.networks.TOP", 2)
+    report = read_report(catalog, SWEEP)
+    assert len(report.found.tables) == 4
+    assert report.found.left_out == f"The layers of {len(MODELS) ** 2 - 2} more pairs are left out."
+    for form in ("html", "markdown"):
+        assert report.found.left_out in render_report(catalog, [SWEEP], form)
+
+
+def test_a_share_of_claims_leads_to_their_rows(html, page):
+    [link] = [one["href"] for tag, one in page.elements if tag == "a"]
+    [body] = [one for tag, one in page.elements if tag == "tbody" and "id" in one]
+    assert link == f"#{body['id']}"
+    assert "tbody:target" in html
+
+
+def test_figures_are_legible_on_dark_pages(catalog):
+    pictures = [one for section in read_report(catalog, SWEEP).sections for one in section.pictures]
+    for picture in pictures:
+        drawn = picture.draw().decode()
+        assert "@media (prefers-color-scheme: dark)" in drawn
+        assert "fill: #1c1d20" in drawn.partition("</style>")[2]  # which the rules make bright
+        assert "fill: #ffffff" not in drawn.partition("</style>")[2]
 
 
 def test_the_evidence_is_that_of_the_view(tmp_path):
@@ -396,12 +435,14 @@ def test_the_evidence_is_that_of_the_view(tmp_path):
         report = read_report(catalog, "planted")
         text = render_report(catalog, ["planted"], "markdown")
         views = {row["matcher"]: row for row in catalog.query("from answers").to_pylist()}
-    [table] = report.found.tables
+    _, table = report.found.tables
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     for row in rows:
         view = views[row["matcher"]]
-        same = {"best source": "source_layer", "value": "value", "margin": "margin", "p": "p", "verdict": "verdict"}
+        same = {"best source": "source_layer", "next best": "runner_up", "p": "p", "verdict": "verdict"}
         assert {name: row[name] for name in same} == {name: view[of] for name, of in same.items()}
+        assert row["score"].startswith(f"{view['value']:.3g}")
+        assert (row["margin"] or "").startswith("" if view["margin"] is None else f"{view['margin']:.3g}")
         assert list(row["as good"]) == view["candidates"]
     assert [row["not known"] for row in rows] == [None, None, ["above_shuffled"]]
     assert "- **a into b**: cka_unbiased: 1 of 1 (100 %, 95 % interval 21 to 100 %) supported; direct: 1 of 1" in text

@@ -377,7 +377,7 @@ def test_formats_for_programs_lose_nothing_unless_a_terminal_reads_them(hostile_
     command = ["sql", statement, "--format", form, "--store", hostile_store]
     read = CliRunner().invoke(cli, command).stdout
     assert HOSTILE[5] in (json.loads(read)[0]["source_layer"] if form == "json" else read)
-    monkeypatch.setattr("stitchgrid.cli.ask.is_terminal", lambda: True)
+    monkeypatch.setattr("stitchgrid.cli.emit.is_terminal", lambda: True)
     assert not STEERING.search(CliRunner().invoke(cli, command).stdout)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from stitchgrid.catalog.formats import render
-from stitchgrid.cli.ask import format_of
+from stitchgrid.cli.emit import format_of
 
 ROWS = pa.table(
     {

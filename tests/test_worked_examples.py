@@ -1,8 +1,7 @@
-"""The kinds that README shows how to add, as they stand there: added, held to the contract, and run by the engine."""
+"""The kinds that the manual shows how to add, added as they stand there, held to the contract, run by the engine."""
 
 import re
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -17,11 +16,11 @@ from helpers_engine import (
     unlike,
 )
 
+from stitchgrid.manual import page
 from stitchgrid.matchers import registry
 from stitchgrid.matchers.protocol import Kind
 
-README = Path(__file__).parents[1] / "README.md"
-EXAMPLES = dict(re.findall(r"```python\n# (stitchgrid/\S+)\n(.*?)```", README.read_text(), flags=re.S))
+EXAMPLES = dict(re.findall(r"```python\n# (stitchgrid/\S+)\n(.*?)```", page("contributing"), flags=re.S))
 
 
 @pytest.fixture(params=["indices/rv", "stitchers/shift"])

@@ -1,7 +1,7 @@
 """Launches from Python: as the commands, with errors raised and a `Run` returned."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stitchgrid.api.runs import Run
@@ -41,9 +41,8 @@ def launch(
         StitchgridError: If the store, the cluster or a network cannot be used.
         KeyboardInterrupt: If it was interrupted; what is finished is kept.
     """
-    return _run(
-        load_job(os.fspath(job), tuple(overrides)), store, address, where, update=update, retry_failed=retry_failed
-    )
+    how = {"update": update, "retry_failed": retry_failed}
+    return run_job(load_job(os.fspath(job), tuple(overrides)), store, {"address": address, **where}, **how)
 
 
 def resume(
@@ -55,8 +54,8 @@ def resume(
     **where: Any,
 ) -> Run:
     """Go on with a sweep where it stopped; arguments, result and errors are those of `launch`."""
-    job = parse_job(Store.open(os.fspath(store)).read_job(sweep), title=f"the stored job of sweep {sweep!r}")
-    return _run(job, store, address, where, retry_failed=retry_failed, same_code=True)
+    how = {"retry_failed": retry_failed, "same_code": True}
+    return run_job(stored_job(sweep, store), store, {"address": address, **where}, **how)
 
 
 def plan(
@@ -69,11 +68,38 @@ def plan(
 ) -> str:
     """Return what a launch would do and what it would cost, in words; arguments and errors are those of `launch`."""
     loaded = load_job(os.fspath(job), tuple(overrides))
-    how = Where(address=address, **where)
-    return preview(loaded, os.fspath(store), update=True, retry_failed=False, where=how, say=Display().say)
+    return plan_job(loaded, store, {"address": address, **where}, update=True, retry_failed=False)
 
 
-def _run(job: Job, store: str | os.PathLike[str], address: str, where: dict[str, Any], **how: bool) -> Run:
+# What the commands are made of ----------------------------------------------------------------------------------------
+
+
+def run_job(job: Job, store: str | os.PathLike[str], where: Mapping[str, Any], **how: Any) -> Run:
+    """Compute what a job that is read already asks for.
+
+    Args:
+        job: The job.
+        store: As for `launch`.
+        where: `address` and the other things that `launch` takes to say where.
+        how: What `driver.Launch.run` takes.
+
+    Returns:
+        The sweep; its `summary` says what this launch did.
+    """
     opened = Store.open(os.fspath(store), create=True)
-    Launch(job, opened, Where(address=address, **where), Display()).run(**how)
-    return Run(opened, job.name)
+    summary = Launch(job, opened, Where(**where), Display()).run(**how)
+    return Run(opened, job.name, summary=summary)
+
+
+def plan_job(job: Job, store: str | os.PathLike[str], where: Mapping[str, Any], **how: Any) -> str:
+    """Return what a launch of a job that is read already would do; `how` is what `driver.preview` takes."""
+    return preview(job, os.fspath(store), where=Where(**where), say=Display().say, **how)
+
+
+def stored_job(sweep: str, store: str | os.PathLike[str]) -> Job:
+    """Return the job of a sweep, as a store has it.
+
+    Raises:
+        StoreError: If there is none.
+    """
+    return parse_job(Store.open(os.fspath(store)).read_job(sweep), title=f"the stored job of sweep {sweep!r}")

@@ -13,6 +13,7 @@ True
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from stitchgrid.api.cautions import CAUTIONS
 from stitchgrid.api.tables import Array, Matrix
 from stitchgrid.errors import InputError
 from stitchgrid.matchers.describe import describe
 from stitchgrid.matchers.measures import fit_rows, gram_of_rows, index_of_rows
+from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.protocol import About, Fit, GramIndex, Kind, MomentIndex
 from stitchgrid.matchers.registry import kind_of
 from stitchgrid.matchers.stitchers.affine import AffineMap, r_squared, residual
@@ -39,7 +42,7 @@ class _Measure:
         self.kind = kind
         self.about: About = kind_of(kind).about
         self.__name__ = kind
-        self.__doc__ = "\n".join(describe(self.about))
+        self.__doc__ = _docstring(self.about)
 
     def __repr__(self) -> str:
         return f"<{self.about.family} {self.kind}: {self.about.summary}>"
@@ -56,10 +59,33 @@ class _Measure:
             ) from None
 
 
+def _docstring(about: About) -> str:
+    """Return what to know of a kind: shapes, range, direction, bias, when not to use it, source, parameters."""
+    caution, lines = CAUTIONS[about.kind], list(describe(about))
+    at = next(position for position, line in enumerate(lines) if line.startswith("parameters:"))
+    own, gives = lines[at:], "one number, float; NaN where it is undefined"
+    if about.family == "stitcher":  # rules that lay one layer on another, and metrics of networks, say nothing of rows
+        names = [name for name in about.params.model_fields if name not in Rules.model_fields]
+        own = [f"parameter: {name} = {about.params.model_fields[name].default!r}" for name in names]
+        gives = "a Stitch, T(a) = a W + b with W (D, E) and b (E,)"
+    return "\n".join(
+        [
+            lines[0].partition(": ")[2].capitalize() + ".",
+            "",
+            "takes: x (N, D) of the source, y (N, E) of the target; a row is an image or a position",
+            f"gives: {gives}",
+            f"bias: {caution.bias}",
+            f"not when: {caution.not_when}",
+            *lines[1:at],
+            *own,
+        ]
+    )
+
+
 class Index(_Measure):
     """An index: two sets of rows -> one number.
 
-    Its docstring tells range, direction, invariances and source.
+    Its docstring tells shapes, range, direction, bias, invariances, when not to use it, and source.
     """
 
     def __call__(self, x: Rows, y: Rows, **params: Any) -> float:
@@ -80,6 +106,23 @@ class Index(_Measure):
         self._with(params)
         return index_of_rows(self.kind, *_pair(x, y, self.about), **params)
 
+    def why_undefined(self, x: Rows, y: Rows, **params: Any) -> str | None:
+        """Return why there is no value for two sets of rows, in words; None where there is one.
+
+        >>> cka.why_undefined([[1.0], [1.0]], [[1.0], [2.0]])
+        'cka is undefined: the rows of x are all the same'
+        """
+        try:
+            if not math.isnan(self(x, y, **params)):
+                return None
+            rows = {"x": _rows(x, "x"), "y": _rows(y, "y")}
+        except InputError as problem:
+            return str(problem)
+        flat = [name for name, found in rows.items() if bool((found == found[0]).all())]
+        if flat:
+            return f"{self.kind} is undefined: the rows of {' and of '.join(flat)} are all the same"
+        return f"{self.kind} is undefined: what it divides by is 0 on these rows"
+
     def matrix(self, xs: Mapping[str, Rows], ys: Mapping[str, Rows], **params: Any) -> Matrix:
         """Return the index of every layer of one set with every layer of another.
 
@@ -89,13 +132,21 @@ class Index(_Measure):
             params: Parameters of the kind.
 
         Returns:
-            The values; NaN where it is undefined.
+            The values; NaN where it is undefined, `Matrix.mask` is True there, and `Matrix.reasons` says why.
 
         Raises:
-            InputError: As a call.
+            InputError: As a call, but for pairs whose widths are the reason.
         """
         kind, score = self._with(params), self.about.score
-        values = np.full((len(xs), len(ys)), np.nan)
+        values, reasons = np.full((len(xs), len(ys)), np.nan), dict[tuple[str, str], str]()
+        read = {f: _rows(x, "x") for f, x in xs.items()}, {g: _rows(y, "y") for g, y in ys.items()}
+        for (f, x), (g, y) in product(read[0].items(), read[1].items()):
+            if (reason := self.about.why_not_widths((f, x.shape[1]), (g, y.shape[1]))) is not None:
+                reasons[f, g] = reason
+        if reasons:
+            for (k, (f, x)), (m, (g, y)) in product(enumerate(read[0].items()), enumerate(read[1].items())):
+                values[k, m] = np.nan if (f, g) in reasons else self(x, y, **params)
+            return self._told(values, xs, ys, reasons, params)
         pairs = [_pair(x, y, self.about) for x in xs.values() for y in ys.values()]
         if isinstance(kind, MomentIndex):
             values[:] = np.reshape([float(kind.compare([pair_moments(*xy)])[score][0]) for xy in pairs], values.shape)
@@ -107,14 +158,27 @@ class Index(_Measure):
             ]
             compared = kind.compare([(x, y) for x in prepared[0] for y in prepared[1]])[score]
             values[:] = compared.reshape(values.shape).numpy()
-        higher = self.about.metric(score).higher_is_similar
-        return Matrix(values, list(xs), list(ys), title=self.kind, higher_is_similar=higher)
+        return self._told(values, xs, ys, reasons, params)
+
+    def _told(
+        self,
+        values: Array,
+        xs: Mapping[str, Rows],
+        ys: Mapping[str, Rows],
+        reasons: dict[tuple[str, str], str],
+        params: Mapping[str, Any],
+    ) -> Matrix:
+        for (k, f), (m, g) in product(enumerate(xs), enumerate(ys)):
+            if np.isnan(values[k, m]) and (f, g) not in reasons:
+                reasons[f, g] = self.why_undefined(xs[f], ys[g], **params) or ""
+        higher = self.about.metric(self.about.score).higher_is_similar
+        return Matrix(values, list(xs), list(ys), title=self.kind, higher_is_similar=higher, reasons=reasons)
 
 
 class Stitcher(_Measure):
     """A stitcher in closed form: two sets of rows -> an affine map from the one into the other.
 
-    Its docstring tells parameters, invariances and source.
+    Its docstring tells shapes, bias, parameters, invariances, when not to use it, and source.
     """
 
     def __call__(self, x: Rows, y: Rows, **params: Any) -> "Stitch":
@@ -200,12 +264,8 @@ def _pair(x: Rows, y: Rows, about: About) -> tuple[Tensor, Tensor]:
         raise InputError(f"{about.kind} wants rows of the same images in x and y, got {num} and {num_y}.")
     if num < about.fewest_images:
         raise InputError(f"{about.kind} wants {about.fewest_images} rows at least, got {num}.")
-    if about.widths == "equal" and width != width_y:
-        raise InputError(f"{about.kind} wants as many features in x as in y, got {width} and {width_y}.")
-    if about.widths == "not narrower" and width > width_y:
-        raise InputError(f"{about.kind} wants as many features in y as in x at least, got {width} and {width_y}.")
-    if about.most_features is not None and max(width, width_y) > about.most_features:
-        raise InputError(f"{about.kind} takes up to {about.most_features:,} features, got {width:,} and {width_y:,}.")
+    if (reason := about.why_not_widths(("x", width), ("y", width_y))) is not None:
+        raise InputError(f"{reason}.")
     return x_ND, y_NE
 
 

@@ -3,18 +3,26 @@
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stitchgrid.api.answered import Answers
 from stitchgrid.api.tables import Matrix, Table
 from stitchgrid.catalog import Catalog, load_question
-from stitchgrid.catalog.answers import Answer, find_wanted, read_answers
+from stitchgrid.catalog.answers import find_wanted, read_answers
+from stitchgrid.catalog.findings import findings, remarks
 from stitchgrid.catalog.progress import SweepProgress, read_progress
 from stitchgrid.errors import InputError, QueryError, nearest
+from stitchgrid.live import Live
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.store import Store
+
+if TYPE_CHECKING:
+    from stitchgrid.api.stitches import NetworkStitch
+    from stitchgrid.driver import Summary
 
 CELL = """
 select c.source_layer, c.target_layer, c.params, c.seed, m.value, m.higher_is_similar
@@ -54,6 +62,9 @@ class Grid(Mapping[str, "Run"]):
     def __repr__(self) -> str:
         return f"Grid({self._store.uri!r}: {', '.join(self) or 'no sweep yet'})"
 
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self._store.uri)}</p><ul>{''.join(f'<li>{escape(name)}</li>' for name in self)}</ul>"
+
     def sql(self, statement: str) -> Table:
         """Return the rows of one SELECT over the views of all sweeps.
 
@@ -65,18 +76,33 @@ class Grid(Mapping[str, "Run"]):
 
 
 class Run:
-    """One sweep of a store. It shows what the store holds when it is first asked; `refresh` looks again."""
+    """One sweep of a store. It shows what the store holds when it is first asked; `refresh` looks again.
 
-    def __init__(self, store: Store, sweep: str):
-        self._store, self.sweep = store, sweep
+    Attributes:
+        sweep: Its name.
+        summary: What the launch did that this comes of; None where it was opened.
+    """
+
+    def __init__(self, store: Store, sweep: str, *, live: Live | None = None, summary: "Summary | None" = None):
+        self._store, self.sweep, self._live = store, sweep, live
+        self.summary = summary
 
     def __repr__(self) -> str:
         status = self.status()
         return f"Run({self.sweep!r} in {self._store.uri}: {status.counts.get('done', 0)} of {status.num_cells} cells)"
 
+    def _repr_html_(self) -> str:
+        tables = [f"<p>{escape(repr(self))}</p>", self.networks._repr_html_()]
+        return "".join([*tables, self.failures._repr_html_()] if len(self.failures) else tables)
+
     @cached_property
     def _catalog(self) -> Catalog:
         return Catalog(self._store)
+
+    @property
+    def store(self) -> str:
+        """Where the store is: what `stitchgrid.open` takes."""
+        return self._store.uri
 
     def refresh(self) -> None:
         """Look at the store again when next asked."""
@@ -149,7 +175,7 @@ class Run:
         layer: str | None = None,
         source: str | None = None,
         matcher: str | None = None,
-    ) -> "list[Answer]":
+    ) -> Answers:
         """Return which layer of a source matches each layer of a target best, and how sure that is.
 
         Args:
@@ -157,6 +183,9 @@ class Run:
             layer: One of its layers; None: all.
             source: Name of the source network; None: all.
             matcher: A kind; None: all.
+
+        Returns:
+            A list of answers; `.best`, `.margin`, `.verdict` and so on are those of the only one.
 
         Raises:
             InputError: If there is no such network, layer or matcher.
@@ -171,7 +200,7 @@ class Run:
             source=source,
             kinds=() if matcher is None else (matcher,),
         )
-        return [one for one in read_answers(catalog, self.sweep) if wanted.takes(one)]
+        return Answers(one for one in read_answers(catalog, self.sweep) if wanted.takes(one))
 
     def matrix(self, source: str, target: str, matcher: str, metric: str | None = None) -> Matrix:
         """Return one metric for all layers of a source with all layers of a target.
@@ -208,12 +237,51 @@ class Run:
         title = metric if metric.startswith(matcher) else f"{matcher} {metric}"
         return Matrix(values, *names, title=f"{title}, {source} into {target}", higher_is_similar=higher)
 
+    def stitch(
+        self,
+        source: str,
+        source_layer: str,
+        target: str,
+        target_layer: str,
+        matcher: str,
+        *,
+        seed: int | None = None,
+        device: str | None = None,
+        **params: Any,
+    ) -> "NetworkStitch":
+        """Return the map of one cell, fitted again from the job: trained kinds are trained again.
+
+        Args:
+            source: Name of the network in which the stitch begins.
+            source_layer: Its layer.
+            target: Name of the network in which it ends.
+            target_layer: Its layer.
+            matcher: A kind of stitcher.
+            seed: Of a trained kind, where the job has several.
+            device: "cpu" or "cuda"; None: as the job says.
+            params: Parameters of the kind, where the job has it with several.
+
+        Raises:
+            InputError: If there is no such cell, networks or images are no longer those of the job, or nothing can be
+                fitted.
+        """
+        from stitchgrid.api.stitches import fit_again
+
+        begin, end = (source, source_layer), (target, target_layer)
+        return fit_again(
+            self._store, self.sweep, self._live, begin, end, matcher, seed=seed, device=device, params=params
+        )
+
     # The rest ---------------------------------------------------------------------------------------------------------
 
     def status(self) -> SweepProgress:
         """Return how far the sweep is, also while a launch is at it."""
         [found] = read_progress(self._store, self.sweep)
         return found
+
+    def findings(self) -> list[list[str]]:
+        """Return what stands out, in lines for people: first of the networks, then of the values."""
+        return [lines for read in (remarks, findings) if (lines := read(self._catalog, self.sweep))]
 
     def atlas(self) -> "Atlas":
         """Return the page with all heat maps; a notebook shows it."""
@@ -243,6 +311,4 @@ class Atlas:
             raise InputError(f"cannot write {path}: {problem.strerror}; name another file.") from problem
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         return f'<iframe srcdoc="{escape(self.html)}" width="100%" height="700" sandbox="allow-scripts"></iframe>'

@@ -1,6 +1,6 @@
 """Results as tables that notebooks show and data frames take."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -82,13 +82,8 @@ class Table:
 
     def _repr_html_(self) -> str:
         first = self._table.slice(0, SHOWN)
-        heads = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
-        rows = "".join(
-            f"<tr>{''.join(f'<td>{escape(_shown(value))}</td>' for value in row.values())}</tr>"
-            for row in first.to_pylist()
-        )
         more = f"<p>{len(first)} of {len(self)} rows</p>" if len(self) > len(first) else ""
-        return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{more}"
+        return html_table(self.columns, (map(_shown, row.values()) for row in first.to_pylist())) + more
 
 
 class Matrix:
@@ -100,13 +95,28 @@ class Matrix:
         columns: Names of the target's layers.
         title: What it shows.
         higher_is_similar: Whether a higher value means more similar; None where neither does.
+        reasons: (source layer, target layer) -> why there is no value, where that is known.
     """
 
     def __init__(
-        self, values: Array, rows: Sequence[str], columns: Sequence[str], *, title: str, higher_is_similar: bool | None
+        self,
+        values: Array,
+        rows: Sequence[str],
+        columns: Sequence[str],
+        *,
+        title: str,
+        higher_is_similar: bool | None,
+        reasons: Mapping[tuple[str, str], str] | None = None,
     ):
         self.values, self.rows, self.columns = values, list(rows), list(columns)
         self.title, self.higher_is_similar = title, higher_is_similar
+        self.reasons = dict(reasons or {})
+
+    @property
+    def mask(self) -> Array:
+        """Where there is no value: (source layers, target layers), boolean, as numpy.ma takes it."""
+        found: Array = np.isnan(self.values)
+        return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self.values, dtype=dtype, copy=True if copy is None else copy)
@@ -152,6 +162,17 @@ class Matrix:
             for name, line in zip(self.rows, self.values, strict=True)
         )
         return f"<table><thead><tr><th>{escape(self.title)}</th>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def html_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table for a notebook, all texts escaped.
+
+    >>> html_table(["<a>"], [["1"]])
+    '<table><thead><tr><th>&lt;a&gt;</th></tr></thead><tbody><tr><td>1</td></tr></tbody></table>'
+    """
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _shown(value: Any) -> str:

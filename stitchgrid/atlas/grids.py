@@ -1,14 +1,17 @@
 """What an atlas shows, free of SQL and of drawing: networks, and one heat map per network pair, matcher and metric."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from stitchgrid.atlas.scales import Scale
 
+EVIDENCE = ("low", "high", "null_low", "null_high")  # 95 % interval; 5 % and 95 % of the draws of shuffled images
 TIE = 1e-6  # scores nearer than this share the best place, as in the query `diagonal_violations`
 
 # Shape suffixes: S layers of the source, T layers of the target.
@@ -36,6 +39,8 @@ class NetworkInfo:
     accuracy: float | None  # unstitched, on the evaluation images
     layers: tuple[LayerInfo, ...]  # in order of execution
     remarks: tuple[str, ...] = ()  # untrained, at chance, refused, ...
+    is_untrained: bool = False
+    origin: Mapping[str, Any] = field(default_factory=dict)  # entry, args, weights, preprocessing, ... as stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,7 @@ class Panel:
     values_ST: Floats  # NaN where there is no value
     notes_ST: Positions  # position among the sweep's notes
     diverged_ST: npt.NDArray[np.bool_] | None = None  # squares that are nobody's best source; None: none
+    evidence: Mapping[str, Floats] = field(default_factory=dict)  # by name of `EVIDENCE`: (S, T), NaN where unknown
 
     def best(self, higher_is_similar: bool | None) -> npt.NDArray[np.bool_]:
         """Return which squares hold the best source of their target layer; ties within `TIE` all do."""
@@ -89,6 +95,8 @@ class Choice:
     higher_is_similar: bool | None
     scale: Scale
     panels: tuple[Panel, ...]
+    is_trained: bool = False
+    is_symmetric: bool = False  # the score of (a, b) is that of (b, a)
 
     @property
     def title(self) -> str:
@@ -130,6 +138,15 @@ class Claims:
     pairs: tuple[str, ...]  # source layer -> target layer of misleading claims
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fold:
+    """Layers folded into stages: of so many in a row the last one stands for all."""
+
+    num_layers: int  # of one stage
+    num_cells: int  # of the sweep, all layers counted
+    most_cells: int  # that are shown layer by layer
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepGrids:
     """All that the atlas shows of one sweep."""
@@ -144,6 +161,9 @@ class SweepGrids:
     num_eval: tuple[int, ...]  # images on which values are reported, as many numbers as there are
     num_fit: tuple[int, ...]  # images on which maps were fitted
     computed: tuple[str, str] | None  # first and last day
+    answers: pa.Table | None = None  # of the view `answers`
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    fold: Fold | None = None  # None: every layer is shown
 
     @property
     def num_panels(self) -> int:

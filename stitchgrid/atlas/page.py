@@ -1,25 +1,55 @@
-"""Grids -> one HTML page that needs nothing else: page.html, page.css and page.js beside this file, and the data."""
+"""Grids -> one HTML page that needs nothing else: page.html, styles and scripts beside this file, and the data."""
 
 import base64
 import hashlib
 import html
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.resources import files
 from string import Template
 from typing import Any
 
 from stitchgrid import __version__
-from stitchgrid.atlas.grids import Choice, Floats, Panel, Positions, SweepGrids
-from stitchgrid.catalog.misled import misleading_rule
+from stitchgrid.atlas.content import sweep_content
+from stitchgrid.atlas.grids import SweepGrids
+from stitchgrid.catalog.misled import misleading_limits, misleading_rule
+
+#: The modules of the page in the order in which they are joined: arithmetic, then the sweep, its views, the page.
+ARITHMETIC = ("numbers", "decode", "colours", "counting", "eigen", "distances", "clusters")
+MODULES = (
+    *ARITHMETIC,
+    "elements",
+    "pens",
+    "sweep",
+    "state",
+    "canvas",
+    "tip",
+    "answers",
+    "overview",
+    "heatmap",
+    "pair",
+    "profile",
+    "scatter",
+    "thresholds",
+    "map",
+    "tree",
+    "tables",
+    "provenance",
+    "copying",
+    "keys",
+    "start",
+)
 
 
 def render_page(grids: Sequence[SweepGrids]) -> str:
     """Return the page about these sweeps."""
-    style, script = asset("page.css"), asset("page.js")
-    content = {"version": __version__, "misleadingRule": misleading_rule(), "sweeps": [_sweep(grid) for grid in grids]}
+    style, script = asset("page.css") + asset("views.css"), join_modules()
+    content = {
+        "version": __version__,
+        "misleadingRule": misleading_rule(),
+        "misleadingLimits": {key: value for key, value in misleading_limits().items() if isinstance(value, float)},
+        "sweeps": [sweep_content(grid) for grid in grids],
+    }
     return Template(asset("page.html")).substitute(
         title=html.escape(" · ".join([*(grid.sweep for grid in grids), "similarity atlas"])),
         style=style,
@@ -28,6 +58,11 @@ def render_page(grids: Sequence[SweepGrids]) -> str:
         script_hash=source_hash(script),
         data=embed(content),
     )
+
+
+def join_modules(names: Sequence[str] = MODULES) -> str:
+    """Return modules of the page as one script: functions of one scope, in a function of their own."""
+    return "\n".join(['"use strict";\n(() => {', *(asset(f"page/{name}.js") for name in names), "})();\n"])
 
 
 def embed(content: Any) -> str:
@@ -48,61 +83,3 @@ def asset(name: str) -> str:
 def source_hash(text: str) -> str:
     """Return how a content security policy names an inline element: nothing but our own code can run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _sweep(grid: SweepGrids) -> dict[str, Any]:
-    return {
-        "name": grid.sweep,
-        "computed": grid.computed,
-        "numEval": grid.num_eval,
-        "numFit": grid.num_fit,
-        "cells": grid.num_by_status,
-        "networks": [asdict(network) for network in grid.networks],
-        "blocks": grid.blocks,
-        "judgements": [asdict(judgement) for judgement in grid.judgements],
-        "claims": [asdict(claims) for claims in grid.claims],
-        "notes": [_without_empty(asdict(note)) for note in grid.notes],
-        "choices": [_choice(choice) for choice in grid.choices],
-    }
-
-
-def _choice(choice: Choice) -> dict[str, Any]:
-    return {
-        "label": choice.label,
-        "params": choice.params,
-        "seed": choice.seed,
-        "metric": choice.metric,
-        "isScore": choice.is_score,
-        "higherIsSimilar": choice.higher_is_similar,
-        "direction": choice.direction,
-        "scale": asdict(choice.scale),
-        "panels": [_panel(panel, choice.higher_is_similar) for panel in choice.panels],
-    }
-
-
-def _panel(panel: Panel, higher_is_similar: bool | None) -> dict[str, Any]:
-    """Return a panel row by row: values (null where there is none), notes (one if all are equal), best squares."""
-    return {
-        "source": panel.source,
-        "target": panel.target,
-        "values": _numbers(panel.values_ST),
-        "notes": _shortest(panel.notes_ST),
-        "best": panel.best(higher_is_similar).ravel().nonzero()[0].tolist(),
-    }
-
-
-def _numbers(values: Floats) -> list[float | str | None]:
-    """Return values as JSON can hold them: NaN as null, infinite ones as the words that JavaScript reads as such."""
-    return [
-        value if math.isfinite(value) else None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-        for value in values.ravel().tolist()
-    ]
-
-
-def _shortest(notes: Positions) -> list[int] | int:
-    codes: list[int] = notes.ravel().tolist()
-    return codes[0] if len(set(codes)) == 1 else codes
-
-
-def _without_empty(note: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in note.items() if value not in (None, "")}

@@ -4,7 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from stitchgrid.atlas.grids import Choice, Claims, Judgement, LayerInfo, NetworkInfo, SweepGrids
+from stitchgrid.atlas.answers import ANSWERS
+from stitchgrid.atlas.grids import Choice, Claims, Fold, Judgement, LayerInfo, NetworkInfo, SweepGrids
+from stitchgrid.atlas.provenance import read_provenance
 from stitchgrid.atlas.squares import read_choices
 from stitchgrid.catalog import Catalog, load_question
 from stitchgrid.catalog.misled import count_misleading
@@ -18,24 +20,44 @@ with asked as (
 stored as (
     select *, array_to_string(list_sort(flags), ', ') as flag_text, metric as stored_metric
     from results where sweep = $sweep
-)
-select a.source_model, a.source_index, a.target_model, a.target_index, a.matcher, a.params, a.seed, a.cell_id, a.metric,
+),
+sizes as (select model, count(*) as num from layers where sweep = $sweep group by model)
+select a.source_model, (a.source_index - (f.num - 1) % $stage) // $stage as source_index,
+       a.target_model, (a.target_index - (g.num - 1) % $stage) // $stage as target_index,
+       a.matcher, a.params, a.seed, a.cell_id, a.metric,
        s.value, s.higher_is_similar,
        case when s.value is not null and not isnan(s.value) then 'value'
             when s.stored_metric is not null then 'undefined'
             else a.status end as state,
        if(s.stored_metric is null, a.error, null) as error, s.num_fit, s.num_eval, s.num_rows, s.alignment,
-       coalesce(s.flag_text, '') as flags, s.device, s.precision,
+       coalesce(s.flag_text, '') as flags, s.device, s.precision, s.low, s.high,
+       list_aggregate(s."null", 'quantile_cont', 0.05) as null_low,
+       list_aggregate(s."null", 'quantile_cont', 0.95) as null_high,
        max(if(a.matcher in (select matcher from matchers where family = 'index'), s.num_eval,
               coalesce(s.num_fit, s.num_eval))) over (partition by a.cell_id) as samples
 from asked as a
+join sizes as f on f.model = a.source_model
+join sizes as g on g.model = a.target_model
 left join stored as s using (cell_id, source_model, source_index, target_model, target_index, metric)
+where (f.num - 1 - a.source_index) % $stage = 0 and (g.num - 1 - a.target_index) % $stage = 0
 order by a.matcher, a.params, a.seed nulls first, a.cell_id, a.metric, a.source_model, a.source_index, a.target_model,
          a.target_index
 """
+NUM_CELLS = """
+with sizes as (select model, count(*) as num from layers where sweep = $sweep group by model)
+select count(*) as num from cells as a
+join sizes as f on f.model = a.source_model
+join sizes as g on g.model = a.target_model
+where sweep = $sweep and (f.num - 1 - source_index) % $stage = 0 and (g.num - 1 - target_index) % $stage = 0
+"""
+MOST_CELLS = 1_000_000  # that a page shows layer by layer
 STATUSES = "select status, count(*) as num_cells from cells where sweep = $sweep group by status order by status"
+ORIGIN = ("entry", "args", "weights_digest", "network_id", "preprocess", "head", "chance")
 LAYERS = "select model, layer, depth, kind, shape from layers where sweep = $sweep order by layer_index"
-MODELS = "select model, architecture, num_parameters, accuracy, remarks from models where sweep = $sweep"
+MODELS = f"""
+select model, architecture, num_parameters, accuracy, remarks, is_untrained, {", ".join(ORIGIN)}
+from models where sweep = $sweep
+"""
 # Layers of cells that are not those of the sweep, or at another position: squares would land in the wrong place.
 MISPLACED = """
 select * from (
@@ -62,8 +84,10 @@ def read_sweep(catalog: Catalog, sweep: str) -> SweepGrids:
 
     if lost := rows(MISPLACED):
         raise LookupError(f"cells of sweep {sweep!r} name {lost[0]}, which is none of its layers")
-    networks = _networks(rows(MODELS), rows(LAYERS))
-    choices, notes = read_choices(catalog.query(SQUARES, {"sweep": sweep}), networks)
+    fold = _fold(catalog, sweep)
+    stage = fold.num_layers if fold else 1
+    networks = _networks(rows(MODELS), rows(LAYERS), stage)
+    choices, notes = read_choices(catalog.query(SQUARES, {"sweep": sweep, "stage": stage}), networks)
     [days] = rows(DAYS)
     return SweepGrids(
         sweep=sweep,
@@ -76,14 +100,35 @@ def read_sweep(catalog: Catalog, sweep: str) -> SweepGrids:
         num_eval=tuple(row["n"] for row in rows(_numbers("num_eval"))),
         num_fit=tuple(row["n"] for row in rows(_numbers("num_fit"))),
         computed=(days["first"], days["last"]) if days["first"] else None,
+        answers=catalog.query(ANSWERS, {"sweep": sweep}),
+        provenance=read_provenance(catalog, sweep),
+        fold=fold,
     )
+
+
+def _fold(catalog: Catalog, sweep: str) -> Fold | None:
+    """Return how many layers in a row make a stage so that a page can show the cells; None: every layer is shown."""
+
+    def num_cells(stage: int) -> int:
+        [row] = catalog.query(NUM_CELLS, {"sweep": sweep, "stage": stage}).to_pylist()
+        return int(row["num"])
+
+    whole = shown = num_cells(1)
+    stage = 1
+    while shown > MOST_CELLS:
+        stage += 1
+        shown = num_cells(stage)
+    return Fold(num_layers=stage, num_cells=whole, most_cells=MOST_CELLS) if stage > 1 else None
 
 
 def _numbers(column: str) -> str:
     return f"select distinct {column} as n from results where sweep = $sweep and {column} > 0 order by n"
 
 
-def _networks(models: Sequence[dict[str, Any]], layers: Sequence[dict[str, Any]]) -> tuple[NetworkInfo, ...]:
+def _networks(
+    models: Sequence[dict[str, Any]], layers: Sequence[dict[str, Any]], stage: int
+) -> tuple[NetworkInfo, ...]:
+    """Return the networks, of their layers the last of each stage."""
     layers_of: dict[str, list[LayerInfo]] = defaultdict(list)
     for row in layers:
         layers_of[row["model"]].append(
@@ -96,7 +141,9 @@ def _networks(models: Sequence[dict[str, Any]], layers: Sequence[dict[str, Any]]
             num_parameters=row["num_parameters"],
             accuracy=row["accuracy"],
             remarks=tuple(row["remarks"] or ()),
-            layers=tuple(layers_of[row["model"]]),
+            layers=tuple(layers_of[row["model"]][::-1][::stage][::-1]),
+            is_untrained=bool(row["is_untrained"]),
+            origin={name: row[name] for name in ORIGIN if row[name] is not None},
         )
         for row in models
     )

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from stitchgrid.atlas.grids import Choice, Floats, NetworkInfo, Note, Panel, Positions
+from stitchgrid.atlas.grids import EVIDENCE, Choice, Floats, NetworkInfo, Note, Panel, Positions
 from stitchgrid.atlas.scales import Scale, choose_scale
 from stitchgrid.catalog.labels import matcher_labels, parameters
 from stitchgrid.matchers.metrics import OPEN, Metric
@@ -32,7 +32,9 @@ def read_choices(squares: pa.Table, networks: Sequence[NetworkInfo]) -> tuple[tu
     note_of_row, notes = _codes(squares, NOTE)
     choice_of_row, choices = _codes(squares, (*ENTRY, "samples", "metric"))
     diverged = np.array([False, *("diverged" in note["flags"].split(", ") for note in notes)])
-    panels = _panels(squares, networks, choice_of_row, values, note_of_row + 1, diverged)
+    panels = _panels(
+        squares, networks, choice_of_row, {"value": values, **_evidence(squares)}, note_of_row + 1, diverged
+    )
     palettes = _palettes(squares, values)
     labels = matcher_labels([_variant(row) for row in choices])
     found = [
@@ -47,10 +49,18 @@ def read_choices(squares: pa.Table, networks: Sequence[NetworkInfo]) -> tuple[tu
             higher_is_similar=palettes[row["matcher"], row["metric"]][0],
             scale=palettes[row["matcher"], row["metric"]][1],
             panels=tuple(panels[code]),
+            is_trained=row["matcher"] in MATCHERS and MATCHERS[row["matcher"]].is_trained,
+            is_symmetric=row["matcher"] in MATCHERS and MATCHERS[row["matcher"]].symmetric,
         )
         for code, (row, label) in enumerate(zip(choices, labels, strict=True))
     ]
     return tuple(sorted(found, key=_order)), (ABSENT, *(Note(**row) for row in notes))
+
+
+def _evidence(squares: pa.Table) -> dict[str, Floats]:
+    """Return the columns of evidence that say anything."""
+    present = [name for name in EVIDENCE if squares[name].null_count < squares.num_rows]
+    return {name: squares[name].cast(pa.float64()).fill_null(np.nan).to_numpy() for name in present}
 
 
 def _variant(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -146,7 +156,7 @@ def _panels(
     squares: pa.Table,
     networks: Sequence[NetworkInfo],
     choice: Positions,
-    values: Floats,
+    numbers: dict[str, Floats],  # `value`, and evidence for it
     notes: Positions,
     diverged: npt.NDArray[np.bool_],  # by note
 ) -> dict[int, list[Panel]]:
@@ -159,10 +169,19 @@ def _panels(
     for rows in np.split(order, starts) if len(order) else ():
         f, g = int(source[rows[0]]), int(target[rows[0]])
         shape = len(networks[f].layers), len(networks[g].layers)
-        values_ST, notes_ST = np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
-        values_ST[i[rows], j[rows]] = values[rows]
+        found = {name: np.full(shape, np.nan) for name in numbers}
+        for name, values_ST in found.items():
+            values_ST[i[rows], j[rows]] = numbers[name][rows]
+        notes_ST = np.zeros(shape, dtype=np.int64)
         notes_ST[i[rows], j[rows]] = notes[rows]
-        panel = Panel(source=f, target=g, values_ST=values_ST, notes_ST=notes_ST, diverged_ST=diverged[notes_ST])
+        panel = Panel(
+            source=f,
+            target=g,
+            values_ST=found.pop("value"),
+            notes_ST=notes_ST,
+            diverged_ST=diverged[notes_ST],
+            evidence=found,
+        )
         panels[int(choice[rows[0]])].append(panel)
     return panels
 

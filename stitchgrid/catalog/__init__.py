@@ -1,7 +1,19 @@
-"""The catalog: SQL views over a store, and the questions asked of them."""
+"""The catalog: SQL views over a store, and the questions asked of them. DuckDB is imported when a store is opened."""
 
-from stitchgrid.catalog.catalog import Catalog
+from typing import TYPE_CHECKING, Any
+
 from stitchgrid.catalog.questions import Param, Question, list_questions, load_question
 from stitchgrid.catalog.views import VIEWS
 
+if TYPE_CHECKING:
+    from stitchgrid.catalog.catalog import Catalog
+
 __all__ = ["VIEWS", "Catalog", "Param", "Question", "list_questions", "load_question"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Catalog":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from stitchgrid.catalog.catalog import Catalog
+
+    return Catalog

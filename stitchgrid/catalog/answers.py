@@ -11,6 +11,7 @@ from stitchgrid.catalog.judging import CHECKS, IS_TWIN, NEEDED
 from stitchgrid.catalog.labels import labels_of
 from stitchgrid.errors import QueryError, nearest
 
+IDLE = "Does not apply"  # how the sentence of a check begins that means nothing here
 ROWS = """
 select a.*, m.family, m.trained as is_trained
 from answers as a join matchers as m using (matcher)
@@ -36,7 +37,7 @@ class Check:
     @property
     def is_missing(self) -> bool:
         """Whether it was not computed and would mean something."""
-        return self.passed is None and not self.detail.startswith("Does not apply")
+        return self.passed is None and not self.detail.startswith(IDLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

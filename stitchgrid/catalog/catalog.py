@@ -98,6 +98,10 @@ class Catalog:
         info = self._store.read_plan_info(sweep)
         return info.get("groups") or 0, info.get("shuffles") or 0
 
+    def job(self, sweep: str) -> dict[str, Any]:
+        """Return the job of a sweep's latest revision, as it was read."""
+        return self._store.read_job(sweep)
+
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
         """Return the result of one statement that only reads; `$name` in it stands for a value of `params`.
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from html import escape
 from typing import Any
 
 from stitchgrid.catalog.catalog import Catalog
@@ -40,6 +41,11 @@ class SweepProgress:
     heard_seconds_ago: float | None
     running: list[dict[str, Any]]  # unit, worker, since
     remarks: list[str]  # what is to be known of its networks: untrained, at chance, refused, ...
+
+    def _repr_html_(self) -> str:
+        told = {"state": self.state, **self.counts, "pace": self.pace, **self.reasons}
+        rows = (f"<tr><th>{escape(str(key))}</th><td>{escape(str(value))}</td></tr>" for key, value in told.items())
+        return f"<table>{''.join(rows)}</table>"
 
 
 def read_progress(

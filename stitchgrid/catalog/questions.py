@@ -139,6 +139,11 @@ def list_questions() -> list[Question]:
     return [parse_question(name, path.read_text("utf-8")) for name, path in shipped_names("queries", ".sql").items()]
 
 
+def overview() -> list[str]:
+    """Return a line for each question that ships: its name and what it asks."""
+    return [f"{known.name:24}  {known.question}" for known in list_questions()]
+
+
 def load_question(name_or_path: str) -> Question:
     """Return a shipped question by name, or the one in a `.sql` file.
 

@@ -8,16 +8,17 @@ import click
 from stitchgrid import __version__
 from stitchgrid.cli.answer import answer
 from stitchgrid.cli.ask import atlas, query, report, sql
+from stitchgrid.cli.begin import doctor, init, manual
+from stitchgrid.cli.complete import completion
 from stitchgrid.cli.follow import logs, status
 from stitchgrid.cli.give import diff, export
 from stitchgrid.cli.keep import check, compact, gc, merge, remove
 from stitchgrid.cli.look import layers, matchers, models
 from stitchgrid.cli.run import bench, launch, plan, resume
-from stitchgrid.cli.saying import say
+from stitchgrid.cli.saying import say, say_problem
 from stitchgrid.cli.streams import robust_streams
 from stitchgrid.errors import StitchgridError
 from stitchgrid.notes import show_on_stderr
-from stitchgrid.printable import masked, shortened
 
 
 class Group(click.Group):
@@ -28,7 +29,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except StitchgridError as problem:
-            say(f"Error: {shortened(masked(str(problem)))}", err=True)
+            say_problem(problem)
             ctx.exit(problem.exit_code)
         except KeyboardInterrupt:
             say("Interrupted.", err=True)
@@ -45,14 +46,16 @@ def cli() -> None:
       stitchgrid launch quickstart
       stitchgrid answer quickstart
       stitchgrid atlas --out atlas.html
+      stitchgrid manual start
     """
 
 
+BEGINNING = (manual, init, doctor)
 RUNNING = (launch, resume, plan, bench, status, logs)
-LOOKING = (layers, models, matchers)
+LOOKING = (layers, models, matchers, completion)
 ASKING = (answer, query, sql, atlas, report, diff, export)
 KEEPING = (check, compact, merge, remove, gc)
-for command in (*RUNNING, *LOOKING, *ASKING, *KEEPING):
+for command in (*BEGINNING, *RUNNING, *LOOKING, *ASKING, *KEEPING):
     cli.add_command(command)
 
 

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stitchgrid.cli.ask import emit, format_of, write_file
+from stitchgrid.cli.complete import complete_kinds, complete_layers, complete_networks, complete_sweeps
+from stitchgrid.cli.emit import emit, format_of, write_file
 from stitchgrid.cli.options import OUTPUT, STORE
 from stitchgrid.cli.saying import say, warn_of_store
 from stitchgrid.paths import named_path
@@ -15,10 +16,22 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("sweep", required=False)
-@click.option("--target", metavar="MODEL[:LAYER]", help="Only this network, or this layer of it, as the target.")
-@click.option("--source", metavar="MODEL", help="Only this network as the source.")
-@click.option("--matcher", "kinds", multiple=True, metavar="KIND", help="Only this matcher; may be repeated.")
+@click.argument("sweep", required=False, shell_complete=complete_sweeps)
+@click.option(
+    "--target",
+    metavar="MODEL[:LAYER]",
+    shell_complete=complete_layers,
+    help="Only this network, or this layer of it, as the target.",
+)
+@click.option("--source", metavar="MODEL", shell_complete=complete_networks, help="Only this network as the source.")
+@click.option(
+    "--matcher",
+    "kinds",
+    multiple=True,
+    metavar="KIND",
+    shell_complete=complete_kinds,
+    help="Only this matcher; may be repeated.",
+)
 @OUTPUT
 @STORE
 def answer(

@@ -1,80 +1,18 @@
 """Commands that ask a store: query, sql, atlas, report."""
 
-import shutil
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from stitchgrid.cli.options import OUTPUT, STORE, SUFFIXES
+from stitchgrid.cli.complete import complete_queries, complete_sweeps
+from stitchgrid.cli.emit import emit, write_answer, write_file
+from stitchgrid.cli.options import OUTPUT, STORE
 from stitchgrid.cli.saying import say, warn_of_store
-from stitchgrid.cli.streams import answering
-from stitchgrid.paths import named_path, write_whole
-from stitchgrid.printable import printable
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-
-def is_terminal() -> bool:
-    """Return whether a person reads stdout."""
-    return sys.stdout is not None and sys.stdout.isatty()
-
-
-def format_of(form: str | None, out: str | None) -> str:
-    """Return the format that was asked for, by name or by the suffix of a file.
-
-    >>> format_of(None, "answers.CSV"), format_of("json", "answers.csv"), format_of(None, None)
-    ('csv', 'json', 'table')
-    """
-    return form or SUFFIXES.get(Path(out or "").suffix.lower(), "table")
-
-
-def emit(table: "pa.Table", form: str | None, out: str | None, *, every: bool = False) -> None:
-    """Write a table to a file or to stdout, in one of the formats; `every` shows all rows at a terminal."""
-    from stitchgrid.catalog.formats import render
-
-    width = shutil.get_terminal_size().columns if is_terminal() and out is None else None
-    text = render(table, format_of(form, out), width=width, every=every)
-    encoding = "utf-8"
-    if isinstance(text, str) and out is None and is_terminal():  # elsewhere csv and json lose nothing
-        text, encoding = printable(text), sys.stdout.encoding or encoding
-    data = text if isinstance(text, bytes) else text.encode(encoding, "replace")
-    if out is not None:
-        write_file(named_path(out), data)
-    else:
-        write_answer(data)
-
-
-def write_answer(data: bytes) -> None:
-    """Write bytes to stdout.
-
-    Raises:
-        OutputError: If it does not take them.
-    """
-    with answering():
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file the user named, whole or not at all.
-
-    Raises:
-        InputError: If it cannot be written.
-    """
-    from stitchgrid.errors import InputError
-
-    try:
-        write_whole(path, data)
-    except OSError as problem:
-        raise InputError(f"cannot write {path}: {problem.strerror}; name another file with --out.") from problem
+from stitchgrid.paths import named_path
 
 
 @click.command()
-@click.argument("question", metavar="[NAME|FILE.sql]", required=False)
+@click.argument("question", metavar="[NAME|FILE.sql]", required=False, shell_complete=complete_queries)
 @click.option("--param", "params", multiple=True, metavar="K=V", help="A parameter of the query; may be repeated.")
 @click.option("--describe", is_flag=True, help="Show the question, its parameters, columns and SQL instead.")
 @OUTPUT
@@ -96,17 +34,18 @@ def query(
       stitchgrid query best_source --describe
       stitchgrid query best_source --param sweep=quickstart --out best.csv
     """
-    from stitchgrid.catalog import Catalog, list_questions, load_question
-    from stitchgrid.store import Store
+    from stitchgrid.catalog.questions import load_question, overview
 
     if question is None:
-        for known in list_questions():
-            say(f"{known.name:24}  {known.question}")
+        say("\n".join(overview()))
         return
     asked = load_question(question)
     if describe:
         say(asked.description)
         return
+    from stitchgrid.catalog import Catalog
+    from stitchgrid.store import Store
+
     given = dict(_key_value(param) for param in params)
     with Catalog(Store.open(store)) as catalog:
         emit(catalog.ask(asked, given), form, out, every=every)
@@ -128,20 +67,41 @@ def _key_value(text: str) -> tuple[str, str]:
 def sql(statement: str | None, file: str | None, form: str | None, out: str | None, every: bool, store: str) -> None:
     """Run one SELECT over the views results, answers, pairs, cells, models, layers and others ("show tables").
 
-    The statement is given as it stands, from a file, or with - from stdin.
+    The statement is given as it stands, from a file, or with - from stdin. At a terminal, without one, there is a
+    prompt for many: .help tells what it knows.
 
     \b
     Example:
+      stitchgrid sql
       stitchgrid sql "select metric, count(*) as n, avg(value) from results group by metric"
       stitchgrid sql -f mine.sql --out mine.parquet
     """
     from stitchgrid.catalog import Catalog
     from stitchgrid.store import Store
 
+    if statement is None and file is None and sys.stdin.isatty():
+        _converse(store, form, out)
+        return
     text = _statement(statement, file)
     with Catalog(Store.open(store)) as catalog:
         emit(catalog.query(text), form, out, every=every)
         warn_of_store(catalog)
+
+
+def _converse(store: str, form: str | None, out: str | None) -> None:
+    """Read statements at a prompt."""
+    from stitchgrid.cli.prompt import prompt
+    from stitchgrid.cli.session import Session
+
+    session = Session(store)
+    try:
+        if form is not None:
+            session.run(f".mode {form}")
+        if out is not None:
+            session.run(f".out {out}")
+        prompt(session)
+    finally:
+        session.close()
 
 
 def _statement(statement: str | None, file: str | None) -> str:
@@ -163,7 +123,7 @@ def _statement(statement: str | None, file: str | None) -> str:
 
 
 @click.command()
-@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1)
+@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1, shell_complete=complete_sweeps)
 @click.option("--out", type=click.Path(dir_okay=False), default="atlas.html", show_default=True, help="The page.")
 @click.option("--figures", type=click.Path(file_okay=False), help="Also draw figures into this folder.")
 @STORE
@@ -187,7 +147,7 @@ def atlas(sweeps: tuple[str, ...], out: str, figures: str | None, store: str) ->
 
 
 @click.command()
-@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1)
+@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1, shell_complete=complete_sweeps)
 @click.option(
     "--format",
     "form",

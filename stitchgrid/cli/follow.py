@@ -2,12 +2,13 @@
 
 import click
 
+from stitchgrid.cli.complete import complete_sweeps
 from stitchgrid.cli.options import STORE
 from stitchgrid.cli.saying import say, warn_of_store
 
 
 @click.command()
-@click.argument("sweep", required=False)
+@click.argument("sweep", required=False, shell_complete=complete_sweeps)
 @click.option("--watch", is_flag=True, help="Show again every two seconds until the launch is over.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @STORE
@@ -35,7 +36,7 @@ def status(sweep: str | None, watch: bool, form: str, store: str) -> None:
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", shell_complete=complete_sweeps)
 @click.argument("shard", required=False)
 @STORE
 @click.pass_context

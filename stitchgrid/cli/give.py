@@ -2,15 +2,16 @@
 
 import click
 
-from stitchgrid.cli.ask import emit
+from stitchgrid.cli.complete import complete_sweeps
+from stitchgrid.cli.emit import emit
 from stitchgrid.cli.options import OUTPUT, STORE
 from stitchgrid.cli.saying import say, warn_of_store
 from stitchgrid.paths import named_path
 
 
 @click.command()
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", shell_complete=complete_sweeps)
+@click.argument("b", shell_complete=complete_sweeps)
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
@@ -63,7 +64,7 @@ def diff(
 
 
 @click.command()
-@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1)
+@click.argument("sweeps", metavar="[SWEEP]...", nargs=-1, shell_complete=complete_sweeps)
 @click.option("--duckdb", "file", type=click.Path(dir_okay=False), metavar="FILE", help="Tables of a DuckDB file.")
 @click.option("--parquet", "folder", type=click.Path(file_okay=False), metavar="DIR", help="VIEW.parquet in a folder.")
 @STORE

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stitchgrid.cli.complete import complete_sweeps
 from stitchgrid.cli.options import STORE
 from stitchgrid.cli.saying import say, warn_of_damage
 from stitchgrid.printable import in_one_line, shortened
@@ -132,7 +133,7 @@ def _merged(found: "FromStore") -> list[str]:
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", shell_complete=complete_sweeps)
 @STORE
 def remove(sweep: str, store: str) -> None:
     """Forget a sweep: its name, plan and logs. Its results stay: others may share them, launches find them again.

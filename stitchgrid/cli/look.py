@@ -2,33 +2,51 @@
 
 import json
 import re
+from dataclasses import asdict
 
 import click
 
+from stitchgrid.cli.complete import complete_architectures, complete_kinds
+from stitchgrid.cli.emit import emit
+from stitchgrid.cli.options import FORMAT_AND_FILE
 from stitchgrid.cli.saying import say
 from stitchgrid.errors import InputError
 
 
 @click.command()
-@click.argument("pattern", default="*")
-def models(pattern: str) -> None:
-    """List the architectures a job file can name; PATTERN is a glob.
+@click.argument("pattern", default="*", shell_complete=complete_architectures)
+@FORMAT_AND_FILE
+def models(pattern: str, form: str | None, out: str | None) -> None:
+    """List the architectures a job file can name, with parameters, image size and blocks; PATTERN is a glob.
+
+    What is told is of the architecture without arguments; where it was not measured, the cell is empty.
 
     \b
     Example:
       stitchgrid models 'torchvision:*resnet*'
+      stitchgrid models 'timm:*dino*' --format json
     """
+    import pyarrow as pa
+
     from stitchgrid.errors import nearest
     from stitchgrid.models.catalogue import architecture_names
+    from stitchgrid.models.facts import known_facts
 
     names = architecture_names(pattern)
     if not names:
         raise InputError(f"no architecture matches {pattern!r}; {nearest(pattern, architecture_names())}.")
-    say("\n".join(names))
+    facts = [known_facts(name) for name in names]
+    columns = {
+        "architecture": names,
+        "parameters": pa.array([None if one is None else one.parameters for one in facts], pa.int64()),
+        "image_size": [None if one is None else "x".join(map(str, one.input_size)) for one in facts],
+        "blocks": pa.array([len(one.layers) or None if one else None for one in facts], pa.int64()),
+    }
+    emit(pa.table(columns), form, out, every=True)
 
 
 @click.command()
-@click.argument("kind", required=False)
+@click.argument("kind", required=False, shell_complete=complete_kinds)
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How to write it.")
 def matchers(kind: str | None, form: str) -> None:
     """List the kinds of matchers, or tell everything about KIND: parameters, metrics, range, invariances, source.
@@ -51,7 +69,7 @@ def matchers(kind: str | None, form: str) -> None:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_architectures)
 @click.option("--all", "every", is_flag=True, help="Every cut; default: the blocks.")
 @click.option(
     "--input-size", metavar="HxW", help="Size of the images; default: 32x32 for stitchgrid's own, else 224x224."
@@ -60,6 +78,7 @@ def matchers(kind: str | None, form: str) -> None:
 @click.option("--channels", type=click.Choice(["1", "3"]), default="3", help="Channels of the images; 1 is luminance.")
 @click.option("--inputs", default="{}", help="Constants for further arguments of its forward, as JSON.")
 @click.option("--output", help="Which of the things that it returns are the scores: a key, attribute or position.")
+@FORMAT_AND_FILE
 def layers(
     model: str,
     every: bool,
@@ -68,11 +87,14 @@ def layers(
     channels: str,
     inputs: str,
     output: str | None,
+    form: str | None,
+    out: str | None,
 ) -> None:
-    """List the layers at which a model can be cut: name, depth, kind, axes, shape.
+    """List the layers at which a model can be cut: name, depth, kind, axes, shape, tokens, parameters.
 
     Of axes N are images, C and D features, H rows, W columns, T tokens; the shape is one image's. Tokens are so many
-    before a grid (class and register tokens), and the grid. Layers of kind `other` cannot be stitched.
+    before a grid (class and register tokens), and the grid. Parameters are those of the module of this name. Layers of
+    kind `other` cannot be stitched.
 
     MODEL is an architecture as in a job file: torchvision:NAME, stitchgrid:NAME, FILE.py:function, ...
 
@@ -81,33 +103,28 @@ def layers(
       stitchgrid layers torchvision:resnet18
       stitchgrid layers stitchgrid:resnet20 --all --input-size 32x32
     """
-    from stitchgrid.models.build import make_network
-    from stitchgrid.models.cutting import cut_network, types_notice, way_notice
-    from stitchgrid.models.select import select_layers
+    import pyarrow as pa
+
+    from stitchgrid.models.facts import COLUMNS, known_facts, measure, usual_size
     from stitchgrid.records import Interface, NetworkSpec, canonical
 
-    spec = NetworkSpec(name=model, entry=model, architecture=model, args=canonical(_json_object(arguments, "--args")))
-    height, width = _size(input_size) if input_size else _usual_size(model)
+    usual = usual_size(model)
+    size = _size(input_size) if input_size else usual
+    values = canonical(_json_object(arguments, "--args"))
     position = output is not None and output.isdigit()
     interface = Interface(
         inputs=canonical(_json_object(inputs, "--inputs")), output=int(output) if output and position else output
     )
-    cut = cut_network(make_network(spec), (int(channels), height, width), interface)
-    if notice := way_notice(model, cut.way, cut.reason):
+    is_usual = (size, values, channels, interface, every) == (usual, "{}", "3", Interface(), False)
+    found = known_facts(model) if is_usual else None
+    if found is None or not found.layers:
+        spec = NetworkSpec(name=model, entry=model, architecture=model, args=values)
+        found = measure(spec, (int(channels), *size), interface, patterns=("all",) if every else ("blocks",))
+    for notice in found.notices:
         say(notice, err=True)
-    if notice := types_notice(model, cut.types, "fp32"):
-        say(notice, err=True)
-    chosen = cut.cuts if every else select_layers(cut, ("blocks",))
-    longest = max(len(one.name) for one in chosen)
-    for one in chosen:
-        layer = one.layer
-        shape = "x".join(map(str, layer.shape))
-        grid = (
-            ""
-            if layer.grid is None or layer.kind == "map"
-            else f"  {layer.num_prefix} + {layer.grid[0]}x{layer.grid[1]}"
-        )
-        say(f"{one.name:{longest}}  {layer.depth:.3f}  {layer.kind:6}  {layer.axes:4}  {shape}{grid}")
+    rows = [asdict(line) for line in found.layers]
+    told = pa.table({name: pa.array([row[name] for row in rows]) for name in COLUMNS})
+    emit(told, form, out, every=True)
 
 
 def _json_object(text: str, option: str) -> dict[str, object]:
@@ -125,9 +142,3 @@ def _size(text: str) -> tuple[int, int]:
     if match is None:
         raise click.BadParameter(f"wanted HxW such as 32x32, got {text!r}.", param_hint="--input-size")
     return int(match[1]), int(match[2] or match[1])
-
-
-def _usual_size(model: str) -> tuple[int, int]:
-    """Return the image size an architecture of this family was made for."""
-    small = model.startswith("stitchgrid:")
-    return (32, 32) if small else (224, 224)

@@ -7,10 +7,11 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
+STORE_VARIABLE, USUAL_STORE = "STITCHGRID_STORE", "./grid"
 STORE = click.option(
     "--store",
-    envvar="STITCHGRID_STORE",
-    default="./grid",
+    envvar=STORE_VARIABLE,
+    default=USUAL_STORE,
     show_default=True,
     show_envvar=True,
     help="Where results are kept: a folder, or s3://bucket/prefix.",
@@ -31,7 +32,7 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
-OUTPUT = together(
+FORMAT_AND_FILE = together(
     click.option(
         "--format",
         "form",
@@ -40,6 +41,10 @@ OUTPUT = together(
         "texts no spreadsheet takes for a formula.",
     ),
     click.option("--out", type=click.Path(dir_okay=False), help="Write to this file instead of stdout."),
+)
+
+OUTPUT = together(
+    FORMAT_AND_FILE,
     click.option("--all", "every", is_flag=True, help="Show all rows at a terminal, not the first 40."),
 )
 

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stitchgrid.cli.options import HOW, STORE, WHERE
+from stitchgrid.cli.complete import complete_jobs, complete_sweeps
+from stitchgrid.cli.options import HOW, STORE, USUAL_STORE, WHERE
 from stitchgrid.cli.saying import say
 from stitchgrid.cli.streams import going_on
 
 if TYPE_CHECKING:
-    from stitchgrid.driver import Summary
+    from stitchgrid.api.runs import Run
     from stitchgrid.jobfile import Job
-    from stitchgrid.store import Store
 
 SET = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Edit the job first: models.vit.seed=3; repeatable."
@@ -21,7 +21,7 @@ UPDATE = click.option("--update", is_flag=True, help="Let this job be the next r
 
 
 @click.command()
-@click.argument("jobfile")
+@click.argument("jobfile", shell_complete=complete_jobs)
 @STORE
 @WHERE
 @SET
@@ -58,7 +58,7 @@ def launch(
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", shell_complete=complete_sweeps)
 @STORE
 @WHERE
 @HOW
@@ -70,15 +70,13 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
     Example:
       stitchgrid resume quickstart
     """
-    from stitchgrid.jobfile import parse_job
-    from stitchgrid.store import Store
+    from stitchgrid.api.launching import stored_job
 
-    job = parse_job(Store.open(store).read_job(sweep), title=f"the stored job of sweep {sweep!r}")
-    ctx.exit(_launch(job, store, update=False, retry_failed=retry_failed, same_code=True, **flags))
+    ctx.exit(_launch(stored_job(sweep, store), store, update=False, retry_failed=retry_failed, same_code=True, **flags))
 
 
 @click.command()
-@click.argument("jobfile")
+@click.argument("jobfile", shell_complete=complete_jobs)
 @STORE
 @WHERE
 @SET
@@ -120,7 +118,7 @@ def plan(
 
 
 @click.command()
-@click.argument("jobfile")
+@click.argument("jobfile", shell_complete=complete_jobs)
 @STORE
 @SET
 @click.option(
@@ -160,10 +158,9 @@ def bench(jobfile: str, store: str, overrides: tuple[str, ...], pairs: str, thre
 
 
 def _show_plan(job: "Job", store: str, where: dict[str, Any], **how: Any) -> None:
-    from stitchgrid.display import Display
-    from stitchgrid.driver import Where, preview
+    from stitchgrid.api.launching import plan_job
 
-    say(preview(job, store, say=Display().say, where=Where(**where), **how))
+    say(plan_job(job, store, where, **how))
 
 
 def _launch(job: "Job", store: str, *, notify: str | None, **flags: Any) -> int:
@@ -210,14 +207,13 @@ def _run_launch(
     **where: Any,
 ) -> int:
     """Run a launch and show its summary; return the exit code. `done` is given what became of the cells."""
-    from stitchgrid.display import Display
-    from stitchgrid.driver import Launch, Where
-    from stitchgrid.store import Store
+    from stitchgrid.api.launching import run_job
 
-    opened = Store.open(store, create=True)
-    started = Launch(job, opened, Where(**where), Display())
     try:
-        summary = started.run(
+        run = run_job(
+            job,
+            store,
+            where,
             update=update,
             retry_failed=retry_failed,
             fail_fast=not keep_going,
@@ -228,25 +224,27 @@ def _run_launch(
     except KeyboardInterrupt:
         say(f"\nInterrupted; what is finished is kept. Go on with: {_command('resume', job.name, store)}", err=True)
         return 130
+    summary = run.summary
+    assert summary is not None, "a launch has one"
     done |= {"done": summary.num_done, "failed": sum(summary.failures.values())}
     with going_on():
-        _show_summary(summary, opened, store)
+        _show_summary(run, store)
     return 0 if summary.num_done == summary.num_cells else 1
 
 
 def _command(verb: str, name: str, store: str, options: str = "") -> str:
     """Return a command that can be pasted, also where the name begins like an option."""
-    where = "" if store == "./grid" else f"--store {shlex.quote(store)}"
+    where = "" if store == USUAL_STORE else f"--store {shlex.quote(store)}"
     words = ["--", name] if name.startswith("-") else [name]
     given = [word for word in (options, where) if word]
     return " ".join(["stitchgrid", verb, *(given + words if len(words) > 1 else words + given)])
 
 
-def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:
-    from stitchgrid.catalog import Catalog
-    from stitchgrid.catalog.findings import findings, remarks
+def _show_summary(run: "Run", store: str) -> None:
     from stitchgrid.display import clock
 
+    summary = run.summary
+    assert summary is not None, "a launch has one"
     before = summary.num_done - summary.num_computed
     computed = f"computed {summary.num_computed} cells" if summary.num_computed else "nothing to compute"
     already = f" ({before} were there)" if before and summary.num_computed else ""
@@ -256,11 +254,10 @@ def _show_summary(summary: "Summary", opened: "Store", store: str) -> None:
     )
     for reason, count in list(summary.failures.items())[:5]:
         say(f"  {count} without values: {reason.splitlines()[0]}")
-    with Catalog(opened) as catalog:
-        for lines in (remarks(catalog, summary.sweep), findings(catalog, summary.sweep)):
-            if lines:
-                say("\n" + "\n".join(lines))
-    say(f"\nThe store is {opened.uri}. Next:")
+    for lines in run.findings():
+        say("\n" + "\n".join(lines))
+    run.refresh()  # which lets go of what was read
+    say(f"\nThe store is {run.store}. Next:")
     say(f"  {_command('atlas', summary.sweep, store, '--out atlas.html')}")
     say(f"  {_command('answer', summary.sweep, store)}")
     say(f"  {_command('query', 'best_source', store)}")

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import click
 
 from stitchgrid.cli.streams import answering
-from stitchgrid.printable import in_one_line, printable, shortened
+from stitchgrid.errors import StitchgridError
+from stitchgrid.printable import in_one_line, masked, printable, shortened
 
 if TYPE_CHECKING:
     from stitchgrid.catalog import Catalog
@@ -23,6 +24,11 @@ def say(text: str, *, err: bool = False) -> None:
         return
     with answering():
         click.echo(printable(text))
+
+
+def say_problem(problem: StitchgridError) -> None:
+    """Say on stderr what went wrong: short, and without what is secret."""
+    say(f"Error: {shortened(masked(str(problem)))}", err=True)
 
 
 def warn_of_damage(damaged: "tuple[Damage, ...]", *, where: str = "") -> None:

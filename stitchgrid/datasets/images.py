@@ -62,6 +62,7 @@ class Split:
     _sizes: NDArray[np.int64]
     _labels: NDArray[np.int64]
     _digests: dict[int, str] = field(default_factory=dict)
+    channels: int | None = None  # of images that are float32 and what networks take; None: RGB of eight bits
 
     @property
     def num(self) -> int:
@@ -89,12 +90,15 @@ class Split:
     def batch(self, start: "int | Indices", stop: int | None = None) -> "Tensor | list[Tensor]":
         """Return images as uint8 (N,3,H,W), or as a list of (3,H,W) where the split's images differ in size.
 
-        Takes positions in drawn order: `batch(start, stop)` like a slice, or `batch(indices)`.
+        Those with `channels` of their own are float32 (N,C,H,W). Takes positions in drawn order: `batch(start, stop)`
+        like a slice, or `batch(indices)`.
         """
         import torch
 
         chosen = np.arange(self.num)[start:stop] if isinstance(start, int) else np.asarray(start, dtype=np.int64)
         flat = torch.from_numpy(self._gather(chosen))
+        if self.size is not None and self.channels is not None:
+            return flat.view(torch.float32).view(len(chosen), self.channels, *self.size)
         if self.size is not None:
             return flat.view(len(chosen), 3, *self.size)
         if self.num == 0:
@@ -107,7 +111,7 @@ class Split:
         """Return the same images with the label `new_labels[k]` in place of each label k."""
         if np.array_equal(new_labels, np.arange(len(new_labels))):
             return self
-        return Split(self._pixels, self._offsets, self._sizes, new_labels[self._labels])
+        return Split(self._pixels, self._offsets, self._sizes, new_labels[self._labels], channels=self.channels)
 
     def digest(self, num: int) -> str:
         """Return 32 hex digits of the SHA-256 over number, sizes, labels and pixels of the first `num` images."""
@@ -115,21 +119,28 @@ class Split:
             raise ValueError(f"the split has {self.num} images, {num} were to be hashed")
         if num not in self._digests:
             sha = hashlib.sha256(num.to_bytes(8, "little"))
+            if self.channels is not None:
+                sha.update(f"float32 {self.channels}".encode())
             sha.update(np.ascontiguousarray(self._sizes[:num], dtype="<i8").data)
             sha.update(np.ascontiguousarray(self._labels[:num], dtype="<i8").data)
             for start in range(0, num, HASH_CHUNK):
                 chosen = np.arange(start, min(start + HASH_CHUNK, num))
-                is_small = 3 * self._sizes[chosen].prod(axis=1).sum() <= HASH_BYTES
+                is_small = self._bytes(chosen).sum() <= HASH_BYTES
                 for some in [chosen] if is_small else chosen[:, None]:
                     sha.update(self._gather(some).data)
             self._digests[num] = sha.hexdigest()[:32]
         return self._digests[num]
 
+    def _bytes(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many bytes each of these images has."""
+        numbers: NDArray[np.int64] = self._sizes[chosen].prod(axis=1)
+        return 3 * numbers if self.channels is None else 4 * self.channels * numbers
+
     def _gather(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
         if len(chosen) == 0:
             return np.empty(0, np.uint8)
         starts = self._offsets[chosen]
-        stops = starts + 3 * self._sizes[chosen].prod(axis=1)
+        stops = starts + self._bytes(chosen)
         # A fresh array: whoever writes into a batch must not reach the shared cache.
         return np.concatenate([self._pixels[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)])
 
@@ -144,6 +155,16 @@ class Images:
     num_bad: int  # unreadable images that were passed over
     num_fit_listed: int  # images the whole fit split lists, though fewer may have been asked for
     notices: tuple[str, ...] = ()  # what to know of them: classes without images, files that were left out, ...
+    is_labelled: bool = True
+    may_know_more: bool = False  # labels are bare numbers: networks may know classes of which there is no image
+
+    is_grey: bool = False  # before they were spread over three channels
+
+    def are_labels_of(self, num_classes: int) -> bool:
+        """Return whether the labels are classes of a network that knows so many."""
+        if not self.is_labelled:
+            return False
+        return num_classes == self.num_classes or (self.may_know_more and num_classes > self.num_classes)
 
     @property
     def num_classes(self) -> int:

@@ -24,6 +24,7 @@ from stitchgrid.datasets.sources import DigitsSource, Source
 from stitchgrid.datasets.torchvision_sets import TorchvisionSource
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import raise_by
+from stitchgrid.live import LIVE, live_images
 from stitchgrid.printable import is_text, printable
 from stitchgrid.records import DEFAULT_LIMITS, DataSpec, canonical, digest
 
@@ -44,6 +45,9 @@ def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | No
         InputError: If a root, split or image is missing or cannot be read, the two splits have no class in common, the
             classes or the range of pixels are not what the job says, or more samples are asked for than there are.
     """
+    if spec.dataset == LIVE:
+        live: Images = live_images()
+        return live
     expect_large_images(spec.limits)
     start_no_programs()
     draws = _draws(spec, need_fit)

@@ -69,7 +69,7 @@ class OwnSource:
         try:
             with redirect_stdout(sys.stderr):
                 image, label = self._item(split, index)
-            rgb, remarks = _as_rgb(image, self._spec.range)
+            rgb, remarks = as_rgb(image, self._spec.range)
             return Decoded(pixels=rgb.pixels, label=label, depth=rgb.depth, remarks=remarks)
         except InputError:
             raise
@@ -223,7 +223,7 @@ def _names(dataset: Any) -> Sequence[Any]:
     return names if isinstance(names, list | tuple) else ()
 
 
-def _as_rgb(image: Any, bounds: Bounds | None) -> tuple[Rgb, tuple[str, ...]]:
+def as_rgb(image: Any, bounds: Bounds | None) -> tuple[Rgb, tuple[str, ...]]:
     """Return a PIL image, a tensor or an array as RGB, with what was passed over."""
     from PIL import Image
 

@@ -295,6 +295,7 @@ class Launch:
                 device=where.device(self.job.numerics.device),
                 threads=where.threads,
                 cache=self.cache,
+                keeps_passes=where.keeps_passes,
             )
             self._executor = self._exit.enter_context(
                 open_executor(

@@ -11,6 +11,7 @@ class Where:
     workers: int | None = None
     gpus_per_worker: float | None = None
     cpus_per_worker: float | None = None
+    keeps_passes: bool = False  # what a pass over the evaluation images leaves serves the next: a worker of one sweep
     drain_seconds: float = 60.0  # for what is in flight when the launch is told to stop
 
     def device(self, asked: str) -> str:

@@ -35,7 +35,7 @@ class GramGatherer:
     ):
         self.work, self.statistic, self.layers = work, grams, [key for key in grams.of_layers if key in keys]
         self.reductions = reductions or {}  # of layers to each of their ranks
-        self.rows: dict[LayerKey, Tensor] = {}  # (n, features), as far as images have passed
+        self.rows: dict[LayerKey, list[Tensor]] = {}  # (n, features) of each batch that has passed
         self.grams: dict[GramKey, Gram] = {}
 
     @property
@@ -53,10 +53,7 @@ class GramGatherer:
             return
         for key in self.layers:
             taken_NP = rows_of(batch.activations[key][:count], self.work.layer(key)).flatten(1)
-            if key not in self.rows:
-                shape = self.num_images, taken_NP.shape[1]
-                self.rows[key] = torch.empty(shape, dtype=torch.float32, device=taken_NP.device)
-            self.rows[key][batch.start : batch.start + count] = taken_NP
+            self.rows.setdefault(key, []).append(taken_NP.float())
         if batch.start + count == self.num_images:
             self._complete()
 
@@ -70,25 +67,24 @@ class GramGatherer:
             told = spreads(self._parts(key, rank)) if self.statistic.reads_rows else None
             self.grams[key, rank] = Gram(
                 centred_NN=centred_NN,
-                num_features=self.rows[key].shape[1],
+                num_features=self.rows[key][0].shape[1],
                 mean_N=told[0] if told else None,
                 spread_N=told[1] if told else None,
             )
         self.rows.clear()
 
-    def _coordinates(self, key: LayerKey, rank: int | None) -> Tensor:
+    def _coordinates(self, key: LayerKey, rank: int | None) -> list[Tensor]:
         """Return the rows' coordinates in the axes kept, of which products are those of the projected rows."""
-        rows_NP = self.rows[key]
+        parts, width = self.rows[key], self.work.layer(key).width
         if rank is None:
-            return rows_NP
-        reduction, width = self.reductions[key, rank], self.work.layer(key).width
-        parts = torch.split(rows_NP.view(len(rows_NP), -1, width), self.work.batch_size)  # to copy no more at a time
-        return torch.cat([reduction.coordinates(part_NPD).flatten(1) for part_NPD in parts])
+            return parts
+        reduction = self.reductions[key, rank]
+        return [reduction.coordinates(part_NP.view(len(part_NP), -1, width)).flatten(1) for part_NP in parts]
 
     def _parts(self, key: LayerKey, rank: int | None) -> Iterator[Tensor]:
         """Yield the rows of a few images at a time, projected where the source is of low rank: (n, features)."""
         width = self.work.layer(key).width
-        for part_NP in torch.split(self.rows[key], self.work.batch_size):
+        for part_NP in self.rows[key]:
             if rank is None:
                 yield part_NP
             else:

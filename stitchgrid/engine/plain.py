@@ -17,6 +17,7 @@ from torch import Tensor
 from stitchgrid.datasets.resident import Pictures
 from stitchgrid.engine.workspace import Workspace, batches
 from stitchgrid.matchers.heads import answers, losses, right_answers, share_alike
+from stitchgrid.matchers.registry import proves_halves
 from stitchgrid.models.proof import Proof, Sample, tolerance_for
 from stitchgrid.models.versions import library_versions
 from stitchgrid.precision import few_threads, num_threads_set
@@ -40,13 +41,15 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
     """
     record, images = work.sweep.networks[position], work.images.eval
     places, many = _places(images, work), range(min(NUM_MORE, work.sweep.num_eval))
+    layers = range(len(record.layers)) if work.kept is not None else ()
     tally, num_threads = _Tally(work, position), torch.get_num_threads()
 
     def in_full() -> tuple[Tensor, Tensor]:
         """Let all evaluation images pass."""
         kept, seen = {*places, *many}, dict[int, Tensor]()
         with num_threads_set(num_threads):
-            for batch in batches(work, images, {position: []}, scored={position}, stop=work.sweep.num_eval):
+            wanted, stop = {position: list(layers)}, work.sweep.num_eval
+            for batch in batches(work, images, wanted, scored={position}, stop=stop, keeps=True):
                 scores_NK = batch.logits[position].float()
                 tally.add(scores_NK, batch.labels_N)
                 inside = (place for place in kept if batch.start <= place < batch.stop)
@@ -88,6 +91,7 @@ def _proof(work: Workspace, position: int) -> Proof:
         {layer.node: layer.name for layer in record.layers},
         precision=work.precision,
         tolerance=tolerance_for(network, work.sweep.precision),
+        halves=proves_halves(work.sweep, record),
     )
 
 
@@ -110,8 +114,13 @@ def _brightness(images: Pictures, num: int) -> NDArray[np.float64]:
     means = []
     for start in range(0, num, 100):
         pixels = images.batch(torch.arange(start, min(start + 100, num), device=images.labels.device))
-        means += [float(image.sum(dtype=torch.int64)) / image.numel() for image in pixels]
+        means += [_mean(image) for image in pixels]
     return np.array(means)
+
+
+def _mean(image: Tensor) -> float:
+    exact = torch.float64 if image.is_floating_point() else torch.int64
+    return float(image.sum(dtype=exact)) / image.numel()
 
 
 def _images(work: Workspace, position: int, places: Sequence[int]) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from stitchgrid.engine.evaluate import Evaluation
-from stitchgrid.engine.fit import fit_closed_form
+from stitchgrid.engine.fit import Fitted, fit_closed_form
 from stitchgrid.engine.ledger import Ledger, is_process_error
 from stitchgrid.engine.stitched import Stitch
 from stitchgrid.engine.train import train_maps
@@ -18,7 +18,7 @@ from stitchgrid.errors import InputError
 from stitchgrid.matchers.layouts import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
 from stitchgrid.matchers.ood import is_underdetermined
 from stitchgrid.matchers.protocol import About, GramIndex
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a
+from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a, proves_halves
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.models.fingerprint import difference, fingerprint_of_noise, tolerance_of
 from stitchgrid.models.proof import relative_error, tolerance_for
@@ -44,7 +44,7 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
     cells = list(work.sweep.cells(shard))
     ledger = Ledger(work, cells, shard=shard.unit_id)
     for cell in cells:
-        _describe(work, ledger, cell)
+        describe(work, ledger, cell)
     cells = [cell for cell in cells if "inapplicable" not in ledger[cell].flags]
     check_halves(work, ledger, cells)
     if len(shard.blocks) == 1:
@@ -69,6 +69,8 @@ def check_halves(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> None
     Networks were proven before; one that does not compute here what it did there makes errors of its cells.
     """
     for network, layers, own in _by_network(cells):
+        if not proves_halves(work.sweep, work.sweep.networks[network]):
+            continue
         with ledger.failing(own), work.network(network).uncompiled():
             last = min(NUM_CHECKED, work.sweep.num_eval)
             pixels = work.images.eval.batch(torch.arange(last, device=work.images.eval.labels.device))
@@ -115,6 +117,14 @@ def _by_network(cells: Sequence[Cell]) -> list[tuple[int, list[int], list[Cell]]
 def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: bool) -> None:
     """Note the values of all cells; what stops the training of a pair's maps costs it no other cells."""
     cells = ledger.sound(cells)
+    fitted = fit_maps(work, ledger, cells, is_pair=is_pair)
+    with ledger.timed(cells):
+        Evaluation(work, ledger, cells, fitted).run()
+
+
+def fit_maps(work: Workspace, ledger: Ledger, cells: Sequence[Cell], *, is_pair: bool) -> Fitted:
+    """Return the maps of all stitchers among some cells, found or trained; see `_compute`."""
+    cells = ledger.sound(cells)
     stitched = [cell for cell in cells if _matcher(work, cell).family == "stitcher"]
     closed = [cell for cell in stitched if not _matcher(work, cell).is_trained]
     ranked = [cell for cell in cells if _matcher(work, cell).family == "index" and work.rank(cell) is not None]
@@ -127,9 +137,28 @@ def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: boo
             if trained:
                 reader = source_reader(work, ledger, trained, fitted.reductions, like=reader)
                 fitted.stitches += _train(work, ledger, trained, reader, fitted.starts)
-    del reader  # and the activations that it keeps
-    with ledger.timed(cells):
-        Evaluation(work, ledger, cells, fitted).run()
+    return fitted
+
+
+def fit_alone(work: Workspace, cell: Cell) -> Stitch:
+    """Return the map of one cell, fitted or trained as in its shard.
+
+    Raises:
+        InputError: If it cannot be fitted; says why.
+    """
+    ledger = Ledger(work, [cell], shard=cell.cell_id)
+    describe(work, ledger, cell)
+    reason = implementation(work.sweep.matchers[cell.matcher]).why_not(
+        work.layer(cell.source_key), work.layer(cell.target_key)
+    )
+    if reason is not None:
+        raise InputError(f"{reason}.")
+    check_halves(work, ledger, [cell])
+    fitted = fit_maps(work, ledger, [cell], is_pair=True)
+    if (error := ledger[cell].error) is not None:
+        raise InputError(f"the map cannot be fitted: {error}")
+    [stitch] = fitted.stitches
+    return stitch
 
 
 def _matcher(work: Workspace, cell: Cell) -> About:
@@ -151,7 +180,7 @@ def _train(
     return stitches
 
 
-def _describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
+def describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
     """Note how many images and rows a cell's values are made of, and how shapes are made to agree.
 
     Where the kind says nothing of two layers, its values are undefined.

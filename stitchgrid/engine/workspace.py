@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stitchgrid.datasets.resident import PicturePair, Pictures
+from stitchgrid.engine.kept import Kept
 from stitchgrid.matchers.params import Rules
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.detector import Detector
@@ -36,6 +37,7 @@ class Workspace:
     network: Callable[[int], CutNetwork]
     device: torch.device
     detector: Callable[[LayerKey], Detector] = no_detector  # of a target layer
+    kept: Kept | None = None  # of passes over the evaluation images
     halvings: int = 0  # of everything that is held at a time, after memory did not suffice
 
     @property
@@ -161,12 +163,25 @@ def batches(
     scored: Collection[int] = (),
     start: int = 0,
     stop: int,
+    keeps: bool = False,
 ) -> Iterator[Batch]:
-    """Yield the images of a split from `start` to `stop` in order, seen by every wanted network."""
+    """Yield the images of a split from `start` to `stop` in order, seen by every wanted network.
+
+    Evaluation images that have passed before are not shown again to networks of which that was kept. With `keeps` it
+    is, of those that are scored.
+    """
+    kept = work.kept if split is work.images.eval else None
     for first in range(start, stop, work.batch_size):
         last = min(first + work.batch_size, stop)
-        pixels = split.batch(torch.arange(first, last, device=split.labels.device))
-        activations, logits = forward(work, pixels, wanted, scored)
+        left, activations, logits = (wanted, {}, {}) if kept is None else kept.split(wanted, scored, (first, last))
+        if left or kept is None:
+            pixels = split.batch(torch.arange(first, last, device=split.labels.device))
+            made, scores = forward(work, pixels, left, scored)
+            activations, logits = activations | made, logits | scores
+        if kept is not None and keeps:
+            for network in scored:
+                of_network = {(network, layer): activations[network, layer] for layer in wanted[network]}
+                kept.keep(network, (first, last), of_network, logits[network])
         labels_N = split.labels[first:last].to(work.device)
         yield Batch(start=first, labels_N=labels_N, activations=activations, logits=logits)
 

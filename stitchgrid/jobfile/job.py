@@ -6,17 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from stitchgrid.datasets.catalogue import own_parts
+from stitchgrid.jobfile.questions import ControlsTable, DiagnosticsTable, GridTable, IntervalsTable, ProbesTable
 from stitchgrid.jobfile.tables import (
     CheckpointTable,
-    ControlsTable,
     DataTable,
-    DiagnosticsTable,
-    GridTable,
-    IntervalsTable,
     LimitsTable,
     ModelTable,
     NumericsTable,
-    ProbesTable,
     RecipeTable,
     TrainTable,
 )

@@ -13,23 +13,26 @@ from stitchgrid.datasets.catalogue import TORCHVISION, known_splits, own_parts
 from stitchgrid.errors import JobFileError, nearest
 from stitchgrid.jobfile.job import Job, MatcherEntry
 from stitchgrid.jobfile.problems import Problems
-from stitchgrid.jobfile.tables import (
+from stitchgrid.jobfile.questions import (
     ControlsTable,
-    DataTable,
     DiagnosticsTable,
     GridTable,
-    HeadTable,
     IntervalsTable,
-    LimitsTable,
     MatcherTable,
+    ProbesTable,
+    TrainedMatcherTable,
+)
+from stitchgrid.jobfile.tables import (
+    DataTable,
+    HeadTable,
+    LimitsTable,
     ModelTable,
     NumericsTable,
     OutliersTable,
-    ProbesTable,
     RecipeTable,
-    TrainedMatcherTable,
-    check_name,
 )
+from stitchgrid.jobfile.values import check_name
+from stitchgrid.live import LIVE
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.registry import MATCHERS, default_metrics
 from stitchgrid.paths import check_path, with_home
@@ -205,7 +208,7 @@ def _data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
 def _check_source(data: DataTable | OutliersTable, given: Mapping[str, Any], where: str, problems: Problems) -> None:
     """Note what a data set lacks, or takes no notice of; `given` is the table as it was written."""
     is_own = own_parts(data.dataset) is not None
-    if data.root is None and data.dataset != "digits" and not is_own and "root" not in given:
+    if data.root is None and data.dataset not in ("digits", LIVE) and not is_own and "root" not in given:
         problems.add(f"{where}.root", f"missing, but needed: where the images of {data.dataset} are")
     if data.args is not None and not is_own:
         problems.add(f"{where}.args", f"only FILE.py:function takes arguments, and not {data.dataset}; leave it out")

@@ -64,10 +64,15 @@ def overview(kinds: Iterable[About]) -> Iterator[str]:
 
 def _score(about: About) -> str:
     metric = about.metric(about.score)
-    return f"{metric.name} {metric.better} {_range(metric.bounds)}".rstrip()
+    return f"{metric.name} {metric.better} {range_in_words(metric.bounds)}".rstrip()
 
 
-def _range(ends: Ends) -> str:
+def range_in_words(ends: Ends) -> str:
+    """Return between which ends values lie; nothing where both are open.
+
+    >>> range_in_words((0.0, 1.0)), range_in_words((None, 1.0))
+    ('[0, 1]', '<= 1')
+    """
     low, high = ends
     if low is None or high is None:
         return "" if low is high else f">= {low:g}" if high is None else f"<= {high:g}"
@@ -82,17 +87,20 @@ def describe(about: About) -> Iterator[str]:
     yield f"order of the layers: {'does not matter' if about.symmetric else 'matters'}"
     for side, some in zip(("source", "target"), about.invariances, strict=True):
         yield f"does not change with the {side}'s: {', '.join(sorted(some)) or 'nothing is known'}"
-    yield from _needs(about)
+    yield from needs(about)
     yield "parameters:" if about.params.model_fields else "parameters: none"
     for name, field in about.params.model_fields.items():
         yield f"  {name} = {_default(field.default)!r}"
     yield "metrics:"
     for metric in about.metrics:
         words = f"{metric.better} is more similar" if metric.better != "neither" else "neither end is more similar"
-        yield f"  {metric.name}: {words} {_range(metric.bounds)}".rstrip() + (" (on request)" * metric.on_request)
+        yield f"  {metric.name}: {words} {range_in_words(metric.bounds)}".rstrip() + (
+            " (on request)" * metric.on_request
+        )
 
 
-def _needs(about: About) -> Iterator[str]:
+def needs(about: About) -> Iterator[str]:
+    """Yield in words what a kind needs of layers and images, if anything."""
     if about.is_trained:
         yield f"trained: by seeds, {'on labels' if about.needs_labels else 'without labels'}"
     if about.widths != "any":

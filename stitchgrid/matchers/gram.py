@@ -3,7 +3,7 @@
 Shape suffixes: N images, P features of a flattened layer (C*H*W, or tokens*D).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -14,6 +14,8 @@ from torch import Tensor
 from stitchgrid.moments import exact_mean
 
 K = TypeVar("K")
+
+Rows = Tensor | Sequence[Tensor]  # (N, P), or some after others: (n, P) each
 
 BLOCK_FEATURES = 4096  # columns multiplied at a time: bounds the copies
 LARGEST_POWER = 126  # of two, that float32 has with either sign
@@ -120,13 +122,13 @@ def centred_gram(rows_NP: Tensor) -> Tensor:
     return centred_grams({None: lambda: rows_NP})[None]
 
 
-def centred_grams(layers: Mapping[K, Callable[[], Tensor]]) -> dict[K, Tensor]:
+def centred_grams(layers: Mapping[K, Callable[[], Rows]]) -> dict[K, Tensor]:
     """Return the `centred_gram` of the rows that each layer gives when it is asked, once or twice: one transfer."""
-    grams = {key: _gram(*_centred(read())) for key, read in layers.items()}
+    grams = {key: _gram(read()) for key, read in layers.items()}
     traces = torch.stack([gram_NN.trace() for gram_NN in grams.values()]).tolist() if grams else []
     for key, trace in zip(list(grams), traces, strict=True):
         if not SMALLEST_TRACE < trace < torch.inf:
-            grams[key] = _scaled_gram(*_centred(layers[key]()))
+            grams[key] = _scaled_gram(layers[key]())
     return grams
 
 
@@ -135,26 +137,34 @@ def product_type(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _centred(rows_NP: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
-    """Return blocks of features of the rows, float32 or more precise, and the means that are to be taken off."""
-    exact_enough = product_type(rows_NP.dtype)
-    blocks = torch.split(rows_NP.to(exact_enough), BLOCK_FEATURES, dim=1)
-    return blocks, [block_NP.sum(0, dtype=torch.float64) / len(rows_NP) for block_NP in blocks]
+def _blocks(rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a few features of all rows, float32 or more precise, and the means that are to be taken off."""
+    parts = [rows] if isinstance(rows, Tensor) else rows
+    exact_enough = product_type(parts[0].dtype)
+    for first in range(0, parts[0].shape[1], BLOCK_FEATURES):
+        some = [part_NP[:, first : first + BLOCK_FEATURES] for part_NP in parts]
+        block_NP = (some[0] if len(some) == 1 else torch.cat(some)).to(exact_enough)
+        yield block_NP, block_NP.sum(0, dtype=torch.float64) / len(block_NP)
 
 
-def _gram(blocks: Sequence[Tensor], means: Sequence[Tensor]) -> Tensor:
-    parts = zip(blocks, means, strict=True)
-    gram_NN = _products(block_NP - mean_P.to(block_NP.dtype) for block_NP, mean_P in parts)
+def _gram(rows: Rows) -> Tensor:
+    return _centred(block_NP - mean_P.to(block_NP.dtype) for block_NP, mean_P in _blocks(rows))
+
+
+def _centred(blocks: Iterable[Tensor]) -> Tensor:
+    gram_NN = _products(blocks)
     mean_N = gram_NN.mean(0)
     return gram_NN - mean_N[:, None] - mean_N + mean_N.mean()
 
 
-def _scaled_gram(blocks: Sequence[Tensor], means: Sequence[Tensor]) -> Tensor:
+def _scaled_gram(rows: Rows) -> Tensor:
     """Return the matrix of rows of which float32 does not hold the squares."""
-    largest = torch.stack([_largest(*block) for block in zip(blocks, means, strict=True)]).amax()
-    power = _power_of_two(largest)
-    scale = (1 / power).to(blocks[0].dtype)
-    return _gram([block_NP * scale for block_NP in blocks], [mean_P / power for mean_P in means]) * power * power
+    power = _power_of_two(torch.stack([_largest(*block) for block in _blocks(rows)]).amax())
+    scaled = (
+        block_NP * (1 / power).to(block_NP.dtype) - (mean_P / power).to(block_NP.dtype)
+        for block_NP, mean_P in _blocks(rows)
+    )
+    return _centred(scaled) * power * power
 
 
 def _products(blocks: Iterable[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """Where the rows of a representation lie, and what is done to lay one layer on the positions of another. No torch.
 
 A representation is split into *prefix* tokens (class and register tokens) and *positions* (of a map, or patch tokens);
-a vector is one position. README has the table of rules with their formulas; `alignment_name` names the one used.
+a vector is one position. The manual (networks) has the rules with their formulas; `alignment_name` names the one used.
 """
 
 from dataclasses import dataclass, replace

@@ -8,10 +8,10 @@ from stitchgrid.records import MatcherSpec
 
 
 class Params(BaseModel):
-    """Parameters of a kind; a job file may set each of them, and no other."""
+    """Parameters of a kind; a job file may set each of them, and no other. The text under one is the manual's."""
 
     came_later: ClassVar[frozenset[str]] = frozenset()  # so that cells of older versions keep their addresses
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @classmethod
     def of(cls, spec: MatcherSpec) -> Self:
@@ -32,30 +32,39 @@ class NeighbourParams(Params):
     """How many neighbours of each image are looked at."""
 
     k: int = Field(default=10, ge=1)
+    """neighbours of each image that are looked at"""
 
 
 class Rules(Params):
-    """Which rule lays a source on a target of another shape, where there is a choice; README has the table."""
+    """Which rule lays a source on a target of another shape, where there is a choice: see the manual, networks."""
 
-    resize: Literal["bilinear", "area", "nearest"] = "bilinear"  # where grids differ
-    cls: Literal["copy", "pool", "drop"] = "copy"  # what the target's prefix tokens are made of
-    pool: Literal["mean", "cls"] = "mean"  # what a vector is made of
+    resize: Literal["bilinear", "area", "nearest"] = "bilinear"
+    """how a source is laid on a target of another grid"""
+    cls: Literal["copy", "pool", "drop"] = "copy"
+    """what the target's prefix tokens are made of"""
+    pool: Literal["mean", "cls"] = "mean"
+    """what a vector is made of"""
 
 
 class TrainingParams(Rules):
     """How a map is trained; defaults are those of Balogh & Jelasity (2025), but for the augmentation."""
 
     epochs: Annotated[int, Field(ge=1)] = 30
+    """passes over the fit images"""
     lr: Annotated[float, Field(gt=0)] = 1e-3
+    """learning rate"""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    """on all parameters of the map"""
     batch_size: Annotated[int, Field(ge=1)] = 256
+    """images a step; decides values, unlike that of [numerics]"""
     augment: Literal["none", "crop4_flip"] = "none"
-    #: What the map starts from: PyTorch's own initialisation, least squares on the fit images, or the identity.
+    """`crop4_flip`: images moved by up to 4 pixels, and mirrored in half of the cases"""
     init: Literal["default", "direct", "identity"] = "default"
-    #: What the map is: affine, the same with batch norm behind it, a hidden layer narrower or as wide as the layers, or
-    #: a 3x3 convolution between feature maps.
+    """what the map starts from: PyTorch's own initialisation, least squares on the fit images, or the identity"""
     adapter: Literal["affine", "affine_bn", "bottleneck", "mlp", "conv3x3"] = "affine"
+    """what the map is: affine, with batch norm behind it, with a hidden layer narrower or as wide, or a convolution"""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """what takes the steps"""
 
     came_later: ClassVar[frozenset[str]] = frozenset({"init", "adapter", "optimizer"})
 

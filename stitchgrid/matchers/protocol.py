@@ -69,19 +69,27 @@ class About:
 
     def why_not(self, source: Layer, target: Layer) -> str | None:
         """Return why the kind says nothing of two layers, None where it does."""
-        found = widths_of(source, target)
-        if self.widths == "equal" and source.width != target.width:
+        return self.why_not_widths((source.name, source.width), (target.name, target.width))
+
+    def why_not_widths(self, source: tuple[str, int], target: tuple[str, int]) -> str | None:
+        """Return why the kind says nothing of two things of so many features, each with its name."""
+        found = _in_words(source, target)
+        if self.widths == "equal" and source[1] != target[1]:
             return f"{self.kind} needs layers of equal width, and {found}"
-        if self.widths == "not narrower" and source.width > target.width:
+        if self.widths == "not narrower" and source[1] > target[1]:
             return f"{self.kind} needs a target as wide as the source at least, and {found}"
-        if self.most_features is not None and max(source.width, target.width) > self.most_features:
+        if self.most_features is not None and max(source[1], target[1]) > self.most_features:
             return f"{self.kind} takes layers of up to {self.most_features:,} features, and {found}"
         return None
 
 
 def widths_of(source: Layer, target: Layer) -> str:
     """Return how wide two layers are, in words."""
-    return f"{source.name} has {source.width} features, {target.name} {target.width}"
+    return _in_words((source.name, source.width), (target.name, target.width))
+
+
+def _in_words(source: tuple[str, int], target: tuple[str, int]) -> str:
+    return f"{source[0]} has {source[1]:,} features, {target[0]} {target[1]:,}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ A new kind is one file of maths in `indices/` or `stitchers/`, one oracle in `re
 from collections.abc import Iterator
 from typing import Any
 
+from stitchgrid.live import live_name
 from stitchgrid.matchers.evidence import evidence_name
 from stitchgrid.matchers.indices.cka import CKA
 from stitchgrid.matchers.indices.cka_rbf import CKARBF
@@ -170,6 +171,15 @@ def is_shuffled(sweep: Sweep, spec: MatcherSpec) -> bool:
 def asks_ood(spec: MatcherSpec, detector: str) -> bool:
     """Return whether a matcher asks how well a detector tells T(A) from B."""
     return not set(OOD_METRICS[detector]).isdisjoint(spec.metrics)
+
+
+def proves_halves(sweep: Sweep, network: Network) -> bool:
+    """Return whether a network is proven to be what its halves make of it.
+
+    Of a live network that indices alone look at none is run, and no later sweep of another process relies on it.
+    """
+    is_live = live_name(network.spec.architecture) is not None
+    return not is_live or any(MATCHERS[spec.kind].family == "stitcher" for spec in sweep.matchers)
 
 
 def higher_is_similar(kind: str, metric: str) -> bool | None:

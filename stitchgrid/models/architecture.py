@@ -12,9 +12,11 @@ from types import ModuleType
 from typing import Any
 
 from stitchgrid.errors import InputError, JobFileError, nearest, one_line
+from stitchgrid.live import LIVE, live_network
 from stitchgrid.models.catalogue import LIBRARIES, STITCHGRID, library_names, timm_tags
 from stitchgrid.models.closure import Code, file_code, module_code
 from stitchgrid.models.finding import is_own_file
+from stitchgrid.models.live_copy import live_copy
 from stitchgrid.models.loading import own_world
 from stitchgrid.models.sent_code import sent
 from stitchgrid.records import NetworkSpec, digest
@@ -34,6 +36,8 @@ def find_function(spec: NetworkSpec) -> Callable[..., Any]:
     where, name = _parts(spec.architecture)
     if where in LIBRARIES:
         return _library_function(where, name)
+    if where == LIVE:
+        return partial(live_copy, live_network(name))
     code = find_code(spec)
     is_own = code is not None and code.is_own
     module = _load(code, spec.architecture) if code is not None and is_own else _import(where, spec.architecture)
@@ -54,6 +58,9 @@ def code_digest(spec: NetworkSpec) -> str:
     where, name = _parts(spec.architecture)
     if where in LIBRARIES:
         return digest(spec.architecture)
+    if where == LIVE:  # its code is not known: what it computes is told by its fingerprint
+        kind = type(live_network(name))
+        return digest(LIVE, f"{kind.__module__}.{kind.__qualname__}")
     code = find_code(spec)
     if code is not None:
         is_known = code.is_own or code.entry.is_source
@@ -67,13 +74,13 @@ def code_digest(spec: NetworkSpec) -> str:
 def find_code(spec: NetworkSpec) -> Code | None:
     """Return the code behind an architecture as it is now, without running it.
 
-    None for libraries, and for what is not found without running anything.
+    None for libraries, for live modules, and for what is not found without running anything.
 
     Raises:
         InputError: If an own file is missing.
     """
     where, name = _parts(spec.architecture)
-    if where in LIBRARIES:
+    if where in LIBRARIES or where == LIVE:
         return None
     if (held := _held.get((spec.base, spec.architecture))) is not None:
         return held

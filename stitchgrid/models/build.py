@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, JobFileError, is_out_of_memory, one_line
+from stitchgrid.live import LIVE
 from stitchgrid.models.architecture import find_function, library_of, line_of, misfit
 from stitchgrid.models.freeze import freeze
 from stitchgrid.models.guard import settings_kept
@@ -39,7 +40,7 @@ def build_network(spec: NetworkSpec, *, state: Mapping[str, Tensor] | None = Non
     module = make_network(spec, download=published is not None)
     if state is not None:
         load_into(module, state, origin=f"the given state of {spec.name!r}")
-    elif published is None and spec.weights != "random":
+    elif published is None and spec.weights not in ("random", LIVE):
         path = Path(spec.base, spec.weights)
         load = partial(load_weights, word=spec.weights, key=spec.weights_key, strip=spec.weights_strip)
         load(module, path, limits=spec.limits)
@@ -51,6 +52,8 @@ def _origin(spec: NetworkSpec, *, is_given: bool) -> str:
     """Return where the weights of a network come from, in words."""
     if is_given:
         return f"the given state of {spec.name!r}"
+    if spec.weights == LIVE:
+        return "the weights of the module"
     return f"what {spec.architecture} draws" if spec.weights == "random" else f"weights {spec.weights!r}"
 
 

@@ -3,6 +3,8 @@
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 
+from stitchgrid.models.facts import known_names
+
 STITCHGRID = {  # name in a job file -> module:function
     "resnet20": "stitchgrid.models.nets.resnet:resnet20",
     "resnet32": "stitchgrid.models.nets.resnet:resnet32",
@@ -28,6 +30,8 @@ def library_names(library: str) -> list[str]:
         return sorted(STITCHGRID)
     if find_spec(library) is None:
         return []
+    if (known := known_names(library)) is not None:
+        return known
     if library == "timm":
         import timm
 
@@ -55,3 +59,16 @@ def architecture_names(pattern: str = "*") -> list[str]:
     wanted = pattern if ":" in pattern else f"*:{pattern}"
     words = (f"{library}:{name}" for library in LIBRARIES for name in library_names(library))
     return [word for word in words if fnmatchcase(word, wanted)]
+
+
+#: Library -> the weights of its networks where a user says none; "train": by a recipe.
+USUAL_WEIGHTS = {"torchvision": "DEFAULT", "timm": "pretrained", "stitchgrid": "train"}
+
+
+def usual_weights(architecture: str) -> str:
+    """Return the weights of a network of which none are said: those of its library; `random` for own code.
+
+    >>> usual_weights("torchvision:resnet18"), usual_weights("nets.py:small")
+    ('DEFAULT', 'random')
+    """
+    return USUAL_WEIGHTS.get(architecture.partition(":")[0], "random")

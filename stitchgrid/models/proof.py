@@ -65,7 +65,9 @@ class Proof:
         *,
         precision: Callable[[], AbstractContextManager[None]],
         tolerance: float,
+        halves: bool = True,
     ):
+        self.has_halves = halves  # whether anything is to be run through them
         self.network, self.names, self.precision = network, dict(nodes), precision
         self.names.setdefault(network.logits, "the scores")
         self.nodes = [*nodes, *([network.logits] if network.logits not in nodes else [])]
@@ -83,7 +85,7 @@ class Proof:
             self._any_number,
             self._alone,
             self._in_full_batches,
-            self._halves,
+            *([self._halves] if self.has_halves else []),
         )
         for check in checks:
             try:

@@ -22,6 +22,18 @@ def unwrapped(made: Any, word: str) -> nn.Module:
     Raises:
         InputError: If it is not a network, or one whose code is gone; `word` is the architecture.
     """
+    module = unwrapped_from(made, f"{word} returned")
+    for part in module.modules():
+        part._compiled_call_impl = None  # of module.compile(): it is the module itself that is cut and run
+    return module
+
+
+def unwrapped_from(made: Any, begin: str) -> nn.Module:
+    """Return the network in what it is wrapped in, as it is; `begin` is how an error about it begins.
+
+    Raises:
+        InputError: If it is not a network, or one whose code is gone.
+    """
     while True:
         inner = next((getattr(made, name) for kind, name in _WRAPPERS if isinstance(made, kind)), None)
         if inner is None:
@@ -29,14 +41,13 @@ def unwrapped(made: Any, word: str) -> nn.Module:
         made = inner
     if isinstance(made, torch.jit.ScriptModule | torch.jit.ScriptFunction):
         raise InputError(
-            f"{word} returned a network that torch.jit has compiled ({type(made).__name__}), which cannot be cut; "
+            f"{begin} a network that torch.jit has compiled ({type(made).__name__}), which cannot be cut; "
             "return the network as it was before torch.jit.script or trace."
         )
     if not isinstance(made, nn.Module):
-        raise InputError(f"{word} returned {_described(made)}; wanted a torch.nn.Module.")
-    for part in made.modules():
-        part._compiled_call_impl = None  # of module.compile(): it is the module itself that is cut and run
-    return made
+        raise InputError(f"{begin} {_described(made)}; wanted a torch.nn.Module.")
+    found: nn.Module = made
+    return found
 
 
 def _described(made: Any) -> str:

@@ -1,9 +1,10 @@
 """Versions of the installed libraries that decide what a network computes."""
 
 from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import packages_distributions
 
 from stitchgrid.models.architecture import find_code, library_of
+from stitchgrid.models.facts import installed_version
 from stitchgrid.records import NetworkSpec
 
 _ALWAYS = ("torch", "torchvision")
@@ -20,22 +21,15 @@ def library_versions(spec: NetworkSpec) -> dict[str, str]:
     code = find_code(spec)
     imported = {"timm"} if library_of(spec) == "timm" else set() if code is None else code.libraries
     names = {*_ALWAYS, *(name for module in imported for name in _homes(module))} - {"stitchgrid"}
-    return {name: found for name in sorted(names) if (found := _version(name)) is not None}
+    return {name: found for name in sorted(names) if (found := installed_version(name)) is not None}
 
 
 def _homes(module: str) -> list[str]:
     """Return the distributions of a top-level module: mostly one of its name, else all have to be looked through."""
-    return [module] if _version(module) is not None else _distributions().get(module, [])
+    return [module] if installed_version(module) is not None else _distributions().get(module, [])
 
 
 @cache
 def _distributions() -> dict[str, list[str]]:
     """Return top-level module -> distributions."""
     return dict(packages_distributions())
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -1,4 +1,4 @@
-"""Activations as rows of features, and how those of two layers are made to agree; README has the tables.
+"""Activations as rows of features, and how those of two layers are made to agree; the manual (networks) has the tables.
 
 Shape suffixes: N images, P rows per image, R rows of all images, D features of the source, E of the target.
 """
@@ -30,7 +30,7 @@ def pooled(rows_NPD: Tensor, layer: Layer) -> Tensor:
 
 
 def lay(a: Tensor, source: Layer, target: Layer, rules: Rules) -> Tensor:
-    """Return a source's activations on the target's positions, (N, P, D); README has the table of the rules."""
+    """Return a source's activations on the target's positions, (N, P, D); for the rules see the manual, networks."""
     if "vector" not in {source.kind, target.kind} and None in {source.grid, target.grid}:
         is_same = (source.num_prefix, grid(source)) == (target.num_prefix, grid(target))
         if is_same and (rules.cls == "copy" or not target.num_prefix):

@@ -10,7 +10,47 @@ TESTS = "How the matchers do against tests"  # the second part of a report
 NO_TESTS = "The job has no data for any of them."
 LACKS = "What to add to the job, so that more can be said"  # the last
 
+#: What is thought of a best source, in one sign.
+MARKS = {"supported": "\N{CHECK MARK}", "weak": "~", "not supported": "\N{MULTIPLICATION SIGN}"}
+
 Rows = Sequence[Mapping[str, Any]]
+
+
+#: Names of queries' columns as people read them; those of other columns lose their underscores.
+HEADINGS = {
+    "label": "matcher",
+    "num_layers": "layers",
+    "num_parameters": "parameters",
+    "num_eval": "evaluation images",
+    "num_networks": "networks",
+    "num_pairs": "pairs",
+    "num_groups": "groups",
+    "num_judged": "layers judged",
+    "num_violations": "violations",
+    "violation_share": "share",
+    "chance_share": "share by chance",
+    "num_later": "later",
+    "num_earlier": "earlier",
+    "num_triples": "triples",
+    "num_cells": "cells",
+    "num_scored": "scored",
+    "num_in": "in",
+    "num_left": "left",
+    "num_collapsed": "collapsed",
+    "num_claims": "claims",
+    "num_misleading": "misleading",
+    "num_unchecked": "unchecked",
+    "mean_auroc": "mean AUROC",
+    "mean_fpr95": "mean FPR95",
+    "ood_mahalanobis_auroc": "AUROC, Mahalanobis",
+    "ood_energy_auroc": "AUROC, energy",
+    "stitch_residual": "own residual",
+    "direct_residual": "residual of direct",
+    "rho_p": "p of rho",
+    "tau_p": "p of tau",
+    "source_model": "source",
+    "target_model": "target",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +60,15 @@ class Verdict:
     subject: str  # the matcher's label
     text: str
     holds: bool | None  # whether the matcher passes; None where there is no passing
+    shown_by: str | None = None  # the group of rows, in a table of the section, that it is about
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """The best source of a layer, and what is thought of it."""
+
+    text: str
+    verdict: str  # supported | weak | not supported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +79,8 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     num_left_out: int = 0  # rows beyond those shown
+    groups: tuple[str, ...] = ()  # of each row, where some of them may be asked for: those alike stand together
+    is_folded: bool = False  # whether a page shows it when asked only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +103,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
     missing: str = ""  # what the job lacks, where there is nothing to report
+    left_out: str = ""  # what is not told of, in a sentence
 
     @property
     def source(self) -> str:
@@ -84,13 +136,22 @@ class SweepReport:
         return tuple(section for section in self.sections if not section.missing)
 
 
+def heading(column: str) -> str:
+    """Return how people read the name of a column.
+
+    >>> heading("num_misleading"), heading("relative_accuracy")
+    ('misleading', 'relative accuracy')
+    """
+    return HEADINGS.get(column, column.replace("_", " "))
+
+
 def make_table(caption: str, rows: Rows, columns: Iterable[str], *, top: int | None = None) -> Table:
     """Return some columns of the rows, of the first `top` rows where there are more."""
     names = tuple(columns)
     shown = rows if top is None else rows[:top]
     return Table(
         caption=caption,
-        columns=tuple({"label": "matcher"}.get(name, name) for name in names),
+        columns=tuple(map(heading, names)),
         rows=tuple(tuple(row[name] for name in names) for row in shown),
         num_left_out=len(rows) - len(shown),
     )
@@ -102,10 +163,12 @@ def as_text(value: Any) -> str:
     >>> [as_text(value) for value in (None, True, 3, 0.123456, "a", ["b <- c", "d"])]
     ['–', 'yes', '3', '0.1235', 'a', 'b <- c; d']
     """
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
+    if isinstance(value, Judged):
+        return f"{value.text} {MARKS[value.verdict]}"
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):

@@ -1,13 +1,13 @@
 """Sections on what trained stitches claim: whether they left the distribution, and whether others deny them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from stitchgrid.catalog.lacking import OOD
 from stitchgrid.catalog.misled import count_misleading, misleading_limits, misleading_rule
 from stitchgrid.report.asking import Asker, Row, by_label
-from stitchgrid.report.content import Picture, Section, Verdict, make_table, share
+from stitchgrid.report.content import Picture, Section, Table, Verdict, make_table, share
 from stitchgrid.report.figures import Cloud, draw_clouds
 
 TOP = 20  # misleading layer pairs that are listed
@@ -88,7 +88,7 @@ def misleading(ask: Asker) -> Section:
     listed = [row for row in rows if row["misleading"]]
     tables = (
         make_table("By pair of networks", _by_pair(ask, rows), PAIR_COLUMNS),
-        make_table(f"The {TOP} with the highest residual of direct matching", listed, LISTED, top=TOP),
+        _listed(listed),
     )
     return Section(
         title="Which claims of trained stitches are misleading?",
@@ -99,6 +99,13 @@ def misleading(ask: Asker) -> Section:
         pictures=_claimed(rows, limits) if rows else (),
         missing="" if rows else ask.missing((ask.plans(TRAINED), '[[matchers]] kind = "task_loss", with its accuracy')),
     )
+
+
+def _listed(rows: list[Row]) -> Table:
+    """Return misleading layer pairs, those of a matcher together."""
+    shown = sorted(rows[:TOP], key=lambda row: str(row["label"]))  # which keeps the order within a matcher
+    table = make_table(f"The {TOP} with the highest residual of direct matching", shown, LISTED)
+    return replace(table, groups=tuple(row["label"] for row in shown), num_left_out=len(rows) - len(shown))
 
 
 PAIR_COLUMNS = ("source_model", "target_model", "label", "num_cells", "num_claims", "num_misleading", "num_unchecked")
@@ -126,6 +133,7 @@ def _claims(label: str, rows: list[Row]) -> Verdict:
         subject=label,
         text=text + (f"; {unchecked} claims could not be checked" if unchecked else ""),
         holds=None if unchecked == len(claims) else not wrong,
+        shown_by=label if wrong else None,
     )
 
 

@@ -21,6 +21,8 @@ MANY = 500  # points of a cloud: beyond, they are drawn as an image inside the S
 COLOURS = ("#2a788e", "#a3195b", "#7ad151", "#414487", "#d98c21", "#66676d")
 MARKERS = "o^sDvP"
 LONGEST_TITLE = 34  # letters
+INK, RULE = "#1c1d20", "#8a8b90"  # of text and axes; a reader's dark page gets bright ones, see `_as_svg`
+ON_DARK = {INK: "#e9e8e4", RULE: "#77787e"}
 LARGEST = 1e30  # of what is drawn: beyond, axes have no room for anything else
 
 
@@ -55,21 +57,21 @@ def draw_clouds(
     squares = figure.subplots(down, across, squeeze=False, sharex=diagonal, sharey=diagonal).ravel()
     for axes, cloud in zip(squares, clouds, strict=False):
         _draw(axes, cloud, groups)
-        axes.set_title(_short(cloud.title), fontsize=8, parse_math=False)
+        axes.set_title(_short(cloud.title), fontsize=8, parse_math=False, color=INK)
         if diagonal:
-            axes.axline((0, 0), slope=1, color="0.75", linewidth=0.8, zorder=0)
+            axes.axline((0, 0), slope=1, color=RULE, linewidth=0.8, zorder=0)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         for value in x_lines:
-            axes.axvline(value, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+            axes.axvline(value, color=RULE, linewidth=0.8, linestyle=":", zorder=0)
         for value in y_lines:
-            axes.axhline(value, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+            axes.axhline(value, color=RULE, linewidth=0.8, linestyle=":", zorder=0)
         if x_limits:
             axes.set_xlim(*x_limits)
     for axes in squares[len(clouds) :]:
         axes.set_axis_off()
-    figure.supxlabel(x_label, fontsize=8)
-    figure.supylabel(y_label, fontsize=8)
+    figure.supxlabel(x_label, fontsize=8, color=INK)
+    figure.supylabel(y_label, fontsize=8, color=INK)
     if len(groups) > 1:
         _draw_legend(figure, groups)
     return _as_svg(figure)
@@ -93,9 +95,11 @@ def _draw(axes: Axes, cloud: Cloud, groups: Sequence[str]) -> None:
             linewidths=0,
             rasterized=len(counts) > MANY,
         )
-    axes.tick_params(labelsize=6, length=2)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.tick_params(labelsize=6, length=2, color=RULE, labelcolor=INK)
+    axes.patch.set_visible(False)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(RULE)
 
 
 def _is_drawn(value: float | None) -> bool:
@@ -112,6 +116,7 @@ def _draw_legend(figure: Figure, groups: Sequence[str]) -> None:
     for text, group in zip(legend.get_texts(), groups, strict=True):  # as text, whatever a name begins with or holds
         text.set_parse_math(False)
         text.set_text(_short(group))
+        text.set_color(INK)
 
 
 def _short(title: str) -> str:
@@ -120,8 +125,15 @@ def _short(title: str) -> str:
 
 
 def _as_svg(figure: Figure) -> bytes:
+    """Return a figure whose text and axes are bright where the reader's page is dark; it has no ground of its own."""
     sink = BytesIO()
     with mpl.rc_context({"svg.hashsalt": "stitchgrid", "savefig.dpi": 200}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
-        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
-    return sink.getvalue()
+        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    rules = "".join(
+        f'[style*="{what}: {ink}"] {{ {what}: {bright} !important }}'
+        for ink, bright in ON_DARK.items()
+        for what in ("fill", "stroke")
+    )
+    style = f"<style>@media (prefers-color-scheme: dark) {{ {rules} }}</style>".encode()
+    return sink.getvalue().replace(b"<defs>", style + b"<defs>", 1)

@@ -47,6 +47,8 @@ def _section(section: Section, level: str) -> Iterable[str]:
     yield ""
     for table in section.tables:
         yield from _table(table)
+    if section.left_out:
+        yield from (section.left_out, "")
     yield from (f"All rows: `{section.source}`", "")
 
 

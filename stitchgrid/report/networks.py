@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from stitchgrid.catalog.answers import Answer, read_answers, short_interval
+from stitchgrid.catalog.answers import Answer, read_answers, short_interval, short_number
 from stitchgrid.catalog.judging import VERDICTS
 from stitchgrid.catalog.labels import parameters
 from stitchgrid.report.asking import Asker
-from stitchgrid.report.content import Section, Table, Verdict, share
+from stitchgrid.report.content import MARKS, Judged, Section, Table, Verdict, share
 
-TOP = 200  # answers that are listed
+TOP = 40  # pairs of networks of which each layer is told; as there may be thousands
 COLUMNS = (
-    *("target_model", "target_layer", "source_model", "best source", "matcher", "value", "95 % interval"),
-    *("next best", "margin", "its interval", "as good", "untrained twin", "p", "verdict", "failed", "not known"),
+    *("layer", "matcher", "best source", "score", "next best", "margin", "as good", "untrained twin", "p", "verdict"),
+    *("failed", "not known"),
 )
 
 
@@ -36,7 +36,12 @@ def your_networks(ask: Asker, answers: Sequence[Answer]) -> Section:
         query="",
         command=f"stitchgrid answer {ask.sweep}",
         verdicts=tuple(_sentence(source, target, found) for (source, target), found in sorted(pairs.items())),
-        tables=(_evidence(answers),) if answers else (),
+        tables=tuple(
+            table
+            for (source, target), found in sorted(pairs.items())[:TOP]
+            for table in (_overview(source, target, found), _evidence(source, target, found))
+        ),
+        left_out=f"The layers of {len(pairs) - TOP:,} more pairs are left out." if len(pairs) > TOP else "",
         missing="" if answers else f"stitchgrid resume {ask.sweep}",
     )
 
@@ -52,20 +57,42 @@ def _counts(verdicts: Sequence[str]) -> str:
     return f"{share(found[VERDICTS[0]], len(verdicts))} supported{', ' if rest else ''}{rest}"
 
 
-def _evidence(answers: Sequence[Answer]) -> Table:
+def _overview(source: str, target: str, by_label: dict[str, list[Answer]]) -> Table:
+    """Return the best sources of each layer of a target, a column a matcher."""
+    layers = dict.fromkeys(one.target_layer for found in by_label.values() for one in found)
+    best = {
+        (one.target_layer, label): Judged(text=one.source_layer, verdict=one.verdict)
+        for label, found in by_label.items()
+        for one in found
+    }
+    signs = ", ".join(f"{sign} {verdict}" for verdict, sign in MARKS.items())
+    return Table(
+        caption=f"{source} into {target}: the best source of each layer ({signs})",
+        columns=(f"layer of {target}", *by_label),
+        rows=tuple((layer, *(best.get((layer, label)) for label in by_label)) for layer in layers),
+    )
+
+
+def _evidence(source: str, target: str, by_label: dict[str, list[Answer]]) -> Table:
+    """Return all that speaks for and against the best sources of a target's layers."""
+    answers = [one for found in by_label.values() for one in found]
+    places = {layer: place for place, layer in enumerate(dict.fromkeys(one.target_layer for one in answers))}
     rows = tuple(
         (
-            *(one.target_model, one.target_layer, one.source_model, one.source_layer, one.label, one.value),
-            *(
-                short_interval(one.low, one.high),
-                one.runner_up,
-                one.margin,
-                short_interval(one.margin_low, one.margin_high),
-            ),
+            *(one.target_layer, one.label, one.source_layer),
+            _with_interval(one.value, one.low, one.high),
+            one.runner_up,
+            None if one.margin is None else _with_interval(one.margin, one.margin_low, one.margin_high),
             *(one.candidates, one.untrained_value, one.p, one.verdict),
             *([check.name for check in one.failed] or None, list(one.missing) or None),
         )
-        for one in answers[:TOP]
+        for one in sorted(answers, key=lambda one: places[one.target_layer])
     )
-    left_out = max(0, len(answers) - TOP)
-    return Table(caption="The evidence", columns=COLUMNS, rows=rows, num_left_out=left_out)
+    return Table(
+        caption=f"{source} into {target}: the evidence, with 95 % intervals", columns=COLUMNS, rows=rows, is_folded=True
+    )
+
+
+def _with_interval(value: float, low: float | None, high: float | None) -> str:
+    interval = short_interval(low, high)
+    return short_number(value) if interval is None else f"{short_number(value)} ({interval})"

@@ -2,9 +2,13 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from itertools import groupby
+from operator import itemgetter
 from string import Template
+from typing import Any
+from xml.sax.saxutils import quoteattr
 
 from stitchgrid import __version__
 from stitchgrid.atlas.page import asset, source_hash
@@ -13,6 +17,7 @@ from stitchgrid.report.content import (
     LACKS,
     NO_TESTS,
     TESTS,
+    Judged,
     Lack,
     Picture,
     Section,
@@ -29,7 +34,7 @@ WORDS = {True: "passed", False: "failed", None: ""}
 def render_page(reports: Sequence[SweepReport]) -> str:
     """Return the page about these sweeps."""
     style = asset("page.css") + _own("report.css")
-    body = "\n".join(map(_sweep, reports)) or (
+    body = "\n".join(_sweep(report, number) for number, report in enumerate(reports)) or (
         "<p>The store holds no planned sweep: launch a job, then write the report again.</p>"
     )
     return Template(_own("report.html")).substitute(
@@ -50,13 +55,13 @@ def _text(text: str) -> str:
     return html.escape(printable(text))
 
 
-def _sweep(report: SweepReport) -> str:
+def _sweep(report: SweepReport, number: int) -> str:
     parts = [
         f'<h1>{_text(report.sweep)}</h1>\n<p class="lede">{_text(" · ".join(report.facts))}</p>',
-        _section(report.found, "h2"),
-        _table(report.networks),
+        _section(report.found, "h2", f"s{number}"),
+        _table(report.networks, {}),
         f"<h2>{_text(TESTS)}</h2>",
-        *(_section(section, "h3") for section in report.answered),
+        *(_section(section, "h3", f"s{number}t{k}") for k, section in enumerate(report.answered)),
         *([] if report.answered else [f'<p class="absent">{_text(NO_TESTS)}</p>']),
         *([_lacks(report.lacks)] if report.lacks else []),
     ]
@@ -68,19 +73,25 @@ def _lacks(lacks: Sequence[Lack]) -> str:
     return f'<h2>{_text(LACKS)}</h2>\n<ul class="verdicts">{items}</ul>'
 
 
-def _section(section: Section, tag: str) -> str:
+def _section(section: Section, tag: str, name: str) -> str:
     head = f'<{tag}>{_text(section.title)}</{tag}>\n<p class="small">{_text(section.rule)}</p>'
     if section.missing:
         return f"<section>\n{head}\n</section>"
-    verdicts = '<ul class="verdicts">' + "".join(map(_verdict, section.verdicts)) + "</ul>"
-    rest = [*map(_picture, section.pictures), *map(_table, section.tables)]
+    groups = dict.fromkeys(group for table in section.tables for group in table.groups)
+    ids = {group: f"{name}g{k}" for k, group in enumerate(groups)}
+    verdicts = '<ul class="verdicts">' + "".join(_verdict(one, ids) for one in section.verdicts) + "</ul>"
+    rest = [*map(_picture, section.pictures), *(_table(table, ids) for table in section.tables)]
+    rest += [f'<p class="small">{_text(section.left_out)}</p>'] if section.left_out else []
     source = f'<p class="small">All rows: <code>{_text(section.source)}</code></p>'
     return "\n".join(["<section>", head, verdicts, *rest, source, "</section>"])
 
 
-def _verdict(verdict: Verdict) -> str:
+def _verdict(verdict: Verdict, ids: Mapping[str, str]) -> str:
+    """Return a sentence, with a link to the rows that it is about."""
     mark = f' <span class="{WORDS[verdict.holds]}">{WORDS[verdict.holds]}</span>' if WORDS[verdict.holds] else ""
-    return f"<li><b>{_text(verdict.subject)}</b>: {_text(verdict.text)}{mark}</li>"
+    shown = ids.get(verdict.shown_by or "")
+    link = f' <a href="#{shown}">Show them</a>' if shown else ""
+    return f"<li><b>{_text(verdict.subject)}</b>: {_text(verdict.text)}{mark}{link}</li>"
 
 
 def _picture(picture: Picture) -> str:
@@ -92,19 +103,29 @@ def _picture(picture: Picture) -> str:
     )
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, ids: Mapping[str, str]) -> str:
+    """Return a table; rows of a group stand in one body, which a link to it highlights."""
     numeric = [any(is_number(row[k]) for row in table.rows) for k in range(len(table.columns))]
-
-    def cell(tag: str, column: int, text: str) -> str:
-        kind = ' class="number"' if numeric[column] else ""
-        return f"<{tag}{kind}>{_text(text)}</{tag}>"
-
-    head = "".join(cell("th", k, name) for k, name in enumerate(table.columns))
-    body = "\n".join(
-        f"<tr>{''.join(cell('td', k, as_text(value)) for k, value in enumerate(row))}</tr>" for row in table.rows
-    )
+    head = "".join(_cell("th", name, is_numeric=numeric[k]) for k, name in enumerate(table.columns))
+    bodies = []
+    grouped = zip(table.groups or [""] * len(table.rows), table.rows, strict=True)
+    for group, rows in groupby(grouped, key=itemgetter(0)):
+        lines = "\n".join(
+            f"<tr>{''.join(_cell('td', value, is_numeric=numeric[k]) for k, value in enumerate(row))}</tr>"
+            for _, row in rows
+        )
+        bodies.append(f"<tbody{f' id={quoteattr(ids[group])}' if group in ids else ''}>\n{lines}\n</tbody>")
     left_out = f'<p class="small">{table.num_left_out:,} more rows are left out.</p>' if table.num_left_out else ""
-    return (
-        f'<div class="scroll"><table><caption class="small">{_text(table.caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>{left_out}"
-    )
+    caption = _text(table.caption)
+    inside = f"<thead><tr>{head}</tr></thead>\n{''.join(bodies)}"
+    if table.is_folded:
+        shown = f'<div class="scroll"><table>{inside}</table></div>{left_out}'
+        return f'<details><summary class="small">{caption}</summary>{shown}</details>'
+    return f'<div class="scroll"><table><caption class="small">{caption}</caption>{inside}</table></div>{left_out}'
+
+
+def _cell(tag: str, value: Any, *, is_numeric: bool) -> str:
+    kinds = ["number"] * is_numeric
+    kinds += [value.verdict.replace(" ", "-")] if isinstance(value, Judged) else []
+    attribute = f' class="{" ".join(kinds)}"' if kinds else ""
+    return f"<{tag}{attribute}>{_text(as_text(value))}</{tag}>"

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class KernelParams(Params):
     """Width of the kernels."""
 
-    bandwidth: float = Field(default=0.5, gt=0)  # in roots of the median squared distance
+    bandwidth: float = Field(default=0.5, gt=0)
+    """width of the kernels, in roots of the median squared distance"""
 
 
 class CKARBF(GramIndex[KernelParams, "Prepared"]):

@@ -23,7 +23,8 @@ ROUNDING = 1e-12  # of a share of the variance
 class TruncationParams(Params):
     """How much of a layer is looked at."""
 
-    variance: float = Field(default=0.99, gt=0, le=1)  # share of each layer's variance that is kept
+    variance: float = Field(default=0.99, gt=0, le=1)
+    """share of each layer's variance that is kept"""
 
 
 class SVCCA(MomentIndex[TruncationParams]):

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class DirectParams(Rules):
     """Least squares."""
 
-    rcond: Annotated[float, Field(gt=0, lt=1)] = 1e-12  # eigenvalues of cov(A) below rcond * largest are dropped
+    rcond: Annotated[float, Field(gt=0, lt=1)] = 1e-12
+    """eigenvalues of the source's covariance below so many times the largest are dropped"""
 
 
 class Direct(ClosedForm[DirectParams]):

@@ -20,7 +20,8 @@ EIGEN = 10.0  # operations of an eigendecomposition of a symmetric matrix, in cu
 class ReducedRankParams(Rules):
     """Least squares of low rank."""
 
-    map_rank: Annotated[int, Field(ge=1)] = 8  # of the map; `rank` is the source's own reduction
+    map_rank: Annotated[int, Field(ge=1)] = 8
+    """of the map; `rank` is the source's own reduction"""
 
 
 class ReducedRank(ClosedForm[ReducedRankParams]):

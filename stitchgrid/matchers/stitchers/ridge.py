@@ -25,8 +25,8 @@ STRENGTH = Metric(name="strength", better="neither", bounds=FROM_ZERO, has_repli
 class RidgeParams(Rules):
     """Least squares with a penalty on large weights."""
 
-    #: Of the penalty, in units of the mean variance of the source's features; "cv": by cross-validation.
     strength: Literal["cv"] | Annotated[float, Field(ge=0)] = "cv"
+    """of the penalty, in units of the mean variance of the source's features; `cv`: by cross-validation"""
 
 
 class Ridge(ClosedForm[RidgeParams]):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class SoftLabelParams(TrainingParams):
     """Cross-entropy with the target's own answers."""
 
-    temperature: Annotated[float, Field(gt=0)] = 1.0  # by which the scores of both are divided
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """by which the scores of both networks are divided"""
 
 
 class SoftLabel(Trained[SoftLabelParams]):

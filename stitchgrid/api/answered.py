@@ -1,0 +1,67 @@
+"""Answers as a list that a notebook shows."""
+
+from stitchgrid.api.tables import html_table
+from stitchgrid.catalog.answers import Answer, Check
+from stitchgrid.errors import InputError
+
+
+class Answers(list[Answer]):
+    """Answers, one for each target layer, source network and matcher.
+
+    Where there is one alone, it can be asked right here: `.best`, `.verdict` and so on.
+    """
+
+    @property
+    def only(self) -> Answer:
+        """The only answer.
+
+        Raises:
+            InputError: If there are several, or none.
+        """
+        if len(self) != 1:
+            asked = "name the target's layer, the source and the matcher" if self else "nothing is computed of it yet"
+            raise InputError(f"there are {len(self)} answers where one was asked for; {asked}.")
+        return self[0]
+
+    @property
+    def best(self) -> str:
+        """The best source layer of the only answer."""
+        return self.only.source_layer
+
+    @property
+    def runner_up(self) -> str | None:
+        """The second best source layer of the only answer; None where there is none."""
+        return self.only.runner_up
+
+    @property
+    def margin(self) -> float | None:
+        """By how much the best layer is ahead of the second; None where that is not known."""
+        return self.only.margin
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """The 95 % interval of the value; None where no intervals were asked for."""
+        return self.only.low, self.only.high
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """What was checked of the only answer."""
+        return self.only.checks
+
+    @property
+    def verdict(self) -> str:
+        """`supported`, `weak` or `not supported`."""
+        return self.only.verdict
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (
+                f"{one.target_model} {one.target_layer}",
+                f"{one.source_model} {one.source_layer}",
+                one.label,
+                one.verdict,
+                one.sentence,
+            )
+            for one in self
+        )
+        return html_table(("target", "best source", "matcher", "verdict", "what was found"), rows)

@@ -1,0 +1,108 @@
+"""The prompt of `stitchgrid sql`: lines with a history, colours and completion, read by prompt_toolkit."""
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cached_property
+from os import environ
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, WordCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.lexers import PygmentsLexer
+from pygments.lexers.sql import SqlLexer
+
+from stitchgrid.catalog import list_questions
+from stitchgrid.cli.saying import say, say_problem
+from stitchgrid.cli.session import Session
+from stitchgrid.errors import StitchgridError
+
+PROMPT, MORE = "stitchgrid> ", "        ... "
+WORD = re.compile(r"[\w.@/:-]+")
+
+
+class SessionCompleter(Completer):
+    """Completes SQL with the words of a store, and what follows a dot."""
+
+    def __init__(self, session: Session):
+        self._session = session
+
+    @cached_property
+    def _sql(self) -> Completer:
+        """Asked of the store when it is first wanted, which takes longer than the prompt itself."""
+        return _completer(self._session.words(), ignore_case=True)
+
+    @cached_property
+    def _dots(self) -> Completer:
+        return _completer({name: what for name, (what, _) in self._session.commands.items()})
+
+    @cached_property
+    def _questions(self) -> Completer:
+        return _completer({known.name: known.question for known in list_questions()})
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        """Yield what may come at the cursor."""
+        text = document.text_before_cursor.lstrip()
+        if not text.startswith("."):
+            chosen = self._sql
+        elif " " not in text:
+            chosen = self._dots
+        else:
+            chosen = self._questions if text.startswith((".ask", ".questions")) else self._sql
+        yield from chosen.get_completions(document, complete_event)
+
+
+def _completer(words: Mapping[str, str], *, ignore_case: bool = False) -> Completer:
+    return WordCompleter(list(words), meta_dict=words, ignore_case=ignore_case, pattern=WORD)
+
+
+def history_of_user() -> History:
+    """Return what was asked before, kept in the user's state folder; in memory alone where that cannot be written."""
+    home = environ.get("XDG_STATE_HOME") or (environ.get("HOME") and f"{environ['HOME']}/.local/state")
+    if not home:
+        return InMemoryHistory()
+    path = Path(home) / "stitchgrid" / "sql_history"
+    with suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        return FileHistory(path)
+    return InMemoryHistory()
+
+
+def prompt(session: Session, history: History | None = None) -> None:
+    """Read statements and do them until Ctrl-D; what cannot be done is said, and the prompt goes on.
+
+    Enter ends a statement that is whole, or goes on to another line. Ctrl-C forgets what was typed.
+    """
+    keys = KeyBindings()
+
+    @keys.add("enter", filter=Condition(lambda: Session.is_complete(asking.default_buffer.text)))
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    asking: PromptSession[str] = PromptSession(
+        PROMPT,
+        multiline=True,
+        prompt_continuation=MORE,
+        key_bindings=keys,
+        history=history or history_of_user(),
+        lexer=PygmentsLexer(SqlLexer),
+        completer=SessionCompleter(session),
+        auto_suggest=AutoSuggestFromHistory(),
+        complete_while_typing=False,
+    )
+    say('SQL over the views results, answers, pairs, cells, models, layers; end with ";". .help tells more.', err=True)
+    while True:
+        try:
+            session.run(asking.prompt())
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+        except StitchgridError as problem:
+            say_problem(problem)
