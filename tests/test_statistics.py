@@ -179,7 +179,7 @@ def test_residuals_are_the_same_from_rows_and_from_moments(zoo, monkeypatch, pai
     for key, row in came.items():
         assert row.flags == wanted[key].flags
         pairs = [(row.value, wanted[key].value)]
-        pairs += zip(row.values or (), wanted[key].values or (), strict=True)
+        pairs += zip(row.replicates or (), wanted[key].replicates or (), strict=True)
         for value, other in pairs:
             assert (value is None) == (other is None)
             exact = (lambda number: 1 - number) if "r2" in key[1] else (lambda number: number)
