@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stitchgrid.moments import CrossSums, PairMoments, RowSums, exact_mean, find_finite, pair_moments, sums
+from stitchgrid.moments import CrossSums, Merger, PairMoments, RowSums, exact_mean, find_finite, pair_moments, sums
 from stitchgrid.statistics import moments as statistics
 
 X_WIDTHS, Y_WIDTHS = [3, 3, 1, 4], [2, 5]
@@ -177,3 +177,24 @@ def test_rows_that_come_after_a_judgement_are_judged_too():
     with pytest.raises(ValueError, match="need finite activations"):
         sums.pair(1, 0)
     assert_same(sums.pair(0, 0), explicit(sides[0][0], sides[1][0]))
+
+
+@given(
+    cuts=st.lists(st.integers(1, 39), min_size=2, max_size=5, unique=True),
+    seed=st.integers(0, 99),
+    offset=st.sampled_from([0.0, 1e4]),
+)
+@settings(max_examples=40, deadline=None)
+def test_moments_merge_in_any_order_and_grouping(cuts, seed, offset):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = (offset + torch.randn(40, width, generator=generator, dtype=torch.float64) for width in (3, 5))
+    parts = [pair_moments(x[a:b], y[a:b]) for a, b in pairwise([0, *sorted(cuts), 40])]
+    merge = Merger()
+    from_left, from_right = parts[0], parts[-1]
+    for part in parts[1:]:
+        from_left = merge([from_left, part])
+    for part in reversed(parts[:-1]):
+        from_right = merge([part, from_right])
+    for came in (merge(parts), merge(parts[::-1]), from_left, from_right):
+        assert came.num_rows == 40
+        assert_same(came, explicit(x, y), rtol=1e-9)
