@@ -17,6 +17,7 @@ from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.matchers.ood import SOUND_AUROC
 from stitchgrid.matchers.protocol import MomentIndex
 from stitchgrid.matchers.stitchers.affine import AffineMap
+from stitchgrid.moments import NOT_FINITE
 from stitchgrid.records import Cell
 from stitchgrid.statistics.base import LayerKey
 from stitchgrid.statistics.collect import grams_of
@@ -149,7 +150,16 @@ class Evaluation:
             for stitch, replicates in zip(tail.stitches, tail.replicates(), strict=True):
                 self.ledger[stitch.cell].note_replicates(replicates, has_shares=has_shares)
         self._note_detectors()
+        self._fail_not_finite()
         self._values.note_residuals(self.stitches)
+
+    def _fail_not_finite(self) -> None:
+        """Make errors of cells whose distances row by row say what moments would: that activations are not finite."""
+        for tail in self.tails:
+            for cell in (tail.cells[position] for position in tail.row_errors.not_finite()):
+                if cell.cell_id in self.moments.by_rows:
+                    with self.ledger.failing([cell]):
+                        raise ValueError(f"a residual needs finite activations, got inf or NaN; {NOT_FINITE}.")
 
     def _note_detectors(self) -> None:
         """Flag what was told by a detector that does not tell other outliers from B."""

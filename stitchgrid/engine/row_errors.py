@@ -68,6 +68,13 @@ class RowErrors:
         """Take the rows of one stitch."""
         self._errors[position] += self.groups.sums(squared_norms(t_NPE, b_NPE), self._start)
 
+    def not_finite(self) -> list[int]:
+        """Return the stitches of whose rows, or of B's, some are infinite or NaN."""
+        if not self.positions:
+            return []
+        are_finite = torch.stack([errors_G.sum() for errors_G in self._errors.values()]).isfinite().tolist()
+        return [position for position, is_finite in zip(self._errors, are_finite, strict=True) if not is_finite]
+
     def metrics(self) -> dict[int, dict[str, float]]:
         """Return residual and r2 of each; NaN where B is 0, or does not vary."""
         if not self.positions:
