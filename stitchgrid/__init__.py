@@ -13,13 +13,14 @@ from importlib import import_module
 
 __version__ = "0.2.0"
 
-__all__ = ["Grid", "Run", "__version__", "compare", "errors", "launch", "measures", "open", "plan", "resume"]
+__all__ = ["Grid", "Run", "__version__", "compare", "errors", "images", "launch", "measures", "open", "plan", "resume"]
 
 _HOMES = {
     "Grid": "api.runs",
     "Run": "api.runs",
     "compare": "api.comparing",
     "errors": "errors",
+    "images": "api.launching",
     "launch": "api.launching",
     "measures": "api.measures",
     "open": "api.runs",

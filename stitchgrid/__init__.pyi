@@ -1,6 +1,7 @@
 from stitchgrid import errors as errors
 from stitchgrid.api import measures as measures
 from stitchgrid.api.comparing import compare as compare
+from stitchgrid.api.launching import images as images
 from stitchgrid.api.launching import launch as launch
 from stitchgrid.api.launching import plan as plan
 from stitchgrid.api.launching import resume as resume

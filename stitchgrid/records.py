@@ -125,6 +125,7 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
+FEATURES = "features"  # in place of an architecture: activations from files
 TWIN = "@untrained"  # behind the name of a network, the name of its untrained twin
 
 
@@ -156,6 +157,11 @@ class NetworkSpec:
         return self.is_twin or (self.weights == "random" and self.recipe is None)
 
     @property
+    def is_features(self) -> bool:
+        """Whether it is no network but activations from files; `weights` says where they are."""
+        return self.architecture == FEATURES
+
+    @property
     def is_made(self) -> bool:
         """Whether the sweep makes its weights, and keeps them."""
         return self.is_twin or self.recipe is not None
@@ -167,19 +173,25 @@ class NetworkSpec:
 
 
 HEADS = ("logits", "probabilities", "binary", "multilabel", "regression", "embedding")
+NO_HEAD = "none"  # of features, which have no scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """What the scores (N, K) at the end of a network say."""
 
-    kind: str = "logits"  # one of HEADS
+    kind: str = "logits"  # one of HEADS, or NO_HEAD
     is_probability: bool = False  # scores lie in [0, 1]: after a softmax, or sigmoids
 
     @property
     def has_classes(self) -> bool:
         """Whether the scores answer a question of classes, so that accuracy and agreement mean something."""
-        return self.kind not in ("regression", "embedding")
+        return self.kind not in ("regression", "embedding", NO_HEAD)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether there is anything behind the layers: what is stitched into features has no network to run."""
+        return self.kind != NO_HEAD
 
     @property
     def address(self) -> tuple[str, ...]:
@@ -280,7 +292,7 @@ class Network:
     input_shape: tuple[int, int, int]  # (C, H, W) after preprocessing
     flops: float  # one forward pass of one image
     num_kept_bytes: int  # of one image, from the input to the scores, for a gradient to find its way back
-    way: str = "graph"  # graph | hooks: how its halves are made
+    way: str = "graph"  # graph | hooks | features: how its halves are made; features have none
     plain_id: str = ""  # the address by what is known of it without running it; "": its fingerprint adds nothing
     head: Head = Head()
     fingerprint: Fingerprint | None = None  # None: still to be trained
@@ -366,6 +378,14 @@ class DataSpec:
     args: str = "{}"  # canonical JSON of the keyword arguments of FILE.py:function
     code: str = ""  # digest of FILE.py and function as a sweep was planned with; other code is not run ("": any is)
     limits: Limits = DEFAULT_LIMITS
+    labels: str = "classes"  # classes | none: no label is read, all are 0 and there are no classes
+    keys: str = "{}"  # canonical JSON: what arrays or columns of files are called, by `images`, `labels`, `split`
+    folder: str | None = None  # where the paths of a list start; None: at the list
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether labels are read."""
+        return self.labels != "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,21 @@ from stitchgrid.live import live_cuts, live_name
 from stitchgrid.matchers.evidence import FEWEST_PER_GROUP
 from stitchgrid.matchers.heads import detect_head, num_classes_of
 from stitchgrid.matchers.protocol import About
-from stitchgrid.matchers.registry import MATCHERS, asks_ood, images_used, implementation, kind_of, proves_halves
+from stitchgrid.matchers.registry import (
+    MATCHERS,
+    asks_ood,
+    default_metrics,
+    images_used,
+    implementation,
+    kind_of,
+    needs_no_tail,
+    proves_halves,
+)
 from stitchgrid.models.architecture import code_digest, holding
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network_on
+from stitchgrid.models.features import has_fit_rows, open_features
 from stitchgrid.models.fingerprint import (
     NUM_IMAGES,
     difference,
@@ -44,10 +54,12 @@ from stitchgrid.models.weights import load_into, load_state, state_digest
 from stitchgrid.precision import few_threads, running_in
 from stitchgrid.preprocess import apply_preprocess, on_device, output_size
 from stitchgrid.records import (
+    NO_HEAD,
     DataSpec,
     EnergySpec,
     EvaluateNetwork,
     Fingerprint,
+    Head,
     Layer,
     Network,
     NetworkSpec,
@@ -69,6 +81,7 @@ EVALUATION_REVISION = 2  # raised when networks are proven by more than before
 PROBE_REVISION = 1  # raised when the maths of probes changes
 DETECTOR_REVISION = 1  # the same for detectors, and for cells that their scores decide
 TWIN_REVISION = 1  # the same for untrained twins
+FEATURES_SIDE = 32  # pixels, of images that differ in size: what features were made of is not known
 TRAINING_REVISION = 1  # raised when the training loop changes, so that stored networks are not mistaken for new ones
 
 
@@ -261,6 +274,7 @@ def resolve(
         if found.to_train is not None:
             untrained[found.to_train.unit_id] = found.to_train
     problems += _problems_of_labels(job, networks, images.num_classes)
+    problems += _problems_of_features(job, networks, images)
     problems += _problems_of_samples(job, images)
     problems += _problems_of_evidence(job, images)
     problems += _problems_of_kinds(job, networks, images)
@@ -344,6 +358,8 @@ class _Resolved:
 def _resolve_network(
     spec: NetworkSpec, data: DataSpec, images: Images, artefacts: Artefacts, *, update: bool
 ) -> _Resolved:
+    if spec.is_features:
+        return _Resolved(network=_features(spec, images))
     preprocess = spec.preprocess or default_preprocess(spec)
     key = training_key(spec, preprocess, images) if spec.is_made else None
     trained = key is not None and artefacts.has_artefact("network", key)
@@ -385,6 +401,28 @@ def _resolve_network(
         flops = 3 * cut.flops * images.fit.num * spec.recipe.epochs
     to_train = TrainNetwork(unit_id=key, spec=replace(spec, preprocess=preprocess), data=data, flops=flops)
     return _Resolved(network=network, to_train=to_train)
+
+
+def _features(spec: NetworkSpec, images: Images) -> Network:
+    """Return the record of features, which have layers and nothing behind them."""
+    found = open_features(spec, images)
+    height, width = images.eval.size or (FEATURES_SIDE, FEATURES_SIDE)
+    return Network(
+        spec=spec,
+        network_id=found.address,
+        weights_digest=found.address,
+        preprocess=Preprocess(),
+        layers=found.layers,
+        num_cuts=found.num_layers,
+        num_classes=0,
+        is_labelled=False,
+        num_parameters=0,
+        input_shape=(3, height, width),
+        flops=0.0,
+        num_kept_bytes=0,
+        way="features",
+        head=Head(kind=NO_HEAD),
+    )
 
 
 def _fingerprint(
@@ -476,20 +514,58 @@ def _problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) ->
     return found
 
 
+def _problems_of_features(job: Job, networks: Sequence[Network], images: Images) -> list[str]:
+    """Return what is asked of features that they cannot give: they have no rest that could be run, and fixed rows."""
+    names = {network.name for network in networks if network.spec.is_features}
+    if not names:
+        return []
+    specs, matchers, found = job.network_specs(), job.matcher_specs(), []
+    sources, targets = ([name for f, g in job.pairs() if (name := specs[(f, g)[k]].name) in names] for k in (0, 1))
+    stitchers = {spec.kind: spec for spec in matchers if MATCHERS[spec.kind].family == "stitcher"}
+    alone = "use it as a source alone ([grid] pairs)"
+    for name in dict.fromkeys(targets):
+        if trained := [kind for kind in stitchers if MATCHERS[kind].is_trained]:
+            found.append(
+                f"model {name!r} is features: no network lies behind its layers through which {', '.join(trained)} "
+                f"could be trained; {alone}, or leave these matchers out"
+            )
+        for spec in stitchers.values():
+            tail = [metric for metric in spec.metrics if not needs_no_tail(spec.kind, metric)]
+            is_asked = spec.metrics != default_metrics(spec.kind) and not MATCHERS[spec.kind].is_trained
+            if tail and is_asked:
+                found.append(
+                    f"model {name!r} is features: no network lies behind its layers, so that {', '.join(tail)} of "
+                    f"{spec.kind} into it cannot be measured; residual and r2 can: set metrics, or {alone}"
+                )
+    if sources and (some := [spec.kind for spec in matchers if spec.values.get("augment", "none") != "none"]):
+        found.append(
+            f"model {sources[0]!r} is features of the images as they are, and {some[0]} augments them; set "
+            'augment = "none", or take it out of the sources ([grid] pairs)'
+        )
+    needs_fit = bool(stitchers) or job.probes is not None or any(spec.rank for spec in matchers)
+    for network in networks:
+        if network.name in names and needs_fit and images.fit.num and not has_fit_rows(network.spec, images):
+            found.append(
+                f"model {network.name!r} has features of split {job.data.eval.split!r} alone, and maps, probes and "
+                f"ranks are fitted on split {job.data.fit.split!r}; add its features, or ask for indices alone"
+            )
+    return found
+
+
 def _problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) -> list[str]:
     """Return what forbids stitching into networks whose classes are not those of the images."""
     specs = job.network_specs()
     targets = {specs[target].name for _, target in job.pairs()}
     kinds = {spec.kind: MATCHERS[spec.kind] for spec in job.matcher_specs()}
     stitchers = [kind for kind, matcher in kinds.items() if matcher.family == "stitcher"]
-    if job.data.labels == "agreement":
+    if job.data.labels in ("agreement", "none"):
         stitchers = [kind for kind in stitchers if kinds[kind].needs_labels]
         way_out = '; labels = "agreement" does without labels, but not for kinds that are trained on them.'
     else:
         way_out = ', or set labels = "agreement" in [data], to have its agreement alone reported.'
     found: list[str] = []
     for network in networks:
-        if network.is_labelled or network.name not in targets:
+        if network.is_labelled or network.name not in targets or network.spec.is_features:
             continue
         if not network.head.has_classes:
             found += _problems_without_classes(network, kinds)
@@ -565,6 +641,7 @@ def load_network(
     Raises:
         InputError: If its code or weights are no longer those the sweep was planned with; other code is not run.
     """
+    assert not network.spec.is_features, network.name
     known: CutNetwork | None = live_cuts().get(live_name(network.spec.architecture) or "")
     if known is not None and device.type == "cpu":  # it is the very network that the sweep was planned with
         return known

@@ -33,6 +33,7 @@ from stitchgrid.errors import InputError, StoreError, is_out_of_memory
 from stitchgrid.models.architecture import holding
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.detector import Detector, restore_detector
+from stitchgrid.models.features import features_network
 from stitchgrid.models.memory import move
 from stitchgrid.models.training import TWIN_IMAGES, initialise_twin, train_network
 from stitchgrid.models.weights import load_state, save_state
@@ -298,7 +299,11 @@ class Worker:
     def _network(self, sweep: Sweep, position: int) -> CutNetwork:
         record = sweep.networks[position]
         if record.network_id not in self._networks:
-            loaded = load_network(record, self.store, device=self.device, cache=self.cache)
+            if record.spec.is_features:
+                images = self._open(sweep.data, sweep.need_fit)
+                loaded: CutNetwork = features_network(record, images, self.device)
+            else:
+                loaded = load_network(record, self.store, device=self.device, cache=self.cache)
             if record.fingerprint is not None:
                 images = self._open(sweep.data, sweep.need_fit)
                 check_fingerprint(record, loaded, images.eval, device=self.device)

@@ -22,7 +22,7 @@ from stitchgrid.errors import InputError, QueryError, StoreError
 from stitchgrid.matchers.measures import fit_rows, index_of_rows
 from stitchgrid.matchers.registry import MATCHERS
 
-PUBLIC = {"Grid", "Run", "__version__", "compare", "errors", "launch", "measures", "open", "plan", "resume"}
+PUBLIC = {"Grid", "Run", "__version__", "compare", "errors", "images", "launch", "measures", "open", "plan", "resume"}
 ATTRIBUTES = {  # of what one is given
     "Grid": {"get", "items", "keys", "sql", "values"},
     "Run": {

@@ -100,7 +100,7 @@ def visit(browser):
 
 
 def is_own(url, path):
-    return url.split("#")[0] == path.as_uri() or url.startswith("blob:")
+    return url.split("#")[0].startswith(path.as_uri()) or url.startswith("blob:")
 
 
 def ready(page):
@@ -133,6 +133,28 @@ def press(page, *keys):
     for key in keys:
         page.keyboard.press(key)
     settle(page)
+
+
+def test_all_that_a_reader_set_is_in_the_address(planted_file, visit):
+    page = visit(planted_file)
+    first = page.evaluate("location.hash")
+    choices = {"#minus": 2, "#x": 1, "#y": 2, "#scope": 1, "#order": 3, "#distance": -1}
+    for box, position in choices.items():
+        options = page.locator(f"{box} option").evaluate_all("all => all.map((one) => one.value)")
+        page.select_option(box, options[position])
+    page.check("#every")
+    page.locator("#limit-residual").evaluate("(one) => { one.value = 0.9; one.dispatchEvent(new Event('input')); }")
+    page.wait_for_function("() => location.hash.includes('residual=0.9')")
+    boxes = (*choices, "#limit-residual", "#limit-claim")
+    shown = [page.locator(box).input_value() for box in boxes]
+
+    again = visit(planted_file, page.evaluate("location.hash"))
+    assert [again.locator(box).input_value() for box in boxes] == shown
+    assert again.is_checked("#every")
+    assert hash_parts(again) == hash_parts(page)
+    assert page.evaluate("location.hash") != first
+    other = visit(planted_file, first + "&x=no.such,9&order=upside&claim=-1&residual=one&scope=")
+    assert other.evaluate("location.hash") == first
 
 
 def copied(page, view, form):

@@ -27,7 +27,7 @@ def decoding_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr("stitchgrid.datasets.imagefolder.decode", refuse)
+    monkeypatch.setattr("stitchgrid.datasets.encoded.decode", refuse)
 
 
 # ---- bad input

@@ -20,7 +20,7 @@ from helpers_models import spec
 from PIL import Image
 from safetensors.torch import save_file
 
-from stitchgrid.datasets import decoding, imagefolder, open_images
+from stitchgrid.datasets import decoding, encoded, imagefolder, open_images
 from stitchgrid.errors import InputError, JobFileError
 from stitchgrid.jobfile import parse_job
 from stitchgrid.jobfile.tables import LimitsTable
@@ -164,13 +164,13 @@ def test_large_images_are_decoded_one_at_a_time_and_small_ones_by_other_threads(
     monkeypatch.setattr(decoding, "LARGE_PIXELS", 30)
     for number in range(6):
         save_bomb(root / f"train/cat/large{number}.png", 8)
-    plain, threads = imagefolder.decode, {True: set(), False: set()}
+    plain, threads = encoded.decode, {True: set(), False: set()}
 
     def decode(raw, *arguments):
         threads[decoding.is_large(raw)].add(get_ident())
         return plain(raw, *arguments)
 
-    monkeypatch.setattr(imagefolder, "decode", decode)
+    monkeypatch.setattr(encoded, "decode", decode)
     assert open_images(spec_of(root), cache=cache).num_bad == 0
     assert threads[True] == {get_ident()}
     assert get_ident() not in threads[False]
@@ -180,14 +180,14 @@ def test_large_images_keep_their_order_and_values(root, cache, monkeypatch):
     first = whole_digest(open_images(spec_of(root), cache=cache / "one"))
     monkeypatch.setattr(decoding, "LARGE_PIXELS", 1)
     assert whole_digest(open_images(spec_of(root), cache=cache / "two")) == first
-    monkeypatch.setattr(imagefolder, "HELD_BYTES", 100)
+    monkeypatch.setattr(encoded, "HELD_BYTES", 100)
     assert whole_digest(open_images(spec_of(root), cache=cache / "three")) == first
 
 
 def test_few_bytes_of_files_are_held_at_a_time(monkeypatch):
-    monkeypatch.setattr(imagefolder, "MOST_DECODE_THREADS", 50)
-    monkeypatch.setattr(imagefolder, "num_cpus", lambda: 50)
-    monkeypatch.setattr(imagefolder, "HELD_BYTES", 100)
+    monkeypatch.setattr(encoded, "MOST_DECODE_THREADS", 50)
+    monkeypatch.setattr(encoded, "num_cpus", lambda: 50)
+    monkeypatch.setattr(encoded, "HELD_BYTES", 100)
     taken, given, most = 0, 0, 0
 
     def items():
@@ -196,7 +196,7 @@ def test_few_bytes_of_files_are_held_at_a_time(monkeypatch):
             taken += 1
             yield 10
 
-    for _ in imagefolder.in_threads(lambda item: item, items(), weigh=lambda item: item):
+    for _ in encoded.in_threads(lambda item: item, items(), weigh=lambda item: item):
         most = max(most, taken - given)
         given += 1
     assert given == 200

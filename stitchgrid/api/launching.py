@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stitchgrid.api.runs import Run
+from stitchgrid.api.tables import Table
 from stitchgrid.display import Display
 from stitchgrid.driver import Launch, Where, preview
+from stitchgrid.driver.drawn import list_images
 from stitchgrid.jobfile import load_job, parse_job
 from stitchgrid.jobfile.job import Job
 from stitchgrid.store import Store
@@ -69,6 +71,20 @@ def plan(
     """Return what a launch would do and what it would cost, in words; arguments and errors are those of `launch`."""
     loaded = load_job(os.fspath(job), tuple(overrides))
     return plan_job(loaded, store, {"address": address, **where}, update=True, retry_failed=False)
+
+
+def images(job: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> Table:
+    """Return the images that a job draws, in drawn order, those of `fit` first, one row each.
+
+    The columns are `role` (fit or eval), `drawn` (position in drawn order), `split`, `listed` (position in the sorted
+    listing of the split), `id` (path of the image, else its position) and `label`. Rows of features are in the order of
+    `listed`, or of `drawn`, or named by `id`.
+
+    Raises:
+        JobFileError: If the job is not valid.
+        InputError: If its images cannot be read.
+    """
+    return Table(list_images(load_job(os.fspath(job), tuple(overrides))))
 
 
 # What the commands are made of ----------------------------------------------------------------------------------------

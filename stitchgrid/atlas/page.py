@@ -4,7 +4,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -39,24 +39,38 @@ MODULES = (
     "keys",
     "start",
 )
+SERVED = (*MODULES[:-1], "live", MODULES[-1])  # of a page that asks its server for what is new
 
 
 def render_page(grids: Sequence[SweepGrids]) -> str:
-    """Return the page about these sweeps."""
-    style, script = asset("page.css") + asset("views.css"), join_modules()
-    content = {
+    """Return the page about these sweeps, which loads nothing."""
+    return render_content(page_content(grids))
+
+
+def page_content(grids: Sequence[SweepGrids]) -> dict[str, Any]:
+    """Return what the page holds of these sweeps."""
+    return {
         "version": __version__,
         "misleadingRule": misleading_rule(),
         "misleadingLimits": {key: value for key, value in misleading_limits().items() if isinstance(value, float)},
         "sweeps": [sweep_content(grid) for grid in grids],
     }
+
+
+def render_content(content: Mapping[str, Any], *, live: Mapping[str, Any] | None = None) -> str:
+    """Return the page that holds this content.
+
+    `live` is the `version` of the content, and after how many `seconds` the page asks again, where a server has newer.
+    """
+    style, script = asset("page.css") + asset("views.css"), join_modules(MODULES if live is None else SERVED)
     return Template(asset("page.html")).substitute(
-        title=html.escape(" · ".join([*(grid.sweep for grid in grids), "similarity atlas"])),
+        title=html.escape(" · ".join([*(sweep["name"] for sweep in content["sweeps"]), "similarity atlas"])),
+        connect="connect-src 'self'; " if live is not None else "",
         style=style,
         style_hash=source_hash(style),
         script=script,
         script_hash=source_hash(script),
-        data=embed(content),
+        data=embed({**content, "live": live}),
     )
 
 
@@ -71,8 +85,12 @@ def embed(content: Any) -> str:
     >>> embed({"name": "</script>"})
     '{"name":"\\\\u003c/script\\\\u003e"}'
     """
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return to_json(content).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def to_json(content: Any) -> str:
+    """Return JSON of the data of a page."""
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def asset(name: str) -> str:

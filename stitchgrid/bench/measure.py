@@ -102,6 +102,11 @@ def run_bench(
         JobFileError: If the job cannot run.
         InputError: If it needs networks that are still to be trained.
     """
+    if given := [spec.name for spec in job.network_specs() if spec.is_features]:
+        raise InputError(
+            f"{', '.join(given)} are activations from files: no network is there whose time could be taken; "
+            "leave them out of the job that is timed."
+        )
     images = open_job_images(job)
     store = open_if_there(store_uri)
     sweep = _resolved(job, images, store, store_uri)

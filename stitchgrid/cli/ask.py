@@ -1,6 +1,7 @@
 """Commands that ask a store: query, sql, atlas, report."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +10,9 @@ from stitchgrid.cli.emit import emit, write_answer, write_file
 from stitchgrid.cli.options import OUTPUT, STORE
 from stitchgrid.cli.saying import say, warn_of_store
 from stitchgrid.paths import named_path
+
+if TYPE_CHECKING:
+    from stitchgrid.store import Store
 
 
 @click.command()
@@ -126,24 +130,48 @@ def _statement(statement: str | None, file: str | None) -> str:
 @click.argument("sweeps", metavar="[SWEEP]...", nargs=-1, shell_complete=complete_sweeps)
 @click.option("--out", type=click.Path(dir_okay=False), default="atlas.html", show_default=True, help="The page.")
 @click.option("--figures", type=click.Path(file_okay=False), help="Also draw figures into this folder.")
+@click.option("--serve", is_flag=True, help="Write nothing: show the page to browsers of this machine, and follow.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of --serve; default: any free one.")
 @STORE
-def atlas(sweeps: tuple[str, ...], out: str, figures: str | None, store: str) -> None:
+def atlas(sweeps: tuple[str, ...], out: str, figures: str | None, serve: bool, port: int, store: str) -> None:
     """Write one self-contained page with a heat map for every pair of models; default: all sweeps.
+
+    With --serve the page follows the store while a launch fills it. Who has its address on this machine can read it.
 
     \b
     Example:
       stitchgrid atlas quickstart --out atlas.html --figures figures
+      stitchgrid atlas --serve
     """
     from stitchgrid.atlas import write_atlas
     from stitchgrid.catalog import Catalog
     from stitchgrid.store import Store
 
+    if serve:
+        if figures:
+            raise click.UsageError("--serve writes nothing; draw --figures in a command of their own.")
+        _serve(Store.open(store), sweeps, port)
+        return
     with Catalog(Store.open(store)) as catalog:
         report = write_atlas(
             catalog, sweeps or catalog.sweeps, named_path(out), figures=named_path(figures) if figures else None
         )
         warn_of_store(catalog)
     say(f"{out}: {report}")
+
+
+def _serve(store: "Store", sweeps: tuple[str, ...], port: int) -> None:
+    """Serve the atlas until Ctrl-C."""
+    from stitchgrid.atlas.serve import AtlasServer, Following
+
+    following = Following(store, sweeps)
+    following.look()  # what is wrong is said here, not in the browser
+    with AtlasServer(following, port) as server:
+        say(f"{server.url}\nThe page follows {store.uri}; Ctrl-C ends it.")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("No longer served.", err=True)
 
 
 @click.command()

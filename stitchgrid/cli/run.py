@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stitchgrid.cli.complete import complete_jobs, complete_sweeps
+from stitchgrid.cli.emit import emit
 from stitchgrid.cli.options import HOW, STORE, USUAL_STORE, WHERE
 from stitchgrid.cli.saying import say
 from stitchgrid.cli.streams import going_on
@@ -87,12 +88,19 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
     metavar="K=V,...",
     help="Also play the run through on many workers that may fail, such as num_workers=512,crashes_per_hour=0.1.",
 )
+@click.option(
+    "--images",
+    "listed",
+    metavar="FILE",
+    help="Only list the images that the job draws, in drawn order; the suffix of FILE decides the format.",
+)
 def plan(
     jobfile: str,
     store: str,
     overrides: tuple[str, ...],
     retry_failed: bool,
     simulated: str | None,
+    listed: str | None,
     **where: Any,
 ) -> None:
     """Say what a launch would do and why; never trains, never computes a cell.
@@ -104,9 +112,15 @@ def plan(
     Example:
       stitchgrid plan jobs/quickstart.toml
       stitchgrid plan jobs/quickstart.toml --address auto --gpus-per-worker 1
+      stitchgrid plan jobs/quickstart.toml --images images.csv
     """
     from stitchgrid.jobfile import load_job
 
+    if listed is not None:
+        from stitchgrid.api.launching import images
+
+        emit(images(jobfile, overrides=overrides).arrow(), None, listed)
+        return
     _show_plan(
         load_job(jobfile, overrides),
         store,

@@ -15,15 +15,14 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from zlib import error as ZlibError
 
+from stitchgrid.datasets.encoded import NO_FILE, too_large
 from stitchgrid.datasets.folder import FolderSource, stamp_of
 from stitchgrid.datasets.image_files import is_image, suffix_of
 from stitchgrid.datasets.imagefolder import (
-    NO_FILE,
     OUTSIDE,
     File,
     ImageFolderSource,
     Tree,
-    too_large,
 )
 from stitchgrid.datasets.pixels import Bounds
 from stitchgrid.datasets.sources import Position
@@ -58,7 +57,8 @@ class ArchiveSource(ImageFolderSource):
 
     def signature(self) -> str:
         """Return a digest over path and stamp of the archive."""
-        return digest("archive", str(self.root.resolve()), stamp_of(self.root.stat()), *self._splits)
+        stamp = stamp_of(self.root.stat())
+        return digest("archive", str(self.has_labels), str(self.root.resolve()), stamp, *self._splits)
 
     @abstractmethod
     def _members(self) -> Iterator[tuple[str, int, bool]]:
@@ -78,15 +78,19 @@ class ArchiveSource(ImageFolderSource):
         left_out: dict[str, dict[str, str]] = {}  # by split: path -> kind
         for parts, place, is_folder in listed:
             split = parts[0]
-            if not is_folder and (len(parts) < 3 or not is_image(parts[-1])):
+            if not self.has_labels:
+                classes.setdefault(split, set())
+            fewest = 3 if self.has_labels else 2
+            if not is_folder and (len(parts) < fewest or not is_image(parts[-1])):
                 kind = OUTSIDE if is_image(parts[-1]) else suffix_of(parts[-1])
                 left_out.setdefault(split, {})["/".join(parts)] = kind
                 continue
             found = classes.setdefault(split, set())
-            if len(parts) > 1:
+            if len(parts) > 1 and self.has_labels:
                 found.add(parts[1])
             if not is_folder:
-                file = File(split=split, class_name=parts[1], name="/".join(parts[2:]), place=place)
+                class_name = parts[1] if self.has_labels else ""
+                file = File(split=split, class_name=class_name, name="/".join(parts[fewest - 1 :]), place=place)
                 files[file.path] = file
         return Tree(
             classes=classes,
@@ -99,41 +103,47 @@ class TarSource(ArchiveSource):
     """A .tar, .tar.xz, .tar.gz or .tar.bz2."""
 
     def _members(self) -> Iterator[tuple[str, int, bool]]:
-        with self._opened() as tar:
-            for place, member in self._walk(tar):
+        with walking(self.root, self.limits) as (_, members):
+            for place, member in members:
                 yield member.name, place, member.isdir()
 
     def _bytes(self, files: Sequence[tuple[Position, File]]) -> Iterator[tuple[Position, File, bytes | str]]:
         wanted = {file.place: (position, file) for position, file in files}
-        with self._opened() as tar:
-            for place, member in self._walk(tar):
+        with walking(self.root, self.limits) as (tar, members):
+            for place, member in members:
                 if place in wanted:
-                    yield *wanted.pop(place), _tar_content(tar, member, self.limits)
+                    yield *wanted.pop(place), tar_content(tar, member, self.limits)
                 if not wanted:
                     return
 
-    @contextmanager
-    def _opened(self) -> Iterator[tarfile.TarFile]:
-        """Open the archive for one pass from its beginning; whatever is wrong with it becomes an InputError."""
-        try:
-            # A compressed stream must never be sought backwards in: that would unpack it again from the start.
-            with tarfile.open(self.root, "r:" if _is_plain(self.root) else "r|*", tarinfo=_ShortHeader) as tar:
-                yield tar
-        except TooMuchError as problem:
-            raise InputError(f"{problem}.") from problem
-        except (*UNREADABLE, tarfile.TarError, OSError, RecursionError, OverflowError) as problem:
-            raise InputError(
-                f"cannot read {self.root} as a tar archive ({type(problem).__name__}: {problem}); give a "
-                "folder or a complete .tar, .tar.gz, .tar.bz2, .tar.xz or .zip."
-            ) from problem
 
-    def _walk(self, tar: tarfile.TarFile) -> Iterator[tuple[int, tarfile.TarInfo]]:
-        place = 0
-        while (member := tar.next()) is not None:
-            check_growth(self.root, member.offset, self.limits, harmless=HARMLESS_BYTES)
-            yield place, member
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header of the archive
-            place += 1
+@contextmanager
+def walking(path: Path, limits: Limits) -> Iterator[tuple[tarfile.TarFile, Iterator[tuple[int, tarfile.TarInfo]]]]:
+    """Open a tar archive for one pass from its beginning: its members, each with its number.
+
+    Raises:
+        InputError: Whatever is wrong with it, then or while it is read.
+    """
+    try:
+        # A compressed stream must never be sought backwards in: that would unpack it again from the start.
+        with tarfile.open(path, "r:" if _is_plain(path) else "r|*", tarinfo=_ShortHeader) as tar:
+            yield tar, _members_of(tar, path, limits)
+    except TooMuchError as problem:
+        raise InputError(f"{problem}.") from problem
+    except (*UNREADABLE, tarfile.TarError, OSError, RecursionError, OverflowError) as problem:
+        raise InputError(
+            f"cannot read {path} as a tar archive ({type(problem).__name__}: {problem}); give a "
+            "folder or a complete .tar, .tar.gz, .tar.bz2, .tar.xz or .zip."
+        ) from problem
+
+
+def _members_of(tar: tarfile.TarFile, path: Path, limits: Limits) -> Iterator[tuple[int, tarfile.TarInfo]]:
+    place = 0
+    while (member := tar.next()) is not None:
+        check_growth(path, member.offset, limits, harmless=HARMLESS_BYTES)
+        yield place, member
+        tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header of the archive
+        place += 1
 
 
 class _ShortHeader(tarfile.TarInfo):
@@ -177,13 +187,14 @@ def open_image_folder(
     bounds: Bounds | None = None,
     named: Sequence[str] | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    has_labels: bool = True,
 ) -> ImageFolderSource:
     """Return the source for a folder or an archive; `named` classes may be without images."""
     if root.is_dir():
-        return FolderSource(root, splits, bounds=bounds, named=named, limits=limits)
+        return FolderSource(root, splits, bounds=bounds, named=named, limits=limits, has_labels=has_labels)
     if root.is_file():
         kind = ZipSource if _is_zip(root) else TarSource
-        return kind(root, splits, bounds=bounds, named=named, limits=limits)
+        return kind(root, splits, bounds=bounds, named=named, limits=limits, has_labels=has_labels)
     raise InputError(f"no folder or archive {root}; set `root` under [data] to where the images are.")
 
 
@@ -200,7 +211,8 @@ def _is_plain(path: Path) -> bool:
         return False
 
 
-def _tar_content(tar: tarfile.TarFile, member: tarfile.TarInfo, limits: Limits) -> bytes | str:
+def tar_content(tar: tarfile.TarFile, member: tarfile.TarInfo, limits: Limits) -> bytes | str:
+    """Return what a member holds, or why it is not read."""
     if not member.isreg():
         return NO_FILE
     if member.size > limits.file_bytes:  # a sparse one takes no room in the archive

@@ -21,6 +21,7 @@ from stitchgrid.datasets.images import Listing, Pool
 from stitchgrid.records import digest
 
 PIXELS, INDEX, META = "pixels.bin", "index.npz", "meta.json"
+ARRAYS = ("offsets", "sizes", "labels", "places")  # of an entry, named as in a `Pool`
 DAMAGED = (  # what reading an entry raises that was cut, or changed
     *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, OverflowError, MemoryError),
     *(RecursionError, BadZipFile, ZlibError),
@@ -39,7 +40,7 @@ class ImageCache:
         try:
             meta = json.loads((entry / META).read_text())
             with np.load(entry / INDEX) as index:
-                offsets, sizes, labels = index["offsets"], index["sizes"], index["labels"]
+                offsets, sizes, labels, places = (index[name] for name in ARRAYS)
             pixels = map_pixels(entry / PIXELS)
             if pixels.size != 3 * int(sizes.prod(axis=1).sum()):
                 return None
@@ -48,13 +49,15 @@ class ImageCache:
                 offsets=offsets,
                 sizes=sizes,
                 labels=labels,
+                places=places,
                 listing=_listing(meta["listing"]),
                 num_bad=meta["num_bad"],
                 remarks=tuple(meta["remarks"]),
                 measured=tuple((low, high) for low, high in meta["measured"]),
             )
             found = pool.split(0).digest(len(labels))
-            return replace(pool, digest=found) if meta.pop("digest") == _digest(found, meta) else None
+            is_sound = len(places) == len(labels) and meta.pop("digest") == _digest(found, places, meta)
+            return replace(pool, digest=found) if is_sound else None
         except DAMAGED:
             return None
 
@@ -64,11 +67,11 @@ class ImageCache:
 
     def publish(self, folder: Path, key: str, pool: Pool) -> Pool:
         """Turn a draft whose pixels are written into the entry, and return it as it is loaded."""
-        np.savez(folder / INDEX, offsets=pool.offsets, sizes=pool.sizes, labels=pool.labels)
+        np.savez(folder / INDEX, **{name: getattr(pool, name) for name in ARRAYS})
         meta: dict[str, Any] = {"listing": asdict(pool.listing), "num_bad": pool.num_bad, "remarks": pool.remarks}
         meta["measured"] = pool.measured
         content = pool.split(0).digest(len(pool.labels))
-        (folder / META).write_text(json.dumps({**meta, "digest": _digest(content, meta)}))
+        (folder / META).write_text(json.dumps({**meta, "digest": _digest(content, pool.places, meta)}))
         for name in (PIXELS, INDEX, META):
             sync(folder / name)
         shutil.rmtree(self._folder / key, ignore_errors=True)  # only ever a damaged one: a sound one was loaded
@@ -81,9 +84,9 @@ class ImageCache:
         return lock(self._folder, name)
 
 
-def _digest(content: str, meta: dict[str, Any]) -> str:
+def _digest(content: str, places: NDArray[np.int64], meta: dict[str, Any]) -> str:
     """Return the digest of an entry: that of its images, labels and sizes, and all that is noted beside them."""
-    return digest(content, json.dumps(meta, sort_keys=True))
+    return digest(content, np.ascontiguousarray(places, dtype="<i8").tobytes(), json.dumps(meta, sort_keys=True))
 
 
 def _listing(stored: dict[str, Any]) -> Listing:

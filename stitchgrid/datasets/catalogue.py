@@ -62,6 +62,7 @@ TORCHVISION: dict[str, TorchvisionSet] = {
     "USPS": TorchvisionSet(splits={"train": {"train": True}, "test": {"train": False}}, num_classes=10),
 }
 
+WITH_KEYS = ("arrays", "list", "parquet", "webdataset")  # whose arrays or columns a job can name
 DIGITS_SPLITS = ("train", "test")
 
 
@@ -71,7 +72,7 @@ def known_datasets() -> tuple[str, ...]:
     >>> known_datasets()[:2]
     ('digits', 'imagefolder')
     """
-    return ("digits", "imagefolder", "arrays", *TORCHVISION)
+    return ("digits", "imagefolder", *WITH_KEYS, *TORCHVISION)
 
 
 def own_parts(dataset: str) -> tuple[str, str] | None:

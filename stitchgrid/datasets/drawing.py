@@ -89,6 +89,7 @@ class Drawn:
             num_bad=len(self.bad),
             remarks=self._described(bounds),
             measured=self.depths.measured,
+            places=np.array([k for k in self._order[: self._asked].tolist() if k in self._found], dtype=np.int64),
         )
 
     def _described(self, bounds: Bounds | None) -> tuple[str, ...]:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stitchgrid.datasets.encoded import NO_FILE, too_large
 from stitchgrid.datasets.image_files import is_image, suffix_of
 from stitchgrid.datasets.imagefolder import (
-    NO_FILE,
     OUTSIDE,
     File,
     ImageFolderSource,
     Tree,
-    too_large,
 )
 from stitchgrid.datasets.sources import Position
 from stitchgrid.errors import InputError
@@ -40,7 +39,7 @@ class FolderSource(ImageFolderSource):
         lines = sorted(f"{file.path}\0{stamp}" for file, stamp in zip(tree.files, self._stamps, strict=True))
         lines += sorted(f"{split}/{name}" for split in self._splits for name in tree.classes.get(split, ()))
         lines += sorted(f"{split}\0{sorted(count.items())}" for split, count in tree.left_out.items())
-        return digest("folder", str(self.root.resolve()), *lines)
+        return digest("folder", str(self.has_labels), str(self.root.resolve()), *lines)
 
     def _tree(self) -> Tree:
         try:
@@ -58,6 +57,9 @@ class FolderSource(ImageFolderSource):
             classes[split.name] = set()
             if split.name not in self._splits:
                 continue
+            if not self.has_labels:
+                left_out[split.name] = self._add_below(split, split.name, "", files)
+                continue
             left_out[split.name] = Counter(
                 OUTSIDE if is_image(entry.name) else suffix_of(entry.name)
                 for entry in split.iterdir()
@@ -65,15 +67,19 @@ class FolderSource(ImageFolderSource):
             )
             for folder in _folders(split):
                 classes[split.name].add(folder.name)
-                for entry in _files_below(folder, "", (), self._count):
-                    if not is_image(entry.name.rpartition("/")[2]):
-                        left_out[split.name][suffix_of(entry.name)] += 1
-                        continue
-                    files.append(
-                        File(split=split.name, class_name=folder.name, name=entry.name, place=len(files)),
-                    )
-                    self._stamps.append(entry.stamp)
+                left_out[split.name] += self._add_below(folder, split.name, folder.name, files)
         return Tree(classes=classes, files=tuple(files), left_out=left_out)
+
+    def _add_below(self, folder: Path, split: str, class_name: str, files: list[File]) -> Counter[str]:
+        """Add the images below a folder; return kind of file -> how many are no images."""
+        left_out: Counter[str] = Counter()
+        for entry in _files_below(folder, "", (), self._count):
+            if not is_image(entry.name.rpartition("/")[2]):
+                left_out[suffix_of(entry.name)] += 1
+                continue
+            files.append(File(split=split, class_name=class_name, name=entry.name, place=len(files)))
+            self._stamps.append(entry.stamp)
+        return left_out
 
     def _count(self) -> None:
         self._num_seen += 1
@@ -82,7 +88,7 @@ class FolderSource(ImageFolderSource):
     def _bytes(self, files: Sequence[tuple[Position, File]]) -> Iterator[tuple[Position, File, bytes | str]]:
         for position, file in sorted(files, key=lambda item: item[1].place):
             try:
-                yield position, file, _content(self.root / file.path, self.limits)
+                yield position, file, content_of(self.root / file.path, self.limits)
             except OSError:
                 yield position, file, NO_FILE
 
@@ -103,7 +109,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _content(path: Path, limits: Limits) -> bytes | str:
+def content_of(path: Path, limits: Limits) -> bytes | str:
+    """Return what a regular file holds, or why it is not read."""
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device may never end
         return "no regular file"
     with path.open("rb") as file:

@@ -134,7 +134,6 @@ def live_images(eval_images: Given, fit_images: Given | int, *, seed: int, num: 
         class_names=names if is_labelled else (),
         num_bad=0,
         num_fit_listed=fitted.num,
-        is_labelled=is_labelled,
         is_grey=found[0].is_grey,
         may_know_more=len(eval_images.classes) <= highest,
     )

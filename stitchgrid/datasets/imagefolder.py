@@ -4,16 +4,13 @@ The same files give the same listing, in a folder and in any archive of it.
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias, TypeVar
 
-from stitchgrid.cpus import num_cpus
-from stitchgrid.datasets.decoding import decode, is_large
+from stitchgrid.datasets.encoded import Encoded, decode_all
 from stitchgrid.datasets.image_files import IMAGE_SUFFIXES
 from stitchgrid.datasets.images import Listing
 from stitchgrid.datasets.pixels import Bounds
@@ -23,14 +20,6 @@ from stitchgrid.limits import raise_by
 from stitchgrid.printable import printable
 from stitchgrid.records import DEFAULT_LIMITS, Limits
 
-T = TypeVar("T")
-R = TypeVar("R")
-Found: TypeAlias = Decoded | Unreadable
-
-MOST_DECODE_THREADS = 8
-DECODE_CHUNK = 8  # files a thread takes at a time
-HELD_BYTES = 256_000_000  # of files that were read and are not decoded yet
-NO_FILE = "cannot be read, or is a link"
 OUTSIDE = "image outside of the class folders"
 
 
@@ -40,13 +29,13 @@ class File:
 
     split: str
     class_name: str
-    name: str  # below the class folder
+    name: str  # below the class folder, or, without labels, below the split
     place: int  # a source's own way to find it again
 
     @property
     def path(self) -> str:
         """Its path below the root."""
-        return f"{self.split}/{self.class_name}/{self.name}"
+        return f"{self.split}/{self.class_name}/{self.name}" if self.class_name else f"{self.split}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +58,9 @@ class ImageFolderSource(ABC):
         bounds: Bounds | None = None,
         named: Iterable[str] | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        has_labels: bool = True,
     ):
-        self.root = root
+        self.root, self.has_labels = root, has_labels
         self._splits = tuple(dict.fromkeys(splits))
         self._bounds = bounds
         self._named = frozenset(named or ())  # classes that may be without images everywhere
@@ -91,7 +81,8 @@ class ImageFolderSource(ABC):
     def listing(self, split: str) -> Listing:
         """Return what the split holds; a split without classes, and a class without any image, are refused.
 
-        The classes are those of all splits in use, so that a label means the same in each.
+        The classes are those of all splits in use, so that a label means the same in each. Without labels an image may
+        lie anywhere in the folder of its split.
         """
         tree = self._tree_once
         if split not in tree.classes:
@@ -99,6 +90,8 @@ class ImageFolderSource(ABC):
                 f"{self.root} has no split {split!r}: it needs a folder of that name that holds one folder "
                 f"per class; {nearest(split, tree.classes)}."
             )
+        if not self.has_labels:
+            return self._unlabelled(split)
         if not tree.classes[split]:
             raise InputError(f"{self.root}: split {split!r} holds no class folder; images lie in SPLIT/CLASS/FILE.")
         filled = {file.class_name for file in self._files(split)}
@@ -111,6 +104,16 @@ class ImageFolderSource(ABC):
             absent=tuple(name for name in self._class_names if name not in filled),
             left_out=tuple(sorted(tree.left_out.get(split, {}).items())),
         )
+
+    def _unlabelled(self, split: str) -> Listing:
+        if not self._files(split):
+            raise InputError(f"{self.root}: split {split!r} holds no image; {_what_counts()}.")
+        left_out = tuple(sorted(self._tree_once.left_out.get(split, {}).items()))
+        return Listing(num=len(self._files(split)), class_names=(), left_out=left_out)
+
+    def names(self, split: str) -> Sequence[str]:
+        """Return the path of each image below the root."""
+        return [file.path for file in self._files(split)]
 
     def _refuse_empty_classes(self) -> None:
         """Refuse folders that hold no image in any split: they may be no classes, and would move the labels."""
@@ -128,17 +131,11 @@ class ImageFolderSource(ABC):
         """Yield the wanted images, decoded by a few threads; large ones when their turn comes, one at a time."""
         labels = {name: label for label, name in enumerate(self._class_names)}
         files = [((split, index), self._files(split)[index]) for split, index in wanted]
-
-        def decode_one(item: tuple[Position, File, bytes | str]) -> tuple[Position, Found | Callable[[], Found]]:
-            position, file, raw = item
-            name = printable(file.path)  # names of files need not be text
-            if isinstance(raw, str):
-                return position, Unreadable(name=name, reason=raw)
-            decoded = partial(decode, raw, name, labels[file.class_name], self._bounds, self.limits)
-            return position, decoded if is_large(raw) else decoded()
-
-        for position, found in in_threads(decode_one, self._bytes(files), weigh=lambda item: len(item[2])):
-            yield position, found() if callable(found) else found
+        encoded = (
+            Encoded(position=position, name=file.path, label=labels.get(file.class_name, 0), raw=raw)
+            for position, file, raw in self._bytes(files)
+        )
+        yield from decode_all(encoded, self._bounds, self.limits)
 
     def check_number(self, num: int) -> None:
         """Refuse more files and folders than the limits allow.
@@ -172,41 +169,3 @@ class ImageFolderSource(ABC):
 
 def _what_counts() -> str:
     return f"images end in {', '.join(sorted(IMAGE_SUFFIXES))}"
-
-
-def in_threads(function: Callable[[T], R], items: Iterable[T], *, weigh: Callable[[T], int]) -> Iterator[R]:
-    """Yield function(item) in the items' order, from a few threads; only a few chunks are in memory at a time.
-
-    `weigh` tells the bytes of an item: of several that weigh much, fewer are held at a time.
-    """
-    num_threads = min(MOST_DECODE_THREADS, num_cpus())
-    with ThreadPoolExecutor(num_threads) as pool:
-        waiting: deque[tuple[Future[list[R]], int]] = deque()
-        held = 0
-        for chunk, weight in _chunks(items, weigh):
-            waiting.append((pool.submit(lambda part: [function(item) for item in part], chunk), weight))
-            held += weight
-            while waiting and (len(waiting) > 2 * num_threads or held > HELD_BYTES):
-                first, its_weight = waiting.popleft()
-                held -= its_weight
-                yield from first.result()
-        while waiting:
-            yield from waiting.popleft()[0].result()
-
-
-def _chunks(items: Iterable[T], weigh: Callable[[T], int]) -> Iterator[tuple[list[T], int]]:
-    chunk: list[T] = []
-    weight = 0
-    for item in items:
-        chunk.append(item)
-        weight += weigh(item)
-        if len(chunk) == DECODE_CHUNK or weight > HELD_BYTES // DECODE_CHUNK:
-            yield chunk, weight
-            chunk, weight = [], 0
-    if chunk:
-        yield chunk, weight
-
-
-def too_large(limits: Limits) -> str:
-    """Return why a file is not read, as the reason of an image that is unreadable."""
-    return f"larger than {limits.file_bytes / 1e6:,g} MB; {raise_by('file_bytes')}"

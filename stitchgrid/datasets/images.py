@@ -1,8 +1,8 @@
 """What a sweep sees of its data: `Images`, two splits in drawn order; their pixels stay on disk until asked for."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -44,13 +44,14 @@ class Pool:
     remarks: tuple[str, ...] = ()  # on how the drawn ones were read
     measured: tuple[tuple[float, float], ...] = ()  # ranges of pixels that may be the extremes of single images
     digest: str = ""  # of all of them, as `Split.digest` finds it, where that is known
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # in the split's sorted listing
 
     def split(self, start: int, stop: int | None = None) -> "Split":
         """Return the images from `start` to `stop`, by position in drawn order."""
         part = slice(start, stop)
         is_known = self.digest and len(self.labels[part]) == len(self.labels)
         known = {len(self.labels): self.digest} if is_known else {}
-        return Split(self.pixels, self.offsets[part], self.sizes[part], self.labels[part], known)
+        return Split(self.pixels, self.offsets[part], self.sizes[part], self.labels[part], known, self.places[part])
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,7 @@ class Split:
     _sizes: NDArray[np.int64]
     _labels: NDArray[np.int64]
     _digests: dict[int, str] = field(default_factory=dict)
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # in the split's sorted listing
     channels: int | None = None  # of images that are float32 and what networks take; None: RGB of eight bits
 
     @property
@@ -111,7 +113,7 @@ class Split:
         """Return the same images with the label `new_labels[k]` in place of each label k."""
         if np.array_equal(new_labels, np.arange(len(new_labels))):
             return self
-        return Split(self._pixels, self._offsets, self._sizes, new_labels[self._labels], channels=self.channels)
+        return replace(self, _labels=new_labels[self._labels], _digests={})
 
     def digest(self, num: int) -> str:
         """Return 32 hex digits of the SHA-256 over number, sizes, labels and pixels of the first `num` images."""
@@ -145,6 +147,16 @@ class Split:
         return np.concatenate([self._pixels[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)])
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Origin:
+    """The split that images were drawn from: how many it lists, and how each of them is called."""
+
+    split: str
+    num: int  # listed, drawn or not
+    num_before: int  # images of the same split that are drawn before these: the evaluation images of a shared split
+    names: Callable[[], Sequence[str]]  # in sorted order; empty where the images have no names but their positions
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Images:
     """The images of a sweep, the same for every worker that opens the same `DataSpec`."""
@@ -155,10 +167,14 @@ class Images:
     num_bad: int  # unreadable images that were passed over
     num_fit_listed: int  # images the whole fit split lists, though fewer may have been asked for
     notices: tuple[str, ...] = ()  # what to know of them: classes without images, files that were left out, ...
-    is_labelled: bool = True
+    origins: tuple["Origin", ...] = ()  # of the fit images, then of the evaluation images
     may_know_more: bool = False  # labels are bare numbers: networks may know classes of which there is no image
-
     is_grey: bool = False  # before they were spread over three channels
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the images have classes."""
+        return bool(self.class_names)
 
     def are_labels_of(self, num_classes: int) -> bool:
         """Return whether the labels are classes of a network that knows so many."""

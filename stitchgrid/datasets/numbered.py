@@ -66,3 +66,8 @@ def listings(
         )
         for split, found in labels.items()
     }
+
+
+def unlabelled(counts: Mapping[str, int]) -> dict[str, Listing]:
+    """Return what each split holds where no labels are read: so many images, and no classes."""
+    return {split: Listing(num=num, class_names=()) for split, num in counts.items()}

@@ -1,11 +1,13 @@
 """From a `DataSpec` to `Images`: list, permute, decode what is drawn, keep it."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple
+from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from stitchgrid.cache import default_cache
 from stitchgrid.datasets.archives import open_image_folder
@@ -16,19 +18,21 @@ from stitchgrid.datasets.classes import arranged, check_labels
 from stitchgrid.datasets.decoding import expect_large_images
 from stitchgrid.datasets.drawing import Draw, draw_images
 from stitchgrid.datasets.image_files import start_no_programs
-from stitchgrid.datasets.images import Images, Listing, Pool
+from stitchgrid.datasets.images import Images, Listing, Origin, Pool
+from stitchgrid.datasets.lists import ListSource
 from stitchgrid.datasets.notices import notices
 from stitchgrid.datasets.own import OwnSource
 from stitchgrid.datasets.ranges import check_measured
-from stitchgrid.datasets.sources import DigitsSource, Source
+from stitchgrid.datasets.sources import DigitsSource, Source, Unlabelled
 from stitchgrid.datasets.torchvision_sets import TorchvisionSource
+from stitchgrid.datasets.webdataset import WebDatasetSource
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import raise_by
 from stitchgrid.live import LIVE, live_images
 from stitchgrid.printable import is_text, printable
 from stitchgrid.records import DEFAULT_LIMITS, DataSpec, canonical, digest
 
-REVISION = "2"  # of listing, drawing and decoding: part of a cache key
+REVISION = "3"  # of listing, drawing and decoding: part of a cache key
 SHOWN = 5  # names of bad images in a message
 
 
@@ -72,7 +76,20 @@ def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | No
         num_bad=sum(pool.num_bad for pool in pools.values()),
         num_fit_listed=num_fit_listed,
         notices=notices(pools),
+        origins=_origins(spec, source, pools, num_fit_listed=num_fit_listed, num_eval=evaluation.num),
     )
+
+
+def _origins(
+    spec: DataSpec, source: Source, pools: Mapping[str, Pool], *, num_fit_listed: int, num_eval: int
+) -> tuple[Origin, Origin]:
+    """Return where fit and evaluation images come from."""
+    num = pools[spec.eval_split].listing.num
+    evaluation = Origin(split=spec.eval_split, num=num, num_before=0, names=partial(source.names, spec.eval_split))
+    if spec.fit_split == spec.eval_split:
+        return replace(evaluation, num_before=num_eval), evaluation
+    names = partial(source.names, spec.fit_split)
+    return Origin(split=spec.fit_split, num=num_fit_listed, num_before=0, names=names), evaluation
 
 
 def _draws(spec: DataSpec, need_fit: int | None) -> list[Draw]:
@@ -91,7 +108,7 @@ def _draws(spec: DataSpec, need_fit: int | None) -> list[Draw]:
 
 def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
     if spec.dataset == "digits":
-        return DigitsSource()
+        return DigitsSource() if spec.has_labels else Unlabelled(DigitsSource())
     if own_parts(spec.dataset) is not None:
         return OwnSource(spec, splits)
     if spec.dataset not in known_datasets():
@@ -100,10 +117,28 @@ def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
         raise InputError(f"data set {spec.dataset!r} needs a root: set `root` under [data] to where its images are.")
     root = Path(spec.root)
     if spec.dataset in TORCHVISION:
-        return TorchvisionSource(spec.dataset, root, splits, download=spec.download, bounds=spec.range)
-    if spec.dataset == "arrays":
-        return ArraysSource(root, splits, bounds=spec.range, named=spec.classes, limits=spec.limits)
-    return open_image_folder(root, splits, bounds=spec.range, named=spec.classes, limits=spec.limits)
+        found = TorchvisionSource(spec.dataset, root, splits, download=spec.download, bounds=spec.range)
+        return found if spec.has_labels else Unlabelled(found)
+    how: dict[str, Any] = {
+        "bounds": spec.range,
+        "named": spec.classes,
+        "limits": spec.limits,
+        "has_labels": spec.has_labels,
+    }
+    if spec.dataset == "imagefolder":
+        return open_image_folder(root, splits, **how)
+    return _with_keys(spec, root, splits, {**how, "keys": json.loads(spec.keys)})
+
+
+def _with_keys(spec: DataSpec, root: Path, splits: Sequence[str], how: dict[str, Any]) -> Source:
+    """Return a source whose arrays, columns or members a job can name."""
+    if spec.dataset == "list":
+        return ListSource(root, splits, folder=None if spec.folder is None else Path(spec.folder), **how)
+    if spec.dataset == "parquet":
+        from stitchgrid.datasets.parquet import ParquetSource  # pyarrow takes a while to load
+
+        return ParquetSource(root, splits, **how)
+    return ArraysSource(root, splits, **how) if spec.dataset == "arrays" else WebDatasetSource(root, splits, **how)
 
 
 def _fetch(

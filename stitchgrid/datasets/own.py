@@ -26,7 +26,7 @@ from stitchgrid.datasets.catalogue import own_parts
 from stitchgrid.datasets.decoding import remarks_on, to_rgb
 from stitchgrid.datasets.image_files import check_format, open_image
 from stitchgrid.datasets.images import Listing
-from stitchgrid.datasets.numbered import as_labels, listings
+from stitchgrid.datasets.numbered import as_labels, listings, unlabelled
 from stitchgrid.datasets.pixels import Bounds, Rgb, from_array
 from stitchgrid.datasets.sources import Decoded, Position, Unreadable, unreadable
 from stitchgrid.errors import InputError, nearest
@@ -53,6 +53,10 @@ class OwnSource:
         """Return what the split holds."""
         return self._listings[split]
 
+    def names(self, split: str) -> Sequence[str]:  # noqa: ARG002
+        """Return nothing: its images have no names."""
+        return ()
+
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
         """Yield the wanted images."""
         for place, (split, index) in enumerate(wanted):
@@ -78,6 +82,8 @@ class OwnSource:
 
     def _item(self, split: str, index: int) -> tuple[Any, int]:
         item = self._datasets[split][index]
+        if not self._spec.has_labels:
+            return (item[0] if isinstance(item, tuple | list) and len(item) else item), 0
         if not isinstance(item, tuple | list) or len(item) < 2:
             raise InputError(
                 f"{self._spec.dataset}, split {split!r}: an item is (image, label), got {type(item).__name__}."
@@ -110,6 +116,8 @@ class OwnSource:
 
     @cached_property
     def _listings(self) -> dict[str, Listing]:
+        if not self._spec.has_labels:
+            return unlabelled({split: len(self._datasets[split]) for split in self._splits})
         known = {tuple(map(str, names)) for one in self._datasets.values() if (names := _names(one))}
         if len(known) > 1:
             raise InputError(

@@ -1,7 +1,7 @@
 """Where images come from: the interface every kind of source fulfils, and the smallest of them, the digits."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, TypeAlias
 
@@ -12,6 +12,7 @@ from stitchgrid.datasets.catalogue import DIGITS_SPLITS
 from stitchgrid.datasets.images import Listing
 from stitchgrid.datasets.pixels import Depth, NeedsRangeError
 from stitchgrid.errors import InputError, nearest
+from stitchgrid.records import digest
 
 Position: TypeAlias = tuple[str, int]  # a split, and a position in its sorted listing
 
@@ -62,8 +63,36 @@ class Source(Protocol):
     def listing(self, split: str) -> Listing:
         """Return what the split holds, in sorted order."""
 
+    def names(self, split: str) -> Sequence[str]:
+        """Return how each image of the split is called, in sorted order; empty where only positions tell them apart."""
+
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
         """Yield each wanted image once, in an order that depends on the files alone."""
+
+
+class Unlabelled:
+    """Another source, whose labels are not looked at."""
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    def signature(self) -> str | None:
+        """Return what changes when the files change."""
+        found = self._source.signature()
+        return None if found is None else digest("unlabelled", found)
+
+    def listing(self, split: str) -> Listing:
+        """Return what the split holds, without classes."""
+        return replace(self._source.listing(split), class_names=(), absent=(), is_numbered=False)
+
+    def names(self, split: str) -> Sequence[str]:
+        """Return how each image of the split is called."""
+        return self._source.names(split)
+
+    def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
+        """Yield the wanted images, all of label 0."""
+        for position, found in self._source.read(wanted):
+            yield position, replace(found, label=0) if isinstance(found, Decoded) else found
 
 
 class DigitsSource:
@@ -80,6 +109,10 @@ class DigitsSource:
     def listing(self, split: str) -> Listing:
         """Return what the split holds."""
         return Listing(num=len(self._rows(split)), class_names=tuple("0123456789"))
+
+    def names(self, split: str) -> Sequence[str]:  # noqa: ARG002
+        """Return nothing: its images have no names."""
+        return ()
 
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
         """Yield the wanted images."""

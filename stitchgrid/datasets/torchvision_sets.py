@@ -43,6 +43,10 @@ class TorchvisionSource:
         """Return what the split holds."""
         return Listing(num=len(self._splits[split]), class_names=self._class_names(self._splits[split]))
 
+    def names(self, split: str) -> Sequence[str]:  # noqa: ARG002
+        """Return nothing: its images have no names."""
+        return ()
+
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
         """Yield the wanted images as the data set decodes them."""
         for split, index in wanted:

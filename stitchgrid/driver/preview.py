@@ -248,6 +248,10 @@ def _probes(sweep: Sweep, num_unprobed: int) -> str:
 
 
 def _model(network: Network) -> str:
+    if network.spec.is_features:
+        layers = f"{len(network.layers)} of {network.num_cuts} layers"
+        span = f"{network.layers[0].name} .. {network.layers[-1].name}"
+        return f"{network.name}: activations from {network.spec.weights}, {layers} ({span})"
     layers = f"{len(network.layers)} of {network.num_cuts} cuts"
     to_come = "" if network.is_known else ", to be initialised" if network.spec.is_twin else ", to be trained"
     return (

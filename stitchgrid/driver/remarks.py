@@ -6,7 +6,7 @@ from typing import Any
 from stitchgrid.datasets import natural_order
 from stitchgrid.models.cutting import types_notice, way_notice
 from stitchgrid.models.versions import library_versions
-from stitchgrid.records import Head, Network
+from stitchgrid.records import NO_HEAD, Head, Network
 
 SHOWN = 12  # classes named in an order
 
@@ -29,7 +29,7 @@ def network_remarks(
         return remarks
     if network.spec.is_untrained:
         remarks.append("untrained: its weights are those of its initialisation")
-    if network.head != Head():
+    if network.head != Head() and not (found and network.spec.is_features):  # what was found says it
         remarks.append(_head(network.head))
     notices = way_notice("it", network.way), types_notice("it", network.types, precision)
     remarks += [notice for notice in notices if notice is not None]
@@ -74,6 +74,7 @@ def _head(head: Head) -> str:
         "multilabel": "its scores say yes or no for each class",
         "regression": "its outputs are numbers, not classes",
         "embedding": "its outputs are an embedding, not classes",
+        NO_HEAD: "activations from files: no network lies behind its layers",
     }
     is_sigmoid = head.is_probability and head.kind in ("binary", "multilabel")
     return kinds[head.kind] + (", read as a probability (yes from 0.5 on)" if is_sigmoid else "")

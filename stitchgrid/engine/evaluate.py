@@ -52,7 +52,7 @@ class Evaluation:
     def _may_go_by_rows(self, stitch: Stitch) -> bool:
         """Return whether T(A) tells all that moments of the evaluation rows would tell of an affine map."""
         needs = self._needs(stitch.cell)
-        if not needs.may_go_by_rows or not isinstance(stitch.map, AffineMap):
+        if not (needs.may_go_by_rows and self._runs_tail(stitch) and isinstance(stitch.map, AffineMap)):
             return False
         return needs.is_trained or stitch.cell.cell_id in self.fitted.by_rows
 
@@ -74,7 +74,11 @@ class Evaluation:
 
     def _run_stitches(self) -> list[Stitch]:
         """Return those whose stitched networks are run."""
-        return [stitch for stitch in self.stitches if self._needs(stitch.cell).runs_tail]
+        return [stitch for stitch in self.stitches if self._runs_tail(stitch)]
+
+    def _runs_tail(self, stitch: Stitch) -> bool:
+        """Return whether a stitched network is run: features end at the target layer."""
+        return self._needs(stitch.cell).runs_tail and self.work.sweep.networks[stitch.cell.target].head.has_scores
 
     def _distances(self) -> list[DistanceCheck]:
         measured: dict[GaussianKey, list[Stitch]] = {}

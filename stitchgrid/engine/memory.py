@@ -67,11 +67,16 @@ class _Need:
         share = partial(_share, halvings=halvings)
         passing = self._activations(share)
         passing += 4 * OPERATIONS_PER_CUT * (share(self.sweep.batch_size) * self.largest + self._stack(share))
-        weights = 4 * sum(network.num_parameters for network in self.networks)
+        weights = 4 * sum(network.num_parameters for network in self.networks) + self._features()
         chunks = 2 * max(share(chunk_bytes(self.device)), 8 * sum(self.values.values()))
         total = weights + passing + chunks + self._training(share) + self._grams(share) + self._scores(share)
         found = self.statistics
         return total + found.moment_bytes() + total_bytes(found.row_axes) + self._centred(share)
+
+    def _features(self) -> int:
+        """Of features: the rows of all drawn images, which are kept."""
+        given = sum(num for key, num in self.values.items() if self.sweep.networks[key[0]].spec.is_features)
+        return 4 * (self.sweep.num_fit + self.sweep.num_eval) * given
 
     def _activations(self, share: Share) -> int:
         """Of a batch: of all layers, or of the sources that maps are trained on, whose batches are read as they are."""

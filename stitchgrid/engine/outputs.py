@@ -11,10 +11,9 @@ from torch.nn import functional
 
 from stitchgrid.engine.groups import Groups, left
 from stitchgrid.matchers.heads import answers, losses, right_answers, share_alike
+from stitchgrid.matchers.metrics import LABEL_METRICS
 from stitchgrid.moments import exact_mean
 from stitchgrid.records import Head, Network
-
-OF_LABELS = ("accuracy", "loss", "relative_accuracy", "penalty")  # undefined for classes that are not the images'
 
 
 class Outputs(ABC):
@@ -106,7 +105,7 @@ class ClassOutputs(Outputs):
             "agreement": agree / num,
         }  # but of scores that are inf or NaN no class is the highest
         found = {name: torch.where(self.is_finite_S, value, nan) for name, value in found.items()}
-        return found if self.is_labelled else found | dict.fromkeys(OF_LABELS, nan)
+        return found if self.is_labelled else found | dict.fromkeys(LABEL_METRICS, nan)
 
 
 class VectorOutputs(Outputs):

@@ -15,6 +15,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from stitchgrid.datasets.resident import Pictures
+from stitchgrid.engine.given import look_at_features
 from stitchgrid.engine.workspace import Workspace, batches
 from stitchgrid.matchers.heads import answers, losses, right_answers, share_alike
 from stitchgrid.matchers.registry import proves_halves
@@ -40,6 +41,8 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
     Of a network that is refused, `problems` say why, and nothing else is measured.
     """
     record, images = work.sweep.networks[position], work.images.eval
+    if record.spec.is_features:
+        return look_at_features(work, position)
     places, many = _places(images, work), range(min(NUM_MORE, work.sweep.num_eval))
     layers = range(len(record.layers)) if work.kept is not None else ()
     tally, num_threads = _Tally(work, position), torch.get_num_threads()

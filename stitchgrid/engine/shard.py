@@ -210,7 +210,7 @@ def describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
             entry.flags.add("micro_batched")
         if asks_ood(sweep.matchers[cell.matcher], "mahalanobis") and is_underdetermined(num_fit, target.width):
             entry.flags.add("ood_underdetermined")
-        if not sweep.networks[cell.target].is_labelled:
+        if sweep.networks[cell.target].head.has_scores and not sweep.networks[cell.target].is_labelled:
             entry.flags.add("unlabelled")
     else:
         entry.alignment = (

@@ -11,6 +11,7 @@ from stitchgrid.engine.low_rank import Reductions, projected
 from stitchgrid.engine.workspace import Pixels, Workspace, by_network, forward
 from stitchgrid.matchers.drawing import image_order
 from stitchgrid.matchers.low_rank import Reduction
+from stitchgrid.models.features import Places
 from stitchgrid.preprocess import apply_preprocess, augment_crop4_flip, on_device
 from stitchgrid.records import Cell
 from stitchgrid.statistics.base import LayerKey
@@ -32,6 +33,10 @@ class Seen:
             sources={key: a[some] for key, a in self.sources.items()},
             targets={n: {node: a[some] for node, a in of.items()} for n, of in self.targets.items()},
         )
+
+
+def _places(indices: Tensor) -> Places:
+    return Places(role="fit", at_N=indices)
 
 
 class TargetReader:
@@ -116,7 +121,7 @@ class SourceReader:
         for start in range(0, self.num_images, self.work.batch_size):
             stop = min(start + self.work.batch_size, self.num_images)
             indices = torch.arange(start, stop, device=self.work.images.fit.labels.device)
-            for key, tensor in self._run(self.work.images.fit.batch(indices)).items():
+            for key, tensor in self._run(self.work.images.fit.batch(indices), _places(indices)).items():
                 parts[key].append(tensor)
         return {key: torch.cat(tensors) for key, tensors in parts.items()}
 
@@ -124,7 +129,8 @@ class SourceReader:
         pixels = self.work.images.fit.batch(indices)
         if generator is not None:
             pixels = augment_crop4_flip(pixels, generator)
-        return self._seen(indices, self._run(pixels), targets, pixels)
+        places = None if generator is not None else _places(indices)
+        return self._seen(indices, self._run(pixels, places), targets, pixels)
 
     def _seen(
         self,
@@ -142,9 +148,10 @@ class SourceReader:
             targets=targets.read(self.work.images.fit.batch(indices) if pixels is None else pixels),
         )
 
-    def _run(self, pixels: Pixels) -> dict[LayerKey, Tensor]:
+    def _run(self, pixels: Pixels, places: Places | None) -> dict[LayerKey, Tensor]:
         size = self.work.batch_size
-        parts = [forward(self.work, pixels[k : k + size], self.wanted)[0] for k in range(0, len(pixels), size)]
+        some = [slice(start, start + size) for start in range(0, len(pixels), size)]
+        parts = [forward(self.work, pixels[part], self.wanted, places=places and places.part(part))[0] for part in some]
         return {key: self._reduced(key, torch.cat([part[key].float() for part in parts])) for key in self.keys}
 
     def _reduced(self, key: LayerKey, a: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from stitchgrid.models.build import make_network
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.cutting import cut_network_on
 from stitchgrid.models.detector import Detector, make_detector
+from stitchgrid.models.features import FeaturesNetwork, noise_features
 from stitchgrid.models.freeze import freeze
 from stitchgrid.models.training import train_network
 from stitchgrid.precision import choose_device, running_in
@@ -36,6 +37,7 @@ LEVER = 4  # times as many images as in the piece that a large one is compared w
 LONGEST_SECONDS = 15.0  # after which no other pair is begun
 LATE = 12  # times the seconds wanted, after which no other piece is begun
 SVD_SIDE = 384
+PRODUCT_SIDE = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,13 +145,19 @@ def _try(question: Question, device: torch.device) -> Trial:
 
 def random_network(record: Network, device: torch.device) -> CutNetwork:
     """Return a network as its architecture initialises it."""
+    if record.spec.is_features:
+        return noise_features(record, device)
     module = freeze(make_network(record.spec))
     return cut_network_on(device, module, record.input_shape, name=record.name, interface=record.spec.interface)
 
 
 @torch.no_grad()
 def _passes(network: CutNetwork, sweep: Sweep, device: torch.device) -> Piece:
-    """Run a network on noise for a moment."""
+    """Run a network on noise for a moment; in place of features, which are not run, multiply matrices."""
+    if isinstance(network, FeaturesNetwork):
+        square = torch.rand(PRODUCT_SIDE, PRODUCT_SIDE, device=device)
+        seconds = min(_timed(lambda: square @ square, device) for _ in range(2))
+        return Piece(num_images=1, flops=2.0 * PRODUCT_SIDE**3, seconds=seconds)
     num_images = min(sweep.batch_size, sweep.num_eval, NOISE_IMAGES)
     images = torch.rand(num_images, *network.input_shape, device=device).contiguous(memory_format=torch.channels_last)
     run = network.taps([network.logits])

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from stitchgrid.datasets.resident import PicturePair, Pictures
 from stitchgrid.engine.kept import Kept
+from stitchgrid.errors import InputError
 from stitchgrid.matchers.params import Rules
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.detector import Detector
+from stitchgrid.models.features import FeaturesNetwork, Places
 from stitchgrid.precision import running_back_in, running_in
 from stitchgrid.preprocess import apply_preprocess, on_device
 from stitchgrid.records import Cell, Layer, Preprocess, Sweep
@@ -51,9 +53,12 @@ class Workspace:
 
     def taps(self, index: int, layers: Sequence[int], *, scores: bool) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """Return a function of images: the activations of these layers of a network, then its logits if asked for."""
-        network, record = self.network(index), self.sweep.networks[index]
-        nodes = [record.layers[layer].node for layer in layers]
+        network, nodes = self.network(index), self.nodes(index, layers)
         return network.taps([*nodes, network.logits] if scores else nodes)
+
+    def nodes(self, index: int, layers: Sequence[int]) -> list[str]:
+        """Return the nodes of some layers of a network."""
+        return [self.sweep.networks[index].layers[layer].node for layer in layers]
 
     def tail(self, key: LayerKey) -> nn.Module:
         """Return the rest of a network behind one of its layers."""
@@ -131,18 +136,32 @@ class Batch:
 
 @torch.no_grad()
 def forward(
-    work: Workspace, pixels: Pixels, wanted: Mapping[int, Sequence[int]], scored: Collection[int] = ()
+    work: Workspace,
+    pixels: Pixels,
+    wanted: Mapping[int, Sequence[int]],
+    scored: Collection[int] = (),
+    *,
+    places: Places | None = None,
 ) -> tuple[dict[LayerKey, Tensor], dict[int, Tensor]]:
     """Run each wanted network once over the images, no further than needed.
 
     Return the activations of their wanted layers, and the logits of those that are scored. Images, hence maps, are in
-    the channels-last memory format: the faster one for convolutions, and rows of features lie side by side.
+    the channels-last memory format: the faster one for convolutions, and rows of features lie side by side. Features
+    are looked up by the places of the images, which are None for images that are no longer what was drawn.
+
+    Raises:
+        InputError: If features of such images are wanted.
     """
     activations: dict[LayerKey, Tensor] = {}
     logits: dict[int, Tensor] = {}
     inputs: dict[Preprocess, Tensor] = {}
     pixels = on_device(pixels, work.device)
     for index, layers in wanted.items():
+        network = work.network(index)
+        if isinstance(network, FeaturesNetwork):
+            found = network.rows(work.nodes(index, layers), _known(places, work.sweep.networks[index].name))
+            activations |= {(index, layer): tensor for layer, tensor in zip(layers, found, strict=True)}
+            continue
         preprocess = work.sweep.networks[index].preprocess
         if preprocess not in inputs:
             images = apply_preprocess(pixels, preprocess)
@@ -153,6 +172,12 @@ def forward(
         if index in scored:
             logits[index] = taken[-1]
     return activations, logits
+
+
+def _known(places: Places | None, name: str) -> Places:
+    if places is None:
+        raise InputError(f"{name} are features of the images as they are: there are none of augmented images.")
+    return places
 
 
 def batches(
@@ -175,8 +200,9 @@ def batches(
         last = min(first + work.batch_size, stop)
         left, activations, logits = (wanted, {}, {}) if kept is None else kept.split(wanted, scored, (first, last))
         if left or kept is None:
-            pixels = split.batch(torch.arange(first, last, device=split.labels.device))
-            made, scores = forward(work, pixels, left, scored)
+            at_N = torch.arange(first, last, device=split.labels.device)
+            places = Places(role="fit" if split is work.images.fit else "eval", at_N=at_N)
+            made, scores = forward(work, split.batch(at_N), left, scored, places=places)
             activations, logits = activations | made, logits | scores
         if kept is not None and keeps:
             for network in scored:

@@ -159,6 +159,9 @@ class Job:
             class_order=data.class_order or "sorted",
             args=canonical(data.args or {}),
             limits=self.limits.to_record(),
+            labels="none" if data.labels == "none" else "classes",
+            keys=canonical(data.keys.model_dump(exclude_none=True) if data.keys else {}),
+            folder=self._root(data.folder),
         )
 
     def outliers_spec(self) -> DataSpec | None:
@@ -197,7 +200,7 @@ class Job:
 
     def _with_twins(self, named: Sequence[NetworkSpec]) -> list[NetworkSpec]:
         """Return the networks that get an untrained twin: those that are not untrained themselves."""
-        return [spec for spec in named if self.controls.untrained and not spec.is_untrained]
+        return [spec for spec in named if self.controls.untrained and not (spec.is_untrained or spec.is_features)]
 
     def matcher_specs(self, *, num_fit: int | None = None) -> tuple[MatcherSpec, ...]:
         """Return the matchers in the order of the file, a trained one once per seed.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stitchgrid.datasets.catalogue import TORCHVISION, known_splits, own_parts
+from stitchgrid.datasets.catalogue import TORCHVISION, WITH_KEYS, known_splits, own_parts
 from stitchgrid.errors import JobFileError, nearest
 from stitchgrid.jobfile.job import Job, MatcherEntry
 from stitchgrid.jobfile.problems import Problems
@@ -33,10 +33,10 @@ from stitchgrid.jobfile.tables import (
 )
 from stitchgrid.jobfile.values import check_name
 from stitchgrid.live import LIVE
-from stitchgrid.matchers.metrics import OOD_METRICS
+from stitchgrid.matchers.metrics import LABEL_METRICS, OOD_METRICS
 from stitchgrid.matchers.registry import MATCHERS, default_metrics
 from stitchgrid.paths import check_path, with_home
-from stitchgrid.records import EnergyRecipe, MatcherSpec
+from stitchgrid.records import FEATURES, EnergyRecipe, MatcherSpec
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 SECTIONS = (
@@ -51,6 +51,7 @@ class Asked:
 
     ood: tuple[str, ...]
     energy: EnergyRecipe
+    has_labels: bool = True
 
 
 def parse_job(table: Mapping[str, Any], *, title: str, base: Path | None = None) -> Job:
@@ -122,7 +123,8 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
     limits = problems.check(LimitsTable, table.get("limits", {}), "limits") or LimitsTable()
     if data is not None and data.outliers is not None and diagnostics.energy.outliers is not None:
         problems.add("diagnostics.energy.outliers", "there is [data.outliers] as well; leave one of them out")
-    asked = Asked(ood=diagnostics.ood, energy=_energy(diagnostics, data))
+    has_labels = data is None or data.labels != "none"
+    asked = Asked(ood=diagnostics.ood, energy=_energy(diagnostics, data), has_labels=has_labels)
     items = [one for where, item in _items(table, "matchers", problems) for one in _swept(where, item, problems)]
     matchers = [_matcher(item, where, asked, problems) for where, item in items]
     _check_repeated(matchers, data.fit.samples if data else None, problems)
@@ -130,6 +132,8 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
         problems.add(
             "controls.shuffled", "no map is trained anew on shuffled images; add a matcher that is not trained"
         )
+    if not has_labels:
+        _check_unlabelled(probes, matchers, recipes, problems)
     if problems.found or head is None or data is None or numerics is None or grid is None:
         return None
     return Job(
@@ -150,6 +154,28 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
     )
 
 
+NO_LABELS = 'and the images have none (labels = "none" under [data])'
+
+
+def _check_unlabelled(
+    probes: ProbesTable | None,
+    matchers: Sequence[MatcherEntry | None],
+    recipes: Mapping[str, object],
+    problems: Problems,
+) -> None:
+    """Refuse what is made with labels, where there are none."""
+    if probes is not None:
+        problems.add("probes", f"probes are fitted on labels, {NO_LABELS}; leave [probes] out, or give the labels")
+    for name in recipes:
+        problems.add(
+            f"recipes.{name}", f"networks are trained on labels, {NO_LABELS}; give checkpoints as `weights` instead"
+        )
+    if any(matcher and matcher.energy for matcher in matchers):
+        problems.add(
+            "diagnostics.ood", f'detectors by energy are trained on labels, {NO_LABELS}; "mahalanobis" needs none'
+        )
+
+
 def _expand_variables(table: dict[str, Any], problems: Problems) -> None:
     """Replace ${VAR}, and ~ at the beginning, where paths stand: of images, weights and architectures."""
     data = table.get("data")
@@ -158,7 +184,7 @@ def _expand_variables(table: dict[str, Any], problems: Problems) -> None:
         places.append(("data.outliers", data.get("outliers"), "root"))
     models = table.get("models")
     for position, model in enumerate(models if isinstance(models, list) else []):
-        places += [(f"models[{position}]", model, "weights"), (f"models[{position}]", model, "architecture")]
+        places += [(f"models[{position}]", model, key) for key in ("weights", "features", "architecture")]
         if isinstance(model, dict):
             places.append((f"models[{position}].weights", model.get("weights"), "file"))
     for where, item, key in places:
@@ -202,6 +228,10 @@ def _data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
         problems.add("data.download", f"{data.dataset} cannot be downloaded; leave `download` out")
     if data.classes is not None and data.class_order is not None:
         problems.add("data.class_order", "`classes` says the order already; leave one of them out")
+    if data.labels == "none" and (data.classes is not None or data.class_order is not None):
+        problems.add(
+            "data.labels", 'images without labels ("none") have no classes; leave out `classes` and `class_order`'
+        )
     return data
 
 
@@ -210,6 +240,11 @@ def _check_source(data: DataTable | OutliersTable, given: Mapping[str, Any], whe
     is_own = own_parts(data.dataset) is not None
     if data.root is None and data.dataset not in ("digits", LIVE) and not is_own and "root" not in given:
         problems.add(f"{where}.root", f"missing, but needed: where the images of {data.dataset} are")
+    if isinstance(data, DataTable):
+        if data.keys is not None and data.dataset not in WITH_KEYS:
+            problems.add(f"{where}.keys", f"only {', '.join(WITH_KEYS)} have names to give; leave it out")
+        if data.folder is not None and data.dataset != "list":
+            problems.add(f"{where}.folder", "only the paths of a list start at a folder; leave it out")
     if data.args is not None and not is_own:
         problems.add(f"{where}.args", f"only FILE.py:function takes arguments, and not {data.dataset}; leave it out")
 
@@ -227,7 +262,12 @@ def _recipes(table: Mapping[str, Any], problems: Problems) -> dict[str, RecipeTa
     return {name: problems.check(RecipeTable, recipe, f"recipes.{name}") for name, recipe in recipes.items()}
 
 
+NOT_OF_FEATURES = ("head", "inputs", "output", "preprocess", "seed")  # keys that say how a network is run
+
+
 def _model(item: Any, where: str, recipes: Mapping[str, object], problems: Problems) -> ModelTable | None:
+    if isinstance(item, Mapping) and item.get("architecture") == FEATURES:
+        item = _features(item, where, problems)
     model = problems.check(ModelTable, item, where)
     if not isinstance(item, Mapping):
         return None
@@ -244,6 +284,22 @@ def _model(item: Any, where: str, recipes: Mapping[str, object], problems: Probl
         what = f"{weights!r} is the same for all `seeds`; put {{seed}} where the paths differ"
         problems.add(f"{where}.weights", what)
     return model
+
+
+def _features(item: Mapping[str, Any], where: str, problems: Problems) -> Mapping[str, Any]:
+    """Return an entry of features, whose files may be called `features` as well as `weights`."""
+    for key in NOT_OF_FEATURES:
+        if item.get(key):
+            problems.add(f"{where}.{key}", "features are read, not run, so that it means nothing; leave it out")
+    if "features" in item and "weights" in item:
+        problems.add(f"{where}.features", "`weights` says where they are already; leave one of them out")
+    item = {key: value for key, value in item.items() if key != "features"} | (
+        {"weights": item["features"]} if "features" in item else {}
+    )
+    weights = item.get("weights")
+    if isinstance(weights, Mapping) or weights == "random":
+        problems.add(f"{where}.weights", "a file or folder of activations is wanted for features, got " + repr(weights))
+    return item
 
 
 def _check_names(table: Mapping[str, Any], grid: GridTable | None, problems: Problems) -> None:
@@ -311,6 +367,9 @@ def _matcher(item: Any, where: str, asked: Asked, problems: Problems) -> Matcher
     if any(common.rank) and item.get("cls") == "drop":
         what = 'a map that is zero on the prefix tokens is no longer of low rank about its mean; leave cls = "drop" out'
         problems.add(f"{where}.rank", what)
+    if matcher.needs_labels and not asked.has_labels:
+        followers = "soft_label or final_feature, which follow the target's own outputs"
+        problems.add(f"{where}.kind", f"{kind} is trained on labels, {NO_LABELS}; take {followers}, or give the labels")
     if common.samples == "fit" and matcher.family == "index":
         problems.add(f"{where}.samples", f'{kind} is not fitted: a number of evaluation images, or "all"')
     for metric in common.metrics or ():
@@ -318,8 +377,14 @@ def _matcher(item: Any, where: str, asked: Asked, problems: Problems) -> Matcher
             problems.add(
                 f"{where}.metrics", f"{kind} has no metric {metric!r}; {nearest(metric, matcher.metric_names)}"
             )
+    if not asked.has_labels and (some := [metric for metric in common.metrics or () if metric in LABEL_METRICS]):
+        problems.add(
+            f"{where}.metrics",
+            f"{', '.join(some)} need labels, {NO_LABELS}; agreement compares with the target's own answers",
+        )
     added = (metric for word in asked.ood for metric in OOD_METRICS[word])
     wanted = {*(common.metrics or default_metrics(kind)), *added} & set(matcher.metric_names)
+    wanted -= set() if asked.has_labels else set(LABEL_METRICS)
     return MatcherEntry(
         kind=kind,
         params=params,

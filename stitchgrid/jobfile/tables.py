@@ -28,6 +28,7 @@ from stitchgrid.jobfile.values import (
     Table,
     UserPath,
     Wanted,
+    Word,
     Words,
     by,
 )
@@ -108,19 +109,31 @@ class OutliersTable(Table):
     """as under [data]"""
 
 
+class KeysTable(Table):
+    """[data.keys]: the names of arrays, columns or members; `{split}` in them stands for the split."""
+
+    images: Word | None = None
+    """of the images"""
+    labels: Word | None = None
+    """of the labels"""
+    split: Word | None = None
+    """of the column that says which split an image belongs to"""
+
+
 class DataTable(Table):
     """[data]: which images the networks look at."""
 
     dataset: DatasetName
-    """`imagefolder`, `arrays`, `digits`, a data set of torchvision, or your own"""
+    """`imagefolder`, `arrays`, `list`, `parquet`, `webdataset`, `digits`, a data set of torchvision, or your own"""
     root: UserPath | None = None
     """where the images are, as seen from the job file; `${VAR}` and `~` are allowed"""
     fit: FitTable = FitTable()
     """images on which maps are fitted"""
     eval: EvalTable = EvalTable()
     """images on which everything is reported"""
-    labels: Literal["classes", "agreement"] = "classes"
-    """`agreement`: networks may know other classes than the images; what needs labels is left out"""
+    labels: Literal["classes", "agreement", "none"] = "classes"
+    """`agreement`: networks may know other classes than the images, and what needs labels is left out; `none`: the
+    images have no labels"""
     on_bad_image: Literal["error", "skip"] = "error"
     """what to do with an image that cannot be read"""
     download: bool = False
@@ -133,6 +146,10 @@ class DataTable(Table):
     """instead of `classes`: `natural` is 1, 2, 10 and `sorted` 1, 10, 2; left out: sorted"""
     args: dict[str, JsonValue] | None = None
     """arguments of `FILE.py:function`"""
+    keys: KeysTable | None = None
+    """the names of arrays, columns or members, see [data.keys]"""
+    folder: UserPath | None = None
+    """where the paths of a list start; left out: the list's own folder"""
     outliers: OutliersTable | None = None
     """images of another data set, see [data.outliers]"""
 
@@ -257,7 +274,7 @@ class ModelTable(Table):
     name: Name
     """what the network is called in results"""
     architecture: Architecture
-    """what builds it; `stitchgrid models` lists names"""
+    """what builds it, or `features`; `stitchgrid models` lists names"""
     args: dict[str, JsonValue] = Field(default_factory=dict)
     """keyword arguments of the architecture"""
     weights: Annotated[str | TrainTable | CheckpointTable, by(_weights), Wanted("path, name or table")] = Field(

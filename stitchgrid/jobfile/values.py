@@ -11,6 +11,7 @@ from stitchgrid.datasets.catalogue import known_datasets, own_parts
 from stitchgrid.errors import nearest
 from stitchgrid.live import LIVE
 from stitchgrid.paths import check_path
+from stitchgrid.records import FEATURES
 
 PAIR_WORDS = ("all", "within", "across")
 LONGEST_SWEEP = 150  # characters: names of figures are longer, and file systems take 255
@@ -84,10 +85,10 @@ def _pairs(value: Any) -> str | tuple[tuple[str, str], ...]:
 
 
 def _architecture(value: str) -> str:
-    if not re.fullmatch(r"[^:]+:[^:]+|[A-Za-z]:[^:]+:[^:]+", value):
+    if value != FEATURES and not re.fullmatch(r"[^:]+:[^:]+|[A-Za-z]:[^:]+:[^:]+", value):
         raise ValueError(
             f"{value!r} is no architecture; it is torchvision:NAME, timm:NAME, stitchgrid:NAME, "
-            "package.module:function or FILE.py:function"
+            "package.module:function, FILE.py:function, or features (activations from files)"
         )
     return check_path(value)
 
@@ -169,6 +170,7 @@ PositiveChannels = Annotated[Channels, AfterValidator(_positive)]
 NumChannels = Annotated[int, by(_channels), Wanted("`1` or `3`")]
 Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], AfterValidator(_range), Wanted("[LOW, HIGH]")]
+Word = Annotated[str, Field(min_length=1), Wanted("name")]
 Words = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(distinct), Wanted("list of names")]
 Globs = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed), Wanted("name or glob, or a list")]
 Grid = Annotated[tuple[Count, Count], BeforeValidator(_listed), Wanted("[height, width]")]

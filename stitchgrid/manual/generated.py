@@ -30,6 +30,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[data]": tables.DataTable,
     "fit": tables.FitTable,
     "eval": tables.EvalTable,
+    "[data.keys]": tables.KeysTable,
     "[data.outliers]": tables.OutliersTable,
     "[numerics]": tables.NumericsTable,
     "[[models]]": tables.ModelTable,

@@ -92,5 +92,7 @@ OOD_METRICS: dict[str, tuple[str, ...]] = {
 }
 CLASS_METRICS = _names(metric for metric in OF_STITCHERS if metric.asks == "classes")
 OUTPUT_METRICS = _names(metric for metric in OF_STITCHERS if metric.asks == "outputs")
+#: Of a stitcher's metrics, those that compare with labels.
+LABEL_METRICS = tuple(name for name in CLASS_METRICS if name != "agreement")
 #: Of a stitcher's metrics, those for which no stitched network is run.
 WITHOUT_TAIL = frozenset(_names(m for m in OF_STITCHERS if m.made_of in ("statistics", "mahalanobis")))

@@ -115,11 +115,22 @@ def metrics_into(spec: MatcherSpec, head: Head) -> tuple[str, ...]:
     if MATCHERS[spec.kind].family != "stitcher":
         return spec.metrics
     asked = set(spec.metrics)
+    if not head.has_scores:
+        return tuple(metric for metric in spec.metrics if needs_no_tail(spec.kind, metric))
     if head.has_classes:
         asked -= set(OUTPUT_METRICS)
     elif asked.intersection((*CLASS_METRICS, *OUTPUT_METRICS)):
         asked = asked.difference(CLASS_METRICS).union(OUTPUT_METRICS)
     return tuple(metric for metric in MATCHERS[spec.kind].metric_names if metric in asked)
+
+
+def needs_no_tail(kind: str, metric: str) -> bool:
+    """Return whether a metric is found without running anything behind the target layer.
+
+    >>> needs_no_tail("direct", "residual"), needs_no_tail("direct", "accuracy")
+    (True, False)
+    """
+    return MATCHERS[kind].metric(metric).made_of in ("statistics", "mahalanobis")
 
 
 def metrics_of(sweep: Sweep, cell: Cell) -> tuple[str, ...]:
@@ -177,7 +188,10 @@ def proves_halves(sweep: Sweep, network: Network) -> bool:
     """Return whether a network is proven to be what its halves make of it.
 
     Of a live network that indices alone look at none is run, and no later sweep of another process relies on it.
+    Features have none.
     """
+    if not network.head.has_scores:
+        return False
     is_live = live_name(network.spec.architecture) is not None
     return not is_live or any(MATCHERS[spec.kind].family == "stitcher" for spec in sweep.matchers)
 

@@ -55,6 +55,8 @@ def code_digest(spec: NetworkSpec) -> str:
 
     Where the code lies does not matter. Code that imports nothing of the user's is known by its file alone.
     """
+    if spec.is_features:
+        return digest(spec.architecture)
     where, name = _parts(spec.architecture)
     if where in LIBRARIES:
         return digest(spec.architecture)
@@ -79,6 +81,8 @@ def find_code(spec: NetworkSpec) -> Code | None:
     Raises:
         InputError: If an own file is missing.
     """
+    if spec.is_features:
+        return None
     where, name = _parts(spec.architecture)
     if where in LIBRARIES or where == LIVE:
         return None
@@ -119,7 +123,7 @@ def holding_codes(codes: Mapping[tuple[str, str], Code]) -> Iterator[None]:
 
 def library_of(spec: NetworkSpec) -> str | None:
     """Return the library that the architecture is of: stitchgrid, torchvision or timm; None for users' own code."""
-    where = _parts(spec.architecture)[0]
+    where = "" if spec.is_features else _parts(spec.architecture)[0]
     return where if where in LIBRARIES else None
 
 

@@ -95,7 +95,7 @@ def way_notice(name: str, way: str, reason: str = "") -> str | None:
     >>> way_notice("net", "hooks")
     'net cannot be traced; it is cut through hooks on its modules, which is slower'
     """
-    if way == "graph":
+    if way in ("graph", "features"):
         return None
     why = f" ({reason})" if reason else ""
     return f"{name} cannot be traced{why}; it is cut through hooks on its modules, which is slower"

@@ -13,11 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from stitchgrid.datasets.pickles import check_pickles
 from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.limits import TooMuchError, check_unpacked, raise_by
 from stitchgrid.models.choosing import choose_tensors, misfit_words
 from stitchgrid.models.memory import memory_told
-from stitchgrid.models.pickles import check_pickles
 from stitchgrid.models.readings import UNTRACKED, Outline
 from stitchgrid.records import DEFAULT_LIMITS, Limits
 

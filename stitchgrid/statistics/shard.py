@@ -25,7 +25,7 @@ from stitchgrid.statistics.collect import (
 from stitchgrid.statistics.detector import detector_bytes, detector_flops
 from stitchgrid.statistics.gram import GRAM_BYTES, Grams, gram_groups
 from stitchgrid.statistics.moments import ShuffledMoments
-from stitchgrid.statistics.needs import all_needs, of_blocks
+from stitchgrid.statistics.needs import Asked, all_needs, of_blocks
 from stitchgrid.statistics.of_layers import PooledGaussian, RowAxes
 from stitchgrid.statistics.passes import Pass, SourceReading, TargetReading, pass_flops, reading_of
 from stitchgrid.statistics.residuals import cheaper, row_errors
@@ -87,14 +87,15 @@ class Collector:
         closed = tuple(fit_moments(self.geometry, asked).values())
         of_rows, errors = cheaper(
             self.geometry,
-            [one for one in asked if not one.needs.may_go_by_rows],
-            [one for one in asked if one.needs.may_go_by_rows],
+            [one for one in asked if not self._may_go_by_rows(one)],
+            [one for one in asked if self._may_go_by_rows(one)],
         )
         evaluation = tuple(of_rows.values())
         errors = (*errors, *row_errors(self.geometry, [one for one in asked if one.needs.is_adapter]))
         axes, of_targets = row_axes(self.geometry, asked), gaussians(self.geometry, asked)
         targets = self._all_targets(blocks)
-        scored = {key[0] for key in targets} if any(one.runs_tail for one in self.needs) else set()
+        runs_tail = any(one.runs_tail for one in self.needs)
+        scored = {key[0] for key in targets if runs_tail and self._has_scores(key)}
         pairs = sum(target.width * target.source_width for target in targets.values())
         num_maps = sum(
             one.is_stitcher + sweep.shuffles * (one.is_shuffled and one.closed is not None) for one in self.needs
@@ -117,6 +118,13 @@ class Collector:
             num_products=pairs,
             num_maps=num_maps,
         )
+
+    def _may_go_by_rows(self, asked: Asked) -> bool:
+        return asked.needs.may_go_by_rows and self._has_scores(asked.targets[0])  # all of one network
+
+    def _has_scores(self, key: LayerKey) -> bool:
+        """Return whether there is anything behind a layer: features end there."""
+        return self.sweep.networks[key[0]].head.has_scores
 
     def _fit_passes(self, of_pairs: Sequence[Statistic], of_targets: Sequence[Statistic]) -> Iterator[Pass]:
         """Yield the passes over fit images: all networks for what pairs need, then targets alone if these need more."""
@@ -197,7 +205,7 @@ class Collector:
         )
         num_images = self.sweep.num_eval
         for target in targets.values():
-            if num_tails:
+            if num_tails and self._has_scores(target.key):
                 yield Tail(num_images=num_images, target=target, num_matchers=num_tails)
             if num_distances:
                 yield Distances(num_images=num_images, target=target, num_matchers=num_distances)

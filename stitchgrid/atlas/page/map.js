@@ -1,7 +1,7 @@
 /* Map: every layer of every network as a point, near where layers are similar; a line along each network. */
 
 const MAP_HEIGHT = 520, MOST_POINTS = 1200, FEW_NETWORKS = 8;
-let layerMap = null, nearLayer = null, distance = null;
+let layerMap = null, nearLayer = null;
 
 /** Layers on the map: all, or where they are too many the last of so many in a row. */
 function mappedLayers() {
@@ -60,7 +60,7 @@ function treeOf(c) {
 }
 
 function mapLayout(width) {
-  const found = mapOf(distance), {points, size} = found, margin = 34;
+  const found = mapOf(state.distance), {points, size} = found, margin = 34;
   const ends = [0, 1].map((axis) => Array.from({length: size}, (_, a) => found.places[2 * a + axis]));
   const [lowX, highX, lowY, highY] = [Math.min(...ends[0]), Math.max(...ends[0]), Math.min(...ends[1]), Math.max(...ends[1])];
   const scale = Math.min((width - 2 * margin - 60) / (highX - lowX || 1), (MAP_HEIGHT - 2 * margin) / (highY - lowY || 1));
@@ -134,7 +134,7 @@ function pointMap(found) {
 }
 
 function drawMap() {
-  const {sweep} = state, c = distance;
+  const {sweep} = state, c = state.distance;
   $("map").hidden = c === null;
   if (c === null) return;
   const {stage, missing, unlinked, kept, size} = mapOf(c), choice = sweep.choices[c];
@@ -147,11 +147,11 @@ function drawMap() {
     name: "map", label: "Map of all layers", measure: () => MAP_HEIGHT, paint: paintMap, over: overMap, move: (place) => pointMap(layerAt(place)),
     press: (place) => {
       const found = layerAt(place);
-      if (found !== null) pinLayer(mapOf(distance).points[found]);
+      if (found !== null) pinLayer(mapOf(state.distance).points[found]);
       return true;
     },
-    csv: () => csvText([["model", "layer", "x", "y"], ...mapOf(distance).points.map(({network, layer}, a) => [sweep_name(network), state.sweep.networks[network].layers[layer].name, mapOf(distance).places[2 * a], mapOf(distance).places[2 * a + 1]])]),
-    sql: () => everySql(distance),
+    csv: () => csvText([["model", "layer", "x", "y"], ...mapOf(state.distance).points.map(({network, layer}, a) => [sweep_name(network), state.sweep.networks[network].layers[layer].name, mapOf(state.distance).places[2 * a], mapOf(state.distance).places[2 * a + 1]])]),
+    sql: () => everySql(state.distance),
   });
   layerMap.canvas.onpointerleave = () => pointMap(null);
   layerMap.repaint();
@@ -160,19 +160,23 @@ function drawMap() {
 
 const sweep_name = (n) => state.sweep.networks[n].name;
 
-function chooseDistance() {
-  const {sweep} = state, ranked = sweep.scores.filter((c) => sweep.choices[c].higherIsSimilar !== null), symmetric = ranked.filter((c) => sweep.choices[c].isSymmetric), offered = symmetric.length ? symmetric : ranked;
-  $("distance").replaceChildren(...choiceOptions((_, c) => offered.includes(c)));
-  distance = offered[0] ?? null;
-  if (distance !== null) $("distance").value = distance;
-  nearLayer = null;
-  drawMap();
+/** Scores that a map can be made of: symmetric indices; where there are none, whatever says which end is more similar. */
+function distancesOf(sweep) {
+  const ranked = sweep.scores.filter((c) => sweep.choices[c].higherIsSimilar !== null), symmetric = ranked.filter((c) => sweep.choices[c].isSymmetric);
+  return symmetric.length ? symmetric : ranked;
 }
 
-$("distance").addEventListener("change", () => {
-  distance = Number($("distance").value);
+function offerDistances() {
+  const offered = distancesOf(state.sweep);
+  $("distance").replaceChildren(...choiceOptions((_, c) => offered.includes(c)));
+  nearLayer = null;
+}
+
+$("distance").addEventListener("change", () => set({distance: Number($("distance").value)}));
+listen("sweep", offerDistances);
+listen("sweep distance", () => {
+  if (state.distance !== null) $("distance").value = state.distance;
   drawMap();
 });
-listen("sweep", chooseDistance);
-listen("source target", () => { if (layerMap && distance !== null) layerMap.repaint(); });
-listen("hover pin", () => { if (distance !== null) layerMap?.refresh(); });
+listen("source target", () => { if (layerMap && state.distance !== null) layerMap.repaint(); });
+listen("hover pin", () => { if (state.distance !== null) layerMap?.refresh(); });

@@ -1,6 +1,6 @@
 /* Overview: one square for each ordered pair of networks, the mean score of the best sources. */
 
-let overviewMap = null, order = "given";
+let overviewMap = null;
 
 /** By networks (source, target) the mean of the best sources' scores, NaN where they were not compared. */
 function networkMatrix(c) {
@@ -10,7 +10,7 @@ function networkMatrix(c) {
 }
 
 function networkOrder(c) {
-  const {sweep} = state, {networks} = sweep, ids = networks.map((_, n) => n), given = (a, b) => a - b;
+  const {sweep, order} = state, {networks} = sweep, ids = networks.map((_, n) => n), given = (a, b) => a - b;
   if (order === "name") return ids.sort((a, b) => networks[a].name.localeCompare(networks[b].name, "en", {numeric: true}) || given(a, b));
   if (order === "accuracy") return ids.sort((a, b) => (networks[b].accuracy ?? -1) - (networks[a].accuracy ?? -1) || given(a, b));
   if (order === "tree") return treeOf(c).leaves;
@@ -25,7 +25,7 @@ function networkOrder(c) {
 
 /** What both drawing and pointing need: networks in order, their names' room, the side of a square. */
 function overviewLayout(width) {
-  const {sweep, choice: c} = state, key = [sweep.name, c, order, width].join("|");
+  const {sweep, choice: c, order} = state, key = [sweep.serial, c, order, width].join("|");
   if (overviewLayout.key !== key) {
     const ids = networkOrder(c), widest = Math.min(170, Math.max(20, ...sweep.networks.map(({name}) => widthOf(ruler(), tail(name, 26))))) + 10;
     const used = (ends) => ids.filter((n) => ends.has(n)), rows = used(new Set(sweep.sources)), columns = used(new Set(sweep.targets));
@@ -129,9 +129,7 @@ function drawOverview() {
 
 const overviewSql = () => `select source_model, target_model, sum(value) / count(*) as mean_best\nfrom (\n  select source_model, target_model, target_layer, ${state.sweep.choices[state.choice].higherIsSimilar === false ? "min" : "max"}(value) as value\n  from results\n  where ${choiceSql(state.choice).join("\n    and ")}\n    and not isnan(value) and not list_contains(flags, 'diverged')\n  group by all\n)\ngroup by all\norder by all\n`;
 
-$("order").addEventListener("change", () => {
-  order = $("order").value;
-  drawOverview();
-});
-listen("sweep choice", drawOverview);
+$("order").addEventListener("change", () => set({order: $("order").value}));
+listen("order", () => { $("order").value = state.order; });
+listen("sweep choice order", drawOverview);
 listen("source target", () => overviewMap?.refresh());

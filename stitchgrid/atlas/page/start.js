@@ -53,6 +53,7 @@ function offer() {
 function showControls() {
   for (const name of ["source", "target", "choice"]) $(name).value = state[name];
   $("minus").value = state.minus ?? "";
+  $("every").checked = state.every;
   explain();
 }
 
@@ -81,14 +82,17 @@ function beginning(sweep) {
   const trained = (p) => !sweep.networks[sweep.sources[p]].isUntrained && !sweep.networks[sweep.targets[p]].isUntrained;
   const all = Array.from(sweep.sources, (_, p) => p), across = (p) => sweep.sources[p] !== sweep.targets[p];
   const p = all.find((one) => trained(one) && across(one)) ?? all.find(trained) ?? all[0] ?? -1;
-  return {choice: sweep.scores[0] ?? 0, source: p < 0 ? 0 : sweep.sources[p], target: p < 0 ? 0 : sweep.targets[p]};
+  return {
+    choice: sweep.scores[0] ?? 0, source: p < 0 ? 0 : sweep.sources[p], target: p < 0 ? 0 : sweep.targets[p], pin: null, minus: null,
+    every: false, scope: "pair", order: "given", distance: distancesOf(sweep)[0] ?? null, limits: {...data.misleadingLimits}, ...firstAxes(sweep),
+  };
 }
 
 async function open(number, hash = {}) {
   if (!opened.has(number)) opened.set(number, await Sweep.open(data.sweeps[number]));
   const sweep = opened.get(number);
   document.body.dataset.ready = "false";
-  set({...beginning(sweep), sweep, pin: null, hover: null, minus: null, marked: null, limits: {...data.misleadingLimits}});
+  set({...beginning(sweep), sweep, hover: null, marked: null});
   $("sweep").value = number;
   isReading = true;
   applyHash(hash);
@@ -104,16 +108,7 @@ async function follow() {
 }
 
 async function start() {
-  $("footer").textContent = `Made by stitchgrid ${data.version}. The page holds all its data and loads nothing.`;
-  if (!data.sweeps.length) {
-    $("title").textContent = "No sweeps";
-    $("lede").textContent = "The store holds no planned sweep: launch a job, then write the atlas again.";
-    document.body.dataset.ready = "true";
-    return;
-  }
-  for (const id of ["main", "bar"]) $(id).hidden = false;
-  $("sweep").append(...data.sweeps.map(({name}, number) => make("option", {value: number}, name)));
-  $("sweep-label").hidden = data.sweeps.length < 2;
+  $("footer").textContent = `Made by stitchgrid ${data.version}. ${data.live ? "The page loads its data from this machine alone." : "The page holds all its data and loads nothing."}`;
   $("sweep").addEventListener("change", () => open(Number($("sweep").value)));
   for (const name of ["source", "target"]) $(name).addEventListener("change", () => {
     const {source, target} = compared(Number($("source").value), Number($("target").value), name);
@@ -126,9 +121,25 @@ async function start() {
   $("every").addEventListener("change", () => set({every: $("every").checked}));
   $("close").addEventListener("click", free);
   listen("sweep", () => { describe(); offer(); });
-  listen("sweep choice minus source target", showControls);
+  listen("sweep choice minus source target every", showControls);
   addEventListener("hashchange", follow);
   watchPage();
+  await showSweeps();
+  if (data.live) followStore();
+}
+
+/** Show the sweeps there are: the one that the hash names, or the first. */
+async function showSweeps() {
+  opened.clear();
+  if (!data.sweeps.length) {
+    $("title").textContent = "No sweeps";
+    $("lede").textContent = `The store holds no planned sweep: launch a job${data.live ? "" : ", then write the atlas again"}.`;
+    document.body.dataset.ready = "true";
+    return;
+  }
+  for (const id of ["main", "bar"]) $(id).hidden = false;
+  $("sweep").replaceChildren(...data.sweeps.map(({name}, number) => make("option", {value: number}, name)));
+  $("sweep-label").hidden = data.sweeps.length < 2;
   await follow();
 }
 

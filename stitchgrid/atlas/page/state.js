@@ -2,10 +2,11 @@
 
 const state = {
   sweep: null, choice: 0, source: 0, target: 0, pin: null, hover: null, // pin and hover: number of a layer pair
-  minus: null, every: false, marked: null, limits: null, x: null, y: null, scope: "pair",
+  minus: null, every: false, marked: null, limits: null, x: null, y: null, scope: "pair", order: "given", distance: null,
 };
+const SENT = ["sweep", "choice", "source", "target", "pin", "minus", "every", "x", "y", "scope", "order", "distance"]; // in the hash, and limits
 const listeners = [];
-let changed = new Set(), frame = 0, isReading = false;
+let changed = new Set(), frame = 0, hashTimer = 0, isReading = false;
 
 /** Call `update` once in the frame after any of these parts of the state changed. */
 function listen(names, update) {
@@ -27,7 +28,12 @@ function flush() {
   const names = changed;
   changed = new Set();
   for (const {names: wanted, update} of listeners) if (wanted.some((name) => names.has(name))) update(names);
-  if (!isReading && ["sweep", "choice", "source", "target", "pin"].some((name) => names.has(name))) writeHash();
+  if (isReading) return;
+  if (SENT.some((name) => names.has(name))) writeHash();
+  else if (names.has("limits")) { // which are dragged: browsers take it amiss when an address changes at every step
+    clearTimeout(hashTimer);
+    hashTimer = setTimeout(writeHash, 300);
+  }
 }
 
 const current = () => state.sweep.pairOf(state.source, state.target);
@@ -65,11 +71,27 @@ function spokenValue(c, k) {
   return Number.isNaN(value) ? `${choiceName(choice)}: no value, ${WHY[state.sweep.noteOf(c, k).state] ?? ""}` : `${choiceName(choice)} ${exact(value)}`;
 }
 
-/* The hash: sweep, metric (matcher.metric), pair (SOURCE,TARGET), pin (SOURCE_LAYER,TARGET_LAYER) */
+/* The hash: sweep, metric (matcher.metric), pair (SOURCE,TARGET), pin (SOURCE_LAYER,TARGET_LAYER); what is not as at the beginning:
+   minus, x, y, distance (each matcher.metric,number among those of this name), every, scope, order, and the limits by name */
 
 function metricWord(c) {
   const {matcher, metric} = state.sweep.choices[c], peers = state.sweep.choices.map((_, n) => n).filter((n) => state.sweep.choices[n].matcher === matcher && state.sweep.choices[n].metric === metric);
   return {word: `${matcher}.${metric}`, variant: peers.indexOf(c)};
+}
+
+const PICKED = ["minus", "x", "y", "distance"], LIMIT_NAMES = ["claim", "residual", "ood"];
+
+/** What the hash has of everything that a reader set, but for metric, pair and pin. */
+function furtherParts(write) {
+  const first = beginning(state.sweep), parts = [];
+  for (const name of PICKED) {
+    if (state[name] === first[name] || state[name] === null) continue;
+    const {word, variant} = metricWord(state[name]);
+    parts.push(`${name}=${write(word, variant)}`);
+  }
+  for (const name of ["every", "scope", "order"]) if (state[name] !== first[name]) parts.push(`${name}=${write(state[name])}`);
+  for (const name of LIMIT_NAMES) if (state.limits[name] !== first.limits[name]) parts.push(`${name}=${state.limits[name]}`);
+  return parts;
 }
 
 function hashText() {
@@ -85,6 +107,7 @@ function hashText() {
     const {sourceLayer, targetLayer} = sweep.names(sweep.locate(k));
     parts.push(`pin=${write(sourceLayer, targetLayer)}`);
   }
+  if (sweep.choices.length) parts.push(...furtherParts(write));
   return `#${parts.join("&")}`;
 }
 
@@ -109,11 +132,24 @@ function readHash(text) {
   return found;
 }
 
+/** The choice of a name, matcher.metric, and number among those of that name; null where there is none. */
+function choiceOf(words, variant) {
+  const {choices} = state.sweep, word = words?.join(","), peers = choices.map((_, n) => n).filter((n) => `${choices[n].matcher}.${choices[n].metric}` === word);
+  return peers.length ? peers[Math.min(Number(variant) || 0, peers.length - 1)] : null;
+}
+
 /** Apply what a hash says of a sweep's view; what it names that is not there is passed over. */
-function applyHash({metric, variant, pair, pin: layers}) {
-  const {choices, networks} = state.sweep, changes = {hover: null, pin: null};
-  const word = metric?.join(","), peers = choices.map((_, n) => n).filter((n) => `${choices[n].matcher}.${choices[n].metric}` === word);
-  if (peers.length) changes.choice = peers[Math.min(Number(variant?.[0]) || 0, peers.length - 1)];
+function applyHash({metric, variant, pair, pin: layers, ...further}) {
+  const {networks} = state.sweep, changes = {hover: null, pin: null}, choice = choiceOf(metric, variant?.[0]);
+  if (choice !== null) changes.choice = choice;
+  for (const name of PICKED) {
+    const found = choiceOf(further[name]?.slice(0, 1), further[name]?.[1]);
+    if (found !== null) changes[name] = found;
+  }
+  if (further.every?.[0] === "true") changes.every = true;
+  for (const name of ["scope", "order"]) if (further[name] && [...$(name).options].some(({value}) => value === further[name][0])) changes[name] = further[name][0];
+  const limits = LIMIT_NAMES.map((name) => [name, further[name]?.length === 1 && further[name][0] !== "" ? Number(further[name][0]) : NaN]).filter(([, value]) => value >= 0);
+  if (limits.length) changes.limits = {...state.limits, ...Object.fromEntries(limits)};
   const ends = (pair ?? []).map((name) => networks.findIndex((network) => network.name === name));
   if (ends.length === 2 && ends.every((end) => end >= 0)) Object.assign(changes, compared(...ends, "target"));
   const source = changes.source ?? state.source, target = changes.target ?? state.target, p = state.sweep.pairOf(source, target);

@@ -2,6 +2,8 @@
 
 const DIVERGED = "diverged", TWIN = "@untrained";
 
+let numSweeps = 0;
+
 class Sweep {
   static async open(data) {
     const bytes = await gunzip(fromBase64(data.gzip));
@@ -10,7 +12,7 @@ class Sweep {
 
   constructor(data, arrays) {
     const {networks, notes} = data;
-    Object.assign(this, data, {gzip: null});
+    Object.assign(this, data, {gzip: null, serial: numSweeps++});
     this.sources = arrays[data.sources];
     this.targets = arrays[data.targets];
     this.choices = data.choices.map((choice) => ({

@@ -5,11 +5,16 @@ const LIMITS = [
   ["ood", "AUROC further than this from 0.5 denies it", 0, 0.5, 0.01],
 ];
 
-function chooseAxes() {
-  const {sweep} = state, first = sweep.claimants[0], scores = sweep.scores.length > 1 ? sweep.scores : sweep.choices.map((_, c) => c);
+/** The scores that stand against each other at the beginning: direct's residual and what a trained stitch claims, where there are such. */
+function firstAxes(sweep) {
+  const first = sweep.claimants[0], scores = sweep.scores.length > 1 ? sweep.scores : sweep.choices.map((_, c) => c);
+  return {x: first?.direct[0] ?? scores[0] ?? 0, y: first ? first.accuracy ?? first.relativeAccuracy : scores[1] ?? scores[0] ?? 0};
+}
+
+function offerAxes() {
+  const {sweep} = state;
   for (const side of ["x", "y"]) $(side).replaceChildren(...choiceOptions());
   $("scatter").hidden = sweep.choices.length < 2; // one score has nothing to stand against
-  set({x: first?.direct[0] ?? scores[0] ?? 0, y: first ? first.accuracy ?? first.relativeAccuracy : scores[1] ?? scores[0] ?? 0});
 }
 
 function drawScatter() {
@@ -64,7 +69,7 @@ function scatterCsv() {
 
 for (const side of ["x", "y"]) $(side).addEventListener("change", () => set({[side]: Number($(side).value), marked: null}));
 $("scope").addEventListener("change", () => set({scope: $("scope").value, marked: null}));
-listen("sweep", chooseAxes);
+listen("sweep", offerAxes);
 listen("sweep x y scope source target limits", (names) => { if (!(state.scope === "all" && names.size && [...names].every((name) => name === "source" || name === "target" || name === "pin" || name === "hover"))) drawScatter(); });
 listen("hover pin marked", (names) => {
   scatterMap?.refresh();

@@ -3,13 +3,13 @@
 let treeMap = null;
 
 function treeLayout(width) {
-  const {sweep} = state, key = [sweep.name, distance, width].join("|");
+  const {sweep} = state, key = [sweep.serial, state.distance, width].join("|");
   if (treeLayout.key !== key) Object.assign(treeLayout, {key, found: layTree(width)});
   return treeLayout.found;
 }
 
 function layTree(width) {
-  const {sweep} = state, found = treeOf(distance), kept = found.leaves.filter((n) => !sweep.networks[n].isTwin), gap = Math.max(9, Math.min(22, 480 / kept.length));
+  const {sweep} = state, found = treeOf(state.distance), kept = found.leaves.filter((n) => !sweep.networks[n].isTwin), gap = Math.max(9, Math.min(22, 480 / kept.length));
   const widest = Math.min(180, Math.max(20, ...kept.map((n) => widthOf(ruler(), tail(sweep.networks[n].name, 28), 11, 650)))) + 14;
   return {...found, kept, gap, left: 10, right: width - widest};
 }
@@ -47,4 +47,4 @@ function drawTree() {
   treeMap.repaint();
 }
 
-listen("source target", () => { if (treeMap && distance !== null && !$("tree").hidden) treeMap.repaint(); });
+listen("source target", () => { if (treeMap && state.distance !== null && !$("tree").hidden) treeMap.repaint(); });

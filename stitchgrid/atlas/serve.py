@@ -1,0 +1,150 @@
+"""The page over a store that may grow, served to browsers of this machine alone; what is done appears on it.
+
+A server of the standard library on 127.0.0.1. Every address begins with a secret, so that neither other users of the
+machine nor pages of other sites in the same browser get an answer.
+"""
+
+import gzip
+import hashlib
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from stitchgrid.atlas.page import page_content, render_content, to_json
+from stitchgrid.atlas.reading import read_sweep
+from stitchgrid.catalog import Catalog
+from stitchgrid.errors import InputError, StitchgridError
+from stitchgrid.store import Store
+
+HOST = "127.0.0.1"
+EVERY = 5.0  # seconds between two looks of a page
+SHARE = 4.0  # times as long as reading the store takes is waited before it is read again
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class Following:
+    """What the page holds of a store, read again when it is asked for, but not more often than reading allows."""
+
+    def __init__(self, store: Store, sweeps: Sequence[str] = ()):
+        self._store, self._sweeps = store, tuple(sweeps)
+        self._lock = threading.Lock()
+        self._next = -float("inf")
+        self._content: dict[str, Any] = {}
+        self._version, self._json = "", b""
+
+    def look(self) -> tuple[str, bytes]:
+        """Return a digest of what the page holds, and that as JSON.
+
+        Raises:
+            StitchgridError: If the store cannot be read.
+        """
+        with self._lock:
+            began = time.monotonic()
+            if began >= self._next:
+                self._read()
+                self._next = time.monotonic() + SHARE * (time.monotonic() - began)
+            return self._version, self._json
+
+    def page(self) -> bytes:
+        """Return the page as a store has it now.
+
+        Raises:
+            StitchgridError: If the store cannot be read.
+        """
+        version, _ = self.look()
+        return render_content(self._content, live={"version": version, "seconds": EVERY}).encode()
+
+    def _read(self) -> None:
+        with Catalog(Store.open(self._store.uri)) as catalog:  # which refuses a folder that is no longer there
+            for sweep in self._sweeps:
+                catalog.require_sweep(sweep)
+            names = self._sweeps or catalog.sweeps
+            grids = catalog.reading(lambda: [read_sweep(catalog, name) for name in dict.fromkeys(names)])
+        self._content = page_content(grids)
+        self._json = to_json(self._content).encode()
+        self._version = hashlib.sha256(self._json).hexdigest()[:32]
+
+
+class AtlasServer(ThreadingHTTPServer):
+    """Serves the page at `url` until it is stopped; `serve_forever` does so."""
+
+    daemon_threads = True
+
+    def __init__(self, following: Following, port: int = 0):
+        self.following, self.token = following, secrets.token_urlsafe(24)
+        try:
+            super().__init__((HOST, port), _Handler)
+        except OSError as problem:
+            raise InputError(
+                f"cannot listen on port {port} of {HOST} ({problem.strerror}); give another --port, or none."
+            ) from problem
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://{HOST}:{self.server_port}/{self.token}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of browsers that went away before they had their answer."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: AtlasServer
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "stitchgrid", ""
+    timeout = 60
+
+    def do_GET(self) -> None:
+        # A name that another site has pointed at this machine comes with that site's name as host.
+        if self.headers.get("Host") not in (
+            f"{HOST}:{self.server.server_port}",
+            f"localhost:{self.server.server_port}",
+        ):
+            self._answer(HTTPStatus.MISDIRECTED_REQUEST, b"wanted the address that `stitchgrid atlas --serve` shows.\n")
+            return
+        token, _, name = self.path.partition("?")[0].removeprefix("/").partition("/")
+        if not secrets.compare_digest(token.encode(), self.server.token.encode()) or name not in ("", "data"):
+            self._answer(HTTPStatus.NOT_FOUND, b"nothing is here.\n")
+            return
+        try:
+            if name == "":
+                self._answer(HTTPStatus.OK, self.server.following.page(), "text/html; charset=utf-8")
+            else:
+                self._answer_data()
+        except StitchgridError as problem:
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{problem}\n".encode())
+
+    def _answer_data(self) -> None:
+        version, found = self.server.following.look()
+        if self.headers.get("If-None-Match") == f'"{version}"':
+            self._answer(HTTPStatus.NOT_MODIFIED, b"")
+            return
+        self._answer(HTTPStatus.OK, found, "application/json", ETag=f'"{version}"')
+
+    def _answer(self, status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8", **headers: str) -> None:
+        if len(body) > 10_000 and "gzip" in self.headers.get("Accept-Encoding", ""):
+            body, headers = gzip.compress(body, 1), {**headers, "Content-Encoding": "gzip"}
+        self.send_response(status)
+        for name, value in {**HEADERS, **headers}.items():
+            self.send_header(name, value)
+        if status is not HTTPStatus.NOT_MODIFIED:
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the address in the log would be a way in."""

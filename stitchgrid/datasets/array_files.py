@@ -1,0 +1,278 @@
+"""Named arrays in files that others may have made: .npz, .npy, .safetensors, what torch.save wrote; without pickle."""
+
+import pickle
+import warnings
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zlib import error as ZlibError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchgrid.datasets.natural import natural_order
+from stitchgrid.datasets.pickles import check_pickles
+from stitchgrid.errors import InputError, is_out_of_memory
+from stitchgrid.limits import TooMuchError, check_unpacked, raise_by
+from stitchgrid.paths import is_file
+from stitchgrid.records import DEFAULT_LIMITS, Limits
+
+Array = NDArray[Any]
+SUFFIXES = (".npz", ".npy", ".safetensors", ".pt", ".pth")
+HARMLESS_BYTES = 1_000_000_000  # of an archive, unpacked into memory
+_SAFETENSORS = {  # its names of types -> numpy's
+    "BOOL": "bool",
+    "BF16": "bfloat16",
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+}
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, ZlibError)
+
+
+class ArrayFile(ABC):
+    """Arrays by name; each is read when it is asked for."""
+
+    def __init__(self, path: Path, limits: Limits):
+        self.path, self.limits = path, limits
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The names, in the file's order where it has one, else in natural order."""
+
+    @abstractmethod
+    def header(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Return shape and type of an array without reading it.
+
+        Raises:
+            InputError: If it is no array of numbers or texts.
+        """
+
+    @abstractmethod
+    def read(self, name: str) -> Array:
+        """Return an array: memory-mapped where the file allows it. Types that numpy lacks become float32."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return (self.path,)
+
+
+def open_arrays(path: Path, limits: Limits = DEFAULT_LIMITS) -> ArrayFile:
+    """Return the arrays of a file, or of the .npy files of a folder, which are named like them.
+
+    Raises:
+        InputError: If it is missing, damaged, of another kind, or holds more than the limits allow.
+    """
+    if path.is_dir():
+        return _Folder(path, limits)
+    if not is_file(path):  # a pipe would be waited for
+        raise InputError(f"there is no file {path}.")
+    kinds: dict[str, type[ArrayFile]] = {".npy": _Npy, ".npz": _Npz, ".safetensors": _Safetensors}
+    kind = kinds.get(path.suffix.lower(), _Torch if path.suffix.lower() in (".pt", ".pth") else None)
+    if kind is None:
+        kind = _Npz if zipfile.is_zipfile(path) else None
+    if kind is None:
+        raise InputError(f"cannot read {path} as arrays; wanted {', '.join(SUFFIXES)}, or a folder of .npy files.")
+    return kind(path, limits)
+
+
+class _Npz(ArrayFile):
+    def __init__(self, path: Path, limits: Limits):
+        super().__init__(path, limits)
+        with self._opened() as arrays:
+            self._names = tuple(arrays)
+            members = arrays.zip.infolist()  # type: ignore[attr-defined]
+        try:
+            check_unpacked(path, members, limits, harmless=HARMLESS_BYTES)
+        except TooMuchError as problem:
+            raise InputError(f"{problem}.") from problem
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._names
+
+    def header(self, name: str) -> tuple[tuple[int, ...], str]:
+        with self._opened() as arrays, arrays.zip.open(f"{name}.npy") as file:  # type: ignore[attr-defined]
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        return _checked(self.path, name, shape, dtype)
+
+    def read(self, name: str) -> Array:
+        with self._opened() as arrays:
+            return np.asarray(arrays[name])
+
+    @contextmanager
+    def _opened(self) -> Iterator[Mapping[str, Any]]:
+        """Open it; whatever is wrong with it becomes an InputError."""
+        try:
+            if not zipfile.is_zipfile(self.path):
+                raise ValueError("a single array, or something else")
+            with np.load(self.path, allow_pickle=False) as arrays:
+                yield arrays
+        except _DAMAGED as problem:
+            raise InputError(
+                f"cannot read {self.path} as an .npz ({type(problem).__name__}: {problem}); arrays of Python objects, "
+                "such as images of different sizes, are not read: save those as an image folder."
+            ) from problem
+
+
+class _Npy(ArrayFile):
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.path.stem,)
+
+    def header(self, name: str) -> tuple[tuple[int, ...], str]:
+        array = self.read(name)
+        return _checked(self.path, name, array.shape, array.dtype)
+
+    def read(self, name: str) -> Array:  # noqa: ARG002
+        try:
+            array: Array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except _DAMAGED as problem:
+            raise InputError(
+                f"cannot read {self.path} as an .npy ({type(problem).__name__}: {problem}); arrays of Python objects "
+                "are not read."
+            ) from problem
+        return array
+
+
+class _Folder(ArrayFile):
+    def __init__(self, path: Path, limits: Limits):
+        super().__init__(path, limits)
+        found = sorted(file for file in path.glob("*.npy") if is_file(file))
+        self._files = {file.stem: _Npy(file, limits) for file in found}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        names = list(self._files)
+        return tuple(names[position] for position in natural_order(names))
+
+    def header(self, name: str) -> tuple[tuple[int, ...], str]:
+        return self._files[name].header(name)
+
+    def read(self, name: str) -> Array:
+        return self._files[name].read(name)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(self._files[name].path for name in self.names)
+
+
+class _Safetensors(ArrayFile):
+    @property
+    def names(self) -> tuple[str, ...]:
+        with self._opened() as file:
+            names = list(file.keys())
+        return tuple(names[position] for position in natural_order(names))
+
+    def header(self, name: str) -> tuple[tuple[int, ...], str]:
+        with self._opened() as file:
+            part = file.get_slice(name)
+            return tuple(part.get_shape()), _SAFETENSORS.get(part.get_dtype(), part.get_dtype())
+
+    def read(self, name: str) -> Array:
+        with self._opened() as file:
+            return _as_array(file.get_tensor(name), self.path, name)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                yield file
+        except (SafetensorError, OSError) as problem:
+            raise InputError(
+                f"cannot read {self.path} as safetensors ({type(problem).__name__}: {problem})."
+            ) from problem
+
+
+class _Torch(ArrayFile):
+    """A dictionary of tensors by torch.save; tensors in a list or tuple are named by their position."""
+
+    def __init__(self, path: Path, limits: Limits):
+        super().__init__(path, limits)
+        found = _load_torch(path, limits)
+        if isinstance(found, list | tuple):
+            found = {str(position): value for position, value in enumerate(found)}
+        if not isinstance(found, Mapping) or not all(_is_tensor(value) for value in found.values()):
+            raise InputError(
+                f"{path} holds {type(found).__name__}; wanted tensors by name, "
+                'as torch.save({"images": images, "labels": labels}, ...) writes them.'
+            )
+        self._tensors = {str(name): value for name, value in found.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._tensors)
+
+    def header(self, name: str) -> tuple[tuple[int, ...], str]:
+        tensor = self._tensors[name]
+        return tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+
+    def read(self, name: str) -> Array:
+        return _as_array(self._tensors[name], self.path, name)
+
+
+def _load_torch(path: Path, limits: Limits) -> Any:
+    import torch
+
+    if path.stat().st_size > limits.checkpoint_bytes:
+        raise InputError(f"{path} is larger than {limits.checkpoint_bytes:,} bytes; {raise_by('checkpoint_bytes')}.")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_unpacked(path, archive.infolist(), limits, harmless=HARMLESS_BYTES)
+        check_pickles(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old storage formats: nothing a user can act on
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except TooMuchError as problem:
+        raise InputError(f"{problem}.") from problem
+    except InputError:
+        raise
+    except pickle.UnpicklingError as problem:
+        raise InputError(
+            f"{path} holds more than tensors and plain values: reading it could run code, so it is not read; save "
+            'torch.save({"images": images, "labels": labels}, ...), both of them tensors.'
+        ) from problem
+    except Exception as problem:  # torch reports damage by many types
+        if is_out_of_memory(problem):
+            raise
+        raise InputError(
+            f"{path} is damaged, or nothing that torch.save wrote ({type(problem).__name__})."
+        ) from problem
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _as_array(tensor: Any, path: Path, name: str) -> Array:
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        raise InputError(
+            f"{path}, {name}: a dense array of real numbers was wanted, got {tensor.layout} {tensor.dtype}."
+        )
+    try:
+        return np.asarray(tensor.detach().numpy())
+    except TypeError:  # bfloat16 and smaller ones
+        return np.asarray(tensor.detach().float().numpy())
+
+
+def _checked(path: Path, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> tuple[tuple[int, ...], str]:
+    if dtype.hasobject or dtype.kind == "V":
+        raise InputError(
+            f"{path}, {name}: one array of numbers was wanted, got {dtype} of shape {shape}; images of different sizes "
+            "are read from an image folder."
+        )
+    return shape, str(dtype)

@@ -1,0 +1,181 @@
+"""Lists of paths and labels: .csv and .tsv with or without a head, .txt with a path and a label a line."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stitchgrid.datasets.encoded import NO_FILE
+from stitchgrid.datasets.folder import content_of, stamp_of
+from stitchgrid.datasets.image_files import is_image
+from stitchgrid.datasets.sources import Position
+from stitchgrid.datasets.tabled import Row, TableSource, find_files
+from stitchgrid.errors import InputError, nearest
+from stitchgrid.limits import raise_by
+from stitchgrid.paths import is_file
+from stitchgrid.printable import printable
+from stitchgrid.records import digest
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".lst")
+WORDS = {
+    "images": ("path", "image", "images", "file", "filename", "file_name", "image_path", "filepath", "img", "name"),
+    "labels": ("label", "labels", "class", "target", "class_name", "category", "y", "class_id", "label_id"),
+    "split": ("split", "set", "subset", "partition"),
+}
+RULE = (
+    "a folder holds SPLIT.csv, .tsv or .txt; a file has a column `split`, or is the only split of the job. Columns of "
+    'other names are named by keys = { images = "...", labels = "...", split = "..." } under [data]'
+)
+
+
+class ListSource(TableSource):
+    """Image files that a list names; paths start at the folder of the list, or at `folder`, and stay below it."""
+
+    kind = "list"
+
+    def __init__(self, root: Path, splits: Sequence[str], *, folder: Path | None = None, **how: Any):
+        super().__init__(root, splits, **how)
+        self._folder = folder
+
+    def files(self) -> Sequence[Path]:
+        """Return the lists."""
+        return sorted({path for paths in self._files.values() for path in paths})
+
+    def signature(self) -> str:
+        """Return a digest over path and stamp of the lists, and of all images that they name."""
+        lines = []
+        for split in self.splits:
+            for row in self._rows[split]:
+                try:
+                    lines.append(f"{row.place}\0{stamp_of(Path(row.place).stat())}")
+                except (OSError, TypeError):  # found unreadable when it is drawn
+                    lines.append(f"{row.name}\0unreadable")
+        return digest(super().signature() or "", str(self._folder), *lines)
+
+    @cached_property
+    def _files(self) -> dict[str, list[Path]]:
+        if is_file(self.root):
+            return {split: [self.root] for split in self.splits}
+        if not self.root.is_dir():
+            raise InputError(f"no list or folder {self.root}; set `root` under [data] to where it is.")
+        found = {split: find_files(self.root, split, SUFFIXES) for split in self.splits}
+        if missing := [split for split, paths in found.items() if not paths]:
+            there = sorted(path.stem for path in self.root.iterdir() if path.suffix in SUFFIXES)
+            raise InputError(f"{self.root} has no list of split {missing[0]!r}; {nearest(missing[0], there)}; {RULE}.")
+        return found
+
+    def rows(self, split: str) -> list[Row]:
+        """Return the images that the lists of a split name."""
+        return [row for path in self._files[split] for row in self._rows_of(path, split)]
+
+    def _rows_of(self, path: Path, split: str) -> list[Row]:
+        table = self._table(path)
+        head, body = (table[0], table[1:]) if not self._is_headless(table) else (None, table)
+        if head is None:
+            at = {"images": 0, "labels": 1, "split": 2}
+            width = max(map(len, table), default=0)
+            columns = {role: place for role, place in at.items() if place < width}
+        else:
+            columns = self._columns(path, [cell.strip() for cell in head])
+        needed = ["images", *(["labels"] if self.has_labels else [])]
+        if missing := [role for role in needed if role not in columns]:
+            held = f"columns {', '.join(map(printable, head))}" if head else "no second column"
+            raise InputError(f"{path} has no column of {missing[0]}: {held}; {RULE}.")
+        if path == self.root and len(self.splits) > 1 and "split" not in columns:
+            raise InputError(f"{path} does not say of which split its images are; {RULE}.")
+        numbered = enumerate(body, start=1 if head is None else 2)
+        wanted = ((number, line) for number, line in numbered if any(cell.strip() for cell in line))
+        return [
+            self._row(path, number, line, columns)
+            for number, line in wanted
+            if path != self.root or "split" not in columns or _cell(path, number, line, columns["split"]) == split
+        ]
+
+    def _row(self, path: Path, number: int, line: Sequence[str], columns: dict[str, int]) -> Row:
+        name = _cell(path, number, line, columns["images"])
+        label: str | int | None = None
+        if self.has_labels:
+            text = _cell(path, number, line, columns["labels"])
+            if not text:
+                raise InputError(f"{path}, line {number}: {printable(name)!r} has no label.")
+            label = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else text
+        return Row(name=name, label=label, place=self._place(path, number, name))
+
+    def _place(self, path: Path, number: int, name: str) -> str:
+        """Return the path of a file that lies below the folder where paths start."""
+        folder = str((self._folder or path.parent).absolute())
+        place = os.path.normpath(Path(folder, name))  # by its words: links below the folder are followed, as elsewhere
+        if not name or "\0" in name or os.path.commonpath([folder, place]) != folder:
+            raise InputError(
+                f"{path}, line {number}: {printable(name)!r} lies outside of {folder}; paths stay below the folder of "
+                "the list, or below `folder` under [data]."
+            )
+        return place
+
+    def _columns(self, path: Path, head: Sequence[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        small = [cell.lower() for cell in head]
+        for role, words in WORDS.items():
+            if role in self.keys:
+                if self.keys[role] not in head:
+                    near = nearest(self.keys[role], head)
+                    raise InputError(f"{path} has no column {self.keys[role]!r}, which `keys` names; {near}.")
+                found[role] = head.index(self.keys[role])
+            elif known := [word for word in words if word in small]:
+                found[role] = small.index(known[0])
+        return found
+
+    def _is_headless(self, table: Sequence[Sequence[str]]) -> bool:
+        """Return whether the first line names an image, and no column."""
+        if not table or not table[0]:
+            return True
+        return is_image(table[0][0].strip().rpartition("/")[2]) and not set(self.keys.values()) & set(table[0])
+
+    def _table(self, path: Path) -> list[list[str]]:
+        limit = self.limits.members * (self.limits.text + 1)
+        if path.stat().st_size > limit:
+            raise InputError(f"{path} is larger than a list of {self.limits.members:,} images; {raise_by('members')}.")
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                if path.suffix.lower() in (".txt", ".lst"):
+                    lines = [_words(line) for line in file.read().splitlines()]
+                else:
+                    lines = list(
+                        csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+                    )
+        except (OSError, UnicodeDecodeError, csv.Error) as problem:
+            raise InputError(
+                f"cannot read {path} as a list in UTF-8 ({type(problem).__name__}: {problem})."
+            ) from problem
+        self.check_number(len(lines))
+        return lines
+
+    def contents(self, wanted: Sequence[tuple[Position, Row]]) -> Iterator[tuple[Position, Row, bytes | str]]:
+        """Yield the content of the files, sorted by path."""
+        for position, row in sorted(wanted, key=lambda item: str(item[1].place)):
+            try:
+                yield position, row, content_of(Path(row.place), self.limits)
+            except OSError:
+                yield position, row, NO_FILE
+
+
+def _words(line: str) -> list[str]:
+    """Return path and label of a line, between which the last white space lies; one without a label is all path.
+
+    >>> _words("a b/1.png 3"), _words("a b/1.png")
+    (['a b/1.png', '3'], ['a b/1.png'])
+    """
+    line = line.strip()
+    for mark in ("\t", ",", None):
+        path, *label = line.rsplit(mark, 1) if mark is None or mark in line else [line]
+        if label and not is_image(label[0]):
+            return [path.strip(), label[0].strip()]
+    return [line]
+
+
+def _cell(path: Path, number: int, line: Sequence[str], at: int) -> str:
+    if at >= len(line):
+        raise InputError(f"{path}, line {number}: {len(line)} columns, and column {at + 1} is needed.")
+    return line[at].strip()

@@ -1,0 +1,134 @@
+"""WebDataset: tar files in which the members of one sample share a key, such as 0001.jpg and 0001.cls or 0001.json."""
+
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from stitchgrid.datasets.archives import tar_content, walking
+from stitchgrid.datasets.image_files import IMAGE_SUFFIXES
+from stitchgrid.datasets.sources import Position
+from stitchgrid.datasets.tabled import Row, TableSource, find_files
+from stitchgrid.errors import InputError, nearest
+from stitchgrid.paths import is_file
+from stitchgrid.printable import printable
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+LABELS = ("cls", "label", "txt", "json")  # members that may hold the label, in this order
+FIELDS = ("label", "cls", "class", "class_id", "target", "y")  # of a .json
+LABEL_BYTES = 1_000_000
+RULE = (
+    "a folder holds SPLIT.tar, SPLIT-000000.tar or SPLIT/*.tar, whose samples are an image, KEY.jpg, and KEY.cls or "
+    'KEY.json; keys = { images = "jpg", labels = "cls" } under [data] names others, for a .json the field'
+)
+
+
+class WebDatasetSource(TableSource):
+    """Samples of tar files, which are read member by member and never extracted."""
+
+    kind = "webdataset"
+
+    def files(self) -> Sequence[Path]:
+        """Return the tar files of the splits in use."""
+        return sorted({path for paths in self._files.values() for path in paths})
+
+    @cached_property
+    def _files(self) -> dict[str, list[Path]]:
+        if is_file(self.root):
+            if len(self.splits) > 1:
+                raise InputError(f"{self.root} is one tar file, and the job names two splits; {RULE}.")
+            return {split: [self.root] for split in self.splits}
+        if not self.root.is_dir():
+            raise InputError(f"no tar file or folder {self.root}; set `root` under [data] to where the images are.")
+        found = {split: find_files(self.root, split, SUFFIXES) for split in self.splits}
+        if missing := [split for split, paths in found.items() if not paths]:
+            there = sorted({path.stem.split("-")[0] for path in self.root.glob("*.tar")})
+            raise InputError(f"{self.root} has no tar of split {missing[0]!r}; {nearest(missing[0], there)}; {RULE}.")
+        return found
+
+    def rows(self, split: str) -> list[Row]:
+        """Return the samples of a split that have an image."""
+        found: list[Row] = []
+        for number, path in enumerate(self._files[split]):
+            found += self._rows_of(path, number)
+            self.check_number(len(found))
+        return found
+
+    def _rows_of(self, path: Path, number: int) -> list[Row]:
+        images: dict[str, int] = {}
+        labels: dict[str, tuple[int, str | int]] = {}  # by key: how good a place it is, and the label
+        with walking(path, self.limits) as (tar, members):
+            for place, member in members:
+                self.check_number(place + 1)
+                key, _, suffix = _key(member.name)
+                if not key:
+                    continue
+                if self._is_image(suffix):
+                    images.setdefault(key, place)
+                elif self.has_labels and member.isreg() and (rank := self._rank(suffix)) is not None:
+                    label = self._read_label(path, tar, member, suffix)
+                    if label is not None and rank <= labels.get(key, (rank, 0))[0]:
+                        labels[key] = rank, label
+        if not images:
+            raise InputError(f"{path} holds no image; {RULE}.")
+        if self.has_labels and (missing := sorted(images.keys() - labels.keys())):
+            raise InputError(f"{path}: sample {printable(missing[0])!r} has no label; {RULE}.")
+        return [
+            Row(name=key, label=labels[key][1] if self.has_labels else None, place=(number, place))
+            for key, place in images.items()
+        ]
+
+    def _is_image(self, suffix: str) -> bool:
+        wanted = self.keys.get("images")
+        return suffix == wanted if wanted else f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES
+
+    def _rank(self, suffix: str) -> int | None:
+        """Return how soon a member is asked for the label, None if it is not."""
+        wanted = self.keys.get("labels")
+        if wanted:
+            return 0 if suffix == wanted else 1 if suffix == "json" else None
+        return LABELS.index(suffix) if suffix in LABELS else None
+
+    def _read_label(self, path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> str | int | None:
+        where = f"{path}, {printable(member.name)}"
+        if member.size > LABEL_BYTES:
+            raise InputError(f"{where}: a label of {member.size:,} bytes; it is a number or a text.")
+        raw = tar_content(tar, member, self.limits)
+        try:
+            text = raw.decode("utf-8").strip() if isinstance(raw, bytes) else ""
+            if suffix == "json":
+                return self._field(json.loads(text))
+        except (UnicodeDecodeError, ValueError, RecursionError) as problem:
+            raise InputError(f"{where} cannot be read as a label ({type(problem).__name__}: {problem}).") from problem
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else text or None
+
+    def _field(self, told: object) -> str | int | None:
+        fields = [self.keys["labels"]] if "labels" in self.keys else FIELDS
+        values = [told[name] for name in fields if isinstance(told, dict) and name in told]
+        return next((value for value in values if isinstance(value, int | str) and not isinstance(value, bool)), None)
+
+    def contents(self, wanted: Sequence[tuple[Position, Row]]) -> Iterator[tuple[Position, Row, bytes | str]]:
+        """Yield the images, tar by tar, each read once from its beginning."""
+        by_file: dict[Path, dict[int, tuple[Position, Row]]] = {}
+        for position, row in wanted:
+            number, place = row.place
+            by_file.setdefault(self._files[position[0]][number], {})[place] = position, row
+        for path, places in sorted(by_file.items()):
+            with walking(path, self.limits) as (tar, members):
+                for place, member in members:
+                    if place in places:
+                        yield *places.pop(place), tar_content(tar, member, self.limits)
+                    if not places:
+                        break
+
+
+def _key(name: str) -> tuple[str, str, str]:
+    """Return the key of a member, a dot, and what follows: the key ends at the first dot of the file's own name.
+
+    >>> _key("a.b/0001.seg.png")
+    ('a.b/0001', '.', 'seg.png')
+    """
+    folder, slash, file = name.rpartition("/")
+    key, dot, suffix = file.partition(".")
+    return (f"{folder}{slash}{key}" if key else ""), dot, suffix.lower()

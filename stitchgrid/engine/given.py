@@ -1,0 +1,47 @@
+"""Features, which are given and not run, looked at before anything is measured with them: all rows must be finite.
+
+Shape suffixes: N images.
+"""
+
+from typing import Any
+
+import torch
+
+from stitchgrid.engine.workspace import Workspace
+from stitchgrid.models.features import FeaturesNetwork, Role
+
+
+def look_at_features(work: Workspace, position: int) -> dict[str, Any]:
+    """Return what is kept of features: why they are refused, if they are, and what is to be said of them."""
+    problems, remarks = [], []
+    network, record = work.network(position), work.sweep.networks[position]
+    assert isinstance(network, FeaturesNetwork), record.name
+    roles: dict[Role, int] = {"eval": work.sweep.num_eval}
+    if work.sweep.num_fit and network.has_rows("fit"):
+        roles["fit"] = work.sweep.num_fit
+    for layer in record.layers:
+        for role, num in roles.items():
+            rows = network.all_rows(layer.node, role)[:num]
+            wrong_N = (~torch.isfinite(rows)).flatten(1).any(1).nonzero().flatten().tolist()
+            if wrong_N:
+                problems.append(
+                    f"its rows at {layer.name} are infinite or NaN for {len(wrong_N)} of {num} {role} images, the "
+                    f"first of them at position {wrong_N[0]} in drawn order; take the features again, in float32"
+                )
+            elif num > 1 and bool((rows == rows[:1]).all()):
+                remarks.append(f"its rows at {layer.name} are the same for all {num} {role} images")
+    counts = " and ".join(f"{num} {role}" for role, num in roles.items())
+    remarks.append(
+        f"activations from {record.spec.weights}, no network: {len(record.layers)} layers of {counts} images"
+    )
+    return {
+        "accuracy": None,
+        "loss": None,
+        "chance": None,
+        "is_at_chance": None,
+        "order": None,
+        "num_eval": work.sweep.num_eval,
+        "libraries": {},
+        "problems": problems,
+        "remarks": remarks,
+    }

@@ -1,0 +1,410 @@
+"""Lists, Parquet files, WebDataset and files of arrays give the images of a folder of the same files."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.numpy
+import torch
+from helpers_images import CLASSES, pack, spec_of, whole_digest, write_folder
+from PIL import Image
+
+from stitchgrid.datasets import open_images
+from stitchgrid.errors import InputError
+from stitchgrid.records import DataSpec, Limits, canonical
+
+SPLITS = ("train", "test")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "images")
+
+
+def files_of(root: Path, split: str) -> list[Path]:
+    """Return the files of a split in another order than the sorted one."""
+    paths = sorted((root / split).rglob("*.png"))
+    return [paths[k] for k in np.random.default_rng(3).permutation(len(paths))]
+
+
+def opened(kind, where, cache, **changes):
+    """Return the images, decoded, after a look at the same from the cache."""
+    spec = DataSpec(dataset=kind, root=str(where), **changes)
+    found = open_images(spec, cache=cache)
+    assert whole_digest(open_images(spec, cache=cache)) == whole_digest(found)
+    return found
+
+
+# ---- lists
+
+
+def write_list(root, form, labels="texts"):
+    """Write the lists of a folder's splits; return `root` of the data set."""
+    label = {"texts": lambda path: path.parent.name, "numbers": lambda path: str(CLASSES.index(path.parent.name))}[
+        labels
+    ]
+    lines = {split: [(str(path.relative_to(root)), label(path)) for path in files_of(root, split)] for split in SPLITS}
+    if form == "one file":
+        rows = [f"{name},{label},{split}\n" for split, some in lines.items() for name, label in some]
+        (root / "all.csv").write_text("filename,class,split\n" + "".join(rows))
+        return root / "all.csv"
+    for split, some in lines.items():
+        mark = {"csv": ",", "headless": ",", "tsv": "\t", "txt": " "}[form]
+        head = f"label{mark}path{mark}extra\n" if form in ("csv", "tsv") else ""
+        rows = [mark.join((b, a, "x") if head else (a, b)) + "\n" for a, b in some]
+        suffix = {"headless": "csv"}.get(form, form)
+        (root / f"{split}.{suffix}").write_text(head + "".join(rows))
+    return root
+
+
+@pytest.mark.parametrize("form", ["csv", "headless", "tsv", "txt", "one file"])
+@pytest.mark.parametrize("labels", ["texts", "numbers"])
+def test_lists_give_the_images_of_the_folder(root, cache, form, labels):
+    wanted = open_images(spec_of(root), cache=cache)
+    found = opened("list", write_list(root, form, labels), cache)
+    assert whole_digest(found) == whole_digest(wanted)
+    assert found.class_names == (CLASSES if labels == "texts" else ("0", "1", "2"))
+    assert found.origins[1].names()[0] == "test/cat/000.png"
+
+
+def test_columns_and_the_folder_of_a_list_can_be_named(root, cache, tmp_path):
+    wanted = whole_digest(open_images(spec_of(root), cache=cache))
+    for split in SPLITS:
+        rows = [f"{path.relative_to(root)},{path.parent.name}\n" for path in files_of(root, split)]
+        (tmp_path / f"{split}.csv").write_text("where,what\n" + "".join(rows))
+    keys = canonical({"images": "where", "labels": "what"})
+    assert whole_digest(opened("list", tmp_path, cache, keys=keys, folder=str(root))) == wanted
+    with pytest.raises(InputError, match=r"no column of images: columns where, what; .*keys = \{ images"):
+        opened("list", tmp_path, cache, folder=str(root))
+    with pytest.raises(InputError, match=r"no column 'wher', which `keys` names; .*'where'"):
+        opened("list", tmp_path, cache, keys=canonical({"images": "wher"}))
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "a/../../secret.png", "", "a\0.png"])
+def test_paths_of_a_list_stay_below_its_folder(tmp_path, cache, name):
+    (tmp_path / "lists").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    for split in SPLITS:
+        (tmp_path / "lists" / f"{split}.csv").write_text(f"path,label\n{name},0\n")
+    with pytest.raises(InputError, match=r"line 2: '.*' lies outside of .*lists; paths stay|cannot read .* as a list"):
+        opened("list", tmp_path / "lists", cache)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\n1.png,\n", "line 2: '1.png' has no label"),
+        ("path,label\n1.png\n", "line 2: 1 columns, and column 2 is needed"),
+        ("path\n1.png\n", "no column of labels: columns path"),
+        ("", "no column of images|lists no image"),
+        ("path,label\n", "lists no image"),
+        ('path,label\n"1.png,0\n', "cannot read .* as a list in UTF-8"),
+        ("path,label\n1.png,0\n", r"1\.png \(cannot be read, or is a link\)"),
+    ],
+)  # fmt: skip
+def test_lists_that_are_none_are_refused(tmp_path, cache, text, message):
+    for split in SPLITS:
+        (tmp_path / f"{split}.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        opened("list", tmp_path, cache)
+
+
+def test_lists_are_limited_and_looked_for(root, cache, tmp_path):
+    where = write_list(root, "csv")
+    with pytest.raises(InputError, match="lists more than 5 images; if it is sound, raise `members`"):
+        opened("list", where, cache, limits=Limits(members=5))
+    with pytest.raises(InputError, match=r"has no list of split 'val'; .*known: test, train"):
+        opened("list", where, cache, eval_split="val")
+    with pytest.raises(InputError, match=r"no list or folder .*nowhere"):
+        opened("list", tmp_path / "nowhere", cache)
+    with pytest.raises(InputError, match="does not say of which split its images are"):
+        opened("list", where / "train.csv", cache)
+
+
+# ---- Parquet
+
+
+def write_parquet(root, where, *, form="hub", num_files=1):
+    where.mkdir()
+    for split in SPLITS:
+        paths = files_of(root, split)
+        for number, some in enumerate(np.array_split(np.arange(len(paths)), num_files)):
+            chosen = [paths[k] for k in some]
+            raw = [path.read_bytes() for path in chosen]
+            labels = [CLASSES.index(path.parent.name) for path in chosen]
+            image = [{"bytes": one, "path": path.name} for one, path in zip(raw, chosen, strict=True)]
+            columns = {"image": image, "label": labels}
+            if form == "bytes":
+                columns = {"scan": raw, "label": [CLASSES[label] for label in labels]}
+            table = pa.table(columns)
+            if form == "hub":
+                names = {"label": {"names": list(CLASSES), "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+                table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": names}})})
+            folder = where / "data" if form == "hub" else where / split if num_files > 1 else where
+            folder.mkdir(exist_ok=True)
+            name = f"{split}-{number:05}-of-{num_files:05}.parquet" if form == "hub" else f"{split}.parquet"
+            name = f"{number:04}.parquet" if form != "hub" and num_files > 1 else name
+            pq.write_table(table, folder / name, row_group_size=4)
+    return where
+
+
+def contents(split):
+    """Return the images of a split with their labels, in no order."""
+    return {(image.numpy().tobytes(), int(k)) for image, k in zip(split.batch(0, split.num), split.labels, strict=True)}
+
+
+@pytest.mark.parametrize(("form", "num_files"), [("hub", 1), ("hub", 3), ("bytes", 1), ("bytes", 2)])
+def test_parquet_gives_the_images_of_the_folder(root, cache, tmp_path, form, num_files):
+    wanted = open_images(spec_of(root), cache=cache)
+    found = opened("parquet", write_parquet(root, tmp_path / "hub", form=form, num_files=num_files), cache)
+    assert found.class_names == CLASSES
+    if form == "hub":  # names of files tell the order
+        assert whole_digest(found) == whole_digest(wanted)
+    for one, other in ((found.fit, wanted.fit), (found.eval, wanted.eval)):
+        both = (
+            {(p.numpy().tobytes(), int(n)) for p, n in zip(s.batch(0, s.num), s.labels, strict=True)}
+            for s in (one, other)
+        )
+        assert len({frozenset(some) for some in both}) == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": [b"x"]}, r"no column of labels; it has image; a folder holds SPLIT\.parquet"),
+        ({"image": ["x"], "label": [0]}, r"images are bytes of files, or \{bytes, path\}, got string"),
+        ({"label": [0]}, "no column of images; it has label"),
+        ({"image": [b"x"], "label": [None]}, "a label is a whole number or a text, got None"),
+        ({"image": [b"x"], "label": [-1]}, "labels start at 0, got -1"),
+        ({"image": [{"bytes": None, "path": "/etc/passwd"}], "label": [0]}, "images that lie elsewhere are not looked"),
+        ({"image": [b"x"], "label": [0]}, r"test\[0\] \(not an image\)"),
+    ],
+)  # fmt: skip
+def test_parquet_files_of_something_else_are_refused(tmp_path, cache, columns, message):
+    if columns.get("image") == [{"bytes": None, "path": "/etc/passwd"}]:
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        columns = {"image": pa.array(columns["image"], kind), "label": columns["label"]}
+    for split in SPLITS:
+        pq.write_table(pa.table(columns), tmp_path / f"{split}.parquet")
+    with pytest.raises(InputError, match=message):
+        opened("parquet", tmp_path, cache)
+
+
+def test_parquet_is_limited_and_looked_for(root, cache, tmp_path):
+    where = write_parquet(root, tmp_path / "hub")
+    with pytest.raises(InputError, match=r"lists more than 5 images; .*raise `members`"):
+        opened("parquet", where, cache, limits=Limits(members=5))
+    with pytest.raises(InputError, match=r"larger than 1e-05 MB; .*raise `file_bytes`"):
+        opened("parquet", where, cache, limits=Limits(file_bytes=10))
+    with pytest.raises(InputError, match=r"has no Parquet of split 'val'; .*known: test, train"):
+        opened("parquet", where, cache, eval_split="val")
+    (tmp_path / "test.parquet").write_bytes(b"PAR1 no footer")
+    with pytest.raises(InputError, match=r"cannot read .*test\.parquet as Parquet"):
+        opened("parquet", tmp_path / "test.parquet", cache, fit_split="test", eval_samples=1)
+
+
+# ---- WebDataset
+
+
+def write_tars(root, where, *, form="cls", num_files=1, suffix=".tar"):
+    where.mkdir()
+    for split in SPLITS:
+        paths = files_of(root, split)
+        for number, some in enumerate(np.array_split(np.arange(len(paths)), num_files)):
+            name = f"{split}{suffix}" if num_files == 1 else f"{split}-{number:06}{suffix}"
+            with tarfile.open(where / name, "w:gz" if suffix == ".tar.gz" else "w") as tar:
+                for path in (paths[k] for k in some):
+                    label, key = CLASSES.index(path.parent.name), f"{path.parent.name}/{path.stem}"
+                    told = {"cls": str(label), "text": path.parent.name, "json": json.dumps({"label": label, "id": 7})}[
+                        form
+                    ]
+                    for end, raw in (("png", path.read_bytes()), ("json" if form == "json" else "cls", told.encode())):
+                        member = tarfile.TarInfo(f"{key}.{end}")
+                        member.size = len(raw)
+                        tar.addfile(member, io.BytesIO(raw))
+    return where
+
+
+@pytest.mark.parametrize(
+    ("form", "num_files", "suffix"),
+    [("cls", 1, ".tar"), ("cls", 3, ".tar"), ("json", 2, ".tar"), ("text", 1, ".tar.gz")],
+)
+def test_webdataset_gives_the_images_of_the_folder(root, cache, tmp_path, form, num_files, suffix):
+    wanted = open_images(spec_of(root), cache=cache)
+    found = opened("webdataset", write_tars(root, tmp_path / "w", form=form, num_files=num_files, suffix=suffix), cache)
+    assert whole_digest(found) == whole_digest(wanted)
+    assert found.class_names == (CLASSES if form == "text" else ("0", "1", "2"))
+    assert found.origins[0].names()[0] == "cat/000"
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, raw in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(raw)
+            tar.addfile(member, io.BytesIO(raw))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.png": b"x"}, r"sample 'a' has no label; a folder holds SPLIT\.tar"),
+        ({"a.txt": b"x"}, "holds no image"),
+        ({"a.png": b"x", "a.json": b"{"}, r"a\.json cannot be read as a label \(JSONDecodeError"),
+        ({"a.png": b"x", "a.json": b'{"other": 1}'}, "sample 'a' has no label"),
+        ({"a.png": b"x", "a.cls": b"0" * 2_000_000}, "a label of 2,000,000 bytes; it is a number or a text"),
+        ({"a.png": b"x", "a.cls": b"0"}, r"a \(not an image\)"),
+    ],
+)  # fmt: skip
+def test_tars_of_something_else_are_refused(tmp_path, cache, members, message):
+    for split in SPLITS:
+        write_tar(tmp_path / f"{split}.tar", members)
+    with pytest.raises(InputError, match=message):
+        opened("webdataset", tmp_path, cache)
+
+
+def test_links_in_a_tar_reach_no_file(tmp_path, cache):
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    for split in SPLITS:
+        with tarfile.open(tmp_path / f"{split}.tar", "w") as tar:
+            link = tarfile.TarInfo("a.png")
+            link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.png")
+            tar.addfile(link)
+            label = tarfile.TarInfo("a.cls")
+            label.size = 1
+            tar.addfile(label, io.BytesIO(b"0"))
+    with pytest.raises(InputError, match=r"a \(cannot be read, or is a link\)"):
+        opened("webdataset", tmp_path, cache)
+
+
+# ---- arrays of other kinds
+
+
+@pytest.mark.parametrize("form", ["npy", "npy files", "pt", "tuple", "safetensors", "x_train", "keys"])
+def test_arrays_of_every_kind_give_the_images_of_the_folder(root, cache, tmp_path, form):
+    wanted = whole_digest(open_images(spec_of(root), cache=cache))
+    where, keys, named = tmp_path / "arrays", {}, {}
+    where.mkdir()
+    for split in SPLITS:
+        paths = sorted((root / split).rglob("*.png"))
+        images = np.stack([np.array(Image.open(path)) for path in paths])
+        labels = np.array([CLASSES.index(path.parent.name) for path in paths])
+        if form == "npy":
+            (where / split).mkdir()
+            np.save(where / split / "images.npy", images)
+            np.save(where / split / "labels.npy", labels)
+        elif form == "npy files":
+            np.save(where / f"{split}_images.npy", images)
+            np.save(where / f"{split}_labels.npy", labels)
+        elif form in ("pt", "tuple"):
+            pair = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
+            torch.save(
+                pair if form == "tuple" else dict(zip(("data", "targets"), pair, strict=True)), where / f"{split}.pt"
+            )
+        elif form == "safetensors":
+            safetensors.numpy.save_file({"images": images, "labels": labels}, where / f"{split}.safetensors")
+        else:
+            names = (f"x_{split}", f"y_{split}") if form == "x_train" else (f"{split}-scans", f"{split}-kinds")
+            named |= dict(zip(names, (images, labels), strict=True))
+    if named:
+        where = tmp_path / "all.npz"
+        np.savez(where, **named)
+    if form == "keys":
+        keys = {"images": "{split}-scans", "labels": "{split}-kinds"}
+    assert whole_digest(opened("arrays", where, cache, keys=canonical(keys))) == wanted
+
+
+def test_arrays_whose_names_say_too_little_are_asked_for(tmp_path, cache):
+    for split in SPLITS:
+        np.savez(
+            tmp_path / f"{split}.npz", x=np.zeros((3, 4, 4), np.uint8), data=np.zeros((3, 4, 4), np.uint8), y=[0, 1, 2]
+        )
+    with pytest.raises(
+        InputError, match=r"x and data may both be the images of split 'test'; say which, keys = \{ images"
+    ):
+        opened("arrays", tmp_path, cache)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_pickles_are_not_run(tmp_path, cache, capsys):
+    for split in SPLITS:
+        torch.save({"images": Evil(), "labels": torch.zeros(3)}, tmp_path / f"{split}.pt")
+    with pytest.raises(InputError, match="reading it could run code, so it is not read"):
+        opened("arrays", tmp_path, cache)
+    for split in SPLITS:
+        torch.save({"images": torch.zeros(3, 4, 4), "note": "x"}, tmp_path / f"{split}.pt")
+    with pytest.raises(InputError, match=r"holds dict; wanted tensors by name"):
+        opened("arrays", tmp_path, cache)
+    for split in SPLITS:
+        (tmp_path / f"{split}.pt").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(InputError, match=r"is damaged, or nothing that torch.save wrote"):
+        opened("arrays", tmp_path, cache)
+    assert "run" not in capsys.readouterr().out
+
+
+# ---- without labels
+
+
+OWN = """
+import numpy as np
+from pathlib import Path
+from PIL import Image
+
+def images(split, root):
+    return [np.array(Image.open(path)) for path in sorted(Path(root, split).rglob("*.png"))]
+"""
+
+
+def test_images_without_labels_are_the_same_from_everywhere(root, cache, tmp_path):
+    none = {"labels": "none"}
+    wanted = open_images(spec_of(root, **none), cache=cache)
+    assert (wanted.class_names, wanted.num_classes) == ((), 0)
+    assert not wanted.eval.labels.any()
+    assert whole_digest(wanted) != whole_digest(open_images(spec_of(root), cache=cache))
+    flat = tmp_path / "flat"
+    for split in SPLITS:
+        (flat / split).mkdir(parents=True)
+        for number, path in enumerate(sorted((root / split).rglob("*.png"))):
+            (flat / split / f"{number:03}.png").write_bytes(path.read_bytes())
+    (tmp_path / "own.py").write_text(OWN)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for split in SPLITS:
+        (lists / f"{split}.txt").write_text("".join(f"{path}\n" for path in files_of(flat, split)))
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    arrays = {}
+    for split in SPLITS:
+        paths = sorted((flat / split).iterdir())
+        pq.write_table(pa.table({"image": [path.read_bytes() for path in paths]}), hub / f"{split}.parquet")
+        write_tar(hub / f"{split}.tar", {path.name: path.read_bytes() for path in paths})
+        arrays[f"{split}_images"] = np.stack([np.array(Image.open(path)) for path in paths])
+    np.savez(tmp_path / "a.npz", **arrays)
+    found = {
+        "flat": open_images(spec_of(flat, **none), cache=cache),
+        "zip": open_images(spec_of(pack(flat, tmp_path / "flat.zip"), **none), cache=cache),
+        "tar": open_images(spec_of(pack(root, tmp_path / "root.tar"), **none), cache=cache),
+        "own": open_images(spec_of(root, dataset=f"{tmp_path / 'own.py'}:images", **none), cache=cache),
+        "list": opened("list", lists, cache, folder=str(tmp_path), **none),
+        "parquet": opened("parquet", hub, cache, **none),
+        "webdataset": opened("webdataset", hub, cache, **none),
+        "arrays": opened("arrays", tmp_path / "a.npz", cache, **none),
+    }
+    assert {name: whole_digest(one) == whole_digest(wanted) for name, one in found.items()} == dict.fromkeys(
+        found, True
+    )
+    assert open_images(DataSpec(dataset="digits", eval_samples=5, **none), cache=cache).class_names == ()
