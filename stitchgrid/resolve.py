@@ -51,7 +51,6 @@ from stitchgrid.models.select import select_layers
 from stitchgrid.models.shared import SharedWeights
 from stitchgrid.models.training import TWIN_IMAGES
 from stitchgrid.models.weights import load_into, load_state, state_digest
-from stitchgrid.planning import training_flops
 from stitchgrid.precision import few_threads, running_in
 from stitchgrid.preprocess import apply_preprocess, on_device, output_size
 from stitchgrid.records import (
@@ -74,6 +73,7 @@ from stitchgrid.records import (
     canonical,
     digest,
 )
+from stitchgrid.statistics.detector import training_flops
 
 Maker = TypeVar("Maker", bound=OfNetwork | TrainNetwork)  # of one artefact
 _CPU = torch.device("cpu")

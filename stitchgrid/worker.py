@@ -28,7 +28,7 @@ from stitchgrid.engine.plain import measure_network
 from stitchgrid.engine.probes import as_artefact
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
-from stitchgrid.engine.workspace import LayerKey, Workspace
+from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import InputError, StoreError, is_out_of_memory
 from stitchgrid.models.architecture import holding
 from stitchgrid.models.cuts import CutNetwork
@@ -57,6 +57,7 @@ from stitchgrid.records import (
     canonical,
 )
 from stitchgrid.resolve import check_fingerprint, detector_key, load_network, open_outliers, training_key
+from stitchgrid.statistics.base import LayerKey
 from stitchgrid.store import Store
 
 T = TypeVar("T")

@@ -243,6 +243,10 @@ def matcher(
     )
 
 
+def ranked(spec: MatcherSpec, rank: int | None) -> MatcherSpec:
+    return spec if rank is None else replace(spec, params=canonical(spec.values | {"rank": rank}))
+
+
 def make_sweep(
     zoo: Zoo,
     pairs: Sequence[tuple[str, str]],

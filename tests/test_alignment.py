@@ -7,17 +7,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from stitchgrid.engine.stitched import stitch_rows
-from stitchgrid.matchers.alignment import (
+from stitchgrid.matchers.alignment import install, lay, pooled, rows_of
+from stitchgrid.matchers.layouts import (
     DEFAULT_RULES,
     alignment_name,
     index_shaping,
-    install,
     is_subsampled,
     is_upsampled,
-    lay,
     layout_of,
-    pooled,
-    rows_of,
 )
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.stitchers.affine import AffineMap

@@ -14,8 +14,8 @@ from stitchgrid.bench import Bench, PartFigures, bench_json, bench_text, measure
 from stitchgrid.bench.measure import Difference
 from stitchgrid.bench.parts import Part, irreducible_flops, parts_of, product_flops, sample_pairs
 from stitchgrid.cli import cli
-from stitchgrid.planning import BACKWARD
 from stitchgrid.records import Sweep
+from stitchgrid.statistics.base import BACKWARD
 
 JOB = """
 name = "tiny"

@@ -37,9 +37,10 @@ from stitchgrid.jobfile import parse_job
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.models.detector import Detector, make_detector, restore_detector
 from stitchgrid.models.weights import load_state, save_state
-from stitchgrid.planning import cost, detector_flops
+from stitchgrid.planning import cost
 from stitchgrid.records import EnergyRecipe, EnergySpec, Layer, Sweep, TrainDetector
 from stitchgrid.resolve import detector_key, open_outliers
+from stitchgrid.statistics.detector import detector_flops
 from stitchgrid.store import Store
 
 RECIPE = EnergyRecipe(epochs=2, finetune_epochs=2, width=4, depth=1, batch_size=32)

@@ -31,12 +31,13 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stitchgrid.engine import evaluate, gather, stitched, train
+from stitchgrid.engine import gather, gather_grams, stitched, train
 from stitchgrid.engine.memory import fitting_pieces, shard_bytes
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace, forward
 from stitchgrid.planning import cost, cut_into_shards, split_shard
 from stitchgrid.records import Row, Shard, Sweep
+from stitchgrid.statistics import gram
 
 PAIRS = [("conv", "conv"), ("conv", "conv_again"), ("conv", "token"), ("token", "view"), ("view", "token")]
 DIRECT = matcher("direct")
@@ -200,8 +201,8 @@ def test_a_cell_computed_alone_has_the_value_it_has_among_others(zoo, closed, ki
         (stitched, "STACK_IMAGES", {"cpu": 1}),
         (stitched, "STACK_IMAGES", {"cpu": 70}),
         (stitched, "STACK_BYTES", 1),
-        (evaluate, "GRAM_BYTES", {"cpu": 1}),
-        (evaluate, "GRAM_BYTES", {"cpu": 4 * 90 * 900}),
+        (gather_grams, "GRAM_BYTES", {"cpu": 1}),
+        (gather_grams, "GRAM_BYTES", {"cpu": 4 * 90 * 900}),
         (gather, "CHUNK_BYTES", {"cpu": 1}),
         (gather, "CHUNK_BYTES", {"cpu": 100_000}),
     ],
@@ -228,7 +229,7 @@ def test_stacks_of_stitched_networks_are_as_few_and_as_equal_as_can_be(zoo, num_
 @given(sizes=st.lists(st.integers(0, 9), max_size=8), budget=st.integers(0, 12))
 def test_groups_keep_the_order_and_the_budget_and_no_two_neighbours_would_fit_together(sizes, budget):
     items = list(enumerate(sizes))
-    groups = gather.in_groups(items, lambda item: item[1], budget=budget)
+    groups = gram.in_groups(items, lambda item: item[1], budget=budget)
     assert [item for group in groups for item in group] == items
     assert all(group and (len(group) == 1 or sum(size for _, size in group) <= budget) for group in groups)
     assert all(sum(size for _, size in [*one, other[0]]) > budget for one, other in pairwise(groups))

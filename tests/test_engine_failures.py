@@ -6,7 +6,10 @@ from functools import partial
 import pytest
 import torch
 from helpers_engine import (
+    MEAN,
     ConvStage,
+    FakeImages,
+    FakeSplit,
     MeanStage,
     Staged,
     Zoo,
@@ -23,7 +26,7 @@ from helpers_engine import (
 )
 from torch import Tensor, nn
 
-from stitchgrid.engine import evaluate, shard
+from stitchgrid.engine import fit, shard
 from stitchgrid.engine.ledger import MAX_ERROR_CHARACTERS, Ledger
 from stitchgrid.engine.stitched import TailEvaluation
 from stitchgrid.engine.workspace import Workspace
@@ -31,6 +34,7 @@ from stitchgrid.matchers.registry import kind_of
 from stitchgrid.matchers.stitchers.direct import Direct
 from stitchgrid.moments import PairMoments
 from stitchgrid.records import Row, Sweep
+from stitchgrid.statistics import stitched_network
 
 CLOSED = [matcher("direct"), matcher("cka"), matcher("pwcca"), matcher("procrustes")]
 TRAINED = matcher("task_loss", epochs=1, lr=1e-2)
@@ -89,7 +93,7 @@ class FailsAt:
     ("module", "name", "kind"),
     [
         (Direct, "fit", "direct"),
-        (evaluate, "residual", "direct"),
+        (fit, "is_exact_enough", "direct"),
     ],
 )
 def test_a_cell_that_raises_is_one_failed_row_and_the_rest_are_fine(zoo, sweep, sound, monkeypatch, module, name, kind):
@@ -177,6 +181,29 @@ def test_activations_that_are_not_finite_fail_the_cells_they_are_part_of_and_no_
     whole = [row for row in rows if row.status == "done" and row.metric in ("residual", "cka", "pwcca", "procrustes")]
     assert len(whole) == 4 * 4
     assert all(row.value is not None for row in whole)
+
+
+class OverflowOfWhite(nn.Module):
+    """Infinite for images whose first pixel is white."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.where(x[:, :1, :1, :1] > 254.5 / 255 - MEAN[0], torch.inf, 1.0)
+
+
+@pytest.mark.parametrize("cost", [0.0, 1e30], ids=["by rows", "by moments"])
+def test_evaluation_images_that_are_not_finite_fail_what_was_fitted_well(monkeypatch, cost):
+    torch.manual_seed(0)
+    monkeypatch.setattr(stitched_network, "DISTANCE", cost)
+    images = FakeImages(fit=FakeSplit(80, seed=1), eval=FakeSplit(60, seed=2))
+    images.fit.pixels[:, 0, 0, 0], images.eval.pixels[:, 0, 0, 0] = 0, 0
+    images.eval.pixels[7, 0, 0, 0] = 255
+    zoo = Zoo.of(overflow=Staged([OverflowOfWhite(), ConvStage(3, 4), MeanStage(), nn.Linear(4, 4)]).eval())
+    kinds = [matcher("direct"), matcher("task_loss", epochs=1, batch_size=32, samples=64)]
+    rows = run(zoo, make_sweep(zoo, [("overflow", "overflow")], kinds, images=images), images=images)
+    assert {row.status for row in rows} == {"failed"}
+    told = r"ValueError: (moments of a layer pair need|a residual needs) finite activations, got inf or NaN; look at"
+    assert all(re.match(told, row.error) for row in rows if row.error)
+    assert any("a residual" in row.error for row in rows if row.error) == (cost == 0.0)
 
 
 def of_one_layer(of) -> bool:

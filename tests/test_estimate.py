@@ -14,7 +14,7 @@ from test_plan import CKA, DIRECT, TASK, Store, network, sweep
 from stitchgrid.cluster import Errand
 from stitchgrid.cluster.sizing import Size
 from stitchgrid.driver import Where, expecting, trying
-from stitchgrid.driver.estimate import Pricing, algebra_flops, estimate, makespan, networks_to_train, pairs_to_try
+from stitchgrid.driver.estimate import Pricing, estimate, makespan, networks_to_train, pairs_to_try
 from stitchgrid.driver.expecting import expected_seconds
 from stitchgrid.driver.preview import EmptyStore
 from stitchgrid.driver.trying import local_size, try_out
@@ -30,6 +30,7 @@ from stitchgrid.models.fingerprint import fingerprint_of_noise
 from stitchgrid.planning import cost, make_plan
 from stitchgrid.records import Block, MatcherSpec, ProbeNetwork, Recipe, TrainNetwork
 from stitchgrid.resolve import open_job_images, resolve
+from stitchgrid.statistics.values import values_flops
 
 PWCCA = MatcherSpec(kind="pwcca", revision=1, params="{}", metrics=("pwcca",))
 PLACE = Place(
@@ -305,9 +306,9 @@ def test_decompositions_of_wide_layers_are_priced_whatever_the_pieces_took():
     found = Pricing(asked, a_trial({(0, 0): pace(1e30)}, svd=1e9)).seconds(shard)
     assert found >= 9 * svd_flops(400, 400) / 1e9
     block = Block(source=0, target=0, source_layers=(0, 1, 2), target_layers=(0,))
-    assert algebra_flops(replace(asked, matchers=(TASK,)), block, (0,)) == 0
-    assert 0 < algebra_flops(replace(asked, matchers=(CKA,)), block, (0,)) < 1e9
-    assert algebra_flops(replace(asked, matchers=(DIRECT,)), block, (0,)) > 0
+    assert values_flops(replace(asked, matchers=(TASK,)), block, (0,)) == 0
+    assert 0 < values_flops(replace(asked, matchers=(CKA,)), block, (0,)) < 1e9
+    assert values_flops(replace(asked, matchers=(DIRECT,)), block, (0,)) > 0
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 5])

@@ -13,10 +13,10 @@ from stitchgrid.jobfile import Job
 from stitchgrid.jobfile.load import load_job
 from stitchgrid.jobfile.parse import parse_job
 from stitchgrid.matchers.registry import MATCHERS
-from stitchgrid.planning import images_of
 from stitchgrid.records import DataSpec, Sweep, digest
 from stitchgrid.resolve import _energy, _fit_images_needed, _sweep, resolve
 from stitchgrid.shipped import shipped_names
+from stitchgrid.statistics.needs import images_of
 
 MODELS = [{"name": "a", "architecture": "stitchgrid:resnet20", "args": {"depth": 8, "width": 4}, "weights": "random"}]
 TASK_LOSS = {"kind": "task_loss", "epochs": 1}

@@ -5,7 +5,6 @@ import torch
 from helpers_indices import explicit_procrustes, explicit_pwcca, hsic_cka, unit
 from torch import Tensor
 
-from stitchgrid import moments
 from stitchgrid.matchers import gram as gram_module
 from stitchgrid.matchers.gram import centred_gram
 from stitchgrid.matchers.indices import cka as cka_module
@@ -14,6 +13,7 @@ from stitchgrid.matchers.indices.pwcca import PWCCA
 from stitchgrid.matchers.measures import index_of_rows
 from stitchgrid.matchers.params import NoParams
 from stitchgrid.moments import Side, find_axes, pair_moments, principal_axes
+from stitchgrid.moments import sides as moment_sides
 
 
 def cka_of(x: Tensor, y: Tensor) -> float:
@@ -101,7 +101,7 @@ def test_correlations_beyond_the_rows_are_one_whatever_the_data():
 
 @pytest.mark.parametrize("stack_bytes", [1, 2_000, 1 << 20], ids=["alone", "a few", "all"])
 def test_many_pairs_together_give_what_each_gives_alone(monkeypatch, stack_bytes):
-    monkeypatch.setattr(moments, "STACK_BYTES", stack_bytes)
+    monkeypatch.setattr(moment_sides, "STACK_BYTES", stack_bytes)
     still = torch.ones(40, 4)
     sides = [layer(40, 4, seed=1), layer(40, 4, seed=2, rank=2), layer(40, 7, seed=3), still, layer(40, 4, seed=4)]
     pairs = [pair_moments(x, y) for x in sides for y in sides]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from stitchgrid.engine import laying
 from stitchgrid.engine.laying import Laying
-from stitchgrid.matchers.alignment import Layout, resize_rows
+from stitchgrid.matchers.alignment import resize_rows
+from stitchgrid.matchers.layouts import Layout
 from stitchgrid.matchers.params import Rules
 
 LAYOUTS = [

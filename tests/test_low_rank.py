@@ -16,6 +16,7 @@ from helpers_engine import (
     matcher,
     one_thread,  # noqa: F401  # a fixture
     preprocessed,
+    ranked,
     reference,
     run,
     trained_zoo,
@@ -34,16 +35,12 @@ from stitchgrid.matchers.low_rank import reduction_to
 from stitchgrid.matchers.registry import MATCHERS, images_used
 from stitchgrid.moments import pair_moments
 from stitchgrid.planning import cost
-from stitchgrid.records import MatcherSpec, canonical
+from stitchgrid.records import MatcherSpec
 
 CLOSED = ["direct", "cka", "pwcca", "procrustes"]
 INDICES = [name for name, about in MATCHERS.items() if about.family == "index"]
 RANKS = [1, 3, 5]
 NUM_FIT = 60
-
-
-def ranked(spec: MatcherSpec, rank: int | None) -> MatcherSpec:
-    return spec if rank is None else replace(spec, params=canonical(spec.values | {"rank": rank}))
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stitchgrid import worker as worker_module
-from stitchgrid.engine import memory
+from stitchgrid.engine import fit, memory
 from stitchgrid.engine.evaluate import Evaluation
 from stitchgrid.engine.laying import Laying
 from stitchgrid.engine.memory import fitting_pieces, shard_bytes, shard_halvings
@@ -38,6 +38,8 @@ from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import InputError
 from stitchgrid.records import Row, Shard, Sweep
+from stitchgrid.statistics.base import total_bytes
+from stitchgrid.statistics.shard import Collector
 from stitchgrid.store import Store
 from stitchgrid.worker import Worker
 
@@ -92,7 +94,7 @@ def test_more_layers_images_and_wider_matrices_need_more(zoo):
 def test_what_indices_find_of_each_layer_is_counted_one_kind_at_a_time_and_distances_once(zoo):
     def grams(*kinds: str) -> int:
         sweep = make_sweep(zoo, PAIRS[:1], [matcher(kind) for kind in kinds])
-        return memory._Need(sweep=sweep, shard=whole_shard(sweep), device=CPU, halvings=0)._grams
+        return total_bytes(Collector(sweep).of(whole_shard(sweep).blocks).grams)
 
     sweep = make_sweep(zoo, PAIRS[:1], [matcher("cka")])
     keys = {(block.source, k) for block in whole_shard(sweep).blocks for k in block.source_layers}
@@ -181,16 +183,21 @@ def test_moments_and_maps_take_what_they_are_said_to(zoo, monkeypatch, asked):
     held: list[int] = []
     gc.collect()  # lest the place of what is garbage be taken by what is looked at
     before = set(exact_storages())
-    note_stitches = Evaluation._note_stitches
 
-    def note(evaluation: Evaluation) -> None:
-        held.append(sum(size for key, size in exact_storages().items() if key not in before))
-        note_stitches(evaluation)
+    def looking(call: Callable[..., None]) -> Callable[..., None]:
+        """Return a call that looks first at what is held."""
 
-    monkeypatch.setattr(Evaluation, "_note_stitches", note)
+        def look(*args: object) -> None:
+            held.append(sum(size for key, size in exact_storages().items() if key not in before))
+            call(*args)
+
+        return look
+
+    monkeypatch.setattr(fit, "_note_fits", looking(fit._note_fits))  # the moments of the fit images are there still
+    monkeypatch.setattr(Evaluation, "_note_stitches", looking(Evaluation._note_stitches))
     run(zoo, sweep)
-    said = memory._moment_bytes(sweep, whole_shard(sweep), lambda amount: 0 * amount)
-    assert 0.9 * held[0] <= said <= 1.4 * held[0]
+    said = Collector(sweep).of(whole_shard(sweep).blocks).moment_bytes()
+    assert 0.9 * max(held) <= said <= 1.4 * max(held)
 
 
 def exact_storages() -> dict[int, int]:

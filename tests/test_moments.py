@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stitchgrid import moments
-from stitchgrid.moments import CrossSums, PairMoments, RowSums, exact_mean, find_finite, pair_moments
+from stitchgrid.moments import CrossSums, Merger, PairMoments, RowSums, exact_mean, find_finite, pair_moments, sums
+from stitchgrid.statistics import moments as statistics
 
 X_WIDTHS, Y_WIDTHS = [3, 3, 1, 4], [2, 5]
 FIELDS = ("mean_x_D", "mean_y_E", "xx_DD", "xy_DE", "yy_EE")
@@ -77,7 +77,7 @@ def test_moments_of_every_pair_are_those_of_the_explicit_centred_matrices():
 @settings(max_examples=60, deadline=None)
 def test_batches_and_slices_of_any_split_equal_one_pass(cuts, offset, num_slices):
     sides = both_sides(30, seed=3, offset=offset)
-    with patch.object(moments, "_num_parallel", lambda device: num_slices):
+    with patch.object(sums, "_num_parallel", lambda device: num_slices):
         total = summed(sides, *(slice(a, b) for a, b in pairwise([0, *sorted(cuts), 30])))
     assert total.pair(0, 0).num_rows == 30
     every_pair(total, sides, rtol=1e-9 if offset else 1e-11)
@@ -85,11 +85,11 @@ def test_batches_and_slices_of_any_split_equal_one_pass(cuts, offset, num_slices
 
 @pytest.mark.parametrize("block", [1, 5, 1_000], ids=["a block a layer", "blocks of layers", "one block"])
 def test_layers_against_themselves_give_every_pair_and_each_layers_own_products(monkeypatch, block):
-    monkeypatch.setattr(moments, "BLOCK", block)
+    monkeypatch.setattr(statistics, "BLOCK", block)
     widths = [3, 3, 2, 4, 4]
     blocks = draw(50, widths, seed=20, offset=3.0)
     rows = RowSums(widths)
-    cross = CrossSums(rows, rows)
+    cross = CrossSums(rows, rows, blocks=statistics.mirrored_blocks(widths))
     for part in (slice(0, 20), slice(20, 50)):
         centred = rows.centre([block[part] for block in blocks])
         cross.add(centred, centred)
@@ -177,3 +177,24 @@ def test_rows_that_come_after_a_judgement_are_judged_too():
     with pytest.raises(ValueError, match="need finite activations"):
         sums.pair(1, 0)
     assert_same(sums.pair(0, 0), explicit(sides[0][0], sides[1][0]))
+
+
+@given(
+    cuts=st.lists(st.integers(1, 39), min_size=2, max_size=5, unique=True),
+    seed=st.integers(0, 99),
+    offset=st.sampled_from([0.0, 1e4]),
+)
+@settings(max_examples=40, deadline=None)
+def test_moments_merge_in_any_order_and_grouping(cuts, seed, offset):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = (offset + torch.randn(40, width, generator=generator, dtype=torch.float64) for width in (3, 5))
+    parts = [pair_moments(x[a:b], y[a:b]) for a, b in pairwise([0, *sorted(cuts), 40])]
+    merge = Merger()
+    from_left, from_right = parts[0], parts[-1]
+    for part in parts[1:]:
+        from_left = merge([from_left, part])
+    for part in reversed(parts[:-1]):
+        from_right = merge([part, from_right])
+    for came in (merge(parts), merge(parts[::-1]), from_left, from_right):
+        assert came.num_rows == 40
+        assert_same(came, explicit(x, y), rtol=1e-9)

@@ -1,6 +1,7 @@
 """Whether T(A) left the distribution of B: scores against scikit-learn, planted shifts, and what must come out."""
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
@@ -199,9 +200,12 @@ def test_a_trained_map_is_measured_by_the_gaussian_of_its_own_fit_images(zoo):
 def test_the_plan_counts_distances_and_memory_their_scores(zoo):
     plain, asked = (make_sweep(zoo, [("conv", "token")], [one]) for one in (matcher("direct"), DIRECT))
     shard = whole_shard(plain)
-    widths = [(s.width, t.width) for s in plain.networks[0].layers for t in plain.networks[1].layers]
-    more = sum(2 * 10.0 * 90 * (wide_s + wide_t) * wide_t for wide_s, wide_t in widths)
+    sources, targets = plain.networks[0].layers, plain.networks[1].layers
+    num_fit, num_eval, wide = plain.num_fit_closed, plain.num_eval, sum(layer.width for layer in sources)
+    fitted = sum(prod(t.shape) + 2 * t.width**2 for t in targets)  # pooled rows of B, and their products
+    scored = sum(prod(t.shape) + 2 * (wide + t.width) * t.width for t in targets)  # a map and whitening are one product
+    more = 10.0 * (num_fit * fitted + num_eval * scored)
     assert cost(asked, shard.blocks, (0,)) - cost(plain, shard.blocks, (0,)) == pytest.approx(more)
     assert shard_bytes(asked, shard, torch.device("cpu")) - shard_bytes(plain, shard, torch.device("cpu")) >= (
-        4 * 90 * len(widths)
+        4 * num_eval * len(sources) * len(targets)
     )

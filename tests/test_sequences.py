@@ -26,7 +26,7 @@ from torch import nn
 
 from stitchgrid.driver.preview import geometry_notices
 from stitchgrid.errors import InputError
-from stitchgrid.matchers.alignment import alignment_name
+from stitchgrid.matchers.layouts import alignment_name
 from stitchgrid.matchers.params import Rules
 from stitchgrid.models.cutting import cut_network
 from stitchgrid.models.select import select_layers

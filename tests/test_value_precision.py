@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stitchgrid.engine.groups import Groups
-from stitchgrid.engine.stitched import SpreadSum
+from stitchgrid.engine.row_errors import SpreadSum
 from stitchgrid.matchers.alignment import pooled
 from stitchgrid.matchers.gram import Gram, centred_gram
 from stitchgrid.matchers.indices.cka import CKA

@@ -7,13 +7,15 @@ from math import prod
 
 import torch
 
-from stitchgrid.engine.gather import RowSpace, index_space, stitch_space
 from stitchgrid.matchers.metrics import OOD_METRICS, WITHOUT_TAIL
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.protocol import GramIndex
 from stitchgrid.matchers.registry import MATCHERS, is_a
-from stitchgrid.planning import BACKWARD, CPU_SPEED, cut_into_shards, images_of
+from stitchgrid.planning import CPU_SPEED, cut_into_shards
 from stitchgrid.records import Cell, MatcherSpec, Shard, Sweep
+from stitchgrid.statistics.base import BACKWARD
+from stitchgrid.statistics.needs import images_of
+from stitchgrid.statistics.rows import RowSpace, index_space, stitch_space
 
 STRUCTURAL = "structural"  # what no network is run for past the two layers
 

@@ -5,23 +5,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import heapify, heapreplace
-from itertools import product
 
 import torch
 
 from stitchgrid.engine.memory import PROCESS_BYTES, shard_bytes
 from stitchgrid.engine.sample import Pair
 from stitchgrid.engine.trial import Pace, Trial
-from stitchgrid.matchers.protocol import GramIndex, Sizes
-from stitchgrid.matchers.registry import evidence_for, implementation, is_shuffled
-from stitchgrid.planning import EXACT, Plan, cost, images_of
+from stitchgrid.matchers.registry import evidence_for
+from stitchgrid.planning import Plan, cost
 from stitchgrid.records import Block, Network, Shard, Sweep, TrainNetwork, Unit
+from stitchgrid.statistics.base import EXACT
+from stitchgrid.statistics.values import values_flops
 
 ROW_BYTES = 40  # of one row in a compressed part, about,
 NUMBER_BYTES = 4  # and of each number of a list in it
 MAX_PAIRS = 6  # tried: those of most work; others are taken for something between
 COUNTED_PAIRS = 20  # of networks, of which operations are counted to say what evidence adds
-EIGEN = 10.0  # operations of an eigendecomposition of a symmetric matrix, in cubes of its side, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,30 +113,9 @@ class Pricing:
         total = 0.0
         for (block, flops), num in zip(blocks, num_cells, strict=True):
             pace = self._paces.get(_classes(self.sweep, (block.source, block.target)), self._between)
-            algebra = algebra_flops(self.sweep, block, shard.matchers) / self.trial.svd_flops_per_second
+            algebra = values_flops(self.sweep, block, shard.matchers) / self.trial.svd_flops_per_second
             total += flops / pace.flops_per_second + share * max(num * pace.cell_seconds, algebra)
         return total
-
-
-def algebra_flops(sweep: Sweep, block: Block, matchers: Sequence[int]) -> float:
-    """Return the float64 operations of decompositions, whose number does not depend on that of the images."""
-    source, target = sweep.source_layers(block), sweep.target_layers(block)
-    num_groups, total = sweep.groups or 0, 0.0
-    axes_of: set[str] = set()
-    for matcher in matchers:
-        kind, (_, num) = implementation(sweep.matchers[matcher]), images_of(sweep, matcher)
-        num_draws = sweep.shuffles * is_shuffled(sweep, sweep.matchers[matcher])
-        num_values = 1 + num_draws + num_groups * (kind.about.family == "index")  # for each pair of layers
-        axes_of |= kind.axes_of
-        for s, t in product(source, target):
-            total += num_values * kind.flops(Sizes(source=s.width, target=t.width, num=num))
-        if isinstance(kind, GramIndex):
-            num_prepared = (1 + num_groups) * (len(source) + len(target)) + num_draws * len(source)
-            total += num_prepared * kind.layer_flops(num)
-    for side, layers in (("source", source), ("target", target)):
-        if side in axes_of:
-            total += EIGEN * (1 + num_groups) * sum(layer.width**3 for layer in layers)
-    return total
 
 
 def evidence_shares(sweep: Sweep) -> dict[str, float]:
@@ -166,7 +144,7 @@ def evidence_shares(sweep: Sweep) -> dict[str, float]:
 def _work(sweep: Sweep, pairs: Sequence[tuple[int, int]]) -> float:
     matchers = range(len(sweep.matchers))
     blocks = [sweep.block(*pair) for pair in pairs]
-    return sum(cost(sweep, [block], matchers) + EXACT * algebra_flops(sweep, block, matchers) for block in blocks)
+    return sum(cost(sweep, [block], matchers) + EXACT * values_flops(sweep, block, matchers) for block in blocks)
 
 
 def makespan(seconds: Iterable[float], num_workers: int) -> float:

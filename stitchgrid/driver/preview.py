@@ -23,13 +23,14 @@ from stitchgrid.driver.where import Where
 from stitchgrid.engine.place import Place
 from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
-from stitchgrid.matchers.alignment import is_known
+from stitchgrid.matchers.layouts import is_known
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.registry import MATCHERS
-from stitchgrid.planning import Plan, images_of, make_plan
+from stitchgrid.planning import Plan, make_plan
 from stitchgrid.records import Network, Sweep
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate
+from stitchgrid.statistics.needs import images_of
 from stitchgrid.store import Outcomes, Store
 
 

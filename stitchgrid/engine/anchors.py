@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
+from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.alignment import rows_of
 from stitchgrid.matchers.stitchers.affine import AffineMap
+from stitchgrid.statistics.base import LayerKey
 
 FAR = 100.0  # times their spread from zero: rounding of float32 products is then 1e-5 of the spread
 ORDINARY = (1e-12, 1e12)  # largest numbers of layers whose maps and sums float32 holds

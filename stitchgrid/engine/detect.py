@@ -16,11 +16,12 @@ from torch.nn import functional
 
 from stitchgrid.datasets.resident import Pictures
 from stitchgrid.engine.training_images import SourceReader
-from stitchgrid.engine.workspace import LayerKey, Pixels, Workspace, forward
+from stitchgrid.engine.workspace import Pixels, Workspace, forward
 from stitchgrid.errors import InputError, StitchgridError, is_out_of_memory
 from stitchgrid.matchers.drawing import seeded
 from stitchgrid.matchers.ood import detection
 from stitchgrid.models.detector import Detector, make_detector
+from stitchgrid.statistics.base import LayerKey
 
 _log = logging.getLogger(__name__)
 

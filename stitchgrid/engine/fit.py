@@ -12,11 +12,12 @@ from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.low_rank import Reductions
 from stitchgrid.engine.ood import Gaussians
 from stitchgrid.engine.stitched import Stitch
-from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches, by_network
+from stitchgrid.engine.workspace import Batch, Workspace, batches, by_network
 from stitchgrid.matchers.protocol import Fit
-from stitchgrid.matchers.stitchers.affine import AffineMap
+from stitchgrid.matchers.stitchers.affine import AffineMap, is_exact_enough
 from stitchgrid.moments import PairMoments
 from stitchgrid.records import Cell
+from stitchgrid.statistics.base import LayerKey
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ class Fitted:
     fits: dict[str, Fit] = field(default_factory=dict)  # by cell id
     shuffled: dict[str, list[AffineMap]] = field(default_factory=dict)  # by cell id, a map of each draw
     starts: dict[str, AffineMap] = field(default_factory=dict)  # of maps that are trained from least squares
+    #: Cells whose maps leave nothing to be asked of moments of evaluation rows, but for what T(A) itself tells.
+    by_rows: set[str] = field(default_factory=set)
     minima: "Minima"
     reductions: Reductions
     gaussians: Gaussians
@@ -99,6 +102,7 @@ def fit_closed_form(
     _look_further(work, found, num_seen)
     reductions.find()
     moments.find_axes()
+    exact: dict[str, Tensor] = {}
     for cell in ledger.sound(closed):
         with ledger.failing([cell]):
             of_pair, folds = moments.of(cell, reductions)
@@ -107,11 +111,15 @@ def fit_closed_form(
                 found.starts[cell.cell_id] = fit.map
                 continue
             found.fits[cell.cell_id] = fit
+            if fit.span is None or fit.span.is_whole:
+                exact[cell.cell_id] = is_exact_enough(fit.map, of_pair)
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("%s", _conditioning(work, cell, of_pair))
             found.stitches.append(Stitch(cell=cell, map=fit.map, rules=work.rules(cell)))
             kind, draws = moments.kinds[cell.matcher], moments.shuffled(cell, reductions)
             found.shuffled[cell.cell_id] = [kind.refit(fit, draw) for draw in draws]
+    told = torch.stack(list(exact.values())).tolist() if exact else []
+    found.by_rows = {cell_id for cell_id, is_exact in zip(exact, told, strict=True) if is_exact}
     _note_fits(ledger, found)
     return found
 

@@ -6,15 +6,17 @@ without a group by a subtraction, and no network runs again.
 Shape suffixes: G groups, N images.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from stitchgrid.engine.gather import Group, MomentGatherer, RowSpace
-from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
+from stitchgrid.engine.gather import MomentGatherer
+from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.moments import Merger, PairMoments
+from stitchgrid.statistics.base import LayerKey
+from stitchgrid.statistics.moments import GroupedMoments
+from stitchgrid.statistics.rows import RowSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +59,11 @@ def left(sums: Tensor) -> Tensor:
     return sums.sum(0) - sums
 
 
-class GroupedMoments:
-    """Second moments of all layer pairs that were asked for, of all images and without each group of them."""
+class GroupedGatherer:
+    """Second moments of all layer pairs of a statistic, of all images and without each group of them."""
 
-    def __init__(
-        self, work: Workspace, pairs: Iterable[tuple[RowSpace, LayerKey, LayerKey]], *, num_images: int, num_groups: int
-    ):
-        wanted = list(pairs)
-        self._parts = [
-            MomentGatherer(work, wanted, num_images=num_images, group=Group(number=number, of=num_groups))
-            for number in range(num_groups)
-        ]
+    def __init__(self, work: Workspace, moments: GroupedMoments):
+        self._parts = [MomentGatherer(work, part) for part in moments.parts]
         self._merger = Merger()
         self._merged: dict[tuple[RowSpace, LayerKey, LayerKey], PairMoments] = {}
 
@@ -90,13 +86,14 @@ class GroupedMoments:
         """
         key = space, source, target
         if key not in self._merged:
-            self._merged[key] = self._merger(self._of(*key))
+            self._merged[key] = self._merger(self.parts(*key))
         return self._merged[key]
 
     def without(self, space: RowSpace, source: LayerKey, target: LayerKey) -> list[PairMoments]:
         """Return the moments of one layer pair without each group."""
         whole = self.pair(space, source, target)
-        return [self._merger.without(whole, part) for part in self._of(space, source, target)]
+        return [self._merger.without(whole, part) for part in self.parts(space, source, target)]
 
-    def _of(self, space: RowSpace, source: LayerKey, target: LayerKey) -> list[PairMoments]:
+    def parts(self, space: RowSpace, source: LayerKey, target: LayerKey) -> list[PairMoments]:
+        """Return the moments of one layer pair in each group."""
         return [part.pair(space, source, target) for part in self._parts]

@@ -5,12 +5,13 @@ So are their values without each group of images, and with images shuffled.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from stitchgrid.engine.ledger import Ledger, is_process_error
+from stitchgrid.engine.ledger import Entry, Ledger, is_process_error
+from stitchgrid.engine.workspace import Workspace
 from stitchgrid.records import Cell
 
 G = TypeVar("G")  # what an index is made of
@@ -94,6 +95,29 @@ class Variants(Generic[G]):
             cell_id: {metric: [next(told) for _ in values] for metric, values in metrics.items()}
             for cell_id, metrics in self._found.items()
         }
+
+
+def same_value(work: Workspace, cell: Cell) -> Hashable:
+    """Return what cells have in common that are given one value: the two layers, where their order does not matter.
+
+    Pairs compared on positions laid out alike are; a source of low rank is another layer than the target.
+    """
+    if not work.needs[cell.matcher].kind.about.symmetric or work.rank(cell) is not None:
+        return cell.cell_id
+    return frozenset((cell.source_key, cell.target_key))
+
+
+def note_variants(
+    ledger: Ledger,
+    variants: Variants[Any],
+    sharing: Sequence[tuple[Cell, ...]],
+    note: Callable[[Entry, Mapping[str, Sequence[float]]], None],
+) -> None:
+    """Note variants of the first of the cells that share a value as evidence for each of them."""
+    found = variants.read()
+    for cells in sharing:
+        for cell in cells:
+            note(ledger[cell], found.get(cells[0].cell_id, {}))
 
 
 def _note(ledger: Ledger, asked: Sequence[Asked[G]], index: Callable[[Sequence[G]], dict[str, Tensor]]) -> None:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from stitchgrid.matchers.alignment import Grid, Layout, keeps_means, on_sides, resize_rows, side_weights
+from stitchgrid.matchers.alignment import on_sides, resize_rows, side_weights
+from stitchgrid.matchers.layouts import Grid, Layout, keeps_means
 from stitchgrid.matchers.params import Rules
 
 # What a kernel takes for one position of its result (L) or of what it is given (L'), in multiplications of a product;

@@ -1,44 +1,51 @@
 """What fit images say of sources of low rank: the principal axes of a layer's own rows, from one pass."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
 from stitchgrid.engine.gather import chunk_bytes
 from stitchgrid.engine.ledger import Ledger
-from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
-from stitchgrid.matchers.alignment import layout_of, rows_of
+from stitchgrid.engine.workspace import Batch, Workspace
+from stitchgrid.matchers.alignment import rows_of
 from stitchgrid.matchers.low_rank import Reduction, reduction_to
 from stitchgrid.moments import PairMoments, RowSums, Side, find_finite
 from stitchgrid.records import Cell
+from stitchgrid.statistics.base import LayerKey
+from stitchgrid.statistics.collect import row_axes
+from stitchgrid.statistics.of_layers import RowAxes
 
 
-class RowAxes:
+class AxesGatherer:
     """Principal axes of layers, each over the rows of a number of images of its own, prefix tokens included."""
 
-    def __init__(self, work: Workspace, wanted: Iterable[tuple[LayerKey, int]]):
-        self.work = work
-        self.sums = {one: RowSums([work.layer(one[0]).width], device=work.device) for one in wanted}
+    def __init__(self, work: Workspace, wanted: Sequence[RowAxes]):
+        self.work, self.wanted = work, wanted
+        self.sums = {(one.key, one.num_images): RowSums([one.width], device=work.device) for one in wanted}
         self._found: dict[tuple[LayerKey, int, int], Reduction] = {}
 
     @property
     def layers(self) -> list[LayerKey]:
         """The layers looked at."""
-        return [key for key, _ in self.sums]
+        return [one.key for one in self.wanted]
 
     @property
     def num_images(self) -> int:
         """How many images have to pass."""
-        return max((count for _, count in self.sums), default=0)
+        return max((one.num_images for one in self.wanted), default=0)
 
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch, a few images at a time so that memory stays bounded."""
-        for (key, num_images), sums in self.sums.items():
-            layer, count = self.work.layer(key), batch.count_below(num_images)
-            step = max(1, self.work.share(chunk_bytes(self.work.device)) // (8 * layer_values(self.work, key)))
+        for one in self.wanted:
+            layer, count, sums = self.work.layer(one.key), batch.count_below(one.num_images), self.sums_of(one)
+            step = max(1, self.work.share(chunk_bytes(self.work.device)) // (8 * one.num_rows * one.width))
             for start in range(0, count, step):
                 part = slice(start, min(start + step, count))
-                sums.add(sums.centre([rows_of(batch.activations[key][part], layer)]))
+                sums.add(sums.centre([rows_of(batch.activations[one.key][part], layer)]))
+
+    def sums_of(self, one: RowAxes) -> RowSums:
+        """Return the sums of a layer's rows."""
+        return self.sums[one.key, one.num_images]
 
     def reduction(self, key: LayerKey, num_images: int, rank: int) -> Reduction:
         """Return the projection on a layer's top axes.
@@ -53,19 +60,13 @@ class RowAxes:
         return self._found[wanted]
 
 
-def layer_values(work: Workspace, key: LayerKey) -> int:
-    """Return how many numbers a layer has per image."""
-    layer = work.layer(key)
-    return layout_of(layer).num_rows * layer.width
-
-
 class Reductions:
     """The projections of a shard's cells; a source as wide as its rank or narrower is left as it is."""
 
     def __init__(self, work: Workspace, ledger: Ledger, cells: Iterable[Cell]):
         self.work, self.ledger = work, ledger
         self.cells = [cell for cell in cells if work.rank(cell) is not None]
-        self.axes = RowAxes(work, {(cell.source_key, ledger[cell].num_fit or 0): None for cell in self.cells})
+        self.axes = AxesGatherer(work, row_axes(work.geometry, work.asked(self.cells)))
         self._found: dict[str, Reduction] = {}
         self._sides: dict[tuple[int, int], tuple[Side, Side]] = {}  # unreduced and reduced, which all targets share
 

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from stitchgrid.engine.ledger import Ledger
-from stitchgrid.engine.pooling import pooled_source, pooled_target
+from stitchgrid.engine.pooling import pooled_own, pooled_source
 from stitchgrid.engine.stitched import Stitch
-from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
+from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.ood import Gaussian, detection, fit_gaussian
-from stitchgrid.matchers.registry import asks_ood
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.moments import RowSums, find_finite
 from stitchgrid.records import Cell
+from stitchgrid.statistics.base import LayerKey
+from stitchgrid.statistics.collect import gaussians
 
 GaussianKey = tuple[LayerKey, int]  # (target layer, number of fit images)
 
@@ -28,9 +29,8 @@ class Gaussians:
     def __init__(self, work: Workspace, ledger: Ledger, cells: Iterable[Cell]):
         self.work, self.ledger = work, ledger
         self.sums = {
-            self.key(cell): RowSums([work.layer(cell.target_key).width], device=work.device)
-            for cell in cells
-            if asks_ood(work.sweep.matchers[cell.matcher], "mahalanobis")
+            (one.key, one.num_images): RowSums([one.width], device=work.device)
+            for one in gaussians(work.geometry, work.asked(cells))
         }
 
     def key(self, cell: Cell) -> GaussianKey:
@@ -46,7 +46,7 @@ class Gaussians:
         """Look at the images of a batch."""
         for (layer, num_images), sums in self.sums.items():
             if count := batch.count_below(num_images):
-                sums.add(sums.centre([pooled_target(self.work, batch, layer)[:count]]))
+                sums.add(sums.centre([pooled_own(self.work, batch, layer)[:count]]))
 
     def open_after(self, num_seen: int) -> list[GaussianKey]:
         """Return those that look at more images than were seen."""
@@ -78,7 +78,7 @@ class DistanceCheck:
     @torch.no_grad()
     def take(self, batch: Batch) -> None:
         """Score the images of a batch."""
-        self._b_N.append(self.gaussian.score(pooled_target(self.work, batch, self.target)))
+        self._b_N.append(self.gaussian.score(pooled_own(self.work, batch, self.target)))
         scores = [self._score(position, batch) for position in range(len(self.stitches))]
         self._t_SN.append(torch.stack(scores))
 

@@ -3,37 +3,55 @@
 Shape suffixes: N images, P positions of the source, Q of the target, D features.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from stitchgrid.engine.laying import Laying
-from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
-from stitchgrid.matchers.alignment import Layout, image_blocks, is_identity, layouts_of, pooled, rows_of
+from stitchgrid.engine.workspace import Batch, Workspace
+from stitchgrid.matchers.alignment import image_blocks, pooled, rows_of
+from stitchgrid.matchers.layouts import Layout, is_identity, layouts_of
 from stitchgrid.matchers.params import Rules
 from stitchgrid.records import Layer
+from stitchgrid.statistics.base import LayerKey
 
 
-class Pooling:
-    """Mean over the positions that a target has, of rows as they are laid there: a weighted sum of a source's rows.
+class Poolings:
+    """Means over the positions of all layers of a target, of rows as they are laid there: weighted sums of a source's.
 
-    An affine map commutes with it, so that pooled T(A) needs no T(A), and can be had in float64.
+    An affine map commutes with them, so that pooled T(A) needs no T(A), and can be had in float64. All layers of the
+    target are served by one product.
     """
 
-    def __init__(self, source: Layer, target: Layer, rules: Rules, *, device: torch.device):
+    def __init__(self, source: Layer, targets: Sequence[Layer], rules: Rules, *, device: torch.device):
         self.source = source
-        ours, theirs = layouts_of(source, target)
-        is_plain = is_identity(ours, theirs, rules) and source.num_prefix == target.num_prefix
-        #: None: the plain mean over the source's own positions
-        self.weights_P = None if is_plain else _weights(ours, theirs, target.num_prefix, rules, device)
+        weights: dict[object, Tensor] = {}
+        for target in targets:
+            ours, theirs = layouts_of(source, target)
+            if not self._is_plain(target, rules) and (what := _what(source, target)) not in weights:
+                weights[what] = _weights(ours, theirs, target.num_prefix, rules, device)
+        self._position = {what: position for position, what in enumerate(weights)}
+        self._weights_LP = torch.stack(list(weights.values())) if weights else None
 
-    def __call__(self, a: Tensor) -> Tensor:
-        """Return the pooled rows of a batch of the source's activations: (N, D), float64."""
-        if self.weights_P is None:
-            return pooled(a, self.source)
-        blocks = image_blocks(rows_of(a, self.source))
-        return torch.cat([self.weights_P @ some_NPD.double() for some_NPD in blocks])
+    def _is_plain(self, target: Layer, rules: Rules) -> bool:
+        """Return whether the mean is that over the source's own positions."""
+        return is_identity(*layouts_of(self.source, target), rules) and self.source.num_prefix == target.num_prefix
+
+    def position(self, target: Layer) -> int | None:
+        """Return which of the weighted means is that over the positions of a target, None: the plain one."""
+        return self._position.get(_what(self.source, target))
+
+    def weighted(self, a: Tensor) -> Tensor:
+        """Return the weighted means of a batch of the source's activations: (L, N, D), float64."""
+        assert self._weights_LP is not None
+        parts = [self._weights_LP @ some_NPD.double() for some_NPD in image_blocks(rows_of(a, self.source))]
+        return torch.cat(parts).movedim(1, 0).contiguous()
+
+
+def _what(source: Layer, target: Layer) -> object:
+    return layouts_of(source, target), target.num_prefix
 
 
 @lru_cache(maxsize=256)  # they are the same for all pairs of layers of these layouts
@@ -46,16 +64,22 @@ def _weights(source: Layout, target: Layout, num_prefix: int, rules: Rules, devi
     return Laying(source, target, rules, device=device).back(mean_1Q1).flatten()
 
 
+@lru_cache(maxsize=1024)
+def _poolings(source: Layer, targets: tuple[Layer, ...], rules: Rules, device: torch.device) -> Poolings:
+    return Poolings(source, targets, rules, device=device)
+
+
 def pooled_source(work: Workspace, batch: Batch, source: LayerKey, target: LayerKey, rules: Rules) -> Tensor:
-    """Return a source's pooled rows as a target meets them, (N, D), found once for all targets of one layout."""
-    f, g = work.layer(source), work.layer(target)
+    """Return a source's pooled rows as a target meets them, (N, D), found once for all layers of the target."""
+    f, network = work.layer(source), work.sweep.networks[target[0]]
+    poolings = _poolings(f, network.layers, rules, work.device)
+    position = poolings.position(work.layer(target))
+    if position is None:
+        return pooled_own(work, batch, source)
+    what = "pooled", source, target[0], rules
+    return batch.once(what, lambda: poolings.weighted(batch.activations[source]))[position]
 
-    def pool() -> Tensor:
-        return Pooling(f, g, rules, device=work.device)(batch.activations[source])
 
-    return batch.once(("pooled", source, layouts_of(f, g), g.num_prefix, rules), pool)
-
-
-def pooled_target(work: Workspace, batch: Batch, target: LayerKey) -> Tensor:
+def pooled_own(work: Workspace, batch: Batch, key: LayerKey) -> Tensor:
     """Return a layer's own pooled rows, (N, D)."""
-    return pooled_source(work, batch, target, target, Rules())
+    return batch.once(("pooled", key), lambda: pooled(batch.activations[key], work.layer(key)))

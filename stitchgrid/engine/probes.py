@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stitchgrid.datasets.resident import Pictures
-from stitchgrid.engine.low_rank import RowAxes
-from stitchgrid.engine.workspace import Batch, LayerKey, Workspace, batches
+from stitchgrid.engine.low_rank import AxesGatherer
+from stitchgrid.engine.workspace import Batch, Workspace, batches
 from stitchgrid.matchers.alignment import pooled
 from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.records import ProbeSpec
+from stitchgrid.statistics.base import LayerKey
+from stitchgrid.statistics.collect import axes_of_layer
 
 # Largest entry of the gradient at which lbfgs ends. At scikit-learn's 1e-4 rounding moved losses by 1e-3 and accuracies
 # by 2 of 1,000 images (CIFAR-10, a network of eight layers, nine ranks), at 1e-6 by 2e-5 and none, in the same time.
@@ -60,7 +62,9 @@ def probe_layers(work: Workspace, network: int) -> list[Probe]:
     keys = [(network, position) for position in range(len(layers))]
     lowest = min((rank for rank in spec.ranks if rank is not None), default=None)
     reduced = [key for key in keys if lowest is not None and lowest < work.layer(key).width]
-    axes = RowAxes(work, [(key, work.sweep.num_fit_closed) for key in reduced])
+    num_fit, num_ranks = work.sweep.num_fit_closed, len(spec.ranks)
+    wanted = [axes_of_layer(work.geometry, key, num_images=num_fit, num_ranks=num_ranks) for key in reduced]
+    axes = AxesGatherer(work, wanted)
     fit = PooledRows(work, keys, work.sweep.num_probe_fit)
     seen = PooledRows(work, keys, work.sweep.num_eval)
     for batch in _pass(work, work.images.fit, keys, max(fit.num_images, axes.num_images)):
@@ -105,7 +109,7 @@ def _probes_of(
     work: Workspace,
     spec: ProbeSpec,
     key: LayerKey,
-    axes: RowAxes,
+    axes: AxesGatherer,
     rows: tuple[Tensor, Tensor],
     labels: tuple[Labels, Labels],
 ) -> list[Probe]:

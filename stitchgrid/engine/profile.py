@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from stitchgrid.engine.groups import Groups, left
-from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
+from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.metrics import RESIDUAL_AT, residual_at
 from stitchgrid.records import Cell
+from stitchgrid.statistics.base import LayerKey
 
 
 def later_layers(work: Workspace, target: LayerKey) -> list[LayerKey]:

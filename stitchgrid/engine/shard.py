@@ -15,7 +15,7 @@ from stitchgrid.engine.train import train_maps
 from stitchgrid.engine.training_images import SourceReader, source_reader
 from stitchgrid.engine.workspace import Workspace, by_network, forward
 from stitchgrid.errors import InputError
-from stitchgrid.matchers.alignment import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
+from stitchgrid.matchers.layouts import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
 from stitchgrid.matchers.ood import is_underdetermined
 from stitchgrid.matchers.protocol import About, GramIndex
 from stitchgrid.matchers.registry import MATCHERS, asks_ood, implementation, is_a, proves_halves
@@ -23,9 +23,9 @@ from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.models.fingerprint import difference, fingerprint_of_noise, tolerance_of
 from stitchgrid.models.proof import relative_error, tolerance_for
 from stitchgrid.moments import NOT_FINITE
-from stitchgrid.planning import images_of
 from stitchgrid.precision import running_in
 from stitchgrid.records import Cell, Row, Shard
+from stitchgrid.statistics.needs import images_of
 
 _log = logging.getLogger(__name__)
 

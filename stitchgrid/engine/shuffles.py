@@ -7,17 +7,20 @@ best of several layers can be compared with the best of each draw.
 Shape suffixes: K draws, N images.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from stitchgrid.engine.gather import MomentGatherer, RowSpace, by_count, chunk_bytes
-from stitchgrid.engine.workspace import Batch, LayerKey, Workspace
+from stitchgrid.engine.gather import CrossRows, FrameRows, chunk_bytes, laying_of, row_readers
+from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.moments import PairMoments
 from stitchgrid.records import digest
+from stitchgrid.statistics.base import LayerKey
+from stitchgrid.statistics.moments import ShuffledMoments
+from stitchgrid.statistics.rows import RowSpace
 
 BLOCK_IMAGES = 64  # in a block, or more in the last one
 
@@ -48,29 +51,37 @@ def block_ends(num_images: int) -> Iterator[int]:
     yield num_images
 
 
-class ShuffledMoments:
+class ShuffledGatherer:
     """Second moments of layer pairs with the source's images shuffled: their products alone are others."""
 
-    def __init__(
-        self, work: Workspace, pairs: Iterable[tuple[RowSpace, LayerKey, LayerKey]], *, num_images: int, num_draws: int
-    ):
-        self.work, self.num_images = work, num_images
-        self._orders_KN = shuffled_orders(num_images, num_draws, work.device)
-        self._ends = list(block_ends(num_images))
-        self._gatherer = MomentGatherer(work, pairs, num_images=num_images)  # for its frames: what they read, and how
+    def __init__(self, work: Workspace, moments: ShuffledMoments):
+        self.work, self.moments = work, moments
+        self._orders_KN = shuffled_orders(moments.num_images, moments.num_draws, work.device)
+        self._ends = list(block_ends(moments.num_images))
+        self._frames = row_readers(work, moments.products, with_sums=False)
+        self._crosses = {
+            cross.space: CrossRows(
+                cross=cross,
+                source=self._frames[id(cross.source)],
+                target=self._frames[id(cross.target)],
+                laying=laying_of(work, cross.space),
+            )
+            for cross in moments.products.crosses
+        }
+        shapes = {space: (one.cross.source.width, one.cross.target.width) for space, one in self._crosses.items()}
         self._products = {
-            space: cross.products.xy_XY.new_zeros(num_draws, *cross.products.xy_XY.shape)
-            for space, cross in self._gatherer.crosses.items()
+            space: torch.zeros(moments.num_draws, *shape, dtype=torch.float64, device=work.device)
+            for space, shape in shapes.items()
         }
         self._held: dict[LayerKey, Tensor] = {}  # of the images of a block of which more are to come
         self._start = 0  # position of the first of them
 
     def take(self, batch: Batch) -> None:
         """Add the rows of the blocks that a batch completes."""
-        count = batch.count_below(self.num_images)
+        count = batch.count_below(self.moments.num_images)
         if not count:
             return
-        taken = {key: batch.activations[key][:count] for key in self._gatherer.layers}
+        taken = {key: batch.activations[key][:count] for key in sorted(self.moments.layers)}
         if self._held:
             taken = {key: torch.cat([self._held[key], a]) for key, a in taken.items()}
         stop = batch.start + count
@@ -87,44 +98,39 @@ class ShuffledMoments:
 
         Where all rows may be held at once they are read once, and shuffled; else those of each draw are read anew.
         """
-        frames, crosses = self._gatherer.frames, self._gatherer.crosses
-        sources = [frame for frame in frames if any(cross.source is frame for cross in crosses.values())]
+        frames, sources = self._frames, {id(one.source): one.source for one in self._crosses.values()}
         num = orders_KN.shape[1]
-        step = max(1, self.work.share(chunk_bytes(self.work.device)) // self._gatherer.bytes_per_image())
-        whole = {id(frame): frame.read(self.work, activations, slice(None)) for frame in frames} if num <= step else {}
+        step = max(1, self.work.share(chunk_bytes(self.work.device)) // self.moments.products.bytes_per_image)
+        whole = self._read(frames, activations, slice(None)) if num <= step else {}
         for start in range(0, num, step):
             part = slice(start, start + step)
-            read = whole or {id(frame): frame.read(self.work, activations, part) for frame in frames}
+            read = whole or self._read(frames, activations, part)
             rows_y = {
-                space: cross.target_rows(read[id(cross.target)]).flatten(0, -2) for space, cross in crosses.items()
+                space: one.target_rows(read[id(one.cross.target)]).flatten(0, -2)
+                for space, one in self._crosses.items()
             }
             for draw, order_N in enumerate(orders_KN[:, part]):
                 shuffled = {
-                    id(frame): whole[id(frame)].index_select(0, order_N)
+                    id(one.frame): whole[id(one.frame)].index_select(0, order_N)
                     if whole
-                    else frame.read(self.work, activations, order_N)
-                    for frame in sources
+                    else one.read(self.work, activations, order_N)
+                    for one in sources.values()
                 }
-                for space, cross in crosses.items():
-                    rows_x = cross.source_rows(shuffled[id(cross.source)]).flatten(0, -2)
+                for space, one in self._crosses.items():
+                    rows_x = one.source_rows(shuffled[id(one.cross.source)]).flatten(0, -2)
                     self._products[space][draw].addmm_(rows_x.mT, rows_y[space])
+
+    def _read(
+        self, frames: Mapping[int, FrameRows], activations: Mapping[LayerKey, Tensor], part: slice
+    ) -> dict[int, Tensor]:
+        return {frame: one.read(self.work, activations, part) for frame, one in frames.items()}
 
     def of(self, space: RowSpace, source: LayerKey, target: LayerKey, whole: PairMoments) -> list[PairMoments]:
         """Return the moments of one layer pair in each draw; `whole` are those of images that are not shuffled."""
-        cross = self._gatherer.crosses[space]
-        columns_x = cross.laid.slices[cross.source.keys.index(source)]
-        columns_y = cross.target.sums.slices[cross.target.keys.index(target)]
-        shift_D = whole.mean_x_D - cross.laid.pivot_X[columns_x]
-        shift_E = whole.mean_y_E - cross.target.sums.pivot_X[columns_y]
+        one = self._crosses[space]
+        columns_x = one.source.rows.slices[one.cross.source.keys.index(source)]
+        columns_y = one.target.rows.slices[one.cross.target.keys.index(target)]
+        shift_D = whole.mean_x_D - one.source.rows.pivot_X[columns_x]
+        shift_E = whole.mean_y_E - one.target.rows.pivot_X[columns_y]
         shift_DE = whole.num_rows * torch.outer(shift_D, shift_E)
         return [replace(whole, xy_DE=xy_DE - shift_DE) for xy_DE in self._products[space][:, columns_x, columns_y]]
-
-
-def shuffled_by_count(
-    work: Workspace, wanted: Iterable[tuple[int, RowSpace, LayerKey, LayerKey]]
-) -> dict[int, ShuffledMoments]:
-    """Return the moments of every number of images among the (number, row space, source, target) wanted."""
-    return {
-        count: ShuffledMoments(work, some, num_images=count, num_draws=work.sweep.shuffles)
-        for count, some in by_count(wanted).items()
-    }

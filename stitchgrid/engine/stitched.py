@@ -4,11 +4,10 @@ Shape suffixes: S stitched networks, G groups of images, N images, P rows per im
 target, K classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,17 +15,18 @@ from torch import Tensor
 from stitchgrid.engine.anchors import Anchors
 from stitchgrid.engine.groups import Groups, left
 from stitchgrid.engine.outputs import outputs_of
-from stitchgrid.engine.pooling import pooled_source, pooled_target
+from stitchgrid.engine.pooling import pooled_own, pooled_source
 from stitchgrid.engine.profile import Profile
+from stitchgrid.engine.row_errors import RowErrors, SpreadSum
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.adapters import Adapter
-from stitchgrid.matchers.alignment import DEFAULT_RULES, install, keeps_means, layouts_of, resize_rows, rows_of
+from stitchgrid.matchers.alignment import install, resize_rows, rows_of
+from stitchgrid.matchers.layouts import DEFAULT_RULES, keeps_means, layouts_of
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.ood import detection, rounded
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.registry import asks_ood
 from stitchgrid.matchers.stitchers.affine import AffineMap
-from stitchgrid.moments import exact_mean
 from stitchgrid.records import Cell, Layer
 
 STACK_IMAGES = {"cpu": 256, "cuda": 2048}  # images of all stitched networks that go through a tail together,
@@ -88,98 +88,24 @@ class Stitch:
     rules: Rules
 
 
-class SpreadSum:
-    """Total variance of rows (..., N, P, E), summed in float64 about the first batch's mean, by group of images."""
-
-    def __init__(self, groups: Groups):
-        self.groups, self.is_empty = groups, True
-        self.num_G = self.pivot = self.total = self.square = torch.zeros(())  # `num_G`: of rows
-
-    def add(self, rows: Tensor, start: int) -> None:
-        """Add the rows of N images, the first of which is at position `start`, to each of the leading dimensions."""
-        num_images, num_rows = rows.shape[-3:-1]
-        exact = rows.double()
-        if self.is_empty:
-            self.pivot = exact_mean(exact.flatten(-3, -2), -2, keepdim=True).unsqueeze(-2)
-            self.num_G = self.total = self.square = rows.new_zeros((), dtype=torch.float64)
-            self.is_empty = False
-        shifted = exact - self.pivot
-        self.num_G = self.num_G + num_rows * self.groups.sums(torch.ones(num_images, device=rows.device), start)
-        self.total = self.total + self.groups.sums(shifted.sum(-2).movedim(-2, -1), start)
-        self.square = self.square + self.groups.sums(shifted.square().sum((-2, -1)), start)
-
-    def trace(self) -> Tensor:
-        """Return the trace of the rows' covariance, one number for each of the leading dimensions."""
-        return self._trace(self.num_G.sum(), self.total.sum(0), self.square.sum(0))
-
-    def traces(self) -> Tensor:
-        """Return the trace without each group of images, (G, ...)."""
-        num = left(self.num_G).view(-1, *[1] * (self.square.dim() - 1))
-        return self._trace(num, left(self.total), left(self.square))
-
-    def _trace(self, num: Tensor, total: Tensor, square: Tensor) -> Tensor:
-        return square / num - (total / num.unsqueeze(-1)).square().sum(-1)
-
-
 def pooled_stitched(batch: Batch, stitch: Stitch, t_NPE: Tensor, layer: Layer) -> Tensor:
     """Return the pooled rows T(A) of a map that is not affine, (N, E), for all that asks for them of the batch."""
     return batch.once(("pooled stitched", stitch.cell.cell_id), lambda: t_NPE[:, layer.num_prefix :].double().mean(1))
 
 
-class RowErrors:
-    """Distance of T(A) to B, row by row, of maps that are not affine: moments of A do not tell it."""
-
-    def __init__(self, positions: Sequence[int], *, groups: Groups, device: torch.device):
-        self.positions, self.groups = list(positions), groups  # among the stitches
-        zeros_G = torch.zeros(groups.num, dtype=torch.float64, device=device)
-        self._errors = {position: zeros_G.clone() for position in positions}
-        self._norm_G = zeros_G.clone()
-        self._spread = SpreadSum(groups)
-
-    def begin(self, b_NPE: Tensor, start: int) -> None:
-        """Take the target's own rows of a batch."""
-        self._start = start
-        if self.positions:
-            self._norm_G += self.groups.sums(b_NPE.double().square().sum((1, 2)), start)
-            self._spread.add(b_NPE, start)
-
-    def add(self, position: int, t_NPE: Tensor, b_NPE: Tensor) -> None:
-        """Take the rows of one stitch."""
-        errors_N = (t_NPE.double() - b_NPE).square().sum((1, 2))
-        self._errors[position] += self.groups.sums(errors_N, self._start)
-
-    def metrics(self) -> dict[int, dict[str, float]]:
-        """Return residual and r2 of each; NaN where B is 0, or does not vary."""
-        if not self.positions:
-            return {}
-        variance = self._spread.trace() * self._spread.num_G.sum()
-        errors_S = torch.stack([errors_G.sum() for errors_G in self._errors.values()])
-        return self._told(self._of(errors_S, self._norm_G.sum(), variance))
-
-    def replicates(self) -> dict[int, dict[str, list[float]]]:
-        """Return residual and r2 of each without each group of images."""
-        if not self.positions:
-            return {}
-        variance_G = self._spread.traces() * left(self._spread.num_G)
-        errors_SG = torch.stack([left(errors_G) for errors_G in self._errors.values()])
-        return self._told(self._of(errors_SG, left(self._norm_G), variance_G))
-
-    @staticmethod
-    def _of(errors: Tensor, norm: Tensor, variance: Tensor) -> Tensor:
-        """Return residual and r2, side by side behind the stitches: (S, 2, ...)."""
-        residual = errors / torch.where(norm > 0, norm, torch.nan)
-        share = 1 - errors / torch.where(variance > 0, variance, torch.nan)
-        return torch.stack([residual, share], dim=1)
-
-    def _told(self, both: Tensor) -> dict[int, dict[str, Any]]:
-        rows = zip(self._errors, both.tolist(), strict=True)  # one transfer for all
-        return {position: dict(zip(("residual", "r2"), values, strict=True)) for position, values in rows}
-
-
 class TailEvaluation:
     """Everything measured of the stitched networks that end in one target layer, summed over batches."""
 
-    def __init__(self, work: Workspace, stitches: Sequence[Stitch], *, fit_minimum_S: Tensor, anchors: Anchors):
+    def __init__(
+        self,
+        work: Workspace,
+        stitches: Sequence[Stitch],
+        *,
+        fit_minimum_S: Tensor,
+        anchors: Anchors,
+        by_rows: Collection[str] = (),
+    ):
+        """`by_rows` are the cells of affine maps whose distance to B is found row by row."""
         self.work, self.anchors = work, anchors
         self.stitches = list(stitches)
         self.cells = [stitch.cell for stitch in stitches]
@@ -192,7 +118,7 @@ class TailEvaluation:
         zeros_GS = torch.zeros(groups.num, len(stitches), dtype=torch.float64, device=work.device)
         self._exact = [stitch.map.frozen() for stitch in stitches]
         self.row_errors = RowErrors(
-            [k for k, stitch in enumerate(stitches) if isinstance(stitch.map, Adapter)],
+            [k for k, one in enumerate(stitches) if isinstance(one.map, Adapter) or one.cell.cell_id in by_rows],
             groups=groups,
             device=work.device,
         )
@@ -214,22 +140,23 @@ class TailEvaluation:
         b_NPE = rows_of(batch.activations[self.target].float(), self.layer)
         self.outputs.begin(batch.logits[self.target[0]].float(), batch.labels_N)
         self.target_minimum_S = torch.minimum(self.target_minimum_S, b_NPE.min())
-        self.target_spread.add(pooled_target(self.work, batch, self.target).unsqueeze(1), batch.start)
+        self.target_spread.add(pooled_own(self.work, batch, self.target).unsqueeze(1), batch.start)
         self.row_errors.begin(b_NPE, batch.start)
         self.profile.begin(batch)
         if self.detector is not None:
             self._scores_b.append(rounded(self.detector.score(batch.activations[self.target].float())))
-        affine = [position for position in range(len(self.stitches)) if position not in self.row_errors.positions]
         pooled_SNE = b_NPE.new_empty(len(self.stitches), len(b_NPE), b_NPE.shape[2], dtype=torch.float64)
-        for position in affine:
-            pooled_SNE[position] = self._pooled(position, batch)
+        for position, stitch in enumerate(self.stitches):
+            if not isinstance(stitch.map, Adapter):
+                pooled_SNE[position] = self._pooled(position, batch)
         scores_SN: list[Tensor] = []
         for part in stacks(self.work, self.layer, len(self.stitches), len(batch.labels_N)):
             t_SNPE = b_NPE.new_empty(part.stop - part.start, *b_NPE.shape)
             for t_NPE, position in zip(t_SNPE, range(len(self.stitches))[part], strict=True):
-                self._stitch(position, batch, t_NPE)
+                exact_NPE = self._stitch(position, batch, t_NPE)
                 if position in self.row_errors.positions:
-                    self.row_errors.add(position, t_NPE, b_NPE)
+                    self.row_errors.add(position, exact_NPE, b_NPE)
+                if isinstance(self.stitches[position].map, Adapter):
                     pooled_SNE[position] = pooled_stitched(batch, self.stitches[position], t_NPE, self.layer)
             self._run(part, t_SNPE)
             scores_SN += self._energies(part, t_SNPE)
@@ -257,8 +184,8 @@ class TailEvaluation:
         pooled_ND = pooled_source(self.work, batch, stitch.cell.source_key, self.target, stitch.rules)
         return self._exact[position](pooled_ND)
 
-    def _stitch(self, position: int, batch: Batch, out: Tensor) -> None:
-        """Write T(A) of one stitch, (N, P, E)."""
+    def _stitch(self, position: int, batch: Batch, out: Tensor) -> Tensor:
+        """Write T(A) of one stitch, (N, P, E), and return it: in float64 where B is far from zero."""
         stitch, source = self.stitches[position], self.stitches[position].cell.source_key
         a, layer = batch.activations[source].float(), self.work.layer(source)
         anchor = self.anchors.of(source) if isinstance(stitch.map, AffineMap) else None
@@ -267,11 +194,15 @@ class TailEvaluation:
             a = batch.once(("about its anchor", source), lambda: found.rows(batch.activations[source].float(), axis))
         about_anchor, bias_E = self._anchored[position]
         stitch_rows(about_anchor, a, layer, self.layer, stitch.rules, out=out)
+        exact_NPE = out
         if bias_E is not None:
-            out.copy_(out + bias_E)  # in float64: a bias in float32 would be off by as much as B is rounded
+            exact_NPE = out + bias_E  # in float64: a bias in float32 would be off by as much as B is rounded
+            out.copy_(exact_NPE)
         drops = not keeps_means(layouts_of(layer, self.layer)[1], stitch.rules)
         if anchor is not None and isinstance(stitch.map, AffineMap) and drops:  # dropped tokens are zeros, not anchors
-            out[:, : self.layer.num_prefix] = stitch.map.bias_E.to(out.dtype)
+            for rows_NPE in (out, exact_NPE):
+                rows_NPE[:, : self.layer.num_prefix] = stitch.map.bias_E.to(rows_NPE.dtype)
+        return exact_NPE
 
     def _run(self, part: slice, t_SNPE: Tensor) -> None:
         with self.work.precision():

@@ -14,7 +14,7 @@ from torch import Tensor
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.stitched import Stitch, stacks, stitch_rows
 from stitchgrid.engine.training_images import Seen, SourceReader, TargetReader
-from stitchgrid.engine.workspace import LayerKey, Workspace
+from stitchgrid.engine.workspace import Workspace
 from stitchgrid.matchers.adapters import Adapter
 from stitchgrid.matchers.alignment import install
 from stitchgrid.matchers.divergence import has_diverged, loss_images
@@ -25,6 +25,7 @@ from stitchgrid.matchers.registry import implementation
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.models.select import last_features, later_blocks
 from stitchgrid.records import Cell, Layer
+from stitchgrid.statistics.base import LayerKey
 
 SCORES = "scores"  # of a network, among its nodes
 

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.low_rank import Reductions, projected
-from stitchgrid.engine.workspace import LayerKey, Pixels, Workspace, by_network, forward
+from stitchgrid.engine.workspace import Pixels, Workspace, by_network, forward
 from stitchgrid.matchers.drawing import image_order
 from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.models.features import Places
 from stitchgrid.preprocess import apply_preprocess, augment_crop4_flip, on_device
 from stitchgrid.records import Cell
-
-CACHE_BYTES = 1 << 30  # of source activations kept between epochs, where nothing changes them
+from stitchgrid.statistics.base import LayerKey
+from stitchgrid.statistics.passes import CACHE_BYTES, reading_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +94,8 @@ class SourceReader:
         self.work, self.keys, self.num_images, self.augment = work, list(keys), num_images, augment
         self.reduced = reduced or {}
         self.wanted = by_network(keys)
-        bytes_per_image = 4 * sum(torch.Size(work.layer(key).shape).numel() for key in keys)
-        self._keeps = augment == "none" and bytes_per_image * num_images <= work.share(CACHE_BYTES)
+        reading = reading_of(work.geometry, self.keys, num_images=num_images, augment=augment)
+        self._keeps = reading.keeps(work.share(CACHE_BYTES))
         self.kept: dict[LayerKey, Tensor] | None = None  # from the first epoch on
 
     def reads_as(self, other: "SourceReader") -> bool:

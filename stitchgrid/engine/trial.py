@@ -13,7 +13,7 @@ import torch
 from stitchgrid.engine.place import Others, Place, place_of, set_up_torch
 from stitchgrid.engine.sample import FIRST_IMAGES, NOISE_IMAGES, Noise, NoisePair, Pair, Sample, shrink
 from stitchgrid.engine.shard import run_shard
-from stitchgrid.engine.workspace import LayerKey, Workspace
+from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.matchers.protocol import svd_flops
 from stitchgrid.models.build import make_network
@@ -26,6 +26,7 @@ from stitchgrid.models.training import train_network
 from stitchgrid.precision import choose_device, running_in
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import Network, Preprocess, Shard, Sweep
+from stitchgrid.statistics.base import LayerKey
 
 TRIAL_SECONDS = 2.0  # for the last and largest pieces of all pairs together, about
 PASS_SECONDS = 0.15  # for plain passes of one network

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from stitchgrid.models.features import FeaturesNetwork, Places
 from stitchgrid.precision import running_back_in, running_in
 from stitchgrid.preprocess import apply_preprocess, on_device
 from stitchgrid.records import Cell, Layer, Preprocess, Sweep
+from stitchgrid.statistics.base import LayerKey
+from stitchgrid.statistics.needs import Asked, Needs, all_needs
+from stitchgrid.statistics.rows import Geometry, RowSpace
 
-LayerKey = tuple[int, int]  # (position of the network in the sweep, position of the layer in the network)
 Pixels = Tensor | list[Tensor]  # uint8 (N, 3, H, W), or one (3, H, W) per image where sizes differ
 
 
@@ -71,14 +74,36 @@ class Workspace:
         """Return the record of a layer."""
         return self.sweep.networks[key[0]].layers[key[1]]
 
+    @cached_property
+    def geometry(self) -> Geometry:
+        """The rows of all layers."""
+        return Geometry(self.sweep)
+
+    @cached_property
+    def needs(self) -> tuple[Needs, ...]:
+        """What each matcher reads."""
+        return all_needs(self.sweep)
+
+    def asked(self, cells: Iterable[Cell]) -> list[Asked]:
+        """Return what cells ask for."""
+        return [
+            Asked(needs=self.needs[cell.matcher], sources=(cell.source_key,), targets=(cell.target_key,))
+            for cell in cells
+        ]
+
+    def space(self, cell: Cell) -> RowSpace:
+        """Return the rows in which a cell's layers are compared."""
+        return self.geometry.between(cell.source_key, cell.target_key, self.needs[cell.matcher].rules)
+
     def rules(self, cell: Cell) -> Rules:
         """Return how a stitcher lays its source on its target."""
-        return Rules.of(self.sweep.matchers[cell.matcher])
+        rules = self.needs[cell.matcher].rules
+        assert rules is not None, "indices lay nothing"
+        return rules
 
     def rank(self, cell: Cell) -> int | None:
         """Return how many directions a cell leaves its source, None where that is all of them."""
-        rank = self.sweep.matchers[cell.matcher].rank
-        return None if rank is None or rank >= self.layer(cell.source_key).width else rank
+        return self.needs[cell.matcher].rank_of(self.layer(cell.source_key).width)
 
     def precision(self) -> AbstractContextManager[None]:
         """Let networks run as the job asks."""

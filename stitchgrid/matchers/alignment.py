@@ -1,183 +1,21 @@
-"""Laying the representation of one layer on the positions of another, and how rows are shaped for the indices.
-
-A representation is split into *prefix* tokens (class and register tokens) and *positions* (of a map, or patch tokens);
-a vector is one position. The manual (networks) has the rules with their formulas; `alignment_name` names the one used.
+"""Laying rows of one layer on the positions of another, and rows of a batch of activations.
 
 Shape suffixes: N images, P positions, K prefix tokens, D features, H positions on one side of a grid.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stitchgrid.errors import InputError
+from stitchgrid.matchers.layouts import DEFAULT_RULES, Grid, Layout, is_identity, layout_of
 from stitchgrid.matchers.params import Rules
 from stitchgrid.records import Layer
 
-SUBSAMPLED_FROM = 3  # a bilinear reduction by this factor reads only some of the source's positions
-UPSAMPLED_ABOVE = 16  # times a side: the target's neighbours then share their source
 BLOCK_NUMBERS = {"cpu": 1 << 19, "cuda": 1 << 25}  # of rows that are brought to float64 at a time
-Grid = tuple[int, int]
 _MODES = {"bilinear": "bilinear", "area": "area", "nearest": "nearest-exact"}  # of torch's interpolate
-
-
-DEFAULT_RULES = Rules()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Where the rows of a representation lie: K prefix tokens, then positions on a grid."""
-
-    num_prefix: int
-    grid: tuple[int, int] | None  # None: a vector
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of features per image."""
-        return self.num_prefix + (self.grid[0] * self.grid[1] if self.grid else 1)
-
-
-def layout_of(layer: Layer) -> Layout:
-    """Return the layout of a layer; a sequence without a grid of its own counts as one row of positions."""
-    if layer.kind == "vector":
-        return Layout(num_prefix=0, grid=None)
-    if layer.grid is not None:
-        return Layout(num_prefix=layer.num_prefix, grid=layer.grid)
-    return Layout(num_prefix=layer.num_prefix, grid=(1, layer.num_tokens - layer.num_prefix))
-
-
-def layouts_of(source: Layer, target: Layer) -> tuple[Layout, Layout]:
-    """Return the layouts in which a source's rows are laid on a target's.
-
-    A sequence of which only the order is known takes over the other's grid where the counts agree: token k is token k.
-    """
-    ours, theirs = layout_of(source), layout_of(target)
-    if not _by_order(source, target):
-        return ours, theirs
-    if ours.num_prefix == theirs.num_prefix or (source.num_prefix and target.num_prefix):
-        grid = theirs.grid if source.is_in_order_only else ours.grid
-        return replace(ours, grid=grid), replace(theirs, grid=grid)
-    line = Layout(num_prefix=0, grid=(1, ours.num_rows))  # nothing is known of the tokens before one of the grids
-    return line, line
-
-
-def _by_order(source: Layer, target: Layer) -> bool:
-    """Return whether tokens of two sequences correspond by their order, since of one of them no more is known."""
-    if source.kind != "tokens" or target.kind != "tokens":
-        return False
-    if not (source.is_in_order_only or target.is_in_order_only):
-        return False
-    if source.num_prefix == target.num_prefix or not (source.num_prefix and target.num_prefix):
-        return source.num_tokens == target.num_tokens
-    return source.num_tokens - source.num_prefix == target.num_tokens - target.num_prefix
-
-
-def check_geometry(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> None:
-    """See that a source can be laid on a target by what is known of both.
-
-    Raises:
-        InputError: If rows would have to be resized, or prefix tokens told from others, on a guess.
-    """
-    unknown = [layer for layer in (source, target) if layer.is_in_order_only]
-    if not unknown or "vector" in {source.kind, target.kind} or layout_of(source) == layout_of(target):
-        return
-    if not _by_order(source, target):
-        raise InputError(
-            f"{_words(source)} cannot be laid on {_words(target)}: nothing tells how the tokens of "
-            f"{' and '.join(repr(layer.name) for layer in unknown)} lie on a grid; say so in the model's table, such "
-            "as tokens = { prefix = 1, grid = [4, 4] } for a class token and 4 x 4 patches."
-        )
-    if rules.cls != "copy" and layouts_of(source, target)[1].num_prefix != target.num_prefix:
-        raise InputError(
-            f'cls = "{rules.cls}" needs to know which tokens of {_words(source)} come before its grid; say so in the '
-            "model's table, such as tokens = { prefix = 1, grid = [4, 4] }."
-        )
-
-
-def is_known(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> bool:
-    """Return whether a source can be laid on a target without a guess."""
-    try:
-        check_geometry(source, target, rules)
-    except InputError:
-        return False
-    return True
-
-
-def _words(layer: Layer) -> str:
-    if layer.kind == "map":
-        return f"{layer.name!r} (a map)"
-    grid = f"a grid of {layer.grid[0]} x {layer.grid[1]}" if layer.grid else "no known grid"
-    return f"{layer.name!r} ({layer.num_tokens} tokens, {grid})"
-
-
-def alignment_name(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> str:
-    """Return the name of what is done to lay `source` on `target`, as the `alignment` column shows it.
-
-    Steps are joined by `+`; `identity` where rows stay what they are.
-
-    Raises:
-        InputError: If what is done would rest on a guess.
-    """
-    check_geometry(source, target, rules)
-    ours, theirs = layouts_of(source, target)
-    steps = [f"{source.kind}_to_{target.kind}"] if {source.kind, target.kind} == {"map", "tokens"} else []
-    if theirs.grid is None and ours.grid is not None:
-        return "cls" if rules.pool == "cls" and ours.num_prefix else "mean"
-    if theirs.num_prefix:
-        steps += _prefix_steps(ours, theirs, rules)
-    elif ours.num_prefix:
-        steps.append("cls_left_out")
-    if ours.grid is None and theirs.grid is not None:
-        steps.append("broadcast")
-    elif ours.grid != theirs.grid:
-        steps.append(rules.resize)
-    return "+".join(steps) or "identity"
-
-
-def _prefix_steps(ours: Layout, theirs: Layout, rules: Rules) -> list[str]:
-    if rules.cls == "drop":
-        return ["cls_drop"]
-    if rules.cls == "pool" or not ours.num_prefix:
-        return ["cls_pool"]
-    if ours.num_prefix < theirs.num_prefix:
-        return ["cls_copy_pool"]
-    return [] if ours.num_prefix == theirs.num_prefix else ["cls_left_out"]
-
-
-def is_subsampled(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> bool:
-    """Return whether resizing reads only some of the source's positions."""
-    reductions = [ours / theirs for ours, theirs in _sides(source, target)]
-    if rules.resize == "nearest":
-        return any(reduction > 1 for reduction in reductions)
-    return rules.resize == "bilinear" and any(reduction >= SUBSAMPLED_FROM for reduction in reductions)
-
-
-def is_upsampled(source: Layer, target: Layer) -> bool:
-    """Return whether a side of the source's grid is blown up more than 16-fold; a vector has a grid of one."""
-    return any(theirs > UPSAMPLED_ABOVE * ours for ours, theirs in _sides(source, target))
-
-
-def _sides(source: Layer, target: Layer) -> list[tuple[int, int]]:
-    """Return (source, target) sizes of both sides of the grids; none where the target is a vector."""
-    ours, theirs = layouts_of(source, target)
-    return [] if theirs.grid is None else list(zip(ours.grid or (1, 1), theirs.grid, strict=True))
-
-
-def index_shaping(source: Layer, target: Layer) -> str:
-    """Return how rows are shaped for CCA, Procrustes and regression: positions, tokens or pooled.
-
-    Two maps of equal height and width give position rows, two sequences of equal token count token rows, anything
-    else one pooled row an image. (The authors ask for equal width of maps too.)
-    """
-    if source.kind == target.kind == "map" and source.grid == target.grid:
-        return "positions"
-    if source.kind == target.kind == "tokens" and source.num_tokens == target.num_tokens:
-        return "tokens"
-    return "pooled"
 
 
 def rows_of(a: Tensor, layer: Layer) -> Tensor:
@@ -266,16 +104,6 @@ def on_sides(sides: Sequence[Tensor], x_NPD: Tensor) -> Tensor:
 def _side_on(device: torch.device, dtype: torch.dtype, ours: int, theirs: int, rules: Rules) -> Tensor:
     """Return `side_weights` where they are used, brought there once."""
     return side_weights(ours, theirs, rules).to(device, dtype)
-
-
-def keeps_means(target: Layout, rules: Rules = DEFAULT_RULES) -> bool:
-    """Return whether the weights of `resize_rows` sum to one for each row, so that it commutes with affine maps."""
-    return rules.cls != "drop" or not target.num_prefix
-
-
-def is_identity(source: Layout, target: Layout, rules: Rules = DEFAULT_RULES) -> bool:
-    """Return whether `resize_rows` returns the rows as they are."""
-    return source == target and (rules.cls == "copy" or not target.num_prefix)
 
 
 def _prefix(prefix_NKD: Tensor, positions_NPD: Tensor, num: int, rule: str) -> Tensor:

@@ -18,6 +18,12 @@ class Span:
     mean_D: Tensor
     num_rows: int
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether no row of the source can lie outside of it."""
+        num_features, rank = self.axes_DK.shape
+        return rank == num_features < self.num_rows - 1
+
     def unseen_share(self, evaluation: PairMoments) -> Tensor:
         """Return the share of the source's variance on the evaluation rows outside of the span of the fit rows.
 

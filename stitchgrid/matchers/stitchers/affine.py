@@ -11,6 +11,9 @@ from torch import Tensor
 
 from stitchgrid.moments import PairMoments
 
+ROUNDING = 2.0**-24  # of a float32 number
+NEGLIGIBLE = 1e-7  # share of a squared error
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AffineMap:
@@ -69,3 +72,16 @@ def r_squared(stitch: AffineMap, moments: PairMoments, *, error: Tensor | None =
     variance = moments.yy_EE.trace()
     error = squared_error(stitch, moments) if error is None else error
     return 1.0 - error / torch.where(variance > 0, variance, torch.nan)
+
+
+def is_exact_enough(stitch: AffineMap, moments: PairMoments) -> Tensor:
+    """Return whether float32 products of rows give ||T(A) - B||^2 to 1e-7 on the rows the moments were summed over.
+
+    Rounding adds the squares of errors of about 2^-24 of each of the products that T(A) is the sum of. They are seen
+    where the map is large, or T(A) far from zero, for what is left of B.
+    """
+    weight_DE = stitch.weight_DE.double()
+    squares_D = moments.xx_DD.diagonal() / moments.num_rows + moments.mean_x_D.square()
+    squares = moments.yy_EE.trace() / moments.num_rows + moments.mean_y_E.square().sum()
+    squares = squares + len(weight_DE) * (squares_D @ weight_DE.square()).sum()
+    return ROUNDING**2 * squares <= NEGLIGIBLE * squared_error(stitch, moments) / moments.num_rows

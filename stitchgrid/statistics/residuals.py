@@ -1,0 +1,41 @@
+"""How residuals of affine maps are found: from moments of evaluation rows, or from T(A) where a tail is run on it.
+
+Values are the same but for rounding; what costs less is done.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from stitchgrid.statistics.base import LayerKey, total_flops
+from stitchgrid.statistics.collect import AnyMoments, evaluation_moments
+from stitchgrid.statistics.needs import Asked
+from stitchgrid.statistics.rows import Geometry
+from stitchgrid.statistics.stitched_network import RowErrors
+
+
+def cheaper(
+    geometry: Geometry, moments: Sequence[Asked], either: Sequence[Asked]
+) -> tuple[dict[int, AnyMoments], tuple[RowErrors, ...]]:
+    """Return the statistics of cells that need moments, and of others for which either will do.
+
+    These are moments of all of them, or moments of the first and the distances of the others' rows.
+    """
+    of_all = evaluation_moments(geometry, [*moments, *either])
+    if not either:
+        return of_all, ()
+    of_some, errors = evaluation_moments(geometry, moments), row_errors(geometry, either)
+    if total_flops(of_some.values()) + total_flops(errors) < total_flops(of_all.values()):
+        return of_some, errors
+    return of_all, ()
+
+
+def row_errors(geometry: Geometry, asked: Iterable[Asked]) -> tuple[RowErrors, ...]:
+    """Return the distances of T(A) to B, row by row, for every target layer."""
+    numbers: dict[tuple[LayerKey, int], int] = {}
+    for one in asked:
+        for key in one.targets:
+            what = key, one.needs.num_eval
+            numbers[what] = numbers.get(what, 0) + len(one.sources)
+    return tuple(
+        RowErrors(num_images=num_images, key=key, num_values=geometry.size(key).num_values, num_stitches=num)
+        for (key, num_images), num in numbers.items()
+    )
