@@ -45,6 +45,7 @@ from stitchgrid.models.fingerprint import (
     unregistered,
 )
 from stitchgrid.models.freeze import freeze
+from stitchgrid.models.held import held_cut, hold
 from stitchgrid.models.memory import kept_bytes
 from stitchgrid.models.proof import first_line
 from stitchgrid.models.select import select_layers
@@ -427,7 +428,9 @@ def _resolve_network(
         code=code_digest(spec),
     )
     if is_known:
-        return _identified(network, fingerprint, artefacts, tolerance=tolerance_of(cut), update=update)
+        found = _identified(network, fingerprint, artefacts, tolerance=tolerance_of(cut), update=update)
+        hold(found.network, cut)
+        return found
     assert key is not None
     if spec.recipe is None:
         flops = cut.flops * min(TWIN_IMAGES, images.fit.num)
@@ -680,6 +683,8 @@ def load_network(
     known: CutNetwork | None = live_cuts().get(live_name(network.spec.architecture) or "")
     if known is not None and device.type == "cpu":  # it is the very network that the sweep was planned with
         return known
+    if device.type == "cpu" and (held := held_cut(network)) is not None:
+        return held
     with holding(network.spec):
         if network.code and (found := code_digest(network.spec)) != network.code:
             raise InputError(
@@ -716,7 +721,7 @@ def check_fingerprint(network: Network, cut: CutNetwork, images: Pictures, *, de
         InputError: If it does not.
     """
     assert network.fingerprint is not None, f"{network.name} has no fingerprint"
-    if cut in live_cuts().values():  # the very network that it was taken of
+    if cut is held_cut(network) or cut in live_cuts().values():  # the very network that it was taken of
         return
     pixels = images.batch(torch.arange(min(NUM_IMAGES, images.num), device=images.labels.device))
     seen = apply_preprocess(on_device(pixels, torch.device("cpu")), network.preprocess)

@@ -34,6 +34,7 @@ from stitchgrid.jobfile import Job
 from stitchgrid.matchers.describe import as_record
 from stitchgrid.matchers.registry import MATCHERS, stored_metrics_of
 from stitchgrid.models.closure import Code
+from stitchgrid.models.held import holding_cuts, let_go
 from stitchgrid.models.own_code import staged
 from stitchgrid.planning import Plan, make_plan, split_shard
 from stitchgrid.records import ProbeNetwork, Shard, Sweep, TrainDetector, Unit
@@ -101,6 +102,8 @@ class Launch:
         with self._exit, self._drain.listening():
             if self.where.address == "local":
                 self._require_place()  # an error before any work
+            if self.where.address in (None, "none"):
+                self._exit.enter_context(holding_cuts())
             if wait and not force:
                 self.store.leases.wait_until_free(self.job.name, say=self.display.say)
             elif not force:
@@ -162,6 +165,7 @@ class Launch:
         self.where = self.where.settled(flops / plan.speed)
         if self.where.address == "local":
             self._require_place()
+            let_go()
         elif flops:
             self.display.say("small enough for this process; --address local has Ray compute it")
 

@@ -1,0 +1,61 @@
+"""Networks that were cut while a sweep was planned, kept for a worker of this process: it need not build them again.
+
+They are the very networks that the plan's digests and fingerprints were taken of.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from stitchgrid.models.cuts import CutNetwork
+from stitchgrid.records import Network
+
+MOST_PARAMETERS = 100_000_000  # of all that are kept
+
+
+@dataclass(kw_only=True)
+class _Held:
+    cuts: dict[tuple[str, ...], CutNetwork] = field(default_factory=dict)
+    num_parameters: int = 0
+
+
+_present: ContextVar[_Held | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def holding_cuts() -> Iterator[None]:
+    """Keep cut networks within a block, in the thread that entered it."""
+    token = _present.set(_Held())
+    try:
+        yield
+    finally:
+        _present.reset(token)
+
+
+def hold(network: Network, cut: CutNetwork) -> None:
+    """Keep a network, cut on the CPU, if such are kept here and there is room."""
+    held = _present.get()
+    if held is None or _key(network) in held.cuts:
+        return
+    if held.num_parameters + network.num_parameters <= MOST_PARAMETERS:
+        held.cuts[_key(network)] = cut
+        held.num_parameters += network.num_parameters
+
+
+def held_cut(network: Network) -> CutNetwork | None:
+    """Return a network that was kept."""
+    held = _present.get()
+    return None if held is None else held.cuts.get(_key(network))
+
+
+def _key(network: Network) -> tuple[str, ...]:
+    return network.network_id, str(network.spec.interface), str(network.input_shape)
+
+
+def let_go() -> None:
+    """Keep nothing of what was kept so far: no worker of this process asks for it."""
+    held = _present.get()
+    if held is not None:
+        held.cuts.clear()
+        held.num_parameters = MOST_PARAMETERS

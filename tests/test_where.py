@@ -1,0 +1,89 @@
+"""Where a launch computes, when its user leaves that open, and what a worker of the same process is spared."""
+
+import pytest
+from helpers_flow import TINY_JOB, run, values
+
+from stitchgrid import resolve
+from stitchgrid.driver import launch as launching
+from stitchgrid.driver.where import SMALL_S, Where
+from stitchgrid.models import held
+
+TOLD = "small enough for this process; --address local has Ray compute it"
+
+
+@pytest.fixture
+def job(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text(TINY_JOB)
+    return path
+
+
+def test_small_work_stays_here_and_large_work_goes_to_ray():
+    assert Where().settled(SMALL_S).address == "none"
+    assert Where().settled(SMALL_S).keeps_passes
+    assert Where().settled(1.01 * SMALL_S).address == "local"
+    assert not Where().settled(1.01 * SMALL_S).keeps_passes
+
+
+@pytest.mark.parametrize("named", [{"workers": 2}, {"cpus_per_worker": 1.0}, {"gpus_per_worker": 0.0}])
+def test_whoever_names_workers_means_ray(named):
+    assert Where(**named).settled(0.1).address == "local"
+
+
+@pytest.mark.parametrize("address", ["local", "none", "auto", "10.0.0.1:6379"])
+def test_an_address_that_is_given_stays(address):
+    for seconds in (0.0, 1e9):
+        assert Where(address=address).settled(seconds) == Where(address=address)
+
+
+def test_a_small_launch_says_where_it_computes_and_starts_no_ray(job, tmp_path, monkeypatch):
+    asked = []
+    here = launching.open_executor
+    monkeypatch.setattr(launching, "open_executor", lambda address, **how: asked.append(address) or here("none", **how))
+    told = run("launch", job, "--store", tmp_path / "grid").output
+    assert TOLD in told
+    assert asked == ["none"]
+    again = run("launch", job, "--store", tmp_path / "grid").output
+    assert TOLD not in again  # nothing is left to compute
+    assert "nothing to compute" in again
+
+
+def test_what_is_not_small_goes_to_ray(job, tmp_path, monkeypatch):
+    asked = []
+    here = launching.open_executor
+    monkeypatch.setattr(launching, "open_executor", lambda address, **how: asked.append(address) or here("none", **how))
+    monkeypatch.setattr("stitchgrid.driver.where.SMALL_S", 0.0)
+    told = run("launch", job, "--store", tmp_path / "grid").output
+    assert TOLD not in told
+    assert asked == ["local"]
+
+
+def test_networks_are_built_once_in_one_process_and_values_are_those_of_networks_built_again(
+    job, tmp_path, monkeypatch
+):
+    built = []
+    build = resolve.build_network
+    monkeypatch.setattr(resolve, "build_network", lambda *given, **how: built.append(1) or build(*given, **how))
+    run("launch", job, "--store", tmp_path / "held")
+    assert len(built) == 1
+    monkeypatch.setattr(held, "MOST_PARAMETERS", 0)
+    built.clear()
+    run("launch", job, "--store", tmp_path / "anew")
+    assert len(built) == 2
+    assert values(tmp_path / "held") == values(tmp_path / "anew")
+
+
+def test_nothing_is_held_outside_of_a_launch_nor_after_it_was_let_go(job, tmp_path, monkeypatch):
+    seen = []
+    kept = resolve.hold
+    monkeypatch.setattr(resolve, "hold", lambda network, cut: kept(network, cut) or seen.append((network, cut)))
+    run("launch", job, "--store", tmp_path / "grid")
+    [(network, cut)] = seen
+    assert held.held_cut(network) is None
+    with held.holding_cuts():
+        held.hold(network, cut)
+        assert held.held_cut(network) is cut
+        held.let_go()
+        assert held.held_cut(network) is None
+        held.hold(network, cut)
+        assert held.held_cut(network) is None
