@@ -22,11 +22,13 @@ class Live:
     Attributes:
         networks: Name -> torch.nn.Module, the user's own, which is never changed.
         images: The `Images` of both splits; None where they come from files.
+        twins: Name -> the untrained twin of a network, where it was given; others are initialised copies.
         cuts: Name -> the `CutNetwork` made of a copy of the module that shares its weights, once it is made.
     """
 
     networks: Mapping[str, Any]
     images: Any = None
+    twins: Mapping[str, Any] = field(default_factory=dict)
     cuts: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
@@ -62,6 +64,12 @@ def live_network(name: str) -> Any:
     if held is None or name not in held.networks:
         raise InputError(f"it is a live module, given to stitchgrid.compare by a Python session. {_GONE}")
     return held.networks[name]
+
+
+def live_twin(name: str) -> Any:
+    """Return the untrained module that was given for a network, None if there is none."""
+    held = _present.get()
+    return None if held is None else held.twins.get(name)
 
 
 def live_cuts() -> dict[str, Any]:

@@ -403,7 +403,7 @@ def _resolve_network(
     module = build_network(spec, state=state) if is_known else make_network(spec)
     weights = state_digest(module)  # as they were loaded: cutting may bring them to float32
     cut = cut_network_on(_CPU, module, input_shape(preprocess, images), name=spec.name, interface=spec.interface)
-    if (name := live_name(spec.architecture)) is not None:
+    if (name := live_name(spec.architecture)) is not None and not spec.is_twin:
         live_cuts()[name] = cut
     layers = tuple(chosen.layer for chosen in select_layers(cut, spec.layers))
     fingerprint, scores = _fingerprint(cut, layers, preprocess, images)
@@ -433,7 +433,7 @@ def _resolve_network(
         return found
     assert key is not None
     if spec.recipe is None:
-        flops = cut.flops * min(TWIN_IMAGES, images.fit.num)
+        flops = cut.flops * min(TWIN_IMAGES, twin_images(images).num)
     else:  # a step costs a forward pass and about twice that backward
         flops = 3 * cut.flops * images.fit.num * spec.recipe.epochs
     made = replace(spec, preprocess=preprocess)
@@ -640,6 +640,7 @@ def network_id(spec: NetworkSpec, preprocess: Preprocess, weights_digest: str) -
 def training_key(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> str:
     """Return the address of a network that the sweep makes: the recipe, if any, and everything it starts from."""
     if spec.recipe is None:
+        seen = twin_images(images)
         return digest(
             "twin",
             str(TWIN_REVISION),
@@ -647,7 +648,7 @@ def training_key(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> s
             spec.args,
             str(spec.seed),
             preprocess.address,
-            images.fit.digest(min(TWIN_IMAGES, images.fit.num)),
+            seen.digest(min(TWIN_IMAGES, seen.num)),
             *spec.interface.address,
         )
     return digest(
@@ -661,6 +662,11 @@ def training_key(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> s
         images.fit.digest(images.fit.num),
         *spec.interface.address,
     )
+
+
+def twin_images(images: Images) -> Split:
+    """Return the images that give untrained twins their statistics: those for fitting, else those measured on."""
+    return images.fit if images.fit.num else images.eval
 
 
 def load_network(
@@ -680,7 +686,8 @@ def load_network(
         InputError: If its code or weights are no longer those the sweep was planned with; other code is not run.
     """
     assert not network.spec.is_features, network.name
-    known: CutNetwork | None = live_cuts().get(live_name(network.spec.architecture) or "")
+    name = None if network.spec.is_twin else live_name(network.spec.architecture)
+    known: CutNetwork | None = live_cuts().get(name or "")
     if known is not None and device.type == "cpu":  # it is the very network that the sweep was planned with
         return known
     if device.type == "cpu" and (held := held_cut(network)) is not None:

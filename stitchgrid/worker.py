@@ -56,7 +56,7 @@ from stitchgrid.records import (
     UnitReport,
     canonical,
 )
-from stitchgrid.resolve import check_fingerprint, detector_key, load_network, open_outliers, training_key
+from stitchgrid.resolve import check_fingerprint, detector_key, load_network, open_outliers, training_key, twin_images
 from stitchgrid.statistics.base import LayerKey
 from stitchgrid.store import Store
 
@@ -158,7 +158,7 @@ class Worker:
             )
         prepare = partial(apply_preprocess, preprocess=preprocess)
         if unit.spec.is_twin:
-            module = initialise_twin(unit.spec, images.fit, prepare, device=self.device)
+            module = initialise_twin(unit.spec, twin_images(images), prepare, device=self.device)
         else:
             module = train_network(unit.spec, images.fit, prepare, device=self.device).module
         self._write("network", unit, save_state(module), suffix=".safetensors")

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import stitchgrid as sg
-from stitchgrid.errors import InputError, JobFileError
+from stitchgrid.errors import InputError, JobFileError, StitchgridError
 from stitchgrid.models.nets.resnet import resnet20
 from stitchgrid.models.weights import state_digest
 
@@ -460,3 +460,74 @@ def test_a_comparison_loads_no_ray():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "False"
+
+
+# Untrained twins
+
+
+def test_networks_are_held_against_untrained_twins_of_their_own():
+    networks = {"a": net(0), "b": net(1)}
+    before = {name: state_digest(module) for name, module in networks.items()}
+    run = compare(networks, pixels(), labels(), untrained=True)
+    assert run.networks["model"] == ["a", "b", "a@untrained", "b@untrained"]
+    assert run.networks["is_untrained"] == [False, False, True, True]
+    assert {name: state_digest(module) for name, module in networks.items()} == before
+
+    found = values(run)
+    twin = net(7)
+    torch.manual_seed(0)
+    twin.apply(lambda part: part.reset_parameters() if hasattr(part, "reset_parameters") else None)
+    by_hand = values(
+        compare({"a": networks["a"], "b": networks["b"], "t": twin}, pixels(), labels(), pairs=[("t", "b")])
+    )
+    key = ("layer1.0", "b", "layer1.0", "cka", "cka")
+    assert found["a@untrained", *key] != found["a", *key]
+    norms = [one for one in twin.modules() if isinstance(one, nn.BatchNorm2d)]
+    assert norms  # their statistics are those of images in a twin, so that the hand-made one comes near, no more
+    assert abs(found["a@untrained", *key] - by_hand["t", *key]) < 0.2
+    assert all(answer["untrained_value"] is not None for answer in run.sql("select untrained_value from answers"))
+
+
+def test_twins_without_batch_norms_are_exactly_what_is_drawn():
+    def plain(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+
+    run = sg.compare({"f": plain(3), "g": plain(4)}, pixels(), layers="all", untrained=True, progress=False)
+    by_hand = sg.compare({"t": plain(0), "g": plain(4)}, pixels(), layers="all", pairs=[("t", "g")], progress=False)
+    found, wanted = values(run), values(by_hand)
+    for (_, *key), value in wanted.items():
+        assert found["f@untrained", *key] == pytest.approx(value, abs=1e-9)
+
+
+def test_a_twin_that_is_given_is_taken():
+    networks, twin = {"a": net(0), "b": net(1)}, net(5)
+    before = state_digest(twin)
+    run = compare(networks, pixels(), labels(), untrained={"a": twin})
+    assert set(run.networks["model"]) == {"a", "b", "a@untrained", "b@untrained"}
+    assert state_digest(twin) == before
+    other = compare(networks, pixels(), labels(), untrained={"a": net(6)})
+    key = ("a@untrained", "layer1.0", "b", "layer1.0", "cka", "cka")
+    assert values(run)[key] != values(other)[key]
+
+
+def test_what_nobody_draws_is_refused_and_the_way_out_works():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.scale = nn.Conv2d(3, 4, 3), nn.Parameter(torch.ones(1))
+            self.act, self.fc = nn.ReLU(), nn.Linear(4, 10)
+
+        def forward(self, x):
+            return self.fc((self.scale * self.act(self.body(x))).mean((2, 3)))
+
+    how = {"layers": "all", "progress": False}
+    told = r"scale belongs to Scaled, which has no reset_parameters .* give an untrained module yourself: untrained="
+    with pytest.raises(StitchgridError, match=told):
+        sg.compare({"s": Scaled()}, pixels(), untrained=True, **how)
+    run = sg.compare({"s": Scaled()}, pixels(), untrained={"s": Scaled()}, **how)
+    assert "s@untrained" in run.networks["model"]
+    with pytest.raises(InputError, match="`untrained` names 't', which is no network"):
+        sg.compare({"s": Scaled()}, pixels(), untrained={"t": Scaled()}, **how)
+    with pytest.raises(InputError, match="the untrained twin of 's' is"):
+        sg.compare({"s": Scaled()}, pixels(), untrained={"s": Scaled}, **how)

@@ -50,6 +50,7 @@ def compare(
     head: str | Mapping[str, str] | None = None,
     groups: int | None = None,
     shuffled: int = 0,
+    untrained: bool | Mapping[str, nn.Module] = False,
     retry_failed: bool = False,
     progress: bool = True,
 ) -> Run:
@@ -88,6 +89,9 @@ def compare(
             it is found.
         groups: Into how many groups the images are divided for intervals of all values.
         shuffled: How many times images are shuffled to see what values chance gives.
+        untrained: Whether networks are compared with their untrained twins, too: copies whose modules draw their
+            parameters anew (`reset_parameters`, generator seeded 0). Or name -> a module as it is before training, for
+            those that cannot do so; others get a copy.
         retry_failed: Compute cells again that failed before.
         progress: Whether messages and progress are shown, on stderr.
 
@@ -139,11 +143,12 @@ def compare(
         ],
         "grid": {"pairs": _pairs(pairs, modules)},
         "matchers": tables,
-        **({"controls": {"shuffled": shuffled}} if shuffled else {}),
+        "controls": {"shuffled": shuffled, "untrained": untrained is not False},
         **({"intervals": {"groups": groups}} if groups else {}),
     }
     job = parse_job(table, title="these networks cannot be compared:", base=Path.cwd())
-    return _run(job, Live(networks=modules, images=held), store, where, progress=progress, retry_failed=retry_failed)
+    live = Live(networks=modules, images=held, twins=_twins(untrained, modules))
+    return _run(job, live, store, where, progress=progress, retry_failed=retry_failed)
 
 
 def _run(
@@ -184,6 +189,17 @@ def _modules(networks: Mapping[str, nn.Module] | Sequence[nn.Module]) -> dict[st
     if not networks:
         raise InputError("compare wants at least one network, got none.")
     return {name: unwrapped_from(module, f"network {name!r} is") for name, module in networks.items()}
+
+
+def _twins(untrained: bool | Mapping[str, nn.Module], names: Mapping[str, Any]) -> dict[str, nn.Module]:
+    if isinstance(untrained, bool):
+        return {}
+    found = {name: _said("untrained", untrained, name, names) for name in names}
+    return {
+        name: unwrapped_from(twin, f"the untrained twin of {name!r} is")
+        for name, twin in found.items()
+        if twin is not None
+    }
 
 
 def _listed(value: Any) -> Sequence[Any]:

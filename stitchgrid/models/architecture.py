@@ -12,14 +12,15 @@ from types import ModuleType
 from typing import Any
 
 from stitchgrid.errors import InputError, JobFileError, nearest, one_line
-from stitchgrid.live import LIVE, live_network
+from stitchgrid.live import LIVE, live_network, live_twin
 from stitchgrid.models.catalogue import HUGGINGFACE, LIBRARIES, SOURCES, STITCHGRID, library_names, timm_tags
 from stitchgrid.models.closure import Code, file_code, module_code
 from stitchgrid.models.finding import is_own_file
 from stitchgrid.models.huggingface import huggingface_digest, huggingface_function
-from stitchgrid.models.live_copy import live_copy
+from stitchgrid.models.live_copy import initialised_copy, live_copy
 from stitchgrid.models.loading import own_world
 from stitchgrid.models.sent_code import sent
+from stitchgrid.models.weights import state_digest
 from stitchgrid.records import NetworkSpec, digest
 
 FORMS = (
@@ -43,7 +44,7 @@ def find_function(spec: NetworkSpec) -> Callable[..., Any]:
     if where in LIBRARIES:
         return _library_function(where, name)
     if where == LIVE:
-        return partial(live_copy, live_network(name))
+        return _live_function(name, is_twin=spec.is_twin)
     code = find_code(spec)
     is_own = code is not None and code.is_own
     module = _load(code, spec.architecture) if code is not None and is_own else _import(where, spec.architecture)
@@ -54,6 +55,13 @@ def find_function(spec: NetworkSpec) -> Callable[..., Any]:
             f"architecture {spec.architecture!r}: {where} has no function {name!r}; {nearest(name, known)}."
         )
     return own_world(code).bound(function) if code is not None and is_own else function
+
+
+def _live_function(name: str, *, is_twin: bool) -> Callable[[], Any]:
+    if not is_twin:
+        return partial(live_copy, live_network(name))
+    given = live_twin(name)
+    return partial(initialised_copy, live_network(name)) if given is None else partial(live_copy, given)
 
 
 def code_digest(spec: NetworkSpec) -> str:
@@ -67,8 +75,11 @@ def code_digest(spec: NetworkSpec) -> str:
     if where == HUGGINGFACE:
         return huggingface_digest(name, spec.base)
     if where == LIVE:  # its code is not known: what it computes is told by its fingerprint
-        kind = type(live_network(name))
-        return digest(LIVE, f"{kind.__module__}.{kind.__qualname__}")
+        module = live_network(name)
+        word = f"{type(module).__module__}.{type(module).__qualname__}"
+        # A twin is what its module, or the one that was given for it, makes: nothing else tells one from another.
+        weights = (state_digest(module if (twin := live_twin(name)) is None else twin),) if spec.is_twin else ()
+        return digest(LIVE, word, *weights)
     code = find_code(spec)
     if code is not None:
         is_known = code.is_own or code.entry.is_source

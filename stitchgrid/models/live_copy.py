@@ -1,7 +1,8 @@
-"""A live module -> a module of its own that has the same weights, so that the user's own is never touched."""
+"""A live module -> a module of its own, of the same weights or initialised anew: the user's own is never touched."""
 
 from copy import deepcopy
 
+import torch
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, is_out_of_memory, one_line
@@ -31,3 +32,33 @@ def live_copy(module: nn.Module) -> nn.Module:
             "never changed itself; take out what it holds besides layers, such as open files, locks or generators."
         ) from problem
     return made
+
+
+@torch.no_grad()
+def initialised_copy(module: nn.Module) -> nn.Module:
+    """Return a copy of a module with weights as they are before any training, drawn by torch's default generator.
+
+    Every module that has parameters of its own is told to draw them (`reset_parameters`), in order, parts before the
+    whole, so that what an outer one sets of its parts holds.
+
+    Raises:
+        InputError: If some parameters are drawn by nobody, or Python cannot copy the module.
+    """
+    made = live_copy(module)
+    for tensor in made.parameters():
+        tensor.data = tensor.data.clone()  # in memory of its own
+    _draw(made)
+    return made
+
+
+def _draw(module: nn.Module, path: str = "") -> None:
+    for name, part in module.named_children():
+        _draw(part, f"{path}{name}.")
+    draw = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    if draw is not None:
+        draw()
+    elif own := [name for name, _ in module.named_parameters(recurse=False)]:
+        raise InputError(
+            f"{path}{own[0]} belongs to {type(module).__name__}, which has no reset_parameters that would initialise "
+            "it; give an untrained module yourself: untrained={NAME: MODULE}."
+        )
