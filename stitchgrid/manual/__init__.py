@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parent
 
 #: In the order in which they are listed; each is a page of that name.
 TOPICS = (
-    *("start", "commands", "job", "networks", "data", "matchers", "evidence", "sql"),
+    *("start", "python", "commands", "job", "networks", "data", "matchers", "evidence", "sql"),
     *("clusters", "stores", "performance", "findings", "how-it-works", "contributing", "security", "glossary"),
 )
 
