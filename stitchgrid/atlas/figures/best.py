@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -13,7 +14,8 @@ from stitchgrid.atlas.figures.style import COLOURS, DASHES, LINE, MARGIN, NORMAL
 from stitchgrid.atlas.grids import SweepGrids
 
 HEIGHT = 2.4  # inches of the plot, at most
-DODGE = 0.006  # depths between the bars of two matchers
+DODGE = 1.7  # points between the lines of two matchers, where target layers leave so much room
+BAR = 0.8  # width of a bar, in steps from one matcher to the next
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -72,15 +74,17 @@ def draw_best_sources(found: Sequence[BestSource], source: str, target: str, wid
     left = MARGIN + NORMAL * LINE / POINTS + width_of("0.75", SMALL) + 0.06
     high = min(HEIGHT, width - left)
     figure, axes = lone_axes(width, entries, high, left)
+    step = _step(found, len(labels), (width - left) * POINTS)
+    thick = min(DODGE, step * (width - left) * POINTS) * BAR
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.6, zorder=0)
     for label, seed in dict.fromkeys((one.label, one.seed) for one in found):
         line = [one for one in found if (one.label, one.seed) == (label, seed)]
-        shift = (labels.index(label) - (len(labels) - 1) / 2) * DODGE
+        shift = (labels.index(label) - (len(labels) - 1) / 2) * step
         across = [one.target_depth + shift for one in line]
         lows = [min((depth for _, depth in one.candidates), default=one.source_depth) for one in line]
         highs = [max((depth for _, depth in one.candidates), default=one.source_depth) for one in line]
         colour = looks[label]["color"]
-        axes.vlines(across, lows, highs, color=colour, linewidth=2.2, alpha=0.3)
+        axes.vlines(across, lows, highs, color=colour, linewidth=thick, alpha=0.4)
         axes.plot(across, [one.source_depth for one in line], **looks[label])
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     texts = [f"{depth:g}" for depth in DEPTHS]
@@ -99,6 +103,13 @@ def draw_best_sources(found: Sequence[BestSource], source: str, target: str, wid
         va="center",
     )
     return figure
+
+
+def _step(found: Sequence[BestSource], num: int, points: float) -> float:
+    """Return how far from each other, in depths, the lines of matchers are at one target layer."""
+    depths = sorted({one.target_depth for one in found})
+    nearest = min((after - before for before, after in pairwise(depths)), default=1.0)
+    return min(DODGE / points, 0.6 * nearest / max(num, 1))
 
 
 def _look(number: int) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def caption_heatmap(grids: SweepGrids, score: Score, pairs: Pairs, layout: Layou
     networks = [grids.networks[n] for n in positions]
     if len(pairs) == 1:
         [(source, target)] = pairs
-        shown = f"from layers of {_say(grids.networks[source])} (rows) into layers of {_say(grids.networks[target])} (columns)"
+        names = [_say(grids.networks[n]) for n in (source, target)]
+        shown = f"from layers of {names[0]} (rows) into layers of {names[1]} (columns)"
     else:
         shown = (
             f"for {len(pairs)} ordered pairs of {len(networks)} networks; rows are source layers, columns target layers"
@@ -59,8 +60,8 @@ def caption_profile(
     names = ", ".join(in_one_line(target.layers[n].name) for n in layers)
     several = len(score.seeds) > 1
     says = [
-        f"Profile of {in_one_line(score.name)}: layers of {_say(source)} with layers of {_say(target)}, over the depth of the "
-        f"source layer; {direction(score.higher_is_similar)}.",
+        f"Profile of {in_one_line(score.name)}: layers of {_say(source)} with layers of {_say(target)}, over the "
+        f"depth of the source layer; {direction(score.higher_is_similar)}.",
         f"A panel is a target layer: {names}"
         + (f" ({len(layers)} of {len(target.layers)}, evenly by depth)." if len(layers) < len(target.layers) else "."),
         _seeds(score),
@@ -85,6 +86,8 @@ def caption_best(grids: SweepGrids, found: Sequence[BestSource], source: Network
     ]
     if any(len(one.candidates) > 1 for one in found):
         says.append("Bars reach over the source layers that are as good as the best, given the intervals.")
+    if len(labels) > 1:
+        says.append("Matchers are drawn beside each other at each target layer.")
     if len({one.seed for one in found if one.seed is not None}) > 1:
         says.append("Each seed of a trained matcher has a line of its own.")
     verdicts = [one.verdict for one in found]
@@ -108,7 +111,8 @@ def caption_scatter(
     num = int((~np.isnan(found[0].values_ST) & ~np.isnan(found[1].values_ST)).sum())
     says = [
         f"Scatter of {in_one_line(y.name)} ({direction(y.higher_is_similar)}) against {in_one_line(x.name)} "
-        f"({direction(x.higher_is_similar)}); each dot is one of {num} pairs of a layer of {_say(source)} and a layer of {_say(target)}.",
+        f"({direction(x.higher_is_similar)}); each dot is one of {num} pairs of a layer of {_say(source)} and a "
+        f"layer of {_say(target)}.",
         *(f"{in_one_line(score.name)}: {said[:1].lower()}{said[1:]}" for score in scores if (said := _seeds(score))),
     ]
     if judged.label is not None:
@@ -134,7 +138,12 @@ def _origin(grids: SweepGrids, networks: Sequence[NetworkInfo], found: Sequence[
     waiting, failed = _counts(found, WAITING), _counts(found, FAILURES)
     undefined, diverged = _counts(found, ("undefined",)), _counts(found, ("diverged",))
     cells = sum(sum(one.num_by_state.values()) for one in found)
-    gaps = [(waiting, "missing"), (failed, "failed"), (undefined, "undefined"), (diverged, "diverged and left out of means and best sources")]
+    gaps = [
+        (waiting, "missing"),
+        (failed, "failed"),
+        (undefined, "undefined"),
+        (diverged, "diverged and left out of means and best sources"),
+    ]
     told = [f"{num} {word}" for num, word in gaps if num]
     says = [f"Sweep {in_one_line(grids.sweep)}.", _networks(networks)]
     numbers = [(grids.num_eval, "evaluation"), (grids.num_fit, "fit")]

@@ -1,10 +1,12 @@
 """Heat maps of one score: all pairs of networks in blocks, or one pair."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
@@ -12,7 +14,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from stitchgrid.atlas.figures.layout import Layout, Place, lay_out
+from stitchgrid.atlas.figures.layout import GAP, Layout, Place, Side, lay_out
 from stitchgrid.atlas.figures.scores import Averaged, Score
 from stitchgrid.atlas.figures.style import (
     ACCENT,
@@ -29,7 +31,7 @@ from stitchgrid.atlas.figures.style import (
     ticks,
     width_of,
 )
-from stitchgrid.atlas.grids import SweepGrids, connected
+from stitchgrid.atlas.grids import Floats, SweepGrids, connected
 
 BAR_WIDTH, BAR_HEIGHT = 2.4, 0.07  # inches, of the colour bar
 BRIGHT = 0.45  # from this position on the colours are bright: marks on them are black
@@ -38,6 +40,7 @@ LEAST_EDGED = 0.06  # inches: smaller squares have no white lines between them, 
 MARK = 0.45  # size of a dot, in squares
 MOST_MARK = 4.0  # points
 
+Flags = npt.NDArray[np.bool_]
 Pairs = dict[tuple[int, int], Averaged]
 
 
@@ -46,17 +49,14 @@ def draw_heatmap(grids: SweepGrids, score: Score, pairs: Pairs, width: float) ->
     blocks = connected(pairs)
     networks = [tuple([grids.networks[n] for n in side] for side in block) for block in blocks]
     lines = _title_lines(score, width)
-    top = MARGIN + len(lines) * NORMAL * LINE / POINTS + BAR_HEIGHT + 0.06 + SMALL * LINE / POINTS + 0.1
+    top = MARGIN + len(lines) * NORMAL * LINE / POINTS + BAR_HEIGHT + 0.06 + SMALL * LINE / POINTS + 0.06
     layout = lay_out([(rows, columns) for rows, columns in networks], width=width, top=top)
     figure = Figure(figsize=(width, layout.height))
     for (sources, targets), where in zip(blocks, layout.places, strict=True):
         size = where.columns.span * layout.square, where.rows.span * layout.square
         axes = place(figure, where.left, where.bottom, *size)
         _name(axes, where, layout.square)
-        for source, down in zip(sources, where.rows.starts, strict=True):
-            for target, along in zip(targets, where.columns.starts, strict=True):
-                if (source, target) in pairs:
-                    _draw_pair(axes, score, pairs[source, target], (down, along), layout.square)
+        _draw_block(axes, score, _join(score, pairs, (sources, targets), where), layout.square)
     _draw_colours(figure, score, lines)
     return figure, layout
 
@@ -131,42 +131,90 @@ def _name(axes: Axes, where: Place, square: float) -> None:
 
 def _middle(start: float, end: float, span: float) -> float:
     """Return the middle of a network's squares; `end` is where the next network begins."""
-    from stitchgrid.atlas.figures.layout import GAP
-
     return (start + (end if end == span else end - GAP)) / 2
 
 
-def _draw_pair(axes: Axes, score: Score, found: Averaged, corner: tuple[float, float], square: float) -> None:
-    values_ST = found.values_ST
-    (num_rows, num_columns), (top, left) = values_ST.shape, corner
-    places_ST = score.scale.position(values_ST)
-    look: dict[str, Any] = {"cmap": _colours(score), "vmin": 0, "vmax": 1}
-    if square >= LEAST_EDGED:
-        edges = left + np.arange(num_columns + 1), top + np.arange(num_rows + 1)
-        axes.pcolormesh(*edges, np.ma.masked_invalid(places_ST), edgecolors="w", lw=0.4, **look)
-    else:
-        limits = axes.get_xlim(), axes.get_ylim()
-        extent = (left, left + num_columns, top + num_rows, top)
-        shown = np.ma.masked_invalid(places_ST)
-        axes.imshow(shown, extent=extent, aspect="auto", interpolation="none", origin="upper", **look)
-        axes.set(xlim=limits[0], ylim=limits[1])
-    i, j = np.nonzero(np.isnan(values_ST))
-    _draw_gaps(axes, top + i, left + j, is_hatched=square >= LEAST_HATCHED)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Block:
+    """All squares of a block: S rows and T columns, of which those between two networks are nowhere."""
+
+    tops_S: Floats  # where each row begins, and one more where the last ends
+    lefts_T: Floats
+    values_ST: Floats
+    is_empty_ST: Flags  # compared, and without a value
+    has_failed_ST: Flags
+    is_best_ST: Flags
+    frames: tuple[tuple[float, float, int, int], ...]  # top, left, rows, columns of a network with itself
+
+
+def _join(score: Score, pairs: Pairs, networks: tuple[list[int], list[int]], where: Place) -> _Block:
+    """Return the pairs of networks of a block as one grid."""
+    sides = [_edges(side) for side in (where.rows, where.columns)]
+    shape = sides[0][1][-1], sides[1][1][-1]
+    values_ST = np.full(shape, np.nan)
+    empty_ST, failed_ST, best_ST = (np.zeros(shape, dtype=bool) for _ in range(3))
+    frames = []
+    for source, top, row in zip(networks[0], where.rows.starts, sides[0][1], strict=False):
+        for target, left, column in zip(networks[1], where.columns.starts, sides[1][1], strict=False):
+            if (source, target) not in pairs:
+                continue
+            found = pairs[source, target]
+            num_rows, num_columns = found.values_ST.shape
+            here = slice(row, row + num_rows), slice(column, column + num_columns)
+            values_ST[here] = found.values_ST
+            empty_ST[here] = np.isnan(found.values_ST)
+            failed_ST[here] = found.states_ST == "failed"
+            best_ST[here] = found.panel.best(score.higher_is_similar)
+            if source == target:
+                frames.append((top, left, num_rows, num_columns))
+    return _Block(
+        tops_S=sides[0][0],
+        lefts_T=sides[1][0],
+        values_ST=values_ST,
+        is_empty_ST=empty_ST,
+        has_failed_ST=failed_ST,
+        is_best_ST=best_ST,
+        frames=tuple(frames),
+    )
+
+
+def _edges(side: Side) -> tuple[Floats, list[int]]:
+    """Return where squares and gaps begin along a side, its end last, and the number of each network's first square.
+
+    The list ends with the number of squares and gaps.
+    """
+    edges: list[float] = []
+    firsts = []
+    ends = [*(start - GAP for start in side.starts[1:]), side.span]
+    for start, end in zip(side.starts, ends, strict=True):
+        firsts.append(len(edges))
+        edges += [start + n for n in range(round(end - start) + 1)]
+    return np.array(edges), [*firsts, len(edges) - 1]
+
+
+def _draw_block(axes: Axes, score: Score, block: _Block, square: float) -> None:
+    places_ST = score.scale.position(block.values_ST)
+    # Small squares are drawn as one picture: as shapes, most readers of PDF show hairlines between them.
+    look: dict[str, Any] = {"edgecolors": "w", "lw": 0.4} if square >= LEAST_EDGED else {"rasterized": True}
+    shown = np.ma.masked_invalid(places_ST)
+    axes.pcolormesh(block.lefts_T, block.tops_S, shown, cmap=_colours(score), vmin=0, vmax=1, **look)
+    tops_S, lefts_T = block.tops_S[:-1], block.lefts_T[:-1]
+    i, j = np.nonzero(block.is_empty_ST)
+    _draw_gaps(axes, tops_S[i], lefts_T[j], is_hatched=square >= LEAST_HATCHED)
     mark = min(MOST_MARK, MARK * square * POINTS)
-    i, j = np.nonzero(np.isnan(values_ST) & (found.states_ST == "failed"))
-    axes.plot(left + j + 0.5, top + i + 0.5, "x", color=ACCENT, markersize=mark, markeredgewidth=mark / 5)
-    best_ST = found.panel.best(score.higher_is_similar)
+    i, j = np.nonzero(block.is_empty_ST & block.has_failed_ST)
+    axes.plot(lefts_T[j] + 0.5, tops_S[i] + 0.5, "x", color=ACCENT, markersize=mark, markeredgewidth=mark / 5)
     shown_ST = 1 - places_ST if score.higher_is_similar is False else places_ST
     with np.errstate(invalid="ignore"):
         for ink, is_there in (("k", shown_ST > BRIGHT), ("w", shown_ST <= BRIGHT)):
-            i, j = np.nonzero(best_ST & is_there)
-            axes.plot(left + j + 0.5, top + i + 0.5, "o", color=ink, markersize=mark * 0.6, markeredgewidth=0)
-    if found.panel.source == found.panel.target:
-        frame: dict[str, Any] = {"fill": False, "edgecolor": SOFT, "linewidth": 0.6, "clip_on": False}
+            i, j = np.nonzero(block.is_best_ST & is_there)
+            axes.plot(lefts_T[j] + 0.5, tops_S[i] + 0.5, "o", color=ink, markersize=mark * 0.6, markeredgewidth=0)
+    frame: dict[str, Any] = {"fill": False, "edgecolor": SOFT, "linewidth": 0.6, "clip_on": False}
+    for top, left, num_rows, num_columns in block.frames:
         axes.add_patch(Rectangle((left, top), num_columns, num_rows, **frame))
 
 
-def _draw_gaps(axes: Axes, tops: np.ndarray[Any, Any], lefts: np.ndarray[Any, Any], *, is_hatched: bool) -> None:
+def _draw_gaps(axes: Axes, tops: Floats, lefts: Floats, *, is_hatched: bool) -> None:
     """Draw squares that have no value."""
     if not len(tops):
         return

@@ -60,7 +60,7 @@ def legend_above(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> float
     width, height = figure.get_size_inches()
     look: dict[str, Any] = {
         "loc": "upper left",
-        "bbox_to_anchor": (0.0, 1.0 - MARGIN / height),
+        "bbox_to_anchor": (MARGIN / width, 1.0 - MARGIN / height),
         "frameon": False,
         "borderpad": 0.1,
         "borderaxespad": 0.0,
@@ -88,7 +88,7 @@ def lone_axes(
     width: float, entries: Sequence[tuple[Artist, str]], plot_height: float, left: float
 ) -> tuple[Figure, Axes]:
     """Return a figure with a legend above one plot, and room for labels around it."""
-    below = 0.36
+    below = 0.27
     figure = Figure(figsize=(width, plot_height))
     top = legend_above(figure, entries)
     height = top + 0.05 + plot_height + below + MARGIN

@@ -23,11 +23,14 @@ from stitchgrid.atlas.figures.style import (
     SOFT,
     fit,
     place,
+    width_of,
 )
 from stitchgrid.atlas.grids import Floats, NetworkInfo
+from stitchgrid.printable import in_one_line
 
 MOST_PANELS = 9
 PER_ROW = 3
+WIDE = 5.0  # inches, from which on there is room for one more
 SHAPE = 0.72  # height of a panel, in its widths
 MOST_HEIGHT = 1.5  # inches of a panel
 OWN, NULL = COLOURS[0], "0.75"
@@ -54,13 +57,17 @@ def draw_profile(
     shown = [found.values_ST, found.low_ST, found.high_ST, found.null_low_ST, found.null_high_ST]
     shown += [] if twin is None else [twin.values_ST]
     scale = span_of([one[:, layers] for one in shown], score.scale)
-    across = min(PER_ROW, len(layers)) if layers else 1
+    across = _num_across(len(layers), width)
     down = max(1, math.ceil(len(layers) / across))
     line = NORMAL * LINE / POINTS
-    left, below, between = MARGIN + line + room_for(scale, 4), 2 * line + 0.08, 0.1
+    below, between = 2 * line + 0.02, 0.1
     head = SMALL * LINE / POINTS + 0.04
-    panel = (width - left - 2 * MARGIN - (across - 1) * between) / across
-    high = min(MOST_HEIGHT, panel * SHAPE)
+    for words in ([_label(score, ", ")], _label(score, "\n").split("\n")):
+        left = MARGIN + len(words) * line + room_for(scale, 4)
+        panel = (width - left - 2 * MARGIN - (across - 1) * between) / across
+        high = min(MOST_HEIGHT, panel * SHAPE)
+        if width_of(words[0], NORMAL) <= down * (high + head):
+            break
     figure = Figure(figsize=(width, 1.0))
     top = legend_above(figure, _entries(score, found, twin))
     height = top + down * (high + head) + below + MARGIN
@@ -82,16 +89,25 @@ def draw_profile(
         axes.set_title(fit(target.layers[layer].name, panel, SMALL), fontsize=SMALL, pad=1.5, loc="left", x=0.0)
         _draw_panel(axes, score, found, twin, depths, layer)
     middle = (height - top + height - top - down * (high + head)) / 2 / height
-    words = fit(_label(score), down * (high + head) + 0.2, NORMAL)
-    figure.text((MARGIN + line / 2) / width, middle, words, rotation=90, ha="center", va="center", fontsize=NORMAL)
-    words = f"depth in {fit(source.name, width - left - 0.7, NORMAL)}"
-    figure.text((left + width) / 2 / width, (MARGIN + line / 2) / height, words, ha="center", va="center")
+    for number, text in enumerate(words):
+        at = (MARGIN + (number + 0.5) * line) / width, middle
+        shown = fit(text, down * (high + head), NORMAL)
+        figure.text(*at, shown, rotation=90, ha="center", va="center", fontsize=NORMAL)
+    under = f"depth in {fit(source.name, width - left - 0.7, NORMAL)}"
+    figure.text((left + width) / 2 / width, (MARGIN + line / 2) / height, under, ha="center", va="center")
     return figure
 
 
-def _label(score: Score) -> str:
-    aim = {True: ", ↑ more similar", False: ", ↓ more similar", None: ""}[score.higher_is_similar]
-    return f"{score.name}{aim}"
+def _num_across(num: int, width: float) -> int:
+    """Return how many panels stand side by side."""
+    if num == PER_ROW + 1:
+        return num if width >= WIDE else 2
+    return max(1, min(PER_ROW, num))
+
+
+def _label(score: Score, between: str) -> str:
+    aim = {True: "↑ more similar", False: "↓ more similar", None: ""}[score.higher_is_similar]
+    return in_one_line(score.name) + (between + aim if aim else "")
 
 
 def _turn_in(axes: Axes) -> None:

@@ -23,6 +23,7 @@ POINTS = 72.0  # in one inch
 NORMAL, SMALL, LEAST = 7.0, 6.0, 5.0  # points: sizes of letters
 LINE = 1.25  # height of a line of text, in sizes of its letters
 DPI = 300  # of PNG
+PICTURE_DPI = 600  # of pictures in PDF and SVG
 MARGIN = 0.04  # inches around everything
 LARGEST = 1e30  # of what lines and dots show: beyond, axes have no room for anything else
 INK, SOFT, RULE = "#1c1d20", "#66676d", "#d6d5d0"
@@ -84,7 +85,7 @@ def drawing() -> Iterator[None]:
 def save(figure: Figure, format: str) -> bytes:
     """Return a figure as a file of one of `FORMATS`, as wide as it was made."""
     drawn = BytesIO()
-    figure.savefig(drawn, format=format, dpi=DPI, metadata=METADATA[format])
+    figure.savefig(drawn, format=format, dpi=DPI if format == "png" else PICTURE_DPI, metadata=METADATA[format])
     return drawn.getvalue()
 
 
