@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import PolyCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path
 
 from stitchgrid.atlas.figures.layout import GAP, Layout, Place, Side, lay_out
 from stitchgrid.atlas.figures.scores import Averaged, Score
@@ -195,7 +195,9 @@ def _edges(side: Side) -> tuple[Floats, list[int]]:
 def _draw_block(axes: Axes, score: Score, block: _Block, square: float) -> None:
     places_ST = score.scale.position(block.values_ST)
     # Small squares are drawn as one picture: as shapes, most readers of PDF show hairlines between them.
-    look: dict[str, Any] = {"edgecolors": "w", "lw": 0.4} if square >= LEAST_EDGED else {"rasterized": True}
+    look: dict[str, Any] = (
+        {"edgecolors": "w", "lw": min(0.4, 0.04 * square * POINTS)} if square >= LEAST_EDGED else {"rasterized": True}
+    )
     shown = np.ma.masked_invalid(places_ST)
     axes.pcolormesh(block.lefts_T, block.tops_S, shown, cmap=_colours(score), vmin=0, vmax=1, **look)
     tops_S, lefts_T = block.tops_S[:-1], block.lefts_T[:-1]
@@ -220,7 +222,7 @@ def _draw_gaps(axes: Axes, tops: Floats, lefts: Floats, *, is_hatched: bool) -> 
         return
     corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
     squares = np.stack([lefts, tops], axis=1)[:, None, :] + corners
-    look: dict[str, Any] = (
-        {"facecolor": "0.95", "edgecolor": "0.6", "hatch": "/////////"} if is_hatched else {"facecolor": "0.8"}
-    )
-    axes.add_collection(PolyCollection(squares, linewidth=0, **look), autolim=False)
+    look: dict[str, Any] = {"facecolor": "0.8"}
+    if is_hatched:
+        look = {"facecolor": "0.95", "edgecolor": "0.6", "hatch": "/////////"}
+    axes.add_patch(PathPatch(Path.make_compound_path_from_polys(squares), linewidth=0, **look))

@@ -63,21 +63,24 @@ def lay_out(blocks: Sequence[tuple[Networks, Networks]], *, width: float, top: f
         width: Of the figure, in inches.
         top: Inches that are kept free at the top.
     """
-    tried = [_try(blocks, across, width, top) for across in range(1, len(blocks) + 1)]
+    tried = []
+    for across in range(1, len(blocks) + 1):
+        first = _try(blocks, across, width, top, NORMAL)
+        # Smaller squares have smaller names, which leave more room to the squares.
+        tried.append(_try(blocks, across, width, top, min(NORMAL, max(LEAST, first.square * POINTS / LINE))))
     # Squares of one size in as many columns as do not shrink them.
     return max(enumerate(tried), key=lambda item: (round(item[1].square, 3), item[0]))[1]
 
 
-def _try(blocks: Sequence[tuple[Networks, Networks]], across: int, width: float, top: float) -> Layout:
+def _try(blocks: Sequence[tuple[Networks, Networks]], across: int, width: float, top: float, size: float) -> Layout:
     spans = [(_span(sources), _span(targets)) for sources, targets in blocks]
     lines = [list(range(start, min(start + across, len(blocks)))) for start in range(0, len(blocks), across)]
     share = (width - 2 * MARGIN - PAD * (across - 1)) / across
     most_name = min(MOST_NAME, NAME_SHARE * share)
     title = NORMAL * LINE / POINTS  # height of a network's title, and of the name of an axis
-    # Names take up to `most_name`; what short ones leave goes to the squares. Their size depends on the squares,
-    # so that the room is found with the largest letters.
+    # Names take up to `most_name`; what short ones leave goes to the squares.
     names = [
-        tuple(min(most_name, _longest([*side, *_titles_as_layers(side)])) + title + 0.04 for side in block)
+        tuple(min(most_name, _longest([*side, *_titles_as_layers(side)], size)) + title + 0.04 for side in block)
         for block in blocks
     ]
     columns = [range(column, len(blocks), across) for column in range(across)]
@@ -101,8 +104,8 @@ def _try(blocks: Sequence[tuple[Networks, Networks]], across: int, width: float,
                 Place(
                     left=x,
                     bottom=y - spans[n][0] * square,
-                    rows=_side(sources, square, left[column] - title),
-                    columns=_side(targets, square, bottom[number] - title),
+                    rows=_side(sources, square, left[column] - title, size),
+                    columns=_side(targets, square, bottom[number] - title, size),
                 )
             )
             x += square * widest[column] + title + 0.02 + PAD
@@ -115,9 +118,9 @@ def _span(networks: Networks) -> float:
     return sum(len(network.layers) for network in networks) + GAP * (len(networks) - 1)
 
 
-def _longest(names: Sequence[NetworkInfo | str]) -> float:
+def _longest(names: Sequence[NetworkInfo | str], size: float) -> float:
     texts = [one if isinstance(one, str) else layer for one in names for layer in _layers(one)]
-    return max((width_of(text, NORMAL) for text in map(_plain, dict.fromkeys(texts))), default=0.0)
+    return max((width_of(fit(text, MOST_NAME, size), size) for text in dict.fromkeys(texts)), default=0.0)
 
 
 def _layers(one: NetworkInfo | str) -> list[str]:
@@ -129,18 +132,13 @@ def _titles_as_layers(networks: Networks) -> list[str]:
     return [network.name for network in networks] if len(networks) > 1 else []
 
 
-def _plain(text: str) -> str:
-    return fit(text, MOST_NAME, NORMAL)
-
-
-def _side(networks: Networks, square: float, room: float) -> Side:
-    """Return the names along one side, as large as the squares let them be."""
+def _side(networks: Networks, square: float, room: float, size: float) -> Side:
+    """Return the names along one side, with letters of a size."""
     starts = [sum(len(one.layers) + GAP for one in networks[:n]) for n in range(len(networks))]
-    size = min(NORMAL, max(LEAST, square * POINTS / LINE))
     apart = size * LINE / POINTS / square  # squares between the middles of two names
     titles = [fit(one.name, (len(one.layers) + GAP / 2) * square, SMALL, bold=True) for one in networks]
     is_cut = any(
-        title != _plain(one.name) and len(title) < FEWEST_LETTERS for title, one in zip(titles, networks, strict=True)
+        title.startswith("…") and len(title) < FEWEST_LETTERS for title, one in zip(titles, networks, strict=True)
     )
     by_network = len(networks) > 1 and (is_cut or any(len(one.layers) + GAP < apart for one in networks))
     if by_network:
