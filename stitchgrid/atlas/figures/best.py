@@ -90,8 +90,8 @@ def draw_best_sources(found: Sequence[BestSource], source: str, target: str, wid
     texts = [f"{depth:g}" for depth in DEPTHS]
     axes.set_xticks(DEPTHS, texts)
     axes.set_yticks(DEPTHS, texts)
-    room = width - left - width_of("depth in ", NORMAL)
-    axes.set_xlabel(f"depth in {fit(target, room, NORMAL)} (target)" if room > 1 else "target", labelpad=2)
+    room = width - left - width_of("depth in  (target)", NORMAL)
+    axes.set_xlabel(f"depth in {fit(target, room, NORMAL)} (target)", labelpad=2)
     words = f"best source, depth in {fit(source, max(high - 1.1, 0.3), NORMAL)}"
     height = figure.get_figheight()
     figure.text(

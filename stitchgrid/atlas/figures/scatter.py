@@ -102,11 +102,12 @@ def draw_scatter(
         entries.append((dot, fit(f"misleading claim of {judged.label}", width * 0.8, NORMAL)))
     if any(limits):
         entries.append((Line2D([], [], color=SOFT, linestyle=(0, (4, 2)), linewidth=0.8), "threshold"))
-    left = MARGIN + NORMAL * LINE / POINTS + room_for(scales[1])
+    most = 6 if width > 4 else 5
+    left = MARGIN + NORMAL * LINE / POINTS + room_for(scales[1], most)
     high = min(HEIGHT, width - left)
     figure, axes = lone_axes(width, entries, high, left)
     for side, scale in zip("xy", scales, strict=True):
-        scale_axis(axes, side, scale, 6 if width > 4 else 5)
+        scale_axis(axes, side, scale, most)
     for value in limits[0]:
         axes.axvline(value, color=SOFT, linestyle=(0, (4, 2)), linewidth=0.8, zorder=0)
     for value in limits[1]:
