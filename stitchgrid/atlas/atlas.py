@@ -25,7 +25,8 @@ class AtlasReport:
 
     def __str__(self) -> str:
         parts = [f"{self.num_panels} heat maps", f"{self.num_missing} cells missing", f"{self.num_failed} failed"]
-        return ", ".join([*parts, *([f"{len(self.figures)} figures"] if self.figures else [])])
+        num = len(self.figures)
+        return ", ".join([*parts, *([f"{num} figure{'' if num == 1 else 's'}"] if num else [])])
 
 
 def write_atlas(

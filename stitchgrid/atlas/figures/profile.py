@@ -61,7 +61,7 @@ def draw_profile(
     down = max(1, math.ceil(len(layers) / across))
     line = NORMAL * LINE / POINTS
     below, between = 2 * line + 0.02, 0.1
-    head = SMALL * LINE / POINTS + 0.04
+    head = SMALL * LINE / POINTS + 0.07
     for words in ([_label(score, ", ")], _label(score, "\n").split("\n")):
         left = MARGIN + len(words) * line + room_for(scale, 4)
         panel = (width - left - 2 * MARGIN - (across - 1) * between) / across
@@ -91,8 +91,8 @@ def draw_profile(
     middle = (height - top + height - top - down * (high + head)) / 2 / height
     for number, text in enumerate(words):
         at = (MARGIN + (number + 0.5) * line) / width, middle
-        shown = fit(text, down * (high + head), NORMAL)
-        figure.text(*at, shown, rotation=90, ha="center", va="center", fontsize=NORMAL)
+        beside = fit(text, down * (high + head), NORMAL)
+        figure.text(*at, beside, rotation=90, ha="center", va="center", fontsize=NORMAL)
     under = f"depth in {fit(source.name, width - left - 0.7, NORMAL)}"
     figure.text((left + width) / 2 / width, (MARGIN + line / 2) / height, under, ha="center", va="center")
     return figure

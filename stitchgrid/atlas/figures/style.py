@@ -141,16 +141,20 @@ def short(value: float) -> str:
 
 def ticks(scale: Scale, most: int = 5) -> list[float]:
     """Return round values on a scale."""
-    if not scale.is_log:
-        found = MaxNLocator(nbins=most - 1, steps=[1, 2, 2.5, 5, 10]).tick_values(scale.low, scale.high)
-    else:
-        first, last = int(np.floor(np.log10(scale.low))), int(np.ceil(np.log10(scale.high)))
+    found: list[float] = []
+    if scale.is_log:
+        powers = range(int(np.floor(np.log10(scale.low))), int(np.ceil(np.log10(scale.high))) + 1)
         for factors in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
-            found = np.array([factor * 10.0**power for power in range(first, last + 1) for factor in factors])
-            if ((found >= scale.low) & (found <= scale.high)).sum() <= most:
+            found = [factor * 10.0**power for power in powers for factor in factors]
+            found = [value for value in found if scale.low <= value <= scale.high]
+            if len(found) <= most:
                 break
+        found = found[:: -(-len(found) // most) or 1]
+    if len(found) < 2:
+        locator = MaxNLocator(nbins=most - 1, steps=[1, 2, 2.5, 5, 10])
+        found = [float(value) for value in locator.tick_values(scale.low, scale.high)]
     slack = 1e-9 * (scale.high - scale.low)
-    return [float(value) for value in found if scale.low - slack <= value <= scale.high + slack]
+    return [value for value in found if scale.low - slack <= value <= scale.high + slack]
 
 
 def direction(higher_is_similar: bool | None) -> str:
