@@ -8,7 +8,7 @@ from stitchgrid.atlas.figures.best import BestSource
 from stitchgrid.atlas.figures.heatmap import LEAST_HATCHED, Pairs
 from stitchgrid.atlas.figures.layout import Layout
 from stitchgrid.atlas.figures.profile import chosen_layers
-from stitchgrid.atlas.figures.scatter import Judged, thresholds
+from stitchgrid.atlas.figures.scatter import Judged, is_drawn, thresholds
 from stitchgrid.atlas.figures.scores import FAILURES, WAITING, Averaged, Score
 from stitchgrid.atlas.figures.style import direction, short
 from stitchgrid.atlas.grids import NetworkInfo, SweepGrids
@@ -108,7 +108,7 @@ def caption_scatter(
 ) -> str:
     """Return the caption of a scatter."""
     x, y = scores
-    num = int((~np.isnan(found[0].values_ST) & ~np.isnan(found[1].values_ST)).sum())
+    num = int(is_drawn(found).sum())
     says = [
         f"Scatter of {in_one_line(y.name)} ({direction(y.higher_is_similar)}) against {in_one_line(x.name)} "
         f"({direction(x.higher_is_similar)}); each dot is one of {num} pairs of a layer of {_say(source)} and a "

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from stitchgrid.atlas.figures.best import BestSource
 from stitchgrid.atlas.figures.heatmap import Pairs
-from stitchgrid.atlas.figures.scatter import Judged
+from stitchgrid.atlas.figures.scatter import Judged, is_drawn
 from stitchgrid.atlas.figures.scores import Averaged, Score
 from stitchgrid.atlas.grids import NetworkInfo, SweepGrids
 
@@ -87,14 +87,13 @@ def numbers_of_scatter(
     source: NetworkInfo,
     target: NetworkInfo,
 ) -> pa.Table:
-    """Return one row for each layer pair that has both scores."""
+    """Return one row for each dot."""
     names = [f"{score.label} {score.metric}" for score in scores]
     if names[0] == names[1]:
         names[1] += " (y)"
     values = {name: one.values_ST for name, one in zip(names, found, strict=True)}
     table = _table(_layers(source, target), {**values, "misleading": judged.misleading_ST})
-    known = ~np.isnan(found[0].values_ST) & ~np.isnan(found[1].values_ST)
-    return table.filter(pa.array(known.ravel()))
+    return table.filter(pa.array(is_drawn(found).ravel()))
 
 
 def _layers(source: NetworkInfo, target: NetworkInfo) -> dict[str, Any]:

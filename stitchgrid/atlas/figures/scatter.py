@@ -81,12 +81,17 @@ def thresholds(score: Score, clean: float | None) -> list[float]:
     return []
 
 
+def is_drawn(found: tuple[Averaged, Averaged]) -> npt.NDArray[np.bool_]:
+    """Return which layer pairs have both scores, as numbers that axes can show: (S, T)."""
+    return ~np.isnan(drawable(found[0].values_ST)) & ~np.isnan(drawable(found[1].values_ST))
+
+
 def draw_scatter(
     scores: tuple[Score, Score], found: tuple[Averaged, Averaged], judged: Judged, clean: float | None, width: float
 ) -> Figure:
     """Return a dot for each layer pair that has both scores."""
     limits = [thresholds(score, clean) for score in scores]
-    known = ~np.isnan(drawable(found[0].values_ST)) & ~np.isnan(drawable(found[1].values_ST))
+    known = is_drawn(found)
     x_ST, y_ST = (one.values_ST for one in found)
     scales: list[Scale] = [
         span_of([one.values_ST[known]], score.scale, more)
@@ -112,8 +117,8 @@ def draw_scatter(
         axes.axvline(value, color=SOFT, linestyle=(0, (4, 2)), linewidth=0.8, zorder=0)
     for value in limits[1]:
         axes.axhline(value, color=SOFT, linestyle=(0, (4, 2)), linewidth=0.8, zorder=0)
-    for (is_drawn, colour, _), shape in zip(marks, "oD", strict=True):
-        axes.plot(x_ST[is_drawn], y_ST[is_drawn], shape, color=colour, markersize=size, markeredgewidth=0, alpha=0.75)
+    for (is_here, colour, _), shape in zip(marks, "oD", strict=True):
+        axes.plot(x_ST[is_here], y_ST[is_here], shape, color=colour, markersize=size, markeredgewidth=0, alpha=0.75)
     arrows = [("←", "→"), ("↓", "↑")]
     words = [
         fit(_label(score, *ends), room, NORMAL)
