@@ -38,7 +38,7 @@ from hypothesis import strategies as st
 from stitchgrid.atlas import write_atlas
 from stitchgrid.atlas.grids import EVIDENCE, Panel, connected
 from stitchgrid.atlas.packing import DIGITS, TYPES, Arrays, to_digits
-from stitchgrid.atlas.page import MODULES, embed, join_modules
+from stitchgrid.atlas.page import SERVED, embed, join_modules
 from stitchgrid.atlas.reading import read_sweep
 from stitchgrid.atlas.scales import choose_scale
 from stitchgrid.catalog import Catalog, load_question
@@ -308,7 +308,7 @@ def test_the_script_builds_text_never_markup():
 def test_every_module_of_the_page_is_joined_and_short():
     folder = files("stitchgrid.atlas").joinpath("page")
     lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in folder.iterdir()}
-    assert set(lines) == {f"{name}.js" for name in MODULES}
+    assert set(lines) == {f"{name}.js" for name in SERVED}
     assert max(lines.values()) <= 200
 
 
