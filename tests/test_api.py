@@ -36,7 +36,7 @@ ATTRIBUTES = {  # of what one is given
         *("best", "checks", "interval", "margin", "only", "runner_up", "verdict"),
     },
     "NetworkStitch": {"bias", "map", "matcher", "network", "save", "source", "target", "weight"},
-    "Atlas": {"html", "save"},
+    "Atlas": {"figures", "html", "save"},
 }
 ON_ARRAYS = {name for name, about in MATCHERS.items() if not about.is_trained}
 
@@ -200,6 +200,10 @@ def test_answers_networks_failures_status_and_the_page(run, tmp_path):
     assert page._repr_html_().startswith('<iframe srcdoc="')
     with pytest.raises(InputError, match="cannot write"):
         page.save(tmp_path / "none" / "atlas.html")
+    [drawn] = page.figures(tmp_path / "figures", only=["cka"], formats=["svg"], width=3.25)
+    assert drawn.name == f"{SWEEP}-heatmap-cka-cka.svg"
+    with pytest.raises(InputError, match="there is no network 'net/7'; did you mean 'net/"):
+        page.figures(tmp_path / "figures", pair=("net/7", "net/1"))
     run.refresh()
     assert "cells)" in repr(run)
 

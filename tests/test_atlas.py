@@ -36,10 +36,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stitchgrid.atlas import write_atlas
-from stitchgrid.atlas.figures import draw_choice
 from stitchgrid.atlas.grids import EVIDENCE, Panel, connected
 from stitchgrid.atlas.packing import DIGITS, TYPES, Arrays, to_digits
-from stitchgrid.atlas.page import MODULES, embed, join_modules
+from stitchgrid.atlas.page import SERVED, embed, join_modules
 from stitchgrid.atlas.reading import read_sweep
 from stitchgrid.atlas.scales import choose_scale
 from stitchgrid.catalog import Catalog, load_question
@@ -292,9 +291,6 @@ def test_names_from_the_store_cannot_leave_their_place(store, tmp_path):
     assert [one["name"] for one in networks] == [HOSTILE["net/0"], HOSTILE["net/1"]]
     assert networks[0]["layers"][0]["name"] == HOSTILE["conv1"]
     assert report.num_failed == 1
-    grids = grids_of(Store.open(tmp_path))
-    with pytest.warns(UserWarning, match="Glyph"):
-        draw_choice(grids, grids.choices[0]).savefig(tmp_path / "figure.pdf")
 
 
 @given(st.lists(st.text() | st.none() | st.floats(allow_nan=False, allow_infinity=False)))
@@ -312,7 +308,7 @@ def test_the_script_builds_text_never_markup():
 def test_every_module_of_the_page_is_joined_and_short():
     folder = files("stitchgrid.atlas").joinpath("page")
     lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in folder.iterdir()}
-    assert set(lines) == {f"{name}.js" for name in MODULES}
+    assert set(lines) == {f"{name}.js" for name in SERVED}
     assert max(lines.values()) <= 200
 
 
@@ -570,40 +566,3 @@ def test_blocks_hold_every_pair_and_share_no_network_on_one_side(pairs):
     for side in (0, 1):
         networks = [network for block in blocks for network in block[side]]
         assert sorted(networks) == sorted({pair[side] for pair in pairs})
-
-
-# Figures --------------------------------------------------------------------------------------------------------------
-
-
-def test_figures_are_one_pdf_a_choice_and_the_same_each_time(tmp_path):
-    cells = [cell for cell in planned_cells() if cell.matcher in {"cka", "pwcca"}]
-    store = write_sweep(tmp_path, cells, [make_row(cell, m, 0.5) for cell in cells for m in cell.metrics])
-    _, report = write_page(store, tmp_path / "a.html", figures=tmp_path / "one" / "figures")
-    _, again = write_page(store, tmp_path / "a.html", figures=tmp_path / "two")
-    assert [path.name for path in report.figures] == [
-        "synthetic-00-cka-cka.pdf",
-        "synthetic-01-pwcca-pwcca.pdf",
-        "synthetic-02-pwcca-pwcca_reverse.pdf",
-    ]
-    assert str(report).endswith(", 3 figures")
-    for one, other in zip(report.figures, again.figures, strict=True):
-        assert one.read_bytes().startswith(b"%PDF")
-        assert one.read_bytes() == other.read_bytes()
-
-
-def test_a_figure_hatches_what_is_missing_and_crosses_what_failed(store):
-    grids = grids_of(store)
-    cka = next(choice for choice in grids.choices if choice.matcher == "cka")
-    axes = draw_choice(grids, cka).axes[0]
-    assert sum(bool(patch.get_hatch()) for patch in axes.patches) == 1
-    assert sum(line.get_marker() == "x" for line in axes.lines) == 1
-    assert sum(mesh.get_array().count() for mesh in axes.collections) == 4 * 9 - 1
-    assert sum(line.get_marker() == "." for line in axes.lines) == sum(panel.best(True).sum() for panel in cka.panels)
-
-
-def test_the_colour_bar_of_a_figure_ends_with_more_similar(store):
-    grids = grids_of(store)
-    for choice in {one.higher_is_similar: one for one in grids.choices}.values():
-        bar = draw_choice(grids, choice).axes[-1]
-        left, right = bar.get_xlim()
-        assert (left > right) == (choice.higher_is_similar is False)

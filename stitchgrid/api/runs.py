@@ -1,7 +1,7 @@
 """A store and its sweeps, as they are asked from Python."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -295,7 +295,7 @@ class Atlas:
         from stitchgrid.atlas.page import render_page
         from stitchgrid.atlas.reading import read_sweep
 
-        self.html = catalog.reading(lambda: render_page([read_sweep(catalog, sweep)]))
+        self._grids, self.html = catalog.reading(lambda: ((grids := read_sweep(catalog, sweep)), render_page([grids])))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the page, whole or not at all.
@@ -309,6 +309,37 @@ class Atlas:
             write_whole(Path(path), self.html.encode())
         except OSError as problem:
             raise InputError(f"cannot write {path}: {problem.strerror}; name another file.") from problem
+
+    def figures(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        only: Sequence[str] = (),
+        pair: tuple[str, str] | None = None,
+        width: float = 6.75,
+        formats: Sequence[str] = ("pdf",),
+    ) -> list[Path]:
+        """Write figures for a paper into a folder, each with its caption (.txt) and its numbers (.csv) beside it.
+
+        Args:
+            folder: Is made where it is not there.
+            only: Scores: matchers, `matcher.metric` or metrics; none: the one by which each matcher ranks layers.
+            pair: Names of source and target, for heat maps of these alone, profiles, best sources and a scatter; None:
+                heat maps of all networks.
+            width: Of each figure, in inches.
+            formats: Some of pdf, svg and png.
+
+        Returns:
+            The path of each figure, in the first of the formats.
+
+        Raises:
+            InputError: If the sweep has no such score or pair, or a file cannot be written.
+        """
+        from stitchgrid.atlas import FigureOptions, draw_figures
+
+        asked = None if pair is None else ",".join(pair)
+        options = FigureOptions(only=tuple(only), pair=asked, width=width, formats=tuple(formats))
+        return list(draw_figures([self._grids], Path(folder), options))
 
     def _repr_html_(self) -> str:
         return f'<iframe srcdoc="{escape(self.html)}" width="100%" height="700" sandbox="allow-scripts"></iframe>'

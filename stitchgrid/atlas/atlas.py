@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stitchgrid.atlas.figures.options import FigureOptions, select
 from stitchgrid.atlas.grids import SweepGrids
 from stitchgrid.atlas.page import render_page
 from stitchgrid.atlas.reading import read_sweep
@@ -24,33 +25,38 @@ class AtlasReport:
 
     def __str__(self) -> str:
         parts = [f"{self.num_panels} heat maps", f"{self.num_missing} cells missing", f"{self.num_failed} failed"]
-        return ", ".join([*parts, *([f"{len(self.figures)} figures"] if self.figures else [])])
+        num = len(self.figures)
+        return ", ".join([*parts, *([f"{num} figure{'' if num == 1 else 's'}"] if num else [])])
 
 
-def write_atlas(catalog: Catalog, sweeps: Sequence[str], out: Path, *, figures: Path | None = None) -> AtlasReport:
-    """Write one self-contained page about the sweeps, and one PDF per matcher and metric into the folder `figures`.
+def write_atlas(
+    catalog: Catalog,
+    sweeps: Sequence[str],
+    out: Path,
+    *,
+    figures: Path | None = None,
+    options: FigureOptions | None = None,
+) -> AtlasReport:
+    """Write one self-contained page about the sweeps, and figures as `options` says into the folder `figures`.
 
     The same store gives the same bytes.
 
     Raises:
         QueryError: If there is no such sweep.
-        InputError: If a file cannot be written.
+        InputError: If a file cannot be written, or the sweeps have nothing of what the options ask for.
     """
     for sweep in sweeps:
         catalog.require_sweep(sweep)
     grids, page = catalog.reading(lambda: _grids_and_page(catalog, dict.fromkeys(sweeps)))
-    drawn: tuple[Path, ...] = ()
+    options = options or FigureOptions()
+    if figures is not None:
+        select(grids, options)  # what is wrong is said before anything is written
     try:
         write_whole(out, page)
-        if figures is not None:
-            # matplotlib takes long to import: only those who ask for figures wait for it.
-            from stitchgrid.atlas.figures import draw_figures
-
-            figures.mkdir(parents=True, exist_ok=True)
-            drawn = tuple(path for grid in grids for path in draw_figures(grid, figures))
     except OSError as problem:
         where = problem.filename or out
         raise InputError(f"cannot write {where}: {problem.strerror}; name another place.") from problem
+    drawn = () if figures is None else draw_figures(grids, figures, options)
     return AtlasReport(
         num_sweeps=len(grids),
         num_panels=sum(grid.num_panels for grid in grids),
@@ -58,6 +64,27 @@ def write_atlas(catalog: Catalog, sweeps: Sequence[str], out: Path, *, figures: 
         num_failed=_count(grids, "failed", "quarantined"),
         figures=drawn,
     )
+
+
+def draw_figures(grids: Sequence[SweepGrids], folder: Path, options: FigureOptions) -> tuple[Path, ...]:
+    """Write figures of these sweeps into a folder, each with its caption (.txt) and its numbers (.csv) beside it.
+
+    Returns:
+        The path of each figure, in the first of its formats.
+
+    Raises:
+        InputError: If a file cannot be written, or the sweeps have nothing of what the options ask for.
+    """
+    # matplotlib takes long to import: only those who ask for figures wait for it.
+    from stitchgrid.atlas.figures.writing import write_figures
+
+    selections = select(grids, options)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tuple(write_figures(selections, options, folder))
+    except OSError as problem:
+        where = problem.filename or folder
+        raise InputError(f"cannot write {where}: {problem.strerror}; name another place.") from problem
 
 
 def _grids_and_page(catalog: Catalog, sweeps: Iterable[str]) -> tuple[list[SweepGrids], bytes]:

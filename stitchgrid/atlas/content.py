@@ -39,7 +39,7 @@ def sweep_content(grid: SweepGrids) -> dict[str, Any]:
         "claims": [asdict(claims) for claims in grid.claims],
         "notes": [_without_empty(asdict(note)) for note in grid.notes],
         "choices": [_choice(choice, pairs, size, arrays, many=many) for choice in grid.choices],
-        "claimants": _claimants(grid.choices),
+        "claimants": find_claimants(grid.choices),
         "answers": pack_answers(grid, arrays, many=many),
         "provenance": grid.provenance,
         "fold": asdict(grid.fold) if grid.fold else None,
@@ -105,7 +105,7 @@ def _choice(choice: Choice, pairs: Pairs, size: int, arrays: Arrays, *, many: bo
     }
 
 
-def _claimants(choices: Sequence[Choice]) -> list[dict[str, Any]]:
+def find_claimants(choices: Sequence[Choice]) -> list[dict[str, Any]]:
     """Return for each trained matcher and seed the choices by which the query `misleading` judges it."""
     entries: dict[tuple[Any, ...], dict[str, int]] = {}
     for position, choice in enumerate(choices):

@@ -130,20 +130,38 @@ def _statement(statement: str | None, file: str | None) -> str:
 @click.argument("sweeps", metavar="[SWEEP]...", nargs=-1, shell_complete=complete_sweeps)
 @click.option("--out", type=click.Path(dir_okay=False), default="atlas.html", show_default=True, help="The page.")
 @click.option("--figures", type=click.Path(file_okay=False), help="Also draw figures into this folder.")
+@click.option("--only", metavar="SCORE,...", help="Of these scores: matchers, matcher.metric or metrics.")
+@click.option("--pair", metavar="SOURCE,TARGET", help="Of this pair alone, with profile, best sources and scatter.")
+@click.option("--width", type=float, help="Of each figure in inches; 3.25 is a column. Default: 6.75.")
+@click.option("--format", "formats", metavar="pdf,svg,png", help="Files to write of each figure. Default: pdf.")
 @click.option("--serve", is_flag=True, help="Write nothing: show the page to browsers of this machine, and follow.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of --serve; default: any free one.")
 @STORE
-def atlas(sweeps: tuple[str, ...], out: str, figures: str | None, serve: bool, port: int, store: str) -> None:
+def atlas(
+    sweeps: tuple[str, ...],
+    out: str,
+    figures: str | None,
+    only: str | None,
+    pair: str | None,
+    width: float | None,
+    formats: str | None,
+    serve: bool,
+    port: int,
+    store: str,
+) -> None:
     """Write one self-contained page with a heat map for every pair of models; default: all sweeps.
+
+    Figures are for papers: a heat map of each matcher's score, or those of --only, with caption and numbers beside it.
 
     With --serve the page follows the store while a launch fills it. Who has its address on this machine can read it.
 
     \b
     Example:
       stitchgrid atlas quickstart --out atlas.html --figures figures
+      stitchgrid atlas quickstart --figures figures --pair resnet/0,vit --width 3.25 --format pdf,png
       stitchgrid atlas --serve
     """
-    from stitchgrid.atlas import write_atlas
+    from stitchgrid.atlas import WIDTH, FigureOptions, write_atlas
     from stitchgrid.catalog import Catalog
     from stitchgrid.store import Store
 
@@ -152,12 +170,26 @@ def atlas(sweeps: tuple[str, ...], out: str, figures: str | None, serve: bool, p
             raise click.UsageError("--serve writes nothing; draw --figures in a command of their own.")
         _serve(Store.open(store), sweeps, port)
         return
+    given = {"--only": only, "--pair": pair, "--width": width, "--format": formats}
+    if not figures and (lone := [name for name, value in given.items() if value is not None]):
+        raise click.UsageError(f"{', '.join(lone)}: of figures; name a folder for them with --figures DIR.")
+    options = FigureOptions(
+        only=_words(only),
+        pair=pair,
+        width=WIDTH if width is None else width,
+        formats=("pdf",) if formats is None else _words(formats),
+    )
     with Catalog(Store.open(store)) as catalog:
-        report = write_atlas(
-            catalog, sweeps or catalog.sweeps, named_path(out), figures=named_path(figures) if figures else None
-        )
+        folder = named_path(figures) if figures else None
+        report = write_atlas(catalog, sweeps or catalog.sweeps, named_path(out), figures=folder, options=options)
         warn_of_store(catalog)
     say(f"{out}: {report}")
+    if figures and pair is None:
+        say("--pair SOURCE,TARGET adds the profile, the best sources and a scatter of one pair of networks.", err=True)
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
 
 
 def _serve(store: "Store", sweeps: tuple[str, ...], port: int) -> None:
