@@ -33,7 +33,7 @@ ATTRIBUTES = {  # of what one is given
     "Matrix": {"columns", "df", "higher_is_similar", "mask", "plot", "reasons", "rows", "title", "values"},
     "Answers": {
         *(name for name in dir(list) if not name.startswith("_")),
-        *("best", "checks", "interval", "margin", "only", "runner_up", "verdict"),
+        *("best", "checks", "interval", "margin", "only", "runner_up", "sentence", "verdict"),
     },
     "NetworkStitch": {"bias", "map", "matcher", "network", "save", "source", "target", "weight"},
     "Atlas": {"figures", "html", "save"},

@@ -53,6 +53,11 @@ class Answers(list[Answer]):
         """`supported`, `weak` or `not supported`."""
         return self.only.verdict
 
+    @property
+    def sentence(self) -> str:
+        """The only answer in words."""
+        return self.only.sentence
+
     def _repr_html_(self) -> str:
         rows = (
             (
