@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from helpers_flow import TINY_JOB
 from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
@@ -49,3 +50,21 @@ def test_images_are_resized_as_by_the_newer_transforms(mode, size):
         v2.functional.resize(images, size, interpolation=mode, antialias=True),
     )
     assert torch.equal(vision.center_crop(images, size), v2.functional.center_crop(images, size))
+
+
+@pytest.mark.parametrize("command", ["launch", "plan", "resume", "bench"])
+def test_work_says_that_it_has_begun_before_anything_heavy_is_loaded(command, tmp_path):
+    """What is said first comes before torch is there; a job of that name is not in the store, nor its images."""
+    (tmp_path / "job.toml").write_text(TINY_JOB.replace('"digits"', '"imagefolder"\nroot = "nowhere"'))
+    what = "s" if command == "resume" else str(tmp_path / "job.toml")
+    code = (
+        "import sys, stitchgrid.cli.run as run\n"
+        "begin = run.say_begin\n"
+        "def told(what): begin(what); print([m for m in ('torch', 'duckdb', 'pyarrow') if m in sys.modules])\n"
+        "run.say_begin = told\n"
+        "from stitchgrid.cli import cli\n"
+        f"cli({[command, what, '--store', str(tmp_path / 'grid')]!r}, standalone_mode=False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[0] == "[]"
+    assert done.stderr.startswith("s: reading images and networks\n")

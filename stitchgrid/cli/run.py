@@ -8,7 +8,7 @@ import click
 from stitchgrid.cli.complete import complete_jobs, complete_sweeps
 from stitchgrid.cli.emit import emit
 from stitchgrid.cli.options import HOW, RECOMPUTE, STORE, USUAL_STORE, WHERE
-from stitchgrid.cli.saying import say
+from stitchgrid.cli.saying import say, say_begin
 from stitchgrid.cli.streams import going_on
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def launch(
         how = {"update": update, "retry_failed": retry_failed, "recompute": recompute}
         _show_plan(job, store, where, command=_command("launch", jobfile, store), **how)
         return
+    say_begin(job.name)
     ctx.exit(_launch(job, store, update=update, retry_failed=retry_failed, recompute=recompute, **flags))
 
 
@@ -73,6 +74,7 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
     Example:
       stitchgrid resume quickstart
     """
+    say_begin(sweep)
     from stitchgrid.api.launching import stored_job
 
     ctx.exit(_launch(stored_job(sweep, store), store, update=False, retry_failed=retry_failed, same_code=True, **flags))
@@ -160,15 +162,18 @@ def bench(jobfile: str, store: str, overrides: tuple[str, ...], pairs: str, thre
     Example:
       stitchgrid bench jobs/bench_resnet20.toml --pairs 4
     """
-    from stitchgrid.bench import bench_json, bench_text, run_bench
-    from stitchgrid.display import Display
     from stitchgrid.jobfile import load_job
 
     if pairs != "all" and not (pairs.isdecimal() and int(pairs)):
         raise click.BadParameter(f"wanted a number of layer pairs or 'all', got {pairs!r}.", param_hint="--pairs")
+    job = load_job(jobfile, overrides)
+    say_begin(job.name)
+    from stitchgrid.bench import bench_json, bench_text, run_bench
+    from stitchgrid.display import Display
+
     display = Display()
     found = run_bench(
-        load_job(jobfile, overrides),
+        job,
         store,
         num_pairs=None if pairs == "all" else int(pairs),
         threads=threads,
@@ -178,6 +183,7 @@ def bench(jobfile: str, store: str, overrides: tuple[str, ...], pairs: str, thre
 
 
 def _show_plan(job: "Job", store: str, where: dict[str, Any], **how: Any) -> None:
+    say_begin(job.name)
     from stitchgrid.api.launching import plan_job
 
     say(plan_job(job, store, where, **how))

@@ -26,6 +26,11 @@ def say(text: str, *, err: bool = False) -> None:
         click.echo(printable(text))
 
 
+def say_begin(what: str) -> None:
+    """Say on stderr that work has begun, before what it needs is loaded: nobody is to wonder whether it has."""
+    say(f"{what}: reading images and networks", err=True)
+
+
 def say_problem(problem: StitchgridError) -> None:
     """Say on stderr what went wrong: short, and without what is secret."""
     say(f"Error: {shortened(masked(str(problem)))}", err=True)
