@@ -34,6 +34,13 @@ def look_at_features(work: Workspace, position: int) -> dict[str, Any]:
     remarks.append(
         f"activations from {record.spec.weights}, no network: {len(record.layers)} layers of {counts} images"
     )
+    return without_accuracy(work, problems=problems, remarks=remarks)
+
+
+def without_accuracy(
+    work: Workspace, *, problems: list[str], remarks: list[str], libraries: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Return what is kept of a network of which no accuracy is known."""
     return {
         "accuracy": None,
         "loss": None,
@@ -41,7 +48,7 @@ def look_at_features(work: Workspace, position: int) -> dict[str, Any]:
         "is_at_chance": None,
         "order": None,
         "num_eval": work.sweep.num_eval,
-        "libraries": {},
+        "libraries": libraries or {},
         "problems": problems,
         "remarks": remarks,
     }

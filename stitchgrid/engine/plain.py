@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stitchgrid.datasets.resident import Pictures
-from stitchgrid.engine.given import look_at_features
+from stitchgrid.engine.given import look_at_features, without_accuracy
 from stitchgrid.engine.workspace import Workspace, batches
 from stitchgrid.matchers.heads import answers, losses, right_answers, share_alike
 from stitchgrid.matchers.registry import proves_halves
@@ -69,17 +69,9 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
         findings = _proof(work, position).run(sample)
     if not findings.problems and not tally.is_finite:
         findings.problems.append("its scores are infinite or NaN on some evaluation images; look at its weights")
-    found: dict[str, Any] = {
-        "accuracy": None,
-        "loss": None,
-        "chance": None,
-        "is_at_chance": None,
-        "order": None,
-        "num_eval": work.sweep.num_eval,
-        "libraries": library_versions(record.spec),
-        "problems": findings.problems,
-        "remarks": findings.remarks,
-    }
+    found = without_accuracy(
+        work, problems=findings.problems, remarks=findings.remarks, libraries=library_versions(record.spec)
+    )
     if findings.problems or not record.is_labelled:
         return found
     return found | tally.told()
