@@ -82,8 +82,8 @@ def is_open_to_others(folder: Path) -> bool:
     return bool(found.st_mode & writers) and not found.st_mode & stat.S_ISVTX
 
 
-def numbered_folder(kind: str, home: Path) -> Path:
-    """Return a new folder of a short name, in this user's private one in `home`; whoever asks for it removes it."""
+def numbered_folder(kind: str, home: Path | None = None) -> Path:
+    """Return a new folder of a short name, in this user's private one, as above; whoever asks for it removes it."""
     outer = private_folder(home)
     for number in count(1):
         with suppress(FileExistsError):

@@ -197,7 +197,7 @@ def wanted_axes(work, cells, statistic, activations):
 
 
 def found_gaussian(work, cells, statistic):
-    gatherer = Gaussians(work, Ledger(work, cells, shard="s"), cells)
+    gatherer = Gaussians(work, Ledger(work, cells, shard="s", generations={}), cells)
     gatherer.sums = {key: sums for key, sums in gatherer.sums.items() if key[0] == statistic.key}
     taken(work, statistic, [gatherer])
     found = gatherer.fitted((statistic.key, statistic.num_images))

@@ -364,7 +364,7 @@ def test_a_failed_comparison_leaves_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(JobFileError):
         compare([nn.Linear(3, 3)], pixels())
-    assert not list(tmp_path.glob("stitchgrid-*"))
+    assert not list(tmp_path.glob("stitchgrid-*/compare*"))
 
 
 def test_passes_that_are_kept_change_no_value(monkeypatch):

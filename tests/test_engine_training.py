@@ -186,7 +186,9 @@ def test_matchers_that_read_the_same_sources_share_one_pass(zoo, monkeypatch):
     read: list[int] = []
     forward = training_images.forward
     monkeypatch.setattr(
-        training_images, "forward", lambda work, pixels, *of: read.append(len(pixels)) or forward(work, pixels, *of)
+        training_images,
+        "forward",
+        lambda work, pixels, *of, **how: read.append(len(pixels)) or forward(work, pixels, *of, **how),
     )
     sweep = make_sweep(zoo, [("conv", "view")], asked)
     together = values(run(zoo, sweep))

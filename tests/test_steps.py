@@ -2,6 +2,7 @@
 
 import json
 
+import duckdb
 import pytest
 import torch
 from click.testing import CliRunner
@@ -104,3 +105,28 @@ def test_a_layer_settles_at_the_step_from_which_on_it_is_as_at_the_end(tmp_path)
     assert all(row["reached"] == pytest.approx({0: 0, 1000: 1}[row["step"]]) for row in rows if row["step"] != 100)
     early = [row for row in rows if row["layer"] == "0" and row["step"] == 100]
     assert all(row["reached"] == pytest.approx(1) for row in early)
+
+
+def test_settling_leaves_out_steps_whose_training_diverged_unless_asked_for():
+    question = load_question("settling")
+    columns = "source_model, source_layer, source_depth, source_index, target_model, target_layer, score, similarity"
+    cells = [(f"net@{step}", "a", 0.5, 0, "net@1000", "a", value, value) for step, value in ((0, 0.1), (1000, 1.0))]
+    lost = ("net@100", "a", 0.5, 0, "net@1000", "a", 0.9, 0.9)
+    with duckdb.connect() as base:
+        base.execute(
+            "create table models as select 's' as sweep, 'net@' || step as model, 'net' as run, step "
+            "from unnest([0, 100, 1000]) as of(step)"
+        )
+        for view, rows in (("scores", cells), ("all_scores", [*cells, lost])):
+            values = ", ".join(map(str, rows))
+            base.execute(
+                f"create table {view} as select *, 's' as sweep, 'task_loss' as matcher, 'accuracy' as metric, "
+                f"'{{}}' as params, 10 as samples from (values {values}) as of({columns})"
+            )
+        given = {"sweep": "", "matcher": "", "share": 0.5}
+        found = {
+            diverged: base.execute(question.sql, {**given, "diverged": diverged}).to_arrow_table().to_pylist()
+            for diverged in (False, True)
+        }
+    assert [(row["step"], row["settled_step"]) for row in found[False]] == [(0, 1000), (1000, 1000)]
+    assert [(row["step"], row["settled_step"]) for row in found[True]] == [(0, 100), (100, 100), (1000, 100)]

@@ -120,7 +120,7 @@ def test_without_room_for_the_object_store_nothing_is_started(tmp_path, monkeypa
         shared_memory.object_store_folder(tmp_path, 10**8)
     job = tmp_path / "job.toml"
     job.write_text(TINY_JOB)
-    found = run("launch", job, "--store", tmp_path / "grid", code=1)
+    found = run("launch", job, "--store", tmp_path / "grid", "--address", "local", code=1)
     assert "Ray needs 100 MB for its object store" in found.stderr
     assert not list((tmp_path / "grid").rglob("claims/*"))
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from stitchgrid.live import LIVE, Live
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.models.unwrap import unwrapped_from
 from stitchgrid.precision import choose_device
+from stitchgrid.private import numbered_folder
 from stitchgrid.store import Store
 
 Words = str | Sequence[str]
@@ -160,7 +160,7 @@ def _run(
     progress: bool,
     retry_failed: bool,
 ) -> Run:
-    folder = tempfile.mkdtemp(prefix="stitchgrid-") if store is None else None
+    folder = os.fspath(numbered_folder("compare")) if store is None else None
     try:
         opened = Store.open(folder or os.fspath(store or ""), create=True)
         where = Where(address="none", cpus_per_worker=torch.get_num_threads(), keeps_passes=True)
