@@ -125,7 +125,7 @@ def test_settling_leaves_out_steps_whose_training_diverged_unless_asked_for():
             )
         given = {"sweep": "", "matcher": "", "share": 0.5}
         found = {
-            diverged: base.execute(question.sql, {**given, "diverged": diverged}).to_arrow_table().to_pylist()
+            diverged: base.sql(question.sql, params={**given, "diverged": diverged}).to_arrow_table().to_pylist()
             for diverged in (False, True)
         }
     assert [(row["step"], row["settled_step"]) for row in found[False]] == [(0, 1000), (1000, 1000)]
