@@ -596,6 +596,7 @@ class Sweep:
     compiles: bool = False  # networks run by torch.compile: part of no identity
     groups: int | None = None  # of evaluation images, without each of which values are found anew
     shuffles: int = 0  # draws in which the source's images are shuffled
+    wish_fit: int = 0  # so many fit images are taken where there are as many
 
     @property
     def num_probe_fit(self) -> int:

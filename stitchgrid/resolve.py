@@ -209,7 +209,12 @@ def _is_there(kind: str, key: str, artefacts: Artefacts, generation: int) -> boo
 
 def open_job_images(job: Job, *, cache: Path | None = None) -> Images:
     """Return the images a job looks at, decoded as far as its matchers and recipes need them."""
-    return open_images(job.data_spec(), need_fit=_fit_images_needed(job), cache=cache)
+    return open_images(job.data_spec(), need_fit=_fit_images_needed(job), wish_fit=_fit_images_wished(job), cache=cache)
+
+
+def _fit_images_wished(job: Job) -> int:
+    """Return how many fit images the job looks at where there are as many: those of untrained twins."""
+    return TWIN_IMAGES if any(spec.is_twin for spec in job.network_specs()) else 0
 
 
 def _fit_images_needed(job: Job) -> int | None:
@@ -225,12 +230,9 @@ def _fit_images_needed(job: Job) -> int | None:
     networks = job.network_specs()
     if whole or closed is None or any(spec.recipe for spec in networks):
         return None
-    twins = TWIN_IMAGES if any(spec.is_twin for spec in networks) else 0
     probed = (job.probe_spec() or ProbeSpec()).samples or 0
     detected = recipe.samples or 0 if recipe else 0
-    return max(
-        [closed, probed, detected, twins, *(spec.samples for spec in stitchers if isinstance(spec.samples, int))]
-    )
+    return max([closed, probed, detected, *(spec.samples for spec in stitchers if isinstance(spec.samples, int))])
 
 
 def open_outliers(spec: DataSpec, *, cache: Path | None = None) -> Split:
@@ -346,6 +348,7 @@ def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ..
         eval_data=images.eval.digest(images.eval.num),
         fit_data=images.fit.digest(images.fit.num),
         need_fit=_fit_images_needed(job),
+        wish_fit=_fit_images_wished(job),
         num_fit=images.fit.num,
         num_eval=images.eval.num,
         num_fit_closed=num_closed,

@@ -85,7 +85,7 @@ class Worker:
         self.device = torch.device(choose_device(device))
         self._keeps_memory = set_up_torch(threads)
         self._networks: OrderedDict[str, CutNetwork] = OrderedDict()
-        self._images: tuple[tuple[DataSpec, int | None], Images] | None = None
+        self._images: tuple[tuple[DataSpec, int | None, int], Images] | None = None
         self._near_images: PicturePair | None = None  # where the device finds them fastest
         self._kept = Kept(int(SHARE * available_bytes(self.device))) if keeps_passes else None
         self._checked: set[str] = set()
@@ -146,7 +146,7 @@ class Worker:
 
     def _train(self, unit: TrainNetwork) -> UnitReport:
         preprocess = unit.spec.preprocess or Preprocess()
-        images = self._open(unit.data, TWIN_IMAGES if unit.spec.is_twin else None)
+        images = self._open(unit.data, *((1, TWIN_IMAGES) if unit.spec.is_twin else (None, 0)))
         with holding(unit.spec):
             return self._train_on(unit, images, preprocess)
 
@@ -282,7 +282,7 @@ class Worker:
         Raises:
             InputError: If the images are not those the sweep was planned with.
         """
-        images = self._open(sweep.data, sweep.need_fit)
+        images = self._open(sweep.data, sweep.need_fit, sweep.wish_fit)
         if sweep.eval_data not in self._checked:
             _check_images(images, sweep)
             self._checked.add(sweep.eval_data)
@@ -309,22 +309,23 @@ class Worker:
             self._libraries[key] = canonical(found)
         return self._libraries[key]
 
-    def _open(self, data: DataSpec, need_fit: int | None) -> Images:
-        if self._images is None or self._images[0] != (data, need_fit):
+    def _open(self, data: DataSpec, need_fit: int | None, wish_fit: int) -> Images:
+        if self._images is None or self._images[0] != (data, need_fit, wish_fit):
             self._near_images = None
-            self._images = ((data, need_fit), open_images(data, need_fit=need_fit, cache=self.cache))
+            found = open_images(data, need_fit=need_fit, wish_fit=wish_fit, cache=self.cache)
+            self._images = ((data, need_fit, wish_fit), found)
         return self._images[1]
 
     def _network(self, sweep: Sweep, position: int) -> CutNetwork:
         record = sweep.networks[position]
         if record.network_id not in self._networks:
             if record.spec.is_features:
-                images = self._open(sweep.data, sweep.need_fit)
+                images = self._open(sweep.data, sweep.need_fit, sweep.wish_fit)
                 loaded: CutNetwork = features_network(record, images, self.device)
             else:
                 loaded = load_network(record, self.store, device=self.device, cache=self.cache)
             if record.fingerprint is not None:
-                images = self._open(sweep.data, sweep.need_fit)
+                images = self._open(sweep.data, sweep.need_fit, sweep.wish_fit)
                 check_fingerprint(record, loaded, images.eval, device=self.device)
             self._networks[record.network_id] = loaded
             give_back_freed_memory()  # that it was built in

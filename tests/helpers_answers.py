@@ -18,6 +18,7 @@ LAYERS = ("l0", "l1", "l2", "l3")
 GROUPS, DRAWS = 8, 40
 UNSOUND = {"saturated", "underdetermined", "diverged", "unsound", "energy_unsound"}
 TWIN = "@untrained"
+TIE = 1e-6
 OOD = ("ood_mahalanobis_auroc", "ood_energy_auroc")
 DRAWN_MATCHERS = (("direct", None), ("cka_unbiased", None), ("pwcca", None), ("task_loss", 0), ("task_loss", 1))
 
@@ -238,7 +239,7 @@ def _answer(source: str, cells: list[PlannedCell]) -> dict[str, Any]:
     is_usable = best.replicates is not None and len(best.replicates) > 1 and bool(np.isfinite(best.replicates).all())
     near = None
     if is_usable and all(interval is not None for interval in intervals):
-        near = [best, *(rival for rival, interval in zip(rivals, intervals, strict=True) if interval[0] <= 0)]
+        near = [best, *(rival for rival, interval in zip(rivals, intervals, strict=True) if interval[0] <= TIE)]
     low, high = intervals[0] if rivals and intervals[0] else (None, None)
     return {
         "best": best,
@@ -288,10 +289,10 @@ def _checks(planted: Planted, key: Key, one: dict[str, Any], every: Mapping[Key,
     ends = [_model(name) | dict(end) for name, end in zip((best.source_model, best.target_model), ends, strict=True)]
     with_classes = [end for end in ends if end["head"] not in ("regression", "embedding")]
     above_untrained = None
-    if twin and best.similarity <= twin.similarity:
+    if twin and best.similarity <= twin.similarity + TIE:
         above_untrained = False
     elif interval:
-        above_untrained = bool(interval[0] > 0)
+        above_untrained = bool(interval[0] > TIE)
     return {
         "trained": not any(end["is_untrained"] for end in ends),
         "above_chance": not any(end["is_at_chance"] for end in with_classes) if with_classes else None,

@@ -444,3 +444,20 @@ def test_a_hundred_thousand_cells_take_seconds(tmp_path):
         start = perf_counter()
         assert catalog.query("from answers").num_rows == 6400
         assert perf_counter() - start < 30
+
+
+def rounded(cell):
+    """Return the cell with a score of 0 but for rounding, which differs by layer and network, whatever the images."""
+    size = 1e-14 * (1 + LAYERS.index(cell.source_layer) + 4 * cell.source_model.endswith(TWIN))
+    return replace(cell, values={**cell.values, cell.score: size}, replicates=[size] * GROUPS)
+
+
+def test_what_differs_by_rounding_alone_is_a_tie(tmp_path):
+    """Maps between linear layers leave nothing of one another, trained or not: that says nothing of the networks."""
+    planted = changed(plain(), rounded, where=lambda cell: cell.matcher == "direct")
+    row, told = the_answer(tmp_path, planted)
+    assert row["candidates"] == list(LAYERS)
+    assert row["checks"]["localised"] is False
+    assert row["checks"]["above_untrained"] is False
+    assert row["verdict"] == "not supported"
+    assert "a difference of" in told["above_untrained"]

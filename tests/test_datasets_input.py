@@ -257,3 +257,21 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
     assert default_cache() == tmp_path / "xdg/stitchgrid"
     monkeypatch.setenv("STITCHGRID_CACHE", str(tmp_path / "own"))
     assert default_cache() == tmp_path / "own"
+
+
+@pytest.mark.parametrize("changes", [{}, {"eval_split": "train", "eval_samples": 10}])
+def test_images_that_are_only_wished_for_are_as_many_as_there_are(root, cache, changes):
+    spec, left = spec_of(root, **changes), 18 - changes.get("eval_samples", 0)
+    whole = open_images(spec, cache=cache)
+    for wish, num in ((2, 5), (left - 1, left - 1), (left, left), (1000, left)):
+        found = open_images(spec, cache=cache, need_fit=5, wish_fit=wish)
+        assert found.fit.num == num
+        assert found.fit.digest(num) == whole.fit.digest(num)
+        assert found.eval.digest(found.eval.num) == whole.eval.digest(found.eval.num)
+
+
+def test_unreadable_images_do_not_count_as_lacking_where_images_are_only_wished_for(root, cache):
+    for path in sorted((root / "train").rglob("*.png"))[:4]:
+        path.write_bytes(b"broken")
+    spec = spec_of(root, on_bad_image="skip")
+    assert open_images(spec, cache=cache, need_fit=5, wish_fit=1000).fit.num == 14

@@ -437,6 +437,9 @@ def test_options_of_figures_need_a_folder(store, tmp_path):
     found = run("atlas", "--store", store.uri, "--out", tmp_path / "atlas.html", "--pair", "net/0,net/1")
     assert found.exit_code == 2
     assert "--pair: of figures; name a folder for them with --figures DIR." in found.stderr
+    found = run("atlas", "--figures", "one.PDF", "--store", store.uri)
+    assert found.exit_code == 2
+    assert "--figures names a folder, got 'one.PDF'; --format says which files are written there." in found.stderr
 
 
 def test_a_pair_that_was_not_compared_is_refused(tmp_path):

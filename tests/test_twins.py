@@ -4,15 +4,18 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers_flow import run, values
+from PIL import Image
 from torch import nn
 
 from stitchgrid.catalog import Catalog
 from stitchgrid.errors import JobFileError
 from stitchgrid.jobfile import parse_job
 from stitchgrid.models.build import make_network
+from stitchgrid.models.nets.resnet import resnet20
 from stitchgrid.models.training import initialise_twin
 from stitchgrid.records import NetworkSpec
 from stitchgrid.store import Store
@@ -183,3 +186,38 @@ untrained = true
     assert all(row["untrained_value"] is not None for row in told)
     assert len(twins) == 4
     run("check", "--store", store)
+
+
+def test_a_folder_of_few_images_has_twins_with_the_statistics_of_those_there_are(tmp_path):
+    """Twins look at the first 1,000 fit images, where there are as many."""
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        folder = tmp_path / "photos" / "all" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    torch.manual_seed(0)
+    torch.save(resnet20(depth=8, width=4, num_classes=2).state_dict(), tmp_path / "net.pt")
+    (tmp_path / "job.toml").write_text("""
+name = "few"
+[data]
+dataset = "imagefolder"
+root = "photos"
+fit = { split = "all", samples = 20 }
+eval = { split = "all", samples = 30 }
+[[models]]
+name = "net"
+architecture = "stitchgrid:resnet20"
+args = { depth = 8, width = 4, num_classes = 2 }
+weights = "net.pt"
+layers = ["layer1.0", "layer2.0"]
+[[matchers]]
+kind = "direct"
+[controls]
+untrained = true
+""")
+    told = run("launch", tmp_path / "job.toml", "--store", tmp_path / "grid", "--address", "none").output
+    assert "8 of 8 cells are there" in told
+    run("resume", "few", "--store", tmp_path / "grid", "--address", "none")
+    with Catalog(Store.open(tmp_path / "grid")) as catalog:
+        rows = catalog.query("select distinct num_fit, num_eval from results").to_pylist()
+    assert rows == [{"num_fit": 20, "num_eval": 30}]

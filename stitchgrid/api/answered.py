@@ -58,6 +58,9 @@ class Answers(list[Answer]):
         """The only answer in words."""
         return self.only.sentence
 
+    def __repr__(self) -> str:
+        return "\n".join(one.sentence for one in self) if self else "no answers"
+
     def _repr_html_(self) -> str:
         rows = (
             (

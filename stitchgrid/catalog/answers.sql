@@ -96,7 +96,7 @@ rivals as (
         place,
         count(*) filter (where not is_twin) as num_rivals,
         count(low) filter (where not is_twin) as num_known,
-        list({'index': source_index, 'layer': source_layer}) filter (where not is_twin and low <= 0) as as_good,
+        list({'index': source_index, 'layer': source_layer}) filter (where not is_twin and low <= $tie) as as_good,
         max(source_layer) filter (where not is_twin and position = 2) as runner_up,
         max(difference) filter (where not is_twin and position = 2 and isfinite(difference)) as margin,
         max(low) filter (where not is_twin and position = 2) as margin_low,
@@ -198,7 +198,7 @@ judged as (
             and if(coalesce(g.has_classes, true), not g.is_at_chance, true)
         ) as above_chance,
         list_bool_and(list_transform(near_best, lambda x: abs(x.index - source_index) <= $near)) as localised,
-        if(twin_difference <= 0, false, twin_low > 0) as above_untrained,
+        if(twin_difference <= $tie, false, twin_low > $tie) as above_untrained,
         p < $significant as above_shuffled,
         2 * num_agreeing >= num_judges as others_agree,
         greatest(mahalanobis, energy) <= $most_auroc as in_distribution,

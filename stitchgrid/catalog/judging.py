@@ -30,7 +30,7 @@ FEWEST_DRAWS = 20  # of shuffled images: with fewer, no p is below 0.05
 _UNSOUND = ("diverged", "energy_unsound", "saturated", "underdetermined", "unsound")  # flags
 _RULES = {
     "twin": TWIN,
-    "tie": "1e-6",  # scores nearer than this are a tie, which the target layer itself wins
+    "tie": "1e-6",  # scores nearer than this are a tie: none is better, and the target layer itself is the best
     "near": "1",  # selected layers between two of one block
     "significant": "0.05",  # p of shuffled images
     "fewest_draws": str(FEWEST_DRAWS),

@@ -171,6 +171,10 @@ def atlas(
         _serve(Store.open(store), sweeps, port)
         return
     given = {"--only": only, "--pair": pair, "--width": width, "--format": formats}
+    if figures and figures.lower().endswith((".pdf", ".png", ".svg")):
+        raise click.UsageError(
+            f"--figures names a folder, got {figures!r}; --format says which files are written there."
+        )
     if not figures and (lone := [name for name, value in given.items() if value is not None]):
         raise click.UsageError(f"{', '.join(lone)}: of figures; name a folder for them with --figures DIR.")
     options = FigureOptions(

@@ -27,6 +27,12 @@ class Draw:
 
     split: str
     num: int | None  # None: all
+    wish: int = 0  # so many are taken where there are as many
+
+    @property
+    def most(self) -> int | None:
+        """How many are taken at the most, None for all."""
+        return None if self.num is None else max(self.num, self.wish)
 
 
 class Drawn:
@@ -46,7 +52,7 @@ class Drawn:
 
     def ask(self) -> list[int]:
         """Return the positions to read next: as many as are lacking, none when there are enough or no more."""
-        target = self._listing.num if self.draw.num is None else self.draw.num
+        target = self._listing.num if self.draw.most is None else self.draw.most
         stop = self._asked + target - len(self._found)
         asked = self._order[self._asked : stop].tolist()
         self._asked += len(asked)

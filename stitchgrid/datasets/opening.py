@@ -36,7 +36,7 @@ REVISION = "3"  # of listing, drawing and decoding: part of a cache key
 SHOWN = 5  # names of bad images in a message
 
 
-def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | None = None) -> Images:
+def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | None = None, wish_fit: int = 0) -> Images:
     """Return the images of a sweep.
 
     Args:
@@ -44,6 +44,7 @@ def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | No
         cache: Folder for decoded images; default $STITCHGRID_CACHE, else the user's cache folder.
         need_fit: The most fit images any matcher or training needs, so that no more are decoded; None for all. With 0
             the fit split need not even exist.
+        wish_fit: So many fit images are taken where there are as many, else all there are.
 
     Raises:
         InputError: If a root, split or image is missing or cannot be read, the two splits have no class in common, the
@@ -54,7 +55,7 @@ def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | No
         return live
     expect_large_images(spec.limits)
     start_no_programs()
-    draws = _draws(spec, need_fit)
+    draws = _draws(spec, need_fit, wish_fit)
     source = _source(spec, [draw.split for draw in draws])
     pools = _fetch(source, draws, spec, ImageCache(cache or default_cache()), need_fit)
     check_measured(bounds for pool in pools.values() for bounds in pool.measured)
@@ -92,18 +93,19 @@ def _origins(
     return Origin(split=spec.fit_split, num=num_fit_listed, num_before=0, names=names), evaluation
 
 
-def _draws(spec: DataSpec, need_fit: int | None) -> list[Draw]:
+def _draws(spec: DataSpec, need_fit: int | None, wish_fit: int) -> list[Draw]:
     if spec.fit_split != spec.eval_split:
         evaluation = Draw(split=spec.eval_split, num=spec.eval_samples)
-        return [evaluation] if need_fit == 0 else [evaluation, Draw(split=spec.fit_split, num=need_fit)]
+        return [evaluation] if need_fit == 0 else [evaluation, Draw(split=spec.fit_split, num=need_fit, wish=wish_fit)]
     if spec.eval_samples is None and need_fit != 0:
         raise InputError(
-            f"fit and eval are both split {spec.eval_split!r}, and eval takes all of it; give eval `samples`, so that "
-            "some images are left to fit on."
+            f"fit and eval are both split {spec.eval_split!r}, and eval takes all of it; give eval `samples` (in "
+            "Python `samples`, or `fit`), so that some images are left to fit on."
         )
     if spec.eval_samples is None or need_fit is None:
         return [Draw(split=spec.eval_split, num=None)]
-    return [Draw(split=spec.eval_split, num=spec.eval_samples + need_fit)]
+    num_eval = spec.eval_samples
+    return [Draw(split=spec.eval_split, num=num_eval + need_fit, wish=num_eval + wish_fit if need_fit else 0)]
 
 
 def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
@@ -164,7 +166,7 @@ def _fetch(
 def _key(signature: str, draw: Draw, spec: DataSpec) -> str:
     raised = [] if spec.limits == DEFAULT_LIMITS else [astuple(spec.limits)]  # another image may be unreadable
     how = canonical([spec.range, sorted(spec.classes or ()), *raised])
-    return digest(REVISION, signature, draw.split, str(draw.num), str(spec.seed), spec.on_bad_image, how)
+    return digest(REVISION, signature, draw.split, str(draw.most), str(spec.seed), spec.on_bad_image, how)
 
 
 def _check(spec: DataSpec, need_fit: int | None, listings: Mapping[str, Listing]) -> None:
