@@ -310,12 +310,23 @@ def test_a_sweep_on_ray_is_computed_as_planned_whatever_becomes_of_its_files(own
         ("changed", r"the code behind model 'changed' \(changed.py:make\) is not what the sweep was planned with"),
     ],
 )
-def test_in_this_process_a_file_that_changed_stops_the_launch(own, change_after_planning, name, message):
+def test_in_this_process_a_file_that_changed_stops_the_launch(own, monkeypatch, change_after_planning, name, message):
+    monkeypatch.setattr("stitchgrid.models.held.MOST_PARAMETERS", 0)  # networks are built again, as elsewhere
     (own / "job.toml").write_text(JOB)
     change_after_planning(name)
     result = launch(own, "grid", "--address", "none")
     assert result.exit_code == 1
     assert re.search(message, result.output), result.output
+
+
+def test_networks_that_were_built_for_the_plan_are_as_planned_whatever_becomes_of_their_files(
+    own, change_after_planning
+):
+    (own / "job.toml").write_text(JOB)
+    assert launch(own, "before", "--address", "none").exit_code == 0
+    change_after_planning("changed")
+    assert launch(own, "after", "--address", "none").exit_code == 0
+    assert values(own / "after") == values(own / "before")
 
 
 def test_a_clash_with_the_runtime_environment_of_a_submitted_job_is_explained(own, monkeypatch):
