@@ -159,9 +159,9 @@ class Launch:
 
     def _settle(self, resolution: Resolution, plan: Plan) -> None:
         """Decide where to compute, where the user leaves that open."""
-        flops = plan.flops + sum(unit.flops for unit in units_before(resolution, plan, self.store))
         if self.where.address is not None:
             return
+        flops = plan.flops + sum(unit.flops for unit in units_before(resolution, plan, self.store))
         self.where = self.where.settled(flops / plan.speed)
         if self.where.address == "local":
             self._require_place()

@@ -27,7 +27,7 @@ from stitchgrid.matchers.layouts import is_known
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.planning import Plan, make_plan
-from stitchgrid.records import Network, Sweep
+from stitchgrid.records import Network, ProbeNetwork, Sweep, TrainDetector
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate
 from stitchgrid.statistics.needs import images_of
@@ -107,13 +107,12 @@ def preview(
     if store:
         check_same_cells(store, resolution.sweep, plan.shards, update=update or asked.may_change(job))
     unproven = not_made("evaluation", evaluations, store or EmptyStore())
-    unprobed = not_made("probe", resolution.probes(), store or EmptyStore())
-    detectors = not_made("detector", resolution.detectors(), store or EmptyStore())
-    lines = list(_lines(job, store_uri, resolution, plan, num_unprobed=len(unprobed)))
+    before = units_before(resolution, plan, store or EmptyStore())
+    num_unprobed, num_detectors = (sum(isinstance(unit, of) for unit in before) for of in (ProbeNetwork, TrainDetector))
+    lines = list(_lines(job, store_uri, resolution, plan, num_unprobed=num_unprobed))
     if isinstance(done, Outcomes):
         lines += version_lines(plan, done, again=again, command=command or f"stitchgrid launch {job.name}")
     cost: Estimate | None = None
-    before = units_before(resolution, plan, store or EmptyStore())
     where = where.settled((plan.flops + sum(unit.flops for unit in before)) / plan.speed)
     if plan.todo or before:
         tried = _tried(job, plan, where, num_detectors=len(resolution.detectors()), say=say)
@@ -130,8 +129,8 @@ def preview(
             lines.append("the time is that of networks which are not compiled; compiling them comes on top")
     if unproven:
         lines.append(f"networks to prove and to measure first: {len(unproven)}")
-    if detectors:
-        lines.append(f"detectors to train first: {len(detectors)}")
+    if num_detectors:
+        lines.append(f"detectors to train first: {num_detectors}")
     if settings is not None:
         measured = {} if cost is None else {"flops_per_second": cost.flops_per_second}
         settled = SimulationSettings(**{**measured, **settings})  # type: ignore[arg-type]
