@@ -446,7 +446,7 @@ def test_parameters_and_buffers_may_have_such_names_too(name):
 @pytest.mark.parametrize(("takes", "given"), [(1, 3), (3, 1)])
 def test_a_wrong_number_of_channels_is_told_as_such(takes, given):
     with pytest.raises(
-        InputError, match=rf"it takes {takes} channels?, and the images have {given}: set .*channels = {takes}"
+        InputError, match=rf"it takes {takes} channels?, and the images have {given}: set channels = {takes}"
     ):
         cut_network(Net(channels=takes), (given, SIDE, SIDE))
 

@@ -13,8 +13,8 @@ from helpers_flow import TINY_JOB
 from PIL import Image
 
 from stitchgrid.cli import cli
+from stitchgrid.datasets.found_images import find_images
 from stitchgrid.driver import machine
-from stitchgrid.driver.found_images import find_images
 from stitchgrid.errors import InputError
 from stitchgrid.jobfile import load_job
 from stitchgrid.manual import FOLDER

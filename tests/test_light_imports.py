@@ -68,3 +68,16 @@ def test_work_says_that_it_has_begun_before_anything_heavy_is_loaded(command, tm
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[0] == "[]"
     assert done.stderr.startswith("s: reading images and networks\n")
+
+
+def test_images_that_are_not_there_are_said_before_anything_heavy_is_loaded(tmp_path):
+    code = (
+        "import sys; from click.testing import CliRunner; from stitchgrid.cli import cli\n"
+        f"done = CliRunner().invoke(cli, ['init', {str(tmp_path / 'job.toml')!r}, '--source', 'torchvision:resnet18', "
+        "'--target', 'torchvision:resnet34', '--images', 'nowhere', '--yes'])\n"
+        "print('torch' in sys.modules, done.exit_code, done.output)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("False 2 ")
+    assert "no images 'nowhere': there is no such folder or file, and no data set of that name" in said
+    assert not (tmp_path / "job.toml").exists()

@@ -98,10 +98,13 @@ def init(
     images = images or _asked("Images: a folder, an archive, or a known data set such as digits", "images", yes=yes)
 
     say("Looking at the images, and building both networks without their weights ...", err=True)
+    from stitchgrid.datasets.found_images import find_images
+
+    found = find_images(images)
     from stitchgrid.driver.draft import Wish, draft
 
     wishes = Wish(architecture=source, weights=source_weights), Wish(architecture=target, weights=target_weights)
-    text = draft(file, *wishes, images, say=lambda line: say(line, err=True))
+    text = draft(file, *wishes, found, say=lambda line: say(line, err=True))
     try:
         write_whole(file, text.encode())
     except OSError as problem:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from stitchgrid.driver.found_images import FoundImages, find_images
+from stitchgrid.datasets.found_images import FoundImages
 from stitchgrid.driver.preview import EmptyStore
 from stitchgrid.jobfile import Job, parse_job
 from stitchgrid.jobfile.toml_text import parse_toml
@@ -40,16 +40,14 @@ class Wish:
         return word if word in USUAL_WEIGHTS else None
 
 
-def draft(file: Path, source: Wish, target: Wish, images: str, *, say: Callable[[str], None]) -> str:
+def draft(file: Path, source: Wish, target: Wish, found: FoundImages, *, say: Callable[[str], None]) -> str:
     """Return the text of a job that compares two networks on images, with paths as seen from the file.
 
-    The images are looked at and the networks built, without their weights, so that the job fits both.
+    The networks are built, without their weights, so that the job fits both.
 
     Raises:
-        InputError: If there are no such images.
         JobFileError: If a network cannot be had, or does not take such images.
     """
-    found = find_images(images)
     base, wishes = file.absolute().parent, (source, target)
     write = partial(_text, base, wishes, found, _job_name(file))
     networks = _built(write(labels=True), base)

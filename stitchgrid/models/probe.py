@@ -133,8 +133,8 @@ def _remedy(module: nn.Module, input_shape: Sequence[int]) -> str:
         noise = probe_input(module, (other, *size)) if other != channels else None
         if noise is not None and runs(lambda noise=noise: _runs_on(module, noise)):  # type: ignore[misc]
             return (
-                f"it takes {_channels(other)}, and the images have {channels}: set preprocess = {{ channels = {other} "
-                "}"
+                f"it takes {_channels(other)}, and the images have {channels}: set channels = {other} in its "
+                "`preprocess`, or give it images as it takes them"
             )
     first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
     if first is not None and first.in_channels not in {*CHANNELS, channels}:
