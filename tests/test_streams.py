@@ -159,7 +159,17 @@ def test_a_terminal_that_is_closed_ends_a_launch_in_order_unless_it_is_told_to_s
     """With Ray, whose processes are in the same group and hear the same signal."""
     (tmp_path / "job.toml").write_text(JOB.replace('"cka"', '"task_loss"\nepochs = 600'))
     ray = Path(tempfile.mkdtemp(prefix="h", dir="/tmp"))  # whose sockets need a short path
-    command = [sys.executable, "-m", "stitchgrid.cli", "launch", tmp_path / "job.toml", "--store", tmp_path / "grid"]
+    command = [
+        sys.executable,
+        "-m",
+        "stitchgrid.cli",
+        "launch",
+        tmp_path / "job.toml",
+        "--store",
+        tmp_path / "grid",
+        "--address",
+        "local",
+    ]
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     with subprocess.Popen(
         command,
