@@ -1,6 +1,7 @@
 """Networks of timm: their names and weights, their graphs, and how their layers are read."""
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -8,10 +9,12 @@ import torch
 from helpers_models import noise, spec, stirred
 from torch import nn
 
-from stitchgrid.errors import InputError, JobFileError
+from stitchgrid.errors import InputError, JobFileError, StitchgridError
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.cutting import cut_network
+from stitchgrid.models.facts import known_facts
 from stitchgrid.models.leaves import timm_leaves
+from stitchgrid.models.select import select_layers
 from stitchgrid.models.weights import save_state, state_digest
 from stitchgrid.records import Preprocess
 
@@ -173,3 +176,41 @@ def test_published_preprocessing_gives_images_of_the_size_that_timm_gives():
         ours = apply_preprocess([pixels], default_preprocess(spec(f"timm:{name}", weights="pretrained")))[0]
         assert ours.shape == theirs.shape
         assert (ours - theirs).abs().mean() < 0.02  # theirs are rounded to 8 bits
+
+
+NUM_SAMPLED, LARGEST, SAMPLE_SEED = 100, 60_000_000, 20261130
+UNCUT = {"crossvit_18_240": "another path (a shortcut or branch) runs beside it"}  # two branches of tokens
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_sample_of_all_architectures_is_cut_at_blocks_with_exact_halves_or_refused_with_the_reason():
+    """Drawn by seed from what the installed timm lists, of at most 60 M parameters, at their own image sizes."""
+    sizes = {name: known_facts(f"timm:{name}") for name in timm.list_models()}
+    names = [name for name, facts in sizes.items() if facts is not None and facts.parameters < LARGEST]
+    random.Random(SAMPLE_SEED).shuffle(names)
+    wrong = {}
+    for name in names[:NUM_SAMPLED]:
+        try:
+            found = differences_of_halves(name, sizes[name].input_size)
+        except StitchgridError as problem:
+            if UNCUT.get(name, "?") not in str(problem):
+                wrong[name] = str(problem)
+            continue
+        if not found or max(found) > 1e-6:
+            wrong[name] = found
+    assert wrong == {}
+
+
+def differences_of_halves(name, size):
+    """Return how far the network, run from its first, middle and last block, is from the whole, over its largest score."""
+    cut = cut_network(stirred(make_network(spec(f"timm:{name}"))), (3, *size))
+    blocks = select_layers(cut, ("blocks",))
+    x = noise(2, 3, *size)
+    with torch.no_grad():
+        whole = cut.module(x)
+        nodes = [blocks[place].node for place in sorted({0, len(blocks) // 2, len(blocks) - 1})]
+        return [
+            float((cut.suffix(node)(activation) - whole).abs().max() / whole.abs().max())
+            for node, activation in zip(nodes, cut.taps(nodes)(x), strict=True)
+        ]
