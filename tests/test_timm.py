@@ -203,7 +203,7 @@ def test_a_sample_of_all_architectures_is_cut_at_blocks_with_exact_halves_or_ref
 
 
 def differences_of_halves(name, size):
-    """Return how far the network, run from its first, middle and last block, is from the whole, over its largest score."""
+    """Return how far the rest of the network from some blocks on is from the whole, over its largest score."""
     cut = cut_network(stirred(make_network(spec(f"timm:{name}"))), (3, *size))
     blocks = select_layers(cut, ("blocks",))
     x = noise(2, 3, *size)
