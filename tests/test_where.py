@@ -4,9 +4,12 @@ import pytest
 from helpers_flow import TINY_JOB, run, values
 
 from stitchgrid import resolve
+from stitchgrid.catalog import Catalog
 from stitchgrid.driver import launch as launching
 from stitchgrid.driver.where import SMALL_S, Where
+from stitchgrid.engine import workspace
 from stitchgrid.models import held
+from stitchgrid.store import Store
 
 TOLD = "small enough for this process; --address local has Ray compute it"
 
@@ -20,9 +23,7 @@ def job(tmp_path):
 
 def test_small_work_stays_here_and_large_work_goes_to_ray():
     assert Where().settled(SMALL_S).address == "none"
-    assert Where().settled(SMALL_S).keeps_passes
     assert Where().settled(1.01 * SMALL_S).address == "local"
-    assert not Where().settled(1.01 * SMALL_S).keeps_passes
 
 
 @pytest.mark.parametrize("named", [{"workers": 2}, {"cpus_per_worker": 1.0}, {"gpus_per_worker": 0.0}])
@@ -71,6 +72,36 @@ def test_networks_are_built_once_in_one_process_and_values_are_those_of_networks
     run("launch", job, "--store", tmp_path / "anew")
     assert len(built) == 2
     assert values(tmp_path / "held") == values(tmp_path / "anew")
+
+
+@pytest.mark.parametrize("batch_size", [8, 12, 256])
+def test_accuracy_is_found_in_the_pass_that_the_values_are_made_of(job, tmp_path, monkeypatch, batch_size):
+    """Images that are read for accuracy alone, beyond those of the matcher, leave nothing, and pass once, too."""
+    job.write_text(TINY_JOB.replace("samples = 32", "samples = 64") + "samples = 20\n")
+    seen = []
+    here = workspace.forward
+
+    def counted(work, pixels, wanted, *rest, **how):
+        seen.append((len(pixels), len(wanted)))
+        return here(work, pixels, wanted, *rest, **how)
+
+    monkeypatch.setattr(workspace, "forward", counted)
+    how = ["--address", "none", "--set", f"numerics.batch_size={batch_size}", "--store"]
+    run("launch", job, *how, tmp_path / "once")
+    assert sum(images for images, networks in seen if networks) == 64
+    seen.clear()
+    monkeypatch.setattr("stitchgrid.engine.kept.MOST_BYTES", 0)
+    run("launch", job, *how, tmp_path / "twice")
+    assert sum(images for images, networks in seen if networks) == 64 + 20
+    once, twice = values(tmp_path / "once"), values(tmp_path / "twice")
+    assert once.keys() == twice.keys()
+    assert list(once.values()) == pytest.approx(list(twice.values()), rel=1e-6)
+    assert accuracy(tmp_path / "once") == accuracy(tmp_path / "twice")
+
+
+def accuracy(store):
+    with Catalog(Store.open(store)) as catalog:
+        return catalog.query("select accuracy, loss, num_eval from models").to_pylist()
 
 
 def test_nothing_is_held_outside_of_a_launch_nor_after_it_was_let_go(job, tmp_path, monkeypatch):

@@ -163,7 +163,7 @@ def _run(
     folder = os.fspath(numbered_folder("compare")) if store is None else None
     try:
         opened = Store.open(folder or os.fspath(store or ""), create=True)
-        where = Where(address="none", cpus_per_worker=torch.get_num_threads(), keeps_passes=True)
+        where = Where(address="none", cpus_per_worker=torch.get_num_threads())
         with live.present(), as_it_was(device):
             Launch(job, opened, where, Display(quiet=not progress)).run(update=True, retry_failed=retry_failed)
     except BaseException:

@@ -13,7 +13,6 @@ class Where:
     workers: int | None = None
     gpus_per_worker: float | None = None
     cpus_per_worker: float | None = None
-    keeps_passes: bool = False  # what a pass over the evaluation images leaves serves the next: a worker of one sweep
     drain_seconds: float = 60.0  # for what is in flight when the launch is told to stop
 
     def settled(self, seconds: float) -> "Where":
@@ -23,7 +22,12 @@ class Where:
         names_workers = any(one is not None for one in (self.workers, self.gpus_per_worker, self.cpus_per_worker))
         if seconds > SMALL_S or names_workers:
             return replace(self, address="local")
-        return replace(self, address="none", keeps_passes=True)
+        return replace(self, address="none")
+
+    @property
+    def keeps_passes(self) -> bool:
+        """Whether what a pass over the evaluation images leaves serves the next: where one worker does all."""
+        return self.address == "none"
 
     def device(self, asked: str) -> str:
         """Return the device for workers, where a job asks for this one: Ray lets those without a GPU see it even so."""

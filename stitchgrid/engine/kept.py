@@ -17,13 +17,19 @@ class _Passed:
     activations: dict[LayerKey, Tensor]
     logits: Tensor
 
+    def first(self, num: int) -> "_Passed":
+        """Return what it made of the first images of the batch."""
+        if num == len(self.logits):
+            return self
+        return _Passed(activations={key: a[:num] for key, a in self.activations.items()}, logits=self.logits[:num])
+
 
 class Kept:
     """Activations of selected layers and scores of batches, as long as they fit into a number of bytes."""
 
     def __init__(self, budget: int):
         self._free = min(MOST_BYTES, budget)
-        self._passed: dict[tuple[int, int, int], _Passed] = {}
+        self._passed: dict[tuple[int, int], _Passed] = {}  # by network and position of the first image
 
     def keep(
         self, network: int, images: tuple[int, int], activations: Mapping[LayerKey, Tensor], logits: Tensor
@@ -32,7 +38,7 @@ class Kept:
         size = sum(a.nbytes for a in (*activations.values(), logits))
         if size <= self._free:
             self._free -= size
-            self._passed[network, *images] = _Passed(activations=dict(activations), logits=logits)
+            self._passed[network, images[0]] = _Passed(activations=dict(activations), logits=logits)
 
     def split(
         self, wanted: Mapping[int, Sequence[int]], scored: Collection[int], images: tuple[int, int]
@@ -42,11 +48,12 @@ class Kept:
         activations: dict[LayerKey, Tensor] = {}
         logits: dict[int, Tensor] = {}
         for network, layers in wanted.items():
-            passed = self._passed.get((network, *images))
+            passed, num = self._passed.get((network, images[0])), images[1] - images[0]
             keys = [(network, layer) for layer in layers]
-            if passed is None or not passed.activations.keys() >= set(keys):
+            if passed is None or len(passed.logits) < num or not passed.activations.keys() >= set(keys):
                 left[network] = layers
                 continue
+            passed = passed.first(num)
             activations |= {key: passed.activations[key] for key in keys}
             if network in scored:
                 logits[network] = passed.logits

@@ -5,6 +5,7 @@ Shape suffixes: N images, K scores of an image.
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -42,15 +43,19 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
     if record.spec.is_features:
         return look_at_features(work, position)
     places, many = _places(images, work), range(min(NUM_MORE, work.sweep.num_eval))
-    layers = range(len(record.layers)) if work.kept is not None else ()
+    num_eval, num_read = work.sweep.num_eval, _num_read_again(work)
     tally, num_threads = _Tally(work, position), torch.get_num_threads()
 
     def in_full() -> tuple[Tensor, Tensor]:
         """Let all evaluation images pass."""
         kept, seen = {*places, *many}, dict[int, Tensor]()
         with num_threads_set(num_threads):
-            wanted, stop = {position: list(layers)}, work.sweep.num_eval
-            for batch in batches(work, images, wanted, scored={position}, stop=stop, keeps=True):
+            all_layers = {position: list(range(len(record.layers)))}
+            passes = (
+                batches(work, images, all_layers, scored={position}, stop=num_read, keeps=True),
+                batches(work, images, {position: []}, scored={position}, start=num_read, stop=num_eval),
+            )
+            for batch in chain(*passes):
                 scores_NK = batch.logits[position].float()
                 tally.add(scores_NK, batch.labels_N)
                 inside = (place for place in kept if batch.start <= place < batch.stop)
@@ -75,6 +80,14 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
     if findings.problems or not record.is_labelled:
         return found
     return found | tally.told()
+
+
+def _num_read_again(work: Workspace) -> int:
+    """Return how many of the evaluation images matchers read after this pass, in full batches, where that is kept."""
+    if work.kept is None:
+        return 0
+    most = max((needs.num_eval for needs in work.needs), default=0)
+    return min(-(-most // work.batch_size) * work.batch_size, work.sweep.num_eval)
 
 
 def _proof(work: Workspace, position: int) -> Proof:
