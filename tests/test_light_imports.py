@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from helpers_flow import TINY_JOB
+from helpers_flow import TINY_JOB, run
 from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
@@ -23,6 +23,19 @@ def loaded_by(statements):
 @pytest.mark.parametrize("what", ["stitchgrid.driver", "stitchgrid.worker", "stitchgrid.api.comparing"])
 def test_what_computes_loads_neither_compiler_nor_statistics_before_it_needs_them(what):
     assert loaded_by(f"import {what}") == []
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["computed", "there already"])
+def test_a_launch_loads_neither_compiler_nor_statistics(tmp_path, again):
+    """Of cka on digits: images, networks, their cuts and operations, the values, and what is said of them."""
+    job, store = tmp_path / "job.toml", tmp_path / "grid"
+    job.write_text(TINY_JOB)
+    if again:
+        run("launch", job, "--store", store)
+    how = ["launch", str(job), "--store", str(store)]
+    launch = f"from stitchgrid.cli import cli\ncli({how!r}, standalone_mode=False)"
+    told = loaded_by(f"import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()):\n exec({launch!r})")
+    assert told == []
 
 
 def test_what_torchvision_asks_the_compiler_is_still_answered():

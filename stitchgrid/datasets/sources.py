@@ -1,8 +1,11 @@
 """Where images come from: the interface every kind of source fulfils, and the smallest of them, the digits."""
 
+import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -17,6 +20,7 @@ from stitchgrid.records import digest
 Position: TypeAlias = tuple[str, int]  # a split, and a position in its sorted listing
 
 NUM_DIGITS_TRAIN = 1_297
+DIGITS_FILE = Path("datasets/data/digits.csv.gz")  # in scikit-learn
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -116,14 +120,12 @@ class DigitsSource:
 
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
         """Yield the wanted images."""
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        pixels_NHW = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+        images_NHW, labels_N = _digits()
+        pixels_NHW = np.rint(images_NHW * (255 / 16)).astype(np.uint8)
         for split, index in wanted:
             row = self._rows(split)[index]
             pixels = np.repeat(pixels_NHW[row][None], 3, axis=0)
-            yield (split, index), Decoded(pixels=pixels, label=int(digits.target[row]))
+            yield (split, index), Decoded(pixels=pixels, label=int(labels_N[row]))
 
     def _rows(self, split: str) -> NDArray[np.int64]:
         if split not in DIGITS_SPLITS:
@@ -133,6 +135,21 @@ class DigitsSource:
     @cached_property
     def _order(self) -> NDArray[np.int64]:
         return permutation("digits", 0, 1_797)
+
+
+def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return grey levels (N, 8, 8) and labels (N,), from the file of scikit-learn, whose import takes seconds."""
+    found = find_spec("sklearn")
+    places = [] if found is None else [Path(folder) for folder in found.submodule_search_locations or ()]
+    file = next((path for place in places if (path := place / DIGITS_FILE).is_file()), None)
+    if file is None:  # a release that keeps it elsewhere
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return digits.images, digits.target.astype(np.int64)
+    with gzip.open(file, "rt", encoding="ascii") as opened:
+        table = np.loadtxt(opened, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
 def permutation(name: str, seed: int, num: int) -> NDArray[np.int64]:

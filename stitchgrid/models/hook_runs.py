@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from stitchgrid.errors import InputError
+from stitchgrid.models.counting import FlopCounter
 from stitchgrid.models.hook_returned import Returned, Wrapping, described, tensor_in
 from stitchgrid.models.probe import probe_input
 from stitchgrid.models.user_forward import quietly
@@ -53,7 +53,7 @@ class Run:
 class _Watch:
     """Notes the calls of modules while a network runs."""
 
-    def __init__(self, counter: FlopCounterMode, num_images: int, slots: Mapping[str, int]):
+    def __init__(self, counter: FlopCounter, num_images: int, slots: Mapping[str, int]):
         self.counter, self.num_images, self.slots = counter, num_images, slots
         self.calls: list[ModuleCall] = []
         self.values: list[tuple[Any, int]] = []  # what they returned: kept, so that no other tensor takes its identity
@@ -86,7 +86,7 @@ class _Watch:
                 wrapping=wrapping,
                 same=self.same(tensor, begin),
                 passed_on=passed_on or any(_is_same(one, _state(tensor)) for one in given),
-                flops=self.counter.get_total_flops() / self.num_images,
+                flops=self.counter.total / self.num_images,
             )
         )
         self.values.append(_state(tensor))
@@ -113,7 +113,7 @@ def watch(
 
     `slots` says of modules, by path, which leaf of what they return goes on; by default the first tensor.
     """
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounter()
     seen = _Watch(counter, len(images), slots)
     with ExitStack() as stack:
         stack.enter_context(torch.set_grad_enabled(gradients))
@@ -133,7 +133,7 @@ def watch(
     return Run(
         calls=tuple(seen.calls),
         same=seen.same(scores),
-        flops=counter.get_total_flops() / len(images),
+        flops=counter.total / len(images),
         images=images.grad_fn,
         scores=scores.grad_fn,
     )

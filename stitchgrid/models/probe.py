@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from stitchgrid.errors import InputError
 from stitchgrid.models.adapt import described, further_arguments, output_line, runs
+from stitchgrid.models.counting import FlopCounter
 from stitchgrid.models.freeze import as_its_author_wrote_it
 from stitchgrid.models.trace import Trace
 from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
@@ -205,7 +205,7 @@ class _Runner(fx.Interpreter):
         self.name = name
         self.extra_traceback = False  # it would end up in messages for users
         self.probed: dict[str, Probed] = {}
-        self.counter = FlopCounterMode(display=False)
+        self.counter = FlopCounter()
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         # attention as plain matrix products, as in `probe_output`: fused kernels are not counted alike, or at all, on
@@ -222,7 +222,7 @@ class _Runner(fx.Interpreter):
                 f"{self.name} overwrites a tensor inside {n.name!r}, where it cannot be undone; cached activations "
                 "would be wrong. Let the operation return a new tensor."
             )
-        flops = self.counter.get_total_flops() / NUM_IMAGES
+        flops = self.counter.total / NUM_IMAGES
         if isinstance(made, Tensor):
             shape, order = tuple(made.shape), memory_order(made)
             self.probed[n.name] = Probed(shape=shape, flops=flops, dtype=made.dtype, order=order)
