@@ -13,6 +13,7 @@ from stitchgrid.cli.streams import going_on
 
 if TYPE_CHECKING:
     from stitchgrid.api.runs import Run
+    from stitchgrid.bench.against import Rival
     from stitchgrid.jobfile import Job
 
 SET = click.option(
@@ -151,8 +152,22 @@ def plan(
     help="Layer pairs that the textbook procedure is run on; its time is scaled up to all of them.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per CPU.")
+@click.option(
+    "--against",
+    "rival",
+    type=click.Choice(["script", "pytorch-cka"]),
+    help="Time the job's CKA as a whole command instead, in turn with a script of hooks, or with that package.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def bench(jobfile: str, store: str, overrides: tuple[str, ...], pairs: str, threads: int | None, as_json: bool) -> None:
+def bench(
+    jobfile: str,
+    store: str,
+    overrides: tuple[str, ...],
+    pairs: str,
+    threads: int | None,
+    rival: "Rival | None",
+    as_json: bool,
+) -> None:
     """Time a job by the engine and by the textbook procedure, side by side, and compare their values.
 
     In this process; nothing is stored. The overhead is the engine's time over that of the network evaluations that no
@@ -161,17 +176,25 @@ def bench(jobfile: str, store: str, overrides: tuple[str, ...], pairs: str, thre
     \b
     Example:
       stitchgrid bench jobs/bench_resnet20.toml --pairs 4
+      stitchgrid bench cka.toml --against script
     """
     from stitchgrid.jobfile import load_job
 
     if pairs != "all" and not (pairs.isdecimal() and int(pairs)):
         raise click.BadParameter(f"wanted a number of layer pairs or 'all', got {pairs!r}.", param_hint="--pairs")
+    if rival is not None and threads is not None:
+        raise click.UsageError("--threads goes without --against: each command takes the threads it takes by itself.")
     job = load_job(jobfile, overrides)
     say_begin(job.name)
-    from stitchgrid.bench import bench_json, bench_text, run_bench
+    from stitchgrid.bench import against_json, against_text, bench_json, bench_text, run_against, run_bench
     from stitchgrid.display import Display
 
     display = Display()
+    if rival is not None:
+        launched = [jobfile, *(word for one in overrides for word in ("--set", one))]
+        measured = run_against(job, launched, rival, say=display.say)
+        say(against_json(measured) if as_json else against_text(measured))
+        return
     found = run_bench(
         job,
         store,

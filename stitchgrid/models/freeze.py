@@ -49,6 +49,15 @@ def freeze(module: nn.Module) -> nn.Module:
     return module
 
 
+def thaw(module: nn.Module) -> nn.Module:
+    """Return a frozen module as its author wrote it, in eval mode: what another process can be handed, and train."""
+    for part in module.modules():
+        vars(part).pop("train", None)
+        if vars(part).pop("was_inplace", False):
+            part.inplace = True  # type: ignore[assignment]
+    return module
+
+
 @contextmanager
 def as_its_author_wrote_it(module: nn.Module) -> Iterator[None]:
     """Switch back on what `freeze` switched off in place."""

@@ -1,0 +1,255 @@
+"""The CKA of a job as a whole command, in turn with what else one might use for it: each a process of its own."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import nan
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+
+from stitchgrid.catalog import Catalog
+from stitchgrid.driver.preview import EmptyStore
+from stitchgrid.engine.place import processor
+from stitchgrid.errors import InputError, StitchgridError
+from stitchgrid.jobfile import Job
+from stitchgrid.models.architecture import find_code
+from stitchgrid.models.build import build_network
+from stitchgrid.models.freeze import thaw
+from stitchgrid.precision import choose_device
+from stitchgrid.preprocess import apply_preprocess
+from stitchgrid.private import private_space
+from stitchgrid.records import Network, Sweep
+from stitchgrid.resolve import open_job_images, resolve
+from stitchgrid.statistics.needs import images_of
+from stitchgrid.store import Store
+
+Rival = Literal["script", "pytorch-cka"]
+ROUNDS = 5
+SCRIPTS = {"script": "hook_script.py", "pytorch-cka": "pytorch_cka_script.py"}
+ABOUT = {
+    "script": "a script of hooks and Gram matrices, exact, all images at once",
+    "pytorch-cka": "an average over batches of 100 images of an unbiased estimate: another statistic",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """What the runs of one command took."""
+
+    command: str
+    seconds: tuple[float, ...]  # by the clock, from start to end of the process
+    cpu_seconds: tuple[float, ...]  # of all cores
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        """Seconds and CPU seconds of the run in the middle."""
+        return median(self.seconds), median(self.cpu_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """What was measured of a job by stitchgrid and by something else."""
+
+    job: str
+    num_pairs: int  # of layers
+    num_images: int
+    ours: Runs
+    theirs: Runs
+    about: str  # what the other one computes
+    difference: float  # the largest between two values of the same layer pair
+    date: str  # UTC
+    machine: Mapping[str, str | int]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long as the other one stitchgrid takes, by the clock."""
+        return self.ours.medians[0] / self.theirs.medians[0]
+
+
+def run_against(job: Job, launched: Sequence[str], rival: Rival, *, say: Callable[[str], None]) -> Against:
+    """Return what the CKA of a job takes as a command, in turn with another one; nothing is kept.
+
+    Images are decoded beforehand for both: stitchgrid finds them in its cache, the other one is given them as its
+    networks take them, with the networks. Each process loads what it needs, and stitchgrid writes a store.
+
+    Args:
+        job: The job.
+        launched: What `stitchgrid launch` is given to compute it: the job file, and how it is edited.
+        rival: What it is compared with.
+        say: Is told how far it is.
+
+    Raises:
+        InputError: If the other one cannot compute what the job asks for, or is not installed.
+        JobFileError: If the job cannot run.
+        StitchgridError: If one of the commands fails.
+    """
+    _require(rival)
+    if told := _not_comparable(job):
+        raise InputError(f"job {job.name!r} cannot be compared with {rival}: {'; '.join(told)}.")
+    images = open_job_images(job)
+    sweep = resolve(job, images, EmptyStore()).sweep
+    if told := _not_modules(sweep):
+        raise InputError(f"job {job.name!r} cannot be compared with {rival}: {'; '.join(told)}.")
+    _, num_images = images_of(sweep, 0)
+    with private_space("bench") as folder:
+        inputs, values = folder / "inputs.pt", folder / "values.json"
+        taken = {}
+        for position in sorted({position for pair in sweep.pairs for position in pair}):
+            network = sweep.networks[position]
+            pixels = apply_preprocess(images.eval.batch(0, num_images), network.preprocess)
+            taken[network.name] = (thaw(build_network(network.spec)), _modules(network), pixels)
+        torch.save((taken, [(sweep.networks[f].name, sweep.networks[g].name) for f, g in sweep.pairs]), inputs)
+        ours: list[tuple[float, float]] = []
+        theirs: list[tuple[float, float]] = []
+        script = [sys.executable, str(Path(__file__).with_name(SCRIPTS[rival])), str(inputs), str(values)]
+        for number in range(ROUNDS):
+            say(f"round {number + 1} of {ROUNDS}")
+            store = folder / f"grid-{number}"
+            launch = [sys.executable, "-m", "stitchgrid.cli", "launch", *launched, "--store", str(store)]
+            ours.append(_timed(launch, "stitchgrid launch"))
+            theirs.append(_timed(script, rival))
+        difference = _difference(sweep, store, json.loads(values.read_text()))
+    num_pairs = sum(len(sweep.networks[f].layers) * len(sweep.networks[g].layers) for f, g in sweep.pairs)
+    return Against(
+        job=job.name,
+        num_pairs=num_pairs,
+        num_images=num_images,
+        ours=_runs("stitchgrid launch", ours),
+        theirs=_runs(rival, theirs),
+        about=ABOUT[rival],
+        difference=difference,
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+        machine={"processor": processor(), "cores": len(os.sched_getaffinity(0)), "torch": torch.__version__},
+    )
+
+
+def _runs(command: str, took: Sequence[tuple[float, float]]) -> Runs:
+    return Runs(command=command, seconds=tuple(one for one, _ in took), cpu_seconds=tuple(one for _, one in took))
+
+
+def _require(rival: Rival) -> None:
+    if rival == "pytorch-cka":
+        try:
+            importlib.metadata.version(rival)
+        except importlib.metadata.PackageNotFoundError as problem:
+            raise InputError(
+                "pytorch-cka is not installed here; install it with pip install pytorch-cka, or take --against script."
+            ) from problem
+
+
+def _not_comparable(job: Job) -> list[str]:
+    """Return what a job asks for that hooks do not compute, or cannot be given."""
+    told = []
+    matchers = job.matcher_specs()
+    if others := [spec.kind for spec in matchers if spec.kind != "cka"]:
+        told.append(f"it asks for {', '.join(dict.fromkeys(others))}, and cka alone is computed by both")
+    elif len(matchers) != 1 or matchers[0].rank is not None:
+        told.append("wanted one matcher of kind cka, of full rank")
+    if job.controls.untrained or job.controls.shuffled or job.intervals.groups or job.probe_spec() is not None:
+        told.append("it asks for controls, intervals or probes, which cost more than the values")
+    if job.numerics.precision != "fp32" or job.numerics.compile:
+        told.append("it is not computed in plain fp32")
+    if choose_device(job.numerics.device) != "cpu":
+        told.append('both compute on the CPU; set numerics.device = "cpu"')
+    for spec in job.network_specs():
+        if spec.is_features:
+            told.append(f"model {spec.name!r} is features, and no network")
+        elif spec.is_made:
+            told.append(f"model {spec.name!r} is still to be trained; give it a checkpoint, or random weights")
+        elif (code := find_code(spec)) is not None and code.is_own:
+            told.append(f"model {spec.name!r} is made by your own code, which another process cannot be handed")
+    return told
+
+
+def _not_modules(sweep: Sweep) -> list[str]:
+    """Return the layers at which no hook can be put."""
+    told = []
+    for network in sweep.networks:
+        known = dict(build_network(network.spec).named_modules())
+        if missing := [layer.name for layer in network.layers if layer.name not in known]:
+            told.append(
+                f"of {network.name!r}, {', '.join(missing)} are no outputs of modules, which alone hooks can read; "
+                "choose others with layers"
+            )
+    return told
+
+
+def _modules(network: Network) -> list[str]:
+    return [layer.name for layer in network.layers]
+
+
+def _timed(command: Sequence[str], name: str) -> tuple[float, float]:
+    """Run a command; return its seconds by the clock and of all cores.
+
+    Raises:
+        StitchgridError: If it fails.
+    """
+    before, start = os.times(), perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds, after = perf_counter() - start, os.times()
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise StitchgridError(f"{name} ended with {done.returncode}: {last}")
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return seconds, spent
+
+
+def _difference(sweep: Sweep, store: Path, values: Sequence[Sequence[Sequence[float]]]) -> float:
+    """Return the largest difference between the values of a store and those of a script."""
+    asked = "select source_model, source_index, target_model, target_index, value from results"
+    with Catalog(Store.open(str(store))) as catalog:
+        found = {tuple(row.values())[:4]: row["value"] for row in catalog.query(asked).to_pylist()}
+    largest = 0.0
+    for (f, g), matrix in zip(sweep.pairs, values, strict=True):
+        for i, row in enumerate(matrix):
+            for j, value in enumerate(row):
+                ours = found.get((sweep.networks[f].name, i, sweep.networks[g].name, j))
+                largest = max(largest, abs((nan if ours is None else ours) - value))
+    return largest
+
+
+def against_text(found: Against) -> str:
+    """Return what was measured, for people."""
+    lines = [f"{found.job}: cka of {found.num_pairs} layer pairs on {found.num_images:,} images"]
+    width = max(len(runs.command) for runs in (found.ours, found.theirs))
+    for runs in (found.ours, found.theirs):
+        seconds, spent = runs.medians
+        each = ", ".join(f"{one:.1f}" for one in runs.seconds)
+        lines.append(f"  {runs.command:<{width}}  {seconds:6.2f} s, {spent:.2f} s of all cores ({each})")
+    return "\n".join(
+        [
+            *lines,
+            f"medians of {len(found.ours.seconds)} rounds in turn, each a process of its own, images decoded before",
+            f"{found.theirs.command}: {found.about}",
+            f"ratio: stitchgrid takes {found.ratio:.2f} times as long",
+            f"largest difference in value: {found.difference:.1e}",
+            f"machine: {', '.join(f'{name} {value}' for name, value in found.machine.items())}; {found.date}",
+        ]
+    )
+
+
+def against_json(found: Against) -> str:
+    """Return the same as JSON."""
+
+    def shown(runs: Runs) -> dict[str, Any]:
+        seconds, spent = runs.medians
+        return {
+            "command": runs.command,
+            "median_seconds": seconds,
+            "median_cpu_seconds": spent,
+            "seconds": runs.seconds,
+            "cpu_seconds": runs.cpu_seconds,
+        }
+
+    table = {name: getattr(found, name) for name in ("job", "num_pairs", "num_images", "about", "difference", "date")}
+    table |= {"ratio": found.ratio, "machine": dict(found.machine)}
+    return json.dumps(table | {"ours": shown(found.ours), "theirs": shown(found.theirs)}, indent=2)
