@@ -23,13 +23,11 @@ class Live:
         networks: Name -> torch.nn.Module, the user's own, which is never changed.
         images: The `Images` of both splits; None where they come from files.
         twins: Name -> the untrained twin of a network, where it was given; others are initialised copies.
-        cuts: Name -> the `CutNetwork` made of a copy of the module that shares its weights, once it is made.
     """
 
     networks: Mapping[str, Any]
     images: Any = None
     twins: Mapping[str, Any] = field(default_factory=dict)
-    cuts: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def present(self) -> Iterator[None]:
@@ -70,12 +68,6 @@ def live_twin(name: str) -> Any:
     """Return the untrained module that was given for a network, None if there is none."""
     held = _present.get()
     return None if held is None else held.twins.get(name)
-
-
-def live_cuts() -> dict[str, Any]:
-    """Return the cut networks made so far, by name; none outside of a `present` block."""
-    held = _present.get()
-    return {} if held is None else held.cuts
 
 
 def live_images() -> Any:

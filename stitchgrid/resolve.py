@@ -17,7 +17,7 @@ from stitchgrid.datasets.own import as_planned_now
 from stitchgrid.datasets.resident import Pictures
 from stitchgrid.errors import InputError, JobFileError, StitchgridError, is_out_of_memory
 from stitchgrid.jobfile import Job
-from stitchgrid.live import live_cuts, live_name
+from stitchgrid.live import live_name
 from stitchgrid.matchers.evidence import FEWEST_PER_GROUP
 from stitchgrid.matchers.heads import detect_head, num_classes_of
 from stitchgrid.matchers.protocol import About
@@ -406,8 +406,6 @@ def _resolve_network(
     module = build_network(spec, state=state) if is_known else make_network(spec)
     weights = state_digest(module)  # as they were loaded: cutting may bring them to float32
     cut = cut_network_on(_CPU, module, input_shape(preprocess, images), name=spec.name, interface=spec.interface)
-    if (name := live_name(spec.architecture)) is not None and not spec.is_twin:
-        live_cuts()[name] = cut
     layers = tuple(chosen.layer for chosen in select_layers(cut, spec.layers))
     fingerprint, scores = _fingerprint(cut, layers, preprocess, images)
     head = detect_head(scores, ends_in=cut.ends_in, named=spec.head)
@@ -689,10 +687,6 @@ def load_network(
         InputError: If its code or weights are no longer those the sweep was planned with; other code is not run.
     """
     assert not network.spec.is_features, network.name
-    name = None if network.spec.is_twin else live_name(network.spec.architecture)
-    known: CutNetwork | None = live_cuts().get(name or "")
-    if known is not None and device.type == "cpu":  # it is the very network that the sweep was planned with
-        return known
     if device.type == "cpu" and (held := held_cut(network)) is not None:
         return held
     with holding(network.spec):
@@ -731,7 +725,7 @@ def check_fingerprint(network: Network, cut: CutNetwork, images: Pictures, *, de
         InputError: If it does not.
     """
     assert network.fingerprint is not None, f"{network.name} has no fingerprint"
-    if cut is held_cut(network) or cut in live_cuts().values():  # the very network that it was taken of
+    if cut is held_cut(network):  # the very network that it was taken of
         return
     pixels = images.batch(torch.arange(min(NUM_IMAGES, images.num), device=images.labels.device))
     seen = apply_preprocess(on_device(pixels, torch.device("cpu")), network.preprocess)

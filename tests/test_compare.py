@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import stitchgrid as sg
+from stitchgrid import resolve
 from stitchgrid.errors import InputError, JobFileError, StitchgridError
 from stitchgrid.models.nets.resnet import resnet20
 from stitchgrid.models.weights import state_digest
@@ -365,6 +366,17 @@ def test_a_failed_comparison_leaves_no_folder(tmp_path, monkeypatch):
     with pytest.raises(JobFileError):
         compare([nn.Linear(3, 3)], pixels())
     assert not list(tmp_path.glob("stitchgrid-*/compare*"))
+
+
+def test_live_networks_are_cut_once_however_large_they_are(monkeypatch):
+    cut = []
+    here = resolve.cut_network_on
+    monkeypatch.setattr(resolve, "cut_network_on", lambda *given, **how: cut.append(how["name"]) or here(*given, **how))
+    monkeypatch.setattr("stitchgrid.models.held.MOST_PARAMETERS", 0)
+    run = compare({"a": net(), "b": net(1)}, pixels(), labels(), matchers=["direct"])
+    assert cut == ["a", "b"]
+    run.stitch("a", "layer1.0", "b", "layer2.0", "direct")
+    assert cut == ["a", "b", "a", "b"]  # what lives here may have changed since
 
 
 def test_passes_that_are_kept_change_no_value(monkeypatch):

@@ -24,6 +24,7 @@ from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.models.cuts import CutNetwork
+from stitchgrid.models.held import holding_cuts
 from stitchgrid.paths import write_whole
 from stitchgrid.precision import choose_device, running_in
 from stitchgrid.records import Cell, Layer, Network, Sweep, canonical
@@ -170,7 +171,7 @@ def fit_again(
     job = parse_job(store.read_job(sweep), title=f"the stored job of sweep {sweep!r}")
     word = device or job.numerics.device
     where, code = torch.device(choose_device(word)), HeldCode(job)
-    with live.present() if live else nullcontext(), as_it_was(where), code.running():
+    with live.present() if live else nullcontext(), holding_cuts(), as_it_was(where), code.running():
         if live is None:
             check_same_code(store, job)
         images = open_job_images(job)

@@ -36,7 +36,7 @@ Rival = Literal["script", "pytorch-cka"]
 ROUNDS = 5
 SCRIPTS = {"script": "hook_script.py", "pytorch-cka": "pytorch_cka_script.py"}
 ABOUT = {
-    "script": "a script of hooks and Gram matrices, exact, all images at once",
+    "script": "a script of hooks and Gram matrices in float32, all images at once",
     "pytorch-cka": "an average over batches of 100 images of an unbiased estimate: another statistic",
 }
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from stitchgrid.live import live_name
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.records import Network
 
@@ -34,13 +35,15 @@ def holding_cuts() -> Iterator[None]:
 
 
 def hold(network: Network, cut: CutNetwork) -> None:
-    """Keep a network, cut on the CPU, if such are kept here and there is room."""
+    """Keep a network, cut on the CPU, if such are kept here and there is room; one that lives here takes none."""
     held = _present.get()
     if held is None or _key(network) in held.cuts:
         return
-    if held.num_parameters + network.num_parameters <= MOST_PARAMETERS:
+    shares_weights = live_name(network.spec.architecture) is not None and not network.spec.is_twin
+    num_parameters = 0 if shares_weights else network.num_parameters
+    if held.num_parameters + num_parameters <= MOST_PARAMETERS:
         held.cuts[_key(network)] = cut
-        held.num_parameters += network.num_parameters
+        held.num_parameters += num_parameters
 
 
 def held_cut(network: Network) -> CutNetwork | None:
@@ -58,4 +61,4 @@ def let_go() -> None:
     held = _present.get()
     if held is not None:
         held.cuts.clear()
-        held.num_parameters = MOST_PARAMETERS
+        held.num_parameters = MOST_PARAMETERS + 1
