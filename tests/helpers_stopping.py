@@ -43,23 +43,26 @@ class StoppingFiles(LocalFiles):
 
 
 def stopped_everywhere(tmp_path, origin, act, look):
-    """Run `act(files)` on copies of a store, stopped at every change; call `look(folder)` after each."""
-    for before in (True, False):
-        shutil.copytree(origin, tmp_path / "counted")
-        counting = StoppingFiles(tmp_path / "counted", 0)
-        act(counting)
-        shutil.rmtree(tmp_path / "counted")
-        assert counting.count
-        for at in range(1, counting.count + 1):
-            folder = tmp_path / f"stopped-{at}"
-            shutil.copytree(origin, folder)
-            try:
-                act(StoppingFiles(folder, at, before=before))
-            except StoppedError:
-                look(folder)
-            else:
-                raise AssertionError(f"it was not stopped at change {at}")
-            shutil.rmtree(folder)
+    """Run `act(files)` on copies of a store, stopped at every change; call `look(folder)` after each.
+
+    It stops before each change and after the last: after any other, the store is as it is before the next.
+    """
+    shutil.copytree(origin, tmp_path / "counted")
+    counting = StoppingFiles(tmp_path / "counted", 0)
+    act(counting)
+    shutil.rmtree(tmp_path / "counted")
+    assert counting.count
+    for at in range(1, counting.count + 2):
+        folder = tmp_path / f"stopped-{at}"
+        shutil.copytree(origin, folder)
+        try:
+            act(StoppingFiles(folder, min(at, counting.count), before=at <= counting.count))
+        except StoppedError:
+            look(folder)
+        else:
+            raise AssertionError(f"it was not stopped at change {at}")
+        shutil.rmtree(folder)
+    return counting.count
 
 
 def content_of(folder):
