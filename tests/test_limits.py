@@ -15,7 +15,7 @@ from threading import get_ident
 import numpy as np
 import pytest
 import torch
-from helpers_images import pack, spec_of, whole_digest, write_folder
+from helpers_images import pack, spec_of, whole_digest
 from helpers_models import spec
 from PIL import Image
 from safetensors.torch import save_file
@@ -30,16 +30,6 @@ from stitchgrid.records import Limits
 
 GB = 10**9
 MANUAL = Path(imagefolder.__file__).parents[1] / "manual" / "security.md"
-
-
-@pytest.fixture
-def root(tmp_path):
-    return write_folder(tmp_path / "images")
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache"
 
 
 def within(num_bytes, code, *arguments):
