@@ -1,7 +1,10 @@
 """What holds for all tests."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,8 +12,17 @@ CORES = sorted(os.sched_getaffinity(0))
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1, ...
 
 
+OF_THE_TESTS = ("STITCHGRID_FUZZ_", "STITCHGRID_TEST_", "STITCHGRID_DATA")  # what they are asked for by
+OF_OTHERS = ("STITCHGRID_", "_STITCHGRID_", "RAY_", "AWS_")
+
+
 def pytest_configure() -> None:
-    """Give each process that runs tests a core of its own: threads of several wait for each other on the same ones."""
+    """Forget what the user has set, and give each process that runs tests a core of its own.
+
+    Threads of several processes wait for each other on the same cores.
+    """
+    for name in [name for name in os.environ if name.startswith(OF_OTHERS) and not name.startswith(OF_THE_TESTS)]:
+        del os.environ[name]
     if WORKER:
         os.sched_setaffinity(0, {CORES[int(WORKER.removeprefix("gw")) % len(CORES)]})
 
@@ -38,8 +50,43 @@ def short_looks() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_of_the_tests(tmp_path_factory) -> Iterator[None]:
-    """Leave the user's own cache alone, in processes that tests start, too."""
+def nothing_of_the_user(tmp_path_factory) -> Iterator[None]:
+    """Leave the user's cache and temporary files alone, in processes that tests start, too."""
+    tmp_path_factory.getbasetemp()  # where it would be without this
+    folder = tempfile.mkdtemp(prefix="sg")  # names of Ray's sockets are short
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STITCHGRID_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", None)
         yield
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """Let this process not wait until files are on the disk: nobody pulls the plug."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Return the synthetic store of `helpers_store`, of which tests only read."""
+    from helpers_store import make_synthetic_store
+
+    return make_synthetic_store(tmp_path_factory.mktemp("grid")).store
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Return where a test may keep what it made of images and weights."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return a folder of small images: two splits, three classes."""
+    from helpers_images import write_folder
+
+    return write_folder(tmp_path / "images")

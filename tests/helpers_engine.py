@@ -134,6 +134,8 @@ def token_net() -> Staged:
 
 
 MAKE = {"conv": conv_net, "conv_again": conv_net, "view": view_net, "token": token_net}
+#: Layers of every kind: maps of two sizes, tokens, vectors, and what comes out at the end.
+FEW = {"conv": (0, 2, 3), "conv_again": (0, 2, 4), "view": (1, 3), "token": (1, 2)}
 SEEDS = {"conv": 0, "conv_again": 1, "view": 2, "token": 3}
 
 
@@ -256,13 +258,14 @@ def make_sweep(
     batch_size: int = 32,
     precision: str = "fp32",
     images: FakeImages = IMAGES,
+    layers: Mapping[str, Sequence[int]] | None = None,
 ) -> Sweep:
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     return Sweep(
         name="by-hand",
         seed=0,
         data=DataSpec(dataset="fake"),
-        networks=tuple(network_record(zoo, name) for name in names),
+        networks=tuple(network_record(zoo, name, (layers or {}).get(name)) for name in names),
         pairs=tuple((names.index(f), names.index(g)) for f, g in pairs),
         matchers=tuple(matchers),
         precision=precision,

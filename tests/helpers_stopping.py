@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
+from random import Random
 
 from stitchgrid.store.files import LocalFiles
 
@@ -42,24 +43,28 @@ class StoppingFiles(LocalFiles):
         return self._change(super().delete, name)
 
 
-def stopped_everywhere(tmp_path, origin, act, look):
-    """Run `act(files)` on copies of a store, stopped at every change; call `look(folder)` after each."""
-    for before in (True, False):
-        shutil.copytree(origin, tmp_path / "counted")
-        counting = StoppingFiles(tmp_path / "counted", 0)
-        act(counting)
-        shutil.rmtree(tmp_path / "counted")
-        assert counting.count
-        for at in range(1, counting.count + 1):
-            folder = tmp_path / f"stopped-{at}"
-            shutil.copytree(origin, folder)
-            try:
-                act(StoppingFiles(folder, at, before=before))
-            except StoppedError:
-                look(folder)
-            else:
-                raise AssertionError(f"it was not stopped at change {at}")
-            shutil.rmtree(folder)
+def stopped_everywhere(tmp_path, origin, act, look, *, every=1):
+    """Run `act(files)` on copies of a store, stopped at every change; call `look(folder)` after each.
+
+    It stops before each change and after the last: after any other, the store is as it is before the next. `every` is
+    2 for every second of these, and so on, from a drawn one on.
+    """
+    shutil.copytree(origin, tmp_path / "counted")
+    counting = StoppingFiles(tmp_path / "counted", 0)
+    act(counting)
+    shutil.rmtree(tmp_path / "counted")
+    assert counting.count
+    for at in range(1 + Random(0).randrange(every), counting.count + 2, every):
+        folder = tmp_path / f"stopped-{at}"
+        shutil.copytree(origin, folder)
+        try:
+            act(StoppingFiles(folder, min(at, counting.count), before=at <= counting.count))
+        except StoppedError:
+            look(folder)
+        else:
+            raise AssertionError(f"it was not stopped at change {at}")
+        shutil.rmtree(folder)
+    return counting.count
 
 
 def content_of(folder):

@@ -3,8 +3,12 @@
 `make_synthetic_store(folder)` writes it; the constants below say what was planted.
 """
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +90,27 @@ class Synthetic:
 
 
 def make_synthetic_store(folder: Path | str, *, sweep: str = SWEEP) -> Synthetic:
-    """Write the synthetic sweep into a store at `folder`: four shards, one failed and one pending cell."""
+    """Return the synthetic sweep in a store at `folder`: four shards, one failed and one pending cell.
+
+    A new store is a copy of one that each process writes once.
+    """
+    is_new = isinstance(folder, Path) and not (folder.is_dir() and any(folder.iterdir()))
+    if not is_new or sweep != SWEEP:
+        return write_synthetic_store(folder, sweep=sweep)
+    shutil.copytree(written_once().store.uri, folder, dirs_exist_ok=True)
+    return replace(written_once(), store=Store.open(folder))
+
+
+@cache
+def written_once() -> Synthetic:
+    """Return the synthetic store that others are copies of."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write_synthetic_store(Path(folder, "grid"))
+
+
+def write_synthetic_store(folder: Path | str, *, sweep: str = SWEEP) -> Synthetic:
+    """Write the synthetic sweep into a store at `folder`."""
     store = Store.open(folder, create=True)
     revision = store.write_job(sweep, {"job": {"name": sweep}, "base": "."})
     store.write_plan(sweep, revision, **plan_tables(), info={"num_shards": 4})

@@ -143,11 +143,6 @@ def write_sweep(folder, cells, rows, tables=None):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return make_synthetic_store(tmp_path_factory.mktemp("grid")).store
-
-
-@pytest.fixture(scope="module")
 def written(store, tmp_path_factory):
     return write_page(store, tmp_path_factory.mktemp("page") / "atlas.html")
 

@@ -20,7 +20,6 @@ from helpers_store import (
     VIOLATION,
     find_cell,
     make_row,
-    make_synthetic_store,
     plan_tables,
     planned_cells,
     value_of,
@@ -54,11 +53,6 @@ def browser():
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return make_synthetic_store(tmp_path_factory.mktemp("grid")).store
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,6 @@ TWELVE_IN_EIGHT = [[0, 0, 128], [255, 6, 0]]
 RGB = np.stack([TWELVE, TWELVE // 2, TWELVE[::-1]], axis=2)
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
 def grey_of(raw: bytes, bounds=None):
     found = decode(raw, "a.png", 0, bounds)
     assert isinstance(found, Decoded), found

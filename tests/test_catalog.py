@@ -71,6 +71,23 @@ def test_an_empty_store_has_every_view_with_no_rows(tmp_path):
         assert catalog.query("from results").schema.names == RESULTS_COLUMNS
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_each_view_can_be_the_first_that_is_asked_for(catalog, store, view):
+    with Catalog(store) as fresh:
+        assert fresh.query(f'from "{view.upper()}"').num_rows == catalog.query(f"from {view}").num_rows
+
+
+@pytest.mark.parametrize("sql", ["select view_name as name from duckdb_views()", "show all tables", "describe"])
+def test_a_statement_that_looks_around_finds_every_view(store, sql):
+    with Catalog(store) as fresh:
+        assert set(VIEWS) <= set(column(fresh.query(sql), "name"))
+
+
+def test_a_name_that_is_no_view_s_is_told_the_nearest(store):
+    with Catalog(store) as fresh, pytest.raises(QueryError, match='Did you mean "results"'):
+        fresh.query("from resuls")
+
+
 def test_a_sweep_without_a_plan_is_not_yet_in_the_views(tmp_path):
     store = Store.open(tmp_path, create=True)
     store.write_job("s", {})

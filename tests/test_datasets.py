@@ -1,7 +1,6 @@
 import io
 import tarfile
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +13,6 @@ from stitchgrid.datasets.decoding import to_rgb
 from stitchgrid.datasets.resident import ResidentImages, near
 from stitchgrid.datasets.sources import permutation
 from stitchgrid.errors import InputError
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_folder(tmp_path / "images")
 
 
 def everything(split: Split) -> list[torch.Tensor]:

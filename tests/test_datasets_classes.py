@@ -6,22 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_images import pack, pixels_of, spec_of, whole_digest, write_folder
+from helpers_images import pack, pixels_of, spec_of, whole_digest
 from PIL import Image
 
 from stitchgrid.datasets import natural_order, open_images
 from stitchgrid.errors import InputError
 from stitchgrid.records import DataSpec
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_folder(tmp_path / "images")
 
 
 def write_classes(root: Path, names: list[str], splits=("train", "test")) -> Path:

@@ -13,16 +13,6 @@ from stitchgrid.errors import InputError
 from stitchgrid.records import DataSpec
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_folder(tmp_path / "images")
-
-
 def decoding_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("an image was decoded")

@@ -15,11 +15,6 @@ from stitchgrid.errors import InputError
 from stitchgrid.records import DataSpec
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
 def test_digits_have_a_fixed_split_of_all_images(tmp_path):
     from sklearn.datasets import load_digits
 

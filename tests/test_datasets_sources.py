@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_images import CLASSES, pack, png16, spec_of, whole_digest, write_folder
+from helpers_images import CLASSES, pack, png16, spec_of, whole_digest
 from PIL import Image
 
 from stitchgrid.datasets import open_images
@@ -48,16 +48,6 @@ class Files(Dataset):
         tensor = torch.from_numpy(array).permute(2, 0, 1)
         return (tensor if self.kind == "tensor" else tensor / 255), torch.tensor(label)
 """
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_folder(tmp_path / "images")
 
 
 def arrays_of(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:

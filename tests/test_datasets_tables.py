@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 import torch
-from helpers_images import CLASSES, pack, spec_of, whole_digest, write_folder
+from helpers_images import CLASSES, pack, spec_of, whole_digest
 from PIL import Image
 
 from stitchgrid.datasets import open_images
@@ -19,16 +19,6 @@ from stitchgrid.errors import InputError
 from stitchgrid.records import DataSpec, Limits, canonical
 
 SPLITS = ("train", "test")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_folder(tmp_path / "images")
 
 
 def files_of(root: Path, split: str) -> list[Path]:

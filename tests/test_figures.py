@@ -22,7 +22,7 @@ from helpers_figures import (
     make_grids,
     make_network,
 )
-from helpers_store import FAILED, SWEEP, find_cell, make_row, make_synthetic_store, plan_tables, planned_cells, value_of
+from helpers_store import FAILED, SWEEP, find_cell, make_row, plan_tables, planned_cells, value_of
 from test_atlas import HOSTILE, grids_of, write_sweep
 
 from stitchgrid.atlas import FigureOptions, draw_figures, write_atlas
@@ -41,11 +41,6 @@ from stitchgrid.cli import cli
 from stitchgrid.errors import InputError
 
 EVERY = ("pdf", "svg", "png")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return make_synthetic_store(tmp_path_factory.mktemp("grid")).store
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 
 import pytest
 import torch
@@ -67,17 +68,18 @@ def test_a_second_launch_computes_nothing(here):
     assert sorted((folder / "grid" / "parts").rglob("*.parquet")) == before
 
 
-def test_compiling_the_networks_is_part_of_no_cell_s_identity_and_changes_no_value(here, monkeypatch):
-    folder, where, _ = here
+def test_compiling_the_networks_is_part_of_no_cell_s_identity_and_changes_no_value(here, tmp_path, monkeypatch):
+    folder, (job, *_), _ = here
+    shutil.copytree(folder / "grid", tmp_path / "grid")  # later launches of the same sweep would compile, too
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda part, **_: compiled.append(part) or part)
-    faster = (*where, "--address", "none", "--set", "numerics.compile=true")
+    faster = (job, "--store", tmp_path / "grid", "--address", "none", "--set", "numerics.compile=true")
     assert "nothing to compute" in run("launch", *faster).stdout
     assert not compiled
-    before = values(folder / "grid")
-    sorted((folder / "grid" / "parts").rglob("*.parquet"))[0].unlink()
+    before = values(tmp_path / "grid")
+    sorted((tmp_path / "grid" / "parts").rglob("*.parquet"))[0].unlink()
     run("launch", *faster)
-    after = values(folder / "grid")
+    after = values(tmp_path / "grid")
     assert compiled
     assert after.keys() == before.keys()
     assert all(close(after[key], before[key]) for key in before)

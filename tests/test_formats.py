@@ -61,6 +61,20 @@ def test_a_table_shows_text_as_it_is_and_never_folds_without_a_width():
     assert max(map(len, render(pa.table({"long": ["x" * 300]}), "table", width=60).splitlines())) <= 60
 
 
+def test_numbers_lie_on_the_right_and_a_row_has_the_lines_of_its_longest_cell():
+    table = pa.table({"name": ["a\nbc", "\N{CJK UNIFIED IDEOGRAPH-6F22}x"], "n": [1, None], "last\nword": ["", "e"]})
+    assert render(table, "table").splitlines() == [
+        "           last",
+        "name   n   word",
+        "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * 15,
+        'a      1   ""',
+        "bc",
+        "\N{CJK UNIFIED IDEOGRAPH-6F22}x    -   e",
+        "",
+        "(2 rows)",
+    ]
+
+
 def test_a_table_cannot_steer_the_terminal():
     text = render(pa.table({"\x1b[31mhead": ["\x1b]0;title\x07 body\nline"]}), "table")
     assert "\x1b" not in text

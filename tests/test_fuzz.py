@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROUNDS = 300
+ROUNDS = 150
 
 
 def run(first, num):

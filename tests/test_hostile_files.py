@@ -28,16 +28,6 @@ from stitchgrid.records import DataSpec
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n%%EndComments\nshowpage\n"
 
 
-@pytest.fixture
-def root(tmp_path):
-    return write_folder(tmp_path / "images")
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache"
-
-
 # Programs -------------------------------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,6 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def grid(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody pulls the plug
     shutil.copytree(made.uri, tmp_path / "grid")
     return tmp_path / "grid"
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import shutil
 import time
 from pathlib import Path
@@ -38,7 +37,6 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def store(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody pulls the plug
     monkeypatch.chdir(tmp_path)
     shutil.copytree(made.uri, tmp_path / "grid")
     return Store.open(tmp_path / "grid")

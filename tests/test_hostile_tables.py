@@ -2,12 +2,8 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from helpers_flow import in_a_process
 from helpers_store import SWEEP, make_row, make_synthetic_store, planned_cells
 
 from stitchgrid.catalog import Catalog
@@ -34,7 +31,6 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def store(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody pulls the plug
     shutil.copytree(made.uri, tmp_path / "grid")
     return Store.open(tmp_path / "grid")
 
@@ -84,10 +80,10 @@ def twice(name):
 
 
 def packed(text, num_rows):
-    """Return rows that all repeat one long text as their id, in a small file."""
+    """Return rows that all repeat one long text as their id; in a file they are small, and have no dictionary type."""
     table = pa.concat_tables([sound_part().slice(0, 1)] * num_rows).combine_chunks()
     ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(num_rows), pa.int32()), pa.array([text]))
-    return table.set_column(0, pa.field("cell_id", pa.string(), nullable=False), ids.cast(pa.string()))
+    return table.set_column(0, pa.field("cell_id", ids.type, nullable=False), ids)
 
 
 NO_LIST = pa.array([None, ["a"], []], pa.list_(pa.string()))
@@ -162,22 +158,14 @@ READERS = (
 )
 
 
-def in_processes(store, commands, codes):
-    """Run commands in processes of their own, which a footer may end; return what they said."""
-    said = ""
-    for command in commands:
-        line = [sys.executable, "-m", "stitchgrid.cli", *command, "--store", store.uri]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode in codes, (command, done.returncode, done.stderr[-2000:])
-        said += done.stdout + done.stderr
-    return said
-
-
 def test_a_footer_with_histograms_of_a_wrong_length_is_damage(store):
     name = put(store, with_histograms(parquet_bytes(sound_part())), 3)
-    assert f"{name}: not readable as Parquet" in in_processes(store, READERS, [0])
-    assert f"DAMAGED  {name}" in in_processes(store, [["check"]], [1])
-    assert f"set aside as set-aside/{name}" in in_processes(store, [["check", "--repair"]], [0])
+    *reads, checked, repaired = in_a_process(store.uri, [*READERS, ["check"], ["check", "--repair"]])
+    assert [code for code, *_ in reads] == [0] * len(READERS)
+    assert f"{name}: not readable as Parquet" in "".join(said for _, said, _ in reads)
+    assert (checked[0], repaired[0]) == (1, 0)
+    assert f"DAMAGED  {name}" in checked[1]
+    assert f"set aside as set-aside/{name}" in repaired[1]
 
 
 @pytest.mark.parametrize("folder", ["data", "extracts"])
@@ -194,9 +182,11 @@ def test_a_file_of_a_snapshot_with_histograms_of_a_wrong_length_is_damage(store,
         (body["tiers"][0] if folder == "data" else body["tiers"][0]["results"][SWEEP])["file"] = name
 
     rewrite(store, change)
-    assert f"DAMAGED  {name}" in in_processes(store, [["check"]], [1])
-    assert name in in_processes(store, READERS, [0])
-    in_processes(store, [["check", "--repair"]], [0])
+    checked, *others = in_a_process(store.uri, [["check"], *READERS, ["check", "--repair"]])
+    assert checked[0] == 1
+    assert f"DAMAGED  {name}" in checked[1]
+    assert [code for code, *_ in others] == [0] * len(others)
+    assert name in "".join(said for _, said, _ in others[:-1])
     assert store.check().damage == ()
 
 
@@ -204,7 +194,15 @@ def test_a_file_of_a_snapshot_with_histograms_of_a_wrong_length_is_damage(store,
 
 
 def huge_text():
-    return parquet_bytes(with_column("error", ["x" * 600 * 2**20, None, None]))
+    size = 600 * 2**20
+    ends = pa.py_buffer(np.array([0, size, size, size], np.int32))
+    bits = pa.py_buffer(b"\x01")  # the first is there, the others are NULL
+    text = pa.StringArray.from_buffers(3, ends, pa.py_buffer(np.full(size, ord("x"), np.uint8)), bits)
+    table = sound_part()
+    table = table.set_column(table.schema.get_field_index("error"), table.schema.field("error"), text)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
+    return bytes(sink.getvalue())
 
 
 def many_rows(num_rows=17_000_000):
@@ -257,29 +255,23 @@ def test_long_lists_of_a_repeated_text_are_not_written_out(store):
 
 def parquet_bytes_with_dictionaries(table):
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=True, dictionary_pagesize_limit=2**26)
+    pq.write_table(
+        table, sink, compression="zstd", use_dictionary=True, dictionary_pagesize_limit=2**26, store_schema=False
+    )
     return bytes(sink.getvalue())
 
 
-LIMITED = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_DATA, (2 * 2**30, 2 * 2**30))
-from stitchgrid.cli import main
-sys.argv = ["stitchgrid", *sys.argv[1:]]
-main()
-"""
+LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2 * 2**30, 2 * 2**30))"
 
 
 def measured_run(store, name, reason):
-    """Run commands in processes of little memory: a refusal with words, soon."""
-    for command, code in ((["sql", "from measurements"], 0), (["check"], 1)):
-        start = time.monotonic()
-        line = [sys.executable, "-c", LIMITED, *command, "--store", store.uri]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == code, (command, done.stdout, done.stderr[-2000:])
-        assert name in done.stdout + done.stderr
-        assert any(word in done.stdout + done.stderr for word in reason.split("|")), done.stdout + done.stderr
-        assert time.monotonic() - start < 30
+    """Run commands in a process of little memory: a refusal with words, soon."""
+    commands = ["sql", "from measurements"], ["check"]
+    for (code, said, seconds), wanted in zip(in_a_process(store.uri, commands, first=LIMITED), (0, 1), strict=True):
+        assert code == wanted, said[-2000:]
+        assert name in said
+        assert any(word in said for word in reason.split("|")), said
+        assert seconds < 30
 
 
 # Snapshots ------------------------------------------------------------------------------------------------------------

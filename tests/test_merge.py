@@ -100,7 +100,8 @@ def test_everything_comes_along_once(tmp_path, states):
     assert Store.open(tmp_path / "into").check().findings == ()
 
 
-def test_a_merge_may_stop_anywhere(tmp_path):
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_merge_may_stop_anywhere(tmp_path, every):
     full_store(tmp_path / "into", "s", CELLS[:4])
     source = full_store(tmp_path / "from", "t", CELLS[2:6])
     alone, expected_from = results(tmp_path / "into"), content_of(tmp_path / "from")
@@ -117,7 +118,7 @@ def test_a_merge_may_stop_anywhere(tmp_path):
         assert store.check().damage == ()
         assert content_of(tmp_path / "from") == expected_from
 
-    stopped_everywhere(tmp_path, tmp_path / "into", lambda files: merge(files, [source.files]), look)
+    stopped_everywhere(tmp_path, tmp_path / "into", lambda files: merge(files, [source.files]), look, every=every)
 
 
 def test_a_new_store_is_made_and_several_are_taken_in(tmp_path):

@@ -48,11 +48,6 @@ class Odd(nn.Module):
                 value.copy_(torch.randn(value.shape, generator=generator))
 
 
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache"
-
-
 def file_of(cache, network):
     return cache / "weights" / network.weights_digest
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers_engine import (
+    FEW,
     Zoo,
     every_cell,
     make_sweep,
@@ -65,7 +66,7 @@ def test_addresses_of_version_0_1_0_are_kept():
 )
 def test_what_maps_start_from_and_how_they_are_trained_is_as_in_the_reference(zoo, params):
     asked = [matcher(kind, epochs=1, batch_size=16, lr=0.02, samples=80, **params) for kind in TRAINED]
-    sweep = make_sweep(zoo, [("conv", "conv_again")], asked)
+    sweep = make_sweep(zoo, [("conv", "conv_again")], asked, layers=FEW)
     rows, found = run(zoo, sweep), reference(zoo, sweep)
     wider = {"variance_ratio": 1e-4}  # steps of Adam follow the sign of gradients that are next to zero
     assert not unlike(sweep, rows, lambda cell: found.values([cell])[cell.cell_id], wider=wider)
@@ -79,7 +80,7 @@ def test_adapters_are_as_in_the_reference(zoo, adapter, pair):
     asked = [matcher(kind, metrics=metrics, **more) for kind in ("task_loss", "functional_alignment")]
     of_low_rank = matcher("task_loss", metrics=["residual"], **more)
     asked.append(replace(of_low_rank, params=canonical(of_low_rank.values | {"rank": 3})))
-    sweep = make_sweep(zoo, [pair], asked)
+    sweep = make_sweep(zoo, [pair], asked, layers=FEW)
     rows, found = run(zoo, sweep), reference(zoo, sweep)
     wider = {"variance_ratio": 1e-3, "residual": 1e-4, "r2": 1e-4, "loss": 1e-4, "negative_mass": 1e-3}
     if adapter == "affine_bn":  # divides by the spread of features that hardly vary

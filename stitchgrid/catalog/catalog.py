@@ -32,6 +32,12 @@ KNOWN = {
     "flag": "select distinct unnest(flags) as name from measurements order by all",
 }
 SHOW_TABLES = re.compile(r"\s*show\s+(?:all\s+)?tables\s*;?\s*", re.IGNORECASE)  # of which people mean the views
+EVERYTHING = "show all tables"
+#: Statements that may look at what views there are.
+LOOKS_AROUND = re.compile(
+    r"\b(?:show|describe|duckdb_\w+|pg_\w+|pragma\w*|information_schema|sqlite_\w+)\b", re.IGNORECASE
+)
+WORD = re.compile(r"\w+")
 BATCH_ROWS = 100_000  # of an export
 READING = {"SELECT", "EXPLAIN"}  # DESCRIBE, SHOW, SUMMARIZE, FROM and VALUES are parsed as SELECT
 ADVICE = f'The views are {", ".join(VIEWS)}; "describe results" lists the columns of one.'
@@ -58,18 +64,15 @@ class Catalog:
         self._connection = duckdb.connect(":memory:")
         for name, table in tables.by_name.items():
             self._connection.register(name, table)
-        for name, sql in view_sql(tables.shape).items():
-            self._connection.execute(f"create view {name} as {sql}")
-        # Views that take long to make are made when a statement first has their names in it.
-        self._unmade: dict[str, Callable[[], str]] = {}
+        # Making all views takes longer than most statements: each is made, after those it uses, when it is named.
+        texts = view_sql(tables.shape)
+        self._unmade: dict[str, Callable[[], str]] = {name: partial(texts.__getitem__, name) for name in texts}
         if self._values:
-            self._unmade = {
+            self._unmade |= {
                 "answers": answers_sql,
                 "all_answers": partial(answers_sql, with_diverged=True),
                 "pairs": self._pairs_sql,
             }
-        for name in self._unmade:
-            self._connection.execute(f"create view {name} as select sweep from cells where false")
         _lock(self._connection)
 
     def __enter__(self) -> "Catalog":
@@ -116,6 +119,9 @@ class Catalog:
                 if not self._leave_out(self._tables.found_late):
                     return table
             except (duckdb.Error, pa.ArrowException, UnicodeDecodeError) as problem:
+                if isinstance(problem, duckdb.CatalogException) and self._unmade:
+                    self._make_views(EVERYTHING)  # so that the names it proposes are among all that there are
+                    continue
                 if not (self._leave_out(self._tables.found_late) or self._leave_out(self._tables.look_closely())):
                     raise QueryError(f"DuckDB cannot run the query: {problem}\n{ADVICE}") from problem
 
@@ -160,11 +166,23 @@ class Catalog:
         """The store."""
         return self._store.uri
 
-    def _make_views(self, sql: str) -> None:
-        """Make the views that a statement names and that are made late."""
-        for name in [name for name in self._unmade if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]:
-            self._connection.execute(f"create or replace view {name} as {self._unmade[name]()}")
-            del self._unmade[name]
+    def _make_views(self, sql: str, *, before: str | None = None) -> None:
+        """Make the views that a statement names, or that come before a view and that its text names.
+
+        A statement that looks at what there is finds all of them.
+        """
+        names = list(self._unmade)
+        if before is None and LOOKS_AROUND.search(sql):
+            found = names
+        else:
+            words = {word.lower() for word in WORD.findall(sql)}
+            found = [name for name in names[: names.index(before) if before else None] if name in words]
+        for name in found:
+            if name in self._unmade:  # else it was made for one of the others
+                text = self._unmade[name]()
+                self._make_views(text, before=name)
+                self._connection.execute(f"create view {name} as {text}")
+                del self._unmade[name]
 
     def _run(self, sql: str, params: Mapping[str, Any]) -> pa.Table:
         names = _check_reads_only(self._connection.extract_statements(sql))
@@ -181,6 +199,7 @@ class Catalog:
             self._connection.execute("rollback")
 
     def _pairs_sql(self) -> str:
+        self._make_views(VARIANTS)
         columns = columns_of(self._connection.sql(VARIANTS).to_arrow_table().to_pylist())
         self._connection.register("_columns", columns.numbers)
         return columns.sql

@@ -6,23 +6,17 @@ import math
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from stitchgrid.catalog.terminal import is_number, terminal_table
+from stitchgrid.catalog.terminal import is_number, terminal_table, whole_lines
 from stitchgrid.errors import QueryError, nearest, one_line
 from stitchgrid.printable import as_markdown, printable
 
 NULL_MARK = "-"  # of a table for people; text that is a lone dash is shown in quotes
-UNLIMITED = 100_000
 CRLF = "\r\n"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # full-width ones, too
 
@@ -50,16 +44,9 @@ def render(table: pa.Table, format: str, *, width: int | None = None, every: boo
 
 
 def _as_table(table: pa.Table) -> str:
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=False)
-    for field in table.schema:
-        right = is_number(field.type)
-        shown.add_column(Text(printable(field.name)), justify="right" if right else "left", overflow="fold")
-    for row in _rows(table):
-        shown.add_row(*(Text(_for_people(value)) for value in row))
-    target = StringIO()
-    console = Console(file=target, width=UNLIMITED, color_system=None, force_terminal=False, soft_wrap=False)
-    console.print(shown)
-    lines = [line.rstrip() for line in target.getvalue().splitlines()]
+    rows = [[_for_people(value) for value in row] for row in _rows(table)]
+    right = [is_number(field.type) for field in table.schema]
+    lines = whole_lines([printable(name) for name in table.column_names], rows, right)
     count = f"({table.num_rows} row{'' if table.num_rows == 1 else 's'})"
     return "\n".join([*lines, "", count, ""])
 

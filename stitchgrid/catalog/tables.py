@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -114,9 +115,7 @@ def _sweep_tables(store: Store, ready: Set[str]) -> tuple[dict[str, pa.Table], l
 
     Also the names of all these sweeps, and what could not be read.
     """
-    found: dict[str, list[pa.Table]] = {
-        name: [with_sweep("", as_dictionaries(schema.empty_table()))] for name, schema in ALL_TABLES.items()
-    }
+    found: dict[str, list[pa.Table]] = {name: [table] for name, table in _no_tables().items()}
     names, damaged = [], []
     for sweep in store.sweep_names():
         wanted = [name for name in ALL_TABLES if name != "cells" or sweep not in ready]
@@ -129,6 +128,12 @@ def _sweep_tables(store: Store, ready: Set[str]) -> tuple[dict[str, pa.Table], l
         for name, table in tables.items():
             found[name].append(with_sweep(sweep, as_dictionaries(table)))
     return {name: pa.concat_tables(tables).unify_dictionaries() for name, tables in found.items()}, names, damaged
+
+
+@cache
+def _no_tables() -> dict[str, pa.Table]:
+    """Return the tables of no sweep."""
+    return {name: with_sweep("", as_dictionaries(schema.empty_table())) for name, schema in ALL_TABLES.items()}
 
 
 def _attempts(store: Store, sweeps: Sequence[str]) -> Iterable[dict[str, Any]]:

@@ -12,6 +12,8 @@ from rich.cells import cell_len, chop_cells
 from stitchgrid.printable import printable
 
 GAP = "  "
+WIDE_GAP = "   "
+RULE = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
 ROWS = 40  # shown unless all are asked for
 RECORDS = 10  # of rows with more columns than fit in a line
 LOOKED_AT = 20_000  # rows, to see what is the same in all of them; of more only those that are shown are looked at
@@ -64,6 +66,34 @@ def terminal_table(table: pa.Table, as_text: Callable[[Any], str], *, width: int
     if told:
         lines += ["", *(_cut(line, width) for line in wrap(f"In all rows: {'; '.join(told)}", width))]
     return "\n".join([*lines, "", *wrap(_count(shown, num_rows), width), ""])
+
+
+def whole_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """Return lines of all rows, of which nothing is cut: a row has as many lines as its cell of most lines.
+
+    Args:
+        heads: The names of the columns.
+        rows: A text for each column.
+        right: Whether a column belongs on the right.
+    """
+    cells = [[_split(text) for text in row] for row in (heads, *rows)]
+    num_heads = max(map(len, cells[0]), default=0)
+    cells[0] = [[""] * (num_heads - len(cell)) + cell for cell in cells[0]]
+    sizes = [max(cell_len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
+    lines = [
+        WIDE_GAP.join(
+            _padded(cell[k] if k < len(cell) else "", size, right=is_right)
+            for cell, size, is_right in zip(row, sizes, right, strict=True)
+        ).rstrip()
+        for row in cells
+        for k in range(max(map(len, row), default=0))
+    ]
+    rule = RULE * cell_len(WIDE_GAP.join(" " * size for size in sizes))
+    return [*lines[:num_heads], rule, *lines[num_heads:]]
+
+
+def _split(text: str) -> list[str]:
+    return [line.expandtabs() for line in text.split("\n")]
 
 
 def _count(shown: int, num_rows: int) -> str:

@@ -209,6 +209,11 @@ def as_dictionaries(table: pa.Table) -> pa.Table:
 
 def no_rows(columns: Iterable[str]) -> pa.Table:
     """Return these columns of no rows, text columns as dictionaries."""
+    return _no_rows(tuple(columns))
+
+
+@lru_cache(maxsize=64)
+def _no_rows(columns: tuple[str, ...]) -> pa.Table:
     return as_dictionaries(pa.schema([PART.field(name) for name in columns]).empty_table())
 
 

@@ -288,11 +288,9 @@ def check_content(table: pa.Table, schema: pa.Schema, parts: Sequence[int] | Non
 
 
 def _longest(texts: pa.ChunkedArray) -> int:
-    """Return how many bytes the longest of some texts has."""
-    found = [
-        pc.max(pc.binary_length(chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk)).as_py() or 0
-        for chunk in texts.chunks
-    ]
+    """Return how many bytes the longest of some texts has; of so few that none is too long, of all."""
+    words = (chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk for chunk in texts.chunks)
+    found = [one.nbytes if one.nbytes <= LONGEST_TEXT else pc.max(pc.binary_length(one)).as_py() or 0 for one in words]
     return max(found, default=0)
 
 
