@@ -1,5 +1,6 @@
 """Networks of transformers, from folders that save_pretrained wrote; transformers itself is the oracle."""
 
+import contextlib
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from helpers_models import noise
 from stitchgrid.catalog import Catalog
 from stitchgrid.cli import cli
 from stitchgrid.errors import InputError, JobFileError
+from stitchgrid.models import huggingface
 from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.build import build_network, default_preprocess
 from stitchgrid.models.cutting import cut_network
@@ -188,6 +190,74 @@ def test_pickles_are_never_read(folders, tmp_path):
     torch.save({"x": torch.ones(1)}, tmp_path / "n" / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"n cannot be read by transformers \(OSError.*model.safetensors"):
         build_network(spec("n", tmp_path))
+
+
+CODE = """
+from pathlib import Path
+Path(__file__).with_name("ran").touch()
+"""
+
+
+@pytest.mark.parametrize("model_type", ["vit", "nobodys"])
+def test_code_of_a_folder_is_never_run_and_nobody_is_asked(folders, tmp_path, monkeypatch, model_type):
+    folder = tmp_path / "n"
+    shutil.copytree(folders / "vit", folder)
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "own.Config", "AutoModelForImageClassification": "own.Model"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": model_type, "auto_map": auto_map}))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"auto_map": {"AutoImageProcessor": "own.Processor"}}))
+    (folder / "own.py").write_text(
+        CODE + "from transformers import ViTConfig as Config, ViTImageProcessor as Processor\nModel = None\n"
+    )
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+    with contextlib.suppress(JobFileError):  # another processor, or none
+        default_preprocess(spec("n", tmp_path))
+    build_network(spec("n", tmp_path))
+    assert not asked
+    assert not [*tmp_path.rglob("ran")]
+
+
+def test_where_transformers_would_ask_it_gives_up(monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda text="": pytest.fail("asked"))
+    with huggingface._quiet(), pytest.raises(ValueError, match="trust_remote_code"):
+        transformers.dynamic_module_utils.resolve_trust_remote_code(None, "x", False, True)
+    assert transformers.dynamic_module_utils.TIME_OUT_REMOTE_CODE > 0
+
+
+NAMED = {
+    "a file of pickles": {
+        "model_type": "timm_wrapper",
+        "architectures": ["TimmWrapperForImageClassification"],
+        "architecture": "resnet10t",
+        "model_args": {"checkpoint_path": "elsewhere.pth"},
+    },
+    "a folder of timm's": {"architecture": "local-dir:elsewhere"},
+    "a repository of timm's": {"backbone_config": {"backbone": "hf-hub:some/network"}},
+    "a file": {"vision_config": {"x": [{"y": "../elsewhere.json"}]}},
+    "a file from the root": {"x": "/dev/zero"},
+    "a pickle beside it": {"transformers_weights": "elsewhere.bin"},
+    "compiled code": {"_attn_implementation": "some/kernel"},
+}
+
+
+@pytest.mark.parametrize("named", NAMED)
+def test_a_configuration_that_names_paths_or_code_is_refused(folders, tmp_path, monkeypatch, named):
+    shutil.copytree(folders / "vit", tmp_path / "n")
+    path = tmp_path / "n" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **NAMED[named]}))
+    monkeypatch.setattr(transformers, "ViTForImageClassification", None)  # nothing is made of it
+    with pytest.raises(InputError, match=r"config.json names a .*which is not opened"):
+        build_network(spec("n", tmp_path))
+
+
+def test_an_image_processor_that_names_paths_is_refused(folders, tmp_path):
+    shutil.copytree(folders / "vit", tmp_path / "n")
+    (tmp_path / "n" / "preprocessor_config.json").write_text('{"class_info_file": "/dev/zero"}')
+    with pytest.raises(InputError, match=r"preprocessor_config.json names a path \(class_info_file = '/dev/zero'\)"):
+        default_preprocess(spec("n", tmp_path))
 
 
 def test_a_hub_that_cannot_be_reached_is_told(tmp_path, monkeypatch):

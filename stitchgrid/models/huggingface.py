@@ -1,6 +1,7 @@
 """Vision networks of transformers: from a folder as `save_pretrained` writes it, or from the Hugging Face hub by name.
 
-Only configurations and safetensors are read, never pickles, and no code of a repository is run.
+Only configurations and safetensors are read, never pickles. No code of a folder or repository is run, and nobody is
+asked whether it may be; a configuration that names paths is refused.
 """
 
 import contextlib
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, JobFileError, is_out_of_memory, nearest, one_line
 from stitchgrid.models.catalogue import HUGGINGFACE
+from stitchgrid.models.foreign_config import check_config
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import Preprocess, canonical, digest
 
 OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")  # the first of these is what counts
-_CONFIG = "config.json"
+_CONFIG, _PROCESSORS = "config.json", ("preprocessor_config.json", "processor_config.json")
 _NO_SAY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}  # of a configuration, in what is computed
 _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 _TOLERANCE = 0.05  # mean difference of preprocessed images: resizing with or without rounding to 8 bits moves 0.02
@@ -78,9 +80,14 @@ def huggingface_preprocess(name: str, base: str) -> Preprocess:
         JobFileError: If there is no image processor, or it does what a `preprocess` cannot say.
     """
     where = where_of(name, base)
+    _config_dict(where)  # which is read in place of an image processor's
+    for file in (path for name in _PROCESSORS if _is_folder(where) and (path := Path(where, name)).exists()):
+        check_config(_json_of(file), str(file))
     try:
         with _quiet():
-            processor = _transformers().AutoImageProcessor.from_pretrained(where, local_files_only=_is_folder(where))
+            processor = _transformers().AutoImageProcessor.from_pretrained(
+                where, local_files_only=_is_folder(where), trust_remote_code=False
+            )
     except Exception as problem:
         raise JobFileError(
             f"{HUGGINGFACE}:{name} has no image processor that can be read ({one_line(problem)}); give the model a "
@@ -111,7 +118,10 @@ def _kind_and_config(where: str, args: Mapping[str, Any]) -> tuple[Any, Any]:
     kind = _class(where, given.pop("class", None))
     with _read(where):
         config, unknown = kind.config_class.from_pretrained(
-            where, return_unused_kwargs=True, local_files_only=_is_folder(where), **given
+            where,
+            return_unused_kwargs=True,
+            local_files_only=_is_folder(where),
+            **{**given, "trust_remote_code": False},
         )
     whole = _config_dict(where)
     if "vision_config" in whole and "projection_dim" in whole and "projection_dim" not in given:
@@ -154,6 +164,7 @@ def _load(kind: Any, config: Any, where: str) -> nn.Module:
         config=config,
         use_safetensors=True,
         local_files_only=_is_folder(where),
+        trust_remote_code=False,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are told below
         dtype=torch.float32,
@@ -179,15 +190,19 @@ def _transformers() -> Any:
 
 
 def _config_dict(where: str) -> dict[str, Any]:
-    if _is_folder(where):
-        try:
-            found = json.loads(Path(where, _CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as problem:
-            raise InputError(f"{Path(where, _CONFIG)} cannot be read ({one_line(problem)}).") from problem
-        if not isinstance(found, dict):
-            raise InputError(f"{Path(where, _CONFIG)} holds a {type(found).__name__}; wanted an object.")
-        return found
-    return dict(_of_hub(where))
+    found = _json_of(Path(where, _CONFIG)) if _is_folder(where) else dict(_of_hub(where))
+    check_config(found, str(Path(where, _CONFIG)) if _is_folder(where) else f"the {_CONFIG} of {HUGGINGFACE}:{where}")
+    return found
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{path} cannot be read ({one_line(problem)}).") from problem
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds a {type(found).__name__}; wanted an object.")
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -218,14 +233,20 @@ def _read(where: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Let transformers say nothing within the block: what is wrong is said in errors."""
-    logging = _transformers().utils.logging
+    """Let transformers say and ask nothing within the block: what is wrong is said in errors.
+
+    Where it would ask whether to run code of a folder or repository, it gives up instead.
+    """
+    logging, remote_code = _transformers().utils.logging, _transformers().dynamic_module_utils
+    seconds = remote_code.TIME_OUT_REMOTE_CODE  # that it waits for an answer; 0: it does not ask
     level, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    remote_code.TIME_OUT_REMOTE_CODE = 0
     try:
         yield
     finally:
+        remote_code.TIME_OUT_REMOTE_CODE = seconds
         logging.set_verbosity(level)
         if shows:
             logging.enable_progress_bar()

@@ -1,0 +1,55 @@
+"""Configurations of networks that others wrote: what one may not say, since a library would open what it names."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stitchgrid.errors import InputError
+
+_FILES = ("checkpoint_path", "cache_dir", "file", "class_info_file", "repo_path")  # keys under which libraries open one
+_NETWORKS = ("architecture", "backbone")  # keys of a network of timm, which takes `local-dir:FOLDER` and `hf-hub:NAME`
+_WEIGHTS = ("transformers_weights",)  # keys of the file of the weights, beside the configuration
+_KERNELS = "_implementation"  # ends keys whose value may name a repository with compiled code
+_NEVER_OPENED = {"_name_or_path", "_commit_hash", "auto_map", "id2label", "label2id", "label_names", "architectures"}
+_STARTS = ("/", "~", "./", "../", "\\", "file:")  # of what can be nothing but a path
+_SAFE = (".safetensors", ".safetensors.index.json")
+
+
+def check_config(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a configuration that names files, folders or code; `where` is its file, for the error.
+
+    Raises:
+        InputError: With the key and what it names.
+    """
+    for key, value in _texts(config, ""):
+        if (what := _named(key.rpartition(".")[2], value)) is not None:
+            raise InputError(
+                f"{where} names {what} ({key} = {value[:80]!r}), which is not opened, since others may have written "
+                "it; delete that key, or name the weights in the job file."
+            )
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Return all texts of a configuration, each with the keys that lead to it."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name not in _NEVER_OPENED:
+                yield from _texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner, key)
+
+
+def _named(key: str, value: str) -> str | None:
+    """Return what a text names that is not opened, None if it is harmless."""
+    if not value:
+        return None
+    if key in _NETWORKS and ":" in value:
+        return "a folder or a repository of a network"
+    if key in _WEIGHTS and ("/" in value or not value.endswith(_SAFE)):
+        return "a file of weights that is no safetensors beside it"
+    if key.endswith(_KERNELS) and "/" in value:
+        return "a repository of compiled code"
+    is_path = key in _FILES or value.startswith(_STARTS) or "/../" in value
+    return "a path" if is_path else None
