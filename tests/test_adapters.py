@@ -125,7 +125,7 @@ def test_what_cannot_be_merged_is_told(tmp_path, tensors, config, message):
 def test_a_folder_that_is_no_adapter_is_told(tmp_path):
     with pytest.raises(InputError, match=r"there is no adapter .*none"):
         load_adapter(net(), tmp_path / "none")
-    with pytest.raises(InputError, match=r"is no adapter as PEFT saves one: its adapter_config.json cannot be read"):
+    with pytest.raises(InputError, match=r"adapter_config.json cannot be read as the configuration of an adapter"):
         load_adapter(net(), tmp_path)
     folder = saved(tmp_path / "lora", ALL)
     (folder / "adapter_model.safetensors").unlink()
@@ -180,8 +180,11 @@ def test_a_folder_with_one_file_is_that_file(tmp_path, name):
             r"lists '../secret.safetensors'; wanted names of .safetensors files beside it",
         ),
         ({"x": "w.bin"}, r"lists 'w.bin'; wanted names of .safetensors files"),
-        ({"index": "{"}, r"is no index of safetensors \(JSONDecodeError"),
-        ({"index": '{"weight_map": []}'}, r"is no index of safetensors \(AttributeError"),
+        ({"index": "{"}, r"cannot be read as an index of safetensors \(ValueError: EOF"),
+        ({"index": "[" * 100_000}, r"cannot be read as an index of safetensors \(ValueError: recursion limit"),
+        ({"index": "[]"}, r"cannot be read as an index of safetensors: it holds a list, wanted an object"),
+        ({"index": '{"weight_map": []}'}, r"cannot be read as an index of safetensors: it has no `weight_map`"),
+        ({"x": 3}, r"lists '3'; wanted names of .safetensors files"),
     ],
 )
 def test_an_index_that_does_not_fit_its_files_is_told(tmp_path, spoil, message):

@@ -24,8 +24,10 @@ from stitchgrid.datasets import decoding, encoded, imagefolder, open_images
 from stitchgrid.errors import InputError, JobFileError
 from stitchgrid.jobfile import parse_job
 from stitchgrid.jobfile.tables import LimitsTable
+from stitchgrid.json_files import MOST_BYTES
 from stitchgrid.models.build import build_network
-from stitchgrid.models.weights import load_checkpoint, load_weights
+from stitchgrid.models.foreign_config import check_files
+from stitchgrid.models.weights import load_adapter, load_checkpoint, load_weights
 from stitchgrid.records import Limits
 
 GB = 10**9
@@ -364,6 +366,36 @@ def test_a_pipe_is_no_checkpoint_and_nothing_hangs(tmp_path):
     os.mkfifo(tmp_path / "w.pt")
     with pytest.raises(InputError, match="there is no checkpoint"):
         load_checkpoint(tmp_path / "w.pt")
+
+
+ENDLESS = {
+    "pipe": (make_pipe, "no regular file, but a pipe"),
+    "device": (link_to("/dev/zero"), "no regular file, but a pipe"),
+    "large": (lambda path: path.write_bytes(b"{" + b" " * MOST_BYTES), f"more than {MOST_BYTES:,} bytes"),
+    "deep": (lambda path: path.write_text("[" * 200_000), "recursion limit exceeded"),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "preprocessor_config.json", "adapter_config.json"])
+def test_json_beside_weights_that_never_ends_is_refused_and_nothing_hangs(tmp_path, what, name):
+    make, reason = ENDLESS[what]
+    make(tmp_path / name)
+    save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=rf"{name} cannot be read as .*{reason}"):
+        check_files(tmp_path)
+    if name == "model.safetensors.index.json":
+        with pytest.raises(InputError, match=rf"{name} cannot be read as an index of safetensors .*{reason}"):
+            load_checkpoint(tmp_path)
+    if name == "adapter_config.json":
+        with pytest.raises(InputError, match=rf"{name} cannot be read as .*{reason}"):
+            load_adapter(torch.nn.Linear(1, 1), tmp_path)
+
+
+def test_weights_that_are_a_pipe_are_refused_before_a_library_opens_them(tmp_path):
+    make_pipe(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"model.safetensors is no regular file"):
+        check_files(tmp_path)
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Low-rank adapters (LoRA, Hu et al. 2021) as PEFT writes them, merged into the weights of their network."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stitchgrid.errors import InputError, nearest, one_line
+from stitchgrid.errors import InputError, nearest
+from stitchgrid.json_files import read_json
 from stitchgrid.models.sharded import ADAPTER
 
 _TENSORS = "adapter_model.safetensors"
@@ -73,23 +73,18 @@ _MERGE = "merge it where it was trained (merge_and_unload of PEFT) and give the 
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-        kind = config.get("peft_type")
-        is_whole = (
-            isinstance(config.get("r"), int) and config["r"] > 0 and isinstance(config["lora_alpha"], int | float)
-        )
-    except (OSError, ValueError, KeyError, AttributeError) as problem:
-        raise InputError(
-            f"{folder} is no adapter as PEFT saves one: its {ADAPTER} cannot be read ({one_line(problem)})."
-        ) from problem
+    config = read_json(folder / ADAPTER, "the configuration of an adapter as PEFT saves one")
+    kind = config.get("peft_type")
+    is_whole = (
+        isinstance(config.get("r"), int) and config["r"] > 0 and isinstance(config.get("lora_alpha"), int | float)
+    )
     if kind != "LORA":
         raise InputError(f"{folder} is an adapter of the kind {kind!r}; wanted LORA; {_MERGE}.")
     if not is_whole:
         raise InputError(f"the {ADAPTER} of {folder} has no rank `r` and `lora_alpha`; wanted those of a LoRA.")
     if changed := next((key for key in _UNKNOWN if config.get(key)), None):
         raise InputError(f"{folder} is a LoRA with {changed}, which is not merged here; {_MERGE}.")
-    return dict(config)
+    return config
 
 
 def _weight(state: Mapping[str, Tensor], name: str, path: Path, shape: tuple[int, ...] | None = None) -> Tensor:

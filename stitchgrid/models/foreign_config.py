@@ -1,10 +1,15 @@
 """Configurations of networks that others wrote: what one may not say, since a library would open what it names."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from stitchgrid.errors import InputError
+from stitchgrid.json_files import read_json
+from stitchgrid.models.sharded import ADAPTER, INDEX, file_of_each
 
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+DOCUMENTS = ("config.json", "generation_config.json", ADAPTER, *PROCESSORS)  # that libraries read in a folder
 _FILES = ("checkpoint_path", "cache_dir", "file", "class_info_file", "repo_path")  # keys under which libraries open one
 _NETWORKS = ("architecture", "backbone")  # keys of a network of timm, which takes `local-dir:FOLDER` and `hf-hub:NAME`
 _WEIGHTS = ("transformers_weights",)  # keys of the file of the weights, beside the configuration
@@ -26,6 +31,21 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
                 f"{where} names {what} ({key} = {value[:80]!r}), which is not opened, since others may have written "
                 "it; delete that key, or name the weights in the job file."
             )
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder in which a library would find pipes, devices or endless JSON, or weights beyond the folder.
+
+    Raises:
+        InputError: With the file.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.name.endswith(INDEX):
+            file_of_each(path)
+        elif path.name in DOCUMENTS:
+            read_json(path, "JSON of a network")
+        elif path.suffix == ".safetensors" and not path.is_file():
+            raise InputError(f"{path} is no regular file; wanted weights as safetensors.")
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,6 @@ asked whether it may be; a configuration that names paths is refused.
 
 import contextlib
 import importlib.util
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -17,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, JobFileError, is_out_of_memory, nearest, one_line
+from stitchgrid.json_files import read_json
 from stitchgrid.models.catalogue import HUGGINGFACE
-from stitchgrid.models.foreign_config import check_config
+from stitchgrid.models.foreign_config import PROCESSORS, check_config, check_files
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import Preprocess, canonical, digest
 
 OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")  # the first of these is what counts
-_CONFIG, _PROCESSORS = "config.json", ("preprocessor_config.json", "processor_config.json")
+_CONFIG = "config.json"
+_WANTED = "the configuration of a network"
 _NO_SAY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}  # of a configuration, in what is computed
 _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 _TOLERANCE = 0.05  # mean difference of preprocessed images: resizing with or without rounding to 8 bits moves 0.02
@@ -81,8 +82,10 @@ def huggingface_preprocess(name: str, base: str) -> Preprocess:
     """
     where = where_of(name, base)
     _config_dict(where)  # which is read in place of an image processor's
-    for file in (path for name in _PROCESSORS if _is_folder(where) and (path := Path(where, name)).exists()):
-        check_config(_json_of(file), str(file))
+    if _is_folder(where):
+        check_files(Path(where))
+        for file in (path for name in PROCESSORS if (path := Path(where, name)).exists()):
+            check_config(read_json(file, "the configuration of an image processor"), str(file))
     try:
         with _quiet():
             processor = _transformers().AutoImageProcessor.from_pretrained(
@@ -105,6 +108,8 @@ def huggingface_preprocess(name: str, base: str) -> Preprocess:
 
 def _make(where: str, /, *, pretrained: bool = False, **args: Any) -> nn.Module:
     """Return the network, with its weights from safetensors, or as transformers initialises it."""
+    if _is_folder(where):
+        check_files(Path(where))
     kind, config = _kind_and_config(where, args)
     with _quiet():
         module: nn.Module = _load(kind, config, where) if pretrained else kind(config)
@@ -190,18 +195,8 @@ def _transformers() -> Any:
 
 
 def _config_dict(where: str) -> dict[str, Any]:
-    found = _json_of(Path(where, _CONFIG)) if _is_folder(where) else dict(_of_hub(where))
+    found = read_json(Path(where, _CONFIG), _WANTED) if _is_folder(where) else dict(_of_hub(where))
     check_config(found, str(Path(where, _CONFIG)) if _is_folder(where) else f"the {_CONFIG} of {HUGGINGFACE}:{where}")
-    return found
-
-
-def _json_of(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise InputError(f"{path} cannot be read ({one_line(problem)}).") from problem
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds a {type(found).__name__}; wanted an object.")
     return found
 
 

@@ -1,13 +1,12 @@
 """Checkpoints that are folders: one file of safetensors, or several with an index, as the Hugging Face hub has them."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from stitchgrid.errors import InputError
+from stitchgrid.json_files import read_json
 from stitchgrid.limits import raise_by
 from stitchgrid.records import Limits
 
@@ -51,7 +50,7 @@ def load_folder(folder: Path, limits: Limits, load: Callable[[Path], dict[str, T
 
 
 def _load_shards(index: Path, limits: Limits, load: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
-    names = _names(index)
+    names = file_of_each(index)
     files = sorted(set(names.values()))
     paths = [index.parent / name for name in files]
     if missing := [path.name for path in paths if not path.is_file()]:
@@ -75,19 +74,18 @@ def _load_shards(index: Path, limits: Limits, load: Callable[[Path], dict[str, T
     return found
 
 
-def _names(index: Path) -> dict[str, str]:
-    """Return the name of every tensor with that of its file, which lies beside the index."""
-    try:
-        content: Any = json.loads(index.read_text(encoding="utf-8"))
-        names = content["weight_map"]
-        is_plain = all(isinstance(one, str) for pair in names.items() for one in pair) and bool(names)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise InputError(f"{index} is no index of safetensors ({type(problem).__name__}: {problem}).") from problem
-    outside = [
-        name
-        for name in names.values()
-        if not is_plain or Path(name).name != name or Path(name).suffix != ".safetensors"
-    ]
-    if outside:
-        raise InputError(f"{index} lists {outside[0]!r}; wanted names of .safetensors files beside it.")
-    return dict(names)
+def file_of_each(index: Path) -> dict[str, str]:
+    """Return the name of every tensor of an index with that of its file, which lies beside the index.
+
+    Raises:
+        InputError: If it is no such index.
+    """
+    names = read_json(index, "an index of safetensors").get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise InputError(
+            f"{index} cannot be read as an index of safetensors: it has no `weight_map`, the file of each tensor."
+        )
+    for name in names.values():
+        if not isinstance(name, str) or Path(name).name != name or Path(name).suffix != ".safetensors":
+            raise InputError(f"{index} lists {str(name)[:80]!r}; wanted names of .safetensors files beside it.")
+    return names
