@@ -67,7 +67,8 @@ ALL = {**pair("conv", 4, 3, 3, 3), **pair("fc", 5, 4)}
         ({}, ALPHA / RANK),
         ({"use_rslora": True}, ALPHA / RANK**0.5),
         ({"alpha_pattern": {"conv": 1, "fc": 1}}, 1 / RANK),
-        ({"r": 8, "rank_pattern": {"conv|fc": RANK}}, ALPHA / RANK),
+        ({"r": 8, "rank_pattern": {"onv": 1, "conv|fc": RANK}}, ALPHA / RANK),
+        ({"r": 8, "rank_pattern": {"conv": RANK, "fc": RANK, "x\\.fc": 1}}, ALPHA / RANK),
     ],
 )
 def test_the_merged_network_says_what_the_adapter_beside_it_says(tmp_path, config, scale):
@@ -104,7 +105,22 @@ def test_a_weight_that_is_stored_turned_around_is_adapted_so(tmp_path):
             r"lora is an adapter of the kind 'IA3'; wanted LORA; merge it where it was trained",
         ),
         (ALL, {"use_dora": True}, r"lora is a LoRA with use_dora, which is not merged here; merge it"),
-        (ALL, {"r": "two"}, r"has no rank `r` and `lora_alpha`"),
+        *[
+            (ALL, config, rf"is not that of a LoRA with a rank `r` and `lora_alpha`: {key}.*; merge it")
+            for config, key in (
+                ({"r": "two"}, "r: Input should be a valid integer"),
+                ({"r": 0}, "r: .*greater than or equal to 1"),
+                ({"r": 10**400}, "r: "),
+                ({"lora_alpha": 10**400}, "lora_alpha: "),
+                ({"lora_alpha": float("nan")}, "lora_alpha: .*finite"),
+                ({"lora_alpha": None}, "lora_alpha: "),
+                ({"rank_pattern": {"fc": 0}}, "rank_pattern.fc: .*greater than or equal to 1"),
+                ({"rank_pattern": {"fc": "x"}}, "rank_pattern.fc: Input should be a valid integer"),
+                ({"alpha_pattern": [1]}, "alpha_pattern: .*dictionary"),
+                ({"rank_pattern": {"(": 1}}, r"rank_pattern: .*'\(' is no name of a layer; regular expressions are"),
+                ({"alpha_pattern": {"([a-z0-9.]+)+!": 1}}, "alpha_pattern: .*is no name of a layer"),
+            )
+        ],
         (pair("fcc", 5, 4), {}, r"adapts fcc.weight, which the network does not have; did you mean 'fc.weight'"),
         (
             pair("fc", 7, 4),

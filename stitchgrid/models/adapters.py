@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, nearest
@@ -16,23 +17,50 @@ from stitchgrid.models.sharded import ADAPTER
 _TENSORS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PARTS = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B)(\.default)?\.weight")
+_NAMES = re.compile(r"(?:[A-Za-z0-9_.|-]|\\\.)+")  # regular expressions that are names, or several
+_Rank = Annotated[int, Field(ge=1, le=10**6, strict=True)]
+_Alpha = Annotated[float, Field(ge=-1e9, le=1e9)]
 _UNKNOWN = ("use_dora", "use_qalora", "lora_bias", "arrow_config", "monteclora_config")  # that change what is computed
+
+
+class _Config(BaseModel):
+    """What counts of an adapter's configuration."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    r: _Rank
+    lora_alpha: _Alpha
+    use_rslora: bool | None = False
+    fan_in_fan_out: bool | None = False
+    rank_pattern: dict[str, _Rank] | None = None
+    alpha_pattern: dict[str, _Alpha] | None = None
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _are_names(cls, found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        if odd := next((word for word in found or {} if not _NAMES.fullmatch(word)), None):
+            raise ValueError(f"{odd[:80]!r} is no name of a layer; regular expressions are not followed")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Adapter:
     folder: Path
-    config: Mapping[str, Any]
+    config: _Config
 
     def scale(self, module: str) -> float:
         """Return by what the product of the two matrices is multiplied: alpha / rank, or alpha / sqrt(rank)."""
-        rank = self._of_pattern("rank_pattern", module, self.config["r"])
-        alpha = self._of_pattern("alpha_pattern", module, self.config["lora_alpha"])
-        return alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
+        rank = _of_pattern(self.config.rank_pattern, module, self.config.r)
+        alpha = _of_pattern(self.config.alpha_pattern, module, self.config.lora_alpha)
+        return alpha / (rank**0.5 if self.config.use_rslora else rank)
 
-    def _of_pattern(self, key: str, module: str, default: float) -> float:
-        patterns: Mapping[str, float] = self.config.get(key) or {}
-        return next((value for word, value in patterns.items() if re.match(rf"(.*\.)?({word})$", module)), default)
+
+def _of_pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
+    """Return the value of the first key that names a layer, or the end of its name after a dot; `|` parts names."""
+    for names, value in (patterns or {}).items():
+        if any(f".{module}".endswith(f".{name}") for name in names.replace("\\.", ".").split("|")):
+            return value
+    return default
 
 
 def merge_adapter(module: nn.Module, folder: Path, load: Callable[[Path], dict[str, Tensor]]) -> None:
@@ -72,19 +100,21 @@ def merge_adapter(module: nn.Module, folder: Path, load: Callable[[Path], dict[s
 _MERGE = "merge it where it was trained (merge_and_unload of PEFT) and give the checkpoint of that"
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> _Config:
     config = read_json(folder / ADAPTER, "the configuration of an adapter as PEFT saves one")
-    kind = config.get("peft_type")
-    is_whole = (
-        isinstance(config.get("r"), int) and config["r"] > 0 and isinstance(config.get("lora_alpha"), int | float)
-    )
-    if kind != "LORA":
-        raise InputError(f"{folder} is an adapter of the kind {kind!r}; wanted LORA; {_MERGE}.")
-    if not is_whole:
-        raise InputError(f"the {ADAPTER} of {folder} has no rank `r` and `lora_alpha`; wanted those of a LoRA.")
+    if (kind := config.get("peft_type")) != "LORA":
+        raise InputError(f"{folder} is an adapter of the kind {str(kind)[:80]!r}; wanted LORA; {_MERGE}.")
     if changed := next((key for key in _UNKNOWN if config.get(key)), None):
         raise InputError(f"{folder} is a LoRA with {changed}, which is not merged here; {_MERGE}.")
-    return config
+    try:
+        return _Config.model_validate(config)
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))[:80]
+        raise InputError(
+            f"the {ADAPTER} of {folder} is not that of a LoRA with a rank `r` and `lora_alpha`: {where}: "
+            f"{first['msg']}; {_MERGE}."
+        ) from problem
 
 
 def _weight(state: Mapping[str, Tensor], name: str, path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
@@ -100,7 +130,7 @@ def _merged(weight: Tensor, parts: Mapping[str, Tensor], adapter: _Adapter, name
     if len(parts) < 2:
         raise InputError(f"{adapter.folder} has one half of the adapter of {name} alone: lora_{next(iter(parts))}.")
     a, b = (parts[part].float().flatten(1) for part in "AB")
-    is_turned = bool(adapter.config.get("fan_in_fan_out"))
+    is_turned = bool(adapter.config.fan_in_fan_out)
     rows = weight.T if is_turned else weight
     if (len(b), b.shape[1], a.shape[1]) != (len(rows), len(a), rows[0].numel()):
         raise InputError(
