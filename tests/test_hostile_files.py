@@ -16,6 +16,7 @@ from torch import nn
 
 import stitchgrid
 from stitchgrid.datasets import open_images
+from stitchgrid.datasets.array_files import open_arrays
 from stitchgrid.datasets.decoding import decode, is_large
 from stitchgrid.datasets.image_files import FORMATS, IMAGE_SUFFIXES
 from stitchgrid.datasets.numbered import MOST_CLASSES, as_labels
@@ -289,6 +290,85 @@ def test_an_archive_that_torch_may_read_differently_is_refused(tmp_path):
     )  # in front of the content, not at the end
     with pytest.raises(InputError, match=r"w\.pt \(\d+ bytes\) is damaged, truncated or no checkpoint \(BadZipFile"):
         load_checkpoint(tmp_path / "w.pt")
+
+
+def with_two_directories(path):
+    """Write an archive with a second directory in front of the one that zipfile finds; torch finds the first."""
+    torch.save({"w": torch.ones(4)}, path.with_name("shown.pt"))
+    shown = zipfile.ZipFile(path.with_name("shown.pt"))
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for info in shown.infolist():
+            archive.writestr(info.filename, shown.read(info))
+    raw = content.getvalue()
+    directory = raw[int.from_bytes(raw[-6:-2], "little") : -22]
+    path.write_bytes(raw[:-22] + directory + raw[-22:])
+
+
+def test_an_archive_of_two_directories_is_not_read(tmp_path, monkeypatch):
+    with_two_directories(tmp_path / "w.pt")
+    assert zipfile.ZipFile(tmp_path / "w.pt").infolist()  # zipfile takes it
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it is read"))
+    for read in (load_checkpoint, open_arrays):
+        with pytest.raises(InputError, match=r"w\.pt is damaged: a zip archive whose directory does not end where"):
+            read(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("behind", [b"", b"x", b"PK\x05\x06" + bytes(18)])
+@pytest.mark.parametrize("by", ["torch", "zipfile", "zip64"])
+def test_only_an_archive_that_ends_with_its_directory_is_read(tmp_path, monkeypatch, by, behind):
+    torch.save({"w": torch.ones(4)}, tmp_path / "w.pt")
+    if by == "zipfile":
+        with_pickle(tmp_path / "w.pt", pickle.dumps({}, 2), "archive")
+    raw = (tmp_path / "w.pt").read_bytes()
+    if by == "zip64":  # the record that torch follows lies elsewhere
+        place = raw.rindex(b"PK\x06\x07") + 8
+        raw = (
+            raw[:place]
+            + (int.from_bytes(raw[place : place + 8], "little") - 1).to_bytes(8, "little")
+            + raw[place + 8 :]
+        )
+    (tmp_path / "w.pt").write_bytes(raw + behind)
+    if behind or by == "zip64":
+        monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it is read"))
+        with pytest.raises(InputError, match=r"w\.pt .*damaged"):
+            load_checkpoint(tmp_path / "w.pt")
+    else:
+        assert set(load_checkpoint(tmp_path / "w.pt")) == ({"w"} if by == "torch" else set())
+
+
+def test_views_that_repeat_a_few_numbers_are_no_arrays(tmp_path):
+    torch.save({"x": torch.ones(1).expand(4, 5)}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"w\.pt, x: a tensor of \(4, 5\) whose file holds fewer numbers"):
+        open_arrays(tmp_path / "w.pt")
+    torch.save(
+        {"x": torch.ones(6, 5)[::2].T, "y": torch.ones(2, 1).expand(2, 1), "z": torch.ones(0)}, tmp_path / "w.pt"
+    )
+    assert open_arrays(tmp_path / "w.pt").read("x").shape == (5, 3)
+
+
+def test_views_that_stand_for_far_more_than_their_file_are_no_checkpoint(tmp_path):
+    torch.save({"a": [{"x": torch.ones(1).expand(3, 10**7)}]}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"w\.pt .*to 120 MB, more than 20 times its size.*save its tensors by"):
+        load_checkpoint(tmp_path / "w.pt")
+    torch.save({"x": torch.ones(1).expand(3, 10)}, tmp_path / "w.pt")  # as some networks keep constants
+    assert load_checkpoint(tmp_path / "w.pt")["x"].shape == (3, 10)
+
+
+def test_tensors_without_values_are_no_arrays(tmp_path):
+    torch.save({"x": torch.ones(10**9, device="meta")}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"w\.pt, x: a dense array of real numbers was wanted, got .* without values"):
+        open_arrays(tmp_path / "w.pt").read("x")
+
+
+def test_an_npz_whose_array_says_more_numbers_than_it_has_is_not_made_room_for(tmp_path, monkeypatch):
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "<f4", "fortran_order": False, "shape": (10**9,)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", content.getvalue() + bytes(8))
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("room is made"))
+    with pytest.raises(InputError, match=r"a\.npz .*x is shorter than its shape \(1000000000,\) takes"):
+        open_arrays(tmp_path / "a.npz").read("x")
 
 
 def test_a_broken_pickle_hides_no_other(tmp_path):

@@ -1,5 +1,6 @@
 """Named arrays in files that others may have made: .npz, .npy, .safetensors, what torch.save wrote; without pickle."""
 
+import math
 import pickle
 import warnings
 import zipfile
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from stitchgrid.datasets.natural import natural_order
 from stitchgrid.datasets.pickles import check_pickles
+from stitchgrid.datasets.torch_files import check_shapes, is_expanded
 from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.limits import TooMuchError, check_unpacked, raise_by
 from stitchgrid.paths import is_file
@@ -104,7 +106,11 @@ class _Npz(ArrayFile):
         return _checked(self.path, name, shape, dtype)
 
     def read(self, name: str) -> Array:
+        shape, dtype = self.header(name)
         with self._opened() as arrays:
+            size = arrays.zip.getinfo(f"{name}.npy").file_size  # type: ignore[attr-defined]
+            if math.prod(shape) * np.dtype(dtype).itemsize > size:  # numpy makes room before it reads
+                raise ValueError(f"{name} is shorter than its shape {shape} takes")
             return np.asarray(arrays[name])
 
     @contextmanager
@@ -206,6 +212,11 @@ class _Torch(ArrayFile):
                 f"{path} holds {type(found).__name__}; wanted tensors by name, "
                 'as torch.save({"images": images, "labels": labels}, ...) writes them.'
             )
+        if some := [name for name, value in found.items() if is_expanded(value)]:
+            raise InputError(
+                f"{path}, {some[0]}: a tensor of {tuple(found[some[0]].shape)} whose file holds fewer numbers, each of "
+                "which stands for several; save it by .contiguous()."
+            )
         self._tensors = {str(name): value for name, value in found.items()}
 
     @property
@@ -232,7 +243,9 @@ def _load_torch(path: Path, limits: Limits) -> Any:
         check_pickles(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old storage formats: nothing a user can act on
-            return torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        check_shapes(path, found, limits, harmless=HARMLESS_BYTES)
+        return found
     except TooMuchError as problem:
         raise InputError(f"{problem}.") from problem
     except InputError:
@@ -259,9 +272,10 @@ def _is_tensor(value: Any) -> bool:
 def _as_array(tensor: Any, path: Path, name: str) -> Array:
     import torch
 
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
         raise InputError(
-            f"{path}, {name}: a dense array of real numbers was wanted, got {tensor.layout} {tensor.dtype}."
+            f"{path}, {name}: a dense array of real numbers was wanted, got {tensor.layout} {tensor.dtype}"
+            f"{' without values' if tensor.is_meta else ''}."
         )
     try:
         return np.asarray(tensor.detach().numpy())

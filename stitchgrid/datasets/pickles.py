@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from stitchgrid.datasets.torch_files import check_directory
 from stitchgrid.errors import InputError
 
 _NUM_PICKLES = (
@@ -21,7 +22,7 @@ def check_pickles(path: Path) -> None:
     """Refuse a file of torch.save's that makes a bytearray, which tensors never need.
 
     Raises:
-        InputError: If one of its pickles names the type.
+        InputError: If one of its pickles names the type, or an archive may be read in two ways.
         Exception: Of zipfile's, if it is an archive that cannot be read; torch may read more of one than zipfile does.
     """
     for file in _pickles(path):
@@ -42,6 +43,7 @@ def _pickles(path: Path) -> Iterator[IO[bytes]]:
             for _ in range(_NUM_PICKLES):
                 yield file
             return
+        check_directory(path)
         with zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
                 if member.filename.lower().endswith(".pkl"):  # torch does not tell small letters from capitals

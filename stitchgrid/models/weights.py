@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from stitchgrid.datasets.pickles import check_pickles
+from stitchgrid.datasets.torch_files import check_shapes
 from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.limits import TooMuchError, check_unpacked, raise_by
 from stitchgrid.models.adapters import merge_adapter
@@ -132,7 +133,11 @@ def _load_torch(path: Path, limits: Limits) -> Any:
         check_pickles(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old storage formats: nothing a user can act on
-            return torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        check_shapes(path, found, limits, harmless=_SMALL)
+        return found
+    except TooMuchError as problem:
+        raise InputError(f"{problem}, by views that repeat a few numbers; save its tensors by .contiguous().") from None
     except pickle.UnpicklingError as problem:
         if _head(path).startswith(_PICKLE_STARTS):
             raise InputError(
