@@ -135,6 +135,16 @@ def test_a_plan_that_no_reader_bears_is_damage_for_everybody(store, what):
 
 
 @pytest.mark.parametrize(
+    ("name", "column"), [("models", "model"), ("layers", "layer"), ("cells", "matcher"), ("cells", "metrics")]
+)
+def test_a_name_that_no_reader_could_draw_is_damage(store, name, column):
+    set_plan(store, name, column, always(["x" * 1_100] if column == "metrics" else "x" * 1_100))
+    found = run(store, "check")
+    assert found.exit_code == 1
+    assert f"has a text of 1100 bytes in {column}; none has more than 1024" in " ".join(found.output.split())
+
+
+@pytest.mark.parametrize(
     ("column", "value"), [("accuracy", math.nan), ("loss", math.inf), ("flops", -math.inf), ("chance", math.nan)]
 )
 def test_what_is_no_number_of_a_network_is_undefined(store, column, value):

@@ -303,6 +303,7 @@ def test_a_stored_job_is_the_same_job():
 
 PROBLEMS = [
     ({"sead": 1}, "sead: unknown key; did you mean 'seed'?"),
+    ({"models": [{**RESNET, "name": "x" * 256}]}, "models[0].name: a name has at most 255 letters, got 256: 'xxx"),
     ({"name": "a b"}, "name: a name is made of letters, digits and . _ -"),
     ({"name": ".."}, "name: a name is made of"),
     ({"seed": -1}, "seed: should be greater than or equal to 0, got -1"),

@@ -14,6 +14,7 @@ from stitchgrid.paths import check_path
 from stitchgrid.records import FEATURES
 
 PAIR_WORDS = ("all", "within", "across")
+LONGEST_NAME = 255  # characters
 LONGEST_SWEEP = 150  # characters: names of figures are longer, and file systems take 255
 
 
@@ -35,7 +36,11 @@ def by(function: Callable[[Any], Any]) -> WrapValidator:
 def check_name(value: Any) -> str:
     """Return the value if it can name a sweep, model or recipe: it becomes the name of a folder, too."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", value) or not value.strip("."):
-        raise ValueError(f"a name is made of letters, digits and . _ - (and not of dots alone), got {value!r}")
+        raise ValueError(
+            f"a name is made of letters, digits and . _ - (and not of dots alone), got {str(value)[:60]!r}"
+        )
+    if len(value) > LONGEST_NAME:
+        raise ValueError(f"a name has at most {LONGEST_NAME} letters, got {len(value):,}: {value[:60]!r}...")
     return value
 
 

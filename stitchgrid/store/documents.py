@@ -115,7 +115,7 @@ class RequestsDocument(Document):
 class MetricDocument(Document):
     """What a sweep says of a metric."""
 
-    name: Text
+    name: Short
     higher_is_similar: bool | None
     low: float | None = None
     high: float | None = None
@@ -124,10 +124,10 @@ class MetricDocument(Document):
 class KindDocument(Document):
     """What a sweep says of a kind of matcher."""
 
-    kind: Text
+    kind: Short
     family: Literal["index", "stitcher"]
     summary: Text
-    score: Text
+    score: Short
     symmetric: bool
     is_trained: bool
     metrics: list[MetricDocument] = Field(min_length=1)

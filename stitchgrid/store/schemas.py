@@ -168,6 +168,15 @@ REQUIRED = frozenset(
         *("device", "precision", "version", "created_at", "model", "layer", "layer_index"),
     }
 )
+# Names, digests and words, in whatever table they are: readers draw, sort and compare them.
+NAMES = frozenset(
+    {
+        *("cell_id", "status", "sweep", "matcher", "metric", "metrics", "stored", "flags", "shard", "data", "kind"),
+        *("model", "entry", "layer", "node", "weights_digest", "network_id", "device", "precision", "version"),
+        *(f"{side}_{what}" for side in ("source", "target") for what in ("network", "weights", "model", "layer")),
+        *("created_at", "last_at", "failed_at", "failed_as"),
+    }
+)
 IDS = pa.schema([("cell_id", TEXT)])
 
 SWEEP_TABLES = {"cells": CELLS, "models": MODELS, "layers": LAYERS}

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.duplicates import Numbers, as_numbers
-from stitchgrid.store.limits import GB, KB, MB
-from stitchgrid.store.schemas import REQUIRED, TEXT, TEXTS, text_columns
+from stitchgrid.store.limits import GB, KB, LONGEST_NAME, MB
+from stitchgrid.store.schemas import NAMES, REQUIRED, TEXT, TEXTS, text_columns
 from stitchgrid.store.sound_plans import check_values
 
 MOST_ROWS = 16_000_000  # of one file
@@ -276,8 +276,8 @@ def check_content(table: pa.Table, schema: pa.Schema, parts: Sequence[int] | Non
             texts = pc.list_flatten(column)
             if texts.null_count:
                 raise DamagedFileError(f"has no text in {texts.null_count} places of {name}")
-        if kind in (TEXT, TEXTS) and (longest := _longest(texts)) > LONGEST_TEXT:
-            raise DamagedFileError(f"has a text of {longest} bytes in {name}; none has more than {LONGEST_TEXT}")
+        if kind in (TEXT, TEXTS) and (longest := _longest(texts)) > (most := longest_text(name)):
+            raise DamagedFileError(f"has a text of {longest} bytes in {name}; none has more than {most}")
         if kind in (TEXT, TEXTS) and sum(map(_most_written, texts.chunks)) > most_bytes(0):
             _check_length(name, column, texts, parts or [table.num_rows])
     if {"status", "metric"} <= set(table.column_names) and table["metric"].null_count:
@@ -285,6 +285,11 @@ def check_content(table: pa.Table, schema: pa.Schema, parts: Sequence[int] | Non
         if lost := pc.sum(pc.and_(is_value, pc.is_null(table["metric"]))).as_py():
             raise DamagedFileError(f"has no metric in {lost} rows of values")
     check_values(table)
+
+
+def longest_text(column: str) -> int:
+    """Return how many bytes a text of a column has at most."""
+    return LONGEST_NAME if column in NAMES else LONGEST_TEXT
 
 
 def _longest(texts: pa.ChunkedArray) -> int:
