@@ -116,6 +116,7 @@ class Limits:
 
     pixels: int = 100_000_000  # of an image
     file_bytes: int = 256_000_000  # of an image file
+    scans: int = 100  # of a JPEG, each of which decodes it whole
     members: int = 5_000_000  # files and folders below a root, or in an archive
     text: int = 1_000  # characters of the name of a class
     unpacking: int = 20  # times its size that an archive may unpack to, where that is much

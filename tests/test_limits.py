@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from stitchgrid.datasets import decoding, encoded, imagefolder, open_images
+from stitchgrid.datasets.sources import Unreadable
 from stitchgrid.errors import InputError, JobFileError
 from stitchgrid.jobfile import parse_job
 from stitchgrid.jobfile.tables import LimitsTable
@@ -174,6 +175,55 @@ def test_large_images_keep_their_order_and_values(root, cache, monkeypatch):
     assert whole_digest(open_images(spec_of(root), cache=cache / "two")) == first
     monkeypatch.setattr(encoded, "HELD_BYTES", 100)
     assert whole_digest(open_images(spec_of(root), cache=cache / "three")) == first
+
+
+def progressive(num_scans, form="JPEG"):
+    """Return a progressive JPEG of so many scans, or a TIFF around it, and garbage behind that looks like scans."""
+    content = io.BytesIO()
+    Image.new("L", (64, 64), 128).save(content, "JPEG", progressive=True)
+    raw = content.getvalue()
+    start = raw.rfind(b"\xff\xda")
+    raw = raw[:-2] + raw[start:-2] * (num_scans - raw.count(b"\xff\xda")) + b"\xff\xd9"
+    assert raw.count(b"\xff\xda") == num_scans
+    if form == "JPEG":
+        return raw + b"\xff\xda" * 1_000
+    content = io.BytesIO()
+    Image.new("L", (64, 64), 128).save(content, "TIFF", compression="jpeg")
+    with Image.open(content) as image:
+        (place,), (size,) = (image.tag_v2[tag] for tag in (273, 279))
+    tiff = bytearray(content.getvalue())
+    for tag, old, new in ((273, place, len(tiff)), (279, size, len(raw))):
+        entry = next(
+            at
+            for at in range(len(tiff))
+            if tiff[at : at + 2] == tag.to_bytes(2, "little")
+            and tiff[at + 2 : at + 12].endswith(old.to_bytes(4, "little"))
+        )
+        tiff[entry + 2 : entry + 12] = b"\4\0\1\0\0\0" + new.to_bytes(4, "little")
+    return bytes(tiff) + raw
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_a_jpeg_of_very_many_scans_is_not_decoded(monkeypatch, form):
+    found = decoding.decode(progressive(100, form), "a", 0)
+    assert not isinstance(found, Unreadable) or form == "TIFF", found
+    monkeypatch.setattr(decoding, "to_rgb", lambda *_: pytest.fail("it is decoded"))
+    found = decoding.decode(progressive(101, form), "a", 0)
+    assert found.reason == (
+        "a JPEG of 101 scans, more than the 100 allowed; if it is sound, raise `scans` under [limits] in the job file"
+    )
+    with pytest.raises(pytest.fail.Exception):
+        decoding.decode(progressive(101, form), "a", 0, limits=Limits(scans=101))
+
+
+def test_bytes_that_look_like_scans_are_none(monkeypatch):
+    content = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(content, "JPEG", exif=b"Exif\0\0" + b"\xff\xda" * 300)
+    assert not isinstance(decoding.decode(content.getvalue(), "a", 0), Unreadable)
+    pixels = np.tile(np.array([255, 218], np.uint8), (20, 20))
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "BMP")
+    assert not isinstance(decoding.decode(content.getvalue(), "a", 0), Unreadable)
 
 
 def test_few_bytes_of_files_are_held_at_a_time(monkeypatch):

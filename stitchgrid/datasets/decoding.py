@@ -8,6 +8,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 from stitchgrid.datasets.bit_depth import deep_pixels
 from stitchgrid.datasets.image_files import open_image
 from stitchgrid.datasets.pixels import Bounds, Rgb, as_rgb, three_channels
+from stitchgrid.datasets.scans import scans_problem
 from stitchgrid.datasets.sources import Decoded, Unreadable, unreadable
 from stitchgrid.limits import raise_by
 from stitchgrid.records import DEFAULT_LIMITS, Limits
@@ -55,6 +56,8 @@ def decode(
             if image.width * image.height > limits.pixels:
                 size = f"{image.width} x {image.height} pixels, more than the {limits.pixels:,} allowed"
                 return Unreadable(name=name, reason=f"{size}; {raise_by('pixels')}")
+            if (reason := scans_problem(image, raw, limits)) is not None:
+                return Unreadable(name=name, reason=reason)
             found = to_rgb(image, bounds, raw)
             return Decoded(pixels=found.pixels, label=label, depth=found.depth, remarks=remarks_on(image))
     except UnidentifiedImageError:

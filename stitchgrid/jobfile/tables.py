@@ -176,6 +176,8 @@ class LimitsTable(Table):
     """of one image"""
     file_bytes: Count = DEFAULT_LIMITS.file_bytes
     """of one image file"""
+    scans: Count = DEFAULT_LIMITS.scans
+    """of one JPEG"""
     members: Count = DEFAULT_LIMITS.members
     """files and folders below a root, or members of an archive"""
     text: Count = DEFAULT_LIMITS.text
