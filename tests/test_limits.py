@@ -293,6 +293,17 @@ def test_a_header_of_gigabytes_is_not_read(root, cache, tmp_path, kind):
     assert "as a tar archive (ReadError: a header of 1000000000 bytes)" in said
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_long_header_of_the_first_member_is_not_read(cache, tmp_path, monkeypatch, kind):
+    info = tarfile.TarInfo("long")
+    info.type, info.size = kind, 2_000_000
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.USTAR_FORMAT) + bytes(2_000_896))
+    for method in ("_proc_pax", "_proc_gnulong"):
+        monkeypatch.setattr(tarfile.TarInfo, method, lambda *_: pytest.fail("it is read"))
+    with pytest.raises(InputError, match=r"as a tar archive \(ReadError: a header of 2000000 bytes\)"):
+        open_images(spec_of(tmp_path / "a.tar"), cache=cache)
+
+
 def test_headers_that_announce_headers_without_end_are_refused_in_words(cache, tmp_path):
     hostile = tmp_path / "chain.tar"
     info = tarfile.TarInfo("next")

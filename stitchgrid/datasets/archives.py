@@ -205,7 +205,7 @@ def _is_zip(path: Path) -> bool:
 
 def _is_plain(path: Path) -> bool:
     try:
-        with tarfile.open(path, "r:"):
+        with tarfile.open(path, "r:", tarinfo=_ShortHeader):
             return True
     except tarfile.TarError:
         return False
