@@ -15,6 +15,7 @@ from helpers_images import CLASSES, pack, spec_of, whole_digest
 from PIL import Image
 
 from stitchgrid.datasets import open_images
+from stitchgrid.datasets.parquet import ParquetSource
 from stitchgrid.errors import InputError
 from stitchgrid.records import DataSpec, Limits, canonical
 
@@ -188,6 +189,47 @@ def test_parquet_files_of_something_else_are_refused(tmp_path, cache, columns, m
         pq.write_table(pa.table(columns), tmp_path / f"{split}.parquet")
     with pytest.raises(InputError, match=message):
         opened("parquet", tmp_path, cache)
+
+
+def write_repeated(path, num, label=None, image=None, is_struct=False):
+    """Write a file of one image and one label for all rows, each of them in a dictionary."""
+
+    def column(value, kind):
+        return pa.DictionaryArray.from_arrays(pa.array([0] * num, pa.int32()), pa.array([value], kind))
+
+    content = io.BytesIO()
+    Image.new("L", (8, 8)).save(content, "PNG")
+    columns = {"image": column(content.getvalue() + (image or b""), pa.binary()), "label": column(label or "x", None)}
+    if is_struct:
+        images = columns["image"].cast(pa.binary())
+        columns["image"] = pa.StructArray.from_arrays(
+            [images, column("a.png", None).cast(pa.string())], ["bytes", "path"]
+        )
+    how = {"use_dictionary": True, "dictionary_pagesize_limit": 2**30, "store_schema": False}
+    pq.write_table(pa.table(columns), path, compression="zstd", write_statistics=False, **how)
+    return path
+
+
+def test_a_label_of_all_rows_is_in_memory_once(tmp_path):
+    path = write_repeated(tmp_path / "train.parquet", 100, label="x" * 3_000)
+    rows = ParquetSource(path, ["train"]).rows("train")
+    assert len(rows) == 100
+    assert len({id(row.label) for row in rows}) == 1
+    write_repeated(path, 100, label="x" * 5_000)
+    with pytest.raises(InputError, match=r"train\.parquet, label: a text of 5,000 bytes, more than the 4,095 allowed"):
+        ParquetSource(path, ["train"]).rows("train")
+
+
+@pytest.mark.parametrize("is_struct", [False, True])
+def test_an_image_of_all_rows_is_in_memory_a_few_times(tmp_path, is_struct):
+    size = 3_000_000
+    path = write_repeated(tmp_path / "train.parquet", 64, image=bytes(size), is_struct=is_struct)
+    source = ParquetSource(path, ["train"])
+    before = pa.total_allocated_bytes()
+    wanted = [(("train", k), row) for k, row in enumerate(source.rows("train"))]
+    for _, _, raw in source.contents(wanted):
+        assert len(raw) > size
+        assert pa.total_allocated_bytes() - before < 12 * size
 
 
 def test_parquet_is_limited_and_looked_for(root, cache, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stitchgrid.datasets.encoded import too_large
@@ -14,7 +15,7 @@ from stitchgrid.datasets.sources import Position
 from stitchgrid.datasets.tabled import Row, TableSource, find_files
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import TooMuchError, check_growth
-from stitchgrid.paths import is_file
+from stitchgrid.paths import LONGEST_PATH, is_file
 
 WORDS = {
     "images": ("image", "img", "images", "picture", "pixels", "jpg", "png"),
@@ -22,7 +23,10 @@ WORDS = {
     "split": ("split",),
 }
 HARMLESS_BYTES = 1_000_000_000  # of a group of rows, unpacked into memory
-ROWS = 64  # images read at a time
+ROWS = 64  # images read at a time, or texts within a struct
+FEW_ROWS = 4  # of images within a struct
+HELD_BYTES = 256_000_000  # of texts that are read at a time
+LISTED = 65_536  # rows whose labels are read at a time
 RULE = (
     "a folder holds SPLIT.parquet, SPLIT-00000-of-00004.parquet or SPLIT/*.parquet. Columns of other names are named "
     'by keys = { images = "...", labels = "..." } under [data]'
@@ -33,6 +37,11 @@ class ParquetSource(TableSource):
     """Rows of Parquet files: a column of bytes, or of {bytes, path}, and one of labels."""
 
     kind = "parquet"
+
+    @cached_property
+    def _seen(self) -> dict[Any, Any]:
+        """Return each label and name that was read, so that equal ones are one object."""
+        return {}
 
     def files(self) -> Sequence[Path]:
         """Return the files of the splits in use."""
@@ -70,11 +79,19 @@ class ParquetSource(TableSource):
             has_path = _is_struct(file.schema_arrow.field(image).type) and any(
                 one.name == "path" for one in file.schema_arrow.field(image).type
             )
-            wanted = [columns[role] for role in ("labels", "split") if role in columns]
-            table = file.read(columns=[*wanted, *([f"{image}.path"] if has_path else [])])
-        names = [one and one.get("path") for one in table[image].to_pylist()] if has_path else [None] * table.num_rows
-        labels = table[columns["labels"]].to_pylist() if self.has_labels else [None] * table.num_rows
-        splits = table[columns["split"]].to_pylist() if path == self.root and "split" in columns else None
+            named = [columns[role] for role in ("labels", "split") if role in columns]
+            leaves = [*named, *([f"{image}.path"] if has_path else [])]
+        found: dict[str, list[Any]] = {name: [] for name in [*named, image]}
+        with _Opened(path, dictionaries=named) as file:
+            self._check_size(path, sum(_sizes(file.metadata, leaves)))
+            num = max(1, min(ROWS, HELD_BYTES // max(1, *_sizes(file.metadata, leaves), 1))) if has_path else LISTED
+            for batch in file.iter_batches(num, columns=leaves) if leaves else ():
+                for name in batch.schema.names:
+                    found[name] += self._values(path, name, batch.column(name))
+            num_rows = file.metadata.num_rows
+        names = found[image] if has_path else [None] * num_rows
+        labels = found[columns["labels"]] if self.has_labels else [None] * num_rows
+        splits = found[columns["split"]] if path == self.root and "split" in columns else None
         if self.has_labels and (odd := [label for label in labels if not isinstance(label, int | str)]):
             raise InputError(f"{path}: a label is a whole number or a text, got {odd[0]!r}.")
         return [
@@ -82,6 +99,26 @@ class ParquetSource(TableSource):
             for row, (name, label) in enumerate(zip(names, labels, strict=True))
             if splits is None or splits[row] == split
         ]
+
+    def _values(self, path: Path, name: str, column: pa.Array) -> list[Any]:
+        """Return labels or names, of which a file may hold one for all of its rows: equal ones are one object.
+
+        Raises:
+            InputError: If one is longer than the name of a class or a file may be.
+        """
+        if _is_struct(column.type):
+            column = pc.struct_field(column, "path")
+        known = column.dictionary if pa.types.is_dictionary(column.type) else column
+        if _is_text(known.type):
+            longest = pc.max(pc.binary_length(known)).as_py() or 0
+            if longest > (most := max(LONGEST_PATH, 4 * self.limits.text)):  # UTF-8 takes four bytes at most
+                raise InputError(f"{path}, {name}: a text of {longest:,} bytes, more than the {most:,} allowed.")
+        values: list[Any] = known.to_pylist()
+        if _is_text(known.type):
+            values = [self._seen.setdefault(value, value) for value in values]
+        if known is column:
+            return values
+        return [None if place is None else values[place] for place in column.indices.to_pylist()]
 
     def _columns(self, path: Path, schema: pa.Schema) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -136,15 +173,19 @@ class ParquetSource(TableSource):
     ) -> Iterator[tuple[Position, Row, bytes | str]]:
         with _Opened(path) as file:
             image = self._columns(path, file.schema_arrow)["images"]
-            column = f"{image}.bytes" if _is_struct(file.schema_arrow.field(image).type) else image
+            is_struct = _is_struct(file.schema_arrow.field(image).type)
+            column = f"{image}.bytes" if is_struct else image
+        # One image may be that of all rows. Within a struct, Arrow leaves no dictionary as it is.
+        num, dictionaries = (FEW_ROWS, []) if is_struct else (ROWS, [column])
+        with _Opened(path, dictionaries=dictionaries) as file:
             first = 0
             for group in range(file.metadata.num_row_groups):
                 size = file.metadata.row_group(group).num_rows
                 if any(first <= row < first + size for row in by_row):
                     self._check_size(path, file.metadata.row_group(group).total_byte_size)
                     start = first
-                    for batch in file.iter_batches(ROWS, row_groups=[group], columns=[column]):
-                        values = batch.column(0)
+                    for batch in file.iter_batches(num, row_groups=[group], columns=[column]):
+                        values = pc.struct_field(batch.column(0), "bytes") if is_struct else batch.column(0)
                         for row in sorted(by_row.keys() & set(range(start, start + len(values)))):
                             raw = self._raw(values[row - start].as_py())
                             yield from ((position, one, raw) for position, one in by_row[row])
@@ -158,21 +199,21 @@ class ParquetSource(TableSource):
             raise InputError(f"{problem}.") from problem
 
     def _raw(self, value: Any) -> bytes | str:
-        raw = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(raw, bytes):
+        if not isinstance(value, bytes):
             return "no bytes in the file: images that lie elsewhere are not looked for"
-        return too_large(self.limits) if len(raw) > self.limits.file_bytes else raw
+        return too_large(self.limits) if len(value) > self.limits.file_bytes else value
 
 
 class _Opened:
     """A Parquet file; whatever is wrong with it becomes an InputError."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, dictionaries: Sequence[str] = ()):
+        """Open it; columns of `dictionaries` stay so where they are in the file, so that a value is there once."""
+        self._path, self._dictionaries = path, list(dictionaries)
 
     def __enter__(self) -> pq.ParquetFile:
         try:
-            self._file = pq.ParquetFile(self._path)
+            self._file = pq.ParquetFile(self._path, read_dictionary=self._dictionaries)
         except (pa.ArrowException, OSError) as problem:
             raise self._error(problem) from problem
         return self._file
@@ -185,6 +226,19 @@ class _Opened:
     def _error(self, problem: BaseException) -> InputError:
         said = str(problem).splitlines()[0][:200] if str(problem) else ""
         return InputError(f"cannot read {self._path} as Parquet ({type(problem).__name__}: {said}).")
+
+
+def _sizes(metadata: pq.FileMetaData, leaves: Sequence[str]) -> Iterator[int]:
+    """Return how many bytes these columns take in each group of rows, unpacked."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema in leaves:
+                yield column.total_uncompressed_size
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or _holds_bytes(kind))
 
 
 def _is_struct(kind: pa.DataType) -> bool:
