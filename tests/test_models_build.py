@@ -1,5 +1,6 @@
 """A network specification becomes a network, or a message that says what to change."""
 
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from stitchgrid.errors import InputError, JobFileError, is_out_of_memory
 from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.build import build_network, default_preprocess, make_network
 from stitchgrid.models.catalogue import architecture_names, library_names
-from stitchgrid.models.memory import move
+from stitchgrid.models.memory import memory_told, move
 from stitchgrid.models.weights import load_checkpoint, save_state, state_digest
 from stitchgrid.records import Preprocess
 
@@ -365,3 +366,15 @@ def test_a_checkpoint_too_large_for_this_machine_is_not_called_damaged(monkeypat
     monkeypatch.setattr(torch, "load", refuse)
     with pytest.raises(InputError, match=r"checkpoint .*w.pt needs .* GiB for its weights alone, and this machine has"):
         load_checkpoint(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(("kind", "command"), [("RLIMIT_AS", "ulimit -v"), ("RLIMIT_DATA", "ulimit -d")])
+def test_a_limit_of_the_process_is_told_where_there_is_one(monkeypatch, kind, command):
+    limits = {getattr(resource, kind): (2**30, -1)}
+    monkeypatch.setattr(resource, "getrlimit", lambda one: limits.get(one, (resource.RLIM_INFINITY, -1)))
+    said = rf"this process may take no more than 1 GiB \(a limit of its shell: {command}\), of [\d.]+ GiB"
+    with (
+        pytest.raises(InputError, match=rf"model 'net' needs 2 GiB for its weights alone, and {said}"),
+        memory_told("model 'net'", device=torch.device("cpu"), count=lambda: 2**31),
+    ):
+        raise MemoryError

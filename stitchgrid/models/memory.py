@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from weakref import finalize
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.models.probe import probe_input
 from stitchgrid.models.user_forward import FAILURES, quietly
+
+if sys.platform != "win32":
+    import resource
 
 
 class OutOfMemoryError(InputError):
@@ -89,7 +93,20 @@ def _there_is(device: torch.device) -> str:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return f"{_gib(free)} of the {_gib(total)} of {device} are free"
-    return f"this machine has {_gib(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))}"
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit, named = min(_process_limits(), default=(there, ""))
+    if limit < there:
+        return f"this process may take no more than {_gib(limit)} (a limit of its shell: {named}), of {_gib(there)}"
+    return f"this machine has {_gib(there)}"
+
+
+def _process_limits() -> Iterator[tuple[int, str]]:
+    """Yield the limits on the memory of this process, in bytes, each with the command that sets it."""
+    if sys.platform == "win32":
+        return
+    for kind, command in ((resource.RLIMIT_AS, "ulimit -v"), (resource.RLIMIT_DATA, "ulimit -d")):
+        if (limit := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
+            yield limit, command
 
 
 def _gib(num_bytes: int) -> str:
