@@ -7,7 +7,6 @@ of the same store, as tools that share equal content leave them; it is read, and
 
 import errno
 import os
-import pwd
 import re
 import stat
 import uuid
@@ -15,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from stitchgrid.paths import user
 
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -125,14 +126,6 @@ def owner_of(root: Path, name: str) -> str:
     return "somebody else"
 
 
-def user(number: int) -> str:
-    """Return the name of a user, for people."""
-    try:
-        return f"{pwd.getpwuid(number).pw_name} (user {number})"
-    except KeyError:
-        return f"user {number}"
-
-
 def share_as(folder: int, made: int, *, is_folder: bool = False) -> None:
     """Give what was made in an open folder the folder's group, and its mode, whatever this process's umask.
 
@@ -140,7 +133,7 @@ def share_as(folder: int, made: int, *, is_folder: bool = False) -> None:
     system refuses, it stays as it is.
     """
     around = os.fstat(folder)
-    mode = stat.S_IMODE(around.st_mode) & (0o7777 if is_folder else 0o666)
+    mode = stat.S_IMODE(around.st_mode) & (0o3777 if is_folder else 0o666)
     with suppress(OSError):
         if os.fstat(made).st_gid != around.st_gid:
             os.fchown(made, -1, around.st_gid)
