@@ -167,8 +167,6 @@ def test_a_shell_is_offered_what_there_is(store):
 
 
 MORE_THAN_WORDS = r"a$(id) $IFS a`id` a;id a|id a&id a>f a* a? a[b] a{b,c} a' a\b ~a =ls a# a!b (a) a^b @a -o --out=f"
-    r"""a$(id) $IFS a`id` a;id a|id a&id a>f a* a? a[b] a{b,c} a' a" a\b ~a =ls a# a!b (a) a^b @a -o --out=f"""
-)
 
 
 @pytest.mark.parametrize("name", [*MORE_THAN_WORDS.split(), 'a"', "", "a b", "a\nplain,b", "a\x1b[2J", "a\u202e"])
