@@ -196,12 +196,15 @@ class LocalFiles:
         return Facts(num_bytes=found.st_size, age_seconds=time.time() - found.st_mtime)
 
     def prune(self, folder: str) -> None:
-        """Remove a folder and those inside it, as far as they are empty."""
-        for inner in self.folders(folder):
-            self.prune(f"{folder}/{inner}")
-        *above, last = self._parts(folder)
-        with suppress(OSError), below.opened(self._held, above) as opened:
-            os.rmdir(last, dir_fd=opened)
+        """Remove a folder and those inside it, as far as they are empty, and no deeper than folders of a store lie."""
+        found = [folder]
+        for one in found:  # which grows meanwhile
+            if one.count("/") < below.DEEPEST:
+                found += [f"{one}/{inner}" for inner in self.folders(one)]
+        for one in reversed(found):
+            *above, last = self._parts(one)
+            with suppress(OSError), below.opened(self._held, above) as opened:
+                os.rmdir(last, dir_fd=opened)
 
     def strangers(self) -> list[below.Stranger]:
         """Return what below the store is no file of any store, but for what was set aside."""
