@@ -6,6 +6,8 @@ Anything else that escapes is a bug and keeps its traceback.
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
+from stitchgrid.printable import in_one_line
+
 #: What says that memory did not suffice: torch, cuBLAS and its like, cuDNN, handles of libraries that found no room.
 MEMORY_ERRORS = (
     "can't allocate memory",
@@ -100,7 +102,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("xyz", ["cka", "direct"])
     'known: cka, direct'
     """
-    names = sorted(known)
+    names = sorted(map(in_one_line, known))
     shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
     short = [name for name in names if len(name) <= LONGEST_WORD]
     close = get_close_matches(word, short, n=1, cutoff=0.5) if len(word) <= LONGEST_WORD else []

@@ -1,15 +1,21 @@
 """Paths that users name, which may be no paths at all, and files that are written there whole or not at all."""
 
+import errno
 import os
+import pwd
 import stat
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from stitchgrid.errors import InputError
+from stitchgrid.printable import in_one_line
 
 LONGEST_NAME = 255  # bytes of a file's name that file systems take
 LONGEST_PATH = 4095
+MOST_LINKS = 40  # that a path may have, as for the system
+FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # to pass through, not to list
+FILE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def check_path(text: str) -> str:
@@ -60,37 +66,137 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def user(number: int) -> str:
+    """Return the name of a user, for people."""
+    try:
+        return f"{pwd.getpwuid(number).pw_name} (user {number})"
+    except KeyError:
+        return f"user {number}"
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it holds all of the data, or what it held before.
 
-    What is no regular file (a pipe, a device) is written as it is; so is one in a folder where no other can be made.
+    A link of this user's own stays one, and what it leads to is written. What is no regular file (a pipe, a device) is
+    written as it is; so is a file in a folder where no other can be made. A file that was this user's keeps who may
+    read and write it; nothing is taken over from somebody else's.
 
     Raises:
-        OSError: If that cannot be done; then nothing has changed.
+        OSError: If that cannot be done, or another user has put a link, a pipe or a file there; nothing has changed.
     """
-    target = Path(os.path.realpath(path))  # a link stays one
-    before = target.stat() if target.exists() else None
-    if before is not None and not stat.S_ISREG(before.st_mode):
-        target.write_bytes(data)
-        return
-    partial = target.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        with partial.open("xb") as file:
+        folder, name = _followed(path)
+        try:
+            _write(folder, name, data)
+        finally:
+            os.close(folder)
+    except OSError as problem:
+        problem.filename = str(path)
+        raise
+
+
+def _followed(path: Path) -> tuple[int, str]:
+    """Return the open folder and the name to which a path leads, along no link that somebody else has put there.
+
+    Whoever owns a folder may have links to folders in it; root's links are everybody's.
+    """
+    here = os.open("/" if path.is_absolute() else ".", FOLDER)
+    ahead = [part for part in reversed(path.parts) if part != "/"]
+    try:
+        for _ in range(MOST_LINKS):
+            while len(ahead) > 1:
+                try:
+                    below = os.open(ahead[-1], FOLDER | os.O_NOFOLLOW, dir_fd=here)
+                except OSError:
+                    if _link_at(here, ahead[-1]) is None:
+                        raise
+                    break
+                os.close(here)
+                here = below
+                ahead.pop()
+            name = ahead.pop() if ahead else "."
+            found = _link_at(here, name)
+            if found is None:
+                return here, name
+            if not _is_trusted(found, here, is_last=not ahead):
+                raise _foreign("link", name, found)
+            target = Path(os.readlink(name, dir_fd=here))
+            ahead += [part for part in reversed(target.parts) if part != "/"]
+            if target.is_absolute():
+                os.close(here)
+                here = os.open("/", FOLDER)
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    except BaseException:
+        os.close(here)
+        raise
+
+
+def _link_at(folder: int, name: str) -> os.stat_result | None:
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return found if stat.S_ISLNK(found.st_mode) else None
+
+
+def _is_trusted(found: os.stat_result, folder: int, *, is_last: bool) -> bool:
+    """Return whether something in an open folder may be followed or written: this user's, root's, the folder's owner's.
+
+    The last counts for links to folders, and for files in folders where not everybody may put some.
+    """
+    around = os.fstat(folder)
+    is_shared = bool(around.st_mode & stat.S_ISVTX and around.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    if found.st_uid in (0, os.geteuid()):
+        return True
+    return not is_last and (not is_shared or found.st_uid == around.st_uid)
+
+
+def _write(folder: int, name: str, data: bytes) -> None:
+    try:
+        before = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        before = None
+    if before is not None and not stat.S_ISREG(before.st_mode):
+        if stat.S_ISFIFO(before.st_mode) and before.st_uid not in (0, os.geteuid()):
+            raise _foreign("pipe", name, before)
+        _write_in_place(folder, name, data)
+        return
+    partial = f".{uuid.uuid4().hex}.partial"
+    try:
+        made = os.open(partial, FILE | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+        with os.fdopen(made, "wb") as file:
+            if before is not None and before.st_uid == os.geteuid():
+                _keep_mode(made, before)
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
-        if before is not None:
-            partial.chmod(stat.S_IMODE(before.st_mode))
-        partial.replace(target)
-    except PermissionError as problem:
-        partial.unlink(missing_ok=True)
-        if before is None:
-            problem.filename = str(path)
-            raise
-        target.write_bytes(data)
+            os.fsync(made)
+        os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException as problem:
-        if isinstance(problem, OSError):
-            problem.filename = str(path)
         with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+            os.unlink(partial, dir_fd=folder)
+        if not isinstance(problem, PermissionError) or before is None:
+            raise
+        _write_in_place(folder, name, data)
+
+
+def _foreign(what: str, name: str, found: os.stat_result) -> PermissionError:
+    owner = user(found.st_uid)
+    said = f"{in_one_line(name)} is a {what} of another user, {owner}, and might lead the writing elsewhere"
+    return PermissionError(errno.EACCES, said)
+
+
+def _keep_mode(made: int, before: os.stat_result) -> None:
+    """Let those read and write a new file who could the old one; no bit that gives a program its owner's rights."""
+    usual = os.fstat(made)
+    mode = before.st_mode & 0o666
+    os.fchmod(made, mode if usual.st_gid == before.st_gid else mode & usual.st_mode)
+
+
+def _write_in_place(folder: int, name: str, data: bytes) -> None:
+    with os.fdopen(os.open(name, FILE, dir_fd=folder), "wb") as file:
+        found = os.fstat(file.fileno())
+        if stat.S_ISREG(found.st_mode):
+            if not _is_trusted(found, folder, is_last=False):
+                raise _foreign("file", name, found)
+            os.ftruncate(file.fileno(), 0)
+        file.write(data)

@@ -29,6 +29,11 @@ def in_one_line(text: str) -> str:
     return printable(text.replace("\n", "\\n").replace("\t", "\\t"))
 
 
+def indented(text: str) -> str:
+    """Return text of which no line but the first begins where lines of its surroundings do."""
+    return text.replace("\n", "\n  ")
+
+
 def shortened(text: str, longest: int = 2_000) -> str:
     """Return text of which the middle of each line is cut where the line is longer than anybody reads.
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stitchgrid.catalog.formats import FORMATS, render
 from stitchgrid.errors import QueryError
-from stitchgrid.printable import as_markdown
+from stitchgrid.printable import as_markdown, in_one_line
 
 TABLE = pa.table(
     {
@@ -157,10 +157,29 @@ def test_markdown_makes_no_tag_and_no_link_of_what_is_in_a_cell(text, shown):
 def test_no_text_is_a_formula_for_spreadsheets(start):
     table = pa.table({f"{start}head": [f"{start}1+cmd|' /C calc'!A0", None], "n": [-1.5, 2.0], "safe": ["a=b", "1"]})
     [head, first, second] = csv.reader(io.StringIO(render(table, "spreadsheet"), newline=""))
-    assert head == [f"'{start}head", "n", "safe"]
-    assert first == [f"'{start}1+cmd|' /C calc'!A0", "-1.5", "a=b"]
+    shown = in_one_line(start)
+    assert head == [f"'{shown}head", "n", "safe"]
+    assert first == [f"'{shown}1+cmd|' /C calc'!A0", "-1.5", "a=b"]
     assert second == ["", "2.0", "1"]
     assert "'" + start not in render(table, "csv"), "which loses nothing"
+
+
+FORGING = "net\nForged: all sound\r\x1b[2J\u202e"
+IN_ONE_LINE = "net\\nForged: all sound\ufffd\ufffd[2J\ufffd"
+
+
+def test_a_spreadsheet_has_a_row_in_one_line_and_nothing_that_steers():
+    table = pa.table({FORGING: [FORGING]})
+    assert render(table, "spreadsheet") == f"{IN_ONE_LINE}\n{IN_ONE_LINE}\n"
+    assert list(csv.reader(io.StringIO(render(table, "csv"), newline=""))) == [[FORGING], [FORGING]]
+
+
+@pytest.mark.parametrize("width", [None, 80])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_no_text_of_a_table_begins_where_a_row_does(width, rows):
+    text = render(pa.table({"a": [FORGING] * rows, "b": list(range(rows))}), "table", width=width)
+    assert "Forged" in text
+    assert not [line for line in text.splitlines() if line.startswith("Forged")]
 
 
 UNUSUAL = (

@@ -5,11 +5,12 @@ import os
 import re
 import shutil
 
+import helpers_store
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from helpers_store import SWEEP, make_synthetic_store
+from helpers_store import FAILED, PENDING, SWEEP, make_synthetic_store, write_synthetic_store
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -168,6 +169,41 @@ def test_a_name_forges_no_line_of_what_was_left_out(grid):
     (grid / "parts/v1" / name).write_text("damaged")
     said = run(grid, "sql", "select 1 as one")
     assert "Error" not in [line.partition(":")[0] for line in said.output.splitlines()]
+
+
+@pytest.fixture
+def forging(tmp_path, monkeypatch):
+    """Make a store in which the names of networks and layers, and a remark, have lines that look like answers."""
+    name = f"net\n{FORGED}"
+    models, layers = (f"{name}/0", f"{name}/1"), ("conv1", f"block1\n{FORGED}", "block2")
+    monkeypatch.setattr(helpers_store, "MODELS", models)
+    monkeypatch.setattr(helpers_store, "LAYERS", layers)
+    for what, (source, _, target, _) in {"FAILED": FAILED, "PENDING": PENDING}.items():
+        pair = (models[int(source[-1])], "block2", models[int(target[-1])], "conv1")
+        monkeypatch.setattr(helpers_store, what, pair)
+    write_synthetic_store(tmp_path)
+    (tmp_path / f"sweeps/{SWEEP}/logs/x\n{FORGED}").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["status"], 0),
+        (["answer"], 0),
+        (["answer", "--target", "none"], 2),
+        (["logs", SWEEP], 0),
+        (["query", "networks"], 0),
+        (["sql", "select source_model from results"], 0),
+        (["sql", "select source_model from results", "--format", "spreadsheet"], 0),
+        (["sql", "select source_model from results", "--format", "markdown"], 0),
+        (["diff", SWEEP, SWEEP], 0),
+    ],
+)
+def test_a_name_of_a_network_or_layer_forges_no_line(forging, arguments, code):
+    said = run(forging, *arguments, codes=[code]).output
+    assert forged(said) == []
+    assert FORGED in said or arguments[0] in ("diff", "logs")
 
 
 # Columns --------------------------------------------------------------------------------------------------------------

@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 
+import helpers_store
 import pytest
+from click import Argument, Context
 from click.testing import CliRunner
-from helpers_store import SWEEP, make_synthetic_store
+from helpers_store import SWEEP, make_synthetic_store, plan_tables
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
@@ -15,12 +17,17 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from stitchgrid.cli import cli
+from stitchgrid.cli.complete import PLAIN, complete_layers, complete_networks, offering
 from stitchgrid.cli.prompt import SessionCompleter, history_of_user, prompt
 from stitchgrid.cli.session import Session
 from stitchgrid.errors import QueryError
+from stitchgrid.manual import TOPICS
+from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.models import facts
 from stitchgrid.models.facts import LayerFacts, as_entry, known_architectures, known_facts, measure, usual_size
 from stitchgrid.records import Interface, NetworkSpec
+from stitchgrid.shipped import shipped_names
+from stitchgrid.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +164,31 @@ def test_a_shell_is_offered_what_there_is(store):
     networks = completed("answer", SWEEP, "--source", "", store=store)
     assert networks
     assert any(word.startswith(f"{networks[0]}:") for word in completed("answer", "--target", networks[0], store=store))
+
+
+MORE_THAN_WORDS = r"a$(id) $IFS a`id` a;id a|id a&id a>f a* a? a[b] a{b,c} a' a\b ~a =ls a# a!b (a) a^b @a -o --out=f"
+
+
+@pytest.mark.parametrize("name", [*MORE_THAN_WORDS.split(), 'a"', "", "a b", "a\nplain,b", "a\x1b[2J", "a\u202e"])
+def test_no_shell_is_offered_a_name_that_is_more_than_a_word_to_it(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(helpers_store, "MODELS", (name, "net/1"))
+    monkeypatch.setattr(helpers_store, "LAYERS", ("conv1", f"{name}$", "a.b-c_1"))
+    store = Store.open(tmp_path, create=True)
+    store.write_plan(SWEEP, store.write_job(SWEEP, {}), **plan_tables(), info={})
+    monkeypatch.setenv("STITCHGRID_STORE", str(tmp_path))
+    offered_words = [
+        item.value
+        for complete in (complete_layers, complete_networks)
+        for item in complete(Context(cli), Argument(["x"]), "")
+    ]
+    assert offered_words == ["net/1", "net/1:conv1", "net/1:a.b-c_1", "net/1"]
+
+
+def test_a_shell_is_offered_the_names_of_architectures_twins_and_other_alphabets():
+    names = ("timm:vit.a1_in1k", "b@untrained", "réseau=1,2+3%")
+    assert [item.value for item in offering(lambda _: names)(Context(cli), Argument(["x"]), "")] == list(names)
+    everything = [*known_architectures(), *shipped_names("queries", ".sql"), *shipped_names("jobs", ".toml"), *MATCHERS]
+    assert all(PLAIN.fullmatch(name) for name in [*everything, *TOPICS])
 
 
 def test_a_shell_is_offered_files_where_no_name_fits():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from test_unlisted import as_numbered, results, store_of
 from stitchgrid.errors import StoreError
 from stitchgrid.store import LeaseError, Store, collecting
 from stitchgrid.store.collecting import collect
+from stitchgrid.store.folder import DEEPEST
 from stitchgrid.store.removing import remove
 
 CELLS = list(planned_cells())
@@ -135,6 +137,27 @@ def test_what_a_stopped_removal_left_goes_with_gc(tmp_path):
     store.collect()
     assert not (tmp_path / "sweeps/s").exists()
     assert store.check().findings == ()
+
+
+@pytest.mark.parametrize("command", ["remove", "gc"])
+@pytest.mark.parametrize("depth", [10, 1500])
+def test_folders_within_each_other_end_no_removal(tmp_path, command, depth):
+    store, sweep = two_sweeps(tmp_path), tmp_path / "sweeps/s"
+    folder = sweep / "0001"
+    try:
+        for _ in range(depth):
+            (folder := folder / "a").mkdir()
+        if command == "remove":
+            store.remove("s")
+        else:
+            for name in ("plan.json", "job.json"):
+                (sweep / "0001" / name).unlink()
+            store.collect()
+        assert store.sweep_names() == ["t"]
+        assert not [path for path in sweep.glob("*/*") if path.is_file()]
+        assert sweep.exists() == (depth > DEEPEST)
+    finally:
+        subprocess.run(["rm", "-rf", str(sweep)], check=True)  # what else removes them gives up
 
 
 # gc -------------------------------------------------------------------------------------------------------------------

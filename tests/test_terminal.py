@@ -82,7 +82,7 @@ def test_names_are_cut_in_the_middle():
 
 def test_one_row_of_many_lines_keeps_them():
     text = render(pa.table({"plan": ["first\nsecond"]}), "table", width=80)
-    assert text.splitlines()[:2] == ["plan  first", "second"]
+    assert text.splitlines()[:2] == ["plan  first", "  second"]
 
 
 @pytest.mark.parametrize(

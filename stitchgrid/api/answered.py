@@ -3,6 +3,7 @@
 from stitchgrid.api.tables import html_table
 from stitchgrid.catalog.answers import Answer, Check
 from stitchgrid.errors import InputError
+from stitchgrid.printable import in_one_line
 
 
 class Answers(list[Answer]):
@@ -56,10 +57,10 @@ class Answers(list[Answer]):
     @property
     def sentence(self) -> str:
         """The only answer in words."""
-        return self.only.sentence
+        return in_one_line(self.only.sentence)
 
     def __repr__(self) -> str:
-        return "\n".join(one.sentence for one in self) if self else "no answers"
+        return "\n".join(in_one_line(one.sentence) for one in self) if self else "no answers"
 
     def _repr_html_(self) -> str:
         rows = (

@@ -10,6 +10,7 @@ from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.catalog.judging import CHECKS, IS_TWIN, NEEDED
 from stitchgrid.catalog.labels import labels_of
 from stitchgrid.errors import QueryError, nearest
+from stitchgrid.printable import in_one_line
 
 IDLE = "Does not apply"  # how the sentence of a check begins that means nothing here
 ROWS = """
@@ -248,7 +249,7 @@ def in_words(answers: Sequence[Answer]) -> list[str]:
         lines += [answer.sentence, *(f"    {check.name}: {check.detail}" for check in answer.failed)]
         if answer.missing and answer.verdict == "weak":
             lines.append(f"    not known: {', '.join(answer.missing)}")
-    return lines
+    return list(map(in_one_line, lines))
 
 
 def short_interval(low: float | None, high: float | None) -> str | None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from stitchgrid.catalog.terminal import is_number, terminal_table, whole_lines
 from stitchgrid.errors import QueryError, nearest, one_line
-from stitchgrid.printable import as_markdown, printable
+from stitchgrid.printable import as_markdown, in_one_line, indented, printable
 
 NULL_MARK = "-"  # of a table for people; text that is a lone dash is shown in quotes
 CRLF = "\r\n"
@@ -44,7 +44,8 @@ def render(table: pa.Table, format: str, *, width: int | None = None, every: boo
 
 
 def _as_table(table: pa.Table) -> str:
-    rows = [[_for_people(value) for value in row] for row in _rows(table)]
+    texts = (map(_for_people, row) for row in _rows(table))
+    rows = [[indented(first), *others] for first, *others in texts]
     right = [is_number(field.type) for field in table.schema]
     lines = whole_lines([printable(name) for name in table.column_names], rows, right)
     count = f"({table.num_rows} row{'' if table.num_rows == 1 else 's'})"
@@ -56,8 +57,11 @@ def _as_csv(table: pa.Table) -> str:
 
 
 def _for_spreadsheets(table: pa.Table) -> str:
-    """Return CSV in which no text is a formula: one that begins like a formula has an apostrophe in front."""
-    return _written(table, lambda text: f"'{text}" if text.startswith(FORMULA_STARTS) else text)
+    """Return CSV in which every text is printable, in one line, and no formula.
+
+    One that begins like a formula has an apostrophe in front.
+    """
+    return _written(table, lambda text: in_one_line(f"'{text}" if text.startswith(FORMULA_STARTS) else text))
 
 
 def _written(table: pa.Table, as_cell: Callable[[str], str]) -> str:

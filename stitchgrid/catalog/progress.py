@@ -11,6 +11,7 @@ from typing import Any
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.display import clock, pace
 from stitchgrid.errors import StoreError, nearest
+from stitchgrid.printable import in_one_line
 from stitchgrid.store import Store
 from stitchgrid.store.lease import moment
 
@@ -150,11 +151,15 @@ def _lines(one: SweepProgress) -> list[str]:
         lines += _worker_lines(one)
     elif one.heard_seconds_ago is not None and done < one.num_cells:
         lines.append(f"  no launch is running; last heard of {clock(one.heard_seconds_ago)} ago")
-    lines += [f"  {count} cells: {reason.splitlines()[0]}" for reason, count in list(one.reasons.items())[:10]]
+    lines += [f"  {count} cells: {_first_line(reason)}" for reason, count in list(one.reasons.items())[:10]]
     lines += [f"  {remark}" for remark in one.remarks[:SHOWN]]
     if len(one.remarks) > SHOWN:
         lines.append(f"  ... and {len(one.remarks) - SHOWN} more remarks: stitchgrid query networks")
-    return lines
+    return list(map(in_one_line, lines))
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def _worker_lines(found: SweepProgress) -> list[str]:

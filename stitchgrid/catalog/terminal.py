@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from rich.cells import cell_len, chop_cells
 
-from stitchgrid.printable import printable
+from stitchgrid.printable import indented, printable
 
 GAP = "  "
 WIDE_GAP = "   "
@@ -173,7 +173,7 @@ def _as_records(heads: Texts, columns: Sequence[Texts], shown: int, width: int) 
     for row in range(shown):
         lines += [""] * bool(row)
         for head, column in zip(heads, columns, strict=True):
-            first, *more = column[row].split("\n")
+            first, *more = indented(column[row]).split("\n")
             name = _padded(_cut(head, longest), longest, right=False)
             lines += [_cut(f"{name}{GAP}{first}", width), *(_cut(line, width) for line in more)]
     return lines

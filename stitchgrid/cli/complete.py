@@ -1,8 +1,10 @@
 """What a shell is offered when Tab is pressed; whatever goes wrong, it is offered nothing, and says nothing.
 
-Stores are looked at without their values, and nothing that imports torch is touched.
+Stores are looked at without their values, and nothing that imports torch is touched. Shells take what they are offered
+as if it had been typed, so only names that mean nothing else to them are.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from os import environ
@@ -16,16 +18,17 @@ from stitchgrid.cli.saying import say
 
 SHELLS = ("bash", "zsh", "fish")
 MOST = 500  # offered at a time
+PLAIN = re.compile(r"[\w./][\w./:@+,=%-]*")  # to bash, zsh and fish a word, and to a command no option
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def offering(names: Callable[[click.Context], Iterable[str]], *, files: bool = False) -> Complete:
-    """Return a completion that offers the names that begin alike, and files where no name fits."""
+    """Return a completion that offers the plain names that begin alike, and files where no name fits."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
         found: list[str] = []
         with suppress(Exception):  # a traceback in the middle of a command line helps nobody
-            found = [name for name in names(ctx) if name.startswith(incomplete)][:MOST]
+            found = [name for name in names(ctx) if name.startswith(incomplete) and PLAIN.fullmatch(name)][:MOST]
         items = [CompletionItem(name) for name in found]
         return items if items or not files else [CompletionItem(incomplete, type="file")]
 

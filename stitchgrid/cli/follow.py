@@ -5,6 +5,7 @@ import click
 from stitchgrid.cli.complete import complete_sweeps
 from stitchgrid.cli.options import STORE
 from stitchgrid.cli.saying import say, warn_of_store
+from stitchgrid.printable import in_one_line
 
 
 @click.command()
@@ -58,7 +59,7 @@ def logs(ctx: click.Context, sweep: str, shard: str | None, store: str) -> None:
     opened.read_job(sweep)  # so that a wrong name is told with the known ones
     names = opened.log_names(sweep)
     if shard is None:
-        say("\n".join(names) or "No logs yet.")
+        say("\n".join(map(in_one_line, names)) or "No logs yet.")
         return
     chosen = [name for name in names if name.startswith(shard)]
     if not chosen:

@@ -10,6 +10,7 @@ from stitchgrid.cli.emit import emit
 from stitchgrid.cli.options import HOW, RECOMPUTE, STORE, USUAL_STORE, WHERE
 from stitchgrid.cli.saying import say, say_begin
 from stitchgrid.cli.streams import going_on
+from stitchgrid.printable import in_one_line
 
 if TYPE_CHECKING:
     from stitchgrid.api.runs import Run
@@ -304,9 +305,10 @@ def _show_summary(run: "Run", store: str) -> None:
         f"in {clock(summary.seconds)}"
     )
     for reason, count in list(summary.failures.items())[:5]:
-        say(f"  {count} without values: {reason.splitlines()[0]}")
+        first, *_ = reason.split("\n")
+        say(f"  {count} without values: {in_one_line(first)}")
     for lines in run.findings():
-        say("\n" + "\n".join(lines))
+        say("\n" + "\n".join(map(in_one_line, lines)))
     run.refresh()  # which lets go of what was read
     say(f"\nThe store is {run.store}. Next:")
     say(f"  {_command('atlas', summary.sweep, store, '--out atlas.html')}")

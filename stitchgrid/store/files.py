@@ -13,6 +13,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.store import folder as below
 from stitchgrid.store.layout import SET_ASIDE
 from stitchgrid.store.limits import LONGEST_FILE
+from stitchgrid.store.root import Root
 from stitchgrid.store.trouble import no_room, unreadable, unwritable
 
 
@@ -83,6 +84,7 @@ class LocalFiles:
 
     def __init__(self, root: Path):
         self.root = root
+        self._held = Root(root)
 
     @property
     def uri(self) -> str:
@@ -102,7 +104,7 @@ class LocalFiles:
         """Return whether the file is there; what is no regular file does not count."""
         self._parts(name)
         try:
-            os.close(below.open_file(self.root, name))
+            os.close(below.open_file(self._held, name))
         except (FileNotFoundError, NotADirectoryError, below.NotRegularError, ValueError):
             return False  # ValueError: of a root that no folder can be
         except OSError as problem:
@@ -117,7 +119,7 @@ class LocalFiles:
         """
         self._parts(name)
         try:
-            with os.fdopen(below.open_file(self.root, name), "rb") as file:
+            with os.fdopen(below.open_file(self._held, name), "rb") as file:
                 if (size := os.fstat(file.fileno()).st_size) > longest:
                     raise too_long(self, name, size, longest)
                 return file.read()
@@ -136,10 +138,27 @@ class LocalFiles:
         """Return the sorted names of the folders inside a folder; none if there is no folder."""
         return sorted(name for name, is_folder in self._entries(folder) if is_folder)
 
+    def kind(self, name: str) -> int | None:
+        """Return what of `stat`'s kinds something of a store is, without following links; None if it is not there.
+
+        Raises:
+            StoreError: If that cannot be told.
+        """
+        *folders, last = self._parts(name)
+        try:
+            with below.opened(self._held, folders) as folder:
+                return below.kind_of(folder, last)
+        except FileNotFoundError:
+            return None
+        except OSError as problem:
+            raise StoreError(
+                f"cannot look at {name} in the store {self.root}: {problem.strerror or problem}"
+            ) from problem
+
     def is_no_folder(self, folder: str) -> bool:
         """Return whether something else, a link or a file, is in the place of a folder: then it counts as empty."""
         try:
-            with below.opened(self.root, self._parts(folder)):
+            with below.opened(self._held, self._parts(folder)):
                 return False
         except (below.NotRegularError, NotADirectoryError):
             return True
@@ -150,7 +169,7 @@ class LocalFiles:
         """Return whether something has this name that is no regular file of the store, or a folder in its place."""
         *folders, last = self._parts(name)
         try:
-            with below.opened(self.root, folders) as folder:
+            with below.opened(self._held, folders) as folder:
                 kind = below.kind_of(folder, last)
         except OSError:
             return False
@@ -161,7 +180,7 @@ class LocalFiles:
     def size(self, name: str) -> int:
         """Return the number of bytes of a regular file, 0 where there is none."""
         try:
-            with os.fdopen(below.open_file(self.root, name), "rb") as file:
+            with os.fdopen(below.open_file(self._held, name), "rb") as file:
                 return os.fstat(file.fileno()).st_size
         except OSError:
             return 0
@@ -170,23 +189,26 @@ class LocalFiles:
         """Return how large something is and when it was written, without following links; None if it is not there."""
         *folders, last = self._parts(name)
         try:
-            with below.opened(self.root, folders) as folder:
+            with below.opened(self._held, folders) as folder:
                 found = os.stat(last, dir_fd=folder, follow_symlinks=False)
         except OSError:
             return None
         return Facts(num_bytes=found.st_size, age_seconds=time.time() - found.st_mtime)
 
     def prune(self, folder: str) -> None:
-        """Remove a folder and those inside it, as far as they are empty."""
-        for inner in self.folders(folder):
-            self.prune(f"{folder}/{inner}")
-        *above, last = self._parts(folder)
-        with suppress(OSError), below.opened(self.root, above) as opened:
-            os.rmdir(last, dir_fd=opened)
+        """Remove a folder and those inside it, as far as they are empty, and no deeper than folders of a store lie."""
+        found = [folder]
+        for one in found:  # which grows meanwhile
+            if one.count("/") < below.DEEPEST:
+                found += [f"{one}/{inner}" for inner in self.folders(one)]
+        for one in reversed(found):
+            *above, last = self._parts(one)
+            with suppress(OSError), below.opened(self._held, above) as opened:
+                os.rmdir(last, dir_fd=opened)
 
     def strangers(self) -> list[below.Stranger]:
         """Return what below the store is no file of any store, but for what was set aside."""
-        return list(below.strangers(self.root, SET_ASIDE))
+        return list(below.strangers(self._held, SET_ASIDE))
 
     def write_once(self, name: str, data: bytes) -> bool:
         """Write a file unless it exists; return whether this call wrote it, so that the first writer wins.
@@ -197,7 +219,7 @@ class LocalFiles:
             return False
         *folders, last = self._parts(name)
         try:
-            with below.opened(self.root, folders, make=True) as folder:
+            with below.opened(self._held, folders, make=True) as folder:
                 partial = below.write_beside(folder, last, data)
                 try:
                     won = below.link(folder, partial, last)
@@ -205,7 +227,7 @@ class LocalFiles:
                 finally:
                     below.remove(folder, partial)
                 if not won and below.kind_of(folder, last) not in (None, stat.S_IFREG):
-                    os.close(below.open_file(self.root, name))  # an error where nobody could read it
+                    os.close(below.open_file(self._held, name))  # an error where nobody could read it
         except OSError as problem:
             raise unwritable(self.root, name, problem) from problem
         return won
@@ -214,7 +236,7 @@ class LocalFiles:
         """Write a file whether or not it exists; readers see the old or the new one, never a mixture."""
         *folders, last = self._parts(name)
         try:
-            with below.opened(self.root, folders, make=True) as folder:
+            with below.opened(self._held, folders, make=True) as folder:
                 partial = below.write_beside(folder, last, data)
                 try:
                     os.rename(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
@@ -229,7 +251,7 @@ class LocalFiles:
         """Remove a file; nothing happens if it is not there."""
         *folders, last = self._parts(name)
         try:
-            with below.opened(self.root, folders) as folder:
+            with below.opened(self._held, folders) as folder:
                 os.unlink(last, dir_fd=folder)
         except FileNotFoundError:
             return
@@ -240,7 +262,7 @@ class LocalFiles:
         """Give something of a store, be it a link or a pipe, another name in it; return False if that is taken."""
         (*folders, last), (*new_folders, new) = self._parts(name), self._parts(to)
         try:
-            with below.opened(self.root, folders) as old, below.opened(self.root, new_folders, make=True) as there:
+            with below.opened(self._held, folders) as old, below.opened(self._held, new_folders, make=True) as there:
                 if below.kind_of(there, new) is not None:
                     return False
                 os.rename(last, new, src_dir_fd=old, dst_dir_fd=there)
@@ -251,7 +273,7 @@ class LocalFiles:
     def check_writable(self) -> None:
         """Raise a StoreError if no file can be written."""
         try:
-            with below.opened(self.root, ()) as folder:
+            with below.opened(self._held, ()) as folder:
                 below.remove(folder, below.write_beside(folder, "writable", b"?"))
         except OSError as problem:
             raise unwritable(self.root, "writable", problem) from problem
@@ -267,9 +289,9 @@ class LocalFiles:
             self.write_once(name, data)
             self.check_writable()
         except (OSError, StoreError) as problem:
-            with suppress(OSError):  # somebody else put something there, or it cannot be undone either
+            with suppress(OSError, StoreError):  # somebody else put something there, or it cannot be undone either
                 if self.root in made:
-                    self.path(name).unlink(missing_ok=True)
+                    self.delete(name)
                 for folder in reversed(made):
                     folder.rmdir()
             if isinstance(problem, StoreError):
@@ -287,7 +309,7 @@ class LocalFiles:
     def _entries(self, folder: str) -> list[tuple[str, bool]]:
         """Return what is in a folder with whether it is a folder itself; a link is none, wherever it leads."""
         try:
-            with below.opened(self.root, self._parts(folder)) as opened, os.scandir(opened) as entries:
+            with below.opened(self._held, self._parts(folder)) as opened, os.scandir(opened) as entries:
                 found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         except (FileNotFoundError, NotADirectoryError, below.NotRegularError):
             return []

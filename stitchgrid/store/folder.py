@@ -7,7 +7,6 @@ of the same store, as tools that share equal content leave them; it is read, and
 
 import errno
 import os
-import pwd
 import re
 import stat
 import uuid
@@ -16,8 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from stitchgrid.paths import user
+from stitchgrid.store.root import FOLDER, Root
+
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 PARTIAL = ".partial"  # ends the hidden name of a file that is being written
@@ -72,13 +73,14 @@ def is_name(text: str) -> bool:
 
 
 @contextmanager
-def opened(root: Path, folders: Sequence[str], *, make: bool = False) -> Iterator[int]:
+def opened(root: Root, folders: Sequence[str], *, make: bool = False) -> Iterator[int]:
     """Open a folder below a root, whose own path may have links; `make` makes what is missing below it.
 
     Raises:
+        UnseenError: If the root is another folder by now, or gone.
         OSError: If it cannot be opened, or there is a link on the way.
     """
-    here = os.open(root, FOLDER)
+    here = root.open()
     try:
         for folder in folders:
             below = _step(here, folder, make=make)
@@ -125,14 +127,6 @@ def owner_of(root: Path, name: str) -> str:
     return "somebody else"
 
 
-def user(number: int) -> str:
-    """Return the name of a user, for people."""
-    try:
-        return f"{pwd.getpwuid(number).pw_name} (user {number})"
-    except KeyError:
-        return f"user {number}"
-
-
 def share_as(folder: int, made: int, *, is_folder: bool = False) -> None:
     """Give what was made in an open folder the folder's group, and its mode, whatever this process's umask.
 
@@ -140,7 +134,7 @@ def share_as(folder: int, made: int, *, is_folder: bool = False) -> None:
     system refuses, it stays as it is.
     """
     around = os.fstat(folder)
-    mode = stat.S_IMODE(around.st_mode) & (0o7777 if is_folder else 0o666)
+    mode = stat.S_IMODE(around.st_mode) & (0o3777 if is_folder else 0o666)
     with suppress(OSError):
         if os.fstat(made).st_gid != around.st_gid:
             os.fchown(made, -1, around.st_gid)
@@ -169,7 +163,7 @@ def kind_of(folder: int, name: str) -> int | None:
         return None
 
 
-def open_file(root: Path, name: str) -> int:
+def open_file(root: Root, name: str) -> int:
     """Return a descriptor of a regular file, to be read.
 
     Raises:
@@ -195,14 +189,14 @@ def _open_regular(folder: int, name: str) -> int:
     return descriptor
 
 
-def _open_target(root: Path, name: str) -> int:
+def _open_target(root: Root, name: str) -> int:
     """Return a descriptor of the file of the store to which a link leads; what it passes is looked at again."""
-    top = os.path.realpath(root)
+    top = os.path.realpath(root.path)
     target = os.path.realpath(f"{top}/{name}")
     if not target.startswith(top.rstrip("/") + "/"):
         raise _not_regular(stat.S_IFLNK)
     *folders, last = os.path.relpath(target, top).split("/")
-    with opened(Path(top), folders) as folder:
+    with opened(root, folders) as folder:
         if kind_of(folder, last) != stat.S_IFREG:
             raise _not_regular(stat.S_IFLNK)
         return _open_regular(folder, last)
@@ -250,7 +244,7 @@ def link(folder: int, partial: str, name: str) -> bool:
     return True
 
 
-def strangers(root: Path, untouched: str) -> Iterator[Stranger]:
+def strangers(root: Root, untouched: str) -> Iterator[Stranger]:
     """Yield what below a root is not the store's, whatever its name; nothing of what is in the folder `untouched`."""
     waiting = [""]
     while waiting:
@@ -272,7 +266,7 @@ def strangers(root: Path, untouched: str) -> Iterator[Stranger]:
                 yield stranger
 
 
-def _look(root: Path, path: Sequence[str]) -> list[tuple[str, int]]:
+def _look(root: Root, path: Sequence[str]) -> list[tuple[str, int]]:
     """Return the names in a folder, sorted, with their kinds; 0 for what is no regular file and no folder."""
     with opened(root, path) as descriptor, os.scandir(descriptor) as entries:
         return sorted((entry.name, _kind(entry)) for entry in entries)
@@ -284,7 +278,7 @@ def _kind(entry: os.DirEntry[str]) -> int:
     return stat.S_IFDIR if entry.is_dir(follow_symlinks=False) else 0
 
 
-def _stranger(root: Path, name: str, kind: int) -> Stranger | None:
+def _stranger(root: Root, name: str, kind: int) -> Stranger | None:
     """Return what is strange about something, None if nothing is."""
     last = name.rpartition("/")[2]
     if not is_name(last):

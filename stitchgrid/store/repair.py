@@ -117,22 +117,11 @@ def _with_number(name: str, number: int) -> str:
 
 def _blocks(files: Files, folder: str, blocked: list[str]) -> bool:
     """Return whether something that is no folder has the name of one, noted in `blocked`."""
-    kind = _kind(files, folder) if isinstance(files, LocalFiles) else None
+    kind = files.kind(folder) if isinstance(files, LocalFiles) else None
     if kind in (None, stat.S_IFDIR):
         return False
     blocked.append(f"{folder}: {_called(kind)} is in the place of a folder")
     return True
-
-
-def _kind(files: LocalFiles, name: str) -> int | None:
-    *folders, last = name.split("/")
-    try:
-        with below.opened(files.root, folders) as folder:
-            return below.kind_of(folder, last)
-    except FileNotFoundError:
-        return None
-    except OSError as problem:
-        raise StoreError(f"cannot look at {name} in the store {files.uri}: {problem.strerror or problem}") from problem
 
 
 def _called(kind: int | None) -> str:
@@ -150,7 +139,7 @@ def _is_written(files: Files, aside: str, data: bytes) -> bool:
 def _rename(files: LocalFiles, name: str, blocked: list[str]) -> str:
     if name != SET_ASIDE:
         return next(one for one in _names(files, name, blocked) if files.move(name, one))
-    kind = _kind(files, name)  # in the place of the folder for what is set aside
+    kind = files.kind(name)  # in the place of the folder for what is set aside
     if kind == stat.S_IFREG:
         return next(one for one in map(partial(_with_number, name), count(2)) if files.move(name, one))
     files.delete(name)

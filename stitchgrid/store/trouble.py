@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 from stitchgrid.errors import NO_ANSWER, NO_PERMISSION, StoreError, UnseenError
-from stitchgrid.store.folder import owner_of, user
+from stitchgrid.paths import user
+from stitchgrid.store.folder import owner_of
 
 FORBIDDEN = {errno.EACCES, errno.EPERM}
 SILENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}

@@ -1,0 +1,56 @@
+"""The folder that a store is in: the same one for as long as the store is open, wherever its path leads by then."""
+
+import os
+import weakref
+from pathlib import Path
+
+from stitchgrid.errors import NO_ANSWER, UnseenError
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Root:
+    """A folder by its path, opened anew each time, and only if it is the one that was opened first.
+
+    Whoever can rename a folder of the path could put another store in its place between two steps of a deletion. The
+    first descriptor is kept open, so that no other folder gets the number of this one; nothing is read through it, so
+    that processes may share it. Another process is sent the path alone.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._first: tuple[int, int] | None = None  # device and number
+
+    def __reduce__(self) -> tuple[type["Root"], tuple[Path]]:
+        return Root, (self.path,)
+
+    def open(self) -> int:
+        """Return a new descriptor of the folder.
+
+        Raises:
+            UnseenError: If another folder is in its place, or none any more.
+            OSError: If it cannot be opened.
+        """
+        try:
+            new = os.open(self.path, FOLDER)
+        except (FileNotFoundError, NotADirectoryError) as problem:
+            if self._first is None:
+                raise
+            raise self._lost(
+                "the store's folder is gone: it was moved, removed, or is not mounted any more"
+            ) from problem
+        found = os.fstat(new)
+        if self._first is None:
+            self._first = found.st_dev, found.st_ino
+            weakref.finalize(self, os.close, os.dup(new))
+        if self._first != (found.st_dev, found.st_ino):
+            os.close(new)
+            raise self._lost("another folder is in its place")
+        return new
+
+    def _lost(self, what: str) -> UnseenError:
+        return UnseenError(
+            f"the store at {self.path} was replaced meanwhile: {what}; nothing more is read or written there: see who "
+            "can rename folders of this path, and begin again.",
+            why=NO_ANSWER,
+        )
