@@ -247,6 +247,46 @@ def test_other_cells_under_one_name_get_a_name_of_their_own(tmp_path):
     assert Store.open(tmp_path / "into").check().findings == ()
 
 
+@pytest.mark.parametrize(
+    ("mine", "theirs"), [(["0001"], ["0002"]), (["0001", "0002"], ["0001", "0003"]), (["0001"], ["0001"])]
+)
+def test_no_revision_comes_on_top_of_a_sweep_that_it_does_not_continue(tmp_path, mine, theirs):
+    """The other store's sweep is another one, whatever the numbers of its revisions: it comes as a whole."""
+    for place, cells, wanted in (("into", CELLS[:4], mine), ("from", CELLS[4:8], theirs)):
+        for number, name in enumerate(wanted, start=1):
+            store_of(tmp_path / place, "s", cells[: 1 + number])
+            folder = tmp_path / place / "sweeps/s"
+            if name != f"{number:04d}":
+                (folder / f"{number:04d}").rename(folder / name)
+    before = content_of(tmp_path / "into/sweeps/s")
+    found = run("merge", tmp_path / "from", "--store", tmp_path / "into")
+    [name] = set(Store.open(tmp_path / "into").sweep_names()) - {"s"}
+    assert f"s is {name} here" in found.stdout
+    assert content_of(tmp_path / "into/sweeps/s") == before
+    assert sorted(path.name for path in (tmp_path / f"into/sweeps/{name}").iterdir()) == theirs
+    assert Store.open(tmp_path / "into").check().findings == ()
+
+
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_a_job_that_was_never_planned_is_no_continuation_of_another(tmp_path, is_sound):
+    for place, number in (("into", 1), ("from", 2)):
+        Store.open(tmp_path / place, create=True).write_job("s", {"name": "s", "of": number})
+    (tmp_path / "from/sweeps/s/0001").rename(tmp_path / "from/sweeps/s/0002")
+    if not is_sound:  # the name is this store's, though nobody can read what it stands for
+        (tmp_path / "into/sweeps/s/0001/job.json").write_text("{")
+    run("merge", tmp_path / "from", "--store", tmp_path / "into")
+    assert [path.name for path in (tmp_path / "into/sweeps/s").iterdir()] == ["0001"]
+    assert len(list((tmp_path / "into/sweeps").iterdir())) == 2
+
+
+def test_what_was_noted_of_code_behind_a_job_without_a_plan_stays_there(tmp_path):
+    source = Store.open(tmp_path / "from", create=True)
+    source.write_code("s", source.write_job("s", {"name": "s"}), {"own_code": {"net": "0"}})
+    run("merge", tmp_path / "from", "--store", tmp_path / "into")
+    assert source.read_code("s") == {"own_code": {"net": "0"}}
+    assert Store.open(tmp_path / "into").read_code("s") == {}
+
+
 def test_a_sweep_that_is_being_computed_here_is_left_alone(tmp_path):
     into = store_of(tmp_path / "into", "s", CELLS[:4])
     shutil.copytree(tmp_path / "into", tmp_path / "from")

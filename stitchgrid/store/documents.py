@@ -139,13 +139,18 @@ class KindDocument(Document):
         return self
 
 
-class InfoDocument(Document):
-    """What the planner kept with a revision."""
+class CodeDocument(Document):
+    """Which own code a job named: digests of that of each network, of files that give images, of single modules."""
 
-    assumed_flops_per_second: Annotated[float, Field(gt=0)] = 1.0
     own_code: dict[Text, Short] = {}
     own_data: dict[Text, Short] = {}
     own_files: dict[Text, dict[Text, Short]] = {}
+
+
+class InfoDocument(CodeDocument):
+    """What the planner kept with a revision."""
+
+    assumed_flops_per_second: Annotated[float, Field(gt=0)] = 1.0
     matchers: list[KindDocument] = []
     artefacts: dict[Short, list[Short]] | None = None  # keys by kind; None: of an earlier version
     groups: Count | None = None

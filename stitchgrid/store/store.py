@@ -175,6 +175,14 @@ class Store:
         """Return the job of a revision, by default of the latest; a StoreError if there is none."""
         return self._sweeps.read_job(sweep, revision)
 
+    def write_code(self, sweep: str, revision: int, record: Mapping[str, Any]) -> None:
+        """Note which own code a launch found behind a job that is not planned yet (`documents.CodeDocument`)."""
+        self._sweeps.write_code(sweep, revision, record)
+
+    def read_code(self, sweep: str) -> dict[str, Any]:
+        """Return which own code the latest job is known with, {} if none is; a StoreError if it cannot be read."""
+        return self._sweeps.read_code(sweep)
+
     def write_plan(
         self,
         sweep: str,

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError, UnseenError, nearest
 from stitchgrid.store.damage import DamagedFileError
-from stitchgrid.store.documents import Document, PlanDocument, longest, read_document
+from stitchgrid.store.documents import CodeDocument, Document, PlanDocument, longest, read_document
 from stitchgrid.store.files import Files, write_next
-from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
+from stitchgrid.store.layout import CODE, JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
 from stitchgrid.store.parts import parquet_bytes
 from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, with_nulls
 from stitchgrid.store.sound_plans import DamagedTableError, Places, check_plan, with_undefined
@@ -64,6 +64,24 @@ class Sweeps:
         data = json_bytes(job)
         latest = self.latest_revision(sweep) or 0
         return write_next(self.files, lambda revision: Layout.revision(sweep, revision, JOB), data, after=latest)
+
+    def write_code(self, sweep: str, revision: int, record: Mapping[str, Any]) -> None:
+        """Note which own code a launch found behind a job that is not planned yet, in the place of what was noted."""
+        if not self.files.exists(Layout.revision(sweep, revision, PLAN)):
+            self.files.replace(Layout.revision(sweep, revision, CODE), json_bytes(record))
+
+    def read_code(self, sweep: str) -> dict[str, Any]:
+        """Return which own code the latest job is known with: what is noted, else what the latest plan says; or {}.
+
+        Raises:
+            StoreError: If that cannot be read.
+        """
+        latest = self.latest_revision(sweep)
+        if latest is not None and latest > (self.latest_plan(sweep) or 0):
+            name = Layout.revision(sweep, latest, CODE)
+            if self.files.exists(name):
+                return self._read_json(name, CodeDocument)
+        return self.read_info(sweep)
 
     def planned(self, sweep: str) -> list[int]:
         """Return the numbers of the complete revisions, ascending."""
