@@ -21,6 +21,7 @@ from stitchgrid.models.fingerprint import to_json
 from stitchgrid.records import Fingerprint, TensorSummary, canonical, digest
 from stitchgrid.store import Store, merging
 from stitchgrid.store.compact import Compaction
+from stitchgrid.store.layout import HIGHEST
 from stitchgrid.store.merging import merge
 
 CELLS = list(planned_cells())
@@ -277,6 +278,14 @@ def test_a_job_that_was_never_planned_is_no_continuation_of_another(tmp_path, is
     run("merge", tmp_path / "from", "--store", tmp_path / "into")
     assert [path.name for path in (tmp_path / "into/sweeps/s").iterdir()] == ["0001"]
     assert len(list((tmp_path / "into/sweeps").iterdir())) == 2
+
+
+def test_a_revision_that_leaves_no_room_for_others_is_left_out(tmp_path):
+    store_of(tmp_path / "from", "s", CELLS[:4])
+    (tmp_path / "from/sweeps/s/0001").rename(tmp_path / f"from/sweeps/s/{HIGHEST}")
+    found = run("merge", tmp_path / "from", "--store", tmp_path / "into", code=1)
+    assert f"left out: {tmp_path / 'from'}: sweep 's': its revision {HIGHEST} has a number above" in found.stderr
+    assert Store.open(tmp_path / "into").sweep_names() == []
 
 
 def test_what_was_noted_of_code_behind_a_job_without_a_plan_stays_there(tmp_path):

@@ -106,6 +106,8 @@ class Launch:
                 self.store.leases.wait_until_free(self.job.name, say=self.display.say)
             elif not force:
                 self.store.leases.require_free(self.job.name, say=self.display.say)
+            if update:
+                self.store.require_next_revision(self.job.name)
             before = self.store.leases.last_number(self.job.name)
             self._again = recomputation(self.job, recompute, self.store)
             code = HeldCode(self.job)

@@ -18,11 +18,12 @@ from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.documents import Document, PlanDocument, RoundDocument, json_object, longest, read_document
 from stitchgrid.store.files import Files, write_next
 from stitchgrid.store.journal import Journal, is_round
-from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
+from stitchgrid.store.layout import HIGHEST, JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
 from stitchgrid.store.lease import Leases
 from stitchgrid.store.logs import LONGEST, Logs
 from stitchgrid.store.sweeps import Sweeps, json_bytes
 
+HIGHEST_TAKEN = HIGHEST // 2  # number of a revision: as many can follow it here
 DIGITS = 8  # of the digest in the name of a sweep whose own name is taken
 SEPARATOR = "\x1f"
 
@@ -70,6 +71,9 @@ class SweepMerge:
     def _take(self, sweep: str) -> Taken | None:
         history = self._history(self.source, sweep, self.damaged)
         if not history:
+            return None
+        if (last := max(history)) > HIGHEST_TAKEN:
+            self.left_out.append(f"sweep {sweep!r}: its revision {last} has a number above {HIGHEST_TAKEN}")
             return None
         name = self._name(sweep, history)
         history = history if name == sweep else _renamed(history, name)

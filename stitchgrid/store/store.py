@@ -171,6 +171,10 @@ class Store:
         """Store a job as the sweep's next revision; return its number."""
         return self._sweeps.write_job(sweep, job)
 
+    def require_next_revision(self, sweep: str) -> None:
+        """Raise a StoreError if the sweep can have no further revision."""
+        self._sweeps.require_next(sweep)
+
     def read_job(self, sweep: str, revision: int | None = None) -> dict[str, Any]:
         """Return the job of a revision, by default of the latest; a StoreError if there is none."""
         return self._sweeps.read_job(sweep, revision)

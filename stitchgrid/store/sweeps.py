@@ -15,7 +15,7 @@ from stitchgrid.errors import StoreError, UnseenError, nearest
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import CodeDocument, Document, PlanDocument, longest, read_document
 from stitchgrid.store.files import Files, write_next
-from stitchgrid.store.layout import CODE, JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
+from stitchgrid.store.layout import CODE, HIGHEST, JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
 from stitchgrid.store.parts import parquet_bytes
 from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, with_nulls
 from stitchgrid.store.sound_plans import DamagedTableError, Places, check_plan, with_undefined
@@ -60,10 +60,24 @@ class Sweeps:
         return max(self._revisions(sweep, JOB), default=None)
 
     def write_job(self, sweep: str, job: Mapping[str, Any]) -> int:
-        """Store a job as the sweep's next revision; return its number."""
+        """Store a job as the sweep's next revision; return its number.
+
+        Raises:
+            StoreError: If no revision can follow the latest one.
+        """
         data = json_bytes(job)
         latest = self.latest_revision(sweep) or 0
+        self.require_next(sweep)
         return write_next(self.files, lambda revision: Layout.revision(sweep, revision, JOB), data, after=latest)
+
+    def require_next(self, sweep: str) -> None:
+        """Raise a StoreError if the sweep can have no further revision, since readers would not see it."""
+        numbers = map(Layout.revision_number, self.files.folders(Layout.sweep(sweep)))
+        if (last := max(filter(None, numbers), default=0)) >= HIGHEST:
+            raise StoreError(
+                f"no revision can follow {Layout.sweep(sweep)}/{last:04d} in the store {self.files.uri}; give the job "
+                "another name: no result is lost, and nothing finished is computed again."
+            )
 
     def write_code(self, sweep: str, revision: int, record: Mapping[str, Any]) -> None:
         """Note which own code a launch found behind a job that is not planned yet, in the place of what was noted."""
