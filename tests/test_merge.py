@@ -9,7 +9,7 @@ import pytest
 from helpers_flow import at_once, run
 from helpers_objects import make_bucket, moto_server, store_uri
 from helpers_stopping import content_of, stopped_everywhere
-from helpers_store import QUICK, make_row, planned_cells, rows_of
+from helpers_store import QUICK, make_row, plan_tables, planned_cells, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_compact import part_lists, planned_store
@@ -52,10 +52,17 @@ def seen(folder):
     return results(folder), logs, artefacts, attempts, failed
 
 
+def agreed(row):
+    """Return a row with the value that whoever computes its cell finds."""
+    number = int(digest(row.cell_id, str(row.metric), str(row.generation or 0))[:4], 16)
+    return row if row.value is None else replace(row, value=number / 2**16)
+
+
 @settings(max_examples=6, **QUICK)
 @given(here=part_lists, there=part_lists, states=st.tuples(st.booleans(), st.booleans()))
 def test_a_merged_store_says_what_one_store_of_all_rows_would(tmp_path_factory, here, there, states):
     one, two, both = (planned_store(tmp_path_factory.mktemp("grid")) for _ in range(3))
+    here, there = ([[agreed(row) for row in part] for part in parts] for parts in (here, there))
     for store, parts, is_compacted in ((one, here, states[0]), (two, there, states[1])):
         for shard, part in enumerate(parts):
             store.write_part(f"shard-{shard}", part)
@@ -315,6 +322,80 @@ def test_claims_and_heartbeats_of_the_other_stay_there(tmp_path):
     into = Store.open(tmp_path / "into")
     assert into.leases.holder("s") is None
     assert into.read_heartbeat("s") is None
+
+
+# Values of one cell ---------------------------------------------------------------------------------------------------
+
+EARLIER, LATER = "2020-01-01T00:00:00+00:00", "2030-01-01T00:00:00+00:00"
+
+
+def values_of(folder):
+    with Catalog(Store.open(folder)) as catalog:
+        return catalog.query("select distinct cell_id, metric, value from results order by all").to_pylist()
+
+
+def with_others(folder, *, compacted, **changes):
+    """Write rows of the first three cells into a store, with another accuracy."""
+    store = Store.open(folder)
+    named = [(cell, metric) for cell in CELLS[:3] for metric in cell.metrics]
+    store.write_part("other", [make_row(*one, 0.75 if one[1] == "accuracy" else 0.5, **changes) for one in named])
+    if compacted:
+        store.compact()
+    return store
+
+
+@pytest.mark.parametrize("compacted", [True, False])
+@pytest.mark.parametrize("at", [EARLIER, LATER])
+def test_other_values_of_a_cell_are_counted_and_those_here_stay(tmp_path, at, compacted):
+    store_of(tmp_path / "into", "s", CELLS[:6], compacted=compacted)
+    store_of(tmp_path / "from", "s", CELLS[:6], compacted=False)
+    [path] = Store.open(tmp_path / "from").part_paths()
+    path.unlink()
+    with_others(tmp_path / "from", compacted=compacted, created_at=at)
+    before = values_of(tmp_path / "into")
+    changed = [cell for cell in CELLS[:3] if "accuracy" in cell.metrics]
+    first = min(changed, key=lambda cell: cell.cell_id)
+    for _ in range(2):
+        found = run("merge", tmp_path / "from", "--store", tmp_path / "into", code=1)
+        told = (
+            f"{tmp_path / 'from'}: {len(changed)} cells have other values there than here, beyond rounding; those here"
+        )
+        assert told in found.stderr
+        layers = f"{first.matcher} {first.source_layer} -> {first.target_layer}"
+        assert f"{layers}, accuracy: 0.5 here, 0.75 there (cell {first.cell_id})" in found.stderr
+        assert values_of(tmp_path / "into") == before
+    kept = content_of(tmp_path / "into")
+    found = run("merge", tmp_path / "from", "--store", tmp_path / "into", "--format", "json", code=1)
+    [told] = json.loads(found.stdout)["stores"]
+    assert (told["num_differing"], told["num_replaced"], len(told["differences"])) == (len(changed), 0, len(changed))
+    assert content_of(tmp_path / "into") == kept
+
+
+def test_a_later_computation_counts_and_is_said(tmp_path):
+    for name in ("into", "from"):
+        store_of(tmp_path / name, "s", CELLS[:6])
+    source = with_others(tmp_path / "from", compacted=True, generation=7)
+    found = run("merge", tmp_path / "from", "--store", tmp_path / "into")
+    assert "3 cells were computed again there: their new values count here, too" in found.stdout
+    assert values_of(tmp_path / "into") == values_of(tmp_path / "from")
+    assert 0.75 in [row["value"] for row in values_of(tmp_path / "into")]
+    kept = content_of(tmp_path / "into")
+    assert "computed again" not in run("merge", tmp_path / "from", "--store", tmp_path / "into").stdout
+    assert content_of(tmp_path / "into").items() <= kept.items()  # files of earlier snapshots may go
+    store_of(tmp_path / "before", "s", CELLS[:6])
+    [told] = source.merge([Store.open(tmp_path / "before")]).stores  # what was computed earlier is no other value
+    assert (told.num_rows, told.num_differing, told.num_replaced) == (0, 0, 0)
+
+
+def test_rounding_is_no_other_value(tmp_path):
+    for name, value in (("into", 0.5), ("from", 0.5 + 9e-7)):
+        store = Store.open(tmp_path / name, create=True)
+        store.write_plan("s", store.write_job("s", {"name": "s"}), **plan_tables(), info={})
+        store.write_part("part", [make_row(CELLS[0], "accuracy", value, created_at=LATER if value == 0.5 else EARLIER)])
+    shutil.copytree(tmp_path / "into", tmp_path / "other")
+    run("merge", tmp_path / "from", "--store", tmp_path / "into")
+    run("merge", tmp_path / "other", "--store", tmp_path / "from")
+    assert values_of(tmp_path / "into") == values_of(tmp_path / "from") != []
 
 
 # Artefacts ------------------------------------------------------------------------------------------------------------
