@@ -22,6 +22,7 @@ from stitchgrid.records import Fingerprint, TensorSummary, canonical, digest
 from stitchgrid.store import Store, merging
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.layout import HIGHEST
+from stitchgrid.store.limits import HIGHEST_TAKEN, MOST
 from stitchgrid.store.merging import merge
 
 CELLS = list(planned_cells())
@@ -385,6 +386,17 @@ def test_a_later_computation_counts_and_is_said(tmp_path):
     store_of(tmp_path / "before", "s", CELLS[:6])
     [told] = source.merge([Store.open(tmp_path / "before")]).stores  # what was computed earlier is no other value
     assert (told.num_rows, told.num_differing, told.num_replaced) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("generation", "code"), [(HIGHEST_TAKEN, 0), (HIGHEST_TAKEN + 1, 1), (MOST, 1)])
+def test_rows_that_leave_no_room_for_later_ones_are_left_out(tmp_path, generation, code):
+    store_of(tmp_path / "into", "s", CELLS[:6])
+    store_of(tmp_path / "from", "s", CELLS[:6])
+    before = values_of(tmp_path / "into")
+    with_others(tmp_path / "from", compacted=True, generation=generation)
+    found = run("merge", tmp_path / "from", "--store", tmp_path / "into", code=code)
+    assert ("rows of a generation above 500000000000000, which no later computation" in found.stderr) == bool(code)
+    assert (values_of(tmp_path / "into") == before) == bool(code)
 
 
 def test_rounding_is_no_other_value(tmp_path):

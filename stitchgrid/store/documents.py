@@ -14,9 +14,8 @@ from pydantic_core import ErrorDetails, from_json
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import DATA_NAME, EXTRACTS, HIGHEST, MANIFEST_NAME, PART_NAME, SAFE_NAME, SNAPSHOT_DATA
-from stitchgrid.store.limits import KB, MB
+from stitchgrid.store.limits import KB, MB, MOST
 
-MOST = 10**15  # of anything that is counted
 SHOWN = 3  # problems of one document
 
 Count = Annotated[int, Field(ge=0, le=MOST)]

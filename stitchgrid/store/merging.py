@@ -23,9 +23,10 @@ from stitchgrid.store.compact import Compaction
 from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.differing import Comparison, Difference
 from stitchgrid.store.documents import ArtefactDocument, read_document
-from stitchgrid.store.duplicates import Numbers, as_numbers, encoded
+from stitchgrid.store.duplicates import Numbers, as_numbers, encoded, generations
 from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.layout import Layout
+from stitchgrid.store.limits import HIGHEST_TAKEN
 from stitchgrid.store.merge_sweeps import SweepMerge, Taken
 from stitchgrid.store.prints import prints_of_each
 from stitchgrid.store.reading import ATTEMPTS, Contents, contents
@@ -92,6 +93,7 @@ class _Source:
         self.left_out: list[str] = []
         self.without: set[str] = set()  # networks whose rows stay where they are
         self.num_artefacts = self.num_logs = self.num_rows = 0
+        self.num_last = 0  # rows that no later computation could follow
         self.meeting = Meeting([])
 
     def report(self) -> FromStore:
@@ -108,8 +110,12 @@ class _Source:
             num_replaced=self.meeting.num_replaced,
             differences=tuple(self.meeting.differences),
             damaged=tuple(damaged.values()),
-            left_out=tuple(self.left_out),
+            left_out=(*self.left_out, *self._rows_left_out()),
         )
+
+    def _rows_left_out(self) -> list[str]:
+        told = f"{self.num_last} rows of a generation above {HIGHEST_TAKEN}, which no later computation could follow"
+        return [told] if self.num_last else []
 
     def take_sweeps(self) -> None:
         sweeps = SweepMerge(self.into, self.files)
@@ -175,7 +181,11 @@ class _Source:
         return found - {None}
 
     def wanted(self, rows: pa.Table) -> pa.Table:
-        """Return rows without those of networks that are left out."""
+        """Return rows without those of networks that are left out, and of generations that leave no room."""
+        is_last = generations(rows) > HIGHEST_TAKEN
+        if is_last.any():
+            self.num_last += int(is_last.sum())
+            rows = rows.filter(pa.array(~is_last))
         if not self.without:
             return rows
         networks = pa.array(sorted(self.without))
@@ -250,7 +260,7 @@ class RowMerge(Compaction):
     def _take(self, found: Contents) -> None:
         super()._take(found)
         for source in self.sources:
-            source.num_rows = 0
+            source.num_rows = source.num_last = 0
             source.meeting = self._meeting = Meeting(self._prints[tier.file] for tier in self.tiers)
             for _ in range(ATTEMPTS):
                 if self._take_source(source):
