@@ -29,7 +29,7 @@ from stitchgrid.driver.speed import KEY, planned_speed, speed_there
 from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
 from stitchgrid.driver.where import Where
-from stitchgrid.errors import StitchgridError
+from stitchgrid.errors import StitchgridError, StoreError, UnseenError
 from stitchgrid.jobfile import Job
 from stitchgrid.matchers.describe import as_record
 from stitchgrid.matchers.registry import MATCHERS, stored_metrics_of
@@ -212,10 +212,18 @@ class Launch:
     def _revision(self) -> int:
         """Return the revision of the sweep that stands for this very job, writing it where there is none."""
         revision = self.store.latest_revision(self.job.name)
-        if revision is None or self.store.read_job(self.job.name, revision) != self.job.to_dict():
+        if revision is None or not self._is_job_of(revision):
             revision = self.store.write_job(self.job.name, self.job.to_dict())
         self.store.write_code(self.job.name, revision, self._code)
         return revision
+
+    def _is_job_of(self, revision: int) -> bool:
+        try:
+            return self.store.read_job(self.job.name, revision) == self.job.to_dict()
+        except UnseenError:
+            raise
+        except StoreError:  # it is damaged, and stays: the next revision has the job
+            return False
 
     def _keep_fingerprints(self, resolution: Resolution) -> None:
         """Store what networks compute that the store does not know yet.

@@ -314,7 +314,7 @@ class Checker:
         if PLAN not in present:
             return
         for name, problem in Sweeps(self.files).plan_problems(sweep, revision):
-            others = tuple(here[one] for one in here if one not in (JOB, CODE, name) and one in present)
+            others = tuple(here[one] for one in here if one not in (JOB, CODE, name) and one in present and name != JOB)
             yield Finding(file=here[name], problem=problem, advice=RELAUNCH, goes_with=others)
 
     def _entry(self, name: str, kind: type[Document], advice: str) -> Iterator[Finding]:

@@ -5,6 +5,8 @@ is refused by the parser, which needs no stack for it. Keys that this version do
 since a later version may have written them.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -156,6 +158,21 @@ class InfoDocument(CodeDocument):
     shuffles: Count = 0
 
 
+def job_digest(job: Mapping[str, Any]) -> str:
+    """Return the digest of a job, whatever its name is: a merge may give it another one."""
+    return _json_digest(job, without="name")
+
+
+def plan_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the digest of the manifest of a revision."""
+    return _json_digest(manifest, without="digest")
+
+
+def _json_digest(value: Mapping[str, Any], *, without: str) -> str:
+    rest = {key: one for key, one in value.items() if key != without}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 class PlanDocument(Document):
     """The manifest of a revision of a sweep."""
 
@@ -164,6 +181,15 @@ class PlanDocument(Document):
     num_rows: dict[Short, Count]
     sha256: dict[Short, Sha256]
     info: InfoDocument
+    job: Sha256 | None = None  # digest of the job, whatever its name is; None: of an earlier version
+    digest: Sha256 | None = None  # of all else of this; None: of an earlier version
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_as_written(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("digest") not in (None, plan_digest(value)):
+            raise ValueError("content differs from the digest in it")
+        return value
 
 
 class ArtefactDocument(Document):

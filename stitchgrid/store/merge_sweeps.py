@@ -130,7 +130,8 @@ class SweepMerge:
         if files is self.source:
             problems = Sweeps(files).plan_problems(sweep, number)
             damaged += [Damage(file=Layout.revision(sweep, number, file), reason=why) for file, why in problems]
-            if problems:
+            job = None if JOB in dict(problems) else job
+            if dict(problems).keys() - {JOB}:
                 return Revision(job=job, plan=None)
         plan = _document(files, Layout.revision(sweep, number, PLAN), PlanDocument, damaged)
         return Revision(job=job, plan=plan, tables=self._tables(files, sweep, number, plan))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,13 +14,23 @@ import pyarrow.compute as pc
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError, UnseenError, nearest
 from stitchgrid.store.damage import DamagedFileError
-from stitchgrid.store.documents import CodeDocument, Document, PlanDocument, longest, read_document
+from stitchgrid.store.documents import (
+    CodeDocument,
+    Document,
+    PlanDocument,
+    job_digest,
+    longest,
+    plan_digest,
+    read_document,
+)
 from stitchgrid.store.files import Files, write_next
 from stitchgrid.store.layout import CODE, HIGHEST, JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
 from stitchgrid.store.parts import parquet_bytes
 from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, with_nulls
 from stitchgrid.store.sound_plans import DamagedTableError, Places, check_plan, with_undefined
 from stitchgrid.store.sound_tables import read_table
+
+OTHER_JOB = f"it is not the job that {PLAN} was made for"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +79,9 @@ class Sweeps:
         data = json_bytes(job)
         latest = self.latest_revision(sweep) or 0
         self.require_next(sweep)
+        digest = job_digest(json.loads(data))
+        while self._planned_job(sweep, latest + 1) not in (None, digest):  # whose own job is lost
+            latest += 1
         return write_next(self.files, lambda revision: Layout.revision(sweep, revision, JOB), data, after=latest)
 
     def require_next(self, sweep: str) -> None:
@@ -125,7 +139,18 @@ class Sweeps:
         revision = revision or self.latest_revision(sweep)
         if revision is None:
             raise self._unknown(sweep)
-        return self._read_json(Layout.revision(sweep, revision, JOB))
+        job = self._read_json(Layout.revision(sweep, revision, JOB))
+        if self._planned_job(sweep, revision) not in (None, job_digest(job)):
+            raise self._damaged(Layout.revision(sweep, revision, JOB), OTHER_JOB)
+        return job
+
+    def _planned_job(self, sweep: str, revision: int) -> str | None:
+        """Return the digest of the job that a revision was planned with; None where nothing says it."""
+        name = Layout.revision(sweep, revision, PLAN)
+        try:
+            return read_document(self.files, name, PlanDocument).get("job") if self.files.exists(name) else None
+        except (DamagedFileError, StoreError):
+            return None
 
     def write_plan(self, sweep: str, revision: int, tables: Mapping[str, pa.Table], info: Mapping[str, Any]) -> None:
         """Complete a revision; writing the same tables again changes nothing.
@@ -148,6 +173,9 @@ class Sweeps:
             "sha256": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
             "info": dict(info),
         }
+        with suppress(StoreError):  # a job that is lost has no digest
+            manifest["job"] = job_digest(self.read_job(sweep, revision))
+        manifest["digest"] = plan_digest(json.loads(json_bytes(manifest)))
         self.files.write_once(Layout.revision(sweep, revision, PLAN), json_bytes(manifest))
 
     def read_plan(self, sweep: str, revision: int | None = None) -> StoredPlan | None:
@@ -226,7 +254,8 @@ class Sweeps:
         except (KeyError, StoreError) as problem:
             lacks = isinstance(problem, KeyError)
             return [(PLAN, f"lacks {problem}" if lacks else str(problem))]
-        found, tables = [], {}
+        tables: dict[str, pa.Table] = {}
+        found = self._job_problems(sweep, revision, manifest.get("job"))
         for name in (table for table in TABLES if table in SWEEP_TABLES or f"{table}.parquet" in digests):
             try:
                 tables[name] = table = self._read_table(sweep, revision, name, digests)
@@ -239,6 +268,15 @@ class Sweeps:
         except DamagedTableError as problem:
             found.append((problem.file, problem.problem))
         return found
+
+    def _job_problems(self, sweep: str, revision: int, digest: str | None) -> list[tuple[str, str]]:
+        """Return what is wrong with the job of a revision, if it is there and readable."""
+        name = Layout.revision(sweep, revision, JOB)
+        try:
+            is_other = digest is not None and self.files.exists(name) and job_digest(self._read_json(name)) != digest
+        except StoreError:
+            return []
+        return [(JOB, OTHER_JOB)] if is_other else []
 
     def _may_be_known(self, sweep: str) -> bool:
         """Return whether it is a sweep, or one that cannot be seen from here: whoever reads it is told why."""
