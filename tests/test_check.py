@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -141,9 +142,56 @@ def test_a_sweep_whose_job_is_set_aside_still_answers(store):
     empty(Path(store.uri) / f"{REVISION}/job.json")
     store.set_aside(store.check())
     assert store.sweep_names() == [SWEEP]
-    assert store.write_job(SWEEP, {"job": {}}) == 1
+    assert store.write_job(SWEEP, {"job": {}}) == 2, "the first revision was planned for another job"
+    assert store.write_job(SWEEP, {"job": {"name": SWEEP}, "base": "."}) == 3
+    shutil.rmtree(Path(store.uri) / f"sweeps/{SWEEP}/0002")
+    shutil.rmtree(Path(store.uri) / f"sweeps/{SWEEP}/0003")
+    assert store.write_job(SWEEP, {"job": {"name": SWEEP}, "base": "."}) == 1
     with Catalog(store) as catalog:
         assert catalog.sweeps == (SWEEP,)
+
+
+def changed(store, file, before, after):
+    path = Path(store.uri) / f"{REVISION}/{file}"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def test_a_job_that_is_not_the_one_of_its_plan_is_damage(store):
+    changed(store, "job.json", '"base": "."', '"base": "/"')
+    [found] = store.check().damage
+    assert (found.file, found.problem) == (f"{REVISION}/job.json", "it is not the job that plan.json was made for")
+    assert found.goes_with == ()
+    with pytest.raises(
+        StoreError, match=r"job.json in the store .* is damaged: it is not the job that plan.json was made"
+    ):
+        store.read_job(SWEEP)
+    other = Store.open(Path(store.uri).parent / "other", create=True)
+    [told] = other.merge([store]).stores
+    assert [one.file for one in told.damaged] == [f"{REVISION}/job.json"]
+    assert not (Path(other.uri) / f"{REVISION}/job.json").exists()
+    assert other.read_plan(SWEEP).cells.num_rows == 216
+
+
+def test_a_changed_number_in_a_plan_is_damage(store):
+    changed(store, "plan.json", '"num_shards": 4', '"num_shards": 5')
+    [found] = store.check().damage
+    assert found.file == f"{REVISION}/plan.json"
+    assert "content differs from the digest in it" in found.problem
+    with pytest.raises(StoreError, match="content differs from the digest in it"):
+        store.read_plan_info(SWEEP)
+
+
+def test_plans_of_earlier_versions_have_no_digest_of_their_job(store):
+    path = Path(store.uri) / f"{REVISION}/plan.json"
+    plan = json.loads(path.read_text())
+    assert {"job", "digest"} <= plan.keys()
+    path.write_text(json.dumps({key: value for key, value in plan.items() if key not in ("job", "digest")}))
+    changed(store, "job.json", '"base": "."', '"base": "/"')
+    assert store.read_job(SWEEP)["base"] == "/"
+    assert store.read_plan_info(SWEEP) == {"num_shards": 4}
+    assert [one for one in store.check().findings if one.is_damage and REVISION in one.file] == []
 
 
 def test_a_damaged_artefact_goes_with_its_manifest_and_is_made_anew(store):

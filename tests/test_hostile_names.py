@@ -159,6 +159,7 @@ def test_a_name_forges_no_line_of_a_check(grid, folder):
 def test_a_key_forges_no_line_of_a_check(grid):
     plan = grid / f"sweeps/{SWEEP}/0001/plan.json"
     found = json.loads(plan.read_text())
+    del found["digest"]
     found["num_rows"][f"x\n{FORGED}\n"] = "none"
     plan.write_text(json.dumps(found))
     assert forged(run(grid, "check", codes=[1]).output) == []
@@ -251,6 +252,7 @@ def test_no_message_is_longer_than_anybody_reads(grid, arguments):
 def test_a_long_key_is_not_repeated(grid):
     plan = grid / f"sweeps/{SWEEP}/0001/plan.json"
     found = json.loads(plan.read_text())
+    del found["digest"]
     found["num_rows"]["x" * 10_000_000] = "none"
     plan.write_text(json.dumps(found))
     for arguments in (["check"], ["sql", "select 1 as one"], ["status"]):

@@ -61,6 +61,7 @@ def set_plan(store, name, column, change):
     data = parquet_bytes(table)
     store.files.replace(f"{PLAN}/{name}.parquet", data)
     manifest = json.loads((folder / "plan.json").read_text())
+    del manifest["digest"]
     manifest["sha256"][f"{name}.parquet"] = hashlib.sha256(data).hexdigest()
     manifest["num_rows"][name] = table.num_rows
     store.files.replace(f"{PLAN}/plan.json", json.dumps(manifest).encode())

@@ -9,7 +9,7 @@ import pytest
 from helpers_flow import at_once, run
 from helpers_objects import make_bucket, moto_server, store_uri
 from helpers_stopping import content_of, stopped_everywhere
-from helpers_store import QUICK, make_row, planned_cells, rows_of
+from helpers_store import QUICK, make_row, plan_tables, planned_cells, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_compact import part_lists, planned_store
@@ -21,6 +21,8 @@ from stitchgrid.models.fingerprint import to_json
 from stitchgrid.records import Fingerprint, TensorSummary, canonical, digest
 from stitchgrid.store import Store, merging
 from stitchgrid.store.compact import Compaction
+from stitchgrid.store.layout import HIGHEST
+from stitchgrid.store.limits import HIGHEST_TAKEN, MOST
 from stitchgrid.store.merging import merge
 
 CELLS = list(planned_cells())
@@ -51,10 +53,17 @@ def seen(folder):
     return results(folder), logs, artefacts, attempts, failed
 
 
+def agreed(row):
+    """Return a row with the value that whoever computes its cell finds."""
+    number = int(digest(row.cell_id, str(row.metric), str(row.generation or 0))[:4], 16)
+    return row if row.value is None else replace(row, value=number / 2**16)
+
+
 @settings(max_examples=6, **QUICK)
 @given(here=part_lists, there=part_lists, states=st.tuples(st.booleans(), st.booleans()))
 def test_a_merged_store_says_what_one_store_of_all_rows_would(tmp_path_factory, here, there, states):
     one, two, both = (planned_store(tmp_path_factory.mktemp("grid")) for _ in range(3))
+    here, there = ([[agreed(row) for row in part] for part in parts] for parts in (here, there))
     for store, parts, is_compacted in ((one, here, states[0]), (two, there, states[1])):
         for shard, part in enumerate(parts):
             store.write_part(f"shard-{shard}", part)
@@ -248,6 +257,54 @@ def test_other_cells_under_one_name_get_a_name_of_their_own(tmp_path):
     assert Store.open(tmp_path / "into").check().findings == ()
 
 
+@pytest.mark.parametrize(
+    ("mine", "theirs"), [(["0001"], ["0002"]), (["0001", "0002"], ["0001", "0003"]), (["0001"], ["0001"])]
+)
+def test_no_revision_comes_on_top_of_a_sweep_that_it_does_not_continue(tmp_path, mine, theirs):
+    """The other store's sweep is another one, whatever the numbers of its revisions: it comes as a whole."""
+    for place, cells, wanted in (("into", CELLS[:4], mine), ("from", CELLS[4:8], theirs)):
+        for number, name in enumerate(wanted, start=1):
+            store_of(tmp_path / place, "s", cells[: 1 + number])
+            folder = tmp_path / place / "sweeps/s"
+            if name != f"{number:04d}":
+                (folder / f"{number:04d}").rename(folder / name)
+    before = content_of(tmp_path / "into/sweeps/s")
+    found = run("merge", tmp_path / "from", "--store", tmp_path / "into")
+    [name] = set(Store.open(tmp_path / "into").sweep_names()) - {"s"}
+    assert f"s is {name} here" in found.stdout
+    assert content_of(tmp_path / "into/sweeps/s") == before
+    assert sorted(path.name for path in (tmp_path / f"into/sweeps/{name}").iterdir()) == theirs
+    assert Store.open(tmp_path / "into").check().findings == ()
+
+
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_a_job_that_was_never_planned_is_no_continuation_of_another(tmp_path, is_sound):
+    for place, number in (("into", 1), ("from", 2)):
+        Store.open(tmp_path / place, create=True).write_job("s", {"name": "s", "of": number})
+    (tmp_path / "from/sweeps/s/0001").rename(tmp_path / "from/sweeps/s/0002")
+    if not is_sound:  # the name is this store's, though nobody can read what it stands for
+        (tmp_path / "into/sweeps/s/0001/job.json").write_text("{")
+    run("merge", tmp_path / "from", "--store", tmp_path / "into")
+    assert [path.name for path in (tmp_path / "into/sweeps/s").iterdir()] == ["0001"]
+    assert len(list((tmp_path / "into/sweeps").iterdir())) == 2
+
+
+def test_a_revision_that_leaves_no_room_for_others_is_left_out(tmp_path):
+    store_of(tmp_path / "from", "s", CELLS[:4])
+    (tmp_path / "from/sweeps/s/0001").rename(tmp_path / f"from/sweeps/s/{HIGHEST}")
+    found = run("merge", tmp_path / "from", "--store", tmp_path / "into", code=1)
+    assert f"left out: {tmp_path / 'from'}: sweep 's': its revision {HIGHEST} has a number above" in found.stderr
+    assert Store.open(tmp_path / "into").sweep_names() == []
+
+
+def test_what_was_noted_of_code_behind_a_job_without_a_plan_stays_there(tmp_path):
+    source = Store.open(tmp_path / "from", create=True)
+    source.write_code("s", source.write_job("s", {"name": "s"}), {"own_code": {"net": "0"}})
+    run("merge", tmp_path / "from", "--store", tmp_path / "into")
+    assert source.read_code("s") == {"own_code": {"net": "0"}}
+    assert Store.open(tmp_path / "into").read_code("s") == {}
+
+
 def test_a_sweep_that_is_being_computed_here_is_left_alone(tmp_path):
     into = store_of(tmp_path / "into", "s", CELLS[:4])
     shutil.copytree(tmp_path / "into", tmp_path / "from")
@@ -267,6 +324,91 @@ def test_claims_and_heartbeats_of_the_other_stay_there(tmp_path):
     into = Store.open(tmp_path / "into")
     assert into.leases.holder("s") is None
     assert into.read_heartbeat("s") is None
+
+
+# Values of one cell ---------------------------------------------------------------------------------------------------
+
+EARLIER, LATER = "2020-01-01T00:00:00+00:00", "2030-01-01T00:00:00+00:00"
+
+
+def values_of(folder):
+    with Catalog(Store.open(folder)) as catalog:
+        return catalog.query("select distinct cell_id, metric, value from results order by all").to_pylist()
+
+
+def with_others(folder, *, compacted, **changes):
+    """Write rows of the first three cells into a store, with another accuracy."""
+    store = Store.open(folder)
+    named = [(cell, metric) for cell in CELLS[:3] for metric in cell.metrics]
+    store.write_part("other", [make_row(*one, 0.75 if one[1] == "accuracy" else 0.5, **changes) for one in named])
+    if compacted:
+        store.compact()
+    return store
+
+
+@pytest.mark.parametrize("compacted", [True, False])
+@pytest.mark.parametrize("at", [EARLIER, LATER])
+def test_other_values_of_a_cell_are_counted_and_those_here_stay(tmp_path, at, compacted):
+    store_of(tmp_path / "into", "s", CELLS[:6], compacted=compacted)
+    store_of(tmp_path / "from", "s", CELLS[:6], compacted=False)
+    [path] = Store.open(tmp_path / "from").part_paths()
+    path.unlink()
+    with_others(tmp_path / "from", compacted=compacted, created_at=at)
+    before = values_of(tmp_path / "into")
+    changed = [cell for cell in CELLS[:3] if "accuracy" in cell.metrics]
+    first = min(changed, key=lambda cell: cell.cell_id)
+    for _ in range(2):
+        found = run("merge", tmp_path / "from", "--store", tmp_path / "into", code=1)
+        told = (
+            f"{tmp_path / 'from'}: {len(changed)} cells have other values there than here, beyond rounding; those here"
+        )
+        assert told in found.stderr
+        layers = f"{first.matcher} {first.source_layer} -> {first.target_layer}"
+        assert f"{layers}, accuracy: 0.5 here, 0.75 there (cell {first.cell_id})" in found.stderr
+        assert values_of(tmp_path / "into") == before
+    kept = content_of(tmp_path / "into")
+    found = run("merge", tmp_path / "from", "--store", tmp_path / "into", "--format", "json", code=1)
+    [told] = json.loads(found.stdout)["stores"]
+    assert (told["num_differing"], told["num_replaced"], len(told["differences"])) == (len(changed), 0, len(changed))
+    assert content_of(tmp_path / "into") == kept
+
+
+def test_a_later_computation_counts_and_is_said(tmp_path):
+    for name in ("into", "from"):
+        store_of(tmp_path / name, "s", CELLS[:6])
+    source = with_others(tmp_path / "from", compacted=True, generation=7)
+    found = run("merge", tmp_path / "from", "--store", tmp_path / "into")
+    assert "3 cells were computed again there: their new values count here, too" in found.stdout
+    assert values_of(tmp_path / "into") == values_of(tmp_path / "from")
+    assert 0.75 in [row["value"] for row in values_of(tmp_path / "into")]
+    kept = content_of(tmp_path / "into")
+    assert "computed again" not in run("merge", tmp_path / "from", "--store", tmp_path / "into").stdout
+    assert content_of(tmp_path / "into").items() <= kept.items()  # files of earlier snapshots may go
+    store_of(tmp_path / "before", "s", CELLS[:6])
+    [told] = source.merge([Store.open(tmp_path / "before")]).stores  # what was computed earlier is no other value
+    assert (told.num_rows, told.num_differing, told.num_replaced) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("generation", "code"), [(HIGHEST_TAKEN, 0), (HIGHEST_TAKEN + 1, 1), (MOST, 1)])
+def test_rows_that_leave_no_room_for_later_ones_are_left_out(tmp_path, generation, code):
+    store_of(tmp_path / "into", "s", CELLS[:6])
+    store_of(tmp_path / "from", "s", CELLS[:6])
+    before = values_of(tmp_path / "into")
+    with_others(tmp_path / "from", compacted=True, generation=generation)
+    found = run("merge", tmp_path / "from", "--store", tmp_path / "into", code=code)
+    assert ("rows of a generation above 500000000000000, which no later computation" in found.stderr) == bool(code)
+    assert (values_of(tmp_path / "into") == before) == bool(code)
+
+
+def test_rounding_is_no_other_value(tmp_path):
+    for name, value in (("into", 0.5), ("from", 0.5 + 9e-7)):
+        store = Store.open(tmp_path / name, create=True)
+        store.write_plan("s", store.write_job("s", {"name": "s"}), **plan_tables(), info={})
+        store.write_part("part", [make_row(CELLS[0], "accuracy", value, created_at=LATER if value == 0.5 else EARLIER)])
+    shutil.copytree(tmp_path / "into", tmp_path / "other")
+    run("merge", tmp_path / "from", "--store", tmp_path / "into")
+    run("merge", tmp_path / "other", "--store", tmp_path / "from")
+    assert values_of(tmp_path / "into") == values_of(tmp_path / "from") != []
 
 
 # Artefacts ------------------------------------------------------------------------------------------------------------

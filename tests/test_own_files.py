@@ -15,7 +15,7 @@ from stitchgrid.cli import cli
 from stitchgrid.cluster.connection import Connection
 from stitchgrid.datasets import open_images
 from stitchgrid.driver.launch import Launch
-from stitchgrid.driver.revision import check_same_code
+from stitchgrid.driver.revision import check_same_code, code_record
 from stitchgrid.errors import ClusterError, InputError, JobFileError
 from stitchgrid.jobfile import parse_job
 from stitchgrid.models.architecture import code_digest
@@ -434,7 +434,7 @@ class Plans:
     def __init__(self, **info):
         self.info = info
 
-    def read_plan_info(self, _):
+    def read_code(self, _):
         return self.info
 
 
@@ -443,7 +443,33 @@ def test_what_version_0_1_0_noted_of_code_is_compared_by_its_own_rule(own, helpe
     of_one_file = digest("make", (own / "helped.py").read_bytes())
     check_same_code(Plans(own_code={"helped": of_one_file}), job)
     check_same_code(Plans(own_code={"helped": code_digest(helped)}), job)
-    check_same_code(Plans(), job)
     for info in ({"own_code": {"helped": "0"}}, {"own_code": {"helped": of_one_file}, "own_files": {"helped": {}}}):
         with pytest.raises(JobFileError, match="code of sweep 'own' has changed since it was planned, and was not run"):
             check_same_code(Plans(**info), job)
+
+
+@pytest.mark.parametrize("word", ["os:system", "sys:exit", "torch.hub:load", "helped.py:make"])
+def test_code_of_which_nothing_is_noted_is_not_run(own, helped, word):
+    job = parse_job({**tomllib.loads(JOB), "models": [{**HELPED, "architecture": word}]}, title="", base=own)
+    for info in ({}, {"own_code": {"other": "0"}}):
+        with pytest.raises(JobFileError, match="names code of which its plan says nothing, and which was not run"):
+            check_same_code(Plans(**info), job)
+
+
+def test_a_launch_that_was_stopped_before_its_plan_goes_on_with_its_own_code(own, helped):
+    """Of a module of the interpreter only the word is known; it is the one that was launched, or it is not run."""
+    models = [{**HELPED, "name": "helped"}, {**HELPED, "name": "inner", "architecture": "sys:exit"}]
+    job = parse_job({**tomllib.loads(JOB), "models": models}, title="", base=own)
+    store = Store.open(own / "grid", create=True)
+    revision = store.write_job(job.name, job.to_dict())
+    with pytest.raises(JobFileError, match="names code of which its plan says nothing"):
+        check_same_code(store, job)
+    store.write_code(job.name, revision, code_record(job, []))
+    check_same_code(store, job)
+    assert store.check().findings == ()
+    models[1]["architecture"] = "sys:intern"
+    with pytest.raises(JobFileError, match=r"(?s)was not run.*inner.*sys:intern"):
+        check_same_code(store, parse_job({**tomllib.loads(JOB), "models": models}, title="", base=own))
+    (own / "grid/sweeps/own/0001/code.json").write_text("{")
+    [found] = store.check().damage
+    assert found.file == "sweeps/own/0001/code.json"

@@ -19,13 +19,14 @@ from stitchgrid import worker
 from stitchgrid.cluster import connection
 from stitchgrid.cluster.connection import Connection
 from stitchgrid.driver.recompute import recomputation
-from stitchgrid.errors import ClusterError
+from stitchgrid.errors import ClusterError, StoreError
 from stitchgrid.jobfile import load_job
 from stitchgrid.matchers.registry import OOD_METRICS
 from stitchgrid.planning import split_shard
 from stitchgrid.records import Row
 from stitchgrid.rows import lost_rows
 from stitchgrid.store import MadeWith, Request, Store
+from stitchgrid.store.limits import MOST
 
 TRAINED_JOB = TINY_JOB.replace('weights = "random"', 'weights = { train = "short" }') + "[recipes.short]\nepochs = 1\n"
 CELLS = list(planned_cells())
@@ -115,6 +116,11 @@ def test_what_is_made_anew_is_of_the_models_asked_for_and_detectors_also_of_the_
     assert [later.anew(job).of_detector(name) for name in ("net", "other")] == [generation, generation]
     store.requests.write("s", [Request(globs=("all",), generation=10**14)])
     assert recomputation(job, ("all",), store).requests[-1].generation == 10**14 + 1, "above all that is there"
+    store.requests.write("s", [Request(globs=("all",), generation=MOST)])
+    assert store.check().findings == ()
+    with pytest.raises(StoreError, match=rf"rows of generation {MOST}, which no later computation can follow"):
+        recomputation(job, ("all",), store)
+    assert recomputation(job, (), store).requests[-1].generation == MOST, "what was asked for goes on"
 
 
 def test_an_artefact_gives_way_to_one_of_a_later_generation_alone(tmp_path):

@@ -9,6 +9,7 @@ from helpers_store import SWEEP, make_synthetic_store, plan_tables
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError
 from stitchgrid.store import Store
+from stitchgrid.store.layout import HIGHEST
 from stitchgrid.store.parts import DamagedFileError
 from stitchgrid.store.schemas import ADDED_TO_TABLES, SWEEP_TABLES
 
@@ -175,3 +176,15 @@ def test_the_manifest_counts_and_digests_its_files(tmp_path):
     manifest = json.loads((tmp_path / "sweeps" / SWEEP / "0001" / "plan.json").read_text())
     assert manifest["num_rows"] == {"cells": 216, "models": 2, "layers": 6}
     assert set(manifest["sha256"]) == {"cells.parquet", "models.parquet", "layers.parquet"}
+
+
+def test_no_revision_is_written_that_no_reader_would_see(store, tmp_path):
+    store.write_job("s", {"n": 1})
+    (tmp_path / "sweeps/s/0001").rename(tmp_path / f"sweeps/s/{HIGHEST}")
+    assert store.latest_revision("s") == HIGHEST
+    for write in (lambda: store.write_job("s", {"n": 2}), lambda: store.require_next_revision("s")):
+        with pytest.raises(StoreError, match=rf"no revision can follow sweeps/s/{HIGHEST} .*give the job another name"):
+            write()
+    assert [path.name for path in (tmp_path / "sweeps/s").iterdir()] == [str(HIGHEST)]
+    (tmp_path / f"sweeps/s/{HIGHEST}").rename(tmp_path / f"sweeps/s/{HIGHEST - 1}")
+    assert store.write_job("s", {"n": 2}) == HIGHEST

@@ -12,9 +12,9 @@ import pyarrow as pa
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.errors import InputError
 from stitchgrid.store import Store
+from stitchgrid.store.differing import TOLERANCE
 
 KEY = "source_model, source_layer, target_model, target_layer, matcher, params, seed"
-TOLERANCE = 1e-6
 VALUES = f"""
 select {KEY}, metric, value, cell_id,
        row_number() over (partition by {KEY}, metric order by num_fit, num_eval, cell_id) as nth

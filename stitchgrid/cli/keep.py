@@ -90,14 +90,16 @@ def compact(store: str) -> None:
 
 @click.command()
 @click.argument("sources", metavar="FROM...", nargs=-1, required=True)
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @STORE
 @click.pass_context
-def merge(ctx: click.Context, sources: tuple[str, ...], store: str) -> None:
+def merge(ctx: click.Context, sources: tuple[str, ...], form: str, store: str) -> None:
     """Take other stores into one: sweeps, results, trained networks, logs; FROM stays as it is.
 
     Compacted or not, of an older version, overlapping, or being computed right now: nothing is lost and nothing shown
     twice. A sweep whose name stands for other cells comes under its name with a digest behind. Stopped anywhere, both
-    stores are sound, and the same command goes on. Exits with 1 where something was left out, such as damaged files. A
+    stores are sound, and the same command goes on. Cells that have other values there are counted, and the values here
+    stay, unless they were computed again there. Exits with 1 where something was left out, such as damaged files. A
     sweep may name code, which only 'launch' and 'resume' run.
 
     \b
@@ -109,13 +111,24 @@ def merge(ctx: click.Context, sources: tuple[str, ...], store: str) -> None:
     others = [Store.open(source) for source in sources]
     found = Store.open(store, create=True).merge(others)
     warn_of_damage(found.damaged)
+    if form == "json":
+        say(json.dumps(asdict(found), indent=2))
     for one in found.stores:
-        say("\n".join(_merged(one)))
+        if form != "json":
+            say("\n".join(_merged(one)))
+        if one.num_differing:
+            say("\n".join(_differing(one)), err=True)
         warn_of_damage(one.damaged, where=one.uri)
         for told in one.left_out:
             say(f"Warning: left out: {one.uri}: {told}", err=True)
-    if any(one.damaged or one.left_out for one in found.stores):
+    if any(one.damaged or one.left_out or one.num_differing for one in found.stores):
         ctx.exit(1)
+
+
+def _differing(found: "FromStore") -> list[str]:
+    """Return what to say of cells that two stores have with different values."""
+    num = f"{found.num_differing} cells have other values there than here, beyond rounding"
+    return [f"Warning: left out: {found.uri}: {num}; those here stay, such as:", *(f"  {o}" for o in found.differences)]
 
 
 def _merged(found: "FromStore") -> list[str]:
@@ -124,6 +137,8 @@ def _merged(found: "FromStore") -> list[str]:
         f"{found.uri}: {found.num_rows} new rows, {found.num_artefacts} new artefacts, {found.num_logs} new logs; "
         f"new sweeps: {', '.join(new) or 'none'}"
     ]
+    if found.num_replaced:
+        lines.append(f"  {found.num_replaced} cells were computed again there: their new values count here, too")
     for one in found.sweeps:
         if one.name != one.sweep:
             lines.append(f"  {one.sweep} is {one.name} here: its own name stands for other cells")

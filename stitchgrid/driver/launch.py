@@ -24,16 +24,15 @@ from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.recompute import Recomputation, recomputation
 from stitchgrid.driver.refusals import refusal, refused_by, without_refused
 from stitchgrid.driver.remarks import network_remarks, problem_of
-from stitchgrid.driver.revision import HeldCode, check_same_cells, check_same_code, own_code, own_data
+from stitchgrid.driver.revision import HeldCode, check_same_cells, check_same_code, code_record
 from stitchgrid.driver.speed import KEY, planned_speed, speed_there
 from stitchgrid.driver.upkeep import Upkeep
 from stitchgrid.driver.watch import Watch
 from stitchgrid.driver.where import Where
-from stitchgrid.errors import StitchgridError
+from stitchgrid.errors import StitchgridError, StoreError, UnseenError
 from stitchgrid.jobfile import Job
 from stitchgrid.matchers.describe import as_record
 from stitchgrid.matchers.registry import MATCHERS, stored_metrics_of
-from stitchgrid.models.closure import Code
 from stitchgrid.models.held import holding_cuts, let_go
 from stitchgrid.models.own_code import staged
 from stitchgrid.planning import Plan, make_plan, split_shard
@@ -67,8 +66,7 @@ class Launch:
         self._exit = ExitStack()
         self._executor: Executor | None = None
         self._package: Path | None = None  # the users' own code behind the networks, for workers on other nodes
-        self._own_code: dict[str, Code] = {}  # by the name of the network
-        self._own_data: dict[str, str] = {}  # those of the files that give the images, by the word that names them
+        self._code: dict[str, Any] = {}  # the users' own code, as the store notes it
         self._max_units = 1  # more workers than this have nothing to do
         self._drain = Drain(where.drain_seconds, display.say)
         self._pulse: Pulse | None = None
@@ -108,6 +106,8 @@ class Launch:
                 self.store.leases.wait_until_free(self.job.name, say=self.display.say)
             elif not force:
                 self.store.leases.require_free(self.job.name, say=self.display.say)
+            if update:
+                self.store.require_next_revision(self.job.name)
             before = self.store.leases.last_number(self.job.name)
             self._again = recomputation(self.job, recompute, self.store)
             code = HeldCode(self.job)
@@ -190,10 +190,9 @@ class Launch:
 
     def _stage_own_code(self, resolution: Resolution) -> None:
         """Note what users' own code is now, and put it where workers of other nodes find it."""
-        self._own_code = own_code(resolution.sweep)
-        self._own_data = own_data(self.job)
+        specs = [network.spec for network in resolution.sweep.networks]
+        self._code = code_record(self.job, specs)
         if self.where.address != "none":
-            specs = [network.spec for network in resolution.sweep.networks]
             self._package = self._exit.enter_context(staged(specs))
 
     def _say_what_was_found(self, resolution: Resolution) -> None:
@@ -212,10 +211,19 @@ class Launch:
 
     def _revision(self) -> int:
         """Return the revision of the sweep that stands for this very job, writing it where there is none."""
-        latest = self.store.latest_revision(self.job.name)
-        if latest is not None and self.store.read_job(self.job.name, latest) == self.job.to_dict():
-            return latest
-        return self.store.write_job(self.job.name, self.job.to_dict())
+        revision = self.store.latest_revision(self.job.name)
+        if revision is None or not self._is_job_of(revision):
+            revision = self.store.write_job(self.job.name, self.job.to_dict())
+        self.store.write_code(self.job.name, revision, self._code)
+        return revision
+
+    def _is_job_of(self, revision: int) -> bool:
+        try:
+            return self.store.read_job(self.job.name, revision) == self.job.to_dict()
+        except UnseenError:
+            raise
+        except StoreError:  # it is damaged, and stays: the next revision has the job
+            return False
 
     def _keep_fingerprints(self, resolution: Resolution) -> None:
         """Store what networks compute that the store does not know yet.
@@ -283,7 +291,7 @@ class Launch:
         if resolution.probes():
             tables["probes"] = probe_table(plan.sweep, self._probes(resolution))
         stored = self.store.read_plan(self.job.name, revision)
-        same_files = self.store.read_plan_info(self.job.name).get("own_data", {}) == self._own_data
+        same_files = self.store.read_plan_info(self.job.name).get("own_data", {}) == self._code["own_data"]
         if stored is not None and not (same_files and stored.holds(**tables)):
             revision = self.store.write_job(self.job.name, self.job.to_dict())  # other weights, images, files or shards
         info = {
@@ -298,9 +306,7 @@ class Launch:
             "artefacts": artefact_keys(resolution, self.store),
             "groups": plan.sweep.groups,
             "shuffles": plan.sweep.shuffles,
-            "own_code": {name: code.digest for name, code in self._own_code.items()},
-            "own_data": self._own_data,
-            "own_files": {name: code.files for name, code in self._own_code.items()},
+            **self._code,
         }
         self.store.write_plan(self.job.name, revision, **tables, info=info)
 

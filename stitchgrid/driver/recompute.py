@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
-from stitchgrid.errors import InputError, nearest
+from stitchgrid.errors import InputError, StoreError, nearest
 from stitchgrid.jobfile import Job
 from stitchgrid.matchers.registry import asks_ood
 from stitchgrid.records import Cell, NetworkSpec, Sweep
 from stitchgrid.resolve import Anew
 from stitchgrid.store import Request, Store
+from stitchgrid.store.limits import MOST
 
 ALL = "all"
 
@@ -71,7 +72,7 @@ def recomputation(job: Job, globs: Sequence[str], store: Store | None) -> Recomp
 
     Raises:
         InputError: If a glob matches no matcher and no model of the job.
-        StoreError: If the store cannot be read.
+        StoreError: If the store cannot be read, or has rows that no later ones can follow.
     """
     check_globs(job, globs)
     noted = () if store is None else store.requests.read(job.name)
@@ -80,6 +81,11 @@ def recomputation(job: Job, globs: Sequence[str], store: Store | None) -> Recomp
     last = 0 if store is None else store.outcomes().last_generation
     last = max([last, *(one.generation for one in noted)])
     generation = max(int(1000 * datetime.now(UTC).timestamp()), last + 1)
+    if generation > MOST:
+        raise StoreError(
+            f"the store has, or is asked for, rows of generation {last}, which no later computation can follow. "
+            "Nothing was computed. Merge the store into another one, which leaves such rows out, and compute there."
+        )
     asked = Request(globs=tuple(dict.fromkeys(globs)), generation=generation)
     return Recomputation(requests=(*noted, asked), is_new=True)
 

@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from stitchgrid.datasets.catalogue import own_parts
 from stitchgrid.datasets.own import holding_files, own_content, own_data_digest
 from stitchgrid.errors import InputError, JobFileError
 from stitchgrid.jobfile import Job
-from stitchgrid.models.architecture import find_code, holding_codes
+from stitchgrid.models.architecture import find_code, holding_codes, names_code
 from stitchgrid.models.closure import Code
-from stitchgrid.records import DataSpec, NetworkSpec, Shard, Sweep
+from stitchgrid.records import DataSpec, NetworkSpec, Shard, Sweep, digest
 from stitchgrid.store import Store
 
 SHOWN = 3  # cells of each kind in a message
@@ -48,16 +49,31 @@ def check_same_cells(store: Store, sweep: Sweep, shards: Sequence[Shard], *, upd
         )
 
 
-def own_code(sweep: Sweep) -> dict[str, Code]:
-    """Return users' own code behind the networks of a sweep, by the name of the network; none of libraries'."""
-    return dict(_codes(network.spec for network in sweep.networks))
+def code_record(job: Job, networks: Sequence[NetworkSpec]) -> dict[str, Any]:
+    """Return which own code a job names, as a store keeps it (`documents.CodeDocument`); libraries are not part of it.
+
+    Of code that cannot be looked at without running it, such as a module of the interpreter, the word is noted.
+    """
+    specs = {spec.name: spec for spec in (*job.network_specs(), *networks)}
+    found = list(_codes(specs.values()))
+    return {
+        "own_code": {spec.name: _word_digest(spec) if code is None else code.digest for spec, code in found},
+        "own_data": own_data(job),
+        "own_files": {spec.name: code.files for spec, code in found if code is not None},
+    }
 
 
-def _codes(specs: Iterable[NetworkSpec]) -> Iterable[tuple[str, Code]]:
+def _codes(specs: Iterable[NetworkSpec]) -> Iterator[tuple[NetworkSpec, Code | None]]:
+    """Yield the networks whose architecture names code that is run, each with the code if it can be looked at."""
     for spec in specs:
-        with suppress(InputError):  # a file that is missing: not found, here
-            if (code := find_code(spec)) is not None:
-                yield spec.name, code
+        with suppress(InputError, JobFileError):  # a file that is missing, a word that is none: nothing can be run
+            code = find_code(spec)
+            if code is not None or names_code(spec):
+                yield spec, code
+
+
+def _word_digest(spec: NetworkSpec) -> str:
+    return digest("the word alone", spec.architecture)
 
 
 def own_data(job: Job) -> dict[str, str]:
@@ -89,29 +105,41 @@ class HeldCode:
 
 
 def check_same_code(store: Store, job: Job) -> None:
-    """Compare users' own code, before any of it runs, with what the latest complete revision was planned with.
+    """Compare users' own code, before any of it runs, with what the latest revision is known with.
 
-    Version 0.1.0 noted of each network the digest of one file, without what it imports; then that is compared.
+    Code that nothing is noted of is not run. Version 0.1.0 noted of each network the digest of one file, without what
+    it imports; then that is compared.
 
     Raises:
-        JobFileError: If some of it has changed.
+        JobFileError: If some of it has changed, or nothing is noted of it.
     """
-    info = store.read_plan_info(job.name)
-    planned: dict[str, str] = info.get("own_code", {})
-    files: dict[str, dict[str, str]] = info.get("own_files", {})
-    words = {spec.name: spec.architecture for spec in job.network_specs()}
-    changed = []
-    for name, code in _codes(job.network_specs()):
-        known = {code.digest} if name in files else {code.digest, code.entry_digest}
-        if planned.get(name, code.digest) not in known:
-            changed.append(f"model {name!r}: {words[name]}{_difference(files.get(name), code.files)}")
-    planned_data: dict[str, str] = info.get("own_data", {})
-    changed += [f"images: {word}" for word, found in own_data(job).items() if planned_data.get(word, found) != found]
+    known = store.read_code(job.name)
+    planned: dict[str, str] = known.get("own_code", {})
+    files: dict[str, dict[str, str]] = known.get("own_files", {})
+    changed, unknown = [], []
+    for spec, code in _codes(job.network_specs()):
+        told = f"model {spec.name!r}: {spec.architecture}"
+        now = {_word_digest(spec)} if code is None else {code.digest}
+        now |= {code.entry_digest} if code is not None and spec.name not in files else set()
+        if spec.name not in planned:
+            unknown.append(told)
+        elif planned[spec.name] not in now:
+            changed.append(told + ("" if code is None else _difference(files.get(spec.name), code.files)))
+    planned_data: dict[str, str] = known.get("own_data", {})
+    data = own_data(job)
+    unknown += [f"images: {word}" for word in data if word not in planned_data]
+    changed += [f"images: {word}" for word, found in data.items() if planned_data.get(word, found) != found]
     if changed:
         raise JobFileError(
             f"code of sweep {job.name!r} has changed since it was planned, and was not run; put it back, or launch the "
             "job file again with --update:",
             changed,
+        )
+    if unknown:
+        raise JobFileError(
+            f"the job of sweep {job.name!r} names code of which its plan says nothing, and which was not run; look at "
+            "the job, and launch the job file again if it is yours:",
+            unknown,
         )
 
 

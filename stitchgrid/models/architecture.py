@@ -90,6 +90,16 @@ def code_digest(spec: NetworkSpec) -> str:
     return digest(spec.architecture)
 
 
+def names_code(spec: NetworkSpec) -> bool:
+    """Return whether an architecture is a function of a file or module, hence code that is run, and of no library.
+
+    Raises:
+        JobFileError: If there is no such architecture.
+    """
+    where = "" if spec.is_features else _parts(spec.architecture)[0]
+    return bool(where) and where not in SOURCES and where != LIVE
+
+
 def find_code(spec: NetworkSpec) -> Code | None:
     """Return the code behind an architecture as it is now, without running it.
 

@@ -13,6 +13,7 @@ from stitchgrid.store.documents import (
     ArtefactDocument,
     BeatDocument,
     ClaimDocument,
+    CodeDocument,
     Document,
     RequestsDocument,
     RoundDocument,
@@ -22,6 +23,7 @@ from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.folder import CLOSED, LEFT
 from stitchgrid.store.journal import is_round
 from stitchgrid.store.layout import (
+    CODE,
     EXTRACTS,
     JOB,
     PARTS,
@@ -298,16 +300,21 @@ class Checker:
                 yield _foreign(f"{folder}/{name}")
 
     def _revision(self, sweep: str, revision: int) -> Iterator[Finding]:
-        here = {name: Layout.revision(sweep, revision, name) for name in (JOB, PLAN, *(f"{t}.parquet" for t in TABLES))}
+        here = {
+            name: Layout.revision(sweep, revision, name)
+            for name in (JOB, CODE, PLAN, *(f"{t}.parquet" for t in TABLES))
+        }
         present = set(self.files.names(f"{Layout.sweep(sweep)}/{revision:04d}"))
         self.num_files += len(present & here.keys())
         yield from (_foreign(f"{Layout.sweep(sweep)}/{revision:04d}/{name}") for name in sorted(present - here.keys()))
         if JOB in present and (problem := self._json(here[JOB])[1]):
             yield Finding(file=here[JOB], problem=problem, advice=RELAUNCH)
+        if CODE in present and (problem := self._json(here[CODE], CodeDocument)[1]):
+            yield Finding(file=here[CODE], problem=problem, advice=RELAUNCH)
         if PLAN not in present:
             return
         for name, problem in Sweeps(self.files).plan_problems(sweep, revision):
-            others = tuple(here[one] for one in here if one not in (JOB, name) and one in present)
+            others = tuple(here[one] for one in here if one not in (JOB, CODE, name) and one in present and name != JOB)
             yield Finding(file=here[name], problem=problem, advice=RELAUNCH, goes_with=others)
 
     def _entry(self, name: str, kind: type[Document], advice: str) -> Iterator[Finding]:

@@ -195,7 +195,7 @@ class Compaction:
         is_new = np.ones(table.num_rows, dtype=bool)
         chosen = np.flatnonzero(as_numbers(pc.is_in(table["cell_id"].cast(TEXT), value_set=common)))
         is_new[chosen] = ~repeated(table.take(pa.array(chosen)), old)
-        table = table.filter(pa.array(is_new))
+        table = self._wanted(table.filter(pa.array(is_new)), old)
         if not table.num_rows:
             return table, False
         latest = is_latest(pa.concat_tables([old, table]).unify_dictionaries())
@@ -210,6 +210,10 @@ class Compaction:
         keep = np.ones(table.num_rows, dtype=bool)
         keep[np.flatnonzero(value)[~stays[old.num_rows :]]] = False
         return table.filter(pa.array(keep)), False
+
+    def _wanted(self, table: pa.Table, old: pa.Table) -> pa.Table:  # noqa: ARG002
+        """Return the rows that may come beside those which a tier has of their cells."""
+        return table
 
     def _write(self, table: pa.Table) -> Iterator[Tier]:
         """Yield the tiers that rows become: one, unless readers would not take a file so large."""

@@ -5,6 +5,8 @@ is refused by the parser, which needs no stack for it. Keys that this version do
 since a later version may have written them.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -14,9 +16,8 @@ from pydantic_core import ErrorDetails, from_json
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import DATA_NAME, EXTRACTS, HIGHEST, MANIFEST_NAME, PART_NAME, SAFE_NAME, SNAPSHOT_DATA
-from stitchgrid.store.limits import KB, MB
+from stitchgrid.store.limits import KB, MB, MOST
 
-MOST = 10**15  # of anything that is counted
 SHOWN = 3  # problems of one document
 
 Count = Annotated[int, Field(ge=0, le=MOST)]
@@ -139,17 +140,37 @@ class KindDocument(Document):
         return self
 
 
-class InfoDocument(Document):
-    """What the planner kept with a revision."""
+class CodeDocument(Document):
+    """Which own code a job named: digests of that of each network, of files that give images, of single modules."""
 
-    assumed_flops_per_second: Annotated[float, Field(gt=0)] = 1.0
     own_code: dict[Text, Short] = {}
     own_data: dict[Text, Short] = {}
     own_files: dict[Text, dict[Text, Short]] = {}
+
+
+class InfoDocument(CodeDocument):
+    """What the planner kept with a revision."""
+
+    assumed_flops_per_second: Annotated[float, Field(gt=0)] = 1.0
     matchers: list[KindDocument] = []
     artefacts: dict[Short, list[Short]] | None = None  # keys by kind; None: of an earlier version
     groups: Count | None = None
     shuffles: Count = 0
+
+
+def job_digest(job: Mapping[str, Any]) -> str:
+    """Return the digest of a job, whatever its name is: a merge may give it another one."""
+    return _json_digest(job, without="name")
+
+
+def plan_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the digest of the manifest of a revision."""
+    return _json_digest(manifest, without="digest")
+
+
+def _json_digest(value: Mapping[str, Any], *, without: str) -> str:
+    rest = {key: one for key, one in value.items() if key != without}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 class PlanDocument(Document):
@@ -160,6 +181,15 @@ class PlanDocument(Document):
     num_rows: dict[Short, Count]
     sha256: dict[Short, Sha256]
     info: InfoDocument
+    job: Sha256 | None = None  # digest of the job, whatever its name is; None: of an earlier version
+    digest: Sha256 | None = None  # of all else of this; None: of an earlier version
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_as_written(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("digest") not in (None, plan_digest(value)):
+            raise ValueError("content differs from the digest in it")
+        return value
 
 
 class ArtefactDocument(Document):

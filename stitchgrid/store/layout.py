@@ -9,6 +9,7 @@ snapshots/v1/extracts/NNNNNN-DIGEST-ROWS.parquet    the same as views need them:
 artefacts/KIND/KEY.manifest                         which file is the artefact: written last, the first writer wins
 artefacts/KIND/KEY-DIGEST.SUFFIX                    its data
 sweeps/NAME/0001/job.json                           the job as edited, written first
+sweeps/NAME/0001/code.json                          own code that the job named when it was launched
 sweeps/NAME/0001/{cells,models,layers,probes}.parquet   what the job means
 sweeps/NAME/0001/plan.json                          manifest of the revision: its existence means completeness
 sweeps/NAME/journal/LAUNCH/000001.json              attempts that were about to start, one file a dispatch round
@@ -36,6 +37,7 @@ SWEEPS = "sweeps"
 SET_ASIDE = "set-aside"
 JOB = "job.json"
 PLAN = "plan.json"
+CODE = "code.json"
 REQUESTS = "recompute.json"
 TABLES = ("cells", "models", "layers", "probes")  # the last where there are any
 SUFFIXES = {

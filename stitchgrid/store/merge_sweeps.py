@@ -1,8 +1,9 @@
 """Take the sweeps of another store in: revisions, journals and logs; under another name where their own is taken.
 
-Revisions never change. Where both stores have a sweep of one name and one has only more revisions than the other, the
-sweep gets the revisions that it lacks. Where they disagree, the sweep of this store stays; the other one comes under a
-name with the digest of its plan behind, unless all its cells are among those of this store's sweep.
+Revisions never change. Where both stores have a sweep of one name, and all revisions of this store's are the first ones
+of the other's, as of copies of which one went on, the sweep gets those that it lacks. Otherwise the sweep of this store
+stays, and nothing is put on top of it; the other one comes under a name with the digest of its plan behind, unless this
+store has all of it. What a launch noted of code behind a job without a plan stays there: that code is not run here.
 """
 
 import json
@@ -17,11 +18,12 @@ from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.documents import Document, PlanDocument, RoundDocument, json_object, longest, read_document
 from stitchgrid.store.files import Files, write_next
 from stitchgrid.store.journal import Journal, is_round
-from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
+from stitchgrid.store.layout import HIGHEST, JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
 from stitchgrid.store.lease import Leases
 from stitchgrid.store.logs import LONGEST, Logs
 from stitchgrid.store.sweeps import Sweeps, json_bytes
 
+HIGHEST_TAKEN = HIGHEST // 2  # number of a revision: as many can follow it here
 DIGITS = 8  # of the digest in the name of a sweep whose own name is taken
 SEPARATOR = "\x1f"
 
@@ -70,10 +72,13 @@ class SweepMerge:
         history = self._history(self.source, sweep, self.damaged)
         if not history:
             return None
+        if (last := max(history)) > HIGHEST_TAKEN:
+            self.left_out.append(f"sweep {sweep!r}: its revision {last} has a number above {HIGHEST_TAKEN}")
+            return None
         name = self._name(sweep, history)
         history = history if name == sweep else _renamed(history, name)
         here = self._history(self.into, name, [])
-        is_covered = not _agree(history, here)
+        is_covered = not _is_one(history, here)
         if is_covered and not self._is_covered(sweep, name):
             self.left_out.append(f"sweep {sweep!r}: the name {name!r} stands for another sweep, too")
             return None
@@ -89,7 +94,7 @@ class SweepMerge:
 
     def _name(self, sweep: str, history: Mapping[int, Revision]) -> str:
         """Return the name under which a sweep comes in."""
-        if _agree(history, self._history(self.into, sweep, [])) or self._is_covered(sweep, sweep):
+        if _is_one(history, self._history(self.into, sweep, [])) or self._is_covered(sweep, sweep):
             return sweep
         first = min((k for k in history if history[k].plan), default=min(history))
         name = f"{sweep}-{content_digest(history[first].plan or history[first].job or b'')[:DIGITS]}"
@@ -106,10 +111,17 @@ class SweepMerge:
         return bool(pc.all(pc.is_in(_cells(there.cells), value_set=_cells(here.cells))).as_py())
 
     def _history(self, files: Files, sweep: str, damaged: list[Damage]) -> dict[int, Revision]:
-        """Return what is sound of the revisions of a sweep, by number."""
+        """Return what is sound of the revisions of a sweep, by number; of this store also those of which nothing is."""
         numbers = filter(None, map(Layout.revision_number, files.folders(Layout.sweep(sweep))))
         found = {number: self._revision(files, sweep, number, damaged) for number in numbers}
-        return {number: one for number, one in found.items() if one.job or one.plan}
+        return {
+            k: one
+            for k, one in found.items()
+            if one.job or one.plan or (files is self.into and self._is_there(sweep, k))
+        }
+
+    def _is_there(self, sweep: str, number: int) -> bool:
+        return any(self.into.exists(Layout.revision(sweep, number, file)) for file in (JOB, PLAN))
 
     def _revision(self, files: Files, sweep: str, number: int, damaged: list[Damage]) -> Revision:
         job = _document(files, Layout.revision(sweep, number, JOB), Document, damaged)
@@ -118,7 +130,8 @@ class SweepMerge:
         if files is self.source:
             problems = Sweeps(files).plan_problems(sweep, number)
             damaged += [Damage(file=Layout.revision(sweep, number, file), reason=why) for file, why in problems]
-            if problems:
+            job = None if JOB in dict(problems) else job
+            if dict(problems).keys() - {JOB}:
                 return Revision(job=job, plan=None)
         plan = _document(files, Layout.revision(sweep, number, PLAN), PlanDocument, damaged)
         return Revision(job=job, plan=plan, tables=self._tables(files, sweep, number, plan))
@@ -188,16 +201,17 @@ def _sound(name: str, data: bytes | StoreError, damaged: list[Damage]) -> bytes 
     return data
 
 
-def _agree(history: Mapping[int, Revision], here: Mapping[int, Revision]) -> bool:
-    """Return whether no revision that both stores have says different things."""
-    return all(
-        _are_equal(history[number].job, here[number].job) and _are_equal(history[number].plan, here[number].plan)
-        for number in history.keys() & here.keys()
-    )
+def _is_one(history: Mapping[int, Revision], here: Mapping[int, Revision]) -> bool:
+    """Return whether two stores have one sweep: the revisions of one are the first ones of the other's."""
+    few, many = sorted((history, here), key=len)
+    first = sorted(many)[: len(few)]
+    return sorted(few) == first and all(_are_equal(history[number], here[number]) for number in few)
 
 
-def _are_equal(one: bytes | None, other: bytes | None) -> bool:
-    return one is None or other is None or one == other
+def _are_equal(one: Revision, other: Revision) -> bool:
+    """Return whether two revisions have something in common, and nothing that differs."""
+    pairs = [(mine, its) for mine, its in ((one.job, other.job), (one.plan, other.plan)) if mine and its]
+    return bool(pairs) and all(mine == its for mine, its in pairs)
 
 
 def _has(here: Revision | None, wanted: Revision) -> bool:

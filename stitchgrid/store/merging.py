@@ -3,12 +3,17 @@
 Sweeps come first, so that whatever comes after belongs to one; then artefacts; then all rows in one compaction, whose
 manifest makes them count. Whoever is stopped merges again: what is there already is not written again. Nothing of the
 other stores changes. What of them is damaged is left out and named.
+
+A cell that two stores have is one value, up to rounding. Where it is not, the values of the store that takes the others
+in stay, unless the other's are of a later computation (`--recompute`); both are counted. So it makes no difference in
+which order stores that agree are merged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,15 +21,22 @@ from stitchgrid.errors import StoreError
 from stitchgrid.store.artefacts import Artefacts, artefact_content, artefact_keys
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.damage import Damage, DamagedFileError
+from stitchgrid.store.differing import Comparison, Difference
 from stitchgrid.store.documents import ArtefactDocument, read_document
+from stitchgrid.store.duplicates import Numbers, as_numbers, encoded, generations
 from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.layout import Layout
+from stitchgrid.store.limits import HIGHEST_TAKEN
 from stitchgrid.store.merge_sweeps import SweepMerge, Taken
+from stitchgrid.store.prints import prints_of_each
 from stitchgrid.store.reading import ATTEMPTS, Contents, contents
 from stitchgrid.store.row_reader import RowReader
 from stitchgrid.store.schemas import TEXT
 from stitchgrid.store.snapshots import Snapshots, unlisted_tiers
 from stitchgrid.store.sweeps import Sweeps
+
+SHOWN = 3  # values that differ, of each store
+BLOCK_ROWS = 2_000_000  # of two stores compared at once: bounds the memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +48,9 @@ class FromStore:
     num_rows: int  # that were not here, or only as later ones
     num_artefacts: int
     num_logs: int  # files of logs and journals
+    num_differing: int  # cells with other values there, beyond rounding: those of the store that takes them in stay
+    num_replaced: int  # cells that were computed again there, so that none of the values here count any more
+    differences: tuple[Difference, ...]  # examples
     damaged: tuple[Damage, ...]  # files that were left out
     left_out: tuple[str, ...]  # what else could not be taken in, with the reason
 
@@ -78,6 +93,8 @@ class _Source:
         self.left_out: list[str] = []
         self.without: set[str] = set()  # networks whose rows stay where they are
         self.num_artefacts = self.num_logs = self.num_rows = 0
+        self.num_last = 0  # rows that no later computation could follow
+        self.meeting = Meeting([])
 
     def report(self) -> FromStore:
         strangers = self.files.strangers() if isinstance(self.files, LocalFiles) else ()
@@ -89,9 +106,16 @@ class _Source:
             num_rows=self.num_rows,
             num_artefacts=self.num_artefacts,
             num_logs=self.num_logs,
+            num_differing=self.meeting.num_differing,
+            num_replaced=self.meeting.num_replaced,
+            differences=tuple(self.meeting.differences),
             damaged=tuple(damaged.values()),
-            left_out=tuple(self.left_out),
+            left_out=(*self.left_out, *self._rows_left_out()),
         )
+
+    def _rows_left_out(self) -> list[str]:
+        told = f"{self.num_last} rows of a generation above {HIGHEST_TAKEN}, which no later computation could follow"
+        return [told] if self.num_last else []
 
     def take_sweeps(self) -> None:
         sweeps = SweepMerge(self.into, self.files)
@@ -157,12 +181,72 @@ class _Source:
         return found - {None}
 
     def wanted(self, rows: pa.Table) -> pa.Table:
-        """Return rows without those of networks that are left out."""
+        """Return rows without those of networks that are left out, and of generations that leave no room."""
+        is_last = generations(rows) > HIGHEST_TAKEN
+        if is_last.any():
+            self.num_last += int(is_last.sum())
+            rows = rows.filter(pa.array(~is_last))
         if not self.without:
             return rows
         networks = pa.array(sorted(self.without))
         bad = [pc.is_in(rows[f"{side}_network"].cast(TEXT), value_set=networks) for side in ("source", "target")]
         return rows.filter(pc.invert(pc.or_(*bad)))
+
+
+class Meeting:
+    """What becomes of the cells that another store has, too."""
+
+    def __init__(self, here: Iterable[Numbers]):
+        self._here: Numbers = np.unique(np.concatenate([np.zeros(0, np.uint64), *here]))  # prints of its cells
+        self._differing: list[Numbers] = []
+        self._replaced: list[Numbers] = []
+        self.differences: list[Difference] = []
+
+    @property
+    def num_differing(self) -> int:
+        """Return how many cells have other values there."""
+        return _num_distinct(self._differing)
+
+    @property
+    def num_replaced(self) -> int:
+        """Return how many cells were computed again there."""
+        return _num_distinct(self._replaced)
+
+    def wanted(self, table: pa.Table, old: pa.Table) -> pa.Table:
+        """Return rows from there without those of cells that this store has with other values of as late a computation.
+
+        What another file of the same store has brought is no value of this one.
+        """
+        cells, known = _prints(table), _prints(old)
+        num_blocks = 1 + (len(cells) + len(known)) // BLOCK_ROWS
+        stays = np.ones(len(cells), dtype=bool)
+        for block in range(num_blocks):
+            rows = np.flatnonzero((cells % num_blocks == block) & np.isin(cells, self._here))
+            others = np.flatnonzero(known % num_blocks == block)
+            stays[rows[self._are_differing(table.take(pa.array(rows)), old.take(pa.array(others)), cells[rows])]] = (
+                False
+            )
+        return table if stays.all() else table.filter(pa.array(stays))
+
+    def _are_differing(self, table: pa.Table, old: pa.Table, cells: Numbers) -> Numbers:
+        """Return which rows are of cells with other values, noted; `cells` are the prints of the table's."""
+        found = Comparison(old, table)
+        self._replaced.append(np.unique(cells[found.is_replaced]))
+        self._differing.append(np.unique(cells[found.is_differing]))
+        if len(self.differences) < SHOWN:
+            self.differences += found.examples(SHOWN - len(self.differences))
+        return found.is_differing
+
+
+def _prints(rows: pa.Table) -> Numbers:
+    """Return the print of the cell of each row."""
+    ids = encoded(rows["cell_id"])
+    found: Numbers = prints_of_each(ids.dictionary.cast(TEXT))[as_numbers(ids.indices)]
+    return found
+
+
+def _num_distinct(found: Sequence[Numbers]) -> int:
+    return len(np.unique(np.concatenate(found))) if found else 0
 
 
 class RowMerge(Compaction):
@@ -171,14 +255,20 @@ class RowMerge(Compaction):
     def __init__(self, files: Files, sources: Sequence[_Source]):
         super().__init__(files)
         self.sources = sources
+        self._meeting: Meeting | None = None  # with the store of which rows come in
 
     def _take(self, found: Contents) -> None:
         super()._take(found)
         for source in self.sources:
-            source.num_rows = 0
+            source.num_rows = source.num_last = 0
+            source.meeting = self._meeting = Meeting(self._prints[tier.file] for tier in self.tiers)
             for _ in range(ATTEMPTS):
                 if self._take_source(source):
                     break
+        self._meeting = None
+
+    def _wanted(self, table: pa.Table, old: pa.Table) -> pa.Table:
+        return table if self._meeting is None else self._meeting.wanted(table, old)
 
     def _take_source(self, source: _Source) -> bool:
         """Bring in the rows of another store; return whether it was not compacted meanwhile."""

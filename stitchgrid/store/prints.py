@@ -19,14 +19,23 @@ FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 
 
 def prints(ids: pa.Array | pa.ChunkedArray) -> Numbers:
     """Return 64 bits of each distinct id, sorted; those of an id are the same whatever others are beside it."""
+    unique: Numbers = np.unique(prints_of_each(ids))
+    return unique
+
+
+def prints_of_each(ids: pa.Array | pa.ChunkedArray) -> Numbers:
+    """Return 64 bits of every id, in their order."""
     array = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
     array = array.cast(TEXT)
     is_usual = pc.fill_null(pc.equal(pc.binary_length(array), ID_DIGITS), False)
-    odd = () if pc.all(is_usual).as_py() else array.filter(pc.invert(is_usual)).to_pylist()
-    digests = (hashlib.sha256(str(one).encode()).digest()[:8] for one in odd)
-    found = [int.from_bytes(one, "little") for one in digests]
-    unique: Numbers = np.unique(np.concatenate([_of_usual(array.filter(is_usual) if odd else array), _bits(found)]))
-    return unique
+    if pc.all(is_usual).as_py():
+        return _of_usual(array)
+    mask = is_usual.to_numpy(zero_copy_only=False)
+    digests = (hashlib.sha256(str(one).encode()).digest()[:8] for one in array.filter(pc.invert(is_usual)).to_pylist())
+    found = np.zeros(len(array), np.uint64)
+    found[mask] = _of_usual(array.filter(is_usual))
+    found[~mask] = _bits([int.from_bytes(one, "little") for one in digests])
+    return found
 
 
 def _of_usual(array: pa.Array) -> Numbers:

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.duplicates import Numbers, as_numbers, encoded
-from stitchgrid.store.limits import KB
+from stitchgrid.store.limits import KB, MOST
 from stitchgrid.store.schemas import TEXT
 
 LONGEST_PARAMS = 10 * KB
@@ -24,7 +24,7 @@ DEEPEST_PARAMS = 4  # objects and lists in one another
 LARGEST_PARAM = 1e300
 MOST_SHOWN = 80  # characters of what is wrong
 LONGEST_SHAPE = 32  # sides of a layer
-LARGEST = 10**15  # of a side of a layer, and of anything that is counted
+LARGEST = MOST  # of a side of a layer, and of anything that is counted
 COUNTS = ("generation", "num_fit", "num_eval", "num_rows", "num_parameters", "num_classes", "num_cuts", "num_iter")
 DEPTHS = ("depth", "layer_depth", "source_depth", "target_depth")
 SHARES = ("accuracy", "fit_accuracy", "chance")  # of images

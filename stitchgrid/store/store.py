@@ -171,9 +171,21 @@ class Store:
         """Store a job as the sweep's next revision; return its number."""
         return self._sweeps.write_job(sweep, job)
 
+    def require_next_revision(self, sweep: str) -> None:
+        """Raise a StoreError if the sweep can have no further revision."""
+        self._sweeps.require_next(sweep)
+
     def read_job(self, sweep: str, revision: int | None = None) -> dict[str, Any]:
         """Return the job of a revision, by default of the latest; a StoreError if there is none."""
         return self._sweeps.read_job(sweep, revision)
+
+    def write_code(self, sweep: str, revision: int, record: Mapping[str, Any]) -> None:
+        """Note which own code a launch found behind a job that is not planned yet (`documents.CodeDocument`)."""
+        self._sweeps.write_code(sweep, revision, record)
+
+    def read_code(self, sweep: str) -> dict[str, Any]:
+        """Return which own code the latest job is known with, {} if none is; a StoreError if it cannot be read."""
+        return self._sweeps.read_code(sweep)
 
     def write_plan(
         self,

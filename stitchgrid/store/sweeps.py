@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,13 +14,23 @@ import pyarrow.compute as pc
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError, UnseenError, nearest
 from stitchgrid.store.damage import DamagedFileError
-from stitchgrid.store.documents import Document, PlanDocument, longest, read_document
+from stitchgrid.store.documents import (
+    CodeDocument,
+    Document,
+    PlanDocument,
+    job_digest,
+    longest,
+    plan_digest,
+    read_document,
+)
 from stitchgrid.store.files import Files, write_next
-from stitchgrid.store.layout import JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
+from stitchgrid.store.layout import CODE, HIGHEST, JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
 from stitchgrid.store.parts import parquet_bytes
 from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, with_nulls
 from stitchgrid.store.sound_plans import DamagedTableError, Places, check_plan, with_undefined
 from stitchgrid.store.sound_tables import read_table
+
+OTHER_JOB = f"it is not the job that {PLAN} was made for"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +71,45 @@ class Sweeps:
         return max(self._revisions(sweep, JOB), default=None)
 
     def write_job(self, sweep: str, job: Mapping[str, Any]) -> int:
-        """Store a job as the sweep's next revision; return its number."""
+        """Store a job as the sweep's next revision; return its number.
+
+        Raises:
+            StoreError: If no revision can follow the latest one.
+        """
         data = json_bytes(job)
         latest = self.latest_revision(sweep) or 0
+        self.require_next(sweep)
+        digest = job_digest(json.loads(data))
+        while self._planned_job(sweep, latest + 1) not in (None, digest):  # whose own job is lost
+            latest += 1
         return write_next(self.files, lambda revision: Layout.revision(sweep, revision, JOB), data, after=latest)
+
+    def require_next(self, sweep: str) -> None:
+        """Raise a StoreError if the sweep can have no further revision, since readers would not see it."""
+        numbers = map(Layout.revision_number, self.files.folders(Layout.sweep(sweep)))
+        if (last := max(filter(None, numbers), default=0)) >= HIGHEST:
+            raise StoreError(
+                f"no revision can follow {Layout.sweep(sweep)}/{last:04d} in the store {self.files.uri}; give the job "
+                "another name: no result is lost, and nothing finished is computed again."
+            )
+
+    def write_code(self, sweep: str, revision: int, record: Mapping[str, Any]) -> None:
+        """Note which own code a launch found behind a job that is not planned yet, in the place of what was noted."""
+        if not self.files.exists(Layout.revision(sweep, revision, PLAN)):
+            self.files.replace(Layout.revision(sweep, revision, CODE), json_bytes(record))
+
+    def read_code(self, sweep: str) -> dict[str, Any]:
+        """Return which own code the latest job is known with: what is noted, else what the latest plan says; or {}.
+
+        Raises:
+            StoreError: If that cannot be read.
+        """
+        latest = self.latest_revision(sweep)
+        if latest is not None and latest > (self.latest_plan(sweep) or 0):
+            name = Layout.revision(sweep, latest, CODE)
+            if self.files.exists(name):
+                return self._read_json(name, CodeDocument)
+        return self.read_info(sweep)
 
     def planned(self, sweep: str) -> list[int]:
         """Return the numbers of the complete revisions, ascending."""
@@ -93,7 +139,18 @@ class Sweeps:
         revision = revision or self.latest_revision(sweep)
         if revision is None:
             raise self._unknown(sweep)
-        return self._read_json(Layout.revision(sweep, revision, JOB))
+        job = self._read_json(Layout.revision(sweep, revision, JOB))
+        if self._planned_job(sweep, revision) not in (None, job_digest(job)):
+            raise self._damaged(Layout.revision(sweep, revision, JOB), OTHER_JOB)
+        return job
+
+    def _planned_job(self, sweep: str, revision: int) -> str | None:
+        """Return the digest of the job that a revision was planned with; None where nothing says it."""
+        name = Layout.revision(sweep, revision, PLAN)
+        try:
+            return read_document(self.files, name, PlanDocument).get("job") if self.files.exists(name) else None
+        except (DamagedFileError, StoreError):
+            return None
 
     def write_plan(self, sweep: str, revision: int, tables: Mapping[str, pa.Table], info: Mapping[str, Any]) -> None:
         """Complete a revision; writing the same tables again changes nothing.
@@ -116,6 +173,9 @@ class Sweeps:
             "sha256": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
             "info": dict(info),
         }
+        with suppress(StoreError):  # a job that is lost has no digest
+            manifest["job"] = job_digest(self.read_job(sweep, revision))
+        manifest["digest"] = plan_digest(json.loads(json_bytes(manifest)))
         self.files.write_once(Layout.revision(sweep, revision, PLAN), json_bytes(manifest))
 
     def read_plan(self, sweep: str, revision: int | None = None) -> StoredPlan | None:
@@ -194,7 +254,8 @@ class Sweeps:
         except (KeyError, StoreError) as problem:
             lacks = isinstance(problem, KeyError)
             return [(PLAN, f"lacks {problem}" if lacks else str(problem))]
-        found, tables = [], {}
+        tables: dict[str, pa.Table] = {}
+        found = self._job_problems(sweep, revision, manifest.get("job"))
         for name in (table for table in TABLES if table in SWEEP_TABLES or f"{table}.parquet" in digests):
             try:
                 tables[name] = table = self._read_table(sweep, revision, name, digests)
@@ -207,6 +268,15 @@ class Sweeps:
         except DamagedTableError as problem:
             found.append((problem.file, problem.problem))
         return found
+
+    def _job_problems(self, sweep: str, revision: int, digest: str | None) -> list[tuple[str, str]]:
+        """Return what is wrong with the job of a revision, if it is there and readable."""
+        name = Layout.revision(sweep, revision, JOB)
+        try:
+            is_other = digest is not None and self.files.exists(name) and job_digest(self._read_json(name)) != digest
+        except StoreError:
+            return []
+        return [(JOB, OTHER_JOB)] if is_other else []
 
     def _may_be_known(self, sweep: str) -> bool:
         """Return whether it is a sweep, or one that cannot be seen from here: whoever reads it is told why."""
