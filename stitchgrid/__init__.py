@@ -18,14 +18,14 @@ __all__ = ["Grid", "Run", "__version__", "compare", "errors", "images", "launch"
 _HOMES = {
     "Grid": "api.runs",
     "Run": "api.runs",
-    "compare": "api.comparing",
+    "compare": "api.comparison",
     "errors": "errors",
-    "images": "api.launching",
-    "launch": "api.launching",
+    "images": "api.launches",
+    "launch": "api.launches",
     "measures": "api.measures",
     "open": "api.runs",
-    "plan": "api.launching",
-    "resume": "api.launching",
+    "plan": "api.launches",
+    "resume": "api.launches",
 }
 
 

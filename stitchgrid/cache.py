@@ -17,7 +17,7 @@ from time import time
 
 from stitchgrid.errors import InputError
 from stitchgrid.paths import named_path
-from stitchgrid.private import is_open_to_others, private_folder
+from stitchgrid.private_folder import is_open_to_others, private_folder
 
 if sys.platform != "win32":
     import fcntl

@@ -20,7 +20,7 @@ PIECE = "-"  # between the id of a shard and the number of its half
 TILE_SIDES = (8, 4, 2, 1)  # networks on a side of a tile; the largest that fits is taken
 
 
-class Done(Protocol):
+class KnownCells(Protocol):
     """What a store knows of cells."""
 
     def metrics_done(self, cell_id: str) -> frozenset[str]:
@@ -75,7 +75,7 @@ class Plan:
 
 def make_plan(
     sweep: Sweep,
-    done: Done,
+    done: KnownCells,
     *,
     retry_failed: bool = False,
     again: Callable[[Cell], int] = never,
@@ -126,7 +126,7 @@ def _left(shard: Shard, wanted: set[str], generations: Mapping[str, int]) -> Sha
     return replace(shard, wanted=frozenset(wanted), num_cells=len(wanted), flops=shard.flops * share)
 
 
-def _reason(sweep: Sweep, cell: Cell, done: Done, asked: int, *, retry_failed: bool) -> tuple[str, bool]:
+def _reason(sweep: Sweep, cell: Cell, done: KnownCells, asked: int, *, retry_failed: bool) -> tuple[str, bool]:
     """Return why a cell is or is not to be computed, and which."""
     if not (sweep.networks[cell.source].is_known and sweep.networks[cell.target].is_known):
         return "untrained model", True

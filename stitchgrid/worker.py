@@ -19,12 +19,12 @@ import torch
 
 from stitchgrid.allocator import give_back_freed_memory
 from stitchgrid.datasets import Images, open_images
-from stitchgrid.datasets.resident import PicturePair, Pictures, ResidentImages, near
-from stitchgrid.engine.detect import train_detector
-from stitchgrid.engine.kept import SHARE, Kept
+from stitchgrid.datasets.device_images import PicturePair, Pictures, ResidentImages, near
+from stitchgrid.engine.energy_detector import train_detector
+from stitchgrid.engine.host import set_up_torch
+from stitchgrid.engine.kept_passes import SHARE, KeptPass
 from stitchgrid.engine.memory import available_bytes, fitting_pieces, probe_halvings, shard_bytes, shard_halvings
-from stitchgrid.engine.place import set_up_torch
-from stitchgrid.engine.plain import measure_network
+from stitchgrid.engine.plain_networks import measure_network
 from stitchgrid.engine.probes import as_artefact
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.stitched import stack_images
@@ -38,7 +38,6 @@ from stitchgrid.models.memory import move
 from stitchgrid.models.training import TWIN_IMAGES, initialise_twin, train_network
 from stitchgrid.models.versions import library_versions
 from stitchgrid.models.weights import load_state, save_state
-from stitchgrid.notes import Notes, taking_notes
 from stitchgrid.precision import choose_device
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import (
@@ -59,6 +58,7 @@ from stitchgrid.records import (
 from stitchgrid.resolve import check_fingerprint, detector_key, load_network, open_outliers, training_key, twin_images
 from stitchgrid.statistics.base import LayerKey
 from stitchgrid.store import Store
+from stitchgrid.worker_logs import Notes, taking_notes
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Worker:
         self._networks: OrderedDict[str, CutNetwork] = OrderedDict()
         self._images: tuple[tuple[DataSpec, int | None, int], Images] | None = None
         self._near_images: PicturePair | None = None  # where the device finds them fastest
-        self._kept = Kept(int(SHARE * available_bytes(self.device))) if keeps_passes else None
+        self._kept = KeptPass(int(SHARE * available_bytes(self.device))) if keeps_passes else None
         self._checked: set[str] = set()
         self._libraries: dict[tuple[str, ...], str] = {}  # by the ids of a source and a target
         self._halvings = 0  # of what is held at a time, beyond those known beforehand, since memory did not suffice

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stitchgrid.api.answered import Answers
+from stitchgrid.api.answer_list import Answers
 from stitchgrid.api.tables import Matrix, Table
 from stitchgrid.catalog import Catalog, load_question
 from stitchgrid.catalog.answers import find_wanted, read_answers
 from stitchgrid.catalog.findings import findings, remarks
 from stitchgrid.catalog.progress import SweepProgress, read_progress
 from stitchgrid.errors import InputError, QueryError, nearest
-from stitchgrid.live import Live
+from stitchgrid.live_networks import Live
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.store import Store
 

@@ -10,15 +10,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from stitchgrid.api.surroundings import as_it_was
 from stitchgrid.api.tables import Array
+from stitchgrid.api.torch_settings import as_it_was
 from stitchgrid.driver.revision import HeldCode, check_same_code
 from stitchgrid.engine.shard import fit_alone
-from stitchgrid.engine.stitched import Stitch, stitch_rows
+from stitchgrid.engine.stitched import FittedStitch, stitch_rows
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.jobfile import parse_job
-from stitchgrid.live import Live
+from stitchgrid.live_networks import Live
 from stitchgrid.matchers.alignment import install
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.registry import MATCHERS
@@ -41,7 +41,7 @@ class StitchMap(nn.Module):
         bias: b (E,).
     """
 
-    def __init__(self, stitch: Stitch, source: Layer, target: Layer):
+    def __init__(self, stitch: FittedStitch, source: Layer, target: Layer):
         super().__init__()
         self._rules: Rules = stitch.rules
         self._layers = source, target
@@ -99,7 +99,7 @@ class NetworkStitch:
         matcher: The kind that found the map.
     """
 
-    def __init__(self, stitch: Stitch, work: Workspace):
+    def __init__(self, stitch: FittedStitch, work: Workspace):
         cell, sweep = stitch.cell, work.sweep
         layers = work.layer(cell.source_key), work.layer(cell.target_key)
         self.source = (sweep.networks[cell.source].name, layers[0].name)

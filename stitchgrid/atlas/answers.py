@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from stitchgrid.atlas.grids import SweepGrids
 from stitchgrid.atlas.packing import Arrays
 from stitchgrid.catalog.answers import IDLE
-from stitchgrid.catalog.judging import CHECKS, NEEDED, VERDICTS
+from stitchgrid.catalog.verdict_rules import CHECKS, NEEDED, VERDICTS
 
 #: Untrained twins are sources of no answer of their own: they are what a match is held against.
 ANSWERS = """

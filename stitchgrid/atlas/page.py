@@ -12,7 +12,7 @@ from typing import Any
 from stitchgrid import __version__
 from stitchgrid.atlas.content import sweep_content
 from stitchgrid.atlas.grids import SweepGrids
-from stitchgrid.catalog.misled import misleading_limits, misleading_rule
+from stitchgrid.catalog.misleading import misleading_limits, misleading_rule
 
 #: The modules of the page in the order in which they are joined: arithmetic, then the sweep, its views, the page.
 ARITHMETIC = ("numbers", "decode", "colours", "counting", "eigen", "distances", "clusters")

@@ -6,10 +6,10 @@ from typing import Any
 
 from stitchgrid.atlas.answers import ANSWERS
 from stitchgrid.atlas.grids import Choice, Claims, Fold, Judgement, LayerInfo, NetworkInfo, SweepGrids
+from stitchgrid.atlas.heatmaps import read_choices
 from stitchgrid.atlas.provenance import read_provenance
-from stitchgrid.atlas.squares import read_choices
 from stitchgrid.catalog import Catalog, load_question
-from stitchgrid.catalog.misled import count_misleading
+from stitchgrid.catalog.misleading import count_misleading
 
 # One row per metric that a cell was asked for. Two networks of a sweep may share their weights, hence their cells:
 # rows are joined by names as well.

@@ -33,7 +33,7 @@ HEADERS = {
 }
 
 
-class Following:
+class LivePage:
     """What the page holds of a store, read again when it is asked for, but not more often than reading allows."""
 
     def __init__(self, store: Store, sweeps: Sequence[str] = ()):
@@ -81,7 +81,7 @@ class AtlasServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, following: Following, port: int = 0):
+    def __init__(self, following: LivePage, port: int = 0):
         self.following, self.token = following, secrets.token_urlsafe(24)
         try:
             super().__init__((HOST, port), _Handler)

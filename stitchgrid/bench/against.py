@@ -18,7 +18,7 @@ import torch
 
 from stitchgrid.catalog import Catalog
 from stitchgrid.driver.preview import EmptyStore
-from stitchgrid.engine.place import processor
+from stitchgrid.engine.host import processor
 from stitchgrid.errors import InputError, StitchgridError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.architecture import find_code
@@ -26,7 +26,7 @@ from stitchgrid.models.build import build_network
 from stitchgrid.models.freeze import thaw
 from stitchgrid.precision import choose_device
 from stitchgrid.preprocess import apply_preprocess
-from stitchgrid.private import private_space
+from stitchgrid.private_folder import private_space
 from stitchgrid.records import Network, Sweep
 from stitchgrid.resolve import open_job_images, resolve
 from stitchgrid.statistics.needs import images_of
@@ -62,8 +62,8 @@ class Against:
     job: str
     num_pairs: int  # of layers
     num_images: int
-    ours: Runs
-    theirs: Runs
+    engine_runs: Runs
+    rival_runs: Runs
     about: str  # what the other one computes
     difference: float  # the largest between two values of the same layer pair
     date: str  # UTC
@@ -72,7 +72,7 @@ class Against:
     @property
     def ratio(self) -> float:
         """How many times as long as the other one stitchgrid takes, by the clock."""
-        return self.ours.medians[0] / self.theirs.medians[0]
+        return self.engine_runs.medians[0] / self.rival_runs.medians[0]
 
 
 def run_against(job: Job, launched: Sequence[str], rival: Rival, *, say: Callable[[str], None]) -> Against:
@@ -108,23 +108,23 @@ def run_against(job: Job, launched: Sequence[str], rival: Rival, *, say: Callabl
             pixels = apply_preprocess(images.eval.batch(0, num_images), network.preprocess)
             taken[network.name] = (thaw(build_network(network.spec)), _modules(network), pixels)
         torch.save((taken, [(sweep.networks[f].name, sweep.networks[g].name) for f, g in sweep.pairs]), inputs)
-        ours: list[tuple[float, float]] = []
-        theirs: list[tuple[float, float]] = []
+        engine_runs: list[tuple[float, float]] = []
+        rival_runs: list[tuple[float, float]] = []
         script = [sys.executable, str(Path(__file__).with_name(SCRIPTS[rival])), str(inputs), str(values)]
         for number in range(ROUNDS):
             say(f"round {number + 1} of {ROUNDS}")
             store = folder / f"grid-{number}"
             launch = [sys.executable, "-m", "stitchgrid.cli", "launch", *launched, "--store", str(store)]
-            ours.append(_timed(launch, "stitchgrid launch"))
-            theirs.append(_timed(script, rival))
+            engine_runs.append(_timed(launch, "stitchgrid launch"))
+            rival_runs.append(_timed(script, rival))
         difference = _difference(sweep, store, json.loads(values.read_text()))
     num_pairs = sum(len(sweep.networks[f].layers) * len(sweep.networks[g].layers) for f, g in sweep.pairs)
     return Against(
         job=job.name,
         num_pairs=num_pairs,
         num_images=num_images,
-        ours=_runs("stitchgrid launch", ours),
-        theirs=_runs(rival, theirs),
+        engine_runs=_runs("stitchgrid launch", engine_runs),
+        rival_runs=_runs(rival, rival_runs),
         about=ABOUT[rival],
         difference=difference,
         date=f"{datetime.now(UTC):%Y-%m-%d}",
@@ -212,24 +212,25 @@ def _difference(sweep: Sweep, store: Path, values: Sequence[Sequence[Sequence[fl
     for (f, g), matrix in zip(sweep.pairs, values, strict=True):
         for i, row in enumerate(matrix):
             for j, value in enumerate(row):
-                ours = found.get((sweep.networks[f].name, i, sweep.networks[g].name, j))
-                largest = max(largest, abs((nan if ours is None else ours) - value))
+                engine_runs = found.get((sweep.networks[f].name, i, sweep.networks[g].name, j))
+                largest = max(largest, abs((nan if engine_runs is None else engine_runs) - value))
     return largest
 
 
 def against_text(found: Against) -> str:
     """Return what was measured, for people."""
     lines = [f"{found.job}: cka of {found.num_pairs} layer pairs on {found.num_images:,} images"]
-    width = max(len(runs.command) for runs in (found.ours, found.theirs))
-    for runs in (found.ours, found.theirs):
+    width = max(len(runs.command) for runs in (found.engine_runs, found.rival_runs))
+    for runs in (found.engine_runs, found.rival_runs):
         seconds, spent = runs.medians
         each = ", ".join(f"{one:.1f}" for one in runs.seconds)
         lines.append(f"  {runs.command:<{width}}  {seconds:6.2f} s, {spent:.2f} s of all cores ({each})")
     return "\n".join(
         [
             *lines,
-            f"medians of {len(found.ours.seconds)} rounds in turn, each a process of its own, images decoded before",
-            f"{found.theirs.command}: {found.about}",
+            f"medians of {len(found.engine_runs.seconds)} rounds in turn, each a process of its own, images decoded "
+            "before",
+            f"{found.rival_runs.command}: {found.about}",
             f"ratio: stitchgrid takes {found.ratio:.2f} times as long",
             f"largest difference in value: {found.difference:.1e}",
             f"machine: {', '.join(f'{name} {value}' for name, value in found.machine.items())}; {found.date}",
@@ -252,4 +253,6 @@ def against_json(found: Against) -> str:
 
     table = {name: getattr(found, name) for name in ("job", "num_pairs", "num_images", "about", "difference", "date")}
     table |= {"ratio": found.ratio, "machine": dict(found.machine)}
-    return json.dumps(table | {"ours": shown(found.ours), "theirs": shown(found.theirs)}, indent=2)
+    return json.dumps(
+        table | {"engine_runs": shown(found.engine_runs), "rival_runs": shown(found.rival_runs)}, indent=2
+    )

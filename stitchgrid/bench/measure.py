@@ -16,13 +16,13 @@ import torch
 from stitchgrid.bench.parts import Part, irreducible_flops, parts_of, product_flops, sample_pairs
 from stitchgrid.datasets import Images
 from stitchgrid.driver.preview import EmptyStore, open_if_there
-from stitchgrid.engine.place import processor
+from stitchgrid.engine.host import processor
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import InputError
 from stitchgrid.jobfile import Job
 from stitchgrid.planning import CPU_SPEED, GPU_SPEED
 from stitchgrid.preprocess import apply_preprocess
-from stitchgrid.private import private_space
+from stitchgrid.private_folder import private_space
 from stitchgrid.records import Cell, Row, Sweep
 from stitchgrid.reference import Reference
 from stitchgrid.resolve import open_job_images, resolve
@@ -37,7 +37,7 @@ COUNTS = frozenset({"accuracy", "agreement", "penalty", "relative_accuracy"})  #
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class ValueDifference:
     """Where engine and reference are furthest apart in a metric."""
 
     difference: float  # relative; absolute for shares of images, and for values below 1e-3; inf: one is undefined
@@ -63,7 +63,7 @@ class PartFigures:
     flops_per_second: float
     peak_bytes: int  # of the process, or of the GPU's memory
     errors: int  # cells that failed
-    differences: dict[str, Difference] = field(default_factory=dict)  # by metric
+    differences: dict[str, ValueDifference] = field(default_factory=dict)  # by metric
 
     @property
     def ratio(self) -> float:
@@ -248,14 +248,14 @@ def _reference(pairs: Sequence[list[Cell]], work: Workspace) -> tuple[dict[str, 
 
 def _differences(
     sweep: Sweep, pairs: Sequence[list[Cell]], rows: Sequence[Row], values: dict[str, dict[str, float]]
-) -> dict[str, Difference]:
+) -> dict[str, ValueDifference]:
     came = {(row.cell_id, row.metric): row.value for row in rows}
     failed = {row.cell_id for row in rows if row.error is not None}  # counted, not compared
-    worst: dict[str, Difference] = {}
+    worst: dict[str, ValueDifference] = {}
     for cell in (cell for cells in pairs for cell in cells if cell.cell_id not in failed):
         for metric, wanted in values[cell.cell_id].items():
             value = came.get((cell.cell_id, metric))
-            found = Difference(
+            found = ValueDifference(
                 difference=_apart(metric, value, wanted),
                 engine=value,
                 reference=None if isnan(wanted) else wanted,

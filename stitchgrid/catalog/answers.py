@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from stitchgrid.catalog.catalog import Catalog
-from stitchgrid.catalog.judging import CHECKS, IS_TWIN, NEEDED
 from stitchgrid.catalog.labels import labels_of
+from stitchgrid.catalog.verdict_rules import CHECKS, IS_TWIN, NEEDED
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.printable import in_one_line
 
@@ -128,7 +128,7 @@ _APART = pa.schema([("sweep", pa.string()), ("params", pa.string()), ("samples",
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class AnswerRequest:
     """Which answers somebody asks for; None and empty: all."""
 
     target_model: str | None = None
@@ -148,7 +148,7 @@ class Wanted:
 
 def find_wanted(
     catalog: Catalog, sweeps: Sequence[str], *, target: str | None, source: str | None, kinds: Sequence[str]
-) -> Wanted:
+) -> AnswerRequest:
     """Return what is asked for by names; `target` is MODEL or MODEL:LAYER.
 
     Raises:
@@ -169,7 +169,7 @@ def find_wanted(
         _check(source, {row["source_model"] for row in rows}, "source network")
     for kind in kinds:
         _check(kind, {row["matcher"] for row in rows}, "matcher")
-    return Wanted(target_model=model, target_layer=layer, source_model=source, kinds=tuple(kinds))
+    return AnswerRequest(target_model=model, target_layer=layer, source_model=source, kinds=tuple(kinds))
 
 
 def _check(name: str, known: Iterable[str], what: str, of: str = "") -> None:

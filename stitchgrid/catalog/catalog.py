@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from stitchgrid.catalog.judging import answers_sql
+from stitchgrid.catalog.pairs_view import VARIANTS, columns_of
 from stitchgrid.catalog.questions import Question
 from stitchgrid.catalog.tables import load_tables
+from stitchgrid.catalog.verdict_rules import answers_sql
 from stitchgrid.catalog.views import VIEWS, view_sql
-from stitchgrid.catalog.wide import VARIANTS, columns_of
 from stitchgrid.errors import QueryError, nearest
-from stitchgrid.private import private_folder
+from stitchgrid.private_folder import private_folder
 from stitchgrid.store import Damage, Store
 
 Found = TypeVar("Found")

@@ -12,7 +12,7 @@ import pyarrow as pa
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.errors import InputError
 from stitchgrid.store import Store
-from stitchgrid.store.differing import TOLERANCE
+from stitchgrid.store.conflicts import TOLERANCE
 
 KEY = "source_model, source_layer, target_model, target_layer, matcher, params, seed"
 VALUES = f"""

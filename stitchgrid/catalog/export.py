@@ -67,10 +67,10 @@ def export_parquet(catalog: Catalog, folder: Path, sweeps: Sequence[str] = ()) -
         QueryError: If there is no such sweep.
     """
     statements = _statements(catalog, sweeps)
-    ours = {f"{name}.parquet" for name in VIEWS}
+    own_files = {f"{name}.parquet" for name in VIEWS}
     if folder.exists() and not folder.is_dir():
         raise InputError(f"wanted a folder, {folder} is a file; name another one.")
-    if folder.exists() and (others := sorted({path.name for path in folder.iterdir()} - ours)):
+    if folder.exists() and (others := sorted({path.name for path in folder.iterdir()} - own_files)):
         raise InputError(f"wanted a new or empty folder, {folder} has {others[0]!r} in it; name another one.")
 
     def write(beside: Path) -> dict[str, int]:

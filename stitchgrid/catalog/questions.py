@@ -16,7 +16,7 @@ from pathlib import Path
 from textwrap import wrap
 
 from stitchgrid.errors import QueryError, nearest
-from stitchgrid.shipped import shipped_names
+from stitchgrid.shipped_files import shipped_names
 
 Value = str | int | float | bool
 

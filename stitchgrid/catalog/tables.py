@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 
-from stitchgrid.catalog.views import Shape
+from stitchgrid.catalog.views import TablesShape
 from stitchgrid.errors import StoreError
 from stitchgrid.matchers.describe import as_record
 from stitchgrid.matchers.evidence import MOST_GROUPS, t_quantiles
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.store import Damage, Store
-from stitchgrid.store.joining import state_columns
+from stitchgrid.store.result_tables import state_columns
+from stitchgrid.store.row_status import COLUMNS, row_status
 from stitchgrid.store.schemas import ALL_TABLES, PART, TEXT, as_dictionaries, with_sweep
-from stitchgrid.store.standing import COLUMNS, standing
 
 ATTEMPTS = pa.schema([("sweep", TEXT), ("shard", TEXT), ("attempts", pa.int64())])
 RUNNING = pa.schema([("sweep", TEXT), ("shard", TEXT)])
@@ -45,7 +45,7 @@ class Tables:
     """Everything the views are made of, by the name under which DuckDB knows it."""
 
     by_name: Mapping[str, pa.Table | pa.dataset.Dataset]
-    shape: Shape
+    shape: TablesShape
     sweeps: tuple[str, ...]  # those that have a complete revision
     damaged: tuple[Damage, ...]
     num_loose_parts: int  # that were read one by one
@@ -77,7 +77,7 @@ def load_tables(
     datasets = {"_rows": found.rows, "_ready_results": found.results, "_ready_cells": found.cells}
     return Tables(
         by_name={**tables, **{name: dataset for name, dataset in datasets.items() if dataset is not None}},
-        shape=Shape(
+        shape=TablesShape(
             has_snapshot=found.rows is not None,
             has_ready=bool(found.ready),
             has_others=tables["_cells"].num_rows > 0,
@@ -107,7 +107,7 @@ def _quantiles() -> Iterable[dict[str, Any]]:
 def _loose_cells(rows: pa.Table) -> pa.Table:
     """Return what rows say of their cells."""
     ids = pc.unique(rows["cell_id"])
-    return state_columns(standing(rows, ids), np.arange(len(ids))).add_column(0, "cell_id", ids)
+    return state_columns(row_status(rows, ids), np.arange(len(ids))).add_column(0, "cell_id", ids)
 
 
 def _sweep_tables(store: Store, ready: Set[str]) -> tuple[dict[str, pa.Table], list[str], list[Damage]]:

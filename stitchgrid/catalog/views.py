@@ -24,7 +24,7 @@ NAMED = f"sweep, cell_id, {LAYER_PAIR}, matcher, params, seed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class TablesShape:
     """Of what the tables behind the views consist."""
 
     has_snapshot: bool  # _rows
@@ -37,7 +37,7 @@ class Shape:
     has_evidence: bool = False  # whether a sweep asks for intervals or shuffled images
 
 
-def view_sql(shape: Shape) -> dict[str, str]:
+def view_sql(shape: TablesShape) -> dict[str, str]:
     """Return the statement that makes each view, each after those it uses."""
     measured = f"cell_id, {MEASURED}, {EVIDENCE}, {NETWORKS}, matcher, params, seed, shard"
     of_cells = {
@@ -62,13 +62,13 @@ def view_sql(shape: Shape) -> dict[str, str]:
     return {**of_cells, **(of_values if shape.has_values else {})}
 
 
-def _rows_where(shape: Shape, columns: str, condition: str) -> str:
+def _rows_where(shape: TablesShape, columns: str, condition: str) -> str:
     kept = f"select {columns} from _rows where {condition} {_not_moved(shape)}"
     loose = f"select {columns} from _loose where {condition}"
     return _union([kept] * shape.has_snapshot + [loose] * (shape.has_loose or not shape.has_snapshot))
 
 
-def _not_moved(shape: Shape) -> str:
+def _not_moved(shape: TablesShape) -> str:
     return "and cell_id not in (select cell_id from _moved)" if shape.has_moved else ""
 
 
@@ -88,7 +88,7 @@ join {{values}} as v on v.cell_id = c.cell_id and list_contains(c.metrics, v.met
 """
 
 
-def _results(shape: Shape) -> str:
+def _results(shape: TablesShape) -> str:
     ready = f"select {NAMED}, {MEASURED}, {EVIDENCE} from _ready_results where true {_not_moved(shape)}"
     fresh = JOINED.format(cells="_ready_cells", values=f"(from _loose where {IS_VALUE})")
     others = JOINED.format(cells="_cells", values="_values")
@@ -100,7 +100,7 @@ def _results(shape: Shape) -> str:
     return _with_evidence(shape, rows, "sweep, cell_id, metric")
 
 
-def _with_evidence(shape: Shape, rows: str, key: str) -> str:
+def _with_evidence(shape: TablesShape, rows: str, key: str) -> str:
     """Return the rows of values, each with the evidence that is stored for it; of a measurement, the largest there is.
 
     `key` are the columns by which a value and its evidence are known.
@@ -127,7 +127,7 @@ left join nulls using ({key})
 """
 
 
-def _cells(shape: Shape) -> str:
+def _cells(shape: TablesShape) -> str:
     ready = READY if not shape.has_loose else READY_AND_LOOSE
     states = _union([ready] * shape.has_ready + [OTHERS] * (shape.has_others or not shape.has_ready))
     status = "if(status = 'pending' and r.shard is not null, 'running', status)" if shape.has_running else "status"

@@ -7,21 +7,21 @@ import click
 
 from stitchgrid import __version__
 from stitchgrid.cli.answer import answer
-from stitchgrid.cli.ask import atlas, query, report, sql
-from stitchgrid.cli.begin import doctor, init, manual
 from stitchgrid.cli.complete import completion
-from stitchgrid.cli.follow import logs, status
-from stitchgrid.cli.give import diff, export
-from stitchgrid.cli.keep import check, compact, gc, merge, remove
-from stitchgrid.cli.look import layers, matchers, models
+from stitchgrid.cli.exchange import diff, export
+from stitchgrid.cli.first_steps import doctor, init, manual
+from stitchgrid.cli.maintenance import check, compact, gc, merge, remove
+from stitchgrid.cli.models import layers, matchers, models
+from stitchgrid.cli.output import say, say_problem
+from stitchgrid.cli.queries import atlas, query, report, sql
 from stitchgrid.cli.run import bench, launch, plan, resume
-from stitchgrid.cli.saying import say, say_problem
+from stitchgrid.cli.status import logs, status
 from stitchgrid.cli.streams import robust_streams
 from stitchgrid.errors import StitchgridError
-from stitchgrid.notes import show_on_stderr
+from stitchgrid.worker_logs import show_on_stderr
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """Turns what users can act on into a message and an exit code, in one place."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -36,7 +36,7 @@ class Group(click.Group):
             ctx.exit(130)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def cli() -> None:
     """Compare neural networks layer by layer: stitching, CKA, CCA and Procrustes on all layer pairs.

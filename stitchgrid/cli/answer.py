@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 import click
 
 from stitchgrid.cli.complete import complete_kinds, complete_layers, complete_networks, complete_sweeps
-from stitchgrid.cli.emit import emit, format_of, write_file
+from stitchgrid.cli.files_out import emit, format_of, write_file
 from stitchgrid.cli.options import OUTPUT, STORE
-from stitchgrid.cli.saying import say, warn_of_store
+from stitchgrid.cli.output import say, warn_of_store
 from stitchgrid.paths import named_path
 
 if TYPE_CHECKING:
     from stitchgrid.catalog.answers import Answer
-    from stitchgrid.catalog.lacking import Addition
+    from stitchgrid.catalog.missing_checks import Addition
 
 
 @click.command()
@@ -57,7 +57,7 @@ def answer(
     """
     from stitchgrid.catalog import Catalog
     from stitchgrid.catalog.answers import as_table, find_wanted, read_answers
-    from stitchgrid.catalog.lacking import additions
+    from stitchgrid.catalog.missing_checks import additions
     from stitchgrid.store import Store
 
     with Catalog(Store.open(store)) as catalog:

@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from stitchgrid.cli.options import STORE_VARIABLE, USUAL_STORE
-from stitchgrid.cli.saying import say
+from stitchgrid.cli.output import say
 
 SHELLS = ("bash", "zsh", "fish")
 MOST = 500  # offered at a time
@@ -65,13 +65,13 @@ def _networks(ctx: click.Context) -> Iterable[str]:
 
 
 def _queries(ctx: click.Context) -> Iterable[str]:  # noqa: ARG001
-    from stitchgrid.shipped import shipped_names
+    from stitchgrid.shipped_files import shipped_names
 
     return shipped_names("queries", ".sql")
 
 
 def _jobs(ctx: click.Context) -> Iterable[str]:  # noqa: ARG001
-    from stitchgrid.shipped import shipped_names
+    from stitchgrid.shipped_files import shipped_names
 
     return shipped_names("jobs", ".toml")
 

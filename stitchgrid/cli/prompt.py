@@ -18,7 +18,7 @@ from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
 
 from stitchgrid.catalog import list_questions
-from stitchgrid.cli.saying import say, say_problem
+from stitchgrid.cli.output import say, say_problem
 from stitchgrid.cli.session import Session
 from stitchgrid.errors import StitchgridError
 

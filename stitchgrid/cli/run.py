@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stitchgrid.cli.complete import complete_jobs, complete_sweeps
-from stitchgrid.cli.emit import emit
+from stitchgrid.cli.files_out import emit
 from stitchgrid.cli.options import HOW, RECOMPUTE, STORE, USUAL_STORE, WHERE
-from stitchgrid.cli.saying import say, say_begin
+from stitchgrid.cli.output import say, say_begin
 from stitchgrid.cli.streams import going_on
 from stitchgrid.printable import in_one_line
 
@@ -77,7 +77,7 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
       stitchgrid resume quickstart
     """
     say_begin(sweep)
-    from stitchgrid.api.launching import stored_job
+    from stitchgrid.api.launches import stored_job
 
     ctx.exit(_launch(stored_job(sweep, store), store, update=False, retry_failed=retry_failed, same_code=True, **flags))
 
@@ -125,7 +125,7 @@ def plan(
     from stitchgrid.jobfile import load_job
 
     if listed is not None:
-        from stitchgrid.api.launching import images
+        from stitchgrid.api.launches import images
 
         emit(images(jobfile, overrides=overrides).arrow(), None, listed)
         return
@@ -208,7 +208,7 @@ def bench(
 
 def _show_plan(job: "Job", store: str, where: dict[str, Any], **how: Any) -> None:
     say_begin(job.name)
-    from stitchgrid.api.launching import plan_job
+    from stitchgrid.api.launches import plan_job
 
     say(plan_job(job, store, where, **how))
 
@@ -258,7 +258,7 @@ def _run_launch(
     **where: Any,
 ) -> int:
     """Run a launch and show its summary; return the exit code. `done` is given what became of the cells."""
-    from stitchgrid.api.launching import run_job
+    from stitchgrid.api.launches import run_job
 
     try:
         run = run_job(

@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from stitchgrid.catalog import VIEWS, Catalog, load_question
 from stitchgrid.catalog.questions import overview
-from stitchgrid.cli.emit import emit, format_of
+from stitchgrid.cli.files_out import emit, format_of
 from stitchgrid.cli.options import FORMATS
-from stitchgrid.cli.saying import say, warn_of_store
+from stitchgrid.cli.output import say, warn_of_store
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.paths import named_path

@@ -4,33 +4,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stitchgrid.cluster.connection import require_place
-from stitchgrid.cluster.contract import Attempt, Executor, Progress, Worker
-from stitchgrid.cluster.errand import Errand, cluster_resources, run_errand
 from stitchgrid.cluster.in_process import InProcessExecutor
+from stitchgrid.cluster.protocol import Attempt, Executor, Progress, WorkerProtocol
 from stitchgrid.cluster.ray_executor import RayExecutor
-from stitchgrid.scheduler import Failure, Outcome
+from stitchgrid.cluster.remote_call import RemoteCall, call_remotely, cluster_resources
+from stitchgrid.scheduler import Outcome, UnitFailure
 
 __all__ = [
     "Attempt",
-    "Errand",
     "Executor",
-    "Failure",
     "InProcessExecutor",
     "Outcome",
     "Progress",
     "RayExecutor",
-    "Worker",
+    "RemoteCall",
+    "UnitFailure",
+    "WorkerProtocol",
+    "call_remotely",
     "cluster_resources",
     "open_executor",
     "require_place",
-    "run_errand",
 ]
 
 
 def open_executor(
     address: str = "local",
     *,
-    factory: Callable[[], Worker],
+    factory: Callable[[], WorkerProtocol],
     workers: int | None = None,
     cpus_per_worker: float | None = None,
     gpus_per_worker: float | None = None,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import stitchgrid
-from stitchgrid.cluster.contract import Worker
-from stitchgrid.cluster.floor import check_worker, close_worker, raised
+from stitchgrid.cluster.dispatch import check_worker, close_worker, raised
 from stitchgrid.cluster.nodes import tell_neighbours
-from stitchgrid.cluster.sizing import Size
+from stitchgrid.cluster.protocol import WorkerProtocol
+from stitchgrid.cluster.sizing import ClusterSize
 from stitchgrid.errors import breaks_worker
 from stitchgrid.records import Unit, UnitReport
 from stitchgrid.scheduler import UnitRaised
@@ -50,10 +50,10 @@ class WorkerActor:
     """One worker in a process of its own; it never raises, it tells."""
 
     def __init__(self) -> None:
-        self._worker: Worker | None = None
+        self._worker: WorkerProtocol | None = None
         self._context: tuple[int, Any] = (-1, None)
 
-    def start(self, version: str, factory: bytes, size: Size, run: int, context: list[Any]) -> Hello:
+    def start(self, version: str, factory: bytes, size: ClusterSize, run: int, context: list[Any]) -> Hello:
         """Make the worker unless there is one, and let it look at what is to come: the context, a reference in a list.
 
         `size` is that of the pool, for the worker to know how many it shares its memory with.

@@ -25,7 +25,7 @@ from stitchgrid.cluster.shared_memory import object_store_folder
 from stitchgrid.cpus import num_cpus
 from stitchgrid.errors import ClusterError, InputError
 from stitchgrid.paths import named_path
-from stitchgrid.private import numbered_folder, private_path, read_own
+from stitchgrid.private_folder import numbered_folder, private_path, read_own
 
 _log = logging.getLogger(__name__)
 

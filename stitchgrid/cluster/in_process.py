@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from stitchgrid.cluster.contract import BeforeSubmit, OnEvent, Split, Worker, ignore
-from stitchgrid.cluster.floor import Floor, check_worker, close_worker, raised, sigterm_interrupts
+from stitchgrid.cluster.dispatch import Dispatch, check_worker, close_worker, raised, sigterm_interrupts
+from stitchgrid.cluster.protocol import BeforeSubmit, OnEvent, Split, WorkerProtocol, ignore
 from stitchgrid.errors import BrokenProcessError, breaks_worker
 from stitchgrid.records import Unit
 from stitchgrid.scheduler import (
@@ -28,10 +28,10 @@ class InProcessExecutor:
     A unit that takes this process down takes the run with it, and a deadline cannot be enforced.
     """
 
-    def __init__(self, factory: Callable[[], Worker]):
+    def __init__(self, factory: Callable[[], WorkerProtocol]):
         self.num_workers = 1
         self._factory = factory
-        self._worker: Worker | None = None
+        self._worker: WorkerProtocol | None = None
         self._stop = False
 
     def __enter__(self) -> Self:
@@ -76,12 +76,12 @@ class InProcessExecutor:
             ready={name: "localhost"} if self._worker is not None else None,
             names=iter([name]),
         )
-        floor = Floor(scheduler, on_event, before_submit)
+        dispatch = Dispatch(scheduler, on_event, before_submit)
         with sigterm_interrupts():
-            commands = floor.advance()
-            while not floor.done:
+            commands = dispatch.advance()
+            while not dispatch.done:
                 events = [event for command in commands if (event := self._carry_out(command, context)) is not None]
-                commands = floor.advance(*events, *([Stop()] if self._stop else []))
+                commands = dispatch.advance(*events, *([Stop()] if self._stop else []))
         return scheduler.outcome()
 
     def _carry_out(self, command: Command, context: object) -> Event | None:

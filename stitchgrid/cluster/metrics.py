@@ -6,7 +6,7 @@ from importlib import import_module
 from time import monotonic
 from typing import Any
 
-from stitchgrid.cluster.contract import OnEvent, Progress
+from stitchgrid.cluster.protocol import OnEvent, Progress
 
 TAGS = ("sweep",)
 SECONDS = [1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0]  # between the bars of the histogram

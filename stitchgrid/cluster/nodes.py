@@ -3,7 +3,7 @@
 from time import monotonic
 from typing import Any
 
-from stitchgrid.cluster.sizing import Size
+from stitchgrid.cluster.sizing import ClusterSize
 
 UNFIT_S = 600.0  # then a node is given another try
 NODE_ID = "ray.io/node-id"  # the label by which Ray knows a node
@@ -12,7 +12,7 @@ NODE_ID = "ray.io/node-id"  # the label by which Ray knows a node
 class UnfitNodes:
     """Nodes on which a worker could not be made: they lack the store, the data, or something it imports."""
 
-    def __init__(self, size: Size):
+    def __init__(self, size: ClusterSize):
         self.size = size  # of a worker
         self._until: dict[str, float] = {}
 
@@ -41,7 +41,7 @@ class UnfitNodes:
         ]
 
 
-def tell_neighbours(worker: object, size: Size) -> None:
+def tell_neighbours(worker: object, size: ClusterSize) -> None:
     """Call a worker's `share` if it has one: how many of its pool may be on this process's node, and on its GPU."""
     share = getattr(worker, "share", None)
     if share is None:

@@ -13,12 +13,12 @@ from typing import Any, Self
 import stitchgrid
 from stitchgrid.cluster.actor import Broken, Hello, WorkerActor
 from stitchgrid.cluster.connection import Connection
-from stitchgrid.cluster.contract import BeforeSubmit, OnEvent, Progress, Split, Worker, ignore
-from stitchgrid.cluster.deaths import classify_death, in_short
-from stitchgrid.cluster.floor import TICK_S, Floor, sigterm_interrupts
+from stitchgrid.cluster.dispatch import TICK_S, Dispatch, sigterm_interrupts
 from stitchgrid.cluster.metrics import Metrics
 from stitchgrid.cluster.nodes import UnfitNodes, node_lives
-from stitchgrid.cluster.sizing import Size, check_shares, choose_size
+from stitchgrid.cluster.protocol import BeforeSubmit, OnEvent, Progress, Split, WorkerProtocol, ignore
+from stitchgrid.cluster.sizing import ClusterSize, check_shares, choose_size
+from stitchgrid.cluster.worker_failures import classify_death, in_short
 from stitchgrid.errors import ClusterError
 from stitchgrid.records import Unit, UnitReport
 from stitchgrid.scheduler import (
@@ -70,7 +70,7 @@ class RayExecutor:
         self,
         address: str,
         *,
-        factory: Callable[[], Worker],
+        factory: Callable[[], WorkerProtocol],
         workers: int | None = None,
         cpus_per_worker: float | None = None,
         gpus_per_worker: float | None = None,
@@ -90,7 +90,7 @@ class RayExecutor:
             is_local=self._connection.is_local,
         )
         self.num_workers = workers or 1  # until it is known what there is
-        self._size = Size(num_workers=1, cpus=1, gpus=0)
+        self._size = ClusterSize(num_workers=1, cpus=1, gpus=0)
         self._unfit = UnfitNodes(self._size)
         self._metrics: Metrics | None = None  # where a dashboard may want them
         self._seats: dict[str, _Seat] = {}
@@ -169,19 +169,19 @@ class RayExecutor:
         )
         try:
             with sigterm_interrupts():
-                self._loop(Floor(scheduler, on_event, before_submit), this_run)
+                self._loop(Dispatch(scheduler, on_event, before_submit), this_run)
         except BaseException:  # an interrupt too: nothing may go on working for a run that is over
             self._kill_all()
             raise
         return scheduler.outcome()
 
-    def _loop(self, floor: Floor, run: _Run) -> None:
+    def _loop(self, dispatch: Dispatch, run: _Run) -> None:
         waiting_since = monotonic()
-        commands = floor.advance()
+        commands = dispatch.advance()
         while True:
             for command in commands:
                 self._carry_out(command, run)
-            if floor.done:
+            if dispatch.done:
                 return
             events = self._collect(run)
             if any(seat.ready for seat in self._seats.values()):
@@ -189,7 +189,7 @@ class RayExecutor:
             elif monotonic() - waiting_since >= WAITING_S:
                 waiting_since = monotonic()
                 run.on_event(Progress(kind="waiting", detail=self._what_is_missing()))
-            commands = floor.advance(*events, *([Stop()] if self._stop else []))
+            commands = dispatch.advance(*events, *([Stop()] if self._stop else []))
 
     def _carry_out(self, command: Command, run: _Run) -> None:
         match command:

@@ -10,7 +10,7 @@ WORKER_BYTES = 1.5e9  # a process with torch, a few networks and their images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
+class ClusterSize:
     """A pool of workers."""
 
     num_workers: int
@@ -65,7 +65,7 @@ def choose_size(
     gpus_per_worker: float | None,
     max_units: int | None,
     is_local: bool,
-) -> Size:
+) -> ClusterSize:
     """Return the pool for a cluster's resources: a worker per GPU where there are any, else per CPU.
 
     Numbers that were asked for are taken as they are; what a running cluster lacks may still join it.
@@ -92,4 +92,4 @@ def choose_size(
     num_workers = workers if workers is not None else max(1, floor(min(bounds)))
     if max_units is not None:
         num_workers = max(1, min(num_workers, max_units))
-    return Size(num_workers=num_workers, cpus=cpus, gpus=gpus)
+    return ClusterSize(num_workers=num_workers, cpus=cpus, gpus=gpus)

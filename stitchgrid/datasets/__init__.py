@@ -5,7 +5,7 @@ Importing this package loads no torch: it is imported where a tensor is made.
 """
 
 from stitchgrid.datasets.images import Images, Split
-from stitchgrid.datasets.natural import natural_order
+from stitchgrid.datasets.natural_order import natural_order
 from stitchgrid.datasets.opening import open_images
 
 __all__ = ["Images", "Split", "natural_order", "open_images"]

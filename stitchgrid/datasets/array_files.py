@@ -14,7 +14,7 @@ from zlib import error as ZlibError
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.datasets.natural import natural_order
+from stitchgrid.datasets.natural_order import natural_order
 from stitchgrid.datasets.pickles import check_pickles
 from stitchgrid.datasets.torch_files import check_shapes, is_expanded
 from stitchgrid.errors import InputError, is_out_of_memory

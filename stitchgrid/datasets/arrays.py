@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stitchgrid.datasets.array_files import SUFFIXES, ArrayFile, open_arrays
 from stitchgrid.datasets.folder import stamp_of
 from stitchgrid.datasets.images import Listing
-from stitchgrid.datasets.numbered import as_labels, listings, unlabelled
+from stitchgrid.datasets.numeric_labels import as_labels, listings, unlabelled
 from stitchgrid.datasets.pixels import Bounds, from_array
 from stitchgrid.datasets.sources import Decoded, Position, Unreadable, unreadable
 from stitchgrid.errors import InputError, nearest
@@ -37,7 +37,7 @@ FORMS = ("{split}_{name}", "{name}_{split}", "{split}/{name}", "{split}.{name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ArrayPlace:
     """Where the arrays of a split are."""
 
     file: ArrayFile
@@ -102,7 +102,7 @@ class ArraysSource:
         )
 
     @cached_property
-    def _places(self) -> dict[str, Place]:
+    def _places(self) -> dict[str, ArrayPlace]:
         root = self._root
         if root.is_dir():
             return {split: self._place_in_folder(split) for split in self._splits}
@@ -111,7 +111,7 @@ class ArraysSource:
         file = open_arrays(root, self._limits)
         return {split: self._place(file, split, is_only=len(self._splits) == 1) for split in self._splits}
 
-    def _place_in_folder(self, split: str) -> Place:
+    def _place_in_folder(self, split: str) -> ArrayPlace:
         there = {path.stem: path for path in self._root.iterdir() if is_file(path) and path.suffix in SUFFIXES}
         there |= {path.name: path for path in self._root.iterdir() if path.is_dir() and any(path.glob("*.npy"))}
         if split in there:
@@ -120,10 +120,10 @@ class ArraysSource:
             return self._place(open_arrays(self._root, self._limits), split, is_only=len(self._splits) == 1)
         raise InputError(f"{self._root} has no {split}.npz; {nearest(split, there)}. {RULE}.")
 
-    def _place(self, file: ArrayFile, split: str, *, is_only: bool) -> Place:
+    def _place(self, file: ArrayFile, split: str, *, is_only: bool) -> ArrayPlace:
         images = self._key(file, "images", split, is_only=is_only)
         labels = self._key(file, "labels", split, is_only=is_only) if self._has_labels else None
-        return Place(file=file, images=images, labels=labels)
+        return ArrayPlace(file=file, images=images, labels=labels)
 
     def _key(self, file: ArrayFile, role: str, split: str, *, is_only: bool) -> str:
         """Return the name of a split's images or labels in a file: as the job says, else as it is usually called."""
@@ -183,7 +183,7 @@ class ArraysSource:
             )
         return shape[0]
 
-    def _header(self, place: Place, name: str) -> tuple[tuple[int, ...], str]:
+    def _header(self, place: ArrayPlace, name: str) -> tuple[tuple[int, ...], str]:
         shape, dtype = place.file.header(name)
         if not shape:
             raise InputError(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchgrid.cache import draft, lock, note_use, sync
-from stitchgrid.datasets.images import Listing, Pool
+from stitchgrid.datasets.images import ImagePool, Listing
 from stitchgrid.records import digest
 
 PIXELS, INDEX, META = "pixels.bin", "index.npz", "meta.json"
@@ -34,7 +34,7 @@ class ImageCache:
     def __init__(self, folder: Path):
         self._folder = folder / "images"
 
-    def load(self, key: str) -> Pool | None:
+    def load(self, key: str) -> ImagePool | None:
         """Return the entry, memory-mapped, or None if it is missing or damaged."""
         entry = self._folder / key
         try:
@@ -44,7 +44,7 @@ class ImageCache:
             pixels = map_pixels(entry / PIXELS)
             if pixels.size != 3 * int(sizes.prod(axis=1).sum()):
                 return None
-            pool = Pool(
+            pool = ImagePool(
                 pixels=pixels,
                 offsets=offsets,
                 sizes=sizes,
@@ -67,7 +67,7 @@ class ImageCache:
         """Return a `draft` among the entries."""
         return draft(self._folder)
 
-    def publish(self, folder: Path, key: str, pool: Pool) -> Pool:
+    def publish(self, folder: Path, key: str, pool: ImagePool) -> ImagePool:
         """Turn a draft whose pixels are written into the entry, and return it as it is loaded."""
         np.savez(folder / INDEX, **{name: getattr(pool, name) for name in ARRAYS})
         meta: dict[str, Any] = {"listing": asdict(pool.listing), "num_bad": pool.num_bad, "remarks": pool.remarks}

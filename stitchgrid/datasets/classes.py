@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.datasets.images import Listing, Pool
-from stitchgrid.datasets.natural import natural_order
+from stitchgrid.datasets.images import ImagePool, Listing
+from stitchgrid.datasets.natural_order import natural_order
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.records import DataSpec
 
 
-def check_labels(pools: Mapping[str, Pool]) -> None:
+def check_labels(pools: Mapping[str, ImagePool]) -> None:
     """Refuse a label that is none of the classes, as a data set with damaged files may have.
 
     Raises:

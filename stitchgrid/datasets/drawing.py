@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchgrid.datasets.cache import map_pixels
-from stitchgrid.datasets.images import Listing, Pool
+from stitchgrid.datasets.images import ImagePool, Listing
 from stitchgrid.datasets.pixels import Bounds
 from stitchgrid.datasets.ranges import Depths, range_is_needed
 from stitchgrid.datasets.sources import Decoded, Source, Unreadable, Unscaled, permutation
@@ -70,7 +70,7 @@ class Drawn:
         self._found[index] = (self._written, height, width, image.label)
         self._written += image.pixels.size
 
-    def finish(self, bounds: Bounds | None) -> Pool:
+    def finish(self, bounds: Bounds | None) -> ImagePool:
         """Return what was drawn; `bounds` are those the job gives.
 
         Raises:
@@ -86,7 +86,7 @@ class Drawn:
             )
         rows = [self._found[index] for index in self._order[: self._asked].tolist() if index in self._found]
         table = np.array(rows, dtype=np.int64).reshape(num, 4)
-        return Pool(
+        return ImagePool(
             pixels=self._pixels(),
             offsets=table[:, 0].copy(),
             sizes=table[:, 1:3].copy(),
@@ -117,7 +117,7 @@ def draw_images(
     seed: int,
     skip_bad: bool,
     bounds: Bounds | None = None,
-) -> dict[str, Pool]:
+) -> dict[str, ImagePool]:
     """Return the images of all draws (each of another split), read in as few passes over the source as can be.
 
     Raises:

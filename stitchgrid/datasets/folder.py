@@ -23,7 +23,7 @@ DEEPEST = 200  # folders within folders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class FolderEntry:
     """A file below a class folder that is not hidden."""
 
     name: str  # its path below the class folder
@@ -124,7 +124,7 @@ def _folders(folder: Path) -> list[Path]:
 
 def _files_below(
     folder: Path, prefix: str, around: tuple[tuple[int, int], ...], count: Callable[[], None]
-) -> Iterator[Entry]:
+) -> Iterator[FolderEntry]:
     """Yield every file below a folder that is not hidden, links followed, but none to a folder that is around it.
 
     `count` is told of every file and folder: links may lead to one folder by very many ways.
@@ -144,6 +144,6 @@ def _files_below(
                 yield from _files_below(Path(entry.path), f"{name}/", (*around, (here.st_dev, here.st_ino)), count)
                 continue
             try:
-                yield Entry(name=name, stamp=stamp_of(entry.stat()))
+                yield FolderEntry(name=name, stamp=stamp_of(entry.stat()))
             except OSError:  # a dangling link: listed, and found unreadable when it is drawn
-                yield Entry(name=name, stamp="unreadable")
+                yield FolderEntry(name=name, stamp="unreadable")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stitchgrid.datasets import open_images
-from stitchgrid.datasets.catalogue import TORCHVISION, known_datasets, known_splits, own_parts
 from stitchgrid.datasets.image_files import is_image
+from stitchgrid.datasets.registry import TORCHVISION, known_datasets, known_splits, own_parts
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.paths import named_path
 from stitchgrid.records import DataSpec

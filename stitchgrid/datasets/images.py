@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.datasets.natural import natural_order
+from stitchgrid.datasets.natural_order import natural_order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ class Listing:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Pool:
+class ImagePool:
     """Decoded images: their bytes in the order of decoding, everything else in drawn order."""
 
     pixels: NDArray[np.uint8]  # flat, often memory-mapped; one image is 3*H*W bytes

@@ -11,7 +11,7 @@ from stitchgrid.datasets.encoded import NO_FILE
 from stitchgrid.datasets.folder import content_of, stamp_of
 from stitchgrid.datasets.image_files import is_image
 from stitchgrid.datasets.sources import Position
-from stitchgrid.datasets.tabled import Row, TableSource, find_files
+from stitchgrid.datasets.tabular import TableRow, TableSource, find_files
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import raise_by
 from stitchgrid.paths import is_file
@@ -66,11 +66,11 @@ class ListSource(TableSource):
             raise InputError(f"{self.root} has no list of split {missing[0]!r}; {nearest(missing[0], there)}; {RULE}.")
         return found
 
-    def rows(self, split: str) -> list[Row]:
+    def rows(self, split: str) -> list[TableRow]:
         """Return the images that the lists of a split name."""
         return [row for path in self._files[split] for row in self._rows_of(path, split)]
 
-    def _rows_of(self, path: Path, split: str) -> list[Row]:
+    def _rows_of(self, path: Path, split: str) -> list[TableRow]:
         table = self._table(path)
         head, body = (table[0], table[1:]) if not self._is_headless(table) else (None, table)
         if head is None:
@@ -93,7 +93,7 @@ class ListSource(TableSource):
             if path != self.root or "split" not in columns or _cell(path, number, line, columns["split"]) == split
         ]
 
-    def _row(self, path: Path, number: int, line: Sequence[str], columns: dict[str, int]) -> Row:
+    def _row(self, path: Path, number: int, line: Sequence[str], columns: dict[str, int]) -> TableRow:
         name = _cell(path, number, line, columns["images"])
         label: str | int | None = None
         if self.has_labels:
@@ -101,7 +101,7 @@ class ListSource(TableSource):
             if not text:
                 raise InputError(f"{path}, line {number}: {printable(name)!r} has no label.")
             label = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else text
-        return Row(name=name, label=label, place=self._place(path, number, name))
+        return TableRow(name=name, label=label, place=self._place(path, number, name))
 
     def _place(self, path: Path, number: int, name: str) -> str:
         """Return the path of a file that lies below the folder where paths start."""
@@ -152,7 +152,7 @@ class ListSource(TableSource):
         self.check_number(len(lines))
         return lines
 
-    def contents(self, wanted: Sequence[tuple[Position, Row]]) -> Iterator[tuple[Position, Row, bytes | str]]:
+    def contents(self, wanted: Sequence[tuple[Position, TableRow]]) -> Iterator[tuple[Position, TableRow, bytes | str]]:
         """Yield the content of the files, sorted by path."""
         for position, row in sorted(wanted, key=lambda item: str(item[1].place)):
             try:

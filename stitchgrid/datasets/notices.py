@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from stitchgrid.datasets.images import Listing, Pool
+from stitchgrid.datasets.images import ImagePool, Listing
 
 SHOWN = 5  # names of classes, and kinds of files, in a sentence
 
 
-def notices(pools: Mapping[str, Pool]) -> tuple[str, ...]:
+def notices(pools: Mapping[str, ImagePool]) -> tuple[str, ...]:
     """Return a sentence for everything of the splits that is not as usual."""
     found = []
     for split, pool in pools.items():

@@ -13,22 +13,22 @@ from stitchgrid.cache import default_cache
 from stitchgrid.datasets.archives import open_image_folder
 from stitchgrid.datasets.arrays import ArraysSource
 from stitchgrid.datasets.cache import PIXELS, ImageCache
-from stitchgrid.datasets.catalogue import TORCHVISION, known_datasets, own_parts
 from stitchgrid.datasets.classes import arranged, check_labels
 from stitchgrid.datasets.decoding import expect_large_images
 from stitchgrid.datasets.drawing import Draw, draw_images
 from stitchgrid.datasets.image_files import start_no_programs
-from stitchgrid.datasets.images import Images, Listing, Origin, Pool
+from stitchgrid.datasets.images import ImagePool, Images, Listing, Origin
 from stitchgrid.datasets.lists import ListSource
 from stitchgrid.datasets.notices import notices
-from stitchgrid.datasets.own import OwnSource
 from stitchgrid.datasets.ranges import check_measured
+from stitchgrid.datasets.registry import TORCHVISION, known_datasets, own_parts
 from stitchgrid.datasets.sources import DigitsSource, Source, Unlabelled
 from stitchgrid.datasets.torchvision_sets import TorchvisionSource
+from stitchgrid.datasets.user_dataset import OwnSource
 from stitchgrid.datasets.webdataset import WebDatasetSource
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import raise_by
-from stitchgrid.live import LIVE, live_images
+from stitchgrid.live_networks import LIVE, live_images
 from stitchgrid.printable import is_text, printable
 from stitchgrid.records import DEFAULT_LIMITS, DataSpec, canonical, digest
 
@@ -82,7 +82,7 @@ def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | No
 
 
 def _origins(
-    spec: DataSpec, source: Source, pools: Mapping[str, Pool], *, num_fit_listed: int, num_eval: int
+    spec: DataSpec, source: Source, pools: Mapping[str, ImagePool], *, num_fit_listed: int, num_eval: int
 ) -> tuple[Origin, Origin]:
     """Return where fit and evaluation images come from."""
     num = pools[spec.eval_split].listing.num
@@ -145,7 +145,7 @@ def _with_keys(spec: DataSpec, root: Path, splits: Sequence[str], how: dict[str,
 
 def _fetch(
     source: Source, draws: Sequence[Draw], spec: DataSpec, cache: ImageCache, need_fit: int | None
-) -> dict[str, Pool]:
+) -> dict[str, ImagePool]:
     """Return the drawn images of each split, from the cache where they are in it."""
     signature = source.signature()
     if signature is None:
@@ -182,10 +182,10 @@ def _check(spec: DataSpec, need_fit: int | None, listings: Mapping[str, Listing]
         asked = max(need_fit or 0, spec.fit_samples or 0)
         raise InputError(_too_many("fit", asked, spec.fit_split, fit_listing.num, shared))
     if eval_listing.class_names != fit_listing.class_names:
-        ours, theirs = set(fit_listing.class_names), set(eval_listing.class_names)
+        fit_classes, eval_classes = set(fit_listing.class_names), set(eval_listing.class_names)
         raise InputError(
             f"splits {spec.fit_split!r} and {spec.eval_split!r} have different classes: only in {spec.fit_split!r}: "
-            f"{_some(ours - theirs)}; only in {spec.eval_split!r}: {_some(theirs - ours)}. "
+            f"{_some(fit_classes - eval_classes)}; only in {spec.eval_split!r}: {_some(eval_classes - fit_classes)}. "
             "A label must mean the same in both."
         )
     _check_common(spec, eval_listing, fit_listing)
@@ -208,15 +208,16 @@ def _check_common(spec: DataSpec, eval_listing: Listing, fit_listing: Listing) -
     """Refuse splits that may call the same classes by other names, unless the job names all classes."""
     if spec.classes is not None:
         return
-    ours, theirs = (set(one.class_names) - set(one.absent) for one in (fit_listing, eval_listing))
-    spelt = {_plain(name): name for name in ours - theirs}
-    twice = sorted((spelt[_plain(name)], name) for name in theirs - ours if _plain(name) in spelt)
-    if twice or (ours and theirs and ours.isdisjoint(theirs)):
+    fit_classes, eval_classes = (set(one.class_names) - set(one.absent) for one in (fit_listing, eval_listing))
+    spelt = {_plain(name): name for name in fit_classes - eval_classes}
+    twice = sorted((spelt[_plain(name)], name) for name in eval_classes - fit_classes if _plain(name) in spelt)
+    if twice or (fit_classes and eval_classes and fit_classes.isdisjoint(eval_classes)):
         what = f"such as {twice[0][0]!r} and {twice[0][1]!r}" if twice else "none in common"
         raise InputError(
             f"splits {spec.fit_split!r} and {spec.eval_split!r} have different classes, {what}: only in "
-            f"{spec.fit_split!r}: {_some(ours - theirs)}; only in {spec.eval_split!r}: {_some(theirs - ours)}. A label "
-            "must mean the same in both; if these are classes of their own, name all of them in `classes` under [data]."
+            f"{spec.fit_split!r}: {_some(fit_classes - eval_classes)}; only in {spec.eval_split!r}: "
+            f"{_some(eval_classes - fit_classes)}. A label must mean the same in both; if these are classes of their "
+            "own, name all of them in `classes` under [data]."
         )
 
 
@@ -239,7 +240,7 @@ def _decode_into_cache(
     spec: DataSpec,
     cache: ImageCache,
     keys: Mapping[Draw, str],
-) -> dict[str, Pool]:
+) -> dict[str, ImagePool]:
     try:
         with ExitStack() as stack:
             drafts = [stack.enter_context(cache.draft()) for _ in draws]
@@ -253,5 +254,5 @@ def _decode_into_cache(
         return _decode(source, draws, spec, [io.BytesIO() for _ in draws])
 
 
-def _decode(source: Source, draws: Sequence[Draw], spec: DataSpec, sinks: Sequence[BinaryIO]) -> dict[str, Pool]:
+def _decode(source: Source, draws: Sequence[Draw], spec: DataSpec, sinks: Sequence[BinaryIO]) -> dict[str, ImagePool]:
     return draw_images(source, draws, sinks, seed=spec.seed, skip_bad=spec.on_bad_image == "skip", bounds=spec.range)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from stitchgrid.datasets.encoded import too_large
 from stitchgrid.datasets.sources import Position
-from stitchgrid.datasets.tabled import Row, TableSource, find_files
+from stitchgrid.datasets.tabular import TableRow, TableSource, find_files
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import TooMuchError, check_growth
 from stitchgrid.paths import LONGEST_PATH, is_file
@@ -61,15 +61,15 @@ class ParquetSource(TableSource):
             )
         return found
 
-    def rows(self, split: str) -> list[Row]:
+    def rows(self, split: str) -> list[TableRow]:
         """Return the images of a split; their bytes are not read."""
-        found: list[Row] = []
+        found: list[TableRow] = []
         for number, path in enumerate(self._files[split]):
             found += self._rows_of(path, number, split)
             self.check_number(len(found))
         return found
 
-    def _rows_of(self, path: Path, number: int, split: str) -> list[Row]:
+    def _rows_of(self, path: Path, number: int, split: str) -> list[TableRow]:
         with _Opened(path) as file:
             self.check_number(file.metadata.num_rows)
             columns = self._columns(path, file.schema_arrow)
@@ -95,7 +95,7 @@ class ParquetSource(TableSource):
         if self.has_labels and (odd := [label for label in labels if not isinstance(label, int | str)]):
             raise InputError(f"{path}: a label is a whole number or a text, got {odd[0]!r}.")
         return [
-            Row(name=name or "", label=label, place=(number, row))
+            TableRow(name=name or "", label=label, place=(number, row))
             for row, (name, label) in enumerate(zip(names, labels, strict=True))
             if splits is None or splits[row] == split
         ]
@@ -159,9 +159,9 @@ class ParquetSource(TableSource):
             raise InputError(f"{one} and {other} name their classes differently; a label must mean the same in both.")
         return next(iter(found), None)
 
-    def contents(self, wanted: Sequence[tuple[Position, Row]]) -> Iterator[tuple[Position, Row, bytes | str]]:
+    def contents(self, wanted: Sequence[tuple[Position, TableRow]]) -> Iterator[tuple[Position, TableRow, bytes | str]]:
         """Yield the bytes of the images, file by file, each group of rows once."""
-        by_file: dict[Path, dict[int, list[tuple[Position, Row]]]] = {}
+        by_file: dict[Path, dict[int, list[tuple[Position, TableRow]]]] = {}
         for position, row in wanted:
             number, at = row.place
             by_file.setdefault(self._files[position[0]][number], {}).setdefault(at, []).append((position, row))
@@ -169,8 +169,8 @@ class ParquetSource(TableSource):
             yield from self._contents_of(path, by_row)
 
     def _contents_of(
-        self, path: Path, by_row: dict[int, list[tuple[Position, Row]]]
-    ) -> Iterator[tuple[Position, Row, bytes | str]]:
+        self, path: Path, by_row: dict[int, list[tuple[Position, TableRow]]]
+    ) -> Iterator[tuple[Position, TableRow, bytes | str]]:
         with _Opened(path) as file:
             image = self._columns(path, file.schema_arrow)["images"]
             is_struct = _is_struct(file.schema_arrow.field(image).type)

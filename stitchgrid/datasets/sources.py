@@ -11,9 +11,9 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.datasets.catalogue import DIGITS_SPLITS
 from stitchgrid.datasets.images import Listing
 from stitchgrid.datasets.pixels import Depth, NeedsRangeError
+from stitchgrid.datasets.registry import DIGITS_SPLITS
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.records import digest
 

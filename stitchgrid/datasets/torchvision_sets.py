@@ -6,11 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stitchgrid.datasets.catalogue import TORCHVISION
 from stitchgrid.datasets.decoding import remarks_on, to_rgb
 from stitchgrid.datasets.folder import stamp_of
 from stitchgrid.datasets.images import Listing
 from stitchgrid.datasets.pixels import Bounds
+from stitchgrid.datasets.registry import TORCHVISION
 from stitchgrid.datasets.sources import Decoded, Position, Unreadable, unreadable
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.records import digest

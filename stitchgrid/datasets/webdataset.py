@@ -9,7 +9,7 @@ from pathlib import Path
 from stitchgrid.datasets.archives import tar_content, walking
 from stitchgrid.datasets.image_files import IMAGE_SUFFIXES
 from stitchgrid.datasets.sources import Position
-from stitchgrid.datasets.tabled import Row, TableSource, find_files
+from stitchgrid.datasets.tabular import TableRow, TableSource, find_files
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.paths import is_file
 from stitchgrid.printable import printable
@@ -47,15 +47,15 @@ class WebDatasetSource(TableSource):
             raise InputError(f"{self.root} has no tar of split {missing[0]!r}; {nearest(missing[0], there)}; {RULE}.")
         return found
 
-    def rows(self, split: str) -> list[Row]:
+    def rows(self, split: str) -> list[TableRow]:
         """Return the samples of a split that have an image."""
-        found: list[Row] = []
+        found: list[TableRow] = []
         for number, path in enumerate(self._files[split]):
             found += self._rows_of(path, number)
             self.check_number(len(found))
         return found
 
-    def _rows_of(self, path: Path, number: int) -> list[Row]:
+    def _rows_of(self, path: Path, number: int) -> list[TableRow]:
         images: dict[str, int] = {}
         labels: dict[str, tuple[int, str | int]] = {}  # by key: how good a place it is, and the label
         with walking(path, self.limits) as (tar, members):
@@ -75,7 +75,7 @@ class WebDatasetSource(TableSource):
         if self.has_labels and (missing := sorted(images.keys() - labels.keys())):
             raise InputError(f"{path}: sample {printable(missing[0])!r} has no label; {RULE}.")
         return [
-            Row(name=key, label=labels[key][1] if self.has_labels else None, place=(number, place))
+            TableRow(name=key, label=labels[key][1] if self.has_labels else None, place=(number, place))
             for key, place in images.items()
         ]
 
@@ -108,9 +108,9 @@ class WebDatasetSource(TableSource):
         values = [told[name] for name in fields if isinstance(told, dict) and name in told]
         return next((value for value in values if isinstance(value, int | str) and not isinstance(value, bool)), None)
 
-    def contents(self, wanted: Sequence[tuple[Position, Row]]) -> Iterator[tuple[Position, Row, bytes | str]]:
+    def contents(self, wanted: Sequence[tuple[Position, TableRow]]) -> Iterator[tuple[Position, TableRow, bytes | str]]:
         """Yield the images, tar by tar, each read once from its beginning."""
-        by_file: dict[Path, dict[int, tuple[Position, Row]]] = {}
+        by_file: dict[Path, dict[int, tuple[Position, TableRow]]] = {}
         for position, row in wanted:
             number, place = row.place
             by_file.setdefault(self._files[position[0]][number], {})[place] = position, row

@@ -14,8 +14,8 @@ from stitchgrid.jobfile import Job, parse_job
 from stitchgrid.jobfile.toml_text import parse_toml
 from stitchgrid.jobfile.values import LONGEST_SWEEP
 from stitchgrid.models.build import default_preprocess
-from stitchgrid.models.catalogue import USUAL_WEIGHTS, usual_weights
 from stitchgrid.models.facts import usual_size
+from stitchgrid.models.registry import USUAL_WEIGHTS, usual_weights
 from stitchgrid.paths import named_path
 from stitchgrid.records import Network
 from stitchgrid.resolve import open_job_images, resolve

@@ -9,10 +9,10 @@ from heapq import heapify, heapreplace
 import torch
 
 from stitchgrid.engine.memory import PROCESS_BYTES, shard_bytes
-from stitchgrid.engine.sample import Pair
-from stitchgrid.engine.trial import Pace, Trial
 from stitchgrid.matchers.registry import evidence_for
 from stitchgrid.planning import Plan, cost
+from stitchgrid.profiling.sample import Pair
+from stitchgrid.profiling.trial import Pace, Trial
 from stitchgrid.records import Block, Network, Shard, Sweep, TrainNetwork, Unit
 from stitchgrid.statistics.base import EXACT
 from stitchgrid.statistics.values import values_flops

@@ -3,44 +3,41 @@
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
-from stitchgrid.cluster import Executor, Outcome, Progress, open_executor, require_place
+from stitchgrid.cluster import require_place
+from stitchgrid.cluster.placement import Placement
 from stitchgrid.datasets import Images
 from stitchgrid.display import Display
-from stitchgrid.driver.drain import Drain
-from stitchgrid.driver.expecting import expected_seconds
-from stitchgrid.driver.listing import cell_table, layer_table, model_table, probe_table
-from stitchgrid.driver.needs import artefact_keys, units_before
+from stitchgrid.driver.heartbeat import Heartbeat
+from stitchgrid.driver.missing_artefacts import artefact_keys, units_before
+from stitchgrid.driver.network_remarks import network_remarks, problem_of
 from stitchgrid.driver.preview import evidence_told, geometry_notices, matcher_lines
-from stitchgrid.driver.pulse import Pulse
 from stitchgrid.driver.recompute import Recomputation, recomputation
-from stitchgrid.driver.refusals import refusal, refused_by, without_refused
-from stitchgrid.driver.remarks import network_remarks, problem_of
+from stitchgrid.driver.refused_networks import refusal, refused_by, without_refused
 from stitchgrid.driver.revision import HeldCode, check_same_cells, check_same_code, code_record
-from stitchgrid.driver.speed import KEY, planned_speed, speed_there
-from stitchgrid.driver.upkeep import Upkeep
-from stitchgrid.driver.watch import Watch
-from stitchgrid.driver.where import Where
+from stitchgrid.driver.shutdown import Shutdown
+from stitchgrid.driver.stages import Stages
+from stitchgrid.driver.sweep_tables import cell_table, layer_table, model_table, probe_table
 from stitchgrid.errors import StitchgridError, StoreError, UnseenError
 from stitchgrid.jobfile import Job
 from stitchgrid.matchers.describe import as_record
 from stitchgrid.matchers.registry import MATCHERS, stored_metrics_of
 from stitchgrid.models.held import holding_cuts, let_go
-from stitchgrid.models.own_code import staged
-from stitchgrid.planning import Plan, make_plan, split_shard
-from stitchgrid.records import ProbeNetwork, Shard, Sweep, TrainDetector, Unit
+from stitchgrid.models.user_code import staged
+from stitchgrid.planning import Plan, make_plan
+from stitchgrid.profiling.assumed_speed import KEY, planned_speed, speed_there
+from stitchgrid.records import Unit
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.rows import lost_rows
 from stitchgrid.store import LeaseError, Store
-from stitchgrid.worker import Worker
 
 U = TypeVar("U", bound=Unit)
 
@@ -60,17 +57,22 @@ class Summary:
 class Launch:
     """One launch of one job on one store."""
 
-    def __init__(self, job: Job, store: Store, where: Where, display: Display, *, cache: Path | None = None):
+    def __init__(self, job: Job, store: Store, where: Placement, display: Display, *, cache: Path | None = None):
         self.job, self.store, self.where, self.display, self.cache = job, store, where, display, cache
         self.launch_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         self._exit = ExitStack()
-        self._executor: Executor | None = None
-        self._package: Path | None = None  # the users' own code behind the networks, for workers on other nodes
         self._code: dict[str, Any] = {}  # the users' own code, as the store notes it
-        self._max_units = 1  # more workers than this have nothing to do
-        self._drain = Drain(where.drain_seconds, display.say)
-        self._pulse: Pulse | None = None
+        self._shutdown = Shutdown(where.drain_seconds, display.say)
         self._again = Recomputation()
+        self._stages = Stages(
+            job,
+            store,
+            display,
+            launch_id=self.launch_id,
+            on_exit=self._exit,
+            shutdown=self._shutdown,
+            cache=cache,
+        )
 
     def run(
         self,
@@ -97,7 +99,7 @@ class Launch:
             StitchgridError: If a network cannot be trained or measured.
         """
         start = perf_counter()
-        with self._exit, self._drain.listening():
+        with self._exit, self._shutdown.listening():
             if self.where.address == "local":
                 self._require_place()  # an error before any work
             if self.where.address in (None, "none"):
@@ -119,13 +121,14 @@ class Launch:
                 if self._claim(force=force, wait=wait) > before + 1:  # another launch came and went meanwhile
                     resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
                 self._settle(resolution, plan)
+                self._stages.placement = self.where
                 self._again.note(self.store, self.job.name)
                 self._stage_own_code(resolution)
             self._say_what_was_found(resolution)
-            self._max_units = max(len(plan.shards), len(resolution.sweep.networks), len(resolution.detectors()))
+            self._stages.max_units = max(len(plan.shards), len(resolution.sweep.networks), len(resolution.detectors()))
             revision = self._revision()
             if resolution.untrained:
-                self._prepare("making networks", resolution.untrained, resolution.sweep)
+                self._stages.prepare("making networks", resolution.untrained, resolution.sweep)
                 with code.running():
                     resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
             self._keep_fingerprints(resolution)
@@ -133,13 +136,13 @@ class Launch:
             measured = self._measure(resolution)
             remarks = self._say_remarks(resolution, measured)
             refused = {k: problem for k, found in enumerate(measured) if (problem := problem_of(found))}
-            self._make("probe", "probing layers", _without(resolution.probes(), refused), sweep)
-            self._make(
+            self._stages.make("probe", "probing layers", _without(resolution.probes(), refused), sweep)
+            self._stages.make(
                 "detector", "training detectors", _without(resolution.detectors(), refused), sweep, noun="detectors"
             )
             self._write_plan(revision, plan, resolution, measured, remarks)
             plan = self._leave_out(plan, refused)
-            num_computed = self._compute(plan, fail_fast=fail_fast) if plan.todo else 0
+            num_computed = self._stages.compute(plan, fail_fast=fail_fast) if plan.todo else 0
             self._again.settle(self.store, sweep, (cell for shard in plan.shards for cell in sweep.cells(shard)))
         return self._summary(plan, refused, num_computed, perf_counter() - start)
 
@@ -185,7 +188,9 @@ class Launch:
                 if not wait:
                     raise
                 leases.wait_until_free(self.job.name, say=say)
-        self._pulse = self._exit.enter_context(Pulse(self.store, self.job.name, claim, on_lost=self._drain.stop))
+        self._stages.heartbeat = self._exit.enter_context(
+            Heartbeat(self.store, self.job.name, claim, on_lost=self._shutdown.stop)
+        )
         return claim.number
 
     def _stage_own_code(self, resolution: Resolution) -> None:
@@ -193,7 +198,7 @@ class Launch:
         specs = [network.spec for network in resolution.sweep.networks]
         self._code = code_record(self.job, specs)
         if self.where.address != "none":
-            self._package = self._exit.enter_context(staged(specs))
+            self._stages.package = self._exit.enter_context(staged(specs))
 
     def _say_what_was_found(self, resolution: Resolution) -> None:
         sweep = resolution.sweep
@@ -245,7 +250,7 @@ class Launch:
         units, sweep = resolution.evaluations(), resolution.sweep
         lost: dict[str, str] = {}
         if missing := not_made("evaluation", units, self.store):
-            outcome = self._run_units("proving networks", missing, sweep, fail_fast=False)
+            outcome = self._stages.run("proving networks", missing, sweep, fail_fast=False)
             lost = {loss.unit.unit_id: loss.reason for loss in (*outcome.failed, *outcome.quarantined)}
         found = []
         for unit in units:
@@ -318,119 +323,6 @@ class Launch:
             else None
             for unit in resolution.probes()
         ]
-
-    # Stages -----------------------------------------------------------------------------------------------------------
-
-    def _workers(self) -> Executor:
-        """Return the executor, started when the first stage needs it and kept for the next ones."""
-        if self._executor is None:
-            where = self.where
-            factory = partial(
-                Worker,
-                store=self.store.uri,
-                device=where.device(self.job.numerics.device),
-                threads=where.threads,
-                cache=self.cache,
-                keeps_passes=where.keeps_passes,
-            )
-            self._executor = self._exit.enter_context(
-                open_executor(
-                    where.address or "local",
-                    factory=factory,
-                    workers=where.workers,
-                    cpus_per_worker=where.cpus_per_worker,
-                    gpus_per_worker=where.gpus_per_worker,
-                    max_units=self._max_units,
-                    package=self._package,
-                )
-            )
-        return self._executor
-
-    def _prepare(self, title: str, units: Sequence[Unit], sweep: Sweep, *, noun: str = "networks") -> None:
-        """Run units of which every one is needed by what comes after.
-
-        Raises:
-            StitchgridError: If one of them failed.
-        """
-        outcome = self._run_units(title, units, sweep, noun=noun, fail_fast=True)
-        lost = [*outcome.failed, *outcome.quarantined]
-        if lost:
-            raise StitchgridError(f"{title} failed: {lost[0].reason}")
-
-    def _run_units(
-        self, title: str, units: Sequence[Unit], sweep: Sweep, *, noun: str = "networks", fail_fast: bool
-    ) -> Outcome:
-        """Run units of which each writes one artefact."""
-        workers = self._workers()
-        with self._observed(title, units, noun, num_done=0) as watch, self._drain.stopping(workers):
-            return workers.run(
-                units, sweep, on_event=watch.on_event, before_submit=watch.before_submit, fail_fast=fail_fast
-            )
-
-    def _make(
-        self,
-        kind: str,
-        title: str,
-        units: Sequence[ProbeNetwork | TrainDetector],
-        sweep: Sweep,
-        *,
-        noun: str = "networks",
-    ) -> None:
-        """Make the artefacts of a kind that are asked for and not there."""
-        if missing := not_made(kind, units, self.store):
-            self._prepare(title, missing, sweep, noun=noun)
-
-    def _compute(self, plan: Plan, *, fail_fast: bool) -> int:
-        """Run the shards that are left; return the number of cells that got values."""
-
-        def split(unit: Unit) -> tuple[Unit, Unit] | None:
-            assert isinstance(unit, Shard)
-            return split_shard(plan.sweep, unit)
-
-        upkeep = Upkeep(self.store, self.display.say)
-
-        def on_event(event: Progress) -> None:
-            watch.on_event(event)
-            if event.kind == "finished":
-                upkeep.part_written()
-
-        expected = expected_seconds(plan, self.where, device=self.job.numerics.device, max_units=self._max_units)
-        workers = self._workers()
-        with (
-            self._observed("computing cells", plan.todo, "cells", num_done=plan.num_done, expected=expected) as watch,
-            self._drain.stopping(workers),
-        ):
-            outcome = workers.run(
-                plan.todo,
-                plan.sweep,
-                split=split,
-                on_event=on_event,
-                before_submit=watch.before_submit,
-                fail_fast=fail_fast,
-            )
-            self._write_losses(plan.sweep, outcome)
-        upkeep.finish()
-        return sum(report.num_cells for report in outcome.finished)
-
-    def _write_losses(self, sweep: Sweep, outcome: Outcome) -> None:
-        """Store the error of every cell whose shard raised or was given up: the worker could not."""
-        for status, losses in (("failed", outcome.failed), ("quarantined", outcome.quarantined)):
-            for loss in losses:
-                assert isinstance(loss.unit, Shard)
-                rows = lost_rows(sweep, loss.unit, status=status, reason=loss.reason)
-                self.store.write_part(loss.unit.unit_id, list(rows))
-
-    @contextmanager
-    def _observed(
-        self, title: str, units: Sequence[Unit], noun: str, *, num_done: int, expected: float | None = None
-    ) -> Iterator[Watch]:
-        assert self._pulse is not None
-        total = sum(unit.num_cells for unit in units)
-        with self.display.stage(title, total, noun, expected=expected) as stage:
-            watch = Watch(self.store, self.job.name, self.launch_id, stage, num_done=num_done)
-            with self._pulse.telling(watch.tell):
-                yield watch
-            self._pulse.require_lease()
 
     def _summary(self, plan: Plan, refused: Mapping[int, str], num_computed: int, seconds: float) -> Summary:
         """Return what came of it; values of a network that is refused, of a time before it was proven, are none."""

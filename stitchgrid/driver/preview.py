@@ -9,24 +9,24 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from stitchgrid.cluster.placement import Placement
 from stitchgrid.datasets import Images
 from stitchgrid.display import clock
 from stitchgrid.driver.estimate import Estimate, estimate, evidence_shares, networks_to_train, pairs_to_try
-from stitchgrid.driver.needs import units_before
+from stitchgrid.driver.missing_artefacts import units_before
+from stitchgrid.driver.network_remarks import network_remarks, versions_changed
 from stitchgrid.driver.recompute import recomputation
-from stitchgrid.driver.remarks import network_remarks, versions_changed
 from stitchgrid.driver.revision import check_same_cells
-from stitchgrid.driver.speed import planned_speed, speed_there
-from stitchgrid.driver.trying import Tried, try_out
 from stitchgrid.driver.versions import version_lines
-from stitchgrid.driver.where import Where
-from stitchgrid.engine.place import Place
+from stitchgrid.engine.host import Host
 from stitchgrid.errors import NoStoreError, StoreError
 from stitchgrid.jobfile import Job
 from stitchgrid.matchers.layouts import is_known
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.planning import Plan, make_plan
+from stitchgrid.profiling.assumed_speed import planned_speed, speed_there
+from stitchgrid.profiling.speed_trial import SpeedTrial, measure_speed
 from stitchgrid.records import Network, ProbeNetwork, Sweep, TrainDetector
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate
@@ -70,7 +70,7 @@ def preview(
     retry_failed: bool,
     recompute: Sequence[str] = (),
     command: str = "",
-    where: Where | None = None,
+    where: Placement | None = None,
     simulated: str | None = None,
     say: Callable[[str], None],
 ) -> str:
@@ -100,7 +100,7 @@ def preview(
             say(f"{network.name}: {changed}")
     for notice in geometry_notices(resolution.sweep):
         say(notice)
-    where = where or Where()
+    where = where or Placement()
     speed = planned_speed(store, job.name, update=update) or speed_there(job.numerics.device, where)
     done = store.outcomes() if store else EmptyStore()
     plan = make_plan(resolution.sweep, done, retry_failed=retry_failed, again=again, speed=speed)
@@ -115,16 +115,16 @@ def preview(
     cost: Estimate | None = None
     where = where.settled((plan.flops + sum(unit.flops for unit in before)) / plan.speed)
     if plan.todo or before:
-        tried = _tried(job, plan, where, num_detectors=len(resolution.detectors()), say=say)
+        measured_speed = _measured_speed(job, plan, where, num_detectors=len(resolution.detectors()), say=say)
         cost = estimate(
             plan,
-            tried.trial,
+            measured_speed.trial,
             image_bytes=image_bytes(images),
-            num_workers=tried.size.num_workers,
-            speed_share=tried.speed_share,
+            num_workers=measured_speed.size.num_workers,
+            speed_share=measured_speed.speed_share,
             before=before,
         )
-        lines += _cost(cost, tried)
+        lines += _cost(cost, measured_speed)
         if plan.sweep.compiles:
             lines.append("the time is that of networks which are not compiled; compiling them comes on top")
     if unproven:
@@ -138,9 +138,11 @@ def preview(
     return "\n".join(lines)
 
 
-def _tried(job: Job, plan: Plan, where: Where, *, num_detectors: int, say: Callable[[str], None]) -> Tried:
+def _measured_speed(
+    job: Job, plan: Plan, where: Placement, *, num_detectors: int, say: Callable[[str], None]
+) -> SpeedTrial:
     """Have the speed of a worker measured, and say what could not be."""
-    tried = try_out(
+    measured_speed = measure_speed(
         plan.sweep,
         pairs_to_try(plan.sweep, plan.todo or plan.shards),
         networks_to_train(plan.sweep),
@@ -149,9 +151,9 @@ def _tried(job: Job, plan: Plan, where: Where, *, num_detectors: int, say: Calla
         max_units=max(len(plan.shards), len(plan.sweep.networks), num_detectors),
         say=say,
     )
-    for problem in tried.trial.problems:
+    for problem in measured_speed.trial.problems:
         say(f"No piece of the work could be computed of {problem}. The speed of others is taken instead.")
-    return tried
+    return measured_speed
 
 
 def _stored(store: Store | None, kind: str, key: str) -> dict[str, Any] | None:
@@ -279,8 +281,8 @@ def _model(network: Network) -> str:
     )
 
 
-def _cost(cost: Estimate, tried: Tried) -> Iterator[str]:
-    place, num = tried.trial.place, tried.size.num_workers
+def _cost(cost: Estimate, measured_speed: SpeedTrial) -> Iterator[str]:
+    place, num = measured_speed.trial.place, measured_speed.size.num_workers
     threads = f"{place.threads} thread" + "s" * (place.threads > 1)
     yield (
         f"cost: {cost.flops:.3g} FLOPs, at {cost.flops_per_second / 1e9:.3g} GFLOP/s a worker about "
@@ -293,7 +295,7 @@ def _cost(cost: Estimate, tried: Tried) -> Iterator[str]:
     )
 
 
-def _busy(place: Place) -> str:
+def _busy(place: Host) -> str:
     """Return a remark where others used the CPUs meanwhile."""
     if not place.is_busy:
         return ""

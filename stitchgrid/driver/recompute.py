@@ -15,7 +15,7 @@ from stitchgrid.jobfile import Job
 from stitchgrid.matchers.registry import asks_ood
 from stitchgrid.records import Cell, NetworkSpec, Sweep
 from stitchgrid.resolve import Anew
-from stitchgrid.store import Request, Store
+from stitchgrid.store import RecomputeRequest, Store
 from stitchgrid.store.limits import MOST
 
 ALL = "all"
@@ -25,7 +25,7 @@ ALL = "all"
 class Recomputation:
     """What is asked for again of a job's sweep: now, and by earlier launches that did not get through."""
 
-    requests: tuple[Request, ...] = ()
+    requests: tuple[RecomputeRequest, ...] = ()
     is_new: bool = False  # something of it is not noted in the store yet
 
     def generation(self, names: Iterable[str]) -> int:
@@ -86,7 +86,7 @@ def recomputation(job: Job, globs: Sequence[str], store: Store | None) -> Recomp
             f"the store has, or is asked for, rows of generation {last}, which no later computation can follow. "
             "Nothing was computed. Merge the store into another one, which leaves such rows out, and compute there."
         )
-    asked = Request(globs=tuple(dict.fromkeys(globs)), generation=generation)
+    asked = RecomputeRequest(globs=tuple(dict.fromkeys(globs)), generation=generation)
     return Recomputation(requests=(*noted, asked), is_new=True)
 
 

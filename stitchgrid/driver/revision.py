@@ -5,12 +5,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stitchgrid.datasets.catalogue import own_parts
-from stitchgrid.datasets.own import holding_files, own_content, own_data_digest
+from stitchgrid.datasets.registry import own_parts
+from stitchgrid.datasets.user_dataset import holding_files, own_content, own_data_digest
 from stitchgrid.errors import InputError, JobFileError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.architecture import find_code, holding_codes, names_code
-from stitchgrid.models.closure import Code
+from stitchgrid.models.code_closure import Code
 from stitchgrid.records import DataSpec, NetworkSpec, Shard, Sweep, digest
 from stitchgrid.store import Store
 

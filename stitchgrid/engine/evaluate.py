@@ -6,12 +6,12 @@ import torch
 
 from stitchgrid.engine.anchors import Anchors
 from stitchgrid.engine.fit import Fitted
-from stitchgrid.engine.gather_grams import GramGatherer, GramKey, gram_bytes
+from stitchgrid.engine.gram_matrices import GramGatherer, GramKey, gram_bytes
 from stitchgrid.engine.gram_values import GramValues
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.moment_values import EvaluationMoments, MomentValues
 from stitchgrid.engine.ood import DistanceCheck, GaussianKey
-from stitchgrid.engine.stitched import Stitch, TailEvaluation
+from stitchgrid.engine.stitched import FittedStitch, TailEvaluation
 from stitchgrid.engine.workspace import Workspace, batches, by_network
 from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.matchers.ood import SOUND_AUROC
@@ -20,9 +20,9 @@ from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.moments import NOT_FINITE
 from stitchgrid.records import Cell
 from stitchgrid.statistics.base import LayerKey
-from stitchgrid.statistics.collect import grams_of
 from stitchgrid.statistics.gram import gram_groups
 from stitchgrid.statistics.needs import Needs
+from stitchgrid.statistics.planner import grams_of
 
 
 class Evaluation:
@@ -49,7 +49,7 @@ class Evaluation:
     def _needs(self, cell: Cell) -> Needs:
         return self.work.needs[cell.matcher]
 
-    def _may_go_by_rows(self, stitch: Stitch) -> bool:
+    def _may_go_by_rows(self, stitch: FittedStitch) -> bool:
         """Return whether T(A) tells all that moments of the evaluation rows would tell of an affine map."""
         needs = self._needs(stitch.cell)
         if not (needs.may_go_by_rows and self._runs_tail(stitch) and isinstance(stitch.map, AffineMap)):
@@ -57,7 +57,7 @@ class Evaluation:
         return needs.is_trained or stitch.cell.cell_id in self.fitted.by_rows
 
     def _tails(self) -> list[TailEvaluation]:
-        ending: dict[LayerKey, list[Stitch]] = {}
+        ending: dict[LayerKey, list[FittedStitch]] = {}
         for stitch in self._run_stitches():
             ending.setdefault(stitch.cell.target_key, []).append(stitch)
         minima = self.fitted.minima
@@ -72,16 +72,16 @@ class Evaluation:
             for some in ending.values()
         ]
 
-    def _run_stitches(self) -> list[Stitch]:
+    def _run_stitches(self) -> list[FittedStitch]:
         """Return those whose stitched networks are run."""
         return [stitch for stitch in self.stitches if self._runs_tail(stitch)]
 
-    def _runs_tail(self, stitch: Stitch) -> bool:
+    def _runs_tail(self, stitch: FittedStitch) -> bool:
         """Return whether a stitched network is run: features end at the target layer."""
         return self._needs(stitch.cell).runs_tail and self.work.sweep.networks[stitch.cell.target].head.has_scores
 
     def _distances(self) -> list[DistanceCheck]:
-        measured: dict[GaussianKey, list[Stitch]] = {}
+        measured: dict[GaussianKey, list[FittedStitch]] = {}
         for stitch in self.stitches:
             if self._needs(stitch.cell).asks_distances:
                 measured.setdefault(self.fitted.gaussians.key(stitch.cell), []).append(stitch)

@@ -11,7 +11,7 @@ from stitchgrid.engine.fit_moments import FitMoments
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.low_rank import Reductions
 from stitchgrid.engine.ood import Gaussians
-from stitchgrid.engine.stitched import Stitch
+from stitchgrid.engine.stitched import FittedStitch
 from stitchgrid.engine.workspace import Batch, Workspace, batches, by_network
 from stitchgrid.matchers.protocol import Fit
 from stitchgrid.matchers.stitchers.affine import AffineMap, is_exact_enough
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 class Fitted:
     """What the fit images told."""
 
-    stitches: list[Stitch] = field(default_factory=list)
+    stitches: list[FittedStitch] = field(default_factory=list)
     fits: dict[str, Fit] = field(default_factory=dict)  # by cell id
     shuffled: dict[str, list[AffineMap]] = field(default_factory=dict)  # by cell id, a map of each draw
     starts: dict[str, AffineMap] = field(default_factory=dict)  # of maps that are trained from least squares
@@ -67,7 +67,7 @@ class Minima:
                 seen = batch.activations[layer][: batch.count_below(count)]
                 self.lowest[layer, count] = torch.minimum(lowest, seen.min().float())
 
-    def open_after(self, num_seen: int) -> list[tuple[LayerKey, int]]:
+    def unfinished(self, num_seen: int) -> list[tuple[LayerKey, int]]:
         """Return the layers never negative on the images seen, with their number of images where that is more."""
         asked = {key: lowest for key, lowest in self.lowest.items() if key[1] > num_seen}
         told = torch.stack(list(asked.values())).tolist() if asked else []  # one transfer for all
@@ -115,7 +115,7 @@ def fit_closed_form(
                 exact[cell.cell_id] = is_exact_enough(fit.map, of_pair)
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("%s", _conditioning(work, cell, of_pair))
-            found.stitches.append(Stitch(cell=cell, map=fit.map, rules=work.rules(cell)))
+            found.stitches.append(FittedStitch(cell=cell, map=fit.map, rules=work.rules(cell)))
             kind, draws = moments.kinds[cell.matcher], moments.shuffled(cell, reductions)
             found.shuffled[cell.cell_id] = [kind.refit(fit, draw) for draw in draws]
     told = torch.stack(list(exact.values())).tolist() if exact else []
@@ -142,13 +142,13 @@ def _read(fits: Mapping[str, Fit], what: Callable[[Fit], Mapping[str, Tensor]]) 
 
 def _look_further(work: Workspace, found: Fitted, num_seen: int) -> None:
     """Show more fit images to what looks at targets alone, until none of it wants more."""
-    stop_gaussians = max((count for _, count in found.gaussians.open_after(num_seen)), default=0)
-    if left := [*found.minima.open_after(num_seen), *found.gaussians.open_after(num_seen)]:
+    stop_gaussians = max((count for _, count in found.gaussians.unfinished(num_seen)), default=0)
+    if left := [*found.minima.unfinished(num_seen), *found.gaussians.unfinished(num_seen)]:
         layers = by_network(layer for layer, _ in left)
         for batch in batches(work, work.images.fit, layers, start=num_seen, stop=max(count for _, count in left)):
             found.minima.take(batch)
             found.gaussians.take(batch)
-            if batch.start + len(batch.labels_N) >= stop_gaussians and not found.minima.open_after(batch.start):
+            if batch.start + len(batch.labels_N) >= stop_gaussians and not found.minima.unfinished(batch.start):
                 break
 
 

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from stitchgrid.engine.gather import MomentGatherer
 from stitchgrid.engine.groups import GroupedGatherer
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.low_rank import Reductions
+from stitchgrid.engine.pair_moments import MomentGatherer
 from stitchgrid.engine.shuffles import ShuffledGatherer
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.protocol import ClosedForm, Folds
 from stitchgrid.moments import Merger, PairMoments
 from stitchgrid.records import Cell
-from stitchgrid.statistics.collect import fit_moments, fit_shuffles
 from stitchgrid.statistics.moments import GroupedMoments
+from stitchgrid.statistics.planner import fit_moments, fit_shuffles
 
 
 class FitMoments:

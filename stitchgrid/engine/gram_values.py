@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stitchgrid.engine.gather_grams import GramKey, are_finite
+from stitchgrid.engine.gram_matrices import GramKey, are_finite
 from stitchgrid.engine.groups import Groups
 from stitchgrid.engine.index_values import Variants, note_index, note_variants, same_value
 from stitchgrid.engine.ledger import Entry, Ledger

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stitchgrid.engine.gather import MomentGatherer
+from stitchgrid.engine.pair_moments import MomentGatherer
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.moments import Merger, PairMoments
 from stitchgrid.statistics.base import LayerKey

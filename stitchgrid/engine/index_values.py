@@ -18,7 +18,7 @@ G = TypeVar("G")  # what an index is made of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked(Generic[G]):
+class PairCells(Generic[G]):
     """Cells that one pair of layers gives their values: two, where the order of the pair does not matter."""
 
     cells: tuple[Cell, ...]
@@ -38,15 +38,15 @@ def note_index(
     Cells for which `same` returns the same share a value that is found once. Where values cannot be found for all cells
     together they are found for each alone, so that a failure costs its own cells.
     """
-    given: dict[Hashable, Asked[G]] = {}
+    given: dict[Hashable, PairCells[G]] = {}
     for cell in cells:
         with ledger.failing([cell]):
             found, key = look_up(cell), cell.cell_id if same is None else same(cell)
             before = given.get(key)
             given[key] = (
-                Asked(cells=(*before.cells, cell), made_of=before.made_of)
+                PairCells(cells=(*before.cells, cell), made_of=before.made_of)
                 if before
-                else Asked(cells=(cell,), made_of=found)
+                else PairCells(cells=(cell,), made_of=found)
             )
     asked = list(given.values())
     try:
@@ -120,7 +120,7 @@ def note_variants(
             note(ledger[cell], found.get(cells[0].cell_id, {}))
 
 
-def _note(ledger: Ledger, asked: Sequence[Asked[G]], index: Callable[[Sequence[G]], dict[str, Tensor]]) -> None:
+def _note(ledger: Ledger, asked: Sequence[PairCells[G]], index: Callable[[Sequence[G]], dict[str, Tensor]]) -> None:
     if asked:
         columns = index([one.made_of for one in asked])
         values = torch.stack(list(columns.values()), dim=1).tolist()

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from stitchgrid.engine.gather import chunk_bytes
 from stitchgrid.engine.ledger import Ledger
+from stitchgrid.engine.pair_moments import chunk_bytes
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.alignment import rows_of
 from stitchgrid.matchers.low_rank import Reduction, reduction_to
 from stitchgrid.moments import PairMoments, RowSums, Side, find_finite
 from stitchgrid.records import Cell
 from stitchgrid.statistics.base import LayerKey
-from stitchgrid.statistics.collect import row_axes
-from stitchgrid.statistics.of_layers import RowAxes
+from stitchgrid.statistics.layers import RowAxes
+from stitchgrid.statistics.planner import row_axes
 
 
 class AxesGatherer:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from stitchgrid.engine.gather import chunk_bytes
-from stitchgrid.engine.gather_grams import gram_bytes
+from stitchgrid.engine.gram_matrices import gram_bytes
 from stitchgrid.engine.moment_values import MOMENT_BYTES
+from stitchgrid.engine.pair_moments import chunk_bytes
 from stitchgrid.engine.shuffles import BLOCK_IMAGES
 from stitchgrid.engine.stitched import STACK_BYTES, images_per_stack, stack_images
 from stitchgrid.records import Block, Layer, Shard, Sweep

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from stitchgrid.engine.fit import Fitted
-from stitchgrid.engine.gather import MomentGatherer
 from stitchgrid.engine.groups import GroupedGatherer
 from stitchgrid.engine.index_values import Variants, note_index, note_variants, same_value
 from stitchgrid.engine.ledger import Entry, Ledger
+from stitchgrid.engine.pair_moments import MomentGatherer
 from stitchgrid.engine.shuffles import ShuffledGatherer
-from stitchgrid.engine.stitched import Stitch
+from stitchgrid.engine.stitched import FittedStitch
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.protocol import MomentIndex
 from stitchgrid.matchers.span import LEAK
 from stitchgrid.matchers.stitchers.affine import AffineMap, r_squared, residual, squared_error
 from stitchgrid.moments import PairMoments
 from stitchgrid.records import Cell
-from stitchgrid.statistics.collect import evaluation_shuffles
 from stitchgrid.statistics.gram import in_groups
 from stitchgrid.statistics.moments import GroupedMoments
+from stitchgrid.statistics.planner import evaluation_shuffles
 from stitchgrid.statistics.residuals import cheaper
 
 MOMENT_BYTES = 256 << 20  # of centred products of layer pairs at a time, for the indices
@@ -133,7 +133,7 @@ class MomentValues:
             found.add(dict(zip(moments, some, strict=True)))
         note_variants(self.ledger, found, sharing, note)
 
-    def note_residuals(self, stitches: Sequence[Stitch]) -> None:
+    def note_residuals(self, stitches: Sequence[FittedStitch]) -> None:
         """Note residual and r2 of affine maps, and flag sources that the fit rows do not span."""
         affine = [
             (stitch.cell, stitch.map)

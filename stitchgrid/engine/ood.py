@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.pooling import pooled_own, pooled_source
-from stitchgrid.engine.stitched import Stitch
+from stitchgrid.engine.stitched import FittedStitch
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.ood import Gaussian, detection, fit_gaussian
@@ -18,7 +18,7 @@ from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.moments import RowSums, find_finite
 from stitchgrid.records import Cell
 from stitchgrid.statistics.base import LayerKey
-from stitchgrid.statistics.collect import gaussians
+from stitchgrid.statistics.planner import gaussians
 
 GaussianKey = tuple[LayerKey, int]  # (target layer, number of fit images)
 
@@ -48,7 +48,7 @@ class Gaussians:
             if count := batch.count_below(num_images):
                 sums.add(sums.centre([pooled_own(self.work, batch, layer)[:count]]))
 
-    def open_after(self, num_seen: int) -> list[GaussianKey]:
+    def unfinished(self, num_seen: int) -> list[GaussianKey]:
         """Return those that look at more images than were seen."""
         return [key for key in self.sums if key[1] > num_seen]
 
@@ -65,7 +65,7 @@ class Gaussians:
 class DistanceCheck:
     """Scores of B and of every T(A) into one target layer that are measured by one Gaussian, image by image."""
 
-    def __init__(self, work: Workspace, stitches: Sequence[Stitch], gaussian: Gaussian):
+    def __init__(self, work: Workspace, stitches: Sequence[FittedStitch], gaussian: Gaussian):
         self.work, self.stitches, self.gaussian = work, list(stitches), gaussian
         self.cells = [stitch.cell for stitch in stitches]
         self.target = stitches[0].cell.target_key

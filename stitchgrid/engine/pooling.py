@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from stitchgrid.engine.laying import Laying
+from stitchgrid.engine.resampling import Resampling
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.alignment import image_blocks, pooled, rows_of
 from stitchgrid.matchers.layouts import Layout, is_identity, layouts_of
@@ -29,9 +29,9 @@ class Poolings:
         self.source = source
         weights: dict[object, Tensor] = {}
         for target in targets:
-            ours, theirs = layouts_of(source, target)
+            source_layout, target_layout = layouts_of(source, target)
             if not self._is_plain(target, rules) and (what := _what(source, target)) not in weights:
-                weights[what] = _weights(ours, theirs, target.num_prefix, rules, device)
+                weights[what] = _weights(source_layout, target_layout, target.num_prefix, rules, device)
         self._position = {what: position for position, what in enumerate(weights)}
         self._weights_LP = torch.stack(list(weights.values())) if weights else None
 
@@ -61,7 +61,7 @@ def _weights(source: Layout, target: Layout, num_prefix: int, rules: Rules, devi
     mean_1Q1[:, num_prefix:] = 1 / (target.num_rows - num_prefix)
     if is_identity(source, target, rules):
         return mean_1Q1.flatten()
-    return Laying(source, target, rules, device=device).back(mean_1Q1).flatten()
+    return Resampling(source, target, rules, device=device).rmatvec(mean_1Q1).flatten()
 
 
 @lru_cache(maxsize=1024)

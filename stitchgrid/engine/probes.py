@@ -18,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stitchgrid.datasets.resident import Pictures
+from stitchgrid.datasets.device_images import Pictures
 from stitchgrid.engine.low_rank import AxesGatherer
 from stitchgrid.engine.workspace import Batch, Workspace, batches
 from stitchgrid.matchers.alignment import pooled
 from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.records import ProbeSpec
 from stitchgrid.statistics.base import LayerKey
-from stitchgrid.statistics.collect import axes_of_layer
+from stitchgrid.statistics.planner import axes_of_layer
 
 # Largest entry of the gradient at which lbfgs ends. At scikit-learn's 1e-4 rounding moved losses by 1e-3 and accuracies
 # by 2 of 1,000 images (CIFAR-10, a network of eight layers, nine ranks), at 1e-6 by 2e-5 and none, in the same time.

@@ -10,7 +10,7 @@ import torch
 from stitchgrid.engine.evaluate import Evaluation
 from stitchgrid.engine.fit import Fitted, fit_closed_form
 from stitchgrid.engine.ledger import Ledger, is_process_error
-from stitchgrid.engine.stitched import Stitch
+from stitchgrid.engine.stitched import FittedStitch
 from stitchgrid.engine.train import train_maps
 from stitchgrid.engine.training_images import SourceReader, source_reader
 from stitchgrid.engine.workspace import Workspace, by_network, forward
@@ -140,7 +140,7 @@ def fit_maps(work: Workspace, ledger: Ledger, cells: Sequence[Cell], *, is_pair:
     return fitted
 
 
-def fit_alone(work: Workspace, cell: Cell) -> Stitch:
+def fit_alone(work: Workspace, cell: Cell) -> FittedStitch:
     """Return the map of one cell, fitted or trained as in its shard.
 
     Raises:
@@ -167,7 +167,7 @@ def _matcher(work: Workspace, cell: Cell) -> About:
 
 def _train(
     work: Workspace, ledger: Ledger, cells: list[Cell], reader: SourceReader, starts: Mapping[str, AffineMap]
-) -> list[Stitch]:
+) -> list[FittedStitch]:
     spec = work.sweep.matchers[cells[0].matcher]
     stitches = train_maps(work, ledger, cells, reader, starts)
     finite = [torch.stack([torch.isfinite(one).all() for one in s.map.tensors()]).all() for s in stitches]

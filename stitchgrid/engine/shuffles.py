@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from stitchgrid.engine.gather import CrossRows, FrameRows, chunk_bytes, laying_of, row_readers
+from stitchgrid.engine.pair_moments import CrossRows, FrameRows, chunk_bytes, resampling_of, row_readers
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.moments import PairMoments
 from stitchgrid.records import digest
@@ -64,7 +64,7 @@ class ShuffledGatherer:
                 cross=cross,
                 source=self._frames[id(cross.source)],
                 target=self._frames[id(cross.target)],
-                laying=laying_of(work, cross.space),
+                resampling=resampling_of(work, cross.space),
             )
             for cross in moments.products.crosses
         }

@@ -16,7 +16,7 @@ from stitchgrid.engine.anchors import Anchors
 from stitchgrid.engine.groups import Groups, left
 from stitchgrid.engine.outputs import outputs_of
 from stitchgrid.engine.pooling import pooled_own, pooled_source
-from stitchgrid.engine.profile import Profile
+from stitchgrid.engine.residual_profile import Profile
 from stitchgrid.engine.row_errors import RowErrors, SpreadSum
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.adapters import Adapter
@@ -69,18 +69,18 @@ def stitch_rows(
 
     An affine map commutes with resizing, so it is applied on whichever side has fewer rows; not with dropping tokens.
     """
-    ours, theirs = layouts_of(source, target)
+    source_layout, target_layout = layouts_of(source, target)
     if not isinstance(stitch, AffineMap):
-        mapped = stitch(resize_rows(rows_of(a, source), ours, theirs, rules))
+        mapped = stitch(resize_rows(rows_of(a, source), source_layout, target_layout, rules))
         return mapped if out is None else out.copy_(mapped)
-    if ours.num_rows < theirs.num_rows and keeps_means(theirs, rules):
-        laid = resize_rows(stitch(rows_of(a, source)), ours, theirs, rules)
+    if source_layout.num_rows < target_layout.num_rows and keeps_means(target_layout, rules):
+        laid = resize_rows(stitch(rows_of(a, source)), source_layout, target_layout, rules)
         return laid if out is None else out.copy_(laid)
-    return stitch(resize_rows(rows_of(a, source), ours, theirs, rules), out=out)
+    return stitch(resize_rows(rows_of(a, source), source_layout, target_layout, rules), out=out)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stitch:
+class FittedStitch:
     """A fitted map of one cell."""
 
     cell: Cell
@@ -88,7 +88,7 @@ class Stitch:
     rules: Rules
 
 
-def pooled_stitched(batch: Batch, stitch: Stitch, t_NPE: Tensor, layer: Layer) -> Tensor:
+def pooled_stitched(batch: Batch, stitch: FittedStitch, t_NPE: Tensor, layer: Layer) -> Tensor:
     """Return the pooled rows T(A) of a map that is not affine, (N, E), for all that asks for them of the batch."""
     return batch.once(("pooled stitched", stitch.cell.cell_id), lambda: t_NPE[:, layer.num_prefix :].double().mean(1))
 
@@ -99,7 +99,7 @@ class TailEvaluation:
     def __init__(
         self,
         work: Workspace,
-        stitches: Sequence[Stitch],
+        stitches: Sequence[FittedStitch],
         *,
         fit_minimum_S: Tensor,
         anchors: Anchors,
@@ -165,7 +165,7 @@ class TailEvaluation:
         if scores_SN:
             self._scores_t.append(torch.cat(scores_SN))
 
-    def _about_anchor(self, stitch: Stitch) -> tuple[AffineMap | Adapter, Tensor | None]:
+    def _about_anchor(self, stitch: FittedStitch) -> tuple[AffineMap | Adapter, Tensor | None]:
         """Return the map of the source's rows about their anchor, and the bias that is added last, if any.
 
         Of a target far from zero every operation would round as its rows do: there the bias waits until the end.

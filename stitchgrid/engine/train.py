@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stitchgrid.engine.ledger import Ledger
-from stitchgrid.engine.stitched import Stitch, stacks, stitch_rows
+from stitchgrid.engine.stitched import FittedStitch, stacks, stitch_rows
 from stitchgrid.engine.training_images import Seen, SourceReader, TargetReader
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.matchers.adapters import Adapter
@@ -35,7 +35,7 @@ class Tail:
     """The stitched networks of one matcher that end in one target layer."""
 
     key: LayerKey
-    group: list[Stitch]
+    group: list[FittedStitch]
     nodes: list[str]  # behind the layer, at which h is compared with g
     at_stitch: bool  # whether it is compared at the stitch as well
     to_scores: bool
@@ -65,7 +65,7 @@ def train_maps(
     cells: Sequence[Cell],
     reader: SourceReader,
     starts: Mapping[str, AffineMap] | None = None,
-) -> list[Stitch]:
+) -> list[FittedStitch]:
     """Return the trained maps of all cells of one matcher, in the order of the cells, but for those that failed.
 
     `reader` is the cells' `source_reader`. A map is trained on its source as that reduces it; the one returned takes
@@ -92,14 +92,16 @@ class _Training:
         assert isinstance(kind, Trained)
         self.kind: Trained[Any] = kind
         maps, rules = _parameters(work, cells, starts), work.rules(cells[0])
-        self.stitches = [Stitch(cell=cell, map=initial, rules=rules) for cell, initial in zip(cells, maps, strict=True)]
+        self.stitches = [
+            FittedStitch(cell=cell, map=initial, rules=rules) for cell, initial in zip(cells, maps, strict=True)
+        ]
         ordered = sorted(self.stitches, key=lambda stitch: stitch.cell.target_key)
         groups = groupby(ordered, key=lambda stitch: stitch.cell.target_key)
         self.tails = [self._tail(key, list(group)) for key, group in groups]
         self.targets = self._targets()
         self.means = self._means()
 
-    def _tail(self, key: LayerKey, group: list[Stitch]) -> Tail:
+    def _tail(self, key: LayerKey, group: list[FittedStitch]) -> Tail:
         network, node = self.work.network(key[0]), self.work.layer(key).node
         if self.kind.layers == "none":
             return Tail(key=key, group=group, nodes=[], at_stitch=False, to_scores=True)
@@ -140,7 +142,7 @@ class _Training:
             found[tail.key] = of_network | ({SCORES: scores} if scores is not None else {})
         return found
 
-    def run(self) -> list[Stitch]:
+    def run(self) -> list[FittedStitch]:
         """Train all maps."""
         params = self.kind.params
         tensors = [tensor for stitch in self.stitches for tensor in stitch.map.tensors()]
@@ -161,7 +163,7 @@ class _Training:
             if self.ledger[stitch.cell].error is None
         ]
 
-    def _of_unreduced(self, stitch: Stitch) -> AffineMap | Adapter:
+    def _of_unreduced(self, stitch: FittedStitch) -> AffineMap | Adapter:
         """Return a map as it is measured, of the source as it is."""
         found, reduction = stitch.map.frozen(), self.reader.reduced.get(stitch.cell.source_key)
         if reduction is None:
@@ -308,7 +310,7 @@ def _initial(work: Workspace, cell: Cell) -> AffineMap:
 
 
 def _stacked_rows(
-    work: Workspace, stack: Sequence[Stitch], target: Layer, activations: Mapping[LayerKey, Tensor]
+    work: Workspace, stack: Sequence[FittedStitch], target: Layer, activations: Mapping[LayerKey, Tensor]
 ) -> Tensor:
     """Return what all maps make of their sources on the target's rows, stitched networks one after the other."""
     sources = [s.cell.source_key for s in stack]

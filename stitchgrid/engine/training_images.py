@@ -11,7 +11,7 @@ from stitchgrid.engine.low_rank import Reductions, projected
 from stitchgrid.engine.workspace import Pixels, Workspace, by_network, forward
 from stitchgrid.matchers.drawing import image_order
 from stitchgrid.matchers.low_rank import Reduction
-from stitchgrid.models.features import Places
+from stitchgrid.models.features import ImagePositions
 from stitchgrid.preprocess import apply_preprocess, augment_crop4_flip, on_device
 from stitchgrid.records import Cell
 from stitchgrid.statistics.base import LayerKey
@@ -35,8 +35,8 @@ class Seen:
         )
 
 
-def _places(indices: Tensor) -> Places:
-    return Places(role="fit", at_N=indices)
+def _places(indices: Tensor) -> ImagePositions:
+    return ImagePositions(role="fit", at_N=indices)
 
 
 class TargetReader:
@@ -148,7 +148,7 @@ class SourceReader:
             targets=targets.read(self.work.images.fit.batch(indices) if pixels is None else pixels),
         )
 
-    def _run(self, pixels: Pixels, places: Places | None) -> dict[LayerKey, Tensor]:
+    def _run(self, pixels: Pixels, places: ImagePositions | None) -> dict[LayerKey, Tensor]:
         size = self.work.batch_size
         some = [slice(start, start + size) for start in range(0, len(pixels), size)]
         parts = [forward(self.work, pixels[part], self.wanted, places=places and places.part(part))[0] for part in some]

@@ -8,18 +8,18 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from stitchgrid.datasets.resident import PicturePair, Pictures
-from stitchgrid.engine.kept import Kept
+from stitchgrid.datasets.device_images import PicturePair, Pictures
+from stitchgrid.engine.kept_passes import KeptPass
 from stitchgrid.errors import InputError
 from stitchgrid.matchers.params import Rules
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.detector import Detector
-from stitchgrid.models.features import FeaturesNetwork, Places
+from stitchgrid.models.features import FeaturesNetwork, ImagePositions
 from stitchgrid.precision import running_back_in, running_in
 from stitchgrid.preprocess import apply_preprocess, on_device
 from stitchgrid.records import Cell, Layer, Preprocess, Sweep
 from stitchgrid.statistics.base import LayerKey
-from stitchgrid.statistics.needs import Asked, Needs, all_needs
+from stitchgrid.statistics.needs import CellGrid, Needs, all_needs
 from stitchgrid.statistics.rows import Geometry, RowSpace
 
 Pixels = Tensor | list[Tensor]  # uint8 (N, 3, H, W), or one (3, H, W) per image where sizes differ
@@ -45,7 +45,7 @@ class Workspace:
     device: torch.device
     detector: Callable[[LayerKey], Detector] = no_detector  # of a target layer
     libraries: Callable[[int, int], str | None] = not_noted  # of two networks: canonical JSON of name -> version
-    kept: Kept | None = None  # of passes over the evaluation images
+    kept: KeptPass | None = None  # of passes over the evaluation images
     halvings: int = 0  # of everything that is held at a time, after memory did not suffice
 
     @property
@@ -84,10 +84,10 @@ class Workspace:
         """What each matcher reads."""
         return all_needs(self.sweep)
 
-    def asked(self, cells: Iterable[Cell]) -> list[Asked]:
+    def asked(self, cells: Iterable[Cell]) -> list[CellGrid]:
         """Return what cells ask for."""
         return [
-            Asked(needs=self.needs[cell.matcher], sources=(cell.source_key,), targets=(cell.target_key,))
+            CellGrid(needs=self.needs[cell.matcher], sources=(cell.source_key,), targets=(cell.target_key,))
             for cell in cells
         ]
 
@@ -147,7 +147,7 @@ def forward(
     wanted: Mapping[int, Sequence[int]],
     scored: Collection[int] = (),
     *,
-    places: Places | None = None,
+    places: ImagePositions | None = None,
 ) -> tuple[dict[LayerKey, Tensor], dict[int, Tensor]]:
     """Run each wanted network once over the images, no further than needed.
 
@@ -180,7 +180,7 @@ def forward(
     return activations, logits
 
 
-def _known(places: Places | None, name: str) -> Places:
+def _known(places: ImagePositions | None, name: str) -> ImagePositions:
     if places is None:
         raise InputError(f"{name} are features of the images as they are: there are none of augmented images.")
     return places
@@ -207,7 +207,7 @@ def batches(
         left, activations, logits = (wanted, {}, {}) if kept is None else kept.split(wanted, scored, (first, last))
         if left or kept is None:
             at_N = torch.arange(first, last, device=split.labels.device)
-            places = Places(role="fit" if split is work.images.fit else "eval", at_N=at_N)
+            places = ImagePositions(role="fit" if split is work.images.fit else "eval", at_N=at_N)
             made, scores = forward(work, split.batch(at_N), left, scored, places=places)
             activations, logits = activations | made, logits | scores
         if kept is not None and keeps:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stitchgrid.datasets.catalogue import own_parts
+from stitchgrid.datasets.registry import own_parts
 from stitchgrid.jobfile.naming import filled, named_networks
 from stitchgrid.jobfile.questions import ControlsTable, DiagnosticsTable, GridTable, IntervalsTable, ProbesTable
 from stitchgrid.jobfile.tables import (

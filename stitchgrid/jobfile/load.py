@@ -11,7 +11,7 @@ from stitchgrid.jobfile.parse import read_job
 from stitchgrid.jobfile.problems import Problems
 from stitchgrid.jobfile.toml_text import MAX_BYTES, parse_toml
 from stitchgrid.paths import is_file, named_path
-from stitchgrid.shipped import shipped_names
+from stitchgrid.shipped_files import shipped_names
 
 
 def load_job(path_or_name: str, overrides: Sequence[str] = ()) -> Job:

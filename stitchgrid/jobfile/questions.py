@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from stitchgrid.jobfile.values import Count, FitSamples, Pairs, Ranks, Samples, Seed, Seeds, Table, Words, distinct
+from stitchgrid.jobfile.values import Count, FitSamples, JobTable, Pairs, Ranks, Samples, Seed, Seeds, Words, distinct
 from stitchgrid.matchers.evidence import MOST_GROUPS
 from stitchgrid.records import EnergyRecipe, ProbeSpec
 
@@ -12,14 +12,14 @@ MOST_SHUFFLES = 10_000
 _ENERGY = EnergyRecipe()
 
 
-class GridTable(Table):
+class GridTable(JobTable):
     """[grid]: which networks are compared."""
 
     pairs: Pairs = "all"
     """`within`: each with itself, `across`: with others, or `[["source", "target"], ...]`"""
 
 
-class ProbesTable(Table):
+class ProbesTable(JobTable):
     """[probes]: logistic regression from the pooled rows of every selected layer."""
 
     rank: Ranks = (None,)
@@ -36,7 +36,7 @@ class ProbesTable(Table):
         return ProbeSpec(ranks=self.rank, C=self.C, max_iter=self.max_iter, samples=self.samples)
 
 
-class ControlsTable(Table):
+class ControlsTable(JobTable):
     """[controls]: what a value is to be compared with before it is called high."""
 
     untrained: bool = False
@@ -45,14 +45,14 @@ class ControlsTable(Table):
     """draws in which the source's images are shuffled; 20 at least for a p below 0.05"""
 
 
-class IntervalsTable(Table):
+class IntervalsTable(JobTable):
     """[intervals]: how far a value would move with other images."""
 
     groups: Annotated[int, Field(ge=2, le=MOST_GROUPS)] | None = None
     """of evaluation images, each left out in turn; left out: no intervals"""
 
 
-class EnergyTable(Table):
+class EnergyTable(JobTable):
     """[diagnostics.energy]: how detectors by energy are made."""
 
     epochs: Count = _ENERGY.epochs
@@ -77,7 +77,7 @@ class EnergyTable(Table):
     """left out: the images of [data.outliers], else `patch_shuffle`"""
 
 
-class DiagnosticsTable(Table):
+class DiagnosticsTable(JobTable):
     """[diagnostics]: what is asked of every stitcher besides."""
 
     ood: Annotated[tuple[Literal["mahalanobis", "energy"], ...], AfterValidator(distinct)] = ()
@@ -86,7 +86,7 @@ class DiagnosticsTable(Table):
     """how detectors by energy are made, see [diagnostics.energy]"""
 
 
-class MatcherTable(Table):
+class MatcherTable(JobTable):
     """[[matchers]]: the keys of every kind; the parameters of the kind come on top."""
 
     kind: str

@@ -16,6 +16,7 @@ from stitchgrid.jobfile.values import (
     DatasetName,
     Globs,
     Grid,
+    JobTable,
     Name,
     NumChannels,
     Output,
@@ -25,7 +26,6 @@ from stitchgrid.jobfile.values import (
     Seeds,
     Size,
     SweepName,
-    Table,
     UserPath,
     Wanted,
     Word,
@@ -67,7 +67,7 @@ def _weights(value: Any) -> "str | TrainTable | CheckpointTable":
     raise ValueError(f"{WEIGHTS}, got {value!r}")
 
 
-class HeadTable(Table):
+class HeadTable(JobTable):
     """The keys outside every section."""
 
     name: SweepName
@@ -76,7 +76,7 @@ class HeadTable(Table):
     """decides the order in which images are drawn"""
 
 
-class FitTable(Table):
+class FitTable(JobTable):
     """`fit` under [data]: images on which maps are fitted."""
 
     split: str = "train"
@@ -85,7 +85,7 @@ class FitTable(Table):
     """how many of its images; left out: all of them"""
 
 
-class EvalTable(Table):
+class EvalTable(JobTable):
     """`eval` under [data]: images on which everything is reported."""
 
     split: str = "test"
@@ -94,7 +94,7 @@ class EvalTable(Table):
     """how many of its images; left out: all of them"""
 
 
-class OutliersTable(Table):
+class OutliersTable(JobTable):
     """[data.outliers]: images of another data set, for detectors by energy."""
 
     dataset: DatasetName
@@ -111,7 +111,7 @@ class OutliersTable(Table):
     """as under [data]"""
 
 
-class KeysTable(Table):
+class KeysTable(JobTable):
     """[data.keys]: the names of arrays, columns or members; `{split}` in them stands for the split."""
 
     images: Word | None = None
@@ -122,7 +122,7 @@ class KeysTable(Table):
     """of the column that says which split an image belongs to"""
 
 
-class DataTable(Table):
+class DataTable(JobTable):
     """[data]: which images the networks look at."""
 
     dataset: DatasetName
@@ -156,7 +156,7 @@ class DataTable(Table):
     """images of another data set, see [data.outliers]"""
 
 
-class NumericsTable(Table):
+class NumericsTable(JobTable):
     """[numerics]: where and how networks run."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -169,7 +169,7 @@ class NumericsTable(Table):
     """run networks through `torch.compile`"""
 
 
-class LimitsTable(Table):
+class LimitsTable(JobTable):
     """[limits]: how much is read of images and checkpoints that others may have made."""
 
     pixels: Count = DEFAULT_LIMITS.pixels
@@ -194,7 +194,7 @@ class LimitsTable(Table):
         return Limits(**self.model_dump())
 
 
-class PreprocessTable(Table):
+class PreprocessTable(JobTable):
     """`preprocess` of a model: what its images go through first."""
 
     channels: NumChannels = 3  # before mean and std, which have as many numbers
@@ -215,7 +215,7 @@ class PreprocessTable(Table):
         return Preprocess(**dict(self))
 
 
-class RecipeTable(Table):
+class RecipeTable(JobTable):
     """[recipes.NAME]: how networks with `weights = { train = "NAME" }` are trained, on the whole fit split."""
 
     epochs: Count
@@ -241,14 +241,14 @@ class RecipeTable(Table):
         return Recipe(**{**default, **self.model_dump(exclude_none=True)})
 
 
-class TrainTable(Table):
+class TrainTable(JobTable):
     """`weights = { train = "RECIPE" }`."""
 
     train: str
     """the name of a recipe"""
 
 
-class TokensTable(Table):
+class TokensTable(JobTable):
     """`tokens` of a model: how the tokens of its sequences lie, where the network does not tell."""
 
     prefix: Annotated[int, Field(ge=0)] = 0
@@ -261,7 +261,7 @@ class TokensTable(Table):
         return Tokens(prefix=self.prefix, grid=self.grid)
 
 
-class CheckpointTable(Table):
+class CheckpointTable(JobTable):
     """`weights = { file = "x.ckpt", key = "ema", strip = "model." }`: one set of weights of several in a file."""
 
     file: str
@@ -274,7 +274,7 @@ class CheckpointTable(Table):
     """folder of a LoRA adapter (PEFT's) that is merged into them; `file` may then be `pretrained`, too"""
 
 
-class ModelTable(Table):
+class ModelTable(JobTable):
     """[[models]]: one network, or one per seed."""
 
     name: Name

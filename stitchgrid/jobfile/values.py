@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WrapValidator
 
-from stitchgrid.datasets.catalogue import known_datasets, own_parts
+from stitchgrid.datasets.registry import known_datasets, own_parts
 from stitchgrid.errors import nearest
-from stitchgrid.live import LIVE
+from stitchgrid.live_networks import LIVE
 from stitchgrid.paths import check_path
 from stitchgrid.records import FEATURES
 
@@ -189,7 +189,7 @@ FitSamples = Annotated[int | str | None, by(_fit_samples), Wanted('number of ima
 Ranks = Annotated[tuple[int | None, ...], by(_ranks), Wanted('number, `"full"`, or a list')]
 
 
-class Table(BaseModel):
+class JobTable(BaseModel):
     """A table: no key but its own."""
 
     model_config = ConfigDict(

@@ -66,7 +66,7 @@ def resize_rows(rows_NPD: Tensor, source: Layout, target: Layout, rules: Rules =
     return torch.cat([prefix_NKD, positions_NPD], dim=1) if target.num_prefix else positions_NPD
 
 
-def _resized(positions_NPD: Tensor, ours: Grid, theirs: Grid, rules: Rules) -> Tensor:
+def _resized(positions_NPD: Tensor, source_side: Grid, target_side: Grid, rules: Rules) -> Tensor:
     """Return positions of one grid on another.
 
     A GPU's kernels would sum gradients in an order that changes from run to run: there products with the weights of
@@ -75,19 +75,20 @@ def _resized(positions_NPD: Tensor, ours: Grid, theirs: Grid, rules: Rules) -> T
     if positions_NPD.requires_grad and positions_NPD.device.type != "cpu":
         device, dtype = positions_NPD.device, positions_NPD.dtype
         return on_sides(
-            [_side_on(device, dtype, *lengths, rules) for lengths in zip(ours, theirs, strict=True)], positions_NPD
+            [_side_on(device, dtype, *lengths, rules) for lengths in zip(source_side, target_side, strict=True)],
+            positions_NPD,
         )
-    map_NDHW = positions_NPD.mT.reshape(len(positions_NPD), -1, *ours)
+    map_NDHW = positions_NPD.mT.reshape(len(positions_NPD), -1, *source_side)
     corners = {"align_corners": False} if rules.resize == "bilinear" else {}
-    return functional.interpolate(map_NDHW, size=theirs, mode=_MODES[rules.resize], **corners).flatten(2).mT
+    return functional.interpolate(map_NDHW, size=target_side, mode=_MODES[rules.resize], **corners).flatten(2).mT
 
 
-def side_weights(ours: int, theirs: int, rules: Rules) -> Tensor:
+def side_weights(source_side: int, target_side: int, rules: Rules) -> Tensor:
     """Return the weights by which one side of a grid becomes one of another length: (theirs, ours), float64."""
-    unit_HH = torch.eye(ours, dtype=torch.float64)
-    if not theirs:
+    unit_HH = torch.eye(source_side, dtype=torch.float64)
+    if not target_side:
         return unit_HH[:0]
-    column, resized = Layout(num_prefix=0, grid=(ours, 1)), Layout(num_prefix=0, grid=(theirs, 1))
+    column, resized = Layout(num_prefix=0, grid=(source_side, 1)), Layout(num_prefix=0, grid=(target_side, 1))
     return resize_rows(unit_HH[None], column, resized, rules)[0].contiguous()
 
 
@@ -101,9 +102,9 @@ def on_sides(sides: Sequence[Tensor], x_NPD: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _side_on(device: torch.device, dtype: torch.dtype, ours: int, theirs: int, rules: Rules) -> Tensor:
+def _side_on(device: torch.device, dtype: torch.dtype, source_side: int, target_side: int, rules: Rules) -> Tensor:
     """Return `side_weights` where they are used, brought there once."""
-    return side_weights(ours, theirs, rules).to(device, dtype)
+    return side_weights(source_side, target_side, rules).to(device, dtype)
 
 
 def _prefix(prefix_NKD: Tensor, positions_NPD: Tensor, num: int, rule: str) -> Tensor:

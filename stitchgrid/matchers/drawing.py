@@ -43,8 +43,8 @@ def initial_tensors(adapter: str, num_in: int, num_out: int, *, generator: torch
         hidden = max(1, min(num_in, num_out) // 4) if adapter == "bottleneck" else max(num_in, num_out)
         widths = [num_in, hidden, num_out]
     found: dict[str, Tensor] = {}
-    for number, (ours, theirs) in enumerate(pairwise(widths), start=1):
-        drawn = initial_map(ours, theirs, generator=generator)
+    for number, (width_in, width_out) in enumerate(pairwise(widths), start=1):
+        drawn = initial_map(width_in, width_out, generator=generator)
         found |= {f"weight_{number}": drawn.weight_DE, f"bias_{number}": drawn.bias_E}
     if adapter == "affine_bn":  # which takes any bias off again
         del found["bias_1"]

@@ -43,13 +43,15 @@ def layouts_of(source: Layer, target: Layer) -> tuple[Layout, Layout]:
 
     A sequence of which only the order is known takes over the other's grid where the counts agree: token k is token k.
     """
-    ours, theirs = layout_of(source), layout_of(target)
+    source_layout, target_layout = layout_of(source), layout_of(target)
     if not _by_order(source, target):
-        return ours, theirs
-    if ours.num_prefix == theirs.num_prefix or (source.num_prefix and target.num_prefix):
-        grid = theirs.grid if source.is_in_order_only else ours.grid
-        return replace(ours, grid=grid), replace(theirs, grid=grid)
-    line = Layout(num_prefix=0, grid=(1, ours.num_rows))  # nothing is known of the tokens before one of the grids
+        return source_layout, target_layout
+    if source_layout.num_prefix == target_layout.num_prefix or (source.num_prefix and target.num_prefix):
+        grid = target_layout.grid if source.is_in_order_only else source_layout.grid
+        return replace(source_layout, grid=grid), replace(target_layout, grid=grid)
+    line = Layout(
+        num_prefix=0, grid=(1, source_layout.num_rows)
+    )  # nothing is known of the tokens before one of the grids
     return line, line
 
 
@@ -111,34 +113,34 @@ def alignment_name(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -
         InputError: If what is done would rest on a guess.
     """
     check_geometry(source, target, rules)
-    ours, theirs = layouts_of(source, target)
+    source_layout, target_layout = layouts_of(source, target)
     steps = [f"{source.kind}_to_{target.kind}"] if {source.kind, target.kind} == {"map", "tokens"} else []
-    if theirs.grid is None and ours.grid is not None:
-        return "cls" if rules.pool == "cls" and ours.num_prefix else "mean"
-    if theirs.num_prefix:
-        steps += _prefix_steps(ours, theirs, rules)
-    elif ours.num_prefix:
+    if target_layout.grid is None and source_layout.grid is not None:
+        return "cls" if rules.pool == "cls" and source_layout.num_prefix else "mean"
+    if target_layout.num_prefix:
+        steps += _prefix_steps(source_layout, target_layout, rules)
+    elif source_layout.num_prefix:
         steps.append("cls_left_out")
-    if ours.grid is None and theirs.grid is not None:
+    if source_layout.grid is None and target_layout.grid is not None:
         steps.append("broadcast")
-    elif ours.grid != theirs.grid:
+    elif source_layout.grid != target_layout.grid:
         steps.append(rules.resize)
     return "+".join(steps) or "identity"
 
 
-def _prefix_steps(ours: Layout, theirs: Layout, rules: Rules) -> list[str]:
+def _prefix_steps(source_layout: Layout, target_layout: Layout, rules: Rules) -> list[str]:
     if rules.cls == "drop":
         return ["cls_drop"]
-    if rules.cls == "pool" or not ours.num_prefix:
+    if rules.cls == "pool" or not source_layout.num_prefix:
         return ["cls_pool"]
-    if ours.num_prefix < theirs.num_prefix:
+    if source_layout.num_prefix < target_layout.num_prefix:
         return ["cls_copy_pool"]
-    return [] if ours.num_prefix == theirs.num_prefix else ["cls_left_out"]
+    return [] if source_layout.num_prefix == target_layout.num_prefix else ["cls_left_out"]
 
 
 def is_subsampled(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> bool:
     """Return whether resizing reads only some of the source's positions."""
-    reductions = [ours / theirs for ours, theirs in _sides(source, target)]
+    reductions = [source_side / target_side for source_side, target_side in _sides(source, target)]
     if rules.resize == "nearest":
         return any(reduction > 1 for reduction in reductions)
     return rules.resize == "bilinear" and any(reduction >= SUBSAMPLED_FROM for reduction in reductions)
@@ -146,13 +148,15 @@ def is_subsampled(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) ->
 
 def is_upsampled(source: Layer, target: Layer) -> bool:
     """Return whether a side of the source's grid is blown up more than 16-fold; a vector has a grid of one."""
-    return any(theirs > UPSAMPLED_ABOVE * ours for ours, theirs in _sides(source, target))
+    return any(target_side > UPSAMPLED_ABOVE * source_side for source_side, target_side in _sides(source, target))
 
 
 def _sides(source: Layer, target: Layer) -> list[tuple[int, int]]:
     """Return (source, target) sizes of both sides of the grids; none where the target is a vector."""
-    ours, theirs = layouts_of(source, target)
-    return [] if theirs.grid is None else list(zip(ours.grid or (1, 1), theirs.grid, strict=True))
+    source_layout, target_layout = layouts_of(source, target)
+    return (
+        [] if target_layout.grid is None else list(zip(source_layout.grid or (1, 1), target_layout.grid, strict=True))
+    )
 
 
 def index_shaping(source: Layer, target: Layer) -> str:

@@ -6,7 +6,7 @@ A new kind is one file of maths in `indices/` or `stitchers/`, one oracle in `re
 from collections.abc import Iterator
 from typing import Any
 
-from stitchgrid.live import live_name
+from stitchgrid.live_networks import live_name
 from stitchgrid.matchers.evidence import evidence_name
 from stitchgrid.matchers.indices.cka import CKA
 from stitchgrid.matchers.indices.cka_rbf import CKARBF

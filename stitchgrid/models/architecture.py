@@ -12,14 +12,14 @@ from types import ModuleType
 from typing import Any
 
 from stitchgrid.errors import InputError, JobFileError, nearest, one_line
-from stitchgrid.live import LIVE, live_network, live_twin
-from stitchgrid.models.catalogue import HUGGINGFACE, LIBRARIES, SOURCES, STITCHGRID, library_names, timm_tags
-from stitchgrid.models.closure import Code, file_code, module_code
-from stitchgrid.models.finding import is_own_file
+from stitchgrid.live_networks import LIVE, live_network, live_twin
+from stitchgrid.models.code_closure import Code, file_code, module_code
+from stitchgrid.models.code_loading import own_world
 from stitchgrid.models.huggingface import huggingface_digest, huggingface_function
 from stitchgrid.models.live_copy import initialised_copy, live_copy
-from stitchgrid.models.loading import own_world
-from stitchgrid.models.sent_code import sent
+from stitchgrid.models.module_search import is_own_file
+from stitchgrid.models.registry import HUGGINGFACE, LIBRARIES, SOURCES, STITCHGRID, library_names, timm_tags
+from stitchgrid.models.shipped_code import sent
 from stitchgrid.models.weights import state_digest
 from stitchgrid.records import NetworkSpec, digest
 

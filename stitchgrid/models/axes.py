@@ -1,8 +1,8 @@
 """The algebra of axes: what each axis of a tensor stands for, and what becomes of it.
 
 Shapes alone do not tell: a map may be (N,C,H,W) or, in Swin, (N,H,W,C), windows of tokens have four axes too, and one
-token more than a grid holds may or may not be a class token. So axes are followed from the images on (`follow.py`), and
-what cannot be followed is unknown, never guessed.
+token more than a grid holds may or may not be a class token. So axes are followed from the images on
+(`axis_inference.py`), and what cannot be followed is unknown, never guessed.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -57,7 +57,7 @@ Windows = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ..
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class AxisReading:
     """How one image's activation is read."""
 
     axes: str  # NCHW | NHWC | NTD | NDT | ND, images first
@@ -75,7 +75,7 @@ def fresh(shape: Sequence[int], letters: Iterable[str]) -> Axes:
     )
 
 
-def read(axes: Axes | None) -> Reading | None:
+def read(axes: Axes | None) -> AxisReading | None:
     """Return how a tensor with these axes is read, None where it has no rows of features.
 
     >>> read(fresh((2, 14, 14, 96), "NHWC"))
@@ -96,23 +96,23 @@ def images_axis(axes: Axes | None) -> int | None:
     return having[0] if axes and len(having) == 1 and axes[having[0]].is_only("N") else None
 
 
-def _images_first(axes: Axes) -> Reading | None:
+def _images_first(axes: Axes) -> AxisReading | None:
     if len(axes) == 2:
-        return Reading(axes="ND")
+        return AxisReading(axes="ND")
     if len(axes) == 4:
         for word in ("NCHW", "NHWC"):
             in_place = all(axis.is_only(letter) for axis, letter in zip(axes, word, strict=True))
             if in_place and all(axes[word.index(letter)].is_in_order for letter in "HW"):
-                return Reading(axes=word, grid=(axes[word.index("H")].size, axes[word.index("W")].size))
+                return AxisReading(axes=word, grid=(axes[word.index("H")].size, axes[word.index("W")].size))
     if len(axes) == 3:
         for word in ("NTD", "NDT"):
             tokens, features = axes[word.index("T")], axes[word.index("D")]
             if features.is_only("C") and "C" not in tokens.letters:
-                return Reading(axes=word, num_prefix=tokens.num_prefix, grid=_grid(tokens))
+                return AxisReading(axes=word, num_prefix=tokens.num_prefix, grid=_grid(tokens))
     return None
 
 
-def put_back(axes: Axes | None) -> Reading | None:
+def put_back(axes: Axes | None) -> AxisReading | None:
     """Return how a tensor in windows, or groups of channels, is read as a map (N,H,W,C); None where it is none.
 
     Every factor of its axes must be known. `windows` are the sizes of all factors in their order (-1: images), the
@@ -134,7 +134,7 @@ def put_back(axes: Axes | None) -> Reading | None:
     split = tuple(-1 if factor.letter == "N" else factor.size for factor in factors)
     height, width, channels = (prod(factors[place].size for place in places[letter] or ()) for letter in "HWC")
     own = tuple(-1 if "N" in axis.letters else axis.size for axis in axes)
-    return Reading(axes="NHWC", grid=(height, width), windows=(split, order, (-1, height, width, channels), own))
+    return AxisReading(axes="NHWC", grid=(height, width), windows=(split, order, (-1, height, width, channels), own))
 
 
 def _from_slowest(factors: Sequence[Factor], letter: str) -> tuple[int, ...] | None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, JobFileError, is_out_of_memory, one_line
-from stitchgrid.live import LIVE
+from stitchgrid.live_networks import LIVE
 from stitchgrid.models.architecture import find_function, library_of, line_of, misfit
 from stitchgrid.models.freeze import freeze
-from stitchgrid.models.guard import settings_kept
 from stitchgrid.models.memory import count_bytes, memory_told
+from stitchgrid.models.process_guard import settings_kept
 from stitchgrid.models.published import find_published
 from stitchgrid.models.unwrap import unwrapped
 from stitchgrid.models.weights import check_finite, load_adapter, load_into, load_weights

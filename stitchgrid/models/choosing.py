@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, nearest
-from stitchgrid.models.readings import Outline, Reading, completed, find_readings, find_sets, of_equal_values
+from stitchgrid.models.readings import CheckpointReading, Outline, completed, find_readings, find_sets, of_equal_values
 
 _NUM_SHOWN = 4
 
@@ -35,7 +35,7 @@ def choose_tensors(
         raise InputError(_nothing(content, path, key, strip))
     whole = [reading for reading in find_readings(content, outline, key=None, strip=None) if reading.fits]
     partly = [done for one in readings if not one.fits and (done := completed(one, whole, outline)) is not None]
-    chosen: list[Reading] = []
+    chosen: list[CheckpointReading] = []
     for reading in [*(one for one in readings if one.fits), *partly]:
         if not any(of_equal_values(reading, other, outline) for other in chosen):
             chosen.append(reading)
@@ -50,7 +50,7 @@ def choose_tensors(
     return chosen[0].tensors
 
 
-def misfit_words(reading: Reading) -> str:
+def misfit_words(reading: CheckpointReading) -> str:
     """Return what is wrong with a reading."""
     kinds = {
         "missing": reading.missing,
@@ -77,7 +77,7 @@ def _nothing(content: Any, path: Path, key: str | None, strip: str | None) -> st
     return f"{path} has no tensor whose name begins with {strip!r}; leave `strip` out to have it found."
 
 
-def _misfit(readings: Sequence[Reading], outline: Outline, path: Path, word: str | None) -> str:
+def _misfit(readings: Sequence[CheckpointReading], outline: Outline, path: Path, word: str | None) -> str:
     best, *others = readings
     said = (
         f"checkpoint {path} belongs to another architecture than {outline.kind}: of {len(outline.shapes)} tensors "
@@ -90,12 +90,12 @@ def _misfit(readings: Sequence[Reading], outline: Outline, path: Path, word: str
     return f"{said} Also read{', and'.join(near)}." if near else said
 
 
-def _how(reading: Reading) -> str:
+def _how(reading: CheckpointReading) -> str:
     key = f" under the key {reading.key!r}" if reading.key else ""
     return key + (f" without {reading.strip!r}" if reading.strip else "")
 
 
-def _to_write(word: str, reading: Reading, others: Sequence[Reading] = ()) -> str:
+def _to_write(word: str, reading: CheckpointReading, others: Sequence[CheckpointReading] = ()) -> str:
     """Return what a job has to say to have this reading, in distinction from others."""
     keys = [one.key for one in others]
     is_by_key = not others or keys.count(reading.key) == 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, JobFileError, breaks_worker, is_out_of_memory, nearest
 from stitchgrid.models.adapt import described
-from stitchgrid.models.axes import Reading, Windows
+from stitchgrid.models.axes import AxisReading, Windows
 from stitchgrid.models.freeze import as_its_author_wrote_it
 from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
 from stitchgrid.records import Layer, Tokens
@@ -241,7 +241,7 @@ def as_made(
 
 
 def make_layer(
-    *, name: str, node: str, depth: float, shape: Sequence[int], flops: float, reading: Reading | None
+    *, name: str, node: str, depth: float, shape: Sequence[int], flops: float, reading: AxisReading | None
 ) -> Layer:
     """Return the record of a cut whose activation is read in this way, None: not at all."""
     return Layer(

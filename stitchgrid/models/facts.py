@@ -111,7 +111,7 @@ def measure(
         InputError: If it cannot be built or cut.
     """
     from stitchgrid.models.build import make_network
-    from stitchgrid.models.cutting import cut_network, types_notice, way_notice
+    from stitchgrid.models.cut_network import cut_network, types_notice, way_notice
     from stitchgrid.models.select import select_layers
 
     module = make_network(spec)

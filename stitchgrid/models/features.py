@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from stitchgrid.datasets import Images
 from stitchgrid.errors import InputError, JobFileError, nearest
-from stitchgrid.models.axes import Reading
+from stitchgrid.models.axes import AxisReading
 from stitchgrid.models.cuts import Cut, CutNetwork, Operations, make_layer
 from stitchgrid.models.feature_files import ROWS, FeatureTable, Rows, find_rows, open_tables
 from stitchgrid.records import Layer, Network, NetworkSpec, digest
@@ -32,15 +32,15 @@ Role = Literal["fit", "eval"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
+class ImagePositions:
     """Images by their positions in drawn order."""
 
     role: Role
     at_N: Tensor
 
-    def part(self, some: slice) -> "Places":
+    def part(self, some: slice) -> "ImagePositions":
         """Return some of them."""
-        return Places(role=self.role, at_N=self.at_N[some])
+        return ImagePositions(role=self.role, at_N=self.at_N[some])
 
 
 class FeaturesNetwork(CutNetwork):
@@ -61,7 +61,7 @@ class FeaturesNetwork(CutNetwork):
         self._read, self._device, self._roles = read, device, frozenset(roles)
         self._held: dict[tuple[Role, str], Tensor] = {}  # rows of the drawn images, on the CPU
 
-    def rows(self, nodes: Sequence[str], places: Places) -> tuple[Tensor, ...]:
+    def rows(self, nodes: Sequence[str], places: ImagePositions) -> tuple[Tensor, ...]:
         """Return the activations of images at these nodes, float32, on the device."""
         return tuple(self.all_rows(node, places.role)[places.at_N.cpu()].to(self._device) for node in nodes)
 
@@ -178,8 +178,8 @@ def noise_features(network: Network, device: torch.device) -> FeaturesNetwork:
 class _Cyclic(FeaturesNetwork):
     """Features of few images, which stand for any number."""
 
-    def rows(self, nodes: Sequence[str], places: Places) -> tuple[Tensor, ...]:
-        return super().rows(nodes, Places(role=places.role, at_N=places.at_N % NUM_NOISE))
+    def rows(self, nodes: Sequence[str], places: ImagePositions) -> tuple[Tensor, ...]:
+        return super().rows(nodes, ImagePositions(role=places.role, at_N=places.at_N % NUM_NOISE))
 
 
 def _address(table: FeatureTable, order: str | None) -> str:
@@ -233,7 +233,7 @@ def _layer(table: FeatureTable, name: str, axes: Mapping[str, str], spec: Networ
     tokens = spec.interface.tokens
     if tokens is not None and "T" in word and shape[word.index("T")] == tokens.prefix + tokens.grid[0] * tokens.grid[1]:
         prefix, grid = tokens.prefix, tokens.grid
-    reading = Reading(axes=word, num_prefix=prefix, grid=grid)
+    reading = AxisReading(axes=word, num_prefix=prefix, grid=grid)
     return make_layer(name=name, node=name, depth=depth, shape=shape[1:], flops=0.0, reading=reading)
 
 

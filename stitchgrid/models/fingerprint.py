@@ -26,7 +26,7 @@ DIGITS = 9  # of the numbers kept
 KIND = "fingerprint"  # of artefact
 
 
-class Kept(Protocol):
+class FingerprintStore(Protocol):
     """Where fingerprints are kept."""
 
     def has_artefact(self, kind: str, key: str) -> bool:
@@ -143,7 +143,7 @@ def tolerance_of(network: CutNetwork) -> float:
 
 
 def identify(
-    plain_id: str, found: Fingerprint, kept: Kept, *, name: str, tolerance: float, as_another: bool
+    plain_id: str, found: Fingerprint, kept: FingerprintStore, *, name: str, tolerance: float, as_another: bool
 ) -> tuple[str, Fingerprint]:
     """Return the address of a network, and its fingerprint as the store has it, or is to have it.
 
@@ -178,7 +178,7 @@ def identify(
     return _address(plain_id, number, found), found
 
 
-def unregistered(plain_id: str, found: Fingerprint, kept: Kept, *, tolerance: float) -> dict[str, bytes]:
+def unregistered(plain_id: str, found: Fingerprint, kept: FingerprintStore, *, tolerance: float) -> dict[str, bytes]:
     """Return what a store has to keep besides: content by key; nothing where it knows the network.
 
     New evaluation images are kept for a network that is known by its noise.
@@ -191,7 +191,7 @@ def unregistered(plain_id: str, found: Fingerprint, kept: Kept, *, tolerance: fl
     return {_key(plain_id, len(versions), found): to_json(found)}
 
 
-def keys_of(plain_id: str, found: Fingerprint, kept: Kept) -> list[str]:
+def keys_of(plain_id: str, found: Fingerprint, kept: FingerprintStore) -> list[str]:
     """Return the keys of all that a store keeps under an address for images of one size; each leads to the next."""
     keys, number = [], 0
     while kept.has_artefact(KIND, key := _key(plain_id, number, found)):
@@ -205,7 +205,7 @@ def keys_of_first(plain_id: str, found: Fingerprint) -> set[str]:
     return {_key(plain_id, 0, found), _images_key(plain_id, 0, found)}
 
 
-def _versions(plain_id: str, kept: Kept, found: Fingerprint) -> Iterator[tuple[Fingerprint, Fingerprint]]:
+def _versions(plain_id: str, kept: FingerprintStore, found: Fingerprint) -> Iterator[tuple[Fingerprint, Fingerprint]]:
     """Yield the fingerprints that a store knows under an address for images of one size, the oldest first.
 
     Each as it was kept first, and with the summaries that are known of the images found, or none.

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from stitchgrid.models.adapt import repeat_for
-from stitchgrid.models.axes import Reading
+from stitchgrid.models.axes import AxisReading
+from stitchgrid.models.axis_inference import follow_axes, recurrent_part
 from stitchgrid.models.blocks import ACTIVATIONS, block_calls
 from stitchgrid.models.cuts import Cut, CutNetwork, Operations, as_made, as_seen, head_of, make_layer
-from stitchgrid.models.follow import follow_axes, recurrent_part
-from stitchgrid.models.probe import Probed, probe
-from stitchgrid.models.sizes import Size, copied_size, find_sizes, varying
+from stitchgrid.models.dry_run import Probed, probe
+from stitchgrid.models.symbolic_sizes import SymbolicSize, copied_size, find_sizes, varying
 from stitchgrid.models.trace import Trace, ancestors, trace_network
 
 _FUNCTIONS = frozenset(  # of torch, torch.nn.functional and tensors
@@ -41,7 +41,7 @@ class GraphNetwork(CutNetwork):
         input_shape: tuple[int, int, int],
         trace: Trace,
         cuts: Sequence[Cut],
-        sizes: Mapping[fx.Node, Size],
+        sizes: Mapping[fx.Node, SymbolicSize],
     ):
         nodes = tuple(trace.names[node] for node in trace.nodes)
         activations = frozenset(k for k, node in enumerate(trace.nodes) if _is_activation(trace, node))
@@ -133,9 +133,9 @@ def cut_by_graph(module: nn.Module, input_shape: tuple[int, int, int], expected:
 def _positions(
     trace: Trace,
     probed: Mapping[fx.Node, Probed],
-    readings: Mapping[fx.Node, Reading],
-    sizes: Callable[[], Mapping[fx.Node, Size]],
-) -> tuple[list[int], Mapping[fx.Node, Size]]:
+    readings: Mapping[fx.Node, AxisReading],
+    sizes: Callable[[], Mapping[fx.Node, SymbolicSize]],
+) -> tuple[list[int], Mapping[fx.Node, SymbolicSize]]:
     """Return the positions of the cuts, and the sizes that may pass them by: only where this lets blocks be cut."""
 
     def found(known: Container[fx.Node]) -> tuple[list[int], int]:
@@ -151,7 +151,7 @@ def _positions(
 
 
 def _cuts(
-    trace: Trace, probed: Mapping[fx.Node, Probed], readings: Mapping[fx.Node, Reading], positions: Sequence[int]
+    trace: Trace, probed: Mapping[fx.Node, Probed], readings: Mapping[fx.Node, AxisReading], positions: Sequence[int]
 ) -> list[Cut]:
     stitchable = [k for k in positions if trace.nodes[k] in readings]
     cuts = []
@@ -172,7 +172,7 @@ def _cuts(
     return cuts
 
 
-def _shape(made: Probed, reading: Reading | None) -> tuple[int, ...]:
+def _shape(made: Probed, reading: AxisReading | None) -> tuple[int, ...]:
     """Return the shape of one image's share, of the whole where that is not known."""
     shape = made.shape or ()
     if reading is not None and reading.windows is not None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from stitchgrid.live import live_name
+from stitchgrid.live_networks import live_name
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.records import Network
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from stitchgrid.models.axes import Reading
-from stitchgrid.models.follow import puts_features
+from stitchgrid.models.axes import AxisReading
+from stitchgrid.models.axis_inference import puts_features
 from stitchgrid.models.hook_runs import ModuleCall
 from stitchgrid.models.hook_trial import is_leaf
 from stitchgrid.models.tokens import DeclaredTokens
@@ -23,23 +23,23 @@ class CallReader:
         self.calls = calls
         self.tokens = DeclaredTokens(network)
 
-    def read(self, position: int) -> Reading | None:
+    def read(self, position: int) -> AxisReading | None:
         """Return how the output of a call is read, None where it has no rows of features or they are not known."""
         returned = self.calls[position].returned
         if returned is None or not returned.dtype.is_floating_point:
             return None
         images, shape = returned.images, returned.shape_of_image
         if len(shape) == 1:
-            return Reading(axes="ND", images=images)
+            return AxisReading(axes="ND", images=images)
         where = self._where(position, returned.shape) if len(shape) in {2, 3} else None
         if where == "first" and not images and len(shape) == 3:
-            return Reading(axes="NCHW", grid=(shape[1], shape[2]))
+            return AxisReading(axes="NCHW", grid=(shape[1], shape[2]))
         if where != "last" or images == len(shape):
             return None
         if len(shape) == 3:
-            return Reading(axes="NHWC", images=images, grid=(shape[0], shape[1]))
+            return AxisReading(axes="NHWC", images=images, grid=(shape[0], shape[1]))
         num_prefix, grid = self.tokens.layout(shape[0], self._last_map(position))
-        return Reading(axes="NTD", images=images, num_prefix=num_prefix, grid=grid)
+        return AxisReading(axes="NTD", images=images, num_prefix=num_prefix, grid=grid)
 
     def _where(self, position: int, shape: tuple[int, ...]) -> str | None:
         own = self.calls[position].module

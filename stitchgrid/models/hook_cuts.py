@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError
-from stitchgrid.models.axes import Reading
+from stitchgrid.models.axes import AxisReading
 from stitchgrid.models.blocks import ACTIVATIONS, block_calls
 from stitchgrid.models.cuts import Call, Cut, CutNetwork, Operations, as_seen, head_of, make_layer
 from stitchgrid.models.hook_axes import CallReader
@@ -157,7 +157,7 @@ def _operations(trial: NoiseTrial, nodes: Sequence[str]) -> Operations:
 
 def _cuts(trial: NoiseTrial, positions: Sequence[int], operations: Operations, *, num_classes: int) -> list[Cut]:
     calls, reader = trial.run.calls, CallReader(trial.module, trial.run.calls)
-    readings = {k: reader.read(k) if k < len(calls) else Reading(axes="ND") for k in positions}
+    readings = {k: reader.read(k) if k < len(calls) else AxisReading(axes="ND") for k in positions}
     blocks = block_calls(operations.calls, [k for k in positions if readings[k] is not None])
     names = {last: call.path for call, last in blocks if call.output == last}
     cuts = []

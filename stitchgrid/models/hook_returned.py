@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils import _pytree as pytree
 
-from stitchgrid.models.probe import memory_order
+from stitchgrid.models.dry_run import memory_order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

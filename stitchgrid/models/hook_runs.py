@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stitchgrid.errors import InputError
 from stitchgrid.models.counting import FlopCounter
+from stitchgrid.models.dry_run import probe_input
 from stitchgrid.models.hook_returned import Returned, Wrapping, described, tensor_in
-from stitchgrid.models.probe import probe_input
 from stitchgrid.models.user_forward import quietly
 
 
@@ -40,7 +40,7 @@ class ModuleCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class HookRun:
     """One run of a network."""
 
     calls: tuple[ModuleCall, ...]  # in order of their end
@@ -108,7 +108,7 @@ def _is_same(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
 
 def watch(
     network: nn.Module, images: Tensor, *, gradients: bool, slots: Mapping[str, int] = MappingProxyType({})
-) -> Run:
+) -> HookRun:
     """Run a network and return what its modules did, with autograd's graph of it or else with its costs.
 
     `slots` says of modules, by path, which leaf of what they return goes on; by default the first tensor.
@@ -130,7 +130,7 @@ def watch(
                 stack.callback(end.remove)
         with nullcontext() if gradients else counter:
             scores = network(images)
-    return Run(
+    return HookRun(
         calls=tuple(seen.calls),
         same=seen.same(scores),
         flops=counter.total / len(images),

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from stitchgrid.errors import InputError
+from stitchgrid.models.dry_run import probe_input
 from stitchgrid.models.hook_returned import Returned, Wrapping, images_axis
-from stitchgrid.models.hook_runs import Detour, ModuleCall, Patience, Run, capture, skipped_before, watch
-from stitchgrid.models.probe import probe_input
+from stitchgrid.models.hook_runs import Detour, HookRun, ModuleCall, Patience, capture, skipped_before, watch
 from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
 
 _LOOKED_INTO = (  # of torch.nn, by exact type
@@ -77,7 +77,7 @@ class NoiseTrial:
     def _name(self) -> str:
         return type(self.module).__name__
 
-    def _watch(self, images: Tensor, slots: Mapping[str, int] = MappingProxyType({})) -> Run:
+    def _watch(self, images: Tensor, slots: Mapping[str, int] = MappingProxyType({})) -> HookRun:
         try:
             return watch(self.module, images, gradients=True, slots=slots)
         except FAILURES:  # some operations refuse gradients
@@ -241,7 +241,7 @@ def _by_turn(calls: Sequence[ModuleCall]) -> dict[tuple[str, int], ModuleCall]:
     return found
 
 
-def _leads(run: Run, *, around: Node | None, number: int | None = None) -> bool:
+def _leads(run: HookRun, *, around: Node | None, number: int | None = None) -> bool:
     """Return whether gradients find a way from the scores to the images that passes `around` a node.
 
     With `number`, one that passes around this of the tensors that the node made: recurrent layers make several at once.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, is_out_of_memory
-from stitchgrid.models.probe import probe_input
+from stitchgrid.models.dry_run import probe_input
 from stitchgrid.models.user_forward import FAILURES, quietly
 
 if sys.platform != "win32":

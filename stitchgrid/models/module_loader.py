@@ -8,7 +8,7 @@ from importlib.machinery import ExtensionFileLoader, ModuleSpec, SourceFileLoade
 from types import CodeType, ModuleType
 from typing import Any
 
-from stitchgrid.private import private_folder
+from stitchgrid.private_folder import private_folder
 from stitchgrid.records import digest
 
 _compiled: dict[str, str] = {}  # file of a compiled module -> digest of what this process has loaded

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stitchgrid.errors import breaks_worker, is_out_of_memory
-from stitchgrid.models.blame import Blame, find_blame
+from stitchgrid.models.batch_dependence import Blame, find_blame
 from stitchgrid.models.cuts import CutNetwork
 
 TOLERANCES = {  # relative, of an image's activations: by the type in which a network computes

@@ -12,8 +12,8 @@ import torch
 
 from stitchgrid.errors import InputError, JobFileError, nearest
 from stitchgrid.models.architecture import find_function, library_of
-from stitchgrid.models.catalogue import HUGGINGFACE
 from stitchgrid.models.huggingface import huggingface_preprocess
+from stitchgrid.models.registry import HUGGINGFACE
 from stitchgrid.preprocess import INTERPOLATIONS
 from stitchgrid.records import NetworkSpec, Preprocess
 

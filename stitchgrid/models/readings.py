@@ -21,7 +21,7 @@ _COMPONENTS = ((), ("_orig_mod",), ("_orig_mod", "module"))  # parts of names th
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class CheckpointReading:
     """One way to read a checkpoint."""
 
     key: str  # where in the file: "state_dict", "ema.shadow"; "" for the file itself
@@ -62,7 +62,7 @@ class Outline:
         self.buffers = self.shapes.keys() - {name for one in self.parameters for name in self.tied.get(one, [one])}
         self.modules = {name.partition(".")[0] for name in state}
 
-    def read(self, key: str, strip: str, tensors: Mapping[str, Tensor], *, lenient: bool = False) -> Reading:
+    def read(self, key: str, strip: str, tensors: Mapping[str, Tensor], *, lenient: bool = False) -> CheckpointReading:
         """Return how tensors of these names fit; `lenient` leaves out those of modules that the network lacks."""
         if lenient:
             tensors = {name: value for name, value in tensors.items() if name.partition(".")[0] in self.modules}
@@ -75,7 +75,7 @@ class Outline:
             for name, shape in self.shapes.items()
             if name in given and tuple(given[name].shape) != shape
         ]
-        return Reading(
+        return CheckpointReading(
             key=key,
             strip=strip,
             tensors={**tensors, **given},
@@ -113,9 +113,9 @@ def _is_name(name: object) -> bool:
     return isinstance(name, str) and len(name) <= LONGEST_NAME and name.count(".") < MOST_PARTS
 
 
-def find_readings(content: Any, outline: Outline, *, key: str | None, strip: str | None) -> list[Reading]:
+def find_readings(content: Any, outline: Outline, *, key: str | None, strip: str | None) -> list[CheckpointReading]:
     """Return the readings of what a file holds, best first, of those that the job names."""
-    found: list[Reading] = []
+    found: list[CheckpointReading] = []
     for where, tensors in find_sets(content):
         if key is not None and not _is_key(where, key):
             continue
@@ -143,7 +143,7 @@ def _is_key(where: str, key: str) -> bool:
     return where == key or where.endswith(f".{key}")
 
 
-def _of_list(where: str, values: Sequence[Tensor], outline: Outline) -> list[Reading]:
+def _of_list(where: str, values: Sequence[Tensor], outline: Outline) -> list[CheckpointReading]:
     """Return a list of tensors as the network's parameters in their order, if their shapes say so."""
     shapes = [tuple(value.shape) for value in values]
     if not shapes or shapes != [outline.shapes.get(name) for name in outline.parameters]:
@@ -153,7 +153,7 @@ def _of_list(where: str, values: Sequence[Tensor], outline: Outline) -> list[Rea
 
 def _of_prefix(
     where: str, prefix: str, tensors: Mapping[str, Tensor], outline: Outline, *, lenient: bool
-) -> Iterator[Reading]:
+) -> Iterator[CheckpointReading]:
     """Return tensors without a prefix: by the names there are and, if these do not fit, without wrappers inside."""
     under = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     if not under:
@@ -185,14 +185,16 @@ def _prefixes(tensors: Mapping[str, Tensor], outline: Outline) -> list[str]:
     return list(dict.fromkeys(["", *(prefix for prefix, _ in votes.most_common(_NUM_PREFIXES)), *of_all]))
 
 
-def of_equal_values(a: Reading, b: Reading, outline: Outline) -> bool:
+def of_equal_values(a: CheckpointReading, b: CheckpointReading, outline: Outline) -> bool:
     """Return whether two readings give the network the same values."""
     return all(
         a.tensors[name] is b.tensors[name] or torch.equal(a.tensors[name], b.tensors[name]) for name in outline.shapes
     )
 
 
-def completed(reading: Reading, others: Sequence[Reading], outline: Outline) -> Reading | None:
+def completed(
+    reading: CheckpointReading, others: Sequence[CheckpointReading], outline: Outline
+) -> CheckpointReading | None:
     """Return averaged parameters with the buffers of the raw weights beside them; None where those differ."""
     if not others or not reading.lacks_only(outline.buffers):
         return None

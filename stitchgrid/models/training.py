@@ -26,7 +26,7 @@ _AUGMENTATIONS = ("none", "crop4_flip")
 _OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
 
-class Images(Protocol):
+class TrainableImages(Protocol):
     """Images that a network can be trained on."""
 
     @property
@@ -45,7 +45,7 @@ TWIN_IMAGES, TWIN_BATCH = 1_000, 100  # from which the batch norms of untrained 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
+class TrainedNetwork:
     """A trained network, frozen for good, and how it did on its own images in the last epoch, as it was trained."""
 
     module: nn.Module
@@ -55,12 +55,12 @@ class Trained:
 
 def train_network(
     spec: NetworkSpec,
-    images: Images,
+    images: TrainableImages,
     preprocess: Callable[[Tensor | list[Tensor]], Tensor],
     *,
     device: torch.device | str = "cpu",
     on_epoch: Callable[[int, float, float], None] | None = None,
-) -> Trained:
+) -> TrainedNetwork:
     """Return the network of `spec` trained by its recipe, frozen for good.
 
     Args:
@@ -77,7 +77,7 @@ def train_network(
     """
     assert spec.recipe is not None, spec.name
     with quietly():
-        run = _Run(spec, spec.recipe, images, preprocess, torch.device(device))
+        run = _TrainingRun(spec, spec.recipe, images, preprocess, torch.device(device))
     loss = accuracy = float("nan")
     devices = [run.device] if run.device.type == "cuda" else []
     with quietly(), torch.random.fork_rng(devices=devices):  # dropout draws from the device's own generator
@@ -86,13 +86,13 @@ def train_network(
             loss, accuracy = run.epoch(epoch)
             if on_epoch is not None:
                 on_epoch(epoch, loss, accuracy)
-    return Trained(module=freeze(run.module), loss=loss, accuracy=accuracy)
+    return TrainedNetwork(module=freeze(run.module), loss=loss, accuracy=accuracy)
 
 
 @torch.no_grad()
 def initialise_twin(
     spec: NetworkSpec,
-    images: Images,
+    images: TrainableImages,
     preprocess: Callable[[Tensor | list[Tensor]], Tensor],
     *,
     device: str | torch.device = "cpu",
@@ -117,14 +117,14 @@ def initialise_twin(
     return freeze(module)
 
 
-class _Run:
+class _TrainingRun:
     """One training: network, optimiser, schedule and generator, advanced an epoch at a time."""
 
     def __init__(
         self,
         spec: NetworkSpec,
         recipe: Recipe,
-        images: Images,
+        images: TrainableImages,
         preprocess: Callable[[Tensor | list[Tensor]], Tensor],
         device: torch.device,
     ):

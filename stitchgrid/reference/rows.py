@@ -63,19 +63,21 @@ def in_order(rows_NPD: Tensor, source: Layer, target: Layer, rules: Rules) -> Te
     Raises:
         ValueError: If their counts differ: nothing is resized on a guess.
     """
-    ours, theirs = source.num_prefix, target.num_prefix
-    num_rows, num_wanted = rows_NPD.shape[1], theirs + prod(grid(target))
+    source_prefix, target_prefix = source.num_prefix, target.num_prefix
+    num_rows, num_wanted = rows_NPD.shape[1], target_prefix + prod(grid(target))
     if "map" in {source.kind, target.kind}:
         raise ValueError("a grid is not known")
-    if num_rows - ours == num_wanted - theirs and (ours == theirs or (ours and theirs)):
-        positions_NPD = rows_NPD[:, ours:]
-        kept_NKD = rows_NPD[:, : min(ours, theirs) if rules.cls == "copy" else 0]
+    if num_rows - source_prefix == num_wanted - target_prefix and (
+        source_prefix == target_prefix or (source_prefix and target_prefix)
+    ):
+        positions_NPD = rows_NPD[:, source_prefix:]
+        kept_NKD = rows_NPD[:, : min(source_prefix, target_prefix) if rules.cls == "copy" else 0]
         if rules.cls == "drop":
-            filled_NKD = rows_NPD.new_zeros(len(rows_NPD), theirs, rows_NPD.shape[2])
+            filled_NKD = rows_NPD.new_zeros(len(rows_NPD), target_prefix, rows_NPD.shape[2])
         else:
-            filled_NKD = positions_NPD.mean(1, keepdim=True).expand(-1, theirs - kept_NKD.shape[1], -1)
+            filled_NKD = positions_NPD.mean(1, keepdim=True).expand(-1, target_prefix - kept_NKD.shape[1], -1)
         return torch.cat([kept_NKD, filled_NKD, positions_NPD], dim=1)
-    if num_rows == num_wanted and not (ours and theirs) and (rules.cls == "copy" or not theirs):
+    if num_rows == num_wanted and not (source_prefix and target_prefix) and (rules.cls == "copy" or not target_prefix):
         return rows_NPD
     raise ValueError(f"{num_rows} tokens are not {num_wanted}, and a grid is not known")
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stitchgrid.datasets.resident import PicturePair, Pictures
+from stitchgrid.datasets.device_images import PicturePair, Pictures
 from stitchgrid.matchers.drawing import image_order, initial_map, initial_tensors, seeded
 from stitchgrid.matchers.metrics import RESIDUAL_AT, residual_at
 from stitchgrid.matchers.params import Rules

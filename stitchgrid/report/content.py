@@ -72,7 +72,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class ReportTable:
     """Rows under column names, and where all of them come from."""
 
     caption: str
@@ -100,7 +100,7 @@ class Section:
     query: str  # the name of the query that gives its numbers
     command: str = ""  # the command that does, where it is none of a query
     verdicts: tuple[Verdict, ...] = ()
-    tables: tuple[Table, ...] = ()
+    tables: tuple[ReportTable, ...] = ()
     pictures: tuple[Picture, ...] = ()
     missing: str = ""  # what the job lacks, where there is nothing to report
     left_out: str = ""  # what is not told of, in a sentence
@@ -125,7 +125,7 @@ class SweepReport:
 
     sweep: str
     facts: tuple[str, ...]
-    networks: Table
+    networks: ReportTable
     found: Section  # what the job says of its networks
     sections: tuple[Section, ...]  # how the matchers do against tests, those without data too
     lacks: tuple[Lack, ...]  # what to add to the job, all in one place
@@ -145,11 +145,11 @@ def heading(column: str) -> str:
     return HEADINGS.get(column, column.replace("_", " "))
 
 
-def make_table(caption: str, rows: Rows, columns: Iterable[str], *, top: int | None = None) -> Table:
+def make_table(caption: str, rows: Rows, columns: Iterable[str], *, top: int | None = None) -> ReportTable:
     """Return some columns of the rows, of the first `top` rows where there are more."""
     names = tuple(columns)
     shown = rows if top is None else rows[:top]
-    return Table(
+    return ReportTable(
         caption=caption,
         columns=tuple(map(heading, names)),
         rows=tuple(tuple(row[name] for name in names) for row in shown),

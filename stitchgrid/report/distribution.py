@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 
-from stitchgrid.catalog.lacking import OOD
-from stitchgrid.catalog.misled import count_misleading, misleading_limits, misleading_rule
-from stitchgrid.report.asking import Asker, Row, by_label
-from stitchgrid.report.content import Picture, Section, Table, Verdict, make_table, share
+from stitchgrid.catalog.misleading import count_misleading, misleading_limits, misleading_rule
+from stitchgrid.catalog.missing_checks import OOD
+from stitchgrid.report.content import Picture, ReportTable, Section, Verdict, make_table, share
 from stitchgrid.report.figures import Cloud, draw_clouds
+from stitchgrid.report.report_queries import Asker, Row, by_label
 
 TOP = 20  # misleading layer pairs that are listed
 SCORED = "list_contains(metrics, 'ood_mahalanobis_auroc') or list_contains(metrics, 'ood_energy_auroc')"
@@ -101,7 +101,7 @@ def misleading(ask: Asker) -> Section:
     )
 
 
-def _listed(rows: list[Row]) -> Table:
+def _listed(rows: list[Row]) -> ReportTable:
     """Return misleading layer pairs, those of a matcher together."""
     shown = sorted(rows[:TOP], key=lambda row: str(row["label"]))  # which keeps the order within a matcher
     table = make_table(f"The {TOP} with the highest residual of direct matching", shown, LISTED)

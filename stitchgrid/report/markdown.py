@@ -3,7 +3,17 @@
 from collections.abc import Iterable, Sequence
 
 from stitchgrid.printable import as_markdown
-from stitchgrid.report.content import LACKS, NO_TESTS, TESTS, Section, SweepReport, Table, Verdict, as_text, is_number
+from stitchgrid.report.content import (
+    LACKS,
+    NO_TESTS,
+    TESTS,
+    ReportTable,
+    Section,
+    SweepReport,
+    Verdict,
+    as_text,
+    is_number,
+)
 
 MARKS = {True: "passed", False: "failed", None: "-"}
 
@@ -57,7 +67,7 @@ def _verdict(verdict: Verdict) -> str:
     return f"- **{escape(verdict.subject)}**: {escape(verdict.text)}{mark}"
 
 
-def _table(table: Table) -> Iterable[str]:
+def _table(table: ReportTable) -> Iterable[str]:
     yield from (f"{escape(table.caption)}:", "")
     numeric = [any(is_number(row[k]) for row in table.rows) for k in range(len(table.columns))]
     yield f"| {' | '.join(map(escape, table.columns))} |"

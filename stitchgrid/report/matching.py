@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from stitchgrid.report.asking import Asker, Row, by_label
 from stitchgrid.report.content import Picture, Section, Verdict, make_table, share
 from stitchgrid.report.figures import Cloud, draw_clouds
+from stitchgrid.report.report_queries import Asker, Row, by_label
 
 BEST = (
     "Best source: highest accuracy for trained stitchers, lowest residual for least-squares ones, by its own direction "

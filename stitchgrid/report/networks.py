@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from stitchgrid.catalog.answers import Answer, read_answers, short_interval, short_number
-from stitchgrid.catalog.judging import VERDICTS
 from stitchgrid.catalog.labels import parameters
-from stitchgrid.report.asking import Asker
-from stitchgrid.report.content import MARKS, Judged, Section, Table, Verdict, share
+from stitchgrid.catalog.verdict_rules import VERDICTS
+from stitchgrid.report.content import MARKS, Judged, ReportTable, Section, Verdict, share
+from stitchgrid.report.report_queries import Asker
 
 TOP = 40  # pairs of networks of which each layer is told; as there may be thousands
 COLUMNS = (
@@ -57,7 +57,7 @@ def _counts(verdicts: Sequence[str]) -> str:
     return f"{share(found[VERDICTS[0]], len(verdicts))} supported{', ' if rest else ''}{rest}"
 
 
-def _overview(source: str, target: str, by_label: dict[str, list[Answer]]) -> Table:
+def _overview(source: str, target: str, by_label: dict[str, list[Answer]]) -> ReportTable:
     """Return the best sources of each layer of a target, a column a matcher."""
     layers = dict.fromkeys(one.target_layer for found in by_label.values() for one in found)
     best = {
@@ -66,14 +66,14 @@ def _overview(source: str, target: str, by_label: dict[str, list[Answer]]) -> Ta
         for one in found
     }
     signs = ", ".join(f"{sign} {verdict}" for verdict, sign in MARKS.items())
-    return Table(
+    return ReportTable(
         caption=f"{source} into {target}: the best source of each layer ({signs})",
         columns=(f"layer of {target}", *by_label),
         rows=tuple((layer, *(best.get((layer, label)) for label in by_label)) for layer in layers),
     )
 
 
-def _evidence(source: str, target: str, by_label: dict[str, list[Answer]]) -> Table:
+def _evidence(source: str, target: str, by_label: dict[str, list[Answer]]) -> ReportTable:
     """Return all that speaks for and against the best sources of a target's layers."""
     answers = [one for found in by_label.values() for one in found]
     places = {layer: place for place, layer in enumerate(dict.fromkeys(one.target_layer for one in answers))}
@@ -88,7 +88,7 @@ def _evidence(source: str, target: str, by_label: dict[str, list[Answer]]) -> Ta
         )
         for one in sorted(answers, key=lambda one: places[one.target_layer])
     )
-    return Table(
+    return ReportTable(
         caption=f"{source} into {target}: the evidence, with 95 % intervals", columns=COLUMNS, rows=rows, is_folded=True
     )
 

@@ -20,9 +20,9 @@ from stitchgrid.report.content import (
     Judged,
     Lack,
     Picture,
+    ReportTable,
     Section,
     SweepReport,
-    Table,
     Verdict,
     as_text,
     is_number,
@@ -103,7 +103,7 @@ def _picture(picture: Picture) -> str:
     )
 
 
-def _table(table: Table, ids: Mapping[str, str]) -> str:
+def _table(table: ReportTable, ids: Mapping[str, str]) -> str:
     """Return a table; rows of a group stand in one body, which a link to it highlights."""
     numeric = [any(is_number(row[k]) for row in table.rows) for k in range(len(table.columns))]
     head = "".join(_cell("th", name, is_numeric=numeric[k]) for k, name in enumerate(table.columns))

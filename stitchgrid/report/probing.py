@@ -5,10 +5,10 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from stitchgrid.report.asking import Asker, Row, by_label
 from stitchgrid.report.content import Picture, Section, Verdict, make_table
 from stitchgrid.report.correlation import FEWEST, RankCorrelation, rank_correlation, rho_interval
 from stitchgrid.report.figures import Cloud, draw_clouds
+from stitchgrid.report.report_queries import Asker, Row, by_label
 
 LEVEL = 0.05  # of significance
 RANKED = "try_cast(params ->> 'rank' as bigint) is not null"

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 
 from stitchgrid.catalog import Catalog
 from stitchgrid.catalog.answers import Answer
-from stitchgrid.catalog.lacking import additions
-from stitchgrid.report.asking import Asker
+from stitchgrid.catalog.missing_checks import additions
 from stitchgrid.report.content import Lack, Section, SweepReport, make_table
 from stitchgrid.report.distribution import misleading, out_of_distribution
 from stitchgrid.report.markdown import render_markdown
@@ -13,6 +12,7 @@ from stitchgrid.report.matching import monotonicity, sanity_across, sanity_withi
 from stitchgrid.report.networks import answers_of, your_networks
 from stitchgrid.report.page import render_page
 from stitchgrid.report.probing import sensitivity, specificity
+from stitchgrid.report.report_queries import Asker
 
 SECTIONS: tuple[Callable[[Asker], Section], ...] = (
     sanity_within,

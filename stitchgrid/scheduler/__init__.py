@@ -9,7 +9,6 @@ from stitchgrid.scheduler.messages import (
     Done,
     Event,
     Fail,
-    Failure,
     Kill,
     Outcome,
     PoolFailed,
@@ -20,13 +19,14 @@ from stitchgrid.scheduler.messages import (
     StopWorker,
     Submit,
     Tick,
+    UnitFailure,
     UnitFinished,
     UnitRaised,
     WorkerDied,
     WorkerReady,
 )
 from stitchgrid.scheduler.queue import UnitQueue
-from stitchgrid.scheduler.simulated import Piece, SimulationReport, SimulationSettings, parse_settings
+from stitchgrid.scheduler.simulated import SimulatedPiece, SimulationReport, SimulationSettings, parse_settings
 from stitchgrid.scheduler.simulation import simulate
 
 __all__ = [
@@ -38,15 +38,14 @@ __all__ = [
     "Done",
     "Event",
     "Fail",
-    "Failure",
     "Kill",
     "Outcome",
-    "Piece",
     "Policy",
     "PoolFailed",
     "Quarantine",
     "Retry",
     "Scheduler",
+    "SimulatedPiece",
     "SimulationReport",
     "SimulationSettings",
     "StartWorker",
@@ -54,6 +53,7 @@ __all__ = [
     "StopWorker",
     "Submit",
     "Tick",
+    "UnitFailure",
     "UnitFinished",
     "UnitQueue",
     "UnitRaised",

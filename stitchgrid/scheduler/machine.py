@@ -28,7 +28,6 @@ from stitchgrid.scheduler.messages import (
     Done,
     Event,
     Fail,
-    Failure,
     Kill,
     Outcome,
     PoolFailed,
@@ -39,12 +38,13 @@ from stitchgrid.scheduler.messages import (
     StopWorker,
     Submit,
     Tick,
+    UnitFailure,
     UnitFinished,
     UnitRaised,
     WorkerDied,
     WorkerReady,
 )
-from stitchgrid.scheduler.pool import Member, Pool
+from stitchgrid.scheduler.pool import Member, WorkerPool
 from stitchgrid.scheduler.queue import UnitQueue
 
 Split = Callable[[Unit], tuple[Unit, Unit] | None]
@@ -100,7 +100,7 @@ class Scheduler:
         self._fail_fast = fail_fast
         self._policy = policy or Policy()
         self._names = names or (f"worker-{i}" for i in count(1))
-        self._pool = Pool(max_held=self._policy.max_held)
+        self._pool = WorkerPool(max_held=self._policy.max_held)
         for name in (*starting, *(ready or {})):
             self._pool.add(name, now=now)
         for member in [member for member in self._pool if member.name in (ready or {})]:
@@ -115,8 +115,8 @@ class Scheduler:
         self._over = False
         self._commands: list[Command] = []
         self._finished: list[UnitReport] = []
-        self._failed: list[Failure] = []
-        self._quarantined: list[Failure] = []
+        self._failed: list[UnitFailure] = []
+        self._quarantined: list[UnitFailure] = []
 
     def handle(self, *events: Event) -> list[Command]:
         """Take in what happened, in this order, and return what is to be done, in this order.
@@ -238,7 +238,7 @@ class Scheduler:
         if event.unavailable:
             self._lose(unit, event.error)
             return
-        self._failed.append(Failure(unit=unit, reason=event.error, traceback=event.traceback))
+        self._failed.append(UnitFailure(unit=unit, reason=event.error, traceback=event.traceback))
         self._commands.append(Fail(unit=unit, error=event.error, traceback=event.traceback))
         self._stopping |= self._fail_fast
 
@@ -283,7 +283,7 @@ class Scheduler:
         self._commands.append(Retry(unit=unit, reason=reason))
 
     def _give_up(self, unit: Unit, reason: str) -> None:
-        self._quarantined.append(Failure(unit=unit, reason=reason))
+        self._quarantined.append(UnitFailure(unit=unit, reason=reason))
         self._commands.append(Quarantine(unit=unit, reason=reason))
         self._stopping |= self._fail_fast
 

@@ -154,7 +154,7 @@ Command = StartWorker | StopWorker | Kill | Submit | Retry | Bisect | Fail | Qua
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class UnitFailure:
     """A unit without a result, and why."""
 
     unit: Unit
@@ -167,6 +167,6 @@ class Outcome:
     """What came of all units; a unit that was cut in two is found as its parts."""
 
     finished: tuple[UnitReport, ...] = ()
-    failed: tuple[Failure, ...] = ()
-    quarantined: tuple[Failure, ...] = ()
+    failed: tuple[UnitFailure, ...] = ()
+    quarantined: tuple[UnitFailure, ...] = ()
     unfinished: tuple[Unit, ...] = ()  # not begun, or lost and not tried again, when it was stopped

@@ -18,7 +18,7 @@ class Member:
     held: dict[int, None] = field(default_factory=dict)  # networks, least recently used first
 
 
-class Pool:
+class WorkerPool:
     """All members, counted; no question about them takes longer where there are more."""
 
     def __init__(self, *, max_held: int):

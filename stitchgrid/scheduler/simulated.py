@@ -54,7 +54,7 @@ def parse_settings(text: str) -> dict[str, float]:
     return given
 
 
-class Piece(NamedTuple):
+class SimulatedPiece(NamedTuple):
     """Some of the cells of a unit of the plan."""
 
     unit_id: str
@@ -78,9 +78,9 @@ class SimulationReport:
     num_bisected: int = 0
     num_started: int = 0  # workers
     num_nodes_lost: int = 0
-    finished: list[Piece] = field(default_factory=list)
-    quarantined: list[Piece] = field(default_factory=list)
-    unavailable: list[Piece] = field(default_factory=list)  # lost with their nodes again and again
+    finished: list[SimulatedPiece] = field(default_factory=list)
+    quarantined: list[SimulatedPiece] = field(default_factory=list)
+    unavailable: list[SimulatedPiece] = field(default_factory=list)  # lost with their nodes again and again
     poison: set[tuple[str, int]] = field(default_factory=set)  # (unit, cell)
 
     @property
@@ -114,7 +114,7 @@ class SimulationReport:
         )
 
 
-def num_cells(pieces: list[Piece]) -> int:
+def num_cells(pieces: list[SimulatedPiece]) -> int:
     """Return how many cells some pieces hold.
 
     >>> num_cells([Piece("u", 0, 4), Piece("v", 2, 3)])

@@ -30,7 +30,7 @@ from stitchgrid.scheduler.messages import (
     WorkerDied,
     WorkerReady,
 )
-from stitchgrid.scheduler.simulated import Piece, SimulationReport, SimulationSettings
+from stitchgrid.scheduler.simulated import SimulatedPiece, SimulationReport, SimulationSettings
 
 TICK_S = 10.0  # how often the time is told while a worker hangs
 HOUR_S = 3600.0
@@ -84,7 +84,7 @@ class _World:
 
     def __init__(self, units: Sequence[Unit], settings: SimulationSettings):
         self.settings, self.rng = settings, Random(settings.seed)
-        self.pieces = {unit.unit_id: Piece(unit.unit_id, 0, unit.num_cells) for unit in units}
+        self.pieces = {unit.unit_id: SimulatedPiece(unit.unit_id, 0, unit.num_cells) for unit in units}
         self.report = SimulationReport(num_units=len(units), num_workers=settings.num_workers, start_s=settings.start_s)
         self.report.poison.update(self._draw_poison(units))
         self.poisoned = {unit_id for unit_id, _ in self.report.poison}
@@ -125,7 +125,7 @@ class _World:
         for side, (low, high) in enumerate(((start, middle), (middle, stop))):
             share = (high - low) / (stop - start)
             half = replace(unit, unit_id=f"{unit.unit_id}-{side}", num_cells=high - low, flops=unit.flops * share)
-            self.pieces[half.unit_id] = Piece(root, low, high)
+            self.pieces[half.unit_id] = SimulatedPiece(root, low, high)
             halves.append(half)
         return halves[0], halves[1]
 

@@ -18,18 +18,18 @@ Side = Literal["source", "target"]
 NO_AXES: frozenset[Side] = frozenset()
 BLOCK = 128  # features multiplied with those before them at a time, where half of all products are mirror images
 READING = 2.0  # operations in float64 on each number of a row that is read
-LAYING = 16.0  # and on each that is laid on other rows: interpolation reads four, and more on the way back
+RESAMPLING = 16.0  # and on each that is laid on other rows: interpolation reads four, and more on the way back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class ImageGroup:
     """Every so many images of a split: those whose position, modulo `of`, is `number`."""
 
     number: int
     of: int
 
 
-ALL = Group(number=0, of=1)
+ALL = ImageGroup(number=0, of=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,8 +67,8 @@ class Cross:
     @property
     def brings_back(self) -> bool:
         """Whether the target's rows are brought to the source's: a small source is never blown up."""
-        rules, ours, theirs = self.space.rules, self.space.source, self.space.target
-        return rules is not None and ours.num_rows < theirs.num_rows and keeps_means(theirs, rules)
+        rules, source, target = self.space.rules, self.space.source, self.space.target
+        return rules is not None and source.num_rows < target.num_rows and keeps_means(target, rules)
 
     @property
     def num_rows(self) -> int:
@@ -137,7 +137,7 @@ class Products:
         for cross in self.crosses:
             if cross.is_laid:
                 moved = cross.source.width + cross.target.width * cross.brings_back
-                total += LAYING * cross.space.target.num_rows * moved + 2.0 * cross.num_rows * cross.source.squares
+                total += RESAMPLING * cross.space.target.num_rows * moved + 2.0 * cross.num_rows * cross.source.squares
         return total
 
     @cached_property
@@ -195,7 +195,7 @@ class Moments(Statistic):
     """Moments over the first images of a split, or over a group of them."""
 
     products: Products
-    group: Group = ALL
+    group: ImageGroup = ALL
     #: Whether other moments are made of these: then sides have no axes of their own.
     is_part: bool = False
 
@@ -229,7 +229,7 @@ class GroupedMoments(Statistic):
     @property
     def parts(self) -> tuple[Moments, ...]:
         """The moments of each group."""
-        groups = (Group(number=number, of=self.num_groups) for number in range(self.num_groups))
+        groups = (ImageGroup(number=number, of=self.num_groups) for number in range(self.num_groups))
         return tuple(
             Moments(num_images=self.num_images, products=self.products, group=group, is_part=True) for group in groups
         )
@@ -297,10 +297,10 @@ def products_of(geometry: Geometry, asked: Iterable[PairsAsked]) -> Products:
     targets: dict[int, set[LayerKey]] = {}
     spaces: dict[int, tuple[NumberedSpace, frozenset[Side]]] = {}
     for some in asked:
-        theirs = geometry.alike(some.targets)
-        for ours, source_keys in geometry.alike(some.sources):
-            for other, target_keys in theirs:
-                space = geometry.space(ours, other, some.rules)
+        alike_targets = geometry.alike(some.targets)
+        for source_layer, source_keys in geometry.alike(some.sources):
+            for target_layer, target_keys in alike_targets:
+                space = geometry.space(source_layer, target_layer, some.rules)
                 known = spaces.get(space.number)
                 spaces[space.number] = space, some.axes if known is None else known[1] | some.axes
                 sources.setdefault(space.source, set()).update(source_keys)

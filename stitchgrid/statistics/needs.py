@@ -72,7 +72,7 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class CellGrid:
     """Cells of one matcher: from all of some sources to all of some targets."""
 
     needs: Needs
@@ -123,7 +123,7 @@ def _needs(sweep: Sweep, position: int, known: dict[Rules, Rules]) -> Needs:
     )
 
 
-def of_blocks(needs: Iterable[Needs], blocks: Iterable[Block]) -> Iterator[Asked]:
+def of_blocks(needs: Iterable[Needs], blocks: Iterable[Block]) -> Iterator[CellGrid]:
     """Yield the cells of whole blocks, matcher by matcher."""
     sides = [
         (
@@ -134,4 +134,4 @@ def of_blocks(needs: Iterable[Needs], blocks: Iterable[Block]) -> Iterator[Asked
     ]
     for one in needs:
         for sources, targets in sides:
-            yield Asked(needs=one, sources=sources, targets=targets)
+            yield CellGrid(needs=one, sources=sources, targets=targets)

@@ -6,15 +6,15 @@ Values are the same but for rounding; what costs less is done.
 from collections.abc import Iterable, Sequence
 
 from stitchgrid.statistics.base import LayerKey, total_flops
-from stitchgrid.statistics.collect import AnyMoments, evaluation_moments
-from stitchgrid.statistics.needs import Asked
+from stitchgrid.statistics.needs import CellGrid
+from stitchgrid.statistics.planner import AnyMoments, evaluation_moments
 from stitchgrid.statistics.rows import Geometry
-from stitchgrid.statistics.stitched_network import RowErrors
+from stitchgrid.statistics.stitched_network import RowErrorStatistic
 
 
 def cheaper(
-    geometry: Geometry, moments: Sequence[Asked], either: Sequence[Asked]
-) -> tuple[dict[int, AnyMoments], tuple[RowErrors, ...]]:
+    geometry: Geometry, moments: Sequence[CellGrid], either: Sequence[CellGrid]
+) -> tuple[dict[int, AnyMoments], tuple[RowErrorStatistic, ...]]:
     """Return the statistics of cells that need moments, and of others for which either will do.
 
     These are moments of all of them, or moments of the first and the distances of the others' rows.
@@ -28,7 +28,7 @@ def cheaper(
     return of_all, ()
 
 
-def row_errors(geometry: Geometry, asked: Iterable[Asked]) -> tuple[RowErrors, ...]:
+def row_errors(geometry: Geometry, asked: Iterable[CellGrid]) -> tuple[RowErrorStatistic, ...]:
     """Return the distances of T(A) to B, row by row, for every target layer."""
     numbers: dict[tuple[LayerKey, int], int] = {}
     for one in asked:
@@ -36,6 +36,6 @@ def row_errors(geometry: Geometry, asked: Iterable[Asked]) -> tuple[RowErrors, .
             what = key, one.needs.num_eval
             numbers[what] = numbers.get(what, 0) + len(one.sources)
     return tuple(
-        RowErrors(num_images=num_images, key=key, num_values=geometry.size(key).num_values, num_stitches=num)
+        RowErrorStatistic(num_images=num_images, key=key, num_values=geometry.size(key).num_values, num_stitches=num)
         for (key, num_images), num in numbers.items()
     )

@@ -30,9 +30,9 @@ def index_space(source: Layer, target: Layer) -> RowSpace:
 
 def stitch_space(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> RowSpace:
     """Return the rows between which a stitcher maps: the target's, and the source's laid on them."""
-    ours, theirs = layouts_of(source, target)
-    is_laid = not is_identity(ours, theirs, rules)
-    return RowSpace(source=ours, target=theirs, rules=rules if is_laid else None)
+    source_layout, target_layout = layouts_of(source, target)
+    is_laid = not is_identity(source_layout, target_layout, rules)
+    return RowSpace(source=source_layout, target=target_layout, rules=rules if is_laid else None)
 
 
 def space_between(source: Layer, target: Layer, rules: Rules | None) -> RowSpace:

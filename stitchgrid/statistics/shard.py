@@ -13,7 +13,13 @@ from stitchgrid.statistics.base import (
     layer_of,
     total_bytes,
 )
-from stitchgrid.statistics.collect import (
+from stitchgrid.statistics.detector import detector_bytes, detector_flops
+from stitchgrid.statistics.gram import GRAM_BYTES, Grams, gram_groups
+from stitchgrid.statistics.layers import PooledGaussian, RowAxes
+from stitchgrid.statistics.moments import ShuffledMoments
+from stitchgrid.statistics.needs import CellGrid, all_needs, of_blocks
+from stitchgrid.statistics.passes import Pass, SourceReading, TargetReading, pass_flops, reading_of
+from stitchgrid.statistics.planner import (
     AnyMoments,
     evaluation_shuffles,
     fit_moments,
@@ -22,15 +28,9 @@ from stitchgrid.statistics.collect import (
     grams_of,
     row_axes,
 )
-from stitchgrid.statistics.detector import detector_bytes, detector_flops
-from stitchgrid.statistics.gram import GRAM_BYTES, Grams, gram_groups
-from stitchgrid.statistics.moments import ShuffledMoments
-from stitchgrid.statistics.needs import Asked, all_needs, of_blocks
-from stitchgrid.statistics.of_layers import PooledGaussian, RowAxes
-from stitchgrid.statistics.passes import Pass, SourceReading, TargetReading, pass_flops, reading_of
 from stitchgrid.statistics.residuals import cheaper, row_errors
 from stitchgrid.statistics.rows import Geometry, LayersSize
-from stitchgrid.statistics.stitched_network import Distances, Energies, Tail, Target, Training
+from stitchgrid.statistics.stitched_network import Distances, Energies, TailStatistic, Target, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class Collector:
             num_maps=num_maps,
         )
 
-    def _may_go_by_rows(self, asked: Asked) -> bool:
+    def _may_go_by_rows(self, asked: CellGrid) -> bool:
         return asked.needs.may_go_by_rows and self._has_scores(asked.targets[0])  # all of one network
 
     def _has_scores(self, key: LayerKey) -> bool:
@@ -206,7 +206,7 @@ class Collector:
         num_images = self.sweep.num_eval
         for target in targets.values():
             if num_tails and self._has_scores(target.key):
-                yield Tail(num_images=num_images, target=target, num_matchers=num_tails)
+                yield TailStatistic(num_images=num_images, target=target, num_matchers=num_tails)
             if num_distances:
                 yield Distances(num_images=num_images, target=target, num_matchers=num_distances)
             if num_energies:

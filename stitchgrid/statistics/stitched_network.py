@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from stitchgrid.statistics.base import BACKWARD, EXACT, LayerKey, Statistic
-from stitchgrid.statistics.of_layers import POOLING
+from stitchgrid.statistics.layers import POOLING
 from stitchgrid.statistics.rows import LayersSize
 
 SCORE_BYTES = 4  # of one image's score
@@ -45,7 +45,7 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tail(Statistic):
+class TailStatistic(Statistic):
     """The stitched networks of some matchers that end in one target layer, run once over the images."""
 
     target: Target
@@ -65,7 +65,7 @@ class Tail(Statistic):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowErrors(Statistic):
+class RowErrorStatistic(Statistic):
     """The distances of T(A) to B of stitched networks that end in a layer, row by row, where their tail is run."""
 
     key: LayerKey

@@ -6,9 +6,9 @@ from itertools import product
 from stitchgrid.matchers.protocol import GramIndex, Sizes
 from stitchgrid.records import Block, Sweep
 from stitchgrid.statistics.base import LayerKey
-from stitchgrid.statistics.collect import evaluation_moments, fit_moments
 from stitchgrid.statistics.moments import GroupedMoments
 from stitchgrid.statistics.needs import Needs, all_needs, of_blocks
+from stitchgrid.statistics.planner import evaluation_moments, fit_moments
 from stitchgrid.statistics.rows import Geometry
 
 EIGEN = 10.0  # operations of an eigendecomposition of a symmetric matrix, in cubes of its side, about

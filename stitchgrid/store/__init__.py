@@ -1,17 +1,17 @@
 """The store: parts of rows, artefacts, sweeps, journal, in a folder in which nothing is edited in place."""
 
-from stitchgrid.store.check import Finding, Report
-from stitchgrid.store.collecting import Collected, Freed
+from stitchgrid.store.cell_status import MadeWith, Outcomes
+from stitchgrid.store.check import FileFinding, Report
 from stitchgrid.store.compact import Compacted
 from stitchgrid.store.damage import Damage
+from stitchgrid.store.garbage_collection import Collected, Freed
 from stitchgrid.store.lease import Claim, LeaseError, is_fresh
-from stitchgrid.store.merging import FromStore, Merged
-from stitchgrid.store.outcomes import MadeWith, Outcomes
 from stitchgrid.store.parts import PartRows
 from stitchgrid.store.reading import MANY_PARTS
+from stitchgrid.store.recompute_requests import RecomputeRequest
 from stitchgrid.store.repair import Repair
-from stitchgrid.store.requests import Request
 from stitchgrid.store.store import Store
+from stitchgrid.store.store_merge import FromStore, Merged
 from stitchgrid.store.sweeps import StoredPlan
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "Collected",
     "Compacted",
     "Damage",
-    "Finding",
+    "FileFinding",
     "Freed",
     "FromStore",
     "LeaseError",
@@ -28,9 +28,9 @@ __all__ = [
     "Merged",
     "Outcomes",
     "PartRows",
+    "RecomputeRequest",
     "Repair",
     "Report",
-    "Request",
     "Store",
     "StoredPlan",
     "is_fresh",

@@ -7,7 +7,7 @@ from stitchgrid.records import canonical
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import OF_ARTEFACTS, ArtefactDocument, json_object, longest, read_document
 from stitchgrid.store.files import Files
-from stitchgrid.store.layout import SUFFIXES, Layout, content_digest, is_safe
+from stitchgrid.store.layout import SUFFIXES, StoreLayout, content_digest, is_safe
 from stitchgrid.store.limits import LONGEST_FILE
 
 MANIFEST = ".manifest"
@@ -25,7 +25,7 @@ class Artefacts:
 
     def has(self, kind: str, key: str) -> bool:
         """Return whether the artefact is there."""
-        return self.files.exists(Layout.manifest(kind, key))
+        return self.files.exists(StoreLayout.manifest(kind, key))
 
     def generation(self, kind: str, key: str) -> int:
         """Return the generation of the cells for which an artefact was made anew, 0 where it was not.
@@ -34,7 +34,7 @@ class Artefacts:
             StoreError: If its manifest is damaged or cannot be read.
         """
         try:
-            found = read_document(self.files, Layout.manifest(kind, key), ArtefactDocument)
+            found = read_document(self.files, StoreLayout.manifest(kind, key), ArtefactDocument)
         except DamagedFileError as problem:
             raise self._damaged(kind, key, str(problem)) from problem
         return int(found.get("generation", 0))
@@ -48,12 +48,12 @@ class Artefacts:
         if is_there and (not generation or self.generation(kind, key) >= generation):
             return False
         data_digest = content_digest(data)
-        self.files.replace(Layout.artefact(kind, key, data_digest), data)
+        self.files.replace(StoreLayout.artefact(kind, key, data_digest), data)
         found = {"digest": data_digest, "num_bytes": len(data), "suffix": SUFFIXES[kind]}
         manifest = canonical(found | ({"generation": generation} if generation else {})).encode()
         if not is_there:
-            return self.files.write_once(Layout.manifest(kind, key), manifest)
-        self.files.replace(Layout.manifest(kind, key), manifest)
+            return self.files.write_once(StoreLayout.manifest(kind, key), manifest)
+        self.files.replace(StoreLayout.manifest(kind, key), manifest)
         return True
 
     def read(self, kind: str, key: str) -> bytes:
@@ -62,7 +62,7 @@ class Artefacts:
         Raises:
             StoreError: If it is missing or damaged.
         """
-        manifest = Layout.manifest(kind, key)
+        manifest = StoreLayout.manifest(kind, key)
         if not self.files.exists(manifest):
             raise StoreError(f"the store {self.files.uri} has no {kind} {key}; launch the sweep that makes it.")
         try:
@@ -73,7 +73,7 @@ class Artefacts:
     def _damaged(self, kind: str, key: str, reason: str) -> StoreError:
         return StoreError(
             f"the {kind} {key} in the store {self.files.uri} is damaged: {reason}; delete "
-            f"{self.files.where(Layout.manifest(kind, key))} and launch again to have it made anew."
+            f"{self.files.where(StoreLayout.manifest(kind, key))} and launch again to have it made anew."
         )
 
 
@@ -92,11 +92,11 @@ def artefact_content(files: Files, kind: str, key: str) -> bytes:
         DamagedFileError: If its manifest or its data are damaged.
         StoreError: If either cannot be read.
     """
-    manifest = read_document(files, Layout.manifest(kind, key), ArtefactDocument)
+    manifest = read_document(files, StoreLayout.manifest(kind, key), ArtefactDocument)
     document = OF_ARTEFACTS.get(kind)
     most = LONGEST_FILE if document is None else longest(document)
     promised = manifest.get("num_bytes")
-    data = files.read(Layout.artefact(kind, key, manifest["digest"]), min(most, promised) if promised else most)
+    data = files.read(StoreLayout.artefact(kind, key, manifest["digest"]), min(most, promised) if promised else most)
     if content_digest(data) != manifest["digest"]:
         raise DamagedFileError(f"its {len(data)} bytes differ from the digest in its manifest")
     if document is not None:

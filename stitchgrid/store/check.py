@@ -35,9 +35,9 @@ from stitchgrid.store.layout import (
     SWEEPS,
     TABLES,
     DataName,
-    Layout,
     ManifestName,
     PartName,
+    StoreLayout,
     is_safe,
 )
 from stitchgrid.store.lease import claim_number
@@ -48,7 +48,7 @@ from stitchgrid.store.schemas import PART
 from stitchgrid.store.snapshots import Snapshots, manifest_file, unlisted_tiers
 from stitchgrid.store.sweeps import Sweeps
 from stitchgrid.store.tiers import Snapshot, Tier
-from stitchgrid.store.unlisted import count_missing
+from stitchgrid.store.unlisted_files import count_missing
 
 RESUME = "resume the sweep: its cells are computed again"
 RELAUNCH = "launch the job file again: no result is lost"
@@ -70,7 +70,7 @@ HARMLESS = "no reader looks at it; delete it when you like"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class FileFinding:
     """A file that is not as it should be."""
 
     file: str  # relative to the store
@@ -87,7 +87,7 @@ class Report:
     """What a check found."""
 
     num_files: int  # that were verified
-    findings: tuple[Finding, ...]
+    findings: tuple[FileFinding, ...]
 
     @property
     def is_repairable(self) -> bool:
@@ -95,12 +95,12 @@ class Report:
         return any(one.is_damage or one.is_sound for one in self.findings)
 
     @property
-    def unseen(self) -> tuple[Finding, ...]:
+    def unseen(self) -> tuple[FileFinding, ...]:
         """Return what could not be verified from here."""
         return tuple(one for one in self.findings if one.is_unseen)
 
     @property
-    def damage(self) -> tuple[Finding, ...]:
+    def damage(self) -> tuple[FileFinding, ...]:
         """Return what is wrong, without what is harmless."""
         return tuple(one for one in self.findings if one.is_damage)
 
@@ -121,14 +121,14 @@ class Checker:
         findings += [one for name, one in strangers.items() if name not in {known.file for known in findings}]
         return Report(num_files=self.num_files + 1, findings=tuple(findings))  # and store.json, read when opened
 
-    def _parts(self) -> Iterator[Finding]:
+    def _parts(self) -> Iterator[FileFinding]:
         names = self.files.names(PARTS)
         self.num_files += len(names)
         yield from (_foreign(f"{PARTS}/{name}") for name in names if PartName.parse(name) is None)
         for one in Parts(self.files).problems([name for name in names if PartName.parse(name)]):
-            yield Finding(file=one.file, problem=one.reason, advice=RESUME)
+            yield FileFinding(file=one.file, problem=one.reason, advice=RESUME)
 
-    def _snapshots(self) -> Iterator[Finding]:
+    def _snapshots(self) -> Iterator[FileFinding]:
         snapshots = Snapshots(self.files)
         names = self.files.names(SNAPSHOTS)
         yield from (_foreign(f"{SNAPSHOTS}/{name}") for name in names if ManifestName.parse(name) is None)
@@ -137,13 +137,13 @@ class Checker:
             try:
                 snapshots.read(name)
             except (DamagedFileError, StoreError) as problem:
-                yield Finding(file=manifest_file(name), problem=str(problem), advice=RECOMPACT)
+                yield FileFinding(file=manifest_file(name), problem=str(problem), advice=RECOMPACT)
         newest = snapshots.newest()[0]
         tiers = {tier.file: tier for tier in newest.all_tiers}
         schemas, owners = newest.schemas(), self._owners(newest)
         for name in sorted(newest.files()):
             if name and not self.files.exists(name):
-                yield Finding(file=name, problem="is missing", advice=RESUME if name in tiers else RECOMPACT)
+                yield FileFinding(file=name, problem="is missing", advice=RESUME if name in tiers else RECOMPACT)
         unlisted = {tier.file for tier in unlisted_tiers(self.files, newest)}
         for folder, is_data in ((SNAPSHOT_DATA, True), (EXTRACTS, False)):
             for name in self.files.names(folder):
@@ -155,7 +155,7 @@ class Checker:
                     found = list(self._snapshot_file(snapshots, full, tiers, schemas, owners, is_data=is_data))
                     yield from found or (self._unlisted(full) if full in unlisted else ())
 
-    def _unlisted(self, name: str) -> Iterator[Finding]:
+    def _unlisted(self, name: str) -> Iterator[FileFinding]:
         """Yield what to say of a sound data file that no snapshot lists."""
         found = contents(self.files)
         promise = DataName.parse(name.rpartition("/")[2])
@@ -164,9 +164,9 @@ class Checker:
             is_lost = promise is not None and promise.number <= found.snapshot.number
             problem = f"{UNLISTED}, and {missing} of its rows are nowhere else"
             advice = TAKE_BACK if is_lost else UNFINISHED
-            yield Finding(file=name, problem=problem, advice=advice, is_damage=is_lost, is_sound=True)
+            yield FileFinding(file=name, problem=problem, advice=advice, is_damage=is_lost, is_sound=True)
         elif not self._was_listed(name):
-            yield Finding(file=name, problem=UNLISTED, advice=LEFT_OVER, is_damage=False)
+            yield FileFinding(file=name, problem=UNLISTED, advice=LEFT_OVER, is_damage=False)
 
     def _was_listed(self, name: str) -> bool:
         """Return whether a manifest that counts no more lists a file, as those of old stores do."""
@@ -200,7 +200,7 @@ class Checker:
         owners: Mapping[str, str],
         *,
         is_data: bool,
-    ) -> Iterator[Finding]:
+    ) -> Iterator[FileFinding]:
         try:
             if is_data:
                 snapshots.rows(Tier(file=name, num_rows=0, ids=""), PART.names)
@@ -214,9 +214,9 @@ class Checker:
             tier = tiers.get(name)
             advice = RESUME if is_data else RECOMPACT
             goes_with = tuple(one.file for one in tier.results.values()) if tier else ()
-            yield Finding(file=name, problem=str(problem), advice=advice, goes_with=goes_with)
+            yield FileFinding(file=name, problem=str(problem), advice=advice, goes_with=goes_with)
 
-    def _artefacts(self) -> Iterator[Finding]:
+    def _artefacts(self) -> Iterator[FileFinding]:
         for kind in self.files.folders("artefacts"):
             names = self.files.names(f"artefacts/{kind}")
             needed: set[str] = set()
@@ -229,22 +229,22 @@ class Checker:
                 if not is_manifest and f"artefacts/{kind}/{name}" not in needed:
                     yield _foreign(f"artefacts/{kind}/{name}")
 
-    def _artefact(self, kind: str, key: str, needed: set[str]) -> Iterator[Finding]:
-        manifest = Layout.manifest(kind, key)
+    def _artefact(self, kind: str, key: str, needed: set[str]) -> Iterator[FileFinding]:
+        manifest = StoreLayout.manifest(kind, key)
         advice = f"resume the sweep: the {kind} is made anew"
         found, problem = self._json(manifest, ArtefactDocument)
         if problem:
-            yield Finding(file=manifest, problem=problem, advice=advice)
+            yield FileFinding(file=manifest, problem=problem, advice=advice)
             return
-        data = Layout.artefact(kind, key, found["digest"])
+        data = StoreLayout.artefact(kind, key, found["digest"])
         needed.add(data)
         self.num_files += 1
         try:
             artefact_content(self.files, kind, key)
         except (DamagedFileError, StoreError) as error:
-            yield Finding(file=data, problem=str(error), advice=advice, goes_with=(manifest,))
+            yield FileFinding(file=data, problem=str(error), advice=advice, goes_with=(manifest,))
 
-    def _sweeps(self) -> Iterator[Finding]:
+    def _sweeps(self) -> Iterator[FileFinding]:
         for sweep in self.files.folders(SWEEPS):
             if not is_safe(sweep):
                 yield _foreign(f"{SWEEPS}/{sweep}")
@@ -252,45 +252,45 @@ class Checker:
             try:
                 yield from self._sweep(sweep)
             except UnseenError as problem:
-                yield Finding(file=Layout.sweep(sweep), problem=str(problem), advice=UNSEEN[problem.why])
+                yield FileFinding(file=StoreLayout.sweep(sweep), problem=str(problem), advice=UNSEEN[problem.why])
 
-    def _sweep(self, sweep: str) -> Iterator[Finding]:
-        folder = Layout.sweep(sweep)
+    def _sweep(self, sweep: str) -> Iterator[FileFinding]:
+        folder = StoreLayout.sweep(sweep)
         for name in self.files.folders(folder):
-            if revision := Layout.revision_number(name):
+            if revision := StoreLayout.revision_number(name):
                 yield from self._revision(sweep, revision)
             elif name not in SWEEP_FOLDERS:
                 yield _foreign(f"{folder}/{name}")
         yield from self._journal(sweep)
         advice = "nothing: the next launch writes its own"
-        yield from self._numbered(Layout.claims(sweep), claim_number, ClaimDocument, advice)
-        if self.files.exists(Layout.heartbeat(sweep)):
-            yield from self._entry(Layout.heartbeat(sweep), BeatDocument, "nothing: the next launch writes it")
-        if self.files.exists(Layout.requests(sweep)):
-            yield from self._entry(Layout.requests(sweep), RequestsDocument, ASK_AGAIN)
+        yield from self._numbered(StoreLayout.claims(sweep), claim_number, ClaimDocument, advice)
+        if self.files.exists(StoreLayout.heartbeat(sweep)):
+            yield from self._entry(StoreLayout.heartbeat(sweep), BeatDocument, "nothing: the next launch writes it")
+        if self.files.exists(StoreLayout.requests(sweep)):
+            yield from self._entry(StoreLayout.requests(sweep), RequestsDocument, ASK_AGAIN)
         known = (HEARTBEAT, REQUESTS)
         yield from (_foreign(f"{folder}/{name}") for name in self.files.names(folder) if name not in known)
         yield from self._logs(sweep)
 
-    def _journal(self, sweep: str) -> Iterator[Finding]:
-        for launch in self.files.folders(Layout.journal(sweep)):
+    def _journal(self, sweep: str) -> Iterator[FileFinding]:
+        for launch in self.files.folders(StoreLayout.journal(sweep)):
             if is_safe(launch):
                 advice = "nothing: the attempts of one round are not counted"
-                yield from self._numbered(Layout.launch(sweep, launch), is_round, RoundDocument, advice)
+                yield from self._numbered(StoreLayout.launch(sweep, launch), is_round, RoundDocument, advice)
             else:
-                yield _foreign(f"{Layout.journal(sweep)}/{launch}")
+                yield _foreign(f"{StoreLayout.journal(sweep)}/{launch}")
 
-    def _logs(self, sweep: str) -> Iterator[Finding]:
-        for unit in self.files.folders(Layout.logs(sweep)):
+    def _logs(self, sweep: str) -> Iterator[FileFinding]:
+        for unit in self.files.folders(StoreLayout.logs(sweep)):
             if not is_safe(unit):
-                yield _foreign(f"{Layout.logs(sweep)}/{unit}")
+                yield _foreign(f"{StoreLayout.logs(sweep)}/{unit}")
                 continue
             for one in Logs(self.files).problems(sweep, unit):
-                yield Finding(file=one.file, problem=one.reason, advice=UNNOTED)
+                yield FileFinding(file=one.file, problem=one.reason, advice=UNNOTED)
 
     def _numbered(
         self, folder: str, is_one: Callable[[str], object], kind: type[Document], advice: str
-    ) -> Iterator[Finding]:
+    ) -> Iterator[FileFinding]:
         """Check the documents in a folder."""
         for name in self.files.names(folder):
             if is_one(name):
@@ -299,37 +299,39 @@ class Checker:
                 self.num_files += 1
                 yield _foreign(f"{folder}/{name}")
 
-    def _revision(self, sweep: str, revision: int) -> Iterator[Finding]:
+    def _revision(self, sweep: str, revision: int) -> Iterator[FileFinding]:
         here = {
-            name: Layout.revision(sweep, revision, name)
+            name: StoreLayout.revision(sweep, revision, name)
             for name in (JOB, CODE, PLAN, *(f"{t}.parquet" for t in TABLES))
         }
-        present = set(self.files.names(f"{Layout.sweep(sweep)}/{revision:04d}"))
+        present = set(self.files.names(f"{StoreLayout.sweep(sweep)}/{revision:04d}"))
         self.num_files += len(present & here.keys())
-        yield from (_foreign(f"{Layout.sweep(sweep)}/{revision:04d}/{name}") for name in sorted(present - here.keys()))
+        yield from (
+            _foreign(f"{StoreLayout.sweep(sweep)}/{revision:04d}/{name}") for name in sorted(present - here.keys())
+        )
         if JOB in present and (problem := self._json(here[JOB])[1]):
-            yield Finding(file=here[JOB], problem=problem, advice=RELAUNCH)
+            yield FileFinding(file=here[JOB], problem=problem, advice=RELAUNCH)
         if CODE in present and (problem := self._json(here[CODE], CodeDocument)[1]):
-            yield Finding(file=here[CODE], problem=problem, advice=RELAUNCH)
+            yield FileFinding(file=here[CODE], problem=problem, advice=RELAUNCH)
         if PLAN not in present:
             return
         for name, problem in Sweeps(self.files).plan_problems(sweep, revision):
             others = tuple(here[one] for one in here if one not in (JOB, CODE, name) and one in present and name != JOB)
-            yield Finding(file=here[name], problem=problem, advice=RELAUNCH, goes_with=others)
+            yield FileFinding(file=here[name], problem=problem, advice=RELAUNCH, goes_with=others)
 
-    def _entry(self, name: str, kind: type[Document], advice: str) -> Iterator[Finding]:
+    def _entry(self, name: str, kind: type[Document], advice: str) -> Iterator[FileFinding]:
         self.num_files += 1
         if problem := self._json(name, kind)[1]:
-            yield Finding(file=name, problem=problem, advice=advice)
+            yield FileFinding(file=name, problem=problem, advice=advice)
 
-    def _strangers(self) -> Iterator[Finding]:
+    def _strangers(self) -> Iterator[FileFinding]:
         for one in self.files.strangers() if isinstance(self.files, LocalFiles) else ():
             if one.problem.startswith(CLOSED):
                 advice = UNSEEN[NO_PERMISSION]
-                yield Finding(file=one.name, problem=one.problem, advice=advice, is_damage=False, is_unseen=True)
+                yield FileFinding(file=one.name, problem=one.problem, advice=advice, is_damage=False, is_unseen=True)
                 continue
             advice = HARMLESS if one.problem == LEFT or not one.is_unsafe else UNFOLLOWED
-            yield Finding(file=one.name, problem=one.problem, advice=advice, is_damage=one.is_unsafe)
+            yield FileFinding(file=one.name, problem=one.problem, advice=advice, is_damage=one.is_unsafe)
 
     def _json(self, name: str, kind: type[Document] = Document) -> tuple[dict[str, Any], str | None]:
         """Return a JSON object, and what is wrong with it."""
@@ -339,11 +341,11 @@ class Checker:
             return {}, str(problem)
 
 
-def _judged(found: Finding) -> Finding:
+def _judged(found: FileFinding) -> FileFinding:
     """Return a finding, as no damage where its file could not be seen."""
     advice = next((advice for why, advice in UNSEEN.items() if found.problem.startswith(why)), None)
     return found if advice is None else replace(found, advice=advice, is_damage=False, is_unseen=True)
 
 
-def _foreign(name: str) -> Finding:
-    return Finding(file=name, problem="not a file of a store", advice=HARMLESS, is_damage=False)
+def _foreign(name: str) -> FileFinding:
+    return FileFinding(file=name, problem="not a file of a store", advice=HARMLESS, is_damage=False)

@@ -17,17 +17,17 @@ import pyarrow.compute as pc
 from stitchgrid.errors import StoreError
 from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.duplicates import Numbers, as_numbers, is_earliest, is_latest, repeated
-from stitchgrid.store.extracts import Extracts
 from stitchgrid.store.files import Files
-from stitchgrid.store.joining import order_by
+from stitchgrid.store.id_hashes import id_hashes, meet
 from stitchgrid.store.layout import SNAPSHOT_DATA, DataName, ManifestName
+from stitchgrid.store.materialized_views import MaterializedViews
 from stitchgrid.store.parts import Parts
-from stitchgrid.store.prints import meet, prints
 from stitchgrid.store.reading import Contents, contents
+from stitchgrid.store.result_tables import order_by
 from stitchgrid.store.row_reader import RowReader
+from stitchgrid.store.row_status import value_mask, without_duplicates
 from stitchgrid.store.schemas import PART, TEXT
 from stitchgrid.store.snapshots import Snapshots, unlisted_tiers
-from stitchgrid.store.standing import value_mask, without_duplicates
 from stitchgrid.store.tiers import Snapshot, Tier
 
 TIER_ROWS = 1_000_000  # a data file is not merged with others beyond this
@@ -71,7 +71,7 @@ class Compaction:
         self.snapshots.require_number(self.number)
         self.tiers = self._present(found.snapshot)
         self._take(found)
-        extracts = Extracts(self.snapshots, self.number)
+        extracts = MaterializedViews(self.snapshots, self.number)
         self.tiers, cells = extracts.make(self.tiers, found.snapshot, None if self.has_lost else self.touched)
         self.damaged += extracts.damaged
         self.written += extracts.written
@@ -127,7 +127,7 @@ class Compaction:
             if tier.file not in here:
                 self.has_lost = True
             elif ids is not None:
-                self._prints[tier.file] = prints(ids)
+                self._prints[tier.file] = id_hashes(ids)
                 kept.append(tier)
             else:
                 try:
@@ -161,7 +161,7 @@ class Compaction:
             return 0
         table = without_duplicates(table)
         together = []
-        mine = prints(table["cell_id"])
+        mine = id_hashes(table["cell_id"])
         for tier in list(tiers):
             if not meet(mine, self._prints[tier.file]):
                 continue
@@ -221,7 +221,7 @@ class Compaction:
         table = table.take(pa.array(order_by(table, ROWS_ORDER))).combine_chunks()
         for file, rows in self.snapshots.write_rows(self.number, table):
             ids = pc.unique(rows["cell_id"])
-            self._prints[file] = prints(ids)
+            self._prints[file] = id_hashes(ids)
             self.touched.append(self._prints[file])
             ids_file = self.snapshots.write_extract(self.number, pa.table({"cell_id": ids}))
             self.written += [file, ids_file]

@@ -10,7 +10,7 @@ from stitchgrid.store.files import Files
 from stitchgrid.store.layout import EXTRACTS, SNAPSHOT_DATA, DataName, content_digest
 from stitchgrid.store.parts import parquet_bytes, read_rows, readable_files
 from stitchgrid.store.schemas import IDS, lost_columns
-from stitchgrid.store.sound_tables import most_bytes, read_footer, read_table
+from stitchgrid.store.table_checks import most_bytes, read_footer, read_table
 from stitchgrid.store.tiers import Tier
 
 WRITER = b"stitchgrid.writer"  # in the footer: nothing is read from it, and no other file has the same

@@ -13,12 +13,12 @@ from stitchgrid.errors import StoreError
 from stitchgrid.store import folder as below
 from stitchgrid.store.layout import SET_ASIDE
 from stitchgrid.store.limits import LONGEST_FILE
+from stitchgrid.store.os_errors import no_room, unreadable, unwritable
 from stitchgrid.store.root import Root
-from stitchgrid.store.trouble import no_room, unreadable, unwritable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class FileFacts:
     """What is known of a file without reading it."""
 
     num_bytes: int
@@ -48,7 +48,7 @@ class Files(Protocol):
     def read_many(self, names: Iterable[str], longest: int = LONGEST_FILE) -> Iterator[bytes | StoreError]:
         """Yield what each file holds, in the order of the names, or the error that reading it raised."""
 
-    def facts(self, name: str) -> "Facts | None":
+    def facts(self, name: str) -> "FileFacts | None":
         """Return how large a file is and when it was written; None if it is not there."""
 
     def names(self, folder: str) -> list[str]:
@@ -185,7 +185,7 @@ class LocalFiles:
         except OSError:
             return 0
 
-    def facts(self, name: str) -> Facts | None:
+    def facts(self, name: str) -> FileFacts | None:
         """Return how large something is and when it was written, without following links; None if it is not there."""
         *folders, last = self._parts(name)
         try:
@@ -193,7 +193,7 @@ class LocalFiles:
                 found = os.stat(last, dir_fd=folder, follow_symlinks=False)
         except OSError:
             return None
-        return Facts(num_bytes=found.st_size, age_seconds=time.time() - found.st_mtime)
+        return FileFacts(num_bytes=found.st_size, age_seconds=time.time() - found.st_mtime)
 
     def prune(self, folder: str) -> None:
         """Remove a folder and those inside it, as far as they are empty, and no deeper than folders of a store lie."""

@@ -9,7 +9,7 @@ from stitchgrid.records import canonical
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import BeatDocument, RoundDocument, json_object, longest, read_document
 from stitchgrid.store.files import Files, write_next
-from stitchgrid.store.layout import Layout, is_safe, numbered
+from stitchgrid.store.layout import StoreLayout, is_safe, numbered
 
 
 class Journal:
@@ -21,7 +21,7 @@ class Journal:
 
     def write(self, sweep: str, launch_id: str, attempts: Sequence[Mapping[str, Any]]) -> None:
         """Note the attempts of one dispatch round before they start."""
-        folder = Layout.launch(sweep, launch_id)
+        folder = StoreLayout.launch(sweep, launch_id)
         if folder not in self._last_round:
             self._last_round[folder] = len(self.files.names(folder))
         entry = {"at": datetime.now(UTC).isoformat(), "launch": launch_id, "attempts": [dict(one) for one in attempts]}
@@ -44,16 +44,18 @@ class Journal:
 
     def round_files(self, sweep: str) -> list[str]:
         """Return the names of the files of all dispatch rounds of a sweep, sound or not."""
-        folders = [Layout.launch(sweep, one) for one in self.files.folders(Layout.journal(sweep)) if is_safe(one)]
+        folders = [
+            StoreLayout.launch(sweep, one) for one in self.files.folders(StoreLayout.journal(sweep)) if is_safe(one)
+        ]
         return [f"{folder}/{name}" for folder in folders for name in self.files.names(folder) if is_round(name)]
 
     def write_heartbeat(self, sweep: str, beat: Mapping[str, Any]) -> None:
         """Say what is going on now."""
-        self.files.replace(Layout.heartbeat(sweep), canonical(dict(beat)).encode())
+        self.files.replace(StoreLayout.heartbeat(sweep), canonical(dict(beat)).encode())
 
     def read_heartbeat(self, sweep: str) -> dict[str, Any] | None:
         """Return what was going on last, None if nothing is known."""
-        name = Layout.heartbeat(sweep)
+        name = StoreLayout.heartbeat(sweep)
         try:
             return read_document(self.files, name, BeatDocument) if self.files.exists(name) else None
         except (DamagedFileError, StoreError):

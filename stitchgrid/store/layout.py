@@ -160,7 +160,7 @@ class ManifestName:
         return cls(number=int(match["number"]), digest=match["digest"] or "")
 
 
-class Layout:
+class StoreLayout:
     """Paths relative to the store; every name that comes from outside is checked."""
 
     @staticmethod

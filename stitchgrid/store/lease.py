@@ -22,7 +22,7 @@ from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.documents import ClaimDocument, read_document
 from stitchgrid.store.files import Files
 from stitchgrid.store.journal import Journal
-from stitchgrid.store.layout import HIGHEST, SWEEPS, Layout, is_safe, numbered
+from stitchgrid.store.layout import HIGHEST, SWEEPS, StoreLayout, is_safe, numbered
 
 SILENCE_S = 60.0  # without a new heartbeat, of one every five seconds, after which a launch elsewhere counts as gone
 LOOK_S = 1.0  # between two looks
@@ -62,7 +62,7 @@ class Leases:
 
     def last_number(self, sweep: str) -> int:
         """Return the number of the latest claim, 0 if there was none."""
-        names = self.files.names(Layout.claims(sweep))
+        names = self.files.names(StoreLayout.claims(sweep))
         return max((number for name in names if (number := claim_number(name)) is not None), default=0)
 
     def holder(self, sweep: str, *, say: Callable[[str], None] = lambda _: None) -> Claim | None:
@@ -111,12 +111,12 @@ class Leases:
             self.require_free(sweep, say=say)
         if number > HIGHEST:
             raise LeaseError(
-                f"no claim on sweep {sweep!r} can follow {Layout.claim(sweep, number - 1)} in the store "
+                f"no claim on sweep {sweep!r} can follow {StoreLayout.claim(sweep, number - 1)} in the store "
                 f"{self.files.uri}; no launch counts so far: delete that file."
             )
         mine = _claim(number, launch)
         data = canonical({key: value for key, value in asdict(mine).items() if key != "number"}).encode()
-        if not self.files.write_once(Layout.claim(sweep, number), data):
+        if not self.files.write_once(StoreLayout.claim(sweep, number), data):
             raise LeaseError(f"sweep {sweep!r} was claimed by another launch at this very moment; try again.")
         return mine
 
@@ -180,7 +180,7 @@ class Leases:
         if number == 0:
             return None
         try:
-            found = read_document(self.files, Layout.claim(sweep, number), ClaimDocument)
+            found = read_document(self.files, StoreLayout.claim(sweep, number), ClaimDocument)
             return Claim(number=number, **{one.name: found[one.name] for one in fields(Claim) if one.name != "number"})
         except (DamagedFileError, StoreError):  # whoever it was, it counts as long as it could be alive
             return Claim(number=number, launch=UNKNOWN, user=UNKNOWN, host=UNKNOWN, pid=0, process="", at=UNKNOWN)

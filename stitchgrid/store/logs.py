@@ -3,7 +3,7 @@
 from stitchgrid.errors import StoreError
 from stitchgrid.store.damage import Damage
 from stitchgrid.store.files import Files, LocalFiles, write_next
-from stitchgrid.store.layout import Layout, is_safe, numbered, safe
+from stitchgrid.store.layout import StoreLayout, is_safe, numbered, safe
 
 MAX_CHARACTERS = 100_000  # of one attempt
 LONGEST = 4 * MAX_CHARACTERS  # bytes
@@ -39,7 +39,7 @@ class Logs:
 
     def names(self, sweep: str) -> list[str]:
         """Return the ids of the units that have logs, sorted."""
-        return [name for name in self.files.folders(Layout.logs(sweep)) if is_safe(name)]
+        return [name for name in self.files.folders(StoreLayout.logs(sweep)) if is_safe(name)]
 
     def _texts(self, folder: str) -> list[str]:
         return [name for name in self.files.names(folder) if numbered(name, width=3, suffix=".log") is not None]
@@ -57,4 +57,4 @@ class Logs:
             return f"{problem}\n"
 
     def _folder(self, sweep: str, unit_id: str) -> str:
-        return f"{Layout.logs(sweep)}/{safe(unit_id, 'unit')}"
+        return f"{StoreLayout.logs(sweep)}/{safe(unit_id, 'unit')}"

@@ -10,7 +10,7 @@ from time import monotonic, sleep, time
 from typing import Any, TypeVar
 
 from stitchgrid.errors import StoreError
-from stitchgrid.store.files import Facts, read_or_problem, too_long
+from stitchgrid.store.files import FileFacts, read_or_problem, too_long
 from stitchgrid.store.limits import LONGEST_FILE
 from stitchgrid.store.object_address import ObjectAddress
 from stitchgrid.store.object_clients import NUM_CONNECTIONS, ObjectClients
@@ -77,12 +77,12 @@ class ObjectFiles:
             while reading:
                 yield reading.popleft().result()
 
-    def facts(self, name: str) -> Facts | None:
+    def facts(self, name: str) -> FileFacts | None:
         """Return how large an object is and when it was written; None if it is not there."""
         [info] = self._ask("read", name, lambda: self._clients.reading.get_file_info([self._path(name)]))
         if not info.is_file:
             return None
-        return Facts(num_bytes=int(info.size), age_seconds=time() - (info.mtime_ns or 0) / 1e9)
+        return FileFacts(num_bytes=int(info.size), age_seconds=time() - (info.mtime_ns or 0) / 1e9)
 
     def names(self, folder: str) -> list[str]:
         """Return the sorted names (without the folder) of its objects."""

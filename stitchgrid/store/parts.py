@@ -14,10 +14,10 @@ from stitchgrid.records import Row
 from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.duplicates import encoded
 from stitchgrid.store.files import Files
-from stitchgrid.store.layout import PARTS, Layout, PartName, content_digest
+from stitchgrid.store.layout import PARTS, PartName, StoreLayout, content_digest
 from stitchgrid.store.limits import MB
 from stitchgrid.store.schemas import PART, lost_columns, no_rows, with_nulls
-from stitchgrid.store.sound_tables import check_content, is_readable, read_unchecked, sound
+from stitchgrid.store.table_checks import check_content, is_readable, read_unchecked, sound
 
 AT_ONCE = 256  # parts whose bytes are held at a time while threads read them
 CHECKED_AT_ONCE = 32  # parts all of whose columns are in memory
@@ -116,7 +116,7 @@ class Parts:
             for data, table in readable_files(part_table(rows[start : start + MOST_PART_ROWS]), part_bytes):
                 name = PartName(shard=shard_id, digest=content_digest(data), num_rows=table.num_rows)
                 # Replaces rather than skips: where a damaged file has the name, this heals it.
-                self.files.replace(Layout.part(name), data)
+                self.files.replace(StoreLayout.part(name), data)
         return str(name)
 
     def names(self) -> list[str]:

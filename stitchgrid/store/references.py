@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from stitchgrid.errors import StoreError
 from stitchgrid.store.files import Files
 from stitchgrid.store.journal import Journal
-from stitchgrid.store.layout import JOB, PLAN, SWEEPS, Layout, is_safe
+from stitchgrid.store.layout import JOB, PLAN, SWEEPS, StoreLayout, is_safe
 from stitchgrid.store.lease import Leases
 from stitchgrid.store.sweeps import Sweeps
 
@@ -43,7 +43,7 @@ def read_references(files: Files) -> References:
     artefacts: set[tuple[str, str]] = set()
     for sweep in files.folders(SWEEPS):
         numbers = _revisions(files, sweep)
-        planned = [number for number in numbers if files.exists(Layout.revision(sweep, number, PLAN))]
+        planned = [number for number in numbers if files.exists(StoreLayout.revision(sweep, number, PLAN))]
         if numbers and numbers[-1:] != planned[-1:] and sweep not in running:
             of_rows.append(f"sweep {sweep!r} is not planned to its end: resume it, or remove it")
         for number in planned:
@@ -73,5 +73,5 @@ def _revisions(files: Files, sweep: str) -> list[int]:
     """Return the numbers of the revisions of a sweep that have a job or a plan, ascending."""
     if not is_safe(sweep):
         return []
-    numbers = sorted(filter(None, map(Layout.revision_number, files.folders(Layout.sweep(sweep)))))
-    return [n for n in numbers if any(files.exists(Layout.revision(sweep, n, one)) for one in (JOB, PLAN))]
+    numbers = sorted(filter(None, map(StoreLayout.revision_number, files.folders(StoreLayout.sweep(sweep)))))
+    return [n for n in numbers if any(files.exists(StoreLayout.revision(sweep, n, one)) for one in (JOB, PLAN))]

@@ -14,7 +14,7 @@ from stitchgrid.store.files import Files, LocalFiles, read_or_problem
 from stitchgrid.store.layout import HIGHEST, SET_ASIDE, SNAPSHOTS, ManifestName
 from stitchgrid.store.limits import GB
 from stitchgrid.store.snapshots import number_of
-from stitchgrid.store.unlisted import take_back
+from stitchgrid.store.unlisted_files import take_back
 
 LONGEST_NAME = 200  # bytes of a name of what is set aside, to which a number and a writer's own come
 LONGEST_COPY = 1 * GB  # a longer file is renamed, where files have names

@@ -19,11 +19,11 @@ from stitchgrid.store.files import Files
 from stitchgrid.store.layout import EXTRACTS, SNAPSHOT_DATA
 from stitchgrid.store.parts import Parts, parquet_bytes, with_all
 from stitchgrid.store.reading import Contents, read_rows, stable
+from stitchgrid.store.row_status import without_duplicates
 from stitchgrid.store.schemas import CELL_STATES, PART, RESULTS, no_rows
 from stitchgrid.store.snapshots import Snapshots
-from stitchgrid.store.sound_tables import UNREADABLE, open_table, sound, unreadable
-from stitchgrid.store.standing import without_duplicates
 from stitchgrid.store.sweeps import Sweeps
+from stitchgrid.store.table_checks import UNREADABLE, open_table, sound, unreadable
 from stitchgrid.store.tiers import Snapshot, Tier
 
 
@@ -46,7 +46,7 @@ class Scan:
 def scan(files: Files, columns: Sequence[str], bad: frozenset[str] = frozenset()) -> Scan:
     """Return a store to be scanned, without the files of these names.
 
-    Of loose rows only `columns` are read, what `standing` needs among them.
+    Of loose rows only `columns` are read, what `row_status` needs among them.
     """
     return stable(files, lambda found: _scan(files, found, columns, bad))
 

@@ -9,25 +9,25 @@ import pyarrow as pa
 from stitchgrid.errors import InputError
 from stitchgrid.records import Row
 from stitchgrid.store.artefacts import Artefacts
+from stitchgrid.store.cell_status import COLUMNS, Outcomes
 from stitchgrid.store.check import Checker, Report
-from stitchgrid.store.collecting import Collected, collect
 from stitchgrid.store.compact import Compacted, compact
 from stitchgrid.store.damage import Damage
 from stitchgrid.store.files import Files, LocalFiles
+from stitchgrid.store.garbage_collection import Collected, collect
 from stitchgrid.store.journal import Journal
 from stitchgrid.store.layout import PARTS, SUFFIXES
 from stitchgrid.store.lease import Leases
 from stitchgrid.store.logs import Logs
-from stitchgrid.store.merging import Merged, merge
 from stitchgrid.store.opening import open_files
-from stitchgrid.store.outcomes import COLUMNS, Outcomes
 from stitchgrid.store.parts import PartRows, Parts
 from stitchgrid.store.reading import contents, read_rows
-from stitchgrid.store.removing import remove
+from stitchgrid.store.recompute_requests import RecomputeRequests
 from stitchgrid.store.repair import Repair, set_aside
-from stitchgrid.store.requests import Requests
 from stitchgrid.store.scanning import Scan, scan
 from stitchgrid.store.schemas import PART
+from stitchgrid.store.store_merge import Merged, merge
+from stitchgrid.store.sweep_removal import remove
 from stitchgrid.store.sweeps import StoredPlan, Sweeps
 
 
@@ -41,7 +41,7 @@ class Store:
         self._sweeps = Sweeps(files)
         self._journal = Journal(files)
         self._logs = Logs(files)
-        self.requests = Requests(files)
+        self.requests = RecomputeRequests(files)
         self.leases = Leases(files, self._journal)
 
     @classmethod

@@ -24,11 +24,11 @@ from stitchgrid.store.documents import (
     read_document,
 )
 from stitchgrid.store.files import Files, write_next
-from stitchgrid.store.layout import CODE, HIGHEST, JOB, PLAN, SWEEPS, TABLES, Layout, content_digest, is_safe
+from stitchgrid.store.layout import CODE, HIGHEST, JOB, PLAN, SWEEPS, TABLES, StoreLayout, content_digest, is_safe
 from stitchgrid.store.parts import parquet_bytes
+from stitchgrid.store.plan_checks import DamagedTableError, LayerPositions, check_plan, with_undefined
 from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, with_nulls
-from stitchgrid.store.sound_plans import DamagedTableError, Places, check_plan, with_undefined
-from stitchgrid.store.sound_tables import read_table
+from stitchgrid.store.table_checks import read_table
 
 OTHER_JOB = f"it is not the job that {PLAN} was made for"
 
@@ -82,21 +82,21 @@ class Sweeps:
         digest = job_digest(json.loads(data))
         while self._planned_job(sweep, latest + 1) not in (None, digest):  # whose own job is lost
             latest += 1
-        return write_next(self.files, lambda revision: Layout.revision(sweep, revision, JOB), data, after=latest)
+        return write_next(self.files, lambda revision: StoreLayout.revision(sweep, revision, JOB), data, after=latest)
 
     def require_next(self, sweep: str) -> None:
         """Raise a StoreError if the sweep can have no further revision, since readers would not see it."""
-        numbers = map(Layout.revision_number, self.files.folders(Layout.sweep(sweep)))
+        numbers = map(StoreLayout.revision_number, self.files.folders(StoreLayout.sweep(sweep)))
         if (last := max(filter(None, numbers), default=0)) >= HIGHEST:
             raise StoreError(
-                f"no revision can follow {Layout.sweep(sweep)}/{last:04d} in the store {self.files.uri}; give the job "
-                "another name: no result is lost, and nothing finished is computed again."
+                f"no revision can follow {StoreLayout.sweep(sweep)}/{last:04d} in the store {self.files.uri}; give the "
+                "job another name: no result is lost, and nothing finished is computed again."
             )
 
     def write_code(self, sweep: str, revision: int, record: Mapping[str, Any]) -> None:
         """Note which own code a launch found behind a job that is not planned yet, in the place of what was noted."""
-        if not self.files.exists(Layout.revision(sweep, revision, PLAN)):
-            self.files.replace(Layout.revision(sweep, revision, CODE), json_bytes(record))
+        if not self.files.exists(StoreLayout.revision(sweep, revision, PLAN)):
+            self.files.replace(StoreLayout.revision(sweep, revision, CODE), json_bytes(record))
 
     def read_code(self, sweep: str) -> dict[str, Any]:
         """Return which own code the latest job is known with: what is noted, else what the latest plan says; or {}.
@@ -106,7 +106,7 @@ class Sweeps:
         """
         latest = self.latest_revision(sweep)
         if latest is not None and latest > (self.latest_plan(sweep) or 0):
-            name = Layout.revision(sweep, latest, CODE)
+            name = StoreLayout.revision(sweep, latest, CODE)
             if self.files.exists(name):
                 return self._read_json(name, CodeDocument)
         return self.read_info(sweep)
@@ -128,7 +128,9 @@ class Sweeps:
         revision = self.latest_plan(sweep)
         if revision is None:
             return None
-        return revision, content_digest(self.files.read(Layout.revision(sweep, revision, PLAN), longest(PlanDocument)))
+        return revision, content_digest(
+            self.files.read(StoreLayout.revision(sweep, revision, PLAN), longest(PlanDocument))
+        )
 
     def read_job(self, sweep: str, revision: int | None = None) -> dict[str, Any]:
         """Return the job of a revision, by default of the latest.
@@ -139,14 +141,14 @@ class Sweeps:
         revision = revision or self.latest_revision(sweep)
         if revision is None:
             raise self._unknown(sweep)
-        job = self._read_json(Layout.revision(sweep, revision, JOB))
+        job = self._read_json(StoreLayout.revision(sweep, revision, JOB))
         if self._planned_job(sweep, revision) not in (None, job_digest(job)):
-            raise self._damaged(Layout.revision(sweep, revision, JOB), OTHER_JOB)
+            raise self._damaged(StoreLayout.revision(sweep, revision, JOB), OTHER_JOB)
         return job
 
     def _planned_job(self, sweep: str, revision: int) -> str | None:
         """Return the digest of the job that a revision was planned with; None where nothing says it."""
-        name = Layout.revision(sweep, revision, PLAN)
+        name = StoreLayout.revision(sweep, revision, PLAN)
         try:
             return read_document(self.files, name, PlanDocument).get("job") if self.files.exists(name) else None
         except (DamagedFileError, StoreError):
@@ -160,12 +162,12 @@ class Sweeps:
         """
         given = {name: schema for name, schema in ALL_TABLES.items() if name in tables or name in SWEEP_TABLES}
         tables = {name: _with_added(name, tables[name]).cast(schema) for name, schema in given.items()}
-        if self.files.exists(Layout.revision(sweep, revision, PLAN)):
+        if self.files.exists(StoreLayout.revision(sweep, revision, PLAN)):
             self._check_same(sweep, revision, tables)
             return
         files = {f"{name}.parquet": parquet_bytes(table) for name, table in tables.items()}
         for file, data in files.items():
-            self.files.replace(Layout.revision(sweep, revision, file), data)
+            self.files.replace(StoreLayout.revision(sweep, revision, file), data)
         manifest = {
             "created_at": datetime.now(UTC).isoformat(),
             "version": __version__,
@@ -176,7 +178,7 @@ class Sweeps:
         with suppress(StoreError):  # a job that is lost has no digest
             manifest["job"] = job_digest(self.read_job(sweep, revision))
         manifest["digest"] = plan_digest(json.loads(json_bytes(manifest)))
-        self.files.write_once(Layout.revision(sweep, revision, PLAN), json_bytes(manifest))
+        self.files.write_once(StoreLayout.revision(sweep, revision, PLAN), json_bytes(manifest))
 
     def read_plan(self, sweep: str, revision: int | None = None) -> StoredPlan | None:
         """Return a complete revision, by default the latest; None if the sweep has none yet.
@@ -190,7 +192,7 @@ class Sweeps:
         revision = revision or max(complete, default=None)
         if revision is None or revision not in complete:
             return None
-        manifest = self._read_json(Layout.revision(sweep, revision, PLAN), PlanDocument)
+        manifest = self._read_json(StoreLayout.revision(sweep, revision, PLAN), PlanDocument)
         tables = self._tables(sweep, revision, manifest, TABLES)
         try:
             return StoredPlan(
@@ -202,7 +204,7 @@ class Sweeps:
                 **tables,
             )
         except (KeyError, TypeError) as problem:
-            raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
+            raise self._damaged(f"{StoreLayout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
 
     def read_info(self, sweep: str) -> dict[str, Any]:
         """Return what the planner wanted kept with the latest complete revision, {} if there is none yet.
@@ -214,16 +216,16 @@ class Sweeps:
         if revision is None:
             return {}
         try:
-            return dict(self._read_json(Layout.revision(sweep, revision, PLAN), PlanDocument)["info"])
+            return dict(self._read_json(StoreLayout.revision(sweep, revision, PLAN), PlanDocument)["info"])
         except (KeyError, TypeError) as problem:
-            raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
+            raise self._damaged(f"{StoreLayout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
 
     def read_tables(self, sweep: str, names: Sequence[str]) -> dict[str, pa.Table]:
         """Return some tables of the latest complete revision, {} if there is none; errors as those of `read_plan`."""
         revision = self.latest_plan(sweep)
         if revision is None:
             return {}
-        manifest = self._read_json(Layout.revision(sweep, revision, PLAN), PlanDocument)
+        manifest = self._read_json(StoreLayout.revision(sweep, revision, PLAN), PlanDocument)
         return self._tables(sweep, revision, manifest, names)
 
     def check_cells(self, sweep: str, table: pa.Table) -> None:
@@ -234,7 +236,7 @@ class Sweeps:
             StoreError: If the revision cannot be read.
         """
         if layers := self.read_tables(sweep, ["layers"]):
-            Places(layers["layers"]).check_cells(table)
+            LayerPositions(layers["layers"]).check_cells(table)
 
     def _tables(
         self, sweep: str, revision: int, manifest: Mapping[str, Any], names: Sequence[str]
@@ -244,12 +246,12 @@ class Sweeps:
             check_plan(tables)
             return tables
         except (DamagedFileError, KeyError, TypeError) as problem:
-            raise self._damaged(f"{Layout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
+            raise self._damaged(f"{StoreLayout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
 
     def plan_problems(self, sweep: str, revision: int) -> list[tuple[str, str]]:
         """Return (file, what is wrong with it) for each damaged file of a complete revision."""
         try:
-            manifest = self._read_json(Layout.revision(sweep, revision, PLAN), PlanDocument)
+            manifest = self._read_json(StoreLayout.revision(sweep, revision, PLAN), PlanDocument)
             digests, counts, _, _ = (manifest[key] for key in ("sha256", "num_rows", "info", "created_at"))
         except (KeyError, StoreError) as problem:
             lacks = isinstance(problem, KeyError)
@@ -271,7 +273,7 @@ class Sweeps:
 
     def _job_problems(self, sweep: str, revision: int, digest: str | None) -> list[tuple[str, str]]:
         """Return what is wrong with the job of a revision, if it is there and readable."""
-        name = Layout.revision(sweep, revision, JOB)
+        name = StoreLayout.revision(sweep, revision, JOB)
         try:
             is_other = digest is not None and self.files.exists(name) and job_digest(self._read_json(name)) != digest
         except StoreError:
@@ -289,14 +291,14 @@ class Sweeps:
         return any(self._revisions(sweep, file) for file in (JOB, PLAN))
 
     def _revisions(self, sweep: str, file: str) -> list[int]:
-        numbers = map(Layout.revision_number, self.files.folders(Layout.sweep(sweep)))
-        return [one for one in numbers if one and self.files.exists(Layout.revision(sweep, one, file))]
+        numbers = map(StoreLayout.revision_number, self.files.folders(StoreLayout.sweep(sweep)))
+        return [one for one in numbers if one and self.files.exists(StoreLayout.revision(sweep, one, file))]
 
     def _read_table(self, sweep: str, revision: int, name: str, digests: Mapping[str, str]) -> pa.Table:
         schema, file = ALL_TABLES[name], f"{name}.parquet"
         if name in OPTIONAL_TABLES and file not in digests:
             return schema.empty_table()
-        data = self.files.read(Layout.revision(sweep, revision, file))
+        data = self.files.read(StoreLayout.revision(sweep, revision, file))
         if hashlib.sha256(data).hexdigest() != digests[file]:
             raise DamagedFileError(f"{file} differs from its digest in {PLAN}")
         return with_undefined(_with_added(name, read_table(data, schema)))

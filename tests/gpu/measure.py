@@ -23,16 +23,16 @@ from helpers_engine import matcher
 from torch import Tensor
 
 from stitchgrid.engine import stitched
-from stitchgrid.engine.sample import Noise, NoisePair
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.models.build import make_network
+from stitchgrid.models.cut_network import cut_network_on
 from stitchgrid.models.cuts import CutNetwork
-from stitchgrid.models.cutting import cut_network_on
 from stitchgrid.models.memory import kept_bytes
 from stitchgrid.models.select import select_layers
 from stitchgrid.planning import cost
 from stitchgrid.precision import running_in
+from stitchgrid.profiling.sample import Noise, NoisePair
 from stitchgrid.records import DataSpec, MatcherSpec, Network, NetworkSpec, Preprocess, Shard, Sweep, canonical
 
 ROUNDS = 3  # of which the median is told

@@ -36,7 +36,7 @@ if [ -n "$lacking" ]; then
   }
 fi
 
-export PYTHONPATH=$PWD:$PWD/tests PYTHONUNBUFFERED=1
+export PYTHONPATH=$PWD:$PWD/tests/helpers PYTHONUNBUFFERED=1
 results=$(mktemp)
 if [ -z "${STITCHGRID_REHEARSE:-}" ]; then
   timeout 150 "$python" -m pytest -o addopts= -q -m "gpu and not slow" --junitxml="$results" tests/gpu | tail -15

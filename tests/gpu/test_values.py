@@ -22,13 +22,13 @@ from helpers_engine import (
 )
 from torch import Tensor
 
-from stitchgrid.datasets.resident import ResidentImages, near
+from stitchgrid.datasets.device_images import ResidentImages, near
 from stitchgrid.engine.shard import run_shard
 from stitchgrid.engine.workspace import Workspace, forward
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.registry import default_metrics
+from stitchgrid.models.cut_network import cut_network_on
 from stitchgrid.models.cuts import CutNetwork
-from stitchgrid.models.cutting import cut_network_on
 from stitchgrid.moments import exact_mean
 from stitchgrid.records import MatcherSpec, Preprocess, Sweep, canonical
 

@@ -6,19 +6,19 @@ import numpy as np
 
 from stitchgrid.atlas.figures.best import BestSource
 from stitchgrid.atlas.figures.heatmap import LEAST_HATCHED, Pairs
-from stitchgrid.atlas.figures.layout import Layout
+from stitchgrid.atlas.figures.layout import HeatmapLayout
 from stitchgrid.atlas.figures.profile import chosen_layers
-from stitchgrid.atlas.figures.scatter import Judged, is_drawn, thresholds
+from stitchgrid.atlas.figures.scatter import MisleadingPairs, is_drawn, thresholds
 from stitchgrid.atlas.figures.scores import FAILURES, WAITING, Averaged, Score
 from stitchgrid.atlas.figures.style import direction, short
 from stitchgrid.atlas.grids import NetworkInfo, SweepGrids
-from stitchgrid.catalog.misled import misleading_rule
+from stitchgrid.catalog.misleading import misleading_rule
 from stitchgrid.printable import in_one_line
 
 MOST_NAMES = 12  # networks that a caption lists
 
 
-def caption_heatmap(grids: SweepGrids, score: Score, pairs: Pairs, layout: Layout) -> str:
+def caption_heatmap(grids: SweepGrids, score: Score, pairs: Pairs, layout: HeatmapLayout) -> str:
     """Return the caption of a heat map."""
     positions = sorted({n for pair in pairs for n in pair})
     networks = [grids.networks[n] for n in positions]
@@ -102,7 +102,7 @@ def caption_scatter(
     grids: SweepGrids,
     scores: tuple[Score, Score],
     found: tuple[Averaged, Averaged],
-    judged: Judged,
+    judged: MisleadingPairs,
     source: NetworkInfo,
     target: NetworkInfo,
 ) -> str:

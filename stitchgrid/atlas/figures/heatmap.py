@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
-from stitchgrid.atlas.figures.layout import GAP, Layout, Place, Side, lay_out
+from stitchgrid.atlas.figures.layout import GAP, HeatmapLayout, HeatmapPlace, HeatmapSide, lay_out
 from stitchgrid.atlas.figures.scores import Averaged, Score
 from stitchgrid.atlas.figures.style import (
     ACCENT,
@@ -44,7 +44,7 @@ Flags = npt.NDArray[np.bool_]
 Pairs = dict[tuple[int, int], Averaged]
 
 
-def draw_heatmap(grids: SweepGrids, score: Score, pairs: Pairs, width: float) -> tuple[Figure, Layout]:
+def draw_heatmap(grids: SweepGrids, score: Score, pairs: Pairs, width: float) -> tuple[Figure, HeatmapLayout]:
     """Return the heat maps of these pairs of networks, and the sizes by which they were drawn."""
     blocks = connected(pairs)
     networks = [tuple([grids.networks[n] for n in side] for side in block) for block in blocks]
@@ -105,7 +105,7 @@ def _colours(score: Score) -> mpl.colors.Colormap:
     return mpl.colormaps["viridis_r" if score.higher_is_similar is False else "viridis"]
 
 
-def _name(axes: Axes, where: Place, square: float) -> None:
+def _name(axes: Axes, where: HeatmapPlace, square: float) -> None:
     """Name layers and networks along the sides of a block."""
     rows, columns = where.rows, where.columns
     axes.set(xlim=(0, columns.span), ylim=(rows.span, 0))
@@ -147,7 +147,7 @@ class _Block:
     frames: tuple[tuple[float, float, int, int], ...]  # top, left, rows, columns of a network with itself
 
 
-def _join(score: Score, pairs: Pairs, networks: tuple[list[int], list[int]], where: Place) -> _Block:
+def _join(score: Score, pairs: Pairs, networks: tuple[list[int], list[int]], where: HeatmapPlace) -> _Block:
     """Return the pairs of networks of a block as one grid."""
     sides = [_edges(side) for side in (where.rows, where.columns)]
     shape = sides[0][1][-1], sides[1][1][-1]
@@ -178,7 +178,7 @@ def _join(score: Score, pairs: Pairs, networks: tuple[list[int], list[int]], whe
     )
 
 
-def _edges(side: Side) -> tuple[Floats, list[int]]:
+def _edges(side: HeatmapSide) -> tuple[Floats, list[int]]:
     """Return where squares and gaps begin along a side, its end last, and the number of each network's first square.
 
     The list ends with the number of squares and gaps.

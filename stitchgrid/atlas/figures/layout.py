@@ -18,7 +18,7 @@ Networks = Sequence[NetworkInfo]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class HeatmapSide:
     """Names along one side of a block, in squares from its beginning."""
 
     starts: tuple[float, ...]  # of each network
@@ -36,26 +36,26 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class HeatmapPlace:
     """Where one block stands, in inches from the left and the bottom of the figure."""
 
     left: float
     bottom: float
-    rows: Side
-    columns: Side
+    rows: HeatmapSide
+    columns: HeatmapSide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class HeatmapLayout:
     """A figure of blocks."""
 
     width: float
     height: float
     square: float  # inches
-    places: tuple[Place, ...]
+    places: tuple[HeatmapPlace, ...]
 
 
-def lay_out(blocks: Sequence[tuple[Networks, Networks]], *, width: float, top: float) -> Layout:
+def lay_out(blocks: Sequence[tuple[Networks, Networks]], *, width: float, top: float) -> HeatmapLayout:
     """Return where each block (sources, targets) stands, with squares as large as the width lets them be.
 
     Args:
@@ -72,7 +72,9 @@ def lay_out(blocks: Sequence[tuple[Networks, Networks]], *, width: float, top: f
     return max(enumerate(tried), key=lambda item: (round(item[1].square, 3), item[0]))[1]
 
 
-def _try(blocks: Sequence[tuple[Networks, Networks]], across: int, width: float, top: float, size: float) -> Layout:
+def _try(
+    blocks: Sequence[tuple[Networks, Networks]], across: int, width: float, top: float, size: float
+) -> HeatmapLayout:
     spans = [(_span(sources), _span(targets)) for sources, targets in blocks]
     lines = [list(range(start, min(start + across, len(blocks)))) for start in range(0, len(blocks), across)]
     share = (width - 2 * MARGIN - PAD * (across - 1)) / across
@@ -101,7 +103,7 @@ def _try(blocks: Sequence[tuple[Networks, Networks]], across: int, width: float,
             x += left[column]
             sources, targets = blocks[n]
             places.append(
-                Place(
+                HeatmapPlace(
                     left=x,
                     bottom=y - spans[n][0] * square,
                     rows=_side(sources, square, left[column] - title, size),
@@ -110,7 +112,7 @@ def _try(blocks: Sequence[tuple[Networks, Networks]], across: int, width: float,
             )
             x += square * widest[column] + title + 0.02 + PAD
         y -= square * highest[number] + bottom[number] + PAD
-    return Layout(width=width, height=height, square=square, places=tuple(places))
+    return HeatmapLayout(width=width, height=height, square=square, places=tuple(places))
 
 
 def _span(networks: Networks) -> float:
@@ -132,7 +134,7 @@ def _titles_as_layers(networks: Networks) -> list[str]:
     return [network.name for network in networks] if len(networks) > 1 else []
 
 
-def _side(networks: Networks, square: float, room: float, size: float) -> Side:
+def _side(networks: Networks, square: float, room: float, size: float) -> HeatmapSide:
     """Return the names along one side, with letters of a size."""
     starts = [sum(len(one.layers) + GAP for one in networks[:n]) for n in range(len(networks))]
     apart = size * LINE / POINTS / square  # squares between the middles of two names
@@ -149,7 +151,7 @@ def _side(networks: Networks, square: float, room: float, size: float) -> Side:
         places = [start + n + 0.5 for start, one in zip(starts, networks, strict=True) for n in range(len(one.layers))]
         names = [layer.name for one in networks for layer in one.layers]
     kept = thin(places, apart)
-    return Side(
+    return HeatmapSide(
         starts=tuple(starts),
         span=_span(networks),
         places=tuple(places[n] for n in kept),

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from stitchgrid.atlas.figures.best import BestSource
 from stitchgrid.atlas.figures.heatmap import Pairs
-from stitchgrid.atlas.figures.scatter import Judged, is_drawn
+from stitchgrid.atlas.figures.scatter import MisleadingPairs, is_drawn
 from stitchgrid.atlas.figures.scores import Averaged, Score
 from stitchgrid.atlas.grids import NetworkInfo, SweepGrids
 
@@ -83,7 +83,7 @@ def numbers_of_best(found: Sequence[BestSource]) -> pa.Table:
 def numbers_of_scatter(
     scores: tuple[Score, Score],
     found: tuple[Averaged, Averaged],
-    judged: Judged,
+    judged: MisleadingPairs,
     source: NetworkInfo,
     target: NetworkInfo,
 ) -> pa.Table:

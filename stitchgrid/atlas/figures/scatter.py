@@ -14,7 +14,7 @@ from stitchgrid.atlas.figures.scores import Averaged, Score, find_scores
 from stitchgrid.atlas.figures.style import ACCENT, COLOURS, LINE, MARGIN, NORMAL, POINTS, SOFT, fit
 from stitchgrid.atlas.grids import SweepGrids
 from stitchgrid.atlas.scales import Scale
-from stitchgrid.catalog.misled import misleading_limits
+from stitchgrid.catalog.misleading import misleading_limits
 
 HEIGHT = 2.4  # inches of the plot, at most
 SIZE = 2.4  # points of a dot
@@ -22,7 +22,7 @@ MANY = 2_000  # dots: more are smaller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class MisleadingPairs:
     """Layer pairs whose claims mislead, and by which trained matcher."""
 
     label: str | None  # None: no trained matcher claims anything here
@@ -44,7 +44,7 @@ def axes_of(grids: SweepGrids, chosen: Sequence[Score], only: Sequence[str]) -> 
     return (chosen[0], chosen[1]) if len(chosen) > 1 else None
 
 
-def judge(grids: SweepGrids, x: Score, y: Score, pair: tuple[int, int], shape: tuple[int, ...]) -> Judged:
+def judge(grids: SweepGrids, x: Score, y: Score, pair: tuple[int, int], shape: tuple[int, ...]) -> MisleadingPairs:
     """Return which layer pairs mislead by the query `misleading`, with any seed of the trained matcher of the axes."""
     trained = [score.label for score in (y, x) if score.choices[0].is_trained]
     others = [one.label for one in grids.claims]
@@ -53,7 +53,7 @@ def judge(grids: SweepGrids, x: Score, y: Score, pair: tuple[int, int], shape: t
     source, target = (grids.networks[n] for n in pair)
     said = {word for one in claims if one.label == label for word in one.pairs}
     misleading = [[f"{i.name} -> {j.name}" in said for j in target.layers] for i in source.layers]
-    return Judged(
+    return MisleadingPairs(
         label=label,
         misleading_ST=np.array(misleading, dtype=bool).reshape(shape),
         num_claims=sum(one.num_claims for one in claims if one.label == label),
@@ -87,7 +87,11 @@ def is_drawn(found: tuple[Averaged, Averaged]) -> npt.NDArray[np.bool_]:
 
 
 def draw_scatter(
-    scores: tuple[Score, Score], found: tuple[Averaged, Averaged], judged: Judged, clean: float | None, width: float
+    scores: tuple[Score, Score],
+    found: tuple[Averaged, Averaged],
+    judged: MisleadingPairs,
+    clean: float | None,
+    width: float,
 ) -> Figure:
     """Return a dot for each layer pair that has both scores."""
     limits = [thresholds(score, clean) for score in scores]

@@ -31,7 +31,7 @@ LONGEST = LONGEST_NAME - len("-00000000.pdf") - len("..partial") - 32  # charact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class DrawnFigure:
     """A figure, its caption and its numbers."""
 
     words: tuple[str, ...]  # of its name
@@ -80,7 +80,7 @@ def unique_name(words: Sequence[str], taken: set[str]) -> str:
     return found
 
 
-def _figures(selection: Selection, options: FigureOptions) -> Iterator[Callable[[], Drawn | None]]:
+def _figures(selection: Selection, options: FigureOptions) -> Iterator[Callable[[], DrawnFigure | None]]:
     """Yield what draws each figure, in order."""
     for score in selection.scores:
         yield lambda score=score: _heatmap(selection, score, options.width)  # type: ignore[misc]
@@ -92,12 +92,12 @@ def _figures(selection: Selection, options: FigureOptions) -> Iterator[Callable[
     yield lambda: _scatter(selection, options)
 
 
-def _heatmap(selection: Selection, score: Score, width: float) -> Drawn:
+def _heatmap(selection: Selection, score: Score, width: float) -> DrawnFigure:
     grids = selection.grids
     wanted = score.pairs if selection.pair is None else [selection.pair]
     pairs = {pair: found for pair in wanted if (found := score.averaged(pair, grids.notes)) is not None}
     figure, layout = draw_heatmap(grids, score, pairs, width)
-    return Drawn(
+    return DrawnFigure(
         words=(grids.sweep, "heatmap", *_pair_words(selection), score.label, score.metric),
         figure=figure,
         caption=caption_heatmap(grids, score, pairs, layout),
@@ -105,7 +105,7 @@ def _heatmap(selection: Selection, score: Score, width: float) -> Drawn:
     )
 
 
-def _profile(selection: Selection, score: Score, width: float) -> Drawn | None:
+def _profile(selection: Selection, score: Score, width: float) -> DrawnFigure | None:
     grids, pair = selection.grids, selection.pair
     found = score.averaged(pair, grids.notes) if pair else None
     if pair is None or found is None:
@@ -113,7 +113,7 @@ def _profile(selection: Selection, score: Score, width: float) -> Drawn | None:
     source, target = (grids.networks[n] for n in pair)
     names = {network.name: n for n, network in enumerate(grids.networks)}
     twin = score.averaged((names.get(f"{source.name}{TWIN}", -1), pair[1]), grids.notes)
-    return Drawn(
+    return DrawnFigure(
         words=(grids.sweep, "profile", *_pair_words(selection), score.label, score.metric),
         figure=draw_profile(score, found, twin, source, target, width),
         caption=caption_profile(grids, score, found, twin, source, target),
@@ -121,13 +121,13 @@ def _profile(selection: Selection, score: Score, width: float) -> Drawn | None:
     )
 
 
-def _best_sources(selection: Selection, width: float) -> Drawn | None:
+def _best_sources(selection: Selection, width: float) -> DrawnFigure | None:
     grids, pair = selection.grids, selection.pair
     found = find_best_sources(grids, selection.scores, pair) if pair else []
     if pair is None or not found:
         return None
     source, target = (grids.networks[n] for n in pair)
-    return Drawn(
+    return DrawnFigure(
         words=(grids.sweep, "best-sources", *_pair_words(selection)),
         figure=draw_best_sources(found, source.name, target.name, width),
         caption=caption_best(grids, found, source, target),
@@ -135,7 +135,7 @@ def _best_sources(selection: Selection, width: float) -> Drawn | None:
     )
 
 
-def _scatter(selection: Selection, options: FigureOptions) -> Drawn | None:
+def _scatter(selection: Selection, options: FigureOptions) -> DrawnFigure | None:
     grids, pair = selection.grids, selection.pair
     scores = axes_of(grids, selection.scores, options.only)
     if pair is None or scores is None:
@@ -146,7 +146,7 @@ def _scatter(selection: Selection, options: FigureOptions) -> Drawn | None:
     source, target = (grids.networks[n] for n in pair)
     judged = judge(grids, *scores, pair, x.values_ST.shape)
     told = [word for score in scores for word in (score.label, score.metric)]
-    return Drawn(
+    return DrawnFigure(
         words=(grids.sweep, "scatter", *_pair_words(selection), *told),
         figure=draw_scatter(scores, (x, y), judged, target.accuracy, options.width),
         caption=caption_scatter(grids, scores, (x, y), judged, source, target),

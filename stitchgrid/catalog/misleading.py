@@ -1,0 +1,64 @@
+"""Claims of trained stitches that direct matching and the distribution deny, counted by pair of networks."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stitchgrid.catalog.questions import Value, load_question
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MisleadingClaims:
+    """What one matcher claims about one ordered pair of networks; cells are layer pairs, once for every seed."""
+
+    source: str
+    target: str
+    matcher: str
+    params: str
+    samples: int | None
+    num_cells: int
+    num_claims: int
+    num_misleading: int
+    num_unchecked: int  # claims that nothing computed could deny
+    pairs: tuple[str, ...]  # source layer -> target layer of the misleading ones
+
+
+def misleading_limits() -> dict[str, Value | None]:
+    """Return the thresholds of the query `misleading` by name, as its header has them."""
+    return {param.name: param.default for param in load_question("misleading").params}
+
+
+def misleading_rule() -> str:
+    """Return the rule of the query `misleading` in words, with its thresholds."""
+    limits = misleading_limits()
+    return (
+        f"A trained stitch claims that two layers are alike when the stitched network keeps at least {limits['claim']} "
+        "of the target's accuracy. Direct matching denies it when its residual for the same layers is "
+        f"{limits['residual']} or more; a detector denies it when its AUROC is further than {limits['ood']} from 0.5. "
+        "A claim is misleading when all of these that were computed deny it, and unchecked when none was computed."
+    )
+
+
+def count_misleading(rows: Iterable[Mapping[str, Any]]) -> list[MisleadingClaims]:
+    """Count the rows that the query `misleading` gives with `all = true`, by networks and matcher."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        key = row["source_model"], row["target_model"], row["matcher"], row["params"], row["samples"]
+        groups.setdefault(key, []).append(row)
+    return [
+        MisleadingClaims(
+            source=source,
+            target=target,
+            matcher=matcher,
+            params=params,
+            samples=samples,
+            num_cells=len(group),
+            num_claims=sum(row["claims"] for row in group),
+            num_misleading=sum(row["misleading"] is True for row in group),
+            num_unchecked=sum(row["misleading"] is None for row in group),
+            pairs=tuple(
+                dict.fromkeys(f"{row['source_layer']} -> {row['target_layer']}" for row in group if row["misleading"])
+            ),
+        )
+        for (source, target, matcher, params, samples), group in sorted(groups.items(), key=lambda item: item[0])
+    ]

@@ -1,0 +1,104 @@
+"""Looks at a job before it is launched: images decode, weights load, and each network is proven on real images."""
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+
+from stitchgrid.datasets import Images
+from stitchgrid.datasets.device_images import near
+from stitchgrid.driver.machine_check import Finding, fail
+from stitchgrid.driver.network_remarks import network_remarks
+from stitchgrid.driver.preview import EmptyStore, open_if_there
+from stitchgrid.engine.host import set_up_torch
+from stitchgrid.engine.plain_networks import measure_network
+from stitchgrid.engine.workspace import Workspace
+from stitchgrid.errors import JobFileError, StitchgridError, is_out_of_memory, one_line
+from stitchgrid.jobfile import Job
+from stitchgrid.models.cuts import CutNetwork
+from stitchgrid.precision import choose_device
+from stitchgrid.resolve import ArtefactReader, Resolution, load_network, open_job_images, resolve
+
+SHOWN = 5  # names of classes
+
+
+def examine_job(job: Job, store_uri: str) -> Iterator[Finding]:
+    """Yield what is found of a job's device, images and networks, in this process; nothing is trained or stored.
+
+    Networks that the store holds are proven as they are there; those still to be trained are named.
+    """
+    try:
+        device = torch.device(choose_device(job.numerics.device))
+    except StitchgridError as problem:
+        yield fail("device", problem)
+        return
+    yield Finding(what="device", told=str(device))
+    try:
+        images = open_job_images(job)
+    except StitchgridError as problem:
+        yield fail("images", problem)
+        return
+    yield from _of_images(images)
+    try:
+        artefacts: ArtefactReader = open_if_there(store_uri) or EmptyStore()
+        resolution = resolve(job, images, artefacts)
+    except JobFileError as problem:
+        yield from (fail("job", one) for one in problem.problems or (str(problem),))
+        return
+    except StitchgridError as problem:
+        yield fail("networks", problem)
+        return
+    yield from _of_networks(resolution, images, artefacts, device)
+
+
+def _of_images(images: Images) -> Iterator[Finding]:
+    names = images.class_names
+    some = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    size = images.eval.size
+    told = f"{size[0]}x{size[1]} pixels" if size else "of several sizes"
+    yield Finding(
+        what="images",
+        told=f"{images.fit.num:,} to fit on and {images.eval.num:,} to report on decode, {told}, {len(names)} classes "
+        f"({some})",
+    )
+    if images.num_bad:
+        yield Finding(what="images", told=f"{images.num_bad} cannot be read, and are left out", state="note")
+    yield from (Finding(what="images", told=notice, state="note") for notice in images.notices)
+
+
+def _of_networks(
+    resolution: Resolution, images: Images, artefacts: ArtefactReader, device: torch.device
+) -> Iterator[Finding]:
+    """Yield of each network that its weights load, then that it is proven, or what is wrong."""
+    sweep = resolution.sweep
+    set_up_torch(None)
+
+    @cache
+    def network(position: int) -> CutNetwork:
+        return load_network(sweep.networks[position], artefacts, device=device)
+
+    work = Workspace(sweep=sweep, images=near(images, device), network=network, device=device)
+    for position, record in enumerate(sweep.networks):
+        if record.spec.is_twin:  # of a network that is looked at itself
+            continue
+        what = f"network {record.name}"
+        layers = f"{len(record.layers)} layers ({record.layers[0].name} .. {record.layers[-1].name})"
+        if not record.is_known:
+            yield Finding(what=what, told=f"{layers}; a launch trains it first, and proves it then", state="note")
+            continue
+        yield Finding(what=what, told=f"weights load, {record.num_parameters:,} parameters, {layers}")
+        try:
+            found = measure_network(work, position)
+        except Exception as problem:  # the network's own code may fail in any way
+            told = "memory does not suffice; set [numerics] batch_size lower" if is_out_of_memory(problem) else ""
+            yield fail(what, told or one_line(problem))
+            continue
+        finally:
+            network.cache_clear()
+        if found["problems"]:
+            yield fail(what, f"refused: {'; '.join(found['problems'])}")
+            continue
+        accuracy = "" if found["accuracy"] is None else f", accuracy {found['accuracy']:.3f}"
+        yield Finding(what=what, told=f"proven on real images{accuracy}")
+        for remark in network_remarks(record, found, resolution.class_names, precision=sweep.precision):
+            yield Finding(what=what, told=remark, state="note")

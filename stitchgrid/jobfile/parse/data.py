@@ -1,0 +1,54 @@
+"""The tables `data` and `outliers`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stitchgrid.datasets.registry import TORCHVISION, WITH_KEYS, known_splits, own_parts
+from stitchgrid.errors import nearest
+from stitchgrid.jobfile.problems import Problems
+from stitchgrid.jobfile.tables import DataTable, OutliersTable
+from stitchgrid.live_networks import LIVE
+
+
+def read_data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
+    """Return the images' table; None where it has problems."""
+    if "data" not in table:
+        problems.add("data", "missing, but needed: which images to look at")
+        return None
+    data = problems.check(DataTable, table["data"], "data")
+    if data is None:
+        return None
+    if (splits := known_splits(data.dataset)) is not None:
+        for role, split in (("fit", data.fit.split), ("eval", data.eval.split)):
+            if split not in splits:
+                problems.add(f"data.{role}.split", f"{data.dataset} has no split {split!r}; {nearest(split, splits)}")
+    _check_source(data, table["data"], "data", problems)
+    if (other := data.outliers) is not None:
+        splits = known_splits(other.dataset)
+        if splits is not None and other.split not in splits:
+            what = f"{other.dataset} has no split {other.split!r}; {nearest(other.split, splits)}"
+            problems.add("data.outliers.split", what)
+        _check_source(other, table["data"]["outliers"], "data.outliers", problems)
+    if data.download and not (data.dataset in TORCHVISION and TORCHVISION[data.dataset].can_download):
+        problems.add("data.download", f"{data.dataset} cannot be downloaded; leave `download` out")
+    if data.classes is not None and data.class_order is not None:
+        problems.add("data.class_order", "`classes` says the order already; leave one of them out")
+    if data.labels == "none" and (data.classes is not None or data.class_order is not None):
+        problems.add(
+            "data.labels", 'images without labels ("none") have no classes; leave out `classes` and `class_order`'
+        )
+    return data
+
+
+def _check_source(data: DataTable | OutliersTable, given: Mapping[str, Any], where: str, problems: Problems) -> None:
+    """Note what a data set lacks, or takes no notice of; `given` is the table as it was written."""
+    is_own = own_parts(data.dataset) is not None
+    if data.root is None and data.dataset not in ("digits", LIVE) and not is_own and "root" not in given:
+        problems.add(f"{where}.root", f"missing, but needed: where the images of {data.dataset} are")
+    if isinstance(data, DataTable):
+        if data.keys is not None and data.dataset not in WITH_KEYS:
+            problems.add(f"{where}.keys", f"only {', '.join(WITH_KEYS)} have names to give; leave it out")
+        if data.folder is not None and data.dataset != "list":
+            problems.add(f"{where}.folder", "only the paths of a list start at a folder; leave it out")
+    if data.args is not None and not is_own:
+        problems.add(f"{where}.args", f"only FILE.py:function takes arguments, and not {data.dataset}; leave it out")

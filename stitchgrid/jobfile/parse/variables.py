@@ -1,0 +1,42 @@
+"""Environment variables in a job file, and its tables that are lists."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from stitchgrid.jobfile.problems import Problems
+from stitchgrid.paths import with_home
+
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def expand_variables(table: dict[str, Any], problems: Problems) -> None:
+    """Replace ${VAR}, and ~ at the beginning, where paths stand: of images, weights and architectures."""
+    data = table.get("data")
+    places = [("data", data, "root")]
+    if isinstance(data, dict):
+        places.append(("data.outliers", data.get("outliers"), "root"))
+    models = table.get("models")
+    for position, model in enumerate(models if isinstance(models, list) else []):
+        places += [(f"models[{position}]", model, key) for key in ("weights", "features", "architecture")]
+        if isinstance(model, dict):
+            places.append((f"models[{position}].weights", model.get("weights"), "file"))
+    for where, item, key in places:
+        if isinstance(item, dict) and isinstance(text := item.get(key), str):
+            for name in sorted(set(VARIABLE.findall(text)) - os.environ.keys()):
+                problems.add(f"{where}.{key}", f"environment variable {name} is not set, and {text!r} needs it")
+            text = VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
+            try:
+                item[key] = str(with_home(text)) if text.startswith("~") else text
+            except ValueError as problem:
+                problems.add(f"{where}.{key}", str(problem))
+
+
+def tables_of(table: Mapping[str, Any], key: str, problems: Problems) -> list[tuple[str, Any]]:
+    """Return the tables of a list of tables, each with where it stands in the job."""
+    items = table.get(key)
+    if not isinstance(items, list) or not items:
+        problems.add(key, f"at least one [[{key}]] is needed" if items in (None, []) else f"write each as [[{key}]]")
+        return []
+    return [(f"{key}[{position}]", item) for position, item in enumerate(items)]

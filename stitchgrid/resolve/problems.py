@@ -1,0 +1,151 @@
+"""What is wrong with a job, seen once its networks and images are known."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+from stitchgrid.datasets import Images
+from stitchgrid.jobfile import Job
+from stitchgrid.matchers.evidence import FEWEST_PER_GROUP
+from stitchgrid.matchers.protocol import About
+from stitchgrid.matchers.registry import MATCHERS, default_metrics, images_used, implementation, kind_of, needs_no_tail
+from stitchgrid.models.features import has_fit_rows
+from stitchgrid.records import Network
+
+
+def problems_of_samples(job: Job, images: Images) -> list[str]:
+    """Return who asks for more images than there are."""
+    fit, evaluation = ("fit", images.fit.num, job.data.fit.split), ("evaluation", images.eval.num, job.data.eval.split)
+    asked = []
+    for position, matcher in enumerate(job.matchers):
+        role = fit if MATCHERS[matcher.kind].family == "stitcher" else evaluation
+        asked.append((f"matchers[{position}].samples", matcher.kind, matcher.samples, role))
+    if job.probes is not None:
+        asked.append(("probes.samples", "a probe", job.probes.samples, fit))
+    if job.energy_recipe() is not None:
+        asked.append(("diagnostics.energy.samples", "a detector", job.diagnostics.energy.samples, fit))
+    return [
+        f"{where}: {who} asks for {samples} {role} images, and split {split!r} has {num}; lower it"
+        + (', or write "all"' if who != "a probe" else "")
+        for where, who, samples, (role, num, split) in asked
+        if isinstance(samples, int) and samples > num
+    ]
+
+
+def problems_of_evidence(job: Job, images: Images) -> list[str]:
+    """Return what stands against intervals: groups of so few images that values without one are not defined."""
+    groups = job.intervals.groups
+    if groups is None:
+        return []
+    short: dict[int, dict[str, None]] = {}  # by number of images
+    for spec in job.matcher_specs(num_fit=images.num_fit_listed):
+        _, num = images_used(spec, num_fit=images.fit.num, num_fit_closed=images.fit.num, num_eval=images.eval.num)
+        kept = num - -(-num // groups)
+        if num < FEWEST_PER_GROUP * groups or kept < implementation(spec).fewest_images:
+            short.setdefault(num, {})[spec.kind] = None
+    return [
+        f"intervals.groups: {num} evaluation images ({', '.join(kinds)}) cannot be divided into {groups} groups of "
+        f"{FEWEST_PER_GROUP} or more, each of which can be left out; ask for fewer groups, or for more images"
+        for num, kinds in short.items()
+    ]
+
+
+def problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) -> list[str]:
+    """Return the matchers that have too few images, or say nothing of any two layers of the job."""
+    found = []
+    by_name = {network.name: network for network in networks}
+    names = [spec.name for spec in job.network_specs()]
+    known = [(by_name[names[f]], by_name[names[g]]) for f, g in job.pairs() if {names[f], names[g]} <= by_name.keys()]
+    for position, matcher in enumerate(job.matchers):
+        about, kind = MATCHERS[matcher.kind], kind_of(matcher.kind)(matcher.params)
+        num = matcher.samples if isinstance(matcher.samples, int) and about.family == "index" else images.eval.num
+        if matcher.samples is None:
+            num = min(num, about.most_images or num)
+        if num < kind.fewest_images:
+            found.append(f"matchers[{position}]: {about.kind} needs {kind.fewest_images} images at least, got {num}")
+        reasons = (kind.why_not(*layers) for f, g in known for layers in product(f.layers, g.layers))
+        first = next(reasons, None)
+        if first and all(reasons):
+            found.append(f"matchers[{position}]: {first}; so it is with all layer pairs of the job: leave it out")
+        pairs = (layers for f, g in known for layers in product(f.layers, g.layers) if kind.why_not(*layers) is None)
+        if missing := next(filter(None, (kind.not_installed(*layers) for layers in pairs)), None):
+            found.append(f"matchers[{position}]: {missing}")
+    return found
+
+
+def problems_of_features(job: Job, networks: Sequence[Network], images: Images) -> list[str]:
+    """Return what is asked of features that they cannot give: they have no rest that could be run, and fixed rows."""
+    names = {network.name for network in networks if network.spec.is_features}
+    if not names:
+        return []
+    specs, matchers, found = job.network_specs(), job.matcher_specs(), []
+    sources, targets = ([name for f, g in job.pairs() if (name := specs[(f, g)[k]].name) in names] for k in (0, 1))
+    stitchers = {spec.kind: spec for spec in matchers if MATCHERS[spec.kind].family == "stitcher"}
+    alone = "use it as a source alone ([grid] pairs)"
+    for name in dict.fromkeys(targets):
+        if trained := [kind for kind in stitchers if MATCHERS[kind].is_trained]:
+            found.append(
+                f"model {name!r} is features: no network lies behind its layers through which {', '.join(trained)} "
+                f"could be trained; {alone}, or leave these matchers out"
+            )
+        for spec in stitchers.values():
+            tail = [metric for metric in spec.metrics if not needs_no_tail(spec.kind, metric)]
+            is_asked = spec.metrics != default_metrics(spec.kind) and not MATCHERS[spec.kind].is_trained
+            if tail and is_asked:
+                found.append(
+                    f"model {name!r} is features: no network lies behind its layers, so that {', '.join(tail)} of "
+                    f"{spec.kind} into it cannot be measured; residual and r2 can: set metrics, or {alone}"
+                )
+    if sources and (some := [spec.kind for spec in matchers if spec.values.get("augment", "none") != "none"]):
+        found.append(
+            f"model {sources[0]!r} is features of the images as they are, and {some[0]} augments them; set "
+            'augment = "none", or take it out of the sources ([grid] pairs)'
+        )
+    needs_fit = bool(stitchers) or job.probes is not None or any(spec.rank for spec in matchers)
+    for network in networks:
+        if network.name in names and needs_fit and images.fit.num and not has_fit_rows(network.spec, images):
+            found.append(
+                f"model {network.name!r} has features of split {job.data.eval.split!r} alone, and maps, probes and "
+                f"ranks are fitted on split {job.data.fit.split!r}; add its features, or ask for indices alone"
+            )
+    return found
+
+
+def problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) -> list[str]:
+    """Return what forbids stitching into networks whose classes are not those of the images."""
+    specs = job.network_specs()
+    targets = {specs[target].name for _, target in job.pairs()}
+    kinds = {spec.kind: MATCHERS[spec.kind] for spec in job.matcher_specs()}
+    stitchers = [kind for kind, matcher in kinds.items() if matcher.family == "stitcher"]
+    if job.data.labels in ("agreement", "none"):
+        stitchers = [kind for kind in stitchers if kinds[kind].needs_labels]
+        way_out = '; labels = "agreement" does without labels, but not for kinds that are trained on them.'
+    else:
+        way_out = ', or set labels = "agreement" in [data], to have its agreement alone reported.'
+    found: list[str] = []
+    for network in networks:
+        if network.is_labelled or network.name not in targets or network.spec.is_features:
+            continue
+        if not network.head.has_classes:
+            found += _problems_without_classes(network, kinds)
+            continue
+        if not stitchers:
+            continue
+        has_any_head = network.spec.is_untrained or network.spec.recipe
+        other_head = f"give it num_classes = {num_classes} in args, " if has_any_head else ""
+        found.append(
+            f"model {network.name!r}: the images have {num_classes} classes, the network {network.num_classes}, so "
+            f"that {', '.join(stitchers)} into it cannot be compared with labels; {other_head}or use it as a source "
+            f"alone ([grid] pairs){way_out}"
+        )
+    return found
+
+
+def _problems_without_classes(network: Network, kinds: Mapping[str, About]) -> list[str]:
+    """Return what forbids training maps into a network that knows no classes."""
+    trained = [kind for kind, matcher in kinds.items() if matcher.needs_labels]
+    if not trained:
+        return []
+    return [
+        f"model {network.name!r} knows no classes (its head is {network.head.kind!r}), so {', '.join(trained)} into it "
+        "cannot be trained on labels; use it as a source alone ([grid] pairs), or leave these matchers out."
+    ]

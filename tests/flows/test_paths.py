@@ -1,0 +1,110 @@
+"""Files for answers in folders that other users can write, too: nothing is taken over from them, nor led by them."""
+
+import os
+import stat
+
+import pytest
+
+from stitchgrid.cli.files_out import write_file
+from stitchgrid.errors import InputError
+from stitchgrid.paths import write_whole
+
+SOMEBODY = 54321
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users")
+
+
+@pytest.fixture
+def usual_umask():
+    """Let new files be what they are for most people."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def folder_of(path, owner, mode):
+    path.mkdir()
+    os.chown(path, owner, owner)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize(("before", "after"), [(0o6777, 0o666), (0o1755, 0o644), (0o640, 0o640), (0o600, 0o600)])
+def test_a_file_of_ones_own_keeps_its_readers_and_nothing_that_makes_a_program_of_it(tmp_path, before, after):
+    page = tmp_path / "page.html"
+    page.write_bytes(b"old")
+    page.chmod(before)
+    write_whole(page, b"new")
+    assert (page.read_bytes(), stat.S_IMODE(page.stat().st_mode)) == (b"new", after)
+
+
+@as_root
+def test_a_file_for_another_group_is_open_to_no_more_than_new_ones_are(tmp_path, usual_umask):
+    page = tmp_path / "page.html"
+    page.write_bytes(b"old")
+    os.chown(page, -1, SOMEBODY)
+    page.chmod(0o664)
+    write_whole(page, b"new")
+    assert stat.S_IMODE(page.stat().st_mode) == 0o644
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o1777, 0o2770])
+def test_nothing_is_taken_over_from_a_file_that_somebody_else_has_put_there(tmp_path, usual_umask, mode):
+    page = folder_of(tmp_path / "shared", SOMEBODY, mode) / "page.html"
+    page.write_bytes(b"old")
+    os.chown(page, SOMEBODY, SOMEBODY)
+    page.chmod(0o6777)
+    write_whole(page, b"new")
+    found = page.stat()
+    assert (page.read_bytes(), stat.S_IMODE(found.st_mode), found.st_uid) == (b"new", 0o644, 0)
+
+
+def put_link(path, target, owner):
+    path.symlink_to(target)
+    os.lchown(path, owner, owner)
+
+
+def put_link_to_folder(path, target, owner):
+    path.parent.rmdir()
+    put_link(path.parent, target.parent, owner)
+
+
+def put_link_behind_a_link(path, target, owner):
+    put_link(path.with_name("theirs"), target, owner)
+    path.symlink_to("theirs")
+
+
+def put_pipe(path, _, owner):
+    os.mkfifo(path)
+    os.chown(path, owner, owner)
+
+
+@as_root
+@pytest.mark.parametrize("put", [put_link, put_link_to_folder, put_link_behind_a_link, put_pipe])
+def test_no_link_or_pipe_of_another_user_leads_the_writing_elsewhere(tmp_path, put):
+    shared = folder_of(tmp_path / "shared", 0, 0o1777)
+    (mine := tmp_path / "mine").mkdir()
+    precious = mine / "page.html"
+    precious.write_bytes(b"precious")
+    path = folder_of(shared / "there", SOMEBODY, 0o1777) / "page.html"
+    put(path, precious, SOMEBODY)
+    kind = "pipe" if put is put_pipe else "link"
+    told = f"a {kind} of another user, user {SOMEBODY}, and might lead the writing elsewhere; name another file"
+    with pytest.raises(InputError, match=f"cannot write {path}: .* is {told}"):
+        write_file(path, b"new")
+    assert precious.read_bytes() == b"precious"
+    assert list(mine.iterdir()) == [precious]
+
+
+@as_root
+def test_links_of_ones_own_of_root_and_of_a_folders_owner_are_followed(tmp_path):
+    theirs = folder_of(tmp_path / "theirs", SOMEBODY, 0o755)
+    (tmp_path / "there").mkdir()
+    put_link(theirs / "way", tmp_path / "there", SOMEBODY)
+    (tmp_path / "there/page").symlink_to("../last")
+    write_whole(theirs / "way/page", b"1")
+    assert (tmp_path / "last").read_bytes() == b"1"
+    assert (tmp_path / "there/page").is_symlink()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        write_whole(tmp_path / "loop", b"1")
