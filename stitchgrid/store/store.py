@@ -77,7 +77,7 @@ class Store:
     def scan(self, columns: Sequence[str] = tuple(PART.names), without: frozenset[str] = frozenset()) -> Scan:
         """Return all rows, to be read when a query needs them; files of these names are left out.
 
-        Of rows that are in no snapshot yet these columns are read, `standing.COLUMNS` at least.
+        Of rows that are in no snapshot yet these columns are read, `row_status.COLUMNS` at least.
         """
         return scan(self.files, columns, without)
 
