@@ -25,7 +25,8 @@ from stitchgrid.errors import BrokenProcessError, ClusterError, InputError, brea
 from stitchgrid.scheduler import DeadlineRule
 
 TESTS = Path(__file__).parents[1] / "helpers"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+PLACES = (TESTS, Path(__file__).parent, Path(__file__).parents[2])  # of what actors import
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PLACES))}
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,9 @@ from stitchgrid.errors import ClusterError
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 TESTS = Path(__file__).parents[1] / "helpers"
+PLACES = (TESTS, Path(__file__).parent, Path(__file__).parents[2])  # of what actors import
 ENVIRONMENT = {
-    "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),  # actors import the fake worker
+    "PYTHONPATH": os.pathsep.join(map(str, PLACES)),  # actors import the fake worker
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "secret" * 8,
     # Ray takes 64 s to miss a frozen node; 4 s are enough for tests.

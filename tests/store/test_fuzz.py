@@ -12,7 +12,7 @@ ROUNDS = 150
 
 def run(first, num):
     """Run rounds in a process of little memory."""
-    line = [sys.executable, str(Path(__file__).with_name("fuzz_store.py")), str(first), str(num)]
+    line = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "fuzz_store.py"), str(first), str(num)]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     assert done.stdout == f"0 of {num}\n"

@@ -1,6 +1,6 @@
 """A seeded fuzzer of stores: changes any file of a small store, drives commands, and looks at what must hold.
 
-`python tests/store/fuzz_store.py FIRST_SEED NUM` runs by hand, in no more memory than `MEMORY` beyond what the
+`python tests/helpers/fuzz_store.py FIRST_SEED NUM` runs by hand, in no more memory than `MEMORY` beyond what the
 libraries take; it ends with 1 where a round failed. Most rounds call the readers, one in `WHOLE` runs whole commands.
 """
 
