@@ -276,7 +276,7 @@ def check_content(table: pa.Table, schema: pa.Schema, parts: Sequence[int] | Non
             texts = pc.list_flatten(column)
             if texts.null_count:
                 raise DamagedFileError(f"has no text in {texts.null_count} places of {name}")
-        if kind in (TEXT, TEXTS) and (longest := _longest(texts)) > (most := longest_text(name)):
+        if kind in (TEXT, TEXTS) and (longest := _longest(texts, most := longest_text(name))) > most:
             raise DamagedFileError(f"has a text of {longest} bytes in {name}; none has more than {most}")
         if kind in (TEXT, TEXTS) and sum(map(_most_written, texts.chunks)) > most_bytes(0):
             _check_length(name, column, texts, parts or [table.num_rows])
@@ -292,10 +292,10 @@ def longest_text(column: str) -> int:
     return LONGEST_NAME if column in NAMES else LONGEST_TEXT
 
 
-def _longest(texts: pa.ChunkedArray) -> int:
-    """Return how many bytes the longest of some texts has; of so few that none is too long, of all."""
+def _longest(texts: pa.ChunkedArray, most: int) -> int:
+    """Return how many bytes the longest of some texts has; of so few that none has more than `most`, of all."""
     words = (chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk for chunk in texts.chunks)
-    found = [one.nbytes if one.nbytes <= LONGEST_TEXT else pc.max(pc.binary_length(one)).as_py() or 0 for one in words]
+    found = [one.nbytes if one.nbytes <= most else pc.max(pc.binary_length(one)).as_py() or 0 for one in words]
     return max(found, default=0)
 
 

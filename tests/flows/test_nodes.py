@@ -321,7 +321,7 @@ class RayStart:
         raise AssertionError(said)
 
     def launch(self, store, *options):
-        job = TESTS.parent / "jobs" / "quickstart.toml"
+        job = PLACES[2] / "jobs" / "quickstart.toml"
         command = [sys.executable, "-m", "stitchgrid.cli", "launch", str(job), "--store", str(store)]
         return subprocess.run(
             [*command, "--address", self.address, *options],

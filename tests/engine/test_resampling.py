@@ -38,16 +38,16 @@ def test_the_way_there_is_resizing_and_the_way_back_its_adjoint(cost, monkeypatc
     for source, target, rules in CASES:
         one = Resampling(source, target, rules, device=CPU)
         x, y = draw(source.num_rows, seed=0), draw(target.num_rows, seed=1)
-        torch.testing.assert_close(one.there(x), resize_rows(x, source, target, rules))
-        torch.testing.assert_close((one.there(x) * y).sum(), (x * one.back(y)).sum())
-        torch.testing.assert_close(one.there_and_back(x), one.back(one.there(x)))
+        torch.testing.assert_close(one.matvec(x), resize_rows(x, source, target, rules))
+        torch.testing.assert_close((one.matvec(x) * y).sum(), (x * one.rmatvec(y)).sum())
+        torch.testing.assert_close(one.normal(x), one.rmatvec(one.matvec(x)))
 
 
 def test_means_stay_means_exactly_where_it_says_so():
     for source, target, rules in CASES:
         one = Resampling(source, target, rules, device=CPU)
         constant = torch.full((1, source.num_rows, 1), 3.0, dtype=torch.float64)
-        stays = torch.allclose(one.there(constant), torch.full((1, target.num_rows, 1), 3.0, dtype=torch.float64))
+        stays = torch.allclose(one.matvec(constant), torch.full((1, target.num_rows, 1), 3.0, dtype=torch.float64))
         assert stays == one.keeps_means
 
 
