@@ -7,7 +7,7 @@ import torch
 from helpers_flow import run, values
 
 from stitchgrid.cluster import placement
-from stitchgrid.driver import launch
+from stitchgrid.driver import stages
 from stitchgrid.errors import ClusterError, StoreError
 from stitchgrid.planning import CPU_SPEED, GPU_SPEED
 from stitchgrid.profiling import assumed_speed, speed_trial, trial
@@ -107,7 +107,7 @@ def test_a_launch_and_a_plan_tell_workers_that_are_given_no_gpu(job, tmp_path, m
         factories.append(factory)
         raise ClusterError("seen enough")
 
-    monkeypatch.setattr(launch, "open_executor", open_executor)
+    monkeypatch.setattr(stages, "open_executor", open_executor)
     run("launch", job, "--store", tmp_path / "grid", "--gpus-per-worker", 0, code=1)
     assert (asked, factories[0].keywords["device"]) == (["cpu"], "cpu")
 

@@ -16,6 +16,7 @@ from stitchgrid.cluster.connection import Connection
 from stitchgrid.datasets import open_images
 from stitchgrid.driver.launch import Launch
 from stitchgrid.driver.revision import check_same_code, code_record
+from stitchgrid.driver.stages import Stages
 from stitchgrid.errors import ClusterError, InputError, JobFileError
 from stitchgrid.jobfile import parse_job
 from stitchgrid.models.architecture import code_digest
@@ -347,13 +348,13 @@ def test_a_clash_with_the_runtime_environment_of_a_submitted_job_is_explained(ow
 def test_a_change_of_code_between_plan_and_training_is_noticed(own, monkeypatch):
     package = own / "elsewhere" / "own_package_of_a_test"
     (own / "job.toml").write_text(JOB + TRAINED)
-    plain = Launch._prepare
+    plain = Stages.prepare
 
     def prepare(self, *arguments):
         (package / "nets.py").write_text(PACKAGE_NET + "\n")
         plain(self, *arguments)
 
-    monkeypatch.setattr(Launch, "_prepare", prepare)
+    monkeypatch.setattr(Stages, "prepare", prepare)
     result = launch(own, "grid", "--address", "none")
     assert result.exit_code == 1
     assert "'trained' would not be trained as the sweep was planned" in result.output
