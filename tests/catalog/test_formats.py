@@ -68,7 +68,7 @@ def test_numbers_lie_on_the_right_and_a_row_has_the_lines_of_its_longest_cell():
         "name   n   word",
         "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * 15,
         'a      1   ""',
-        "bc",
+        "  bc",
         "\N{CJK UNIFIED IDEOGRAPH-6F22}x    -   e",
         "",
         "(2 rows)",
