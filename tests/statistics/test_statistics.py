@@ -55,6 +55,12 @@ def one_batch(work, keys) -> Batch:
     return batch
 
 
+HOLDERS = (
+    *(f"stitchgrid.engine.{name}" for name in ("pair_moments", "gram_matrices", "groups", "shuffles")),
+    "stitchgrid.moments",
+)
+
+
 def sizes_of(gatherer) -> int:
     """Return the bytes of the float64 matrices that a gatherer holds, each place in memory once."""
     held, seen = {}, set()
@@ -72,7 +78,7 @@ def sizes_of(gatherer) -> int:
         elif isinstance(thing, (list, tuple)):
             for one in thing:
                 look(one)
-        elif type(thing).__module__.startswith(("stitchgrid.engine.g", "stitchgrid.engine.shuffles", "stitchgrid.mom")):
+        elif type(thing).__module__.startswith(HOLDERS):
             for one in vars(thing).values():
                 look(one)
 
@@ -93,7 +99,7 @@ def test_moments_multiply_and_hold_what_they_say(zoo, monkeypatch, pair, specs):
         gatherer.take(batch)
     monkeypatch.setattr(moments, "READING", 0.0)
     with_laying = replace(said.products).own_flops  # of which a kernel does some, and small matrices do
-    monkeypatch.setattr(moments, "LAYING", 0.0)
+    monkeypatch.setattr(moments, "RESAMPLING", 0.0)
     without = replace(said.products).own_flops
     of_pairs = said.products.pair_flops
     counted = counter.flops / said.num_images

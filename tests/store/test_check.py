@@ -1,6 +1,7 @@
 """Damage of every file of a store: what check says, what repair moves, what readers then see."""
 
 import errno
+import gc
 import json
 import os
 import shutil
@@ -297,6 +298,7 @@ def small_disk(tmp_path):
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("cannot mount a tmpfs here")
     yield folder
+    gc.collect()  # stores that were opened hold their folder
     subprocess.run(["umount", str(folder)], check=True)
 
 

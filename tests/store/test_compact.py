@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 from helpers_stopping import stopped_everywhere
-from helpers_store import QUICK, SWEEP, make_row, make_synthetic_store, plan_tables, planned_cells, rows_of
+from helpers_store import (
+    QUICK,
+    SWEEP,
+    make_row,
+    make_synthetic_store,
+    plan_tables,
+    planned_cells,
+    rows_of,
+    write_synthetic_store,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -405,7 +414,7 @@ def test_files_are_no_larger_than_readers_take(tmp_path, monkeypatch, limit):
 def test_a_part_of_too_many_rows_is_written_as_several(tmp_path, monkeypatch):
     whole = make_synthetic_store(tmp_path / "whole").store
     monkeypatch.setattr(parts_module, "MOST_PART_ROWS", 10)
-    store = make_synthetic_store(tmp_path / "apart").store
+    store = write_synthetic_store(tmp_path / "apart").store
     assert len(store.part_paths()) > len(whole.part_paths())
     assert store.read_parts().table.num_rows == sum(1 for cell in planned_cells() for _ in rows_of(cell))
     assert store.check().damage == ()
