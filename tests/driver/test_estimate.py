@@ -393,7 +393,7 @@ def test_where_a_cluster_gives_no_answer_this_process_does_and_says_so(resolved,
         asked.update(how, address=address)
         return RemoteCall(size=size, problem=problem)
 
-    monkeypatch.setattr(speed_trial, "run_errand", run_errand)
+    monkeypatch.setattr(speed_trial, "call_remotely", run_errand)
     found = ask(resolved, Placement(address="auto", cpus_per_worker=2), said := [])
     assert (asked["address"], asked["cpus_per_worker"], asked["max_units"]) == ("auto", 2, 3)
     assert (found.size, found.trial.place.threads) == (size, 2)
@@ -410,7 +410,7 @@ def test_own_code_is_sent_along(resolved, tmp_path, monkeypatch):
         sent.extend(path.read_text() for path in package.glob("*/nets.py"))
         return RemoteCall(size=ClusterSize(num_workers=2, cpus=0, gpus=0.5), answer=pretend(*function.args))
 
-    monkeypatch.setattr(speed_trial, "run_errand", run_errand)
+    monkeypatch.setattr(speed_trial, "call_remotely", run_errand)
     found = ask(asked, Placement(address="head:6379", gpus_per_worker=0.5), [])
     assert sent == ["def net(): ..."]
     assert found.speed_share == 0.5  # two workers share a GPU

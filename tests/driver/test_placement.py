@@ -5,9 +5,10 @@ from helpers_flow import TINY_JOB, run, values
 
 from stitchgrid.catalog import Catalog
 from stitchgrid.cluster.placement import SMALL_S, Placement
-from stitchgrid.driver import launch as launching
+from stitchgrid.driver import stages
 from stitchgrid.engine import workspace
 from stitchgrid.models import held
+from stitchgrid.resolve import loading
 from stitchgrid.resolve import networks as resolving
 from stitchgrid.store import Store
 
@@ -39,8 +40,8 @@ def test_an_address_that_is_given_stays(address):
 
 def test_a_small_launch_says_where_it_computes_and_starts_no_ray(job, tmp_path, monkeypatch):
     asked = []
-    here = launching.open_executor
-    monkeypatch.setattr(launching, "open_executor", lambda address, **how: asked.append(address) or here("none", **how))
+    here = stages.open_executor
+    monkeypatch.setattr(stages, "open_executor", lambda address, **how: asked.append(address) or here("none", **how))
     told = run("launch", job, "--store", tmp_path / "grid").output
     assert TOLD in told
     assert asked == ["none"]
@@ -51,8 +52,8 @@ def test_a_small_launch_says_where_it_computes_and_starts_no_ray(job, tmp_path, 
 
 def test_what_is_not_small_goes_to_ray(job, tmp_path, monkeypatch):
     asked = []
-    here = launching.open_executor
-    monkeypatch.setattr(launching, "open_executor", lambda address, **how: asked.append(address) or here("none", **how))
+    here = stages.open_executor
+    monkeypatch.setattr(stages, "open_executor", lambda address, **how: asked.append(address) or here("none", **how))
     monkeypatch.setattr("stitchgrid.cluster.placement.SMALL_S", 0.0)
     told = run("launch", job, "--store", tmp_path / "grid").output
     assert TOLD not in told
@@ -64,7 +65,8 @@ def test_networks_are_built_once_in_one_process_and_values_are_those_of_networks
 ):
     built = []
     build = resolving.build_network
-    monkeypatch.setattr(resolving, "build_network", lambda *given, **how: built.append(1) or build(*given, **how))
+    for module in (resolving, loading):
+        monkeypatch.setattr(module, "build_network", lambda *given, **how: built.append(1) or build(*given, **how))
     run("launch", job, "--store", tmp_path / "held")
     assert len(built) == 1
     monkeypatch.setattr(held, "MOST_PARAMETERS", 0)
