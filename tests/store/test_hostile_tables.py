@@ -243,7 +243,7 @@ def test_a_long_text_repeated_very_often_is_not_written_out(store):
     table = packed("x" * 100_000, 20_000)
     data = parquet_bytes_with_dictionaries(table)
     assert len(data) < 500_000
-    measured_run(store, put(store, data, 20_000), "bytes of text in cell_id")
+    measured_run(store, put(store, data, 20_000), "bytes of text in cell_id|a text of 100000 bytes in cell_id")
 
 
 def test_long_lists_of_a_repeated_text_are_not_written_out(store):
