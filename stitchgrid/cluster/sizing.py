@@ -20,7 +20,7 @@ class ClusterSize:
     def on_host(self, node: Mapping[str, float]) -> int:
         """Return how many workers may be on a node of these resources together.
 
-        >>> Size(num_workers=6, cpus=2.0, gpus=0.0).on_host({"CPU": 8, "GPU": 1})
+        >>> ClusterSize(num_workers=6, cpus=2.0, gpus=0.0).on_host({"CPU": 8, "GPU": 1})
         4
         """
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
@@ -30,7 +30,7 @@ class ClusterSize:
     def on_gpu(self, node: Mapping[str, float]) -> int:
         """Return how many workers may compute on one GPU of a node together.
 
-        >>> Size(num_workers=6, cpus=0.0, gpus=0.5).on_gpu({"CPU": 8, "GPU": 1})
+        >>> ClusterSize(num_workers=6, cpus=0.0, gpus=0.5).on_gpu({"CPU": 8, "GPU": 1})
         2
         """
         if not self.gpus:  # whoever finds one all the same, is not alone
@@ -72,7 +72,7 @@ def choose_size(
 
     >>> choose_size({"CPU": 8, "memory": 4e9}, workers=None, cpus_per_worker=None, gpus_per_worker=None,
     ...             max_units=None, is_local=True)
-    Size(num_workers=2, cpus=1.0, gpus=0.0)
+    ClusterSize(num_workers=2, cpus=1.0, gpus=0.0)
 
     Raises:
         ClusterError: If GPUs are asked for on a machine that has none.

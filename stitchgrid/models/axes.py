@@ -79,7 +79,7 @@ def read(axes: Axes | None) -> AxisReading | None:
     """Return how a tensor with these axes is read, None where it has no rows of features.
 
     >>> read(fresh((2, 14, 14, 96), "NHWC"))
-    Reading(axes='NHWC', images=0, num_prefix=0, grid=(14, 14), windows=None)
+    AxisReading(axes='NHWC', images=0, num_prefix=0, grid=(14, 14), windows=None)
     >>> read(fresh((17, 2, 96), "HNC")).images
     1
     """

@@ -278,7 +278,7 @@ def _detector(sweep: Sweep, key: LayerKey, device: torch.device) -> Detector:
 def pace_of(pieces: Sequence[TrialPiece], *, num_cells: int) -> Pace:
     """Return the pace that pieces of one sample tell, the last the largest: what is the same for all costs per cell.
 
-    >>> pace_of([Piece(num_images=n, flops=n, seconds=2 + n / 4) for n in (8, 64)], num_cells=10)
+    >>> pace_of([TrialPiece(num_images=n, flops=n, seconds=2 + n / 4) for n in (8, 64)], num_cells=10)
     Pace(flops_per_second=4.0, cell_seconds=0.2)
     """
     last = pieces[-1]

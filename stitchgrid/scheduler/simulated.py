@@ -117,7 +117,7 @@ class SimulationReport:
 def num_cells(pieces: list[SimulatedPiece]) -> int:
     """Return how many cells some pieces hold.
 
-    >>> num_cells([Piece("u", 0, 4), Piece("v", 2, 3)])
+    >>> num_cells([SimulatedPiece("u", 0, 4), SimulatedPiece("v", 2, 3)])
     5
     """
     return sum(piece.stop - piece.start for piece in pieces)
