@@ -86,7 +86,7 @@ def check_fingerprint(network: Network, cut: CutNetwork, images: Pictures, *, de
     if cut is held_cut(network):  # the very network that it was taken of
         return
     pixels = images.batch(torch.arange(min(NUM_IMAGES, images.num), device=images.labels.device))
-    seen = apply_preprocess(on_device(pixels, torch.device("cpu")), network.preprocess)
+    seen = apply_preprocess(on_device(pixels, CPU), network.preprocess)
     with running_in("fp32", device), few_threads(cut.flops):
         found, _ = take_fingerprint(cut, [layer.node for layer in network.layers], seen, device=device)
     if told := difference(network.fingerprint, found, tolerance=tolerance_of(cut)):

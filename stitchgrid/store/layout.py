@@ -26,6 +26,7 @@ import re
 from dataclasses import dataclass
 
 from stitchgrid.errors import StoreError
+from stitchgrid.paths import LONGEST_NAME
 
 FORMAT = 2  # raised when an older stitchgrid could not read the store; 1: snapshots had numbers alone
 MARKER = "store.json"
@@ -48,7 +49,6 @@ SUFFIXES = {
     "detector": ".safetensors",
 }  # kind of artefact -> suffix of its data
 
-LONGEST_NAME = 255  # bytes of a name that file systems take
 HIGHEST = 999_999_999  # number of a snapshot, a revision or a claim
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 PART_NAME = re.compile(rf"(?P<shard>{SAFE_NAME.pattern})-(?P<digest>[0-9a-f]{{32}})-(?P<rows>[0-9]{{1,12}})\.parquet")

@@ -27,7 +27,7 @@ from stitchgrid.store.duplicates import Numbers, as_numbers, encoded, generation
 from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.id_hashes import prints_of_each
 from stitchgrid.store.layout import StoreLayout
-from stitchgrid.store.limits import HIGHEST_TAKEN
+from stitchgrid.store.limits import HIGHEST_GENERATION_TAKEN
 from stitchgrid.store.reading import ATTEMPTS, Contents, contents
 from stitchgrid.store.row_reader import RowReader
 from stitchgrid.store.schemas import TEXT
@@ -114,7 +114,10 @@ class _Source:
         )
 
     def _rows_left_out(self) -> list[str]:
-        told = f"{self.num_last} rows of a generation above {HIGHEST_TAKEN}, which no later computation could follow"
+        told = (
+            f"{self.num_last} rows of a generation above {HIGHEST_GENERATION_TAKEN}, which no later computation could "
+            "follow"
+        )
         return [told] if self.num_last else []
 
     def take_sweeps(self) -> None:
@@ -182,7 +185,7 @@ class _Source:
 
     def wanted(self, rows: pa.Table) -> pa.Table:
         """Return rows without those of networks that are left out, and of generations that leave no room."""
-        is_last = generations(rows) > HIGHEST_TAKEN
+        is_last = generations(rows) > HIGHEST_GENERATION_TAKEN
         if is_last.any():
             self.num_last += int(is_last.sum())
             rows = rows.filter(pa.array(~is_last))

@@ -23,7 +23,7 @@ from stitchgrid.store.lease import Leases
 from stitchgrid.store.logs import LONGEST, Logs
 from stitchgrid.store.sweeps import Sweeps, json_bytes
 
-HIGHEST_TAKEN = HIGHEST // 2  # number of a revision: as many can follow it here
+HIGHEST_REVISION_TAKEN = HIGHEST // 2  # number of a revision: as many can follow it here
 DIGITS = 8  # of the digest in the name of a sweep whose own name is taken
 SEPARATOR = "\x1f"
 
@@ -72,8 +72,8 @@ class SweepMerge:
         history = self._history(self.source, sweep, self.damaged)
         if not history:
             return None
-        if (last := max(history)) > HIGHEST_TAKEN:
-            self.left_out.append(f"sweep {sweep!r}: its revision {last} has a number above {HIGHEST_TAKEN}")
+        if (last := max(history)) > HIGHEST_REVISION_TAKEN:
+            self.left_out.append(f"sweep {sweep!r}: its revision {last} has a number above {HIGHEST_REVISION_TAKEN}")
             return None
         name = self._name(sweep, history)
         history = history if name == sweep else _renamed(history, name)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.duplicates import Numbers, as_numbers
-from stitchgrid.store.limits import GB, KB, LONGEST_NAME, MB
+from stitchgrid.store.limits import GB, KB, LONGEST_NAME_IN_TABLES, MB
 from stitchgrid.store.plan_checks import check_values
 from stitchgrid.store.schemas import NAMES, REQUIRED, TEXT, TEXTS, text_columns
 
@@ -289,7 +289,7 @@ def check_content(table: pa.Table, schema: pa.Schema, parts: Sequence[int] | Non
 
 def longest_text(column: str) -> int:
     """Return how many bytes a text of a column has at most."""
-    return LONGEST_NAME if column in NAMES else LONGEST_TEXT
+    return LONGEST_NAME_IN_TABLES if column in NAMES else LONGEST_TEXT
 
 
 def _longest(texts: pa.ChunkedArray, most: int) -> int:

@@ -22,7 +22,7 @@ from stitchgrid.records import Fingerprint, TensorSummary, canonical, digest
 from stitchgrid.store import Store, store_merge
 from stitchgrid.store.compact import Compaction
 from stitchgrid.store.layout import HIGHEST
-from stitchgrid.store.limits import HIGHEST_TAKEN, MOST
+from stitchgrid.store.limits import HIGHEST_GENERATION_TAKEN, MOST
 from stitchgrid.store.store_merge import merge
 
 CELLS = list(planned_cells())
@@ -389,7 +389,9 @@ def test_a_later_computation_counts_and_is_said(tmp_path):
     assert (told.num_rows, told.num_differing, told.num_replaced) == (0, 0, 0)
 
 
-@pytest.mark.parametrize(("generation", "code"), [(HIGHEST_TAKEN, 0), (HIGHEST_TAKEN + 1, 1), (MOST, 1)])
+@pytest.mark.parametrize(
+    ("generation", "code"), [(HIGHEST_GENERATION_TAKEN, 0), (HIGHEST_GENERATION_TAKEN + 1, 1), (MOST, 1)]
+)
 def test_rows_that_leave_no_room_for_later_ones_are_left_out(tmp_path, generation, code):
     store_of(tmp_path / "into", "s", CELLS[:6])
     store_of(tmp_path / "from", "s", CELLS[:6])
