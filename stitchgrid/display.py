@@ -1,6 +1,7 @@
 """What a person sees of a running launch, on stderr: a bar at a terminal, now and then a line elsewhere."""
 
 from contextlib import suppress
+from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
 
@@ -91,19 +92,26 @@ class Stage:
             disable=not console.is_terminal,
         )
         self.task = self.progress.add_task(title, total=total, noun=noun, expected=expected)
+        self._is_over = Event()
+        self._lines = Thread(target=self._write_lines, name="progress-lines", daemon=True)
 
     def __enter__(self) -> "Stage":
         self.progress.start()
-        if self.expected is not None and not self.console.is_terminal:
-            self._line()
+        if not self.console.is_terminal:
+            if self.expected is not None:
+                self._line()
+            self._lines.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.progress.stop()
-        if not self.console.is_terminal and self.line_at < self.ended_at:
-            self._line()
+        self._is_over.set()
+        if not self.console.is_terminal:
+            self._lines.join()
+            if self.line_at < self.ended_at:
+                self._line()
 
     def advance(self, done: int = 0, failed: int = 0) -> None:
         """Count items that ended."""
@@ -116,9 +124,9 @@ class Stage:
         """Show one line beside the bar."""
         _show(self.progress.console, text)
 
-    def tick(self) -> None:
-        """Show where things stand, where nobody watches a bar."""
-        if not self.console.is_terminal and monotonic() - self.line_at >= self.seconds_per_line:
+    def _write_lines(self) -> None:
+        """Show now and then where things stand, in a thread of its own: one item may take long."""
+        while not self._is_over.wait(self.seconds_per_line):
             self._line()
 
     def _line(self) -> None:

@@ -43,7 +43,6 @@ class StageProgress:
             if event.kind == "worker_died" and event.unit is not None:
                 self._keep_last_words(event, event.unit.unit_id)
             self.stage.say(f"{event.kind.replace('_', ' ')}: {event.detail}")
-        self.stage.tick()
 
     def _keep_last_words(self, event: Progress, unit_id: str) -> None:
         """Log for a worker what it could not: how it ended."""

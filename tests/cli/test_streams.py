@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from helpers_flow import TINY_JOB, run
 
+from stitchgrid import display
 from stitchgrid.cli import streams
 from stitchgrid.cli.streams import Patient
 from stitchgrid.display import Display
@@ -102,12 +103,11 @@ def test_a_display_whose_stderr_fails_goes_on(monkeypatch):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sys, "stderr", Full())
-    display = Display()
-    display.say("hello")
-    with display.stage("computing", 3, "cells") as stage:
+    shown = Display()
+    shown.say("hello")
+    with shown.stage("computing", 3, "cells") as stage:
         stage.advance(done=3)
         stage.say("one")
-        stage.tick()
     assert stage.done == 3
 
 
@@ -117,6 +117,17 @@ def test_what_a_stage_may_take_is_told_until_it_is_known(capsys):
     first, last = capsys.readouterr().err.splitlines()
     assert first == "computing: 0/3 cells, about 0:07:21 in all"
     assert last.startswith("computing: 3/3 cells, ")
+
+
+def test_a_log_says_where_things_stand_while_one_item_takes_long(capsys, monkeypatch):
+    monkeypatch.setattr(display, "SECONDS_PER_LINE", 0.01)
+    written = []
+    deadline = time.monotonic() + 60
+    with Display().stage("training", 2, "networks"):
+        while len(written) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+            written += capsys.readouterr().err.splitlines()
+    assert set(written) == {"training: 0/2 networks"}
 
 
 # Commands
