@@ -38,7 +38,7 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
     If an error stops the whole shard, such as a network that cannot be run, its network pairs are tried one by one.
 
     Raises:
-        torch.OutOfMemoryError: If the device's memory does not suffice, or another error that says so; nothing is kept.
+        torch.OutOfMemoryError: If the device's memory runs out, or another error that says so; nothing is kept.
         torch.AcceleratorError: If the device is lost, or another error that says so; nothing is kept.
     """
     cells = list(work.sweep.cells(shard))

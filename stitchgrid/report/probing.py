@@ -52,8 +52,8 @@ def specificity(ask: Asker) -> Section:
     rows = ask.rows("paper_specificity")
     return Section(
         title="Does a matcher distinguish layers of two seeds as probes do?",
-    """Return the section on whether a matcher finds layers of two seeds alike if their probes are equally accurate."""
-        "the accuracies of their linear probes differ more. " + CORRELATED.format(groups="pairs of networks"),
+        rule="Specificity (Ding et al. 2021): of two networks that differ in their seed, layers must be less similar "
+        "if the accuracies of their linear probes differ more. " + CORRELATED.format(groups="pairs of networks"),
         query="paper_specificity",
         **_answer(rows, "accuracy_gap", lambda row: (row["source_model"], row["target_model"])),
         missing=""
