@@ -6,7 +6,7 @@
 >>> sg.open("grid")["quickstart"].results().df()                 # doctest: +SKIP
 >>> sg.measures.cka(x, y)                                        # doctest: +SKIP
 
-Nothing heavy is loaded before it is used.
+Large libraries, such as torch, are only imported when they are used.
 """
 
 from importlib import import_module
@@ -30,7 +30,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Load what is offered when it is first asked for."""
+    """Import a public name when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module 'stitchgrid' has no attribute {name!r}; it offers {', '.join(__all__)}")
     home = import_module(f"stitchgrid.{_HOMES[name]}")

@@ -1,7 +1,7 @@
-"""What the processes of one machine find on its disk: decoded images, weights. All of it may be deleted at any time.
+"""The cache on a machine's disk, which its processes share: decoded images and weights. It may be deleted at any time.
 
-An entry appears complete or not at all, under a name that says what decides its content, and is never changed. A cache
-that cannot be used only costs time and memory.
+An entry appears complete or not at all, and is never changed. All that decides its content is part of its name. Without
+a usable cache, processes only take more time and memory.
 """
 
 import os
@@ -23,15 +23,15 @@ if sys.platform != "win32":
     import fcntl
 
 KINDS = ("images", "weights")  # folders of entries
-UNUSED_SECONDS = 30 * 86_400.0  # after which an entry goes with `stitchgrid gc`
-ABANDONED_SECONDS = 7 * 86_400.0  # after which nobody works on a draft any more
+UNUSED_SECONDS = 30 * 86_400.0  # without use, after which `stitchgrid gc` deletes an entry
+ABANDONED_SECONDS = 7 * 86_400.0  # without changes, after which a draft is taken as abandoned
 
 
 def default_cache() -> Path:
-    """Return $STITCHGRID_CACHE, else `stitchgrid` in the user's cache folder, which is made for the user alone.
+    """Return $STITCHGRID_CACHE, else `stitchgrid` in the user's cache folder, which is made for this user only.
 
     Raises:
-        InputError: If the latter can be written by other users.
+        InputError: If other users can write the latter.
     """
     if named := os.environ.get("STITCHGRID_CACHE"):
         return named_path(named)
@@ -39,7 +39,7 @@ def default_cache() -> Path:
         return Path(os.environ.get("LOCALAPPDATA", tempfile.gettempdir())) / "stitchgrid" / "cache"
     home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("HOME") and f"{os.environ['HOME']}/.cache")
     folder = Path(home) / "stitchgrid" if home else private_folder() / "cache"
-    with suppress(OSError):  # whoever cannot make it does without
+    with suppress(OSError):  # without the folder, the process runs without a cache
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         _require_own(folder)
@@ -47,24 +47,24 @@ def default_cache() -> Path:
 
 
 def _require_own(folder: Path) -> None:
-    """Refuse a cache that others can write, unless it was named.
+    """Refuse a cache that other users can write; one that STITCHGRID_CACHE names is not checked.
 
     Raises:
-        InputError: If it is somebody else's, or open to everybody.
+        InputError: If it, or a folder around it, belongs to another user or is open to others.
     """
     found = folder.stat()
     is_shared = bool(found.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if found.st_gid != os.getegid() else 0)))
     if is_shared or any(is_open_to_others(one) for one in (folder, *folder.resolve().parents)):
         raise InputError(
             f"other users can write the cache {folder} (owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}), "
-            "or a folder around it, and so decide which images and weights are looked at; set STITCHGRID_CACHE to a "
-            "folder of your own, or to this one if you trust them."
+            "or a folder around it, and so decide which images and weights are used; set STITCHGRID_CACHE to a folder "
+            "of your own, or to this one if you trust them."
         )
 
 
 @contextmanager
 def lock(folder: Path, name: str) -> Iterator[None]:
-    """Hold a lock among the processes of this machine; where there are none, work is done twice at worst."""
+    """Hold a lock among the processes of this machine; where locks do not work, some work may be done twice."""
     if sys.platform == "win32":
         yield
         return
@@ -83,22 +83,21 @@ def lock(folder: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def draft(folder: Path) -> Iterator[Path]:
-    """Give a new folder in `folder` to write an entry in; what is still there at the end is removed.
+    """Yield a new folder in `folder` in which to write an entry; what is still in it at the end is removed.
 
-    So is what writers that were killed have left there long ago. An entry is as readable to others as the writer's
-    umask lets new files be.
+    Old drafts of killed writers are removed as well. The writer's umask decides who else can read an entry.
 
     Raises:
         OSError: If the cache cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("draft-*"):
-        with suppress(OSError):  # another process removes it, too, or it is another user's
+        with suppress(OSError):  # another process removes it as well, or it is another user's
             if time() - max(path.stat().st_mtime for path in (left, *left.rglob("*"))) > ABANDONED_SECONDS:
                 shutil.rmtree(left)
     outer = Path(tempfile.mkdtemp(prefix="draft-", dir=folder))
     try:
-        inner = outer / "entry"  # the outer one is its owner's alone
+        inner = outer / "entry"  # `mkdtemp` lets only the owner enter the outer folder
         inner.mkdir()
         yield inner
     finally:
@@ -106,21 +105,21 @@ def draft(folder: Path) -> Iterator[Path]:
 
 
 def note_use(entry: Path) -> None:
-    """Note that an entry is used now."""
+    """Set an entry's time of last use to now."""
     with suppress(OSError):  # another user's, or a cache that cannot be written
         os.utime(entry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unused:
-    """Entries of the cache that nobody has used for long."""
+    """Entries of the cache that no process has used for a long time."""
 
     entries: tuple[Path, ...]
     num_bytes: int
 
 
 def unused(folder: Path, *, seconds: float = UNUSED_SECONDS) -> Unused:
-    """Return the entries of a cache that no process has used for so long."""
+    """Return the entries of a cache that no process has used for `seconds`."""
     found: dict[Path, int] = {}
     for kind in KINDS:
         for entry in sorted((folder / kind).glob("*")):
@@ -134,15 +133,15 @@ def unused(folder: Path, *, seconds: float = UNUSED_SECONDS) -> Unused:
 
 
 def free(found: Unused) -> None:
-    """Delete entries; who has one open keeps what is in it, and others make it anew.
+    """Delete entries; a process that has one open keeps its content, and others make it anew.
 
     Raises:
         OSError: If one cannot be deleted.
     """
     for entry in found.entries:
         gone = Path(tempfile.mkdtemp(prefix="draft-", dir=entry.parent))
-        with suppress(FileNotFoundError):  # somebody else freed it
-            entry.replace(gone / "entry")  # at once: an entry is complete or not there
+        with suppress(FileNotFoundError):  # another process freed it
+            entry.replace(gone / "entry")  # in one step, so that an entry is complete or not there
         shutil.rmtree(gone, ignore_errors=True)
 
 

@@ -11,7 +11,7 @@ GROUP = Path("/sys/fs/cgroup")
 def num_cpus() -> int:
     """Return the number of CPUs that affinity (taskset, Slurm) and a container's quota leave, at least 1.
 
-    A share of a CPU counts as a whole one.
+    A fraction of a CPU counts as a whole one.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()

@@ -1,4 +1,4 @@
-"""What a person sees of a running launch, on stderr: a bar at a terminal, now and then a line elsewhere."""
+"""Shows a running launch on stderr: a progress bar at a terminal, and a line from time to time elsewhere."""
 
 from contextlib import suppress
 from threading import Event, Thread
@@ -11,12 +11,12 @@ from rich.text import Text
 
 from stitchgrid.printable import printable
 
-SECONDS_PER_LINE = 60.0  # between progress lines where there is no terminal
-SECONDS_IN_NOTEBOOK = 5.0  # in a notebook, which somebody looks at
+SECONDS_PER_LINE = 60.0  # between progress lines without a terminal
+SECONDS_IN_NOTEBOOK = 5.0  # between progress lines in a notebook
 
 
 class Rate(ProgressColumn):
-    """Items a second, and the time left."""
+    """Items per second, and the time left."""
 
     def render(self, task: Task) -> Text:
         """Return "3.2 cells/s, 0:41 left"."""
@@ -27,7 +27,7 @@ class Rate(ProgressColumn):
 
 
 def pace(done: float, total: float, seconds: float, noun: str) -> str:
-    """Return rate and time left in words; nothing until something is done.
+    """Return rate and time left in words; nothing before the first item is done.
 
     >>> pace(30, 120, 10.0, "cells")
     '3.0 cells/s, 0:00:30 left'
@@ -40,7 +40,7 @@ def pace(done: float, total: float, seconds: float, noun: str) -> str:
 
 
 def expected_text(seconds: float) -> str:
-    """Return how long a stage is expected to take, until it is known.
+    """Return in words how long a stage is expected to take.
 
     >>> expected_text(441)
     'about 0:07:21 in all'
@@ -59,7 +59,7 @@ def clock(seconds: float) -> str:
 
 
 class Display:
-    """Messages and one stage's progress at a time; none where it is quiet."""
+    """Shows messages, and the progress of one stage at a time; shows nothing if it is quiet."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False, quiet=quiet)
@@ -140,6 +140,6 @@ class Stage:
 
 
 def _show(console: Console, text: str) -> None:
-    """Print lines to whoever reads them; where nobody does any more, work goes on."""
+    """Print lines; if stderr is closed, the work goes on."""
     with suppress(OSError, ValueError):
         console.print(Text(printable(text)), soft_wrap=True)

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from stitchgrid.printable import in_one_line
 
-#: What says that memory did not suffice: torch, cuBLAS and its like, cuDNN, handles of libraries that found no room.
+#: Parts of error messages of torch, cuBLAS, cuDNN and similar libraries that mean that memory ran out.
 MEMORY_ERRORS = (
     "can't allocate memory",
     "CUDA error: out of memory",
@@ -21,16 +21,16 @@ DEVICE_ERRORS = ("CUDA error", "HIP error", "CUDNN_STATUS_EXECUTION_FAILED", "CU
 
 
 class StitchgridError(Exception):
-    """Something a user can act on; the message says what was wanted, what came and what to do."""
+    """An error that a user can act on; the message says what was wanted, what came and what to do."""
 
     exit_code = 1
 
 
-MAX_PROBLEMS = 200  # of a job file, that are shown
+MAX_PROBLEMS = 200  # of a job file, that a message shows
 
 
 class JobFileError(StitchgridError):
-    """The job file asks for things that do not exist or do not fit; lists every problem found."""
+    """The job file asks for things that do not exist or do not fit; the message lists every problem."""
 
     exit_code = 2
 
@@ -46,7 +46,7 @@ class JobFileError(StitchgridError):
 
 
 class InputError(StitchgridError):
-    """A file, image, checkpoint, network or store that was named is missing or invalid; nothing has run yet."""
+    """A named file, image, checkpoint, network or store is missing or invalid; nothing has run yet."""
 
     exit_code = 2
 
@@ -61,11 +61,11 @@ class StoreError(StitchgridError):
     """The store cannot be read or written."""
 
 
-NO_PERMISSION, NO_ANSWER = "no permission", "no answer"  # begin what is said of what cannot be seen
+NO_PERMISSION, NO_ANSWER = "no permission", "no answer"  # first words of messages about content that cannot be seen
 
 
 class UnseenError(StoreError):
-    """What a store holds cannot be seen from here, be it sound or not: no permission, or no answer."""
+    """The content of a store cannot be seen from here, whether it is damaged or not: no permission, or no answer."""
 
     def __init__(self, text: str, *, why: str):
         super().__init__(text)
@@ -80,22 +80,22 @@ def _unseen(text: str, why: str) -> UnseenError:
 
 
 class NoStoreError(StoreError):
-    """There is no store where one was named, and nothing else is wrong."""
+    """There is no store at the named place, and nothing else is wrong."""
 
 
 class ClusterError(StitchgridError):
-    """No worker could be had, or the cluster was lost."""
+    """No worker could be started, or the cluster was lost."""
 
 
 class BrokenProcessError(StitchgridError):
-    """The process cannot go on: whatever it would compute from now on would be an error."""
+    """The process cannot go on: everything that it computes from now on would fail."""
 
 
-LONGEST_WORD = 500  # characters of what is compared with other words, which takes the square of them
+LONGEST_WORD = 500  # characters of a word that is compared with others; the time grows with their square
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names what is known, nearest first.
+    """Return a hint that lists the known words, and names the nearest one.
 
     >>> nearest("dirct", ["cka", "direct"])
     "did you mean 'direct'? known: cka, direct"
@@ -110,7 +110,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def one_line(problem: BaseException, *, longest: int = 400) -> str:
-    """Return an error's type and message in one line, cut where it is longer than `longest` characters.
+    """Return an error's type and message in one line of at most `longest` characters.
 
     >>> one_line(ValueError("two\\nlines")), one_line(SystemExit())
     ('ValueError: two lines', 'SystemExit')
@@ -123,14 +123,14 @@ def one_line(problem: BaseException, *, longest: int = 400) -> str:
 def _message(problem: BaseException) -> str:
     try:
         return str(problem)
-    except Exception:  # an error of a user's own class may fail to say what it is
+    except Exception:  # the `__str__` of a user's own error may fail
         return ""
 
 
 def is_out_of_memory(problem: BaseException) -> bool:
-    """Return whether an error, or what it was raised from, says that there was not enough memory.
+    """Return whether an error, or one that it was raised from, says that there was not enough memory.
 
-    Torch's own are told by name, without torch.
+    Errors of torch are recognised by name, so that torch need not be imported.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
     (True, False)
@@ -151,10 +151,11 @@ def _says_memory(problem: BaseException) -> bool:
 
 
 def breaks_worker(problem: BaseException) -> bool:
-    """Return whether the process in which an error was raised is of no more use: its CUDA context is lost.
+    """Return whether the process that raised an error can no longer be used, because its CUDA context is lost.
 
-    After an assert, an illegal access or a launch that failed, every later call to the device fails too. Only lack of
-    memory leaves the context whole. Told by name and text, without torch; what the error was raised from counts.
+    After an assert, an illegal access or a failed kernel launch, every later call to the device fails too. Only lack of
+    memory leaves the context intact. Errors are recognised by name and text, so that torch need not be imported; those
+    that the error was raised from count as well.
 
     >>> breaks_worker(RuntimeError("CUDA error: device-side assert triggered"))
     True

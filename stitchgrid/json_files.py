@@ -1,4 +1,4 @@
-"""JSON that others wrote, in files of the disk: regular ones, of sane size and depth, read once."""
+"""Reads JSON files that others wrote: only regular files, of limited size and depth, each read once."""
 
 import os
 import stat
@@ -13,9 +13,9 @@ MOST_BYTES = 64_000_000  # an index of 100,000 tensors has ten
 
 
 def read_json(path: Path, wanted: str, *, most: int = MOST_BYTES) -> dict[str, Any]:
-    """Return the JSON object in a file; `wanted` says what it is to be, for the error.
+    """Return the JSON object in a file; `wanted` names in the error what the file should be.
 
-    The parser refuses what is nested more than a few hundred deep.
+    The parser refuses objects that are nested more than a few hundred levels deep.
 
     Raises:
         InputError: If it is no regular file, has more than `most` bytes, or holds no JSON object.
@@ -30,10 +30,10 @@ def read_json(path: Path, wanted: str, *, most: int = MOST_BYTES) -> dict[str, A
 
 
 def _content(path: Path, most: int) -> bytes:
-    """Return the bytes of a regular file, without waiting for a pipe."""
+    """Return the bytes of a regular file; never wait for a pipe."""
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:  # noqa: PTH123
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("no regular file, but a pipe, a device or a folder")
+            raise ValueError("it is not a regular file, but a pipe, a device or a folder")
         if len(content := file.read(most + 1)) > most:
             raise ValueError(f"more than {most:,} bytes")
     return content

@@ -1,4 +1,4 @@
-"""What is too much: archives that unpack to far more than they are, seen before anything of them is unpacked."""
+"""Limits on what is read, such as for archives that unpack to many times their size; they are checked beforehand."""
 
 import zipfile
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ class TooMuchError(ValueError):
 
 
 def raise_by(key: str) -> str:
-    """Return how a job raises a limit, as text to end a message with."""
+    """Return text for the end of a message that says how a job raises a limit."""
     return f"if it is sound, raise `{key}` under [limits] in the job file"
 
 
@@ -26,7 +26,7 @@ def check_unpacked(path: Path, members: Iterable[zipfile.ZipInfo], limits: Limit
 
 
 def check_growth(path: Path, num_bytes: int, limits: Limits, *, harmless: int) -> None:
-    """Refuse an archive of which so many bytes were or will be unpacked.
+    """Refuse an archive that unpacks to `num_bytes` bytes, if these are too many for its size.
 
     Raises:
         TooMuchError: With both sizes.

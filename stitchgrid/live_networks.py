@@ -1,7 +1,7 @@
-"""Networks and images that live in this process alone: what `stitchgrid.compare` is given, as jobs know it.
+"""Live networks and images: they exist only in this process, and are given to `stitchgrid.compare`.
 
-A job names a live network `live:NAME`, and live images by the data set `live`. Both are found while the block of the
-`Live` that holds them lasts, in the thread that entered it. Nothing of them is in a store but digests.
+A job names a live network `live:NAME`, and live images by the data set `live`. Both are found within the block
+`Live.present` of the `Live` that holds them, in the thread that entered it. A store has only their digests.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,12 +17,12 @@ LIVE = "live"  # the library of live networks, their weights, and the data set o
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """What one call of `stitchgrid.compare` was given.
+    """The networks and images of one call of `stitchgrid.compare`.
 
     Attributes:
-        networks: Name -> torch.nn.Module, the user's own, which is never changed.
-        images: The `Images` of both splits; None where they come from files.
-        twins: Name -> the untrained twin of a network, where it was given; others are initialised copies.
+        networks: Name -> the user's own torch.nn.Module, which is never changed.
+        images: The `Images` of both splits; None if they come from files.
+        twins: Name -> the untrained twin of a network, if it was given; other twins are initialised copies.
     """
 
     networks: Mapping[str, Any]
@@ -53,10 +53,10 @@ def live_name(architecture: str) -> str | None:
 
 
 def live_network(name: str) -> Any:
-    """Return a module that `stitchgrid.compare` was given.
+    """Return a module that was given to `stitchgrid.compare`.
 
     Raises:
-        InputError: If it is not of this process.
+        InputError: If it does not exist in this process.
     """
     held = _present.get()
     if held is None or name not in held.networks:
@@ -71,10 +71,10 @@ def live_twin(name: str) -> Any:
 
 
 def live_images() -> Any:
-    """Return the images that `stitchgrid.compare` was given.
+    """Return the images that were given to `stitchgrid.compare`.
 
     Raises:
-        InputError: If they are not of this process.
+        InputError: If they do not exist in this process.
     """
     held = _present.get()
     if held is None or held.images is None:
@@ -83,6 +83,6 @@ def live_images() -> Any:
 
 
 _GONE = (
-    "Nothing of it but digests is in the store, so that it cannot be resumed elsewhere, nor by a command: call "
-    "stitchgrid.compare again with the same networks, images, name and store, which computes what is missing."
+    "The store has only digests of live networks and images, so another process or a command cannot resume the sweep: "
+    "call stitchgrid.compare again with the same networks, images, name and store, which computes what is missing."
 )

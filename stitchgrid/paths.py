@@ -1,4 +1,4 @@
-"""Paths that users name, which may be no paths at all, and files that are written there whole or not at all."""
+"""Paths that users name, which may be invalid, and files that are written there completely or not at all."""
 
 import errno
 import os
@@ -14,15 +14,15 @@ from stitchgrid.printable import in_one_line
 LONGEST_NAME = 255  # bytes of a file's name that file systems take
 LONGEST_PATH = 4095
 MOST_LINKS = 40  # that a path may have, as for the system
-FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # to pass through, not to list
+FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # to walk through, not to list
 FILE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def check_path(text: str) -> str:
-    """Return the text if a file could be there.
+    """Return the text if it can be a path.
 
     Raises:
-        ValueError: If it is too long, has control characters, or starts at the home of a user who is not there.
+        ValueError: If it is too long, has control characters, or starts at the home of a user who does not exist.
     """
     if any(ord(char) < 32 or ord(char) == 127 for char in text):
         raise ValueError(f"a path has no control characters, got {text[:60]!r}")
@@ -35,10 +35,10 @@ def check_path(text: str) -> str:
 
 
 def with_home(text: str) -> Path:
-    """Return a path with the home that a `~` at its beginning stands for.
+    """Return a path whose leading `~` is replaced by the home that it stands for.
 
     Raises:
-        ValueError: If it is that of a user who is not there.
+        ValueError: If it is the home of a user who does not exist.
     """
     try:
         return Path(text).expanduser()
@@ -47,10 +47,10 @@ def with_home(text: str) -> Path:
 
 
 def named_path(text: str) -> Path:
-    """Return the path that a text names, in which the shell may have left `~` and $VARIABLES as they are.
+    """Return the path that a text names; `~` and $VARIABLES that the shell has left in it are replaced.
 
     Raises:
-        InputError: If it starts at the home of a user who is not there.
+        InputError: If it starts at the home of a user who does not exist.
     """
     try:
         return with_home(os.path.expandvars(text))
@@ -59,7 +59,7 @@ def named_path(text: str) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is such a file; there is none of a name that no file can have."""
+    """Return whether a path is a file; False if no file can have such a name."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -67,7 +67,7 @@ def is_file(path: Path) -> bool:
 
 
 def user(number: int) -> str:
-    """Return the name of a user, for people."""
+    """Return the name and the number of a user, for messages."""
     try:
         return f"{pwd.getpwuid(number).pw_name} (user {number})"
     except KeyError:
@@ -77,9 +77,9 @@ def user(number: int) -> str:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it holds all of the data, or what it held before.
 
-    A link of this user's own stays one, and what it leads to is written. What is no regular file (a pipe, a device) is
-    written as it is; so is a file in a folder where no other can be made. A file that was this user's keeps who may
-    read and write it; nothing is taken over from somebody else's.
+    A link that belongs to this user stays, and the file that it leads to is written. A pipe or a device is written
+    directly, and so is a file in a folder in which no other file can be made. A file that belonged to this user keeps
+    its permissions; those of other users' files are not taken over.
 
     Raises:
         OSError: If that cannot be done, or another user has put a link, a pipe or a file there; nothing has changed.
@@ -96,9 +96,9 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def _followed(path: Path) -> tuple[int, str]:
-    """Return the open folder and the name to which a path leads, along no link that somebody else has put there.
+    """Return the open folder and the name to which a path leads; follow no link that another user has put there.
 
-    Whoever owns a folder may have links to folders in it; root's links are everybody's.
+    Links of root are followed, and links to folders that belong to the owner of the folder in which they lie.
     """
     here = os.open("/" if path.is_absolute() else ".", FOLDER)
     ahead = [part for part in reversed(path.parts) if part != "/"]
@@ -140,9 +140,10 @@ def _link_at(folder: int, name: str) -> os.stat_result | None:
 
 
 def _is_trusted(found: os.stat_result, folder: int, *, is_last: bool) -> bool:
-    """Return whether something in an open folder may be followed or written: this user's, root's, the folder's owner's.
+    """Return whether a link or file in an open folder may be followed or written.
 
-    The last counts for links to folders, and for files in folders where not everybody may put some.
+    It may if it belongs to this user or to root. Unless it is the last part of a path, it also may in a folder that is
+    not shared, or if it belongs to the owner of a shared one.
     """
     around = os.fstat(folder)
     is_shared = bool(around.st_mode & stat.S_ISVTX and around.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
@@ -186,7 +187,7 @@ def _foreign(what: str, name: str, found: os.stat_result) -> PermissionError:
 
 
 def _keep_mode(made: int, before: os.stat_result) -> None:
-    """Let those read and write a new file who could the old one; no bit that gives a program its owner's rights."""
+    """Give a new file the read and write permissions of the old one, and no setuid or setgid bits."""
     usual = os.fstat(made)
     mode = before.st_mode & 0o666
     os.fchmod(made, mode if usual.st_gid == before.st_gid else mode & usual.st_mode)

@@ -1,4 +1,4 @@
-"""A resolved sweep and what is done -> the shards to compute. Pure: no torch, no store, stable ids."""
+"""Plans the shards to compute, from a resolved sweep and what is done. Pure: no torch, no store, stable ids."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,13 +10,13 @@ from stitchgrid.matchers.registry import stored_metrics_of
 from stitchgrid.records import Block, Cell, Shard, Sweep, digest
 from stitchgrid.statistics.shard import Collector
 
-CPU_SPEED, GPU_SPEED = 1e11, 2e13  # FLOP/s that a core, and a GPU in fp32, is taken to keep up; assumed, not measured
-MAX_SHARD_S = 120.0  # of a shard at such a speed
-MIN_SHARD_S = 1.0  # Ray's call, the part and the log of a unit take hundredths of it; only sweeps of seconds get there
-MAX_SHARED = 1 / 8  # of a shard's work: what other shards of the same networks do as well
-MIN_SHARDS = 16  # of a sweep big enough, so that workers share it and a crash costs little
-AGAIN = "asked for again"  # why a cell is computed that is there
-PIECE = "-"  # between the id of a shard and the number of its half
+CPU_SPEED, GPU_SPEED = 1e11, 2e13  # FLOP/s of a core, and of a GPU in fp32; assumed, not measured
+MAX_SHARD_S = 120.0  # seconds of a shard at such a speed
+MIN_SHARD_S = 1.0  # overhead of a unit (Ray's call, part, log) is hundredths of a second; only short sweeps reach it
+MAX_SHARED = 1 / 8  # largest share of a shard's work that other shards of the same networks repeat
+MIN_SHARDS = 16  # of a large enough sweep, so that workers can share it and a crash costs little
+AGAIN = "asked for again"  # reason to compute a cell that has rows
+PIECE = "-"  # separates the id of a shard from the number of its half
 TILE_SIDES = (8, 4, 2, 1)  # networks on a side of a tile; the largest that fits is taken
 
 
@@ -32,22 +32,22 @@ class KnownCells(Protocol):
         ...
 
     def generation(self, cell_id: str) -> int | None:
-        """Return of which computation of a cell its rows are, 0 where it was not asked for again; None of no rows."""
+        """Return the generation of a cell's rows, 0 if it was never asked for again; None if it has no rows."""
         ...
 
 
 def never(cell: Cell) -> int:  # noqa: ARG001
-    """Return that a cell is not asked for again."""
+    """Return 0: the cell is not asked for again."""
     return 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a launch would do, and why."""
+    """The shards that a launch would compute, and the reasons."""
 
     sweep: Sweep
     shards: tuple[Shard, ...]  # the whole sweep
-    todo: tuple[Shard, ...]  # what is left of them, with the cells wanted
+    todo: tuple[Shard, ...]  # the rest of them, with the cells that are wanted
     num_cells: int
     reasons: dict[str, int]  # why cells are (not) computed -> how many
     speed: float = CPU_SPEED  # of a worker, for which shards were cut
@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """Work left, by the cost model."""
+        """Work that is left, in operations by the cost model."""
         return sum(shard.flops for shard in self.todo)
 
 
@@ -84,13 +84,13 @@ def make_plan(
 ) -> Plan:
     """Cut the whole sweep into shards, then take out what the store holds.
 
-    `again` is the generation that the rows of a cell are to have at least: those of a lower one do not count.
+    `again` gives the lowest generation that a cell's rows may have; rows of a lower one do not count.
 
-    Shards do not depend on what is finished, so that a resume computes what an undisturbed run would.
+    Shards do not depend on what is finished, so that a resumed launch computes the same shards as an undisturbed one.
     """
     shards = tuple(cut_into_shards(sweep, speed=speed, shard_flops=shard_flops))
     reasons: Counter[str] = Counter()
-    todo: dict[str, Shard] = {}  # by id: where two names stand for one network, so do shards
+    todo: dict[str, Shard] = {}  # by id: if two names stand for one network, several shards have one id
     for shard in shards:
         wanted = set()
         generations = {}
@@ -118,7 +118,7 @@ def make_plan(
 
 
 def _left(shard: Shard, wanted: set[str], generations: Mapping[str, int]) -> Shard:
-    """Return what is left of a shard."""
+    """Return a shard with only the wanted cells, and with their generations."""
     shard = replace(shard, generations=tuple(sorted(generations.items())))
     if len(wanted) == shard.num_cells:
         return shard
@@ -127,7 +127,7 @@ def _left(shard: Shard, wanted: set[str], generations: Mapping[str, int]) -> Sha
 
 
 def _reason(sweep: Sweep, cell: Cell, done: KnownCells, asked: int, *, retry_failed: bool) -> tuple[str, bool]:
-    """Return why a cell is or is not to be computed, and which."""
+    """Return the reason for computing a cell or not, and whether it is to be computed."""
     if not (sweep.networks[cell.source].is_known and sweep.networks[cell.target].is_known):
         return "untrained model", True
     if asked and (generation := done.generation(cell.cell_id)) is not None and generation < asked:
@@ -141,11 +141,11 @@ def _reason(sweep: Sweep, cell: Cell, done: KnownCells, asked: int, *, retry_fai
 
 
 def cut_into_shards(sweep: Sweep, *, speed: float = CPU_SPEED, shard_flops: float | None = None) -> Iterable[Shard]:
-    """Yield the shards of a whole sweep: tiles of source x target networks, or target layers of a pair too big.
+    """Yield the shards of a whole sweep: tiles of source x target networks, or some target layers of a larger pair.
 
-    The side of the tiles is the largest whose costliest tile stays within `shard_flops`, by default a share of the
-    whole sweep that takes a worker of this speed (FLOP/s) a second to two minutes. The sources of a single target layer
-    that takes it longer than these two minutes are shared out among several shards.
+    Tiles have the largest side for which the costliest tile stays within `shard_flops`. Its default is a share of the
+    whole sweep that takes a worker of this speed (FLOP/s) one second to two minutes. If a single target layer takes
+    longer than two minutes, its sources are divided among several shards.
     """
     matchers, costs = tuple(range(len(sweep.matchers))), Costs(sweep)
     if shard_flops is None:
@@ -176,7 +176,7 @@ def _tiles(sweep: Sweep, side: int) -> list[list[Block]]:
 
 
 def _target_ranges(block: Block, costs: "Costs", shard_flops: float) -> Iterator[Block]:
-    """Yield a block in runs of target layers, each within `shard_flops` or a single layer."""
+    """Yield a block in pieces of consecutive target layers, each within `shard_flops` or a single layer."""
     run: list[int] = []
     for layer in block.target_layers if costs([block]) > shard_flops else ():
         longer = replace(block, target_layers=(*run, layer))
@@ -188,9 +188,9 @@ def _target_ranges(block: Block, costs: "Costs", shard_flops: float) -> Iterator
 
 
 def _source_ranges(block: Block, costs: "Costs", most: float) -> list[Block]:
-    """Return a block in the fewest equal runs of source layers that keep within `most`, or are single layers.
+    """Return a block in the fewest equal runs of consecutive source layers that keep within `most`.
 
-    What all runs do anew stays a small share of the whole.
+    A run has at least one layer, and the work that all runs repeat stays a small share of the whole.
     """
     runs, whole = [block], costs([block])
     while len(runs) < len(block.source_layers) and max(costs([run]) for run in runs) > most:
@@ -202,7 +202,7 @@ def _source_ranges(block: Block, costs: "Costs", most: float) -> list[Block]:
 
 
 def _runs(block: Block, num: int) -> list[Block]:
-    """Return a block in so many equal runs of source layers."""
+    """Return a block in `num` equal runs of consecutive source layers."""
     layers = block.source_layers
     ends = [k * len(layers) // num for k in range(num + 1)]
     return [replace(block, source_layers=layers[start:end]) for start, end in pairwise(ends)]
@@ -243,23 +243,24 @@ def planned_shard(unit_id: str) -> str:
 
 
 class Costs:
-    """Operations of blocks of one sweep, each counted once: all that its statistics say they take."""
+    """Counts the operations of blocks of one sweep from the costs of their statistics, once for each block."""
 
     def __init__(self, sweep: Sweep, matchers: Sequence[int] | None = None):
         self._collector = Collector(sweep, matchers)
         self._found: dict[tuple[Block, ...], tuple[float, float]] = {}
 
     def __call__(self, blocks: Sequence[Block]) -> float:
-        """Return the operations of a shard of these blocks, in those of a network.
+        """Return the operations of a shard of these blocks, in operations of a network.
 
-        The networks' own count multiply-adds twice. Each network runs once over the fit and once over the evaluation
-        images for all layer pairs; every source layer runs once through the tail of every target layer and matcher;
-        training adds its epochs, with a gradient for the tail's input. What is no network's counts as much as it takes.
+        Operations of networks count a multiply-add as two. Each network runs once over the fit and once over the
+        evaluation images for all layer pairs. Every source layer runs once through the tail of every target layer and
+        matcher. Training adds its epochs, with a gradient for the tail's input. Other operations count as many as a
+        network does in the same time.
         """
         return self._of(blocks)[0]
 
     def shared(self, blocks: Sequence[Block]) -> float:
-        """Return the share that other shards of the same networks take anew."""
+        """Return the operations that other shards of the same networks repeat."""
         return self._of(blocks)[1]
 
     def _of(self, blocks: Sequence[Block]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Where networks run, and in which precision, as a job asks for it."""
+"""The device and the precision in which networks run, as a job asks for them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from stitchgrid.errors import InputError
 
 
 def choose_device(word: str) -> str:
-    """Return the device that a job's word stands for here: "auto" is a GPU where torch finds one.
+    """Return the device that a job's word stands for here: "auto" is a GPU if torch finds one.
 
     Raises:
         InputError: If a GPU is asked for and torch finds none.
@@ -17,7 +17,7 @@ def choose_device(word: str) -> str:
     if word == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "the job asks for a GPU and torch finds none that this process may use; set [numerics] device to "
-            '"auto" or "cpu", or look at --gpus-per-worker and at the build of torch.'
+            '"auto" or "cpu", or check --gpus-per-worker and the build of torch.'
         )
     if word != "auto":
         return word
@@ -26,14 +26,14 @@ def choose_device(word: str) -> str:
 
 @contextmanager
 def running_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Let networks run in fp32, tf32 or bf16; products outside of it, those of Gram matrices too, are never TF32."""
+    """Let networks run in fp32, tf32 or bf16 within a block; other products, as of Gram matrices, are never TF32."""
     with running_back_in(precision), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         yield
 
 
 @contextmanager
 def running_back_in(precision: str) -> Iterator[None]:
-    """Let gradients of networks be found in fp32 or tf32; those of bf16 have the types of the way there."""
+    """Let gradients of networks be computed in fp32 or tf32; with bf16 they take the types of the forward pass."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
     try:
@@ -42,12 +42,12 @@ def running_back_in(precision: str) -> Iterator[None]:
         matmul.allow_tf32 = cudnn.allow_tf32 = False
 
 
-SMALL_FLOPS = 5e8  # of one image: the threads of a CPU would mostly wait for each other
+SMALL_FLOPS = 5e8  # per image; in smaller networks the threads of a CPU would mostly wait for each other
 
 
 @contextmanager
 def num_threads_set(num: int) -> Iterator[None]:
-    """Let operations on the CPU use so many threads within the block."""
+    """Let operations on the CPU use `num` threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(num)
     try:
@@ -58,6 +58,6 @@ def num_threads_set(num: int) -> Iterator[None]:
 
 @contextmanager
 def few_threads(flops: float) -> Iterator[None]:
-    """Let a network of so many operations an image, run on a few images at a time, use one thread if it is small."""
+    """Let a small network, of `flops` operations per image, use one thread; for runs on a few images at a time."""
     with num_threads_set(1 if flops < SMALL_FLOPS else torch.get_num_threads()):
         yield

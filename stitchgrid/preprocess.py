@@ -1,4 +1,4 @@
-"""From the pixels of a data set to what a network takes in: scale, resize, crop, normalise; and the augmentation.
+"""Prepares pixels of a data set for a network: scale, resize, crop, normalise; and augments them.
 
 Shape suffixes: N images, C channels, H and W pixels.
 """
@@ -25,12 +25,12 @@ PADDING = 4  # pixels on each side, for crop4_flip
 def apply_preprocess(
     pixels: Tensor | Sequence[Tensor], preprocess: Preprocess, *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return images as a network wants them, in the order scale to [0, 1], resize, centre crop, normalise.
+    """Return images prepared for a network, (N,C,H,W): scaled to [0, 1], resized, centre cropped, normalised.
 
-    Takes uint8 (N,3,H,W), or (3,H,W) images of different sizes that resizing and cropping make equal; floating-point
-    images (N,C,H,W) are what networks want already, and are only cast. One channel is
-    luminance, as Pillow has it (ITU-R 601, rounded to 8 bits), from these bytes. The arithmetic is float32 (float64 if
-    asked for), the result is cast to `dtype` last.
+    `pixels` are uint8 (N,3,H,W), or (3,H,W) images of different sizes that resizing and cropping make equal.
+    Floating-point images (N,C,H,W) are taken as prepared, and only cast. A single channel is the luminance of the bytes
+    as Pillow computes it (ITU-R 601, rounded to 8 bits). The arithmetic is float32 (float64 if asked for); the result
+    is cast to `dtype` last.
 
     Unlike torchvision's presets, resizing works on floats, without rounding to 8 bits; bicubic is clamped to [0, 1].
 
@@ -58,7 +58,7 @@ def apply_preprocess(
 
 
 def on_device(pixels: Tensor | Sequence[Tensor], device: torch.device) -> Tensor | list[Tensor]:
-    """Return images on a device, as bytes, a quarter of what floats would be."""
+    """Return images on a device, still as bytes: a quarter of the size of floats."""
     return pixels.to(device) if isinstance(pixels, Tensor) else [image_CHW.to(device) for image_CHW in pixels]
 
 
@@ -91,9 +91,9 @@ def output_size(preprocess: Preprocess, height: int, width: int) -> tuple[int, i
 
 
 def augment_crop4_flip(pixels: Tensor | Sequence[Tensor], generator: torch.Generator) -> Tensor | list[Tensor]:
-    """Return the images moved by up to 4 pixels, zeros coming in, and flipped left to right in half of the cases.
+    """Return images moved by up to 4 pixels, with zeros at the edge, and flipped left to right in half of the cases.
 
-    Each image takes one draw from the generator, so that batches may be cut anywhere: the images come out the same.
+    Each image takes one draw from the generator, so that the size of batches does not change the result.
     """
     if not isinstance(pixels, Tensor):
         return [_crop4_flip(image_CHW[None], generator)[0] for image_CHW in pixels]
@@ -148,6 +148,6 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-@lru_cache(maxsize=64)  # the host would wait for a device at each batch
+@lru_cache(maxsize=64)  # else the host would wait for a device at each batch
 def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=device)[:, None, None]

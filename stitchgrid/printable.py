@@ -1,18 +1,20 @@
-"""Text from elsewhere -> text that can be shown: names, errors and logs in a store may hold anything."""
+"""Makes text from elsewhere safe to show: names, errors and logs in a store may hold anything."""
 
 import re
 
 KEPT = "\n\t"
 MARKUP = re.compile(r"([\\`*\[\]|#~!$]|(?<![^\W_])_|_(?![^\W_]))")  # of Markdown
-LINKED = re.compile(r"(\w)(:)(?=//)|(?<=\bwww)()(\.)|(\w)(@)(?=\w)", re.IGNORECASE)  # what readers make links of
-ADDRESS = re.compile(r"(?<!\w)\w+://[^\s\"']+")  # looked for at beginnings of words alone: one may be very long
+LINKED = re.compile(
+    r"(\w)(:)(?=//)|(?<=\bwww)()(\.)|(\w)(@)(?=\w)", re.IGNORECASE
+)  # text that Markdown readers turn into links
+ADDRESS = re.compile(r"(?<!\w)\w+://[^\s\"']+")  # sought only at beginnings of words: one may be very long
 USER = re.compile(r"(?<!\w)(\w+://)[^\s/?#]*@")
 PARAMETER = re.compile(r"([?&;#](?!(?:region|endpoint_override)=)(?:[\w.%-]+=)?)[^&?;#]+")
-ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})  # a backslash does not hide these from all readers
+ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})  # not all readers let a backslash escape these
 
 
 def printable(text: str) -> str:
-    r"""Return text that cannot steer a terminal, nor turn the direction of what is around it.
+    r"""Return text that cannot control a terminal, nor change the writing direction of the text around it.
 
     >>> printable("\x1b[31mred\n")
     '\ufffd[31mred\n'
@@ -21,7 +23,7 @@ def printable(text: str) -> str:
 
 
 def in_one_line(text: str) -> str:
-    r"""Return printable text of one line: names in a store may have line breaks, and would forge lines.
+    r"""Return printable text in one line, since names in a store may have line breaks and so imitate other lines.
 
     >>> in_one_line("a\nb")
     'a\\nb'
@@ -30,12 +32,12 @@ def in_one_line(text: str) -> str:
 
 
 def indented(text: str) -> str:
-    """Return text of which no line but the first begins where lines of its surroundings do."""
+    """Return text with all lines but the first indented, so that they do not look like lines around it."""
     return text.replace("\n", "\n  ")
 
 
 def shortened(text: str, longest: int = 2_000) -> str:
-    """Return text of which the middle of each line is cut where the line is longer than anybody reads.
+    """Return text without the middle of each line that has more than `longest` characters.
 
     >>> shortened("a" * 9, longest=6), shortened("ab", longest=6)
     ('aaaa ... (9 characters) aa', 'ab')
@@ -50,7 +52,7 @@ def shortened(text: str, longest: int = 2_000) -> str:
 
 
 def is_text(text: str) -> bool:
-    r"""Return whether text can be written as UTF-8, as a file name of other bytes cannot.
+    r"""Return whether text can be written as UTF-8; a file name with other bytes cannot.
 
     >>> is_text("caf\u00e9"), is_text("caf\udce9")
     (True, False)
@@ -63,7 +65,7 @@ def is_text(text: str) -> bool:
 
 
 def as_markdown(text: str) -> str:
-    """Return text that Markdown shows as it stands: no markup, no link, no HTML; line breaks stay.
+    """Return text that Markdown shows literally: no markup, no link, no HTML; line breaks stay.
 
     >>> as_markdown("a|b <c> [d](e)")
     'a\\\\|b &lt;c&gt; \\\\[d\\\\](e)'
@@ -73,7 +75,7 @@ def as_markdown(text: str) -> str:
 
 
 def _unlinked(found: re.Match[str]) -> str:
-    """Return the same to see, of which nobody makes a link: its mark as a number."""
+    """Return a text that looks the same but is no link: its mark is written as a character reference."""
     *before, mark = (one for one in found.groups() if one is not None)
     return f"{''.join(before)}&#{ord(mark)};"
 

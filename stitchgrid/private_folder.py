@@ -1,7 +1,7 @@
-"""The one folder of this user's temporary files: nobody else on the machine can read it, write it or reach into it.
+"""The one folder of this user's temporary files: no other user of the machine can read, write or enter it.
 
-Ray's session, DuckDB's spills, own code on its way to the workers and compiled networks lie below it. Ray and others
-open what they make there to everyone, so the folder around it stays closed, whatever becomes of its content.
+It holds Ray's session, DuckDB's spilled data, users' own code on its way to the workers, and compiled networks. Ray and
+other libraries make files there that everyone may read, so the folder around them stays closed.
 """
 
 import os
@@ -16,26 +16,26 @@ from pathlib import Path
 from stitchgrid.errors import InputError
 
 NAME = "stitchgrid"
-COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # without it torch runs what lies in a folder of /tmp that anybody may have made
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # without it torch runs code from a folder in /tmp that any user may have made
 _REMEDY = "remove it, or set TMPDIR (RAY_TMPDIR, where that is set) to a folder of your own"
 
 
 def private_path(home: Path) -> Path:
-    """Return where this user's private folder is in another one, whether it is there or not."""
+    """Return the path of this user's private folder in `home`, whether it exists or not."""
     return home.absolute() / (NAME if sys.platform == "win32" else f"{NAME}-{os.geteuid()}")
 
 
 def private_folder(home: Path | None = None) -> Path:
-    """Return this user's folder for temporary files, made where it is missing; in `home`, or where $TMPDIR says.
+    """Return this user's folder for temporary files in `home` or $TMPDIR; make it if it is missing.
 
     Raises:
-        InputError: If its name is taken by somebody or something else, others may enter it, or it cannot be made.
+        InputError: If something else has its name, others may enter it, or it cannot be made.
     """
     folder = private_path(Path(tempfile.gettempdir()) if home is None else home)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
-        pass  # a link, or a file: told below
+        pass  # a link or a file, which `require_private` refuses
     except OSError as problem:
         raise InputError(f"the private folder {folder} cannot be made ({problem.strerror}); {_REMEDY}.") from problem
     require_private(folder)
@@ -43,10 +43,10 @@ def private_folder(home: Path | None = None) -> Path:
 
 
 def require_private(folder: Path) -> None:
-    """Refuse a folder that is not this user's alone.
+    """Refuse a folder that is not private to this user.
 
     Raises:
-        InputError: If it is a link, somebody else's, open to others, or they may put another in its place.
+        InputError: If it is a link, belongs to another user, is open to others, or others may replace it.
     """
     if sys.platform == "win32":  # each user has a temporary folder of their own
         return
@@ -60,7 +60,7 @@ def require_private(folder: Path) -> None:
     elif found.st_mode & 0o077:
         wrong = f"is open to others (mode {stat.S_IMODE(found.st_mode):04o}, wanted 0700)"
     elif open_parent := _open_parent(folder):
-        wrong = f"can be replaced by others, whose {open_parent} is, or who may write it without a sticky bit"
+        wrong = f"can be replaced by others, who own {open_parent} or may write it without a sticky bit"
     else:
         return
     raise InputError(
@@ -69,12 +69,12 @@ def require_private(folder: Path) -> None:
 
 
 def _open_parent(folder: Path) -> Path | None:
-    """Return the first folder around a folder in which somebody else may rename what is this user's."""
+    """Return the nearest folder around a folder in which another user may rename this user's files; None without."""
     return next((parent for parent in folder.resolve().parents if is_open_to_others(parent)), None)
 
 
 def is_open_to_others(folder: Path) -> bool:
-    """Return whether another user may rename what is in a folder: its owner, its group, or anybody."""
+    """Return whether another user may rename the content of a folder: its owner, its group, or everybody."""
     found = folder.stat()
     if found.st_uid not in (0, os.geteuid()):
         return True
@@ -83,7 +83,11 @@ def is_open_to_others(folder: Path) -> bool:
 
 
 def numbered_folder(kind: str, home: Path | None = None) -> Path:
-    """Return a new folder of a short name, in this user's private one, as above; whoever asks for it removes it."""
+    """Return a new folder with a short name in this user's private folder; the caller removes it.
+
+    Raises:
+        InputError: As `private_folder` does.
+    """
     outer = private_folder(home)
     for number in count(1):
         with suppress(FileExistsError):
@@ -94,23 +98,23 @@ def numbered_folder(kind: str, home: Path | None = None) -> Path:
 
 @contextmanager
 def private_space(kind: str) -> Iterator[Path]:
-    """Give a new private folder for the time of a block."""
+    """Yield a new private folder, which is removed at the end of the block."""
     with tempfile.TemporaryDirectory(prefix=f"{kind}-", dir=private_folder(), ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 def keep_compiled_code_private() -> None:
-    """Have torch keep what `torch.compile` makes in this user's private folder, unless the user has named another."""
+    """Let torch keep the output of `torch.compile` in this user's private folder, unless the user has named another."""
     if COMPILED not in os.environ:
         os.environ[COMPILED] = str(private_folder() / "compiled")
 
 
 def read_own(path: Path) -> str:
-    """Return the text of a file that this user has written, or root; a link or a pipe is not followed.
+    """Return the text of a file that belongs to this user or to root; links are not followed, pipes not read.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        InputError: If it is somebody else's, or no file.
+        InputError: If it belongs to another user, or is not a regular file.
     """
     if sys.platform == "win32":
         return path.read_text()
@@ -123,5 +127,5 @@ def read_own(path: Path) -> str:
     with os.fdopen(descriptor) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()):
-            raise InputError(f"{path} is no file of this user's (owner {found.st_uid}), so it is not read.")
+            raise InputError(f"{path} is not a file of this user (owner {found.st_uid}), so it is not read.")
         return file.read()

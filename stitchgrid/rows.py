@@ -1,4 +1,4 @@
-"""Cells -> rows: the identity that every row of a cell carries, with or without a value."""
+"""Makes the rows of cells: the identity that every row of a cell carries, with or without a value."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from stitchgrid.records import Cell, Row, Shard, Sweep
 
 @dataclass(slots=True, kw_only=True)
 class Remarks:
-    """What is to be said of all values of a cell."""
+    """Properties that all values of a cell share."""
 
     flags: set[str] = field(default_factory=set)
     alignment: str | None = None
@@ -23,7 +23,7 @@ class Remarks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What a row says of how far a value can be trusted; `None` and empty where it was not, or cannot be, found."""
+    """The evidence in a row, which tells how far a value can be trusted; None for what was not computed."""
 
     low: float | None = None
     high: float | None = None
@@ -36,7 +36,7 @@ LONGEST_ERROR = 20_000  # characters that are kept
 
 
 def shortened(error: str) -> str:
-    """Return the text of an error without its middle where it is very long."""
+    """Return the text of an error, without its middle if it has more than `LONGEST_ERROR` characters."""
     if len(error) <= LONGEST_ERROR:
         return error
     half = LONGEST_ERROR // 2
@@ -44,7 +44,7 @@ def shortened(error: str) -> str:
 
 
 def now() -> str:
-    """Return the time as rows carry it."""
+    """Return the current time as rows carry it: ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
@@ -64,7 +64,7 @@ def make_row(
     generation: int | None = None,
     libraries: str | None = None,
 ) -> Row:
-    """Return one row of a cell; a value of None, where there is no error, is an undefined one."""
+    """Return one row of a cell; a value of None without an error means that the value is undefined."""
     spec, f, g = sweep.matchers[cell.matcher], sweep.networks[cell.source], sweep.networks[cell.target]
     flags = remarks.flags | ({"undefined"} if value is None and error is None else set())
     flags |= {"untrained"} if f.is_untrained or g.is_untrained else set()
@@ -106,7 +106,7 @@ def make_row(
 
 
 def lost_rows(sweep: Sweep, shard: Shard, *, status: str, reason: str) -> Iterable[Row]:
-    """Yield an error row for every wanted cell of a shard whose worker could not write one: failed or quarantined."""
+    """Yield an error row for every wanted cell of a shard whose worker could not write it: failed or quarantined."""
     created_at, generations = now(), dict(shard.generations)
     for cell in sweep.cells(shard):
         yield make_row(

@@ -1,4 +1,4 @@
-"""Where the jobs and queries that ship with stitchgrid lie: in the wheel, or beside the package in a checkout."""
+"""Finds the jobs and queries that ship with stitchgrid: in the wheel, or beside the package in a checkout."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""What is used of torchvision, imported without torch's compiler.
+"""The parts of torchvision that stitchgrid uses, imported without torch's compiler.
 
-Importing torchvision imports torch._dynamo, for one function of it that tells whether a compiler can be had: more time
-than torchvision itself takes, in every process. Until something asks for it, a stand-in takes its place.
+Importing torchvision imports torch._dynamo, for one function that tells whether a compiler is available. In every
+process that takes more time than torchvision itself. A stand-in takes its place until something else uses it.
 """
 
 import sys
@@ -13,7 +13,7 @@ _COMPILER = "torch._dynamo.utils"
 
 
 class _Later(ModuleType):
-    """Stands for a module that is imported when something of it is wanted, but for the one function."""
+    """Stands in for a module, which is imported when an attribute of it is first used or the one function is called."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -22,7 +22,7 @@ class _Later(ModuleType):
 
     @staticmethod
     def is_compile_supported(device_type: str) -> bool:
-        """Ask the module itself."""
+        """Import the module, and return its own answer."""
         return bool(_imported().is_compile_supported(device_type))
 
 
@@ -44,9 +44,9 @@ from torchvision.transforms import InterpolationMode  # noqa: E402
 from torchvision.transforms.functional import center_crop, resize  # noqa: E402
 
 if isinstance(sys.modules.get(_COMPILER), _Later):
-    del sys.modules[_COMPILER]  # whoever asks from now on gets the module itself
+    del sys.modules[_COMPILER]  # later imports get the module itself
 
-#: What torchvision's tracer takes for leaves unless it is told.
+#: The modules that torchvision's tracer takes as leaves by default.
 default_tracer_kwargs = _set_default_tracer_kwargs
 
 __all__ = [

@@ -1,6 +1,6 @@
-"""Does one unit of work and writes what came of it; knows nothing of Ray.
+"""Does one unit of work and writes the result; knows nothing of Ray.
 
-A worker holds frozen networks and images between units, so that units which share them cost no loading.
+A worker holds frozen networks and images between units, so that units which share them need not load them again.
 """
 
 import json
@@ -64,7 +64,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-MEMORY_SHARE = 0.8  # of the memory there is, for one shard
+MEMORY_SHARE = 0.8  # of the available memory, for one shard
 MAX_NETWORKS = 32  # held at a time; the least recently used goes first
 
 
@@ -90,15 +90,15 @@ class Worker:
         self._kept = KeptPass(int(SHARE * available_bytes(self.device))) if keeps_passes else None
         self._checked: set[str] = set()
         self._libraries: dict[tuple[str, ...], str] = {}  # by the ids of a source and a target
-        self._halvings = 0  # of what is held at a time, beyond those known beforehand, since memory did not suffice
+        self._halvings = 0  # of what is held at a time after memory ran out, besides those known beforehand
         self._sharing = 1  # workers, this one included, that share the device's memory
 
     def share(self, *, on_host: int, on_gpu: int) -> None:
-        """Leave others their share of the memory: there are so many workers on this machine, and on this GPU."""
+        """Leave other workers their share of the memory, given how many there are on this machine and on this GPU."""
         self._sharing = on_gpu if self.device.type == "cuda" else on_host
 
     def check(self, context: Sweep) -> None:
-        """See that what a sweep's units need can be had here.
+        """Check that this worker can read the images that a sweep's units need.
 
         Raises:
             InputError: If the images are missing, or are not those the sweep was planned with.
@@ -106,7 +106,7 @@ class Worker:
         self.workspace(context)
 
     def run(self, unit: Unit, context: Sweep) -> UnitReport:
-        """Do one unit of work of a sweep, some of whose networks may still have to be trained."""
+        """Do one unit of work of a sweep, whose networks need not all be trained yet."""
         with taking_notes() as notes:
             try:
                 return self._run(unit, context)
@@ -141,7 +141,7 @@ class Worker:
     def _keep(self, notes: Notes, sweep: str, unit_id: str) -> None:
         try:
             self.store.write_log(sweep, unit_id, notes.text)
-        except StoreError as problem:  # what was computed counts more
+        except StoreError as problem:  # a lost log must not cost the result
             _log.warning("no log could be kept of %s: %s", unit_id, problem)
 
     def _train(self, unit: TrainNetwork) -> UnitReport:
@@ -168,7 +168,7 @@ class Worker:
         self.store.write_artefact(kind, unit.unit_id, data, suffix=suffix, generation=unit.generation)
 
     def _evaluate(self, unit: EvaluateNetwork, sweep: Sweep) -> UnitReport:
-        """Prove a network, and measure it as it is on the evaluation images."""
+        """Prove a network, and measure it unstitched on the evaluation images."""
         found = self._until_it_fits(lambda work: measure_network(work, unit.network), self.workspace(sweep))
         self._write("evaluation", unit, json.dumps(found).encode(), suffix=".json")
         return UnitReport(unit_id=unit.unit_id, num_cells=1)
@@ -200,7 +200,7 @@ class Worker:
         return outliers
 
     def _detector(self, sweep: Sweep, key: LayerKey) -> Detector:
-        """Return the stored detector of a target layer: the one that was first."""
+        """Return the stored detector of a target layer."""
         assert sweep.energy is not None
         network, layer = sweep.networks[key[0]], sweep.networks[key[0]].layers[key[1]]
         state = load_state(self.store.read_artefact("detector", detector_key(sweep, *key)))
@@ -221,7 +221,7 @@ class Worker:
         )
 
     def rows(self, shard: Shard, work: Workspace) -> list[Row]:
-        """Return a shard's rows, in pieces where memory asks for it, with less at a time where it did not suffice."""
+        """Return a shard's rows; compute it in pieces, or with smaller batches, if memory requires that."""
         budget = self._budget
         need = shard_bytes(work.sweep, shard, self.device)
         share = f", the share of one of {self._sharing} workers" if self._sharing > 1 else ""
@@ -241,9 +241,9 @@ class Worker:
         return int(MEMORY_SHARE * available_bytes(self.device, sharing=self._sharing))
 
     def _until_it_fits(self, compute: Callable[[Workspace], T], work: Workspace, *, halvings: int = 0) -> T:
-        """Return what is computed, tried again with half as much at a time while memory does not suffice.
+        """Return the result of `compute`; while memory runs out, try again with half as much at a time.
 
-        `halvings` are known to be needed beforehand; what is learnt beyond them holds for all that comes.
+        `halvings` are those known to be needed beforehand. Further ones also hold for later units.
         """
         while True:
             work = replace(work, halvings=halvings + self._halvings)
@@ -252,18 +252,18 @@ class Worker:
             except Exception as problem:
                 is_hopeless = isinstance(problem, InputError) or work.batch_size == 1
                 if is_hopeless or not is_out_of_memory(problem):
-                    self._halvings = 0  # what did not help is not kept for the shards to come
+                    self._halvings = 0  # halvings that did not help are not kept for later shards
                     raise
             self._halvings += 1
             if self._kept is not None:
                 self._kept.clear()
             _log.warning("out of memory: half as many images at a time from now on (%d halvings)", self._halvings)
             if self.device.type == "cuda":
-                self._networks.clear()  # those of other units, too
+                self._networks.clear()  # also those of other units
                 torch.cuda.empty_cache()
 
     def settings(self, sweep: Sweep) -> list[str]:
-        """Return what a sweep is computed with here; none of it changes a value beyond rounding."""
+        """Return the settings with which this worker computes a sweep; they change values by rounding at most."""
         onednn = "oneDNN" if torch.backends.mkldnn.enabled and self.device.type == "cpu" else ""
         return [
             f"{torch.get_num_threads()} threads",
@@ -277,7 +277,7 @@ class Worker:
         ]
 
     def workspace(self, sweep: Sweep) -> Workspace:
-        """Return what a sweep's shards are computed with.
+        """Return the workspace of a sweep's shards: its networks and images on this worker's device.
 
         Raises:
             InputError: If the images are not those the sweep was planned with.
@@ -299,7 +299,7 @@ class Worker:
         )
 
     def _libraries_of(self, sweep: Sweep, *networks: int) -> str:
-        """Return what the code of networks imports, with versions, as rows note it."""
+        """Return the versions of the libraries that networks' code imports, as rows have them: canonical JSON."""
         key = tuple(sweep.networks[position].network_id for position in networks)
         if key not in self._libraries:
             found: dict[str, str] = {}
@@ -328,7 +328,7 @@ class Worker:
                 images = self._open(sweep.data, sweep.need_fit, sweep.wish_fit)
                 check_fingerprint(record, loaded, images.eval, device=self.device)
             self._networks[record.network_id] = loaded
-            give_back_freed_memory()  # that it was built in
+            give_back_freed_memory()  # which building the network has used
             if len(self._networks) > MAX_NETWORKS:
                 self._networks.popitem(last=False)
         self._networks.move_to_end(record.network_id)

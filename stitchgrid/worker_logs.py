@@ -1,4 +1,4 @@
-"""What the package's loggers say: shown on stderr as $STITCHGRID_LOG asks, and kept per unit of work in the store."""
+"""Log messages of the package: shown on stderr as $STITCHGRID_LOG asks, and stored for each unit of work."""
 
 import logging
 import os
@@ -11,12 +11,12 @@ PACKAGE = logging.getLogger("stitchgrid")
 
 
 def wanted_level(default: int) -> int:
-    """Return the level that $STITCHGRID_LOG names, such as "debug"; `default` where it names none."""
+    """Return the level that $STITCHGRID_LOG names, such as "debug"; `default` if it names none."""
     return logging.getLevelNamesMapping().get(os.environ.get("STITCHGRID_LOG", "").upper(), default)
 
 
 class Printable(logging.Formatter):
-    """Formats a record as text that cannot steer a terminal."""
+    """Formats a record as text that cannot control a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, or the lines of a traceback."""
@@ -24,15 +24,17 @@ class Printable(logging.Formatter):
 
 
 def show_on_stderr() -> None:
-    """Show warnings, or what $STITCHGRID_LOG asks for."""
+    """Show warnings on stderr, or the level that $STITCHGRID_LOG names."""
     handler = logging.StreamHandler()
     handler.setFormatter(Printable("%(name)s: %(message)s"))
-    handler.setLevel(wanted_level(logging.WARNING))  # of the handler: what is kept in the store is another matter
+    handler.setLevel(
+        wanted_level(logging.WARNING)
+    )  # of the handler alone, so that the level of stored logs does not change
     logging.getLogger().addHandler(handler)
 
 
 class Notes(logging.Handler):
-    """Keeps as lines of text what is logged."""
+    """Keeps log messages as lines of text."""
 
     def __init__(self, level: int):
         super().__init__(level)
@@ -51,7 +53,7 @@ class Notes(logging.Handler):
 
 @contextmanager
 def taking_notes() -> Iterator[Notes]:
-    """Keep what the package logs within the block: informative messages and up, and debug ones where they are shown."""
+    """Keep what the package logs within the block: level INFO and above, and DEBUG if $STITCHGRID_LOG asks for it."""
     notes = Notes(min(logging.INFO, wanted_level(logging.INFO)))
     before = PACKAGE.level
     PACKAGE.setLevel(notes.level)

@@ -67,7 +67,7 @@ def parts_of(sweep: Sweep, *, speed: float = CPU_SPEED) -> list[Part]:
 
 
 def _names(specs: Sequence[MatcherSpec]) -> list[str]:
-    """Return the kinds, told apart where there are several of one."""
+    """Return the kinds, distinguished by a suffix if there are several of one kind."""
     names = [
         spec.kind
         + ("" if spec.rank is None else f" rank {spec.rank}")

@@ -1,4 +1,4 @@
-"""Job -> finished sweep: joins the stages, follows them, and says beforehand what they would cost."""
+"""From a job to a finished sweep: runs the stages of a launch, shows their progress, and estimates their cost."""
 
 from stitchgrid.cluster.placement import Placement
 from stitchgrid.driver.launch import Launch, Summary

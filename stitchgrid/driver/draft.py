@@ -21,32 +21,32 @@ from stitchgrid.records import Network
 from stitchgrid.resolve import open_job_images, resolve
 
 MOST_TO_FIT, MOST_TO_REPORT = 2_000, 1_000  # images
-GROUPS, GROUP_IMAGES = 20, 4  # of evaluation images at most; in each at least, as any index takes them
+GROUPS, GROUP_IMAGES = 20, 4  # most groups of evaluation images; fewest images in each
 TITLE = "the job that was to be written has problems"
 PREPROCESS = "{ mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225] }"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """A network as it was asked for."""
+    """A network as the user asks for it."""
 
     architecture: str
     weights: str | None = None  # a checkpoint, a published name, "train", "random"; None: what its library publishes
 
     @property
     def library(self) -> str | None:
-        """The library whose network it is, None for the user's own code."""
+        """The library that the network comes from; None for the user's own code."""
         word = self.architecture.partition(":")[0]
         return word if word in USUAL_WEIGHTS else None
 
 
 def draft(file: Path, source: Wish, target: Wish, found: FoundImages, *, say: Callable[[str], None]) -> str:
-    """Return the text of a job that compares two networks on images, with paths as seen from the file.
+    """Return the text of a job that compares two networks on images, with paths relative to the job file.
 
-    The networks are built, without their weights, so that the job fits both.
+    It builds the networks, without their weights, so that the job fits both.
 
     Raises:
-        JobFileError: If a network cannot be had, or does not take such images.
+        JobFileError: If a network cannot be built, or does not take such images.
     """
     base, wishes = file.absolute().parent, (source, target)
     write = partial(_text, base, wishes, found, _job_name(file))
@@ -107,10 +107,14 @@ def _text(base: Path, wishes: tuple[Wish, Wish], found: FoundImages, job_name: s
         *(["download = true"] if found.download else []),
         *([] if labels else [agreement]),
         f"fit  = {{ split = {_quoted(found.fit_split)}, samples = {num_fit} }}   # images on which maps are fitted",
-        f"eval = {{ split = {_quoted(found.eval_split)}, samples = {num_eval} }}   # others, on which all is reported",
+        f"eval = {{ split = {_quoted(found.eval_split)}, samples = {num_eval} }}   # others, for all reported values",
         *_model(base, names[0], wishes[0], found),
         *_model(base, names[1], wishes[1], found),
-        *(["seed = 1                           # else it would be the same network"] if _are_one(wishes) else []),
+        *(
+            ["seed = 1                           # another seed, or both would be the same network"]
+            if _are_one(wishes)
+            else []
+        ),
         "",
         "[grid]",
         f"pairs = [[{_quoted(names[0])}, {_quoted(names[1])}]]   # from the first into the second; "
@@ -120,18 +124,22 @@ def _text(base: Path, wishes: tuple[Wish, Wish], found: FoundImages, job_name: s
         'kind = "direct"                    # stitching by least squares; `stitchgrid matchers` lists all kinds',
         "",
         "[[matchers]]",
-        'kind = "cka_unbiased"              # an index: no network is run for it',
+        'kind = "cka_unbiased"              # an index: it compares activations, without a stitch',
         "",
-        "# What makes an answer one to rely on; leave it out for a quick look.",
+        "# These tables tell how far an answer can be relied on; leave them out for a quick look.",
         "[controls]",
-        "untrained = true                   # are the networks as they were before training as similar?",
-        "shuffled = 40                      # is what is left when the source's images are shuffled as similar?",
+        "untrained = true                   # are the networks just as similar before training?",
+        "shuffled = 40                      # is a value just as good when the source's images are shuffled?",
         "",
         "[diagnostics]",
-        'ood = ["mahalanobis"]              # does what a stitch makes look like what the target makes itself?',
+        'ood = ["mahalanobis"]              # does the output of a stitch look like activations of the target?',
     ]
     if groups >= 2:
-        lines += ["", "[intervals]", f"groups = {groups}                        # how far would a value move?"]
+        lines += [
+            "",
+            "[intervals]",
+            f"groups = {groups}                        # how far would a value move with other images?",
+        ]
     if any(_weights(wish) == "train" for wish in wishes):
         lines += ["", "[recipes.usual]", "epochs = 20", 'schedule = "onecycle"']
     return "\n".join(lines) + "\n"
@@ -178,7 +186,7 @@ def _are_one(wishes: tuple[Wish, Wish]) -> bool:
 
 
 def _names(wishes: tuple[Wish, Wish]) -> tuple[str, str]:
-    """Return what the networks are called: their functions, told apart where they are the same."""
+    """Return the networks' names: those of their functions, with -a and -b behind them where both are the same."""
     words = [re.sub(r"[^A-Za-z0-9._-]", "-", wish.architecture.rpartition(":")[2]) or "network" for wish in wishes]
     return (words[0], words[1]) if words[0] != words[1] else (f"{words[0]}-a", f"{words[1]}-b")
 
@@ -192,13 +200,13 @@ def _shares(found: FoundImages) -> tuple[int, int]:
 
 
 def _weights_from(base: Path, weights: str, library: str | None) -> str:
-    """Return weights as seen from the job file: a checkpoint's path, or a word."""
+    """Return weights as the job file names them: a checkpoint's path relative to it, or a word."""
     is_file = named_path(weights).exists()
     return _from(base, weights) if is_file or (library is None and weights != "random") else weights
 
 
 def _from(base: Path, word: str) -> str:
-    """Return a path, which `:function` may follow, as seen from a folder; what names no file here stays as it is."""
+    """Return a path, which `:function` may follow, relative to a folder; a word that names no file stays as it is."""
     where, colon, function = word.rpartition(":") if ".py:" in word else (word, "", "")
     path = named_path(where)
     if not path.exists():

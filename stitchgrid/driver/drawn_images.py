@@ -1,4 +1,4 @@
-"""The images that a job draws, in drawn order, by what they are called: for whoever takes activations elsewhere."""
+"""The images that a job draws, in drawn order, with their ids: for users who compute activations with other tools."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a plan would cost: operations, bytes, memory, and time at the pace that a trial found."""
+"""What a plan would cost: operations, bytes, memory, and time at the pace that a trial measured."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,10 +17,10 @@ from stitchgrid.records import Block, Network, Shard, Sweep, TrainNetwork, Unit
 from stitchgrid.statistics.base import EXACT
 from stitchgrid.statistics.values import values_flops
 
-ROW_BYTES = 40  # of one row in a compressed part, about,
-NUMBER_BYTES = 4  # and of each number of a list in it
-MAX_PAIRS = 6  # tried: those of most work; others are taken for something between
-COUNTED_PAIRS = 20  # of networks, of which operations are counted to say what evidence adds
+ROW_BYTES = 40  # of one row in a compressed part, roughly
+NUMBER_BYTES = 4  # of each number of a list in such a row, roughly
+MAX_PAIRS = 6  # network pairs that are timed: those with the most work; the others get a mean of their times
+COUNTED_PAIRS = 20  # network pairs whose operations are counted, to tell what evidence adds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,18 @@ class Estimate:
     """The cost of what is left of a sweep."""
 
     flops: float
-    seconds: float  # on all workers, but for what starts and ends a launch
+    seconds: float  # on all workers, without the start and the end of a launch
     flops_per_second: float  # of one worker, over all shards
     image_bytes: int  # read by each worker
     result_bytes: int  # written to the store
-    worker_bytes: int  # memory of the worker with the hungriest shard
+    worker_bytes: int  # memory of a worker with the shard that needs the most
 
 
 def pairs_to_try(sweep: Sweep, shards: Sequence[Shard]) -> tuple[Pair, ...]:
-    """Return a network pair for every two architectures that meet in the shards, those of most work first."""
+    """Return one network pair for every two architectures that the shards compare, those with the most work first.
+
+    There are `MAX_PAIRS` at most.
+    """
     work: Counter[tuple[object, object]] = Counter()
     example: dict[tuple[object, object], Pair] = {}
     for shard in shards:
@@ -48,7 +51,7 @@ def pairs_to_try(sweep: Sweep, shards: Sequence[Shard]) -> tuple[Pair, ...]:
 
 
 def networks_to_train(sweep: Sweep) -> tuple[int, ...]:
-    """Return a network for every architecture and recipe of those still to be trained, MAX_PAIRS at most."""
+    """Return one network for every architecture and recipe that is still to be trained, `MAX_PAIRS` at most."""
     example: dict[object, int] = {}
     for position, network in enumerate(sweep.networks):
         if not network.is_known and network.spec.recipe is not None:
@@ -70,13 +73,13 @@ def _classes(sweep: Sweep, pair: Pair) -> tuple[object, object]:
 
 
 def _class(network: Network) -> object:
-    """Return what networks have in common that cost the same."""
+    """Return a key that networks share which cost the same."""
     spec = network.spec
     return spec.architecture, spec.args, network.input_shape, tuple(layer.node for layer in network.layers)
 
 
 class Pricing:
-    """Seconds of shards and of what comes before them, at the paces that a trial found."""
+    """Predicts the seconds of shards, and of the units before them, from the paces that a trial measured."""
 
     def __init__(self, sweep: Sweep, trial: Trial):
         self.sweep, self.trial = sweep, trial
@@ -88,7 +91,7 @@ class Pricing:
 
     @cached_property
     def _between(self) -> Pace:
-        """The pace of pairs of which none was tried: the mean of the others' times, else that of plain passes."""
+        """The pace of pairs that were not timed: the mean of the times of others, or plain passes if there are none."""
         paces = self.trial.paces.values()
         if not paces:
             return Pace(flops_per_second=self.trial.pass_flops_per_second, cell_seconds=0.0)
@@ -98,7 +101,7 @@ class Pricing:
         )
 
     def seconds_before(self, unit: Unit) -> float:
-        """Return the time of a unit that comes before the shards: a network's training, else plain passes."""
+        """Return the seconds of a unit before the shards, at the speed of training or else that of plain passes."""
         speed = self.trial.pass_flops_per_second
         if isinstance(unit, TrainNetwork):
             network = next(network for network in self.sweep.networks if network.name == unit.spec.name)
@@ -106,10 +109,10 @@ class Pricing:
         return unit.flops / speed
 
     def seconds(self, shard: Shard) -> float:
-        """Return the time of a shard on one worker."""
+        """Return the seconds of a shard on one worker."""
         blocks = _by_block(self.sweep, shard)
         num_cells = [len(b.source_layers) * len(b.target_layers) * len(shard.matchers) for b, _ in blocks]
-        share = shard.num_cells / sum(num_cells)  # of the cells, wanted
+        share = shard.num_cells / sum(num_cells)  # of the cells that is wanted
         total = 0.0
         for (block, flops), num in zip(blocks, num_cells, strict=True):
             pace = self._paces.get(_classes(self.sweep, (block.source, block.target)), self._between)
@@ -121,7 +124,7 @@ class Pricing:
 def evidence_shares(sweep: Sweep) -> dict[str, float]:
     """Return what untrained twins, shuffled images and groups add to a sweep, as shares of its work without them.
 
-    That is the operations of some of its network pairs, evenly spread, for which shards are cut as a whole.
+    It counts the operations of some network pairs only, evenly spread over all, with each pair's layers as one block.
     """
     own = [pair for pair in sweep.pairs if not sweep.networks[pair[0]].spec.is_twin]
     bare = replace(sweep, groups=None, shuffles=0)
@@ -148,7 +151,7 @@ def _work(sweep: Sweep, pairs: Sequence[tuple[int, int]]) -> float:
 
 
 def makespan(seconds: Iterable[float], num_workers: int) -> float:
-    """Return when the last of some workers is done that take the longest of what is left, one after another.
+    """Return when the last worker is done, if each free worker takes the longest task that is left.
 
     >>> makespan([3, 1, 1, 1, 1], 2)
     4.0
@@ -163,10 +166,10 @@ def makespan(seconds: Iterable[float], num_workers: int) -> float:
 def estimate(
     plan: Plan, trial: Trial, *, image_bytes: int, num_workers: int, speed_share: float, before: Sequence[Unit]
 ) -> Estimate:
-    """Return what is left to do at a trial's pace.
+    """Return the cost of what is left to do, at the pace of a trial.
 
-    `before` are the units that come before the shards; `speed_share` is that of a worker alone which each has while
-    all work, below 1 where they share what they run on.
+    `before` are the units that run before the shards. `speed_share` is the speed of a worker while all of them work,
+    over the speed of a worker alone: it is below 1 where workers share hardware.
     """
     device, row_bytes = torch.device(trial.place.device), _row_bytes(plan.sweep)
     pricing = Pricing(plan.sweep, trial)

@@ -7,14 +7,14 @@ from stitchgrid.planning import CPU_SPEED, Plan
 from stitchgrid.precision import choose_device
 from stitchgrid.profiling.speed_trial import local_size, measure_speed
 
-LONG_S = 120.0  # at an assumed speed that is seldom reached; of less nobody asks before the first shards have ended
+LONG_S = 120.0  # at an assumed speed that few machines reach; a shorter launch is not timed beforehand
 
 
 def expected_seconds(plan: Plan, where: Placement, *, device: str, max_units: int) -> float | None:
-    """Return the seconds that what is left of a plan takes on CPUs of this machine, None where that is not known.
+    """Return the seconds that the rest of a plan takes on the CPUs of this machine; None if they are not known.
 
-    A few seconds of the same work on noise tell, as they do for `stitchgrid plan`. Short launches are not delayed by
-    it, and neither a cluster nor a GPU is taken from the workers.
+    It times a few seconds of the same work on random images, as `stitchgrid plan` does. It returns None at once for a
+    short launch, a cluster or a GPU: a trial would delay the first, and take the others from the workers.
     """
     if where.address not in ("local", "none"):
         return None

@@ -1,4 +1,4 @@
-"""Says in the store, every few seconds, that a launch is alive and what it does; notices when another takes over."""
+"""Writes into the store, every few seconds, that a launch is alive and what it does; notices if another takes over."""
 
 import os
 import platform
@@ -66,7 +66,7 @@ class Heartbeat:
     def _beat_if_possible(self) -> None:
         try:
             self._beat()
-        except StoreError:  # it may come back; what cannot be written will say so where it matters
+        except StoreError:  # the store may come back; writes that matter raise their own errors
             return
 
     def _beat(self) -> None:

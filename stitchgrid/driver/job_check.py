@@ -1,4 +1,4 @@
-"""Looks at a job before it is launched: images decode, weights load, and each network is proven on real images."""
+"""Checks a job before a launch: that images decode and weights load, and each network's proof on real images."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -19,13 +19,13 @@ from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.precision import choose_device
 from stitchgrid.resolve import ArtefactReader, Resolution, load_network, open_job_images, resolve
 
-SHOWN = 5  # names of classes
+SHOWN = 5  # names of classes in a message
 
 
 def examine_job(job: Job, store_uri: str) -> Iterator[Finding]:
-    """Yield what is found of a job's device, images and networks, in this process; nothing is trained or stored.
+    """Yield findings about a job's device, images and networks; works in this process, trains and stores nothing.
 
-    Networks that the store holds are proven as they are there; those still to be trained are named.
+    A network that the store holds is proven as it is stored. A network that is still to be trained gets a note.
     """
     try:
         device = torch.device(choose_device(job.numerics.device))
@@ -58,8 +58,8 @@ def _of_images(images: Images) -> Iterator[Finding]:
     told = f"{size[0]}x{size[1]} pixels" if size else "of several sizes"
     yield Finding(
         what="images",
-        told=f"{images.fit.num:,} to fit on and {images.eval.num:,} to report on decode, {told}, {len(names)} classes "
-        f"({some})",
+        told=f"{images.fit.num:,} to fit on and {images.eval.num:,} to report on can be decoded, {told}, "
+        f"{len(names)} classes ({some})",
     )
     if images.num_bad:
         yield Finding(what="images", told=f"{images.num_bad} cannot be read, and are left out", state="note")
@@ -69,7 +69,7 @@ def _of_images(images: Images) -> Iterator[Finding]:
 def _of_networks(
     resolution: Resolution, images: Images, artefacts: ArtefactReader, device: torch.device
 ) -> Iterator[Finding]:
-    """Yield of each network that its weights load, then that it is proven, or what is wrong."""
+    """Yield for each network whether its weights load, then whether it is proven, or what is wrong."""
     sweep = resolution.sweep
     set_up_torch(None)
 
@@ -79,7 +79,7 @@ def _of_networks(
 
     work = Workspace(sweep=sweep, images=near(images, device), network=network, device=device)
     for position, record in enumerate(sweep.networks):
-        if record.spec.is_twin:  # of a network that is looked at itself
+        if record.spec.is_twin:  # has the architecture of a network that is examined anyway
             continue
         what = f"network {record.name}"
         layers = f"{len(record.layers)} layers ({record.layers[0].name} .. {record.layers[-1].name})"
@@ -90,7 +90,7 @@ def _of_networks(
         try:
             found = measure_network(work, position)
         except Exception as problem:  # the network's own code may fail in any way
-            told = "memory does not suffice; set [numerics] batch_size lower" if is_out_of_memory(problem) else ""
+            told = "there is not enough memory; set [numerics] batch_size lower" if is_out_of_memory(problem) else ""
             yield fail(what, told or one_line(problem))
             continue
         finally:

@@ -1,4 +1,4 @@
-"""Job -> finished sweep: the stages joined, from whatever the store already holds."""
+"""One launch: from a job to a finished sweep, stage by stage, without what the store already holds."""
 
 import json
 import uuid
@@ -44,12 +44,12 @@ U = TypeVar("U", bound=Unit)
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What came of a launch."""
+    """The outcome of a launch."""
 
     sweep: str
     num_cells: int
-    num_done: int  # cells with all they ask for, in the store now
-    num_computed: int  # of them by this launch
+    num_done: int  # cells that have all their metrics in the store now
+    num_computed: int  # cells that this launch gave values
     failures: dict[str, int]  # reason -> number of cells without values
     seconds: float
 
@@ -85,13 +85,19 @@ class Launch:
         wait: bool = False,
         recompute: Sequence[str] = (),
     ) -> Summary:
-        """Compute what the store lacks, and again what `recompute` asks for: globs over matchers and models, or "all".
+        """Compute what the store lacks, and compute again what `recompute` names: globs over matchers and models.
 
-        Of another launch that is at the sweep, `force` takes it over and `wait` awaits the end. With `same_code` users'
-        own code is run only if it is what the sweep was planned with.
+        Args:
+            update: If the cells differ from those under the sweep's name, make them its next revision.
+            retry_failed: Compute failed cells again.
+            fail_fast: End the computation of cells at the first failure.
+            force: Take the sweep over if another launch holds it.
+            same_code: Run users' own code only if it is the code that the sweep was planned with.
+            wait: If another launch holds the sweep, wait for its end.
+            recompute: The globs; "all" matches everything.
 
         Raises:
-            LeaseError: If another launch is at this sweep, or takes it over.
+            LeaseError: If another launch holds this sweep, or takes it over.
             KeyboardInterrupt: If a signal ended it; what was finished is kept.
             InputError: If a glob to recompute matches nothing.
             JobFileError: If the job cannot run, its code has changed, or the sweep's name stands for other cells and
@@ -147,7 +153,7 @@ class Launch:
         return self._summary(plan, refused, num_computed, perf_counter() - start)
 
     def _resolve(self, images: Images, *, update: bool, retry_failed: bool) -> tuple[Resolution, Plan]:
-        """Return the sweep and what is left of it, having checked that it is the one its name stands for."""
+        """Return the sweep and its plan, after a check that the sweep's name still stands for these cells."""
         anew, again = self._again.anew(self.job), self._again.of_cells
         resolution = resolve(self.job, images, self.store, cache=self.cache, update=update, anew=anew)
         speed = planned_speed(self.store, self.job.name, update=update) or self._speed
@@ -161,7 +167,7 @@ class Launch:
         return speed_there(self.job.numerics.device, self.where)
 
     def _settle(self, resolution: Resolution, plan: Plan) -> None:
-        """Decide where to compute, where the user leaves that open."""
+        """Decide where to compute, if the user leaves that open."""
         if self.where.address is not None:
             return
         flops = plan.flops + sum(unit.flops for unit in units_before(resolution, plan, self.store))
@@ -173,12 +179,12 @@ class Launch:
             self.display.say("small enough for this process; --address local has Ray compute it")
 
     def _require_place(self) -> None:
-        """See that there is a place for Ray's files, and say where another one than usual is taken."""
+        """Require a folder for Ray's files, and say so if it is not the usual one."""
         if (told := require_place()) is not None:
             self.display.say(told)
 
     def _claim(self, *, force: bool, wait: bool) -> int:
-        """Take the sweep for this launch and say so in the store from now on; return the claim's number."""
+        """Claim the sweep for this launch, start its heartbeat, and return the claim's number."""
         leases, say = self.store.leases, self.display.say
         while True:
             try:
@@ -194,7 +200,7 @@ class Launch:
         return claim.number
 
     def _stage_own_code(self, resolution: Resolution) -> None:
-        """Note what users' own code is now, and put it where workers of other nodes find it."""
+        """Record users' own code as it is now, and put a copy where workers on other nodes find it."""
         specs = [network.spec for network in resolution.sweep.networks]
         self._code = code_record(self.job, specs)
         if self.where.address != "none":
@@ -215,7 +221,7 @@ class Launch:
             self.display.say(f"{resolution.num_bad_images} unreadable images were skipped")
 
     def _revision(self) -> int:
-        """Return the revision of the sweep that stands for this very job, writing it where there is none."""
+        """Return the number of the sweep's latest revision if it has this very job, else of a new revision with it."""
         revision = self.store.latest_revision(self.job.name)
         if revision is None or not self._is_job_of(revision):
             revision = self.store.write_job(self.job.name, self.job.to_dict())
@@ -227,25 +233,25 @@ class Launch:
             return self.store.read_job(self.job.name, revision) == self.job.to_dict()
         except UnseenError:
             raise
-        except StoreError:  # it is damaged, and stays: the next revision has the job
+        except StoreError:  # a damaged revision stays as it is; the next one has the job
             return False
 
     def _keep_fingerprints(self, resolution: Resolution) -> None:
-        """Store what networks compute that the store does not know yet.
+        """Store those fingerprints of networks that the store does not have yet.
 
         Raises:
-            StitchgridError: If another launch has just stored another network under the same address.
+            StitchgridError: If another launch has just stored another fingerprint under the same key.
         """
         for key, content in resolution.fingerprints.items():
             if not self.store.write_artefact("fingerprint", key, content) and (
                 self.store.read_artefact("fingerprint", key) != content
             ):
-                raise StitchgridError("another launch has just stored what a network computes; launch again.")
+                raise StitchgridError("another launch has just stored another fingerprint of a network; launch again.")
 
     def _measure(self, resolution: Resolution) -> list[dict[str, Any]]:
-        """Return what is known of each network, proven and measured where the store has nothing of it.
+        """Return the evaluation of each network, after proving and measuring those that the store has none of.
 
-        A network of which nothing can be known costs its own cells.
+        A network that cannot be measured costs only its own cells.
         """
         units, sweep = resolution.evaluations(), resolution.sweep
         lost: dict[str, str] = {}
@@ -261,7 +267,7 @@ class Launch:
         return found
 
     def _say_remarks(self, resolution: Resolution, measured: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-        """Return what is to be known of each network beside its numbers, and say it."""
+        """Return the remarks on each network, and say them."""
         sweep = resolution.sweep
         remarks = [
             network_remarks(network, found, resolution.class_names, precision=sweep.precision)
@@ -273,7 +279,7 @@ class Launch:
         return remarks
 
     def _leave_out(self, plan: Plan, refused: Mapping[int, str]) -> Plan:
-        """Return a plan without the cells of networks that are refused, whose errors are stored."""
+        """Return the plan without the cells of refused networks, and store an error for each of these."""
         left, lost = without_refused(plan, refused)
         for shard, reason in lost:
             rows = lost_rows(plan.sweep, shard, status="failed", reason=reason)
@@ -316,7 +322,7 @@ class Launch:
         self.store.write_plan(self.job.name, revision, **tables, info=info)
 
     def _probes(self, resolution: Resolution) -> list[dict[str, Any] | None]:
-        """Return what was stored of the probes of each network, None of one that could not be probed."""
+        """Return the stored probes of each network, None for a network that could not be probed."""
         return [
             json.loads(self.store.read_artefact("probe", unit.unit_id))
             if self.store.has_artefact("probe", unit.unit_id)
@@ -325,7 +331,7 @@ class Launch:
         ]
 
     def _summary(self, plan: Plan, refused: Mapping[int, str], num_computed: int, seconds: float) -> Summary:
-        """Return what came of it; values of a network that is refused, of a time before it was proven, are none."""
+        """Return the outcome; a cell of a refused network counts as failed, even if the store has older values."""
         outcomes = self.store.outcomes()
         failures: Counter[str] = Counter()
         num_done = 0
@@ -348,5 +354,5 @@ class Launch:
 
 
 def _without(units: Sequence[U], refused: Mapping[int, str]) -> list[U]:
-    """Return the units that are about none of the networks refused."""
+    """Return the units that involve no refused network."""
     return [unit for unit in units if not unit.networks & refused.keys()]

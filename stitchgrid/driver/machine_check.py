@@ -1,4 +1,4 @@
-"""What this machine has to compute with: versions, torch, GPUs, Ray, store, disk, cache. One finding each."""
+"""Checks what a launch needs of this machine: versions, torch, GPUs, Ray, store, disks, cache; one finding each."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ LOW_DISK = 1_000_000_000  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What was found of one thing: sound, worth a word, or a failure with its remedy."""
+    """The result of one check: ok, a note, or a failure with its remedy."""
 
     what: str
     told: str
@@ -38,7 +38,7 @@ class Finding:
 
 
 def fail(what: str, told: object) -> Finding:
-    """Return a failure."""
+    """Return a finding that `what` fails, with the reason `told` on one line."""
     return Finding(what=what, told=" ".join(str(told).split()), state="FAIL")
 
 
@@ -87,7 +87,7 @@ def _gpus() -> Finding:
         return Finding(what="GPUs", told=", ".join(f"{one.name} ({decimal(one.total_memory)})" for one in all_of))
     if Path("/proc/driver/nvidia/version").exists():
         why = "this torch is built for CPUs" if torch.version.cuda is None else "torch finds none"
-        return Finding(what="GPUs", told=f"there is a driver for NVIDIA's, but {why}", state="note")
+        return Finding(what="GPUs", told=f"there is an NVIDIA driver, but {why}", state="note")
     return Finding(what="GPUs", told="none; networks run on the CPU")
 
 
@@ -116,27 +116,27 @@ def _store(uri: str) -> Finding:
     except NoStoreError:
         folder = None if "://" in uri else _there(named_path(uri))
         if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
-            return fail("store", f"{uri} is not there, and cannot be made in {folder}; name another with --store.")
-        return Finding(what="store", told=f"{uri} is not there yet; a launch makes it")
+            return fail("store", f"{uri} does not exist, and cannot be made in {folder}; name another with --store.")
+        return Finding(what="store", told=f"{uri} does not exist yet; a launch makes it")
     except StitchgridError as problem:
         return fail("store", problem)
     if "://" not in uri and not os.access(named_path(uri), os.W_OK):
-        return Finding(what="store", told=f"{store.uri} can be read, and not be written", state="note")
+        return Finding(what="store", told=f"{store.uri} can be read, but not written", state="note")
     return Finding(what="store", told=f"{store.uri}, {num} sweep{'s' * (num != 1)}")
 
 
 def _there(path: Path) -> Path:
-    """Return the path, or the nearest folder around it that is there."""
+    """Return the path, or the nearest folder above it that exists."""
     whole = path.absolute()
     return next(one for one in (whole, *whole.parents) if one.exists())
 
 
 def _disks(store_uri: str) -> Iterator[Finding]:
-    """Yield how much is free where the store and the cache are."""
+    """Yield how much space is free on the disks of the store and of the cache."""
     from stitchgrid.cache import default_cache
 
     places = {} if "://" in store_uri else {"disk of the store": named_path(store_uri)}
-    with suppress(StitchgridError):  # told as the cache
+    with suppress(StitchgridError):  # `_cache` reports it
         places["disk of the cache"] = default_cache()
     for what, path in places.items():
         free = shutil.disk_usage(_there(path)).free
@@ -156,8 +156,8 @@ def _cache() -> Finding:
     if not os.access(_there(folder), os.W_OK):
         return Finding(
             what="cache",
-            told=f"{folder} cannot be written, so that each worker has images and weights of its own; STITCHGRID_CACHE "
-            "names another",
+            told=f"{folder} cannot be written, so each worker keeps images and weights of its own; name another folder "
+            "in STITCHGRID_CACHE",
             state="note",
         )
     return Finding(what="cache", told=str(folder))

@@ -1,4 +1,4 @@
-"""Which artefacts a sweep needs: those that a store has, of which its plan notes that, and those to be made first."""
+"""Which artefacts a sweep needs: the keys of those that a store has, and the units of work that make the others."""
 
 from stitchgrid.models.fingerprint import keys_of
 from stitchgrid.planning import Plan

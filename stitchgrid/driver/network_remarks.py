@@ -1,4 +1,4 @@
-"""What is to be said of a network wherever it is shown: untrained, at chance, of another order of classes, refused."""
+"""Remarks on a network wherever it is shown: that it is untrained, at chance, refused, or orders classes otherwise."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,18 +18,18 @@ def network_remarks(
 
     Args:
         network: The network.
-        found: What was measured of it, None where nothing was yet.
+        found: The network's evaluation, None where it was not measured yet.
         class_names: The classes of the images, by label.
-        precision: What the job runs networks in.
+        precision: The precision in which the job runs networks.
     """
     remarks = []
     if problem := problem_of(found):
         remarks.append(f"cannot be measured: {problem}")
-    if network.spec.is_twin:  # that it is untrained, and hence at chance, its name says
+    if network.spec.is_twin:  # its name says that it is untrained, and hence at chance
         return remarks
     if network.spec.is_untrained:
         remarks.append("untrained: its weights are those of its initialisation")
-    if network.head != Head() and not (found and network.spec.is_features):  # what was found says it
+    if network.head != Head() and not (found and network.spec.is_features):  # `found` has a remark about features
         remarks.append(_head(network.head))
     notices = way_notice("it", network.way), types_notice("it", network.types, precision)
     remarks += [notice for notice in notices if notice is not None]
@@ -37,8 +37,8 @@ def network_remarks(
         return remarks
     if found.get("is_at_chance"):
         remarks.append(
-            f"at chance: accuracy {found['accuracy']:.3f} on {len(class_names)} classes, where answers that know "
-            f"nothing of the images reach {found['chance']:.3f}"
+            f"at chance: accuracy {found['accuracy']:.3f} on {len(class_names)} classes, where guesses without the "
+            f"images reach {found['chance']:.3f}"
         )
     if found.get("order") and len(found["order"]["classes"]) == len(class_names):
         remarks.append(_order(found["order"], found["accuracy"], class_names))
@@ -46,12 +46,12 @@ def network_remarks(
 
 
 def problem_of(found: Mapping[str, Any] | None) -> str | None:
-    """Return why a network is refused, None where it is not."""
+    """Return why a network is refused, None if it is not."""
     return "; ".join((found or {}).get("problems", ())) or None
 
 
 def versions_changed(network: Network, found: Mapping[str, Any] | None) -> str | None:
-    """Return which libraries have other versions than those a network was proven with; None where none has."""
+    """Return a sentence on libraries whose versions differ from those a network was proven with; None without any."""
     before: Mapping[str, str] = (found or {}).get("libraries", {})
     now = library_versions(network.spec) if before else {}
     changed = [
@@ -81,7 +81,7 @@ def _head(head: Head) -> str:
 
 
 def _order(order: Mapping[str, Any], accuracy: float, class_names: Sequence[str]) -> str:
-    """Return what another order of the classes would explain, and what to write."""
+    """Return the accuracy under another order of the classes, and what to write into the job, in words."""
     meant = [class_names[label] for label in order["classes"]]
     as_labelled = f"accuracy {accuracy:.3f} as labelled, {order['accuracy']:.3f} if its classes are in"
     natural = [class_names[label] for label in natural_order(class_names)]

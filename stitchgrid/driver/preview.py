@@ -74,11 +74,11 @@ def preview(
     simulated: str | None = None,
     say: Callable[[str], None],
 ) -> str:
-    """Return what a launch of the job would do; trains nothing, computes no cell of it, writes nothing.
+    """Return in words what a launch of the job would do; trains nothing, computes none of its cells, writes nothing.
 
-    Where there is anything to do, the speed of a worker is measured `where` it would run. What to know of networks and
-    of that besides is said to `say`. With settings in `simulated`, also how a cluster of many workers, some of which
-    fail, would get through it. `command` is the launch in words, for what is to be added to it.
+    If there is work to do, the speed of a worker is measured `where` it would run. `say` gets remarks on the networks
+    and on this measurement. With settings in `simulated`, the text also tells how a cluster of many workers, some of
+    which fail, would compute the sweep. `command` is the command of the launch, to which the text may add options.
 
     Raises:
         InputError: If a glob to recompute matches nothing.
@@ -141,7 +141,7 @@ def preview(
 def _measured_speed(
     job: Job, plan: Plan, where: Placement, *, num_detectors: int, say: Callable[[str], None]
 ) -> SpeedTrial:
-    """Have the speed of a worker measured, and say what could not be."""
+    """Measure the speed of a worker, and say what could not be measured."""
     measured_speed = measure_speed(
         plan.sweep,
         pairs_to_try(plan.sweep, plan.todo or plan.shards),
@@ -152,12 +152,12 @@ def _measured_speed(
         say=say,
     )
     for problem in measured_speed.trial.problems:
-        say(f"No piece of the work could be computed of {problem}. The speed of others is taken instead.")
+        say(f"The speed could not be measured for {problem}. That of the other work is taken instead.")
     return measured_speed
 
 
 def _stored(store: Store | None, kind: str, key: str) -> dict[str, Any] | None:
-    """Return what was measured before, None where nothing was."""
+    """Return a stored artefact, read from JSON; None if the store does not have it."""
     if store is None or not store.has_artefact(kind, key):
         return None
     found: dict[str, Any] = json.loads(store.read_artefact(kind, key))
@@ -165,7 +165,7 @@ def _stored(store: Store | None, kind: str, key: str) -> dict[str, Any] | None:
 
 
 def geometry_notices(sweep: Sweep) -> list[str]:
-    """Return a line for each network with sequences of unknown grid into or from which stitches will fail."""
+    """Return a line for each network whose sequences have an unknown grid, so that stitches into or from it fail."""
     stitchers = [spec for spec in sweep.matchers if MATCHERS[spec.kind].family == "stitcher"]
     failing: Counter[int] = Counter()
     for source, target in sweep.pairs:
@@ -175,14 +175,18 @@ def geometry_notices(sweep: Sweep) -> list[str]:
             failing.update(dict.fromkeys(unknown, num))
     return [
         f"{sweep.networks[k].name}: nothing tells how the tokens of its sequences lie on a grid, so that {num} of its "
-        "cells will fail; say so in its table, such as tokens = { prefix = 1, grid = [4, 4] }"
+        "cells will fail; give their grid in its table, such as tokens = { prefix = 1, grid = [4, 4] }"
         for k, num in sorted(failing.items())
         if num
     ]
 
 
 def open_if_there(uri: str) -> Store | None:
-    """Return a store, None if it does not exist; a StoreError if that cannot be told."""
+    """Return a store, None if it does not exist.
+
+    Raises:
+        StoreError: If the store cannot be read.
+    """
     try:
         return Store.open(uri)
     except NoStoreError:
@@ -219,7 +223,7 @@ def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_
 
 
 def evidence_lines(sweep: Sweep) -> list[str]:
-    """Return a line for each kind of evidence that a sweep has, and what it adds to the operations, about."""
+    """Return a line for each kind of evidence that a sweep has, with the share of operations that it adds."""
     told = evidence_told(sweep)
     return [f"{told[name]}: {100 * share:+.0f} % operations" for name, share in evidence_shares(sweep).items()]
 
@@ -296,8 +300,8 @@ def _cost(cost: Estimate, measured_speed: SpeedTrial) -> Iterator[str]:
 
 
 def _busy(place: Host) -> str:
-    """Return a remark where others used the CPUs meanwhile."""
+    """Return a remark if other processes used the CPUs meanwhile, else nothing."""
     if not place.is_busy:
         return ""
     taken = f"{place.others_cpus:.1f} of {place.num_cpus}"
-    return f"; others took {taken} CPUs meanwhile, so that the time is less sure"
+    return f"; other processes used {taken} CPUs meanwhile, so the time is less certain"

@@ -1,4 +1,4 @@
-"""Follows a stage as it runs: progress for people, the journal and what the heartbeat tells for everybody else."""
+"""Follows a stage as it runs: shows its progress, journals its attempts, and tells the heartbeat what goes on."""
 
 from collections import Counter
 from contextlib import suppress
@@ -13,7 +13,7 @@ from stitchgrid.errors import StoreError
 from stitchgrid.planning import planned_shard
 from stitchgrid.store import Store
 
-HAPPENED = ("worker_died", "retried", "bisected", "quarantined", "failed")  # counted for whoever asks for the status
+HAPPENED = ("worker_died", "retried", "bisected", "quarantined", "failed")  # events that the status counts
 
 
 class StageProgress:
@@ -32,7 +32,7 @@ class StageProgress:
         self.store.journal(self.sweep, self.launch_id, entries)
 
     def on_event(self, event: Progress) -> None:
-        """Take note of one thing that happened."""
+        """Record one event, and show it."""
         self._note(event)
         if event.kind == "finished" and event.report is not None:
             self.stage.advance(done=event.report.num_cells, failed=event.report.num_failed)
@@ -45,11 +45,11 @@ class StageProgress:
             self.stage.say(f"{event.kind.replace('_', ' ')}: {event.detail}")
 
     def _keep_last_words(self, event: Progress, unit_id: str) -> None:
-        """Log for a worker what it could not: how it ended."""
+        """Log how a worker ended, since it could not do so itself."""
         more = f"; its process wrote to {event.log}" if event.log else ""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with suppress(StoreError):
-            self.store.write_log(self.sweep, unit_id, f"{now} {event.worker} died of it: {event.detail}{more}\n")
+            self.store.write_log(self.sweep, unit_id, f"{now} {event.worker} died at this unit: {event.detail}{more}\n")
 
     def tell(self) -> dict[str, Any]:
         """Return what is going on now, for the heartbeat."""

@@ -1,8 +1,9 @@
-"""Cells that are asked for again: which they are, what is made anew for them, and when all of them are there.
+"""Cells to compute again on request: which they are, what is made anew for them, and when all of them are there.
 
-Their rows get a generation above every one in the store, the moment of asking in milliseconds where that is above them,
-so that of two askings, also in two stores that are merged later, the later one counts. It is noted in the store before
-anything is computed and until all is there: whoever is stopped goes on with the next launch.
+Their rows get a generation above every one in the store: the time of the request in milliseconds if that is above them.
+So the later of two requests counts, even if they were made in two stores that are merged afterwards. The store notes
+the request before anything is computed and until all its rows are there: an interrupted launch is continued by the
+next one.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,43 +24,43 @@ ALL = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class Recomputation:
-    """What is asked for again of a job's sweep: now, and by earlier launches that did not get through."""
+    """The requests to compute cells of a job's sweep again: this launch's, and unfinished ones of earlier launches."""
 
     requests: tuple[RecomputeRequest, ...] = ()
     is_new: bool = False  # something of it is not noted in the store yet
 
     def generation(self, names: Iterable[str]) -> int:
-        """Return the generation of rows that are asked for again under one of these names; 0 of others."""
+        """Return the newest generation that is requested for one of these names; 0 if none is."""
         names = tuple(names)
         found = (one.generation for one in self.requests if any(_matches(glob, names) for glob in one.globs))
         return max(found, default=0)
 
     def of_cells(self, sweep: Sweep) -> Callable[[Cell], int]:
-        """Return the function of a cell of a sweep that gives the generation which its rows are to have at least."""
+        """Return a function from a cell of a sweep to the lowest generation that its rows may have."""
         matchers = [self.generation([spec.kind]) for spec in sweep.matchers]
         networks = [self.generation(_names(network.spec)) for network in sweep.networks]
         return lambda cell: max(matchers[cell.matcher], networks[cell.source], networks[cell.target])
 
     def anew(self, job: Job) -> Anew:
-        """Return what of a job's artefacts is made anew: all of models that are asked for, detectors of matchers."""
+        """Return which artefacts are made anew: all those of requested models, and detectors of requested matchers."""
         networks = {spec.name: found for spec in job.network_specs() if (found := self.generation(_names(spec)))}
         detecting = (spec.kind for spec in job.matcher_specs() if asks_ood(spec, "energy"))
         return Anew(networks=networks, detectors=max(map(self._of_kind, detecting), default=0))
 
     def may_change(self, job: Job) -> bool:
-        """Return whether a network is trained anew, and its cells may be others then."""
+        """Return whether a network is trained anew, so that its cells may change."""
         return any(spec.is_made and self.generation(_names(spec)) for spec in job.network_specs())
 
     def _of_kind(self, kind: str) -> int:
         return self.generation([kind])
 
     def note(self, store: Store, sweep: str) -> None:
-        """Note in the store what is asked for, so that a later launch goes on with it."""
+        """Note new requests in the store, so that a later launch can continue them."""
         if self.is_new:
             store.requests.write(sweep, self.requests)
 
     def settle(self, store: Store, sweep: Sweep, cells: Iterable[Cell]) -> None:
-        """Forget what was asked for, if all of these cells, those of the sweep, have rows of it, be they errors."""
+        """Forget the requests if each of `cells`, all cells of the sweep, has rows of them, be they errors."""
         if not self.requests:
             return
         outcomes, asked = store.outcomes(), self.of_cells(sweep)
@@ -68,7 +69,7 @@ class Recomputation:
 
 
 def recomputation(job: Job, globs: Sequence[str], store: Store | None) -> Recomputation:
-    """Return what is asked for again, by these globs and by what the store notes.
+    """Return what is to be computed again: by these globs, and by the requests that the store notes.
 
     Raises:
         InputError: If a glob matches no matcher and no model of the job.
@@ -94,7 +95,7 @@ def check_globs(job: Job, globs: Sequence[str]) -> None:
     """Refuse a glob that matches nothing.
 
     Raises:
-        InputError: If there is one; names what is near.
+        InputError: If there is one; the message names similar words.
     """
     known = {ALL: None, **{spec.kind: None for spec in job.matcher_specs()}}
     known |= dict.fromkeys(name for spec in job.network_specs() for name in _names(spec))

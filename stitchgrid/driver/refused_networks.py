@@ -1,4 +1,4 @@
-"""What becomes of cells of networks that cannot be measured: errors of their own, and nothing else is lost."""
+"""The cells of networks that cannot be measured: each gets an error, and all other cells are computed."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A sweep's name stands for one set of cells: whether a job, and the code it names, are still what the store has."""
+"""A sweep's name stands for one set of cells: checks that a job, and the code it names, still match the store."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +26,7 @@ def check_same_cells(store: Store, sweep: Sweep, shards: Sequence[Shard], *, upd
     Networks still to be trained are compared by name alone.
 
     Raises:
-        JobFileError: If the cells differ and `update` is off; says how.
+        JobFileError: If the cells differ and `update` is off; the message says how.
     """
     if update or store.latest_revision(sweep.name) is None:
         return
@@ -50,9 +50,10 @@ def check_same_cells(store: Store, sweep: Sweep, shards: Sequence[Shard], *, upd
 
 
 def code_record(job: Job, networks: Sequence[NetworkSpec]) -> dict[str, Any]:
-    """Return which own code a job names, as a store keeps it (`documents.CodeDocument`); libraries are not part of it.
+    """Return which users' own code a job names, as a store keeps it (`documents.CodeDocument`), without libraries.
 
-    Of code that cannot be looked at without running it, such as a module of the interpreter, the word is noted.
+    For code that cannot be read without running it, such as a module of the interpreter, only the word that names it
+    is noted.
     """
     specs = {spec.name: spec for spec in (*job.network_specs(), *networks)}
     found = list(_codes(specs.values()))
@@ -64,9 +65,9 @@ def code_record(job: Job, networks: Sequence[NetworkSpec]) -> dict[str, Any]:
 
 
 def _codes(specs: Iterable[NetworkSpec]) -> Iterator[tuple[NetworkSpec, Code | None]]:
-    """Yield the networks whose architecture names code that is run, each with the code if it can be looked at."""
+    """Yield the networks whose architecture names code that is run, each with the code if it can be read."""
     for spec in specs:
-        with suppress(InputError, JobFileError):  # a file that is missing, a word that is none: nothing can be run
+        with suppress(InputError, JobFileError):  # a missing file, or a word for no network: there is nothing to run
             code = find_code(spec)
             if code is not None or names_code(spec):
                 yield spec, code
@@ -86,12 +87,12 @@ def _images_of(job: Job) -> list[DataSpec]:
 
 
 class HeldCode:
-    """Users' own code that a job names, as it was at one moment: what is compared is what is run."""
+    """The users' own code that a job names, as it was at one moment, so that the code compared is the code run."""
 
     def __init__(self, job: Job):
         self._codes: dict[tuple[str, str], Code] = {}
         for spec in job.network_specs():
-            with suppress(InputError, JobFileError):  # whoever wants to run it is told
+            with suppress(InputError, JobFileError):  # running it raises the error
                 if (code := find_code(spec)) is not None:
                     self._codes[spec.base, spec.architecture] = code
         paths = [Path(parts[0]) for spec in _images_of(job) if (parts := own_parts(spec.dataset)) is not None]
@@ -105,10 +106,10 @@ class HeldCode:
 
 
 def check_same_code(store: Store, job: Job) -> None:
-    """Compare users' own code, before any of it runs, with what the latest revision is known with.
+    """Compare users' own code, before any of it runs, with the code that the latest revision was planned with.
 
-    Code that nothing is noted of is not run. Version 0.1.0 noted of each network the digest of one file, without what
-    it imports; then that is compared.
+    Code without a noted digest is refused. Version 0.1.0 noted for each network the digest of one file, without its
+    imports; then the digest of that file is compared.
 
     Raises:
         JobFileError: If some of it has changed, or nothing is noted of it.
@@ -137,8 +138,8 @@ def check_same_code(store: Store, job: Job) -> None:
         )
     if unknown:
         raise JobFileError(
-            f"the job of sweep {job.name!r} names code of which its plan says nothing, and which was not run; look at "
-            "the job, and launch the job file again if it is yours:",
+            f"the job of sweep {job.name!r} names code that its plan does not mention; it was not run. Read the job, "
+            "and launch the job file again if you trust it:",
             unknown,
         )
 

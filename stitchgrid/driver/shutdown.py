@@ -1,4 +1,4 @@
-"""What a signal does to a launch: the first lets it finish what is in flight, for a while; a second one ends it."""
+"""What a signal does to a launch: the first leaves it some time to finish running units, a second one ends it."""
 
 import signal
 import threading
@@ -16,8 +16,8 @@ class Shutdown:
 
     SIGHUP comes when a terminal is closed; where it is ignored, as under nohup, it stays so.
 
-    While units run, the first signal asks for the end of the run and the second, or `seconds` after the first, raises
-    KeyboardInterrupt; at any other time so does the first. Signals reach the main thread alone.
+    While units run, the first signal asks the run to end; a second signal, or the end of `seconds` after the first,
+    raises KeyboardInterrupt. While no units run, the first signal raises it. Only the main thread gets signals.
     """
 
     def __init__(self, seconds: float, say: Callable[[str], None]):
@@ -53,7 +53,7 @@ class Shutdown:
             raise KeyboardInterrupt
 
     def stop(self) -> None:
-        """Ask the run that is on, if any, to end with what is in flight; may be called from any thread."""
+        """Ask the current run, if any, to end after the units that are running; may be called from any thread."""
         if (executor := self._executor) is not None:
             executor.request_stop()
 

@@ -72,7 +72,7 @@ class Stages:
         return self._executor
 
     def prepare(self, title: str, units: Sequence[Unit], sweep: Sweep, *, noun: str = "networks") -> None:
-        """Run units of which every one is needed by what comes after.
+        """Run units that later stages need, every one of them.
 
         Raises:
             StitchgridError: If one of them failed.
@@ -85,7 +85,7 @@ class Stages:
     def run(
         self, title: str, units: Sequence[Unit], sweep: Sweep, *, noun: str = "networks", fail_fast: bool
     ) -> Outcome:
-        """Run units of which each writes one artefact."""
+        """Run units that write one artefact each."""
         workers = self._workers()
         with self._observed(title, units, noun, num_done=0) as watch, self.shutdown.stopping(workers):
             return workers.run(
@@ -101,7 +101,11 @@ class Stages:
         *,
         noun: str = "networks",
     ) -> None:
-        """Make the artefacts of a kind that are asked for and not there."""
+        """Make those artefacts of a kind that the store lacks.
+
+        Raises:
+            StitchgridError: If one of them could not be made.
+        """
         if missing := not_made(kind, units, self.store):
             self.prepare(title, missing, sweep, noun=noun)
 
@@ -138,7 +142,7 @@ class Stages:
         return sum(report.num_cells for report in outcome.finished)
 
     def _write_losses(self, sweep: Sweep, outcome: Outcome) -> None:
-        """Store the error of every cell whose shard raised or was given up: the worker could not."""
+        """Store the error of every cell whose shard raised or was given up, since its worker could not."""
         for status, losses in (("failed", outcome.failed), ("quarantined", outcome.quarantined)):
             for loss in losses:
                 assert isinstance(loss.unit, Shard)

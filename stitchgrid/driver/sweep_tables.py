@@ -1,4 +1,4 @@
-"""A sweep as tables with names: what its folder in the store says of cells, models and layers."""
+"""A sweep's tables of cells, models, layers and probes, with names, as its folder in the store has them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,15 +17,14 @@ from stitchgrid.store.schemas import CELLS, LAYERS, MODELS, PROBES, TEXT
 def cell_table(sweep: Sweep, shards: Sequence[Shard]) -> pa.Table:
     """Return the cells of a sweep with their names, as the sweep's folder keeps them.
 
-    Only ids and positions are Python's, names are looked up by Arrow: a million cells take no more than it takes to
-    count them.
+    Python makes only ids and positions, and Arrow looks up the names, so that a million cells stay cheap.
     """
     names = _Names(sweep)
     return pa.Table.from_batches([names.batch(shard) for shard in shards], schema=CELLS)
 
 
 class _Names:
-    """What the positions of networks, layers and matchers stand for, as columns to take from."""
+    """Columns of what the cells of a sweep are called, by the positions of networks, layers and matchers."""
 
     def __init__(self, sweep: Sweep):
         self.sweep = sweep
@@ -39,7 +38,7 @@ class _Names:
             "params": [spec.params for spec in sweep.matchers],
             "seed": [spec.seed for spec in sweep.matchers],
         }
-        self.metrics = {  # of a matcher into a layer of a network
+        self.metrics = {  # (matcher, target network, target layer) -> metrics
             (matcher, target, layer): list(stored_metrics(sweep, matcher, network, layer))
             for matcher in range(len(sweep.matchers))
             for target, network in enumerate(sweep.networks)
@@ -73,7 +72,7 @@ def _positions(cells: Sequence[Cell], what: str) -> pa.Array:
 
 
 def model_table(sweep: Sweep, evaluations: Sequence[Mapping[str, Any]], remarks: Sequence[Sequence[str]]) -> pa.Table:
-    """Return the networks of a sweep, with what was measured and is to be said of each of them unstitched."""
+    """Return the networks of a sweep, each with its own measurements, unstitched, and its remarks."""
     networks = sweep.networks
     columns: dict[str, list[object]] = {
         "model": [network.name for network in networks],
@@ -119,7 +118,7 @@ def layer_table(sweep: Sweep) -> pa.Table:
 
 
 def probe_table(sweep: Sweep, found: Sequence[Mapping[str, Any] | None]) -> pa.Table:
-    """Return the probes of all networks of a sweep, as they were stored for each of them that has some."""
+    """Return the stored probes of a sweep's networks; `found` has None for a network without any."""
     spec = sweep.probes
     assert spec is not None
     rows = []

@@ -15,12 +15,12 @@ PACKAGE = "stitchgrid"
 
 
 def version_lines(plan: Plan, done: Outcomes, *, again: Callable[[Cell], int] = never, command: str) -> list[str]:
-    """Return what to say of stored cells that were computed with other versions than those of this environment.
+    """Return lines about stored cells that were computed with other versions than those of this environment.
 
     Args:
         plan: The sweep.
         done: What is stored.
-        again: As for `make_plan`: cells that are computed again anyway are left out.
+        again: As for `make_plan`; cells that it has computed again are left out.
         command: The launch that would be given `--recompute`.
     """
     is_other = _others(plan.sweep)
@@ -53,7 +53,7 @@ def version_lines(plan: Plan, done: Outcomes, *, again: Callable[[Cell], int] = 
 
 
 def _others(sweep: Sweep) -> Callable[[frozenset[MadeWith], int, int], tuple[str, ...]]:
-    """Return the function that says which versions of what cells of two networks were computed with are others here."""
+    """Return a function from what a cell was made with, and its two networks, to the versions that differ here."""
 
     @cache
     def here(network: int) -> Mapping[str, str]:

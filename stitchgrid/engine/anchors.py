@@ -1,9 +1,9 @@
-"""Layers whose numbers float32 products would lose: far from zero for their spread, or very large or very small.
+"""Centres and scales layers that float32 products cannot hold: far from zero for their spread, very large or small.
 
-A stitched network is fed T(A) in float32. Of rows at an offset of 1e6 the products would be off by more than rows
-differ, and a map of rows of 1e-40 is no float32 matrix at all. T(A) is the same from rows about a point near them, and
-multiplied by a power of two, by a map that takes both back: T(a) = ((a - c) s) W/s + (b + c W). Ordinary layers are
-left alone, so that none of their bits change.
+A stitched network gets T(A) in float32. For rows at an offset of 1e6, rounding errors of the products exceed the
+differences between rows, and a map of rows near 1e-40 has weights that float32 cannot hold. T(A) stays the same if a
+point c near the rows is subtracted, they are multiplied by a power of two s, and the map undoes both:
+T(a) = ((a - c) s) W/s + (b + c W). Ordinary layers are not changed, so that none of their bits change.
 
 Shape suffixes: N images, P rows per image, D features.
 """
@@ -20,24 +20,24 @@ from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.statistics.base import LayerKey
 
 FAR = 100.0  # times their spread from zero: rounding of float32 products is then 1e-5 of the spread
-ORDINARY = (1e-12, 1e12)  # largest numbers of layers whose maps and sums float32 holds
-IMAGES = 64  # that are looked at
+ORDINARY = (1e-12, 1e12)  # range of a layer's largest number in which float32 holds its maps and sums
+IMAGES = 64  # from which anchors are found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchor:
-    """What is taken off a layer's rows, and what they are then multiplied by."""
+    """The centre that is subtracted from a layer's rows, and the scale by which they are then multiplied."""
 
     centre_D: Tensor
     scale: float  # a power of two
 
     def rows(self, a: Tensor, feature_axis: int) -> Tensor:
-        """Return a batch of float32 activations about the centre, scaled."""
+        """Return a batch of float32 activations minus the centre, times the scale; the shape stays."""
         about_centre = a.movedim(feature_axis, -1) - self.centre_D.to(a.dtype)
         return about_centre.mul_(self.scale).movedim(-1, feature_axis)
 
     def map(self, stitch: AffineMap) -> AffineMap:
-        """Return the map of such rows that gives what `stitch` gives of the layer's own."""
+        """Return the map that gives on such rows what `stitch` gives on the layer's own rows."""
         weight_DE = stitch.weight_DE.double()
         bias_E = stitch.bias_E.double() + self.centre_D @ weight_DE
         return AffineMap(weight_DE=weight_DE / self.scale, bias_E=bias_E)
@@ -52,7 +52,7 @@ class Anchors:
         self._large: set[LayerKey] = set()
 
     def look_at(self, batch: Batch) -> None:
-        """Find all anchors, the first time."""
+        """Find all anchors if this is the first batch."""
         if self._found is not None or not self.layers:
             return
         seen = {key: rows_of(batch.activations[key][:IMAGES], self.work.layer(key)) for key in self.layers}

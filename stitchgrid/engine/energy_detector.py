@@ -1,9 +1,9 @@
 """Training a detector by energy on the activations of one target layer, against those of outlier images.
 
-Source: Balogh & Jelasity (2025). Unlike theirs, outliers are made from the fit images unless the job names a data set
-(theirs: 300,000 random images), images of the distribution are the fit images in the second phase too (theirs:
-CIFAR-5M), and its learning rate drops half way in epochs (in their code after ten steps). An epoch of it is one pass
-over the fit images, in halves of batches; Adam starts anew; no image is augmented in either phase.
+Source: Balogh & Jelasity (2025). Differences from the paper: outliers are made from the fit images unless the job names
+a data set (paper: 300,000 random images); the second phase also takes the fit images as images of the distribution
+(paper: CIFAR-5M); its learning rate drops after half of its epochs (the paper's code: after ten steps). An epoch of the
+second phase is one pass over the fit images, in half batches. Adam starts anew for it. No phase augments images.
 
 Shape suffixes: N images.
 """
@@ -25,9 +25,9 @@ from stitchgrid.statistics.base import LayerKey
 
 _log = logging.getLogger(__name__)
 
-INSIDE, OUTSIDE = -25.0, -7.0  # energies that B is to stay below, and outliers above
+INSIDE, OUTSIDE = -25.0, -7.0  # energies: B should stay below the first, outliers above the second
 MARGIN_WEIGHT = 0.1  # of the squared hinges beside the cross-entropy
-KEPT_OUT = 10  # one image in so many is not trained on, but tells whether the detector is sound
+KEPT_OUT = 10  # one image in ten is kept out of training, for the sanity check
 GRID = 4  # patches on a side of an image, for outliers made by shuffling them
 OTHER_KIND = {"noise": "patch_shuffle", "patch_shuffle": "noise", "data": "noise"}  # of outliers, for the sanity check
 
@@ -35,8 +35,8 @@ OTHER_KIND = {"noise": "patch_shuffle", "patch_shuffle": "noise", "data": "noise
 def train_detector(work: Workspace, key: LayerKey, outliers: Pictures | None) -> Detector:
     """Return the detector of a target layer by the sweep's recipe, in eval mode, its sanity check done.
 
-    A classifier of B by the images' labels, then fine-tuned on half as many images of either kind with
-    CE + 0.1 (mean relu(E_in + 25)^2 + mean relu(-7 - E_out)^2), E = -logsumexp of the class scores.
+    It is first trained to classify B by the images' labels. Then it is fine-tuned, on batches that are half B and half
+    outliers, with CE + 0.1 (mean relu(E_in + 25)^2 + mean relu(-7 - E_out)^2), E = -logsumexp of the class scores.
 
     Raises:
         InputError: If outlier images do not fit the network.
@@ -108,7 +108,7 @@ class _DetectorTraining:
         self._see_that_it_converges()
 
     def _outliers(self, num: int, generator: torch.Generator) -> Tensor:
-        """Return the layer's activations of some outliers."""
+        """Return the layer's activations of `num` outliers."""
         if self.outliers is not None:
             chosen = torch.randint(self.outliers.num, (num,), generator=generator)
             return activations(self.work, self.key, self.outliers.batch(chosen))
@@ -123,7 +123,7 @@ class _DetectorTraining:
         self.adam.step()
 
     def _see_that_it_converges(self) -> None:
-        """Look at the last loss, once an epoch, since the host waits for it: what diverged does not come back."""
+        """Check the last loss, once an epoch since the host waits for it; a loss that diverged does not recover."""
         if not torch.isfinite(self.loss):
             raise StitchgridError(
                 f"a detector diverged: its loss is {self.loss.item()}; lower lr in [diagnostics.energy] "
@@ -158,9 +158,9 @@ def activations(work: Workspace, key: LayerKey, pixels: Pixels) -> Tensor:
 
 
 def made_outliers(pixels: Pixels, kind: str, generator: torch.Generator) -> Pixels:
-    """Return images made strange: uniform noise of their size, or their 4x4 patches in another order.
+    """Return outliers made from images: uniform noise of their size, or their 4x4 patches in another order.
 
-    What a side leaves over beyond four equal patches stays where it is.
+    Pixels beyond four equal patches on a side stay where they are.
     """
     if not isinstance(pixels, Tensor):
         return [made_outliers(image[None], kind, generator)[0] for image in pixels]

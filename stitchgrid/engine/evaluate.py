@@ -50,7 +50,7 @@ class Evaluation:
         return self.work.needs[cell.matcher]
 
     def _may_go_by_rows(self, stitch: FittedStitch) -> bool:
-        """Return whether T(A) tells all that moments of the evaluation rows would tell of an affine map."""
+        """Return whether the rows T(A) of an affine map give all values that moments of evaluation rows would give."""
         needs = self._needs(stitch.cell)
         if not (needs.may_go_by_rows and self._runs_tail(stitch) and isinstance(stitch.map, AffineMap)):
             return False
@@ -73,11 +73,11 @@ class Evaluation:
         ]
 
     def _run_stitches(self) -> list[FittedStitch]:
-        """Return those whose stitched networks are run."""
+        """Return the stitches whose stitched networks are run."""
         return [stitch for stitch in self.stitches if self._runs_tail(stitch)]
 
     def _runs_tail(self, stitch: FittedStitch) -> bool:
-        """Return whether a stitched network is run: features end at the target layer."""
+        """Return whether a stitched network is run: features have no tail behind the target layer."""
         return self._needs(stitch.cell).runs_tail and self.work.sweep.networks[stitch.cell.target].head.has_scores
 
     def _distances(self) -> list[DistanceCheck]:
@@ -92,7 +92,7 @@ class Evaluation:
         return checks
 
     def run(self) -> None:
-        """Let all images pass, then note every value."""
+        """Pass all images, then note every value."""
         groups = gram_groups(self.grams, self.work.share(gram_bytes(self.work.device)))
         gathered = [self._gram_gatherers(group) for group in groups]
         self._pass(gathered[0] if gathered else [])
@@ -158,7 +158,7 @@ class Evaluation:
         self._values.note_residuals(self.stitches)
 
     def _fail_not_finite(self) -> None:
-        """Make errors of cells whose distances row by row say what moments would: that activations are not finite."""
+        """Fail cells whose distances row by row are not finite, as moments of such activations would fail them."""
         for tail in self.tails:
             for cell in (tail.cells[position] for position in tail.row_errors.not_finite()):
                 if cell.cell_id in self.moments.by_rows:
@@ -166,7 +166,7 @@ class Evaluation:
                         raise ValueError(f"a residual needs finite activations, got inf or NaN; {NOT_FINITE}.")
 
     def _note_detectors(self) -> None:
-        """Flag what was told by a detector that does not tell other outliers from B."""
+        """Flag cells whose detector failed its sanity check: it cannot distinguish other outliers from B."""
         for tail in self.tails:
             if tail.detector is not None and not tail.detector.sanity_auroc.item() >= SOUND_AUROC:
                 for position in tail.watched:

@@ -1,4 +1,4 @@
-"""Features, which are given and not run, looked at before anything is measured with them: all rows must be finite.
+"""Checks features (activations from files) before anything is measured with them: all rows must be finite.
 
 Shape suffixes: N images.
 """
@@ -12,7 +12,7 @@ from stitchgrid.models.features import FeaturesNetwork, Role
 
 
 def look_at_features(work: Workspace, position: int) -> dict[str, Any]:
-    """Return what is kept of features: why they are refused, if they are, and what is to be said of them."""
+    """Return the evaluation of features, as it is stored: why they are refused, if they are, and remarks on them."""
     problems, remarks = [], []
     network, record = work.network(position), work.sweep.networks[position]
     assert isinstance(network, FeaturesNetwork), record.name
@@ -40,7 +40,7 @@ def look_at_features(work: Workspace, position: int) -> dict[str, Any]:
 def without_accuracy(
     work: Workspace, *, problems: list[str], remarks: list[str], libraries: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return what is kept of a network of which no accuracy is known."""
+    """Return the evaluation of a network without a known accuracy, as it is stored."""
     return {
         "accuracy": None,
         "loss": None,

@@ -1,4 +1,4 @@
-"""What the fit images tell: closed-form maps, by one pass that serves every layer pair, and how low targets reach."""
+"""Fits closed-form maps in one pass over the fit images for all layer pairs, and finds the lowest values of targets."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,13 +24,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Fitted:
-    """What the fit images told."""
+    """What was found on the fit images."""
 
     stitches: list[FittedStitch] = field(default_factory=list)
     fits: dict[str, Fit] = field(default_factory=dict)  # by cell id
     shuffled: dict[str, list[AffineMap]] = field(default_factory=dict)  # by cell id, a map of each draw
     starts: dict[str, AffineMap] = field(default_factory=dict)  # of maps that are trained from least squares
-    #: Cells whose maps leave nothing to be asked of moments of evaluation rows, but for what T(A) itself tells.
+    #: Ids of cells whose maps are so exact and determined that rows T(A) can replace moments of evaluation rows.
     by_rows: set[str] = field(default_factory=set)
     minima: "Minima"
     reductions: Reductions
@@ -38,9 +38,9 @@ class Fitted:
 
 
 class Minima:
-    """The lowest value of target representations on the fit images of the maps into them, where a metric asks for it.
+    """The lowest value of each target layer on the fit images of the maps into it, if a metric asks for it.
 
-    A number of images and a layer share one value, whatever the maps.
+    Maps into one layer that have the same number of fit images share one value.
     """
 
     def __init__(self, work: Workspace, ledger: Ledger, cells: Iterable[Cell]):
@@ -68,7 +68,7 @@ class Minima:
                 self.lowest[layer, count] = torch.minimum(lowest, seen.min().float())
 
     def unfinished(self, num_seen: int) -> list[tuple[LayerKey, int]]:
-        """Return the layers never negative on the images seen, with their number of images where that is more."""
+        """Return layers without a negative value so far that need more images, each with its number of images."""
         asked = {key: lowest for key, lowest in self.lowest.items() if key[1] > num_seen}
         told = torch.stack(list(asked.values())).tolist() if asked else []  # one transfer for all
         return [key for key, lowest in zip(asked, told, strict=True) if lowest >= 0]
@@ -77,9 +77,9 @@ class Minima:
 def fit_closed_form(
     work: Workspace, ledger: Ledger, closed: Sequence[Cell], stitched: Sequence[Cell], indices: Sequence[Cell] = ()
 ) -> Fitted:
-    """Fit every least-squares cell, and note how low the targets of all stitched cells reach on their fit images.
+    """Fit the maps of all `closed` cells, and find the lowest fit values of the targets of all `stitched` cells.
 
-    Also find what all cells' sources of low rank keep, those of `indices` too.
+    Also find the projections of sources of low rank, of `stitched` cells and of `indices`.
     """
     reductions = Reductions(work, ledger, [*stitched, *indices])
     axes = reductions.axes
@@ -125,7 +125,7 @@ def fit_closed_form(
 
 
 def _note_fits(ledger: Ledger, found: Fitted) -> None:
-    """Note what maps say of themselves: metrics of their kind's own, and flags."""
+    """Note what fits come with: the metrics that only their kind has, and flags."""
     for cell_id, name, value in _read(found.fits, lambda fit: fit.values):
         ledger.entries[cell_id].values[name] = value
     for cell_id, name, is_set in _read(found.fits, lambda fit: fit.doubts):
@@ -141,7 +141,7 @@ def _read(fits: Mapping[str, Fit], what: Callable[[Fit], Mapping[str, Tensor]]) 
 
 
 def _look_further(work: Workspace, found: Fitted, num_seen: int) -> None:
-    """Show more fit images to what looks at targets alone, until none of it wants more."""
+    """Pass more fit images for the statistics that read targets alone, until none of them needs more."""
     stop_gaussians = max((count for _, count in found.gaussians.unfinished(num_seen)), default=0)
     if left := [*found.minima.unfinished(num_seen), *found.gaussians.unfinished(num_seen)]:
         layers = by_network(layer for layer, _ in left)

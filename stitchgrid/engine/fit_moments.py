@@ -17,7 +17,7 @@ from stitchgrid.statistics.planner import fit_moments, fit_shuffles
 
 
 class FitMoments:
-    """What closed-form kinds read of the fit images, from one pass."""
+    """The moments of the fit images that closed-form kinds read, from one pass."""
 
     def __init__(self, work: Workspace, ledger: Ledger, cells: Sequence[Cell]):
         self.work, self.ledger = work, ledger
@@ -47,7 +47,7 @@ class FitMoments:
             shuffled.take(batch)
 
     def find_axes(self) -> None:
-        """Find the principal axes of all sources together, where moments are not of groups."""
+        """Find the principal axes of all sources together, unless their moments are gathered by group."""
         for gatherer in self._gatherers.values():
             if isinstance(gatherer, MomentGatherer):
                 gatherer.find_axes()

@@ -1,4 +1,4 @@
-"""Gram matrices of layers, gathered while images pass: of which layers and ranks, `statistics.gram` says."""
+"""Gathers Gram matrices of layers while images pass; `statistics.gram` decides of which layers and ranks."""
 
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
@@ -19,7 +19,7 @@ GramKey = tuple[LayerKey, int | None]  # a layer, and the rank to which it is re
 
 
 def gram_bytes(device: torch.device) -> int:
-    """Return the bytes of activations that are kept at a time for Gram matrices: what is left takes another pass."""
+    """Return the bytes of activations that are kept at a time for Gram matrices; other layers need another pass."""
     return GRAM_BYTES.get(device.type, GRAM_BYTES["cpu"])
 
 
@@ -46,7 +46,7 @@ class GramGatherer:
     def take(self, batch: Batch) -> None:
         """Keep the activations of the images that belong to the sample; the last of them completes the matrices.
 
-        Features are kept in the order in which they lie in memory, which products of all of them do not know.
+        Features keep their order in memory, since sums of products over all features do not depend on it.
         """
         count = batch.count_below(self.num_images)
         if not count:
@@ -74,7 +74,7 @@ class GramGatherer:
         self.rows.clear()
 
     def _coordinates(self, key: LayerKey, rank: int | None) -> list[Tensor]:
-        """Return the rows' coordinates in the axes kept, of which products are those of the projected rows."""
+        """Return the rows' coordinates in the kept axes; their products equal those of the projected rows."""
         parts, width = self.rows[key], self.work.layer(key).width
         if rank is None:
             return parts

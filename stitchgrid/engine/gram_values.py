@@ -1,4 +1,4 @@
-"""Values of the indices of Gram matrices: all kinds share a layer's matrix, and those of some of its images."""
+"""Values of the indices that read Gram matrices: all kinds share a layer's matrix, also for some of its images."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -21,10 +21,10 @@ SampleKey = tuple[int, GramKey]  # number of images, and the layer
 
 
 class SampledGrams:
-    """The Gram matrices of a shard, or what they are of some of the images: made once for all kinds that ask."""
+    """The Gram matrices of a shard, of all images or of some of them, each made once for all kinds of index."""
 
     def __init__(self, grams: Mapping[SampleKey, Gram], images: Callable[[int], Tensor] | None = None):
-        self._whole, self._images = grams, images  # those looked at of so many, in which order; None: all, as they are
+        self._whole, self._images = grams, images  # number of images -> which, in which order; None: all
         self._found: dict[SampleKey, Gram] = {}
 
     def __getitem__(self, key: SampleKey) -> Gram:
@@ -36,14 +36,14 @@ class SampledGrams:
 
 
 class Prepared:
-    """What one index finds of each layer, once for all layers it is compared with."""
+    """What one index prepares of each layer, once for all layers that it is compared with."""
 
     def __init__(self, work: Workspace, grams: SampledGrams, finite: Collection[SampleKey], index: GramIndex[Any, Any]):
         self.work, self.grams, self.finite, self.index = work, grams, finite, index
         self._found: dict[SampleKey, Any] = {}
 
     def __call__(self, cell: Cell) -> tuple[Any, Any]:
-        """Return what is found of source and target.
+        """Return what the index prepares of a cell's source and target.
 
         Raises:
             ValueError: If an activation was infinite or NaN.
@@ -51,11 +51,11 @@ class Prepared:
         return self.source(cell), self.target(cell)
 
     def source(self, cell: Cell) -> Any:
-        """Return what is found of a cell's source."""
+        """Return what the index prepares of a cell's source."""
         return self._of(cell, (cell.source_key, self.work.rank(cell)))
 
     def target(self, cell: Cell) -> Any:
-        """Return what is found of a cell's target."""
+        """Return what the index prepares of a cell's target."""
         return self._of(cell, (cell.target_key, None))
 
     def _of(self, cell: Cell, layer: GramKey) -> Any:
@@ -74,7 +74,7 @@ class GramValues:
         self.work, self.ledger, self.grams, self.finite = work, ledger, grams, are_finite(grams)
 
     def note(self, cells_by_matcher: Mapping[int, Sequence[Cell]]) -> None:
-        """Note the values of cells, then those without each group of images, and with the source's shuffled."""
+        """Note the values of cells, then those without each group of images, and those with the source's shuffled."""
         indices: dict[int, GramIndex[Any, Any]] = {}
         whole: dict[int, Prepared] = {}
         shared: dict[int, list[tuple[Cell, ...]]] = {}
@@ -85,7 +85,7 @@ class GramValues:
             indices[position] = index
             whole[position] = Prepared(self.work, SampledGrams(self.grams), self.finite, index)
             shared[position] = note_index(self.ledger, cells, whole[position], index.compare, same=same)
-            if not self._has_shuffles:  # nothing found of whole samples is compared with what others are
+            if not self._has_shuffles:  # only shuffled sources are compared with whole targets later
                 del whole[position]
         self._note_replicates(indices, shared)
         self._note_null(indices, shared, whole)

@@ -1,7 +1,7 @@
 """Groups of evaluation images: values without each of them tell how far a value would move with other images.
 
-An image belongs to the group of its position modulo their number. Statistics are summed by group, so that each is had
-without a group by a subtraction, and no network runs again.
+The image at position i belongs to group i modulo the number of groups. Statistics are summed by group, so that a
+subtraction gives them without a group, and no network runs again.
 
 Shape suffixes: G groups, N images.
 """
@@ -21,14 +21,14 @@ from stitchgrid.statistics.rows import RowSpace
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """So many groups; one, of all images, where none are asked for."""
+    """A number of groups; one group of all images if none are asked for."""
 
     num: int = 1
 
     def sums(self, values: Tensor, start: int) -> Tensor:
-        """Return the sum over each group's images of values (..., N), of which the first is that of image `start`.
+        """Return the sums of values (..., N) over each group's images: (G, ...), float64.
 
-        (G, ...), float64.
+        The first value is that of the image at position `start`.
         """
         if self.num == 1:
             return values.sum(-1, dtype=torch.float64)[None]
@@ -44,7 +44,7 @@ class Groups:
     def others(self, group: int, num: int, device: torch.device | None = None) -> Tensor:
         """Return the positions of the first `num` images without those of a group, in order.
 
-        By arithmetic alone: to look for them would make the host wait for a GPU.
+        They are computed, since a search for them would make the host wait for a GPU.
 
         >>> Groups(3).others(1, 7).tolist()
         [0, 2, 3, 5, 6]
@@ -55,7 +55,7 @@ class Groups:
 
 
 def left(sums: Tensor) -> Tensor:
-    """Return sums (G, ...) by group as what is left of all of them without each group."""
+    """Return the sums over all groups but one, (G, ...), from the sums of each group, (G, ...)."""
     return sums.sum(0) - sums
 
 
@@ -74,7 +74,7 @@ class GroupedGatherer:
             part.take(batch)
 
     def find_finite(self) -> None:
-        """Find out of which layers the activations were finite."""
+        """Find out which layers had only finite activations."""
         for part in self._parts:
             part.find_finite()
 

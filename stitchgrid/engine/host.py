@@ -1,4 +1,4 @@
-"""Where and how something is computed: torch's settings; the host, the device, what others take of it meanwhile."""
+"""Where and how something is computed: torch's settings, the host, the device, and the load of other processes."""
 
 import os
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from stitchgrid.engine.memory import available_bytes
 
 
 def set_up_torch(threads: int | None) -> bool:
-    """Set up this process's torch for the engine, with so many threads (None: one per CPU it may use).
+    """Set up this process's torch for the engine, with a number of threads (None: one per CPU it may use).
 
     Return whether freed memory is kept.
     """
     torch.set_num_threads(threads or num_cpus())
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # but where a job asks for it
-    torch.backends.cudnn.deterministic = True  # so that trained maps come out the same to the bit, as far as it decides
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # unless a job asks for it
+    torch.backends.cudnn.deterministic = True  # as far as cuDNN decides, trained maps are equal to the bit
     return keep_freed_memory()
 
 
@@ -35,16 +35,16 @@ class Host:
     threads: int
     precision: str
     num_cpus: int  # of the host
-    others_cpus: float  # of them, taken by other processes meanwhile
+    others_cpus: float  # used by other processes meanwhile
 
     @property
     def is_busy(self) -> bool:
-        """Whether others left too few CPUs, so that the measured speed is less sure."""
+        """Whether other processes left too few CPUs, so that the measured speed is less certain."""
         return self.device == "cpu" and self.others_cpus > 0.2 and self.others_cpus + self.threads > self.num_cpus
 
 
 def place_of(device: torch.device, precision: str, others: "Others") -> Host:
-    """Return where this process computes, and what others have taken since `others` began to look."""
+    """Return where this process computes, and how many CPUs other processes used since `others` was made."""
     return Host(
         host=node(),
         device=device.type,
@@ -58,19 +58,19 @@ def place_of(device: torch.device, precision: str, others: "Others") -> Host:
 
 
 class Others:
-    """What other processes take of the host's CPUs from now on, as far as the system tells."""
+    """Measures how many of the host's CPUs other processes use from now on, as far as the system tells."""
 
     def __init__(self) -> None:
         self._start, self._own, self._all = perf_counter(), process_time(), _cpu_seconds()
 
     def average(self) -> float:
-        """Return the number of CPUs taken."""
+        """Return the number of CPUs that other processes used, on average; 0 if the system does not tell."""
         taken = _cpu_seconds() - self._all - (process_time() - self._own)
         return max(0.0, taken / (perf_counter() - self._start))
 
 
 def _cpu_seconds() -> float:
-    """Return the seconds that all CPUs of the host have worked, 0 where that is not told."""
+    """Return the seconds that all CPUs of the host have worked; 0 if the system does not tell."""
     try:
         line = Path("/proc/stat").read_text().splitlines()[0]
     except OSError:
@@ -80,7 +80,7 @@ def _cpu_seconds() -> float:
 
 
 def processor() -> str:
-    """Return the name of this machine's processor, where the system tells it."""
+    """Return the name of this machine's processor, "unknown processor" if the system does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

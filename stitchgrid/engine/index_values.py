@@ -1,6 +1,6 @@
-"""Values of the indices, found for many layer pairs together and read from the device in one transfer.
+"""Values of indices, computed for many layer pairs together and read from the device in one transfer.
 
-So are their values without each group of images, and with images shuffled.
+Values without each group of images, and with images shuffled, are computed and read in the same way.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -14,12 +14,12 @@ from stitchgrid.engine.ledger import Entry, Ledger, is_process_error
 from stitchgrid.engine.workspace import Workspace
 from stitchgrid.records import Cell
 
-G = TypeVar("G")  # what an index is made of
+G = TypeVar("G")  # what an index is computed from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairCells(Generic[G]):
-    """Cells that one pair of layers gives their values: two, where the order of the pair does not matter."""
+    """The cells that share the values of one layer pair: two if the order of the pair does not matter, else one."""
 
     cells: tuple[Cell, ...]
     made_of: G
@@ -33,10 +33,10 @@ def note_index(
     *,
     same: Callable[[Cell], Hashable] | None = None,
 ) -> list[tuple[Cell, ...]]:
-    """Note an index of some cells, all of one matcher, and return those that have values, with those that share one.
+    """Note the values of an index for cells of one matcher; return the cells that got one, in groups that share one.
 
-    Cells for which `same` returns the same share a value that is found once. Where values cannot be found for all cells
-    together they are found for each alone, so that a failure costs its own cells.
+    Cells for which `same` returns the same key share a value, which is computed once. If the values cannot be computed
+    for all cells together, they are computed one by one, so that a failure costs only its own cells.
     """
     given: dict[Hashable, PairCells[G]] = {}
     for cell in cells:
@@ -61,9 +61,9 @@ def note_index(
 
 
 class Variants(Generic[G]):
-    """Values of an index that are no values of cells but evidence for them: one a cell, variant and metric.
+    """Values of an index on variants of the images, as evidence for cells: one for each cell, variant and metric.
 
-    What cannot be found is left out: a value stands without its evidence.
+    A variant that cannot be computed is left out; the value of its cell stands without this evidence.
     """
 
     def __init__(self, index: Callable[[Sequence[G]], dict[str, Tensor]]):
@@ -71,7 +71,7 @@ class Variants(Generic[G]):
         self._found: dict[str, dict[str, list[Tensor]]] = {}  # cell id -> metric -> values, variant by variant
 
     def add(self, made_of: Mapping[str, G]) -> None:
-        """Add a variant of some cells: what the index is made of, by cell id."""
+        """Add a variant of some cells: what the index is computed from, by cell id."""
         if not made_of:
             return
         try:
@@ -98,9 +98,9 @@ class Variants(Generic[G]):
 
 
 def same_value(work: Workspace, cell: Cell) -> Hashable:
-    """Return what cells have in common that are given one value: the two layers, where their order does not matter.
+    """Return the key that cells with one value share: their two layers, if the order of these does not matter.
 
-    Pairs compared on positions laid out alike are; a source of low rank is another layer than the target.
+    It matters for an index that is not symmetric, and for a source that is reduced to a low rank.
     """
     if not work.needs[cell.matcher].kind.about.symmetric or work.rank(cell) is not None:
         return cell.cell_id
@@ -113,7 +113,7 @@ def note_variants(
     sharing: Sequence[tuple[Cell, ...]],
     note: Callable[[Entry, Mapping[str, Sequence[float]]], None],
 ) -> None:
-    """Note variants of the first of the cells that share a value as evidence for each of them."""
+    """Note variants, found for the first of the cells that share a value, as evidence for each of these cells."""
     found = variants.read()
     for cells in sharing:
         for cell in cells:

@@ -1,24 +1,25 @@
-"""What one pass over the evaluation images has left of networks, for the next one: those images need not pass again."""
+"""Keeps activations and scores of one pass over the evaluation images, so that the next one need not run networks."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-LayerKey = tuple[int, int]  # (position of the network in the sweep, position of the layer in the network)
+from stitchgrid.statistics.base import LayerKey
+
 MOST_BYTES = 2 << 30
-SHARE = 0.125  # of the memory there is
+SHARE = 0.125  # of the available memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Passed:
-    """What a network made of a batch."""
+    """A network's activations and scores on a batch."""
 
     activations: dict[LayerKey, Tensor]
     logits: Tensor
 
     def first(self, num: int) -> "_Passed":
-        """Return what it made of the first images of the batch."""
+        """Return those on the first `num` images of the batch."""
         if num == len(self.logits):
             return self
         return _Passed(activations={key: a[:num] for key, a in self.activations.items()}, logits=self.logits[:num])
@@ -34,7 +35,7 @@ class KeptPass:
     def keep(
         self, network: int, images: tuple[int, int], activations: Mapping[LayerKey, Tensor], logits: Tensor
     ) -> None:
-        """Keep what a network made of the images from one position to another, if there is room for it."""
+        """Keep a network's activations and scores on the images from one position to another, if there is room."""
         size = sum(a.nbytes for a in (*activations.values(), logits))
         if size <= self._free:
             self._free -= size
@@ -43,7 +44,7 @@ class KeptPass:
     def split(
         self, wanted: Mapping[int, Sequence[int]], scored: Collection[int], images: tuple[int, int]
     ) -> tuple[dict[int, Sequence[int]], dict[LayerKey, Tensor], dict[int, Tensor]]:
-        """Return which of the networks wanted have to run on these images; activations and scores of the others."""
+        """Return the wanted networks that have to run on these images, and activations and scores of the others."""
         left: dict[int, Sequence[int]] = {}
         activations: dict[LayerKey, Tensor] = {}
         logits: dict[int, Tensor] = {}
@@ -60,6 +61,6 @@ class KeptPass:
         return left, activations, logits
 
     def clear(self) -> None:
-        """Keep nothing any more, and nothing new: memory did not suffice."""
+        """Drop everything, and keep nothing new, because memory ran out."""
         self._passed.clear()
         self._free = 0

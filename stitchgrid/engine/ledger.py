@@ -1,4 +1,4 @@
-"""What is known so far of every cell of a shard, and its rows in the end."""
+"""The values and errors of every cell of a shard so far, and its rows at the end."""
 
 import logging
 import math
@@ -24,7 +24,7 @@ SHARES = ("accuracy", "agreement")
 
 @dataclass(slots=True, kw_only=True)
 class Entry(Remarks):
-    """One cell's values, or its error, and what is to be said of them."""
+    """One cell's values, or its error, and the remarks on them."""
 
     cell: Cell
     values: dict[str, float] = field(default_factory=dict)
@@ -32,9 +32,9 @@ class Entry(Remarks):
     error: str | None = None
 
     def note_replicates(self, found: Mapping[str, Sequence[float]], *, has_shares: bool = False) -> None:
-        """Note values without each group of images, by metric, each with the interval that follows.
+        """Note values without each group of images, by metric, each with the interval that they give.
 
-        `has_shares`: accuracy and agreement are shares of images, each of which is right or not.
+        `has_shares`: accuracy and agreement are shares of images, each of which is either right or wrong.
         """
         for metric, replicates in found.items():
             value = self.values.get(metric, math.nan)
@@ -53,7 +53,7 @@ class Entry(Remarks):
 
 
 def is_process_error(problem: Exception) -> bool:
-    """Return whether an error is no cell's: out of memory, to be tried with less, or a device that is lost."""
+    """Return whether an error is the process's, not a cell's: it ran out of memory, or lost its device."""
     return is_out_of_memory(problem) or breaks_worker(problem)
 
 
@@ -76,7 +76,7 @@ class Ledger:
         """Divide the time spent inside among the cells it was spent for."""
         start = perf_counter()
         yield
-        if self.work.device.type == "cuda":  # it may still be at it
+        if self.work.device.type == "cuda":  # the GPU may still be computing
             torch.cuda.synchronize(self.work.device)
         share = (perf_counter() - start) / max(1, len(cells))
         for cell in cells:
@@ -86,7 +86,7 @@ class Ledger:
     def failing(self, cells: Iterable[Cell]) -> Iterator[None]:
         """Turn an exception inside into the error of these cells, so that it costs no others.
 
-        What is nobody's error passes on.
+        An error of the process itself passes on.
         """
         try:
             yield
@@ -99,7 +99,7 @@ class Ledger:
                 self[cell].error = f"{type(problem).__name__}: {problem}"[:MAX_ERROR_CHARACTERS]
 
     def rows(self) -> list[Row]:
-        """Return one row per metric asked for of every cell that has values, one row for every other cell."""
+        """Return one row per metric for each cell that has values, and one row for each other cell."""
         created_at = now()
         return [row for entry in self.entries.values() for row in self._rows_of(entry, created_at)]
 

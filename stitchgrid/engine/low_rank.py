@@ -1,4 +1,4 @@
-"""What fit images say of sources of low rank: the principal axes of a layer's own rows, from one pass."""
+"""Projects sources of low rank on the principal axes of their own rows, found in one pass over the fit images."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -71,7 +71,7 @@ class Reductions:
         self._sides: dict[tuple[int, int], tuple[Side, Side]] = {}  # unreduced and reduced, which all targets share
 
     def find(self) -> None:
-        """Note every projection, and what is to be said of it, once all images have passed."""
+        """Find every projection, and flag its cell, once all images have passed."""
         for cell in self.cells:
             with self.ledger.failing([cell]):
                 rank, entry = self.work.rank(cell), self.ledger[cell]
@@ -81,11 +81,11 @@ class Reductions:
                 entry.flags |= {name for name, holds in _remarks(found).items() if holds}
 
     def get(self, cell: Cell) -> Reduction | None:
-        """Return what a cell's source is projected by, None where it is not."""
+        """Return the projection of a cell's source, None if it is not projected."""
         return self._found.get(cell.cell_id)
 
     def of_moments(self, cell: Cell, moments: PairMoments) -> PairMoments:
-        """Return the moments of a pair whose source is what the cell leaves of it."""
+        """Return the moments of a layer pair with the source projected as the cell asks."""
         if (reduction := self.get(cell)) is None:
             return moments
         key = id(reduction), id(moments.x)

@@ -1,4 +1,4 @@
-"""How much memory a shard needs, how much there is, and smaller shards where that is not enough."""
+"""How much memory a shard needs, how much is available, and pieces of a shard that needs more."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,26 +19,26 @@ from stitchgrid.statistics.base import LayerKey, total_bytes
 from stitchgrid.statistics.passes import CACHE_BYTES, SourceReading
 from stitchgrid.statistics.shard import Collector
 
-Share = Callable[[int], int]  # of an amount of images or bytes, what is left where memory is short
+Share = Callable[[int], int]  # reduces a number of images or bytes where memory is short
 
 PROCESS_BYTES = 600 << 20  # of a worker with torch and torchvision before it has loaded anything
-NO_HELP = 1.1  # times what single images need: halving further saves less than it costs
-OPERATIONS_PER_CUT = 4  # whose outputs are there at a time, about: convolution, norm, activation, sum
+NO_HELP = 1.1  # times the need of single images: below that, halving saves less than it costs
+OPERATIONS_PER_CUT = 4  # whose outputs exist at one time, roughly: convolution, norm, activation, sum
 
 
 def shard_bytes(sweep: Sweep, shard: Shard, device: torch.device, *, halvings: int = 0) -> int:
-    """Return the memory a worker takes for a shard: weights, a batch of activations, a stack, and all that is found.
+    """Return the bytes that a worker needs for a shard: weights, a batch of activations, a stack, and all statistics.
 
-    An estimate: what a network needs between its layers is guessed from the layers themselves. `halvings` are those of
-    a workspace; weights, moments and Gram matrices stay what they are.
+    This is an estimate: the need between a network's layers is guessed from the layers themselves. `halvings` are those
+    of a workspace; they leave the size of weights, moments and Gram matrices unchanged.
     """
     return _Need(Collector(sweep, shard.matchers), shard, device).total(halvings)
 
 
 def shard_halvings(sweep: Sweep, shard: Shard, device: torch.device, *, budget: int) -> int:
-    """Return how often the batch is to be halved for a shard to fit, 0 where it does.
+    """Return how often to halve the batch so that a shard fits into the budget; 0 if it fits as it is.
 
-    Where even single images do not make it fit, no further than it helps: what does not shrink is most of it then.
+    If not even single images fit, halving stops where it no longer helps, since most of the need does not shrink.
     """
     most, need = sweep.batch_size.bit_length() - 1, _Need(Collector(sweep, shard.matchers), shard, device)
     goal = max(budget, round(NO_HELP * need.total(most)))
@@ -46,7 +46,7 @@ def shard_halvings(sweep: Sweep, shard: Shard, device: torch.device, *, budget: 
 
 
 class _Need:
-    """What a shard takes, part by part, in bytes."""
+    """The memory that a shard needs, part by part, in bytes."""
 
     def __init__(self, collector: Collector, shard: Shard, device: torch.device):
         self.sweep, self.device = collector.sweep, device
@@ -63,7 +63,7 @@ class _Need:
         self.trained = [one for one in self.needs if one.is_trained]
 
     def total(self, halvings: int) -> int:
-        """Return all of it, with so many halvings of what is held at a time."""
+        """Return the whole need, after a number of halvings of what is held at a time."""
         share = partial(_share, halvings=halvings)
         passing = self._activations(share)
         passing += 4 * OPERATIONS_PER_CUT * (share(self.sweep.batch_size) * self.largest + self._stack(share))
@@ -74,12 +74,12 @@ class _Need:
         return total + found.moment_bytes() + total_bytes(found.row_axes) + self._centred(share)
 
     def _features(self) -> int:
-        """Of features: the rows of all drawn images, which are kept."""
+        """Return the bytes of features: the rows of all drawn images, which are kept."""
         given = sum(num for key, num in self.values.items() if self.sweep.networks[key[0]].spec.is_features)
         return 4 * (self.sweep.num_fit + self.sweep.num_eval) * given
 
     def _activations(self, share: Share) -> int:
-        """Of a batch: of all layers, or of the sources that maps are trained on, whose batches are read as they are."""
+        """Return the bytes of a batch: of all layers, or of trained maps' sources, whose batches are not halved."""
         read = max((one.batch_size for one in self.trained), default=0)
         held = 2 * BLOCK_IMAGES * any(one.is_shuffled for one in self.needs)
         of_sources = sum(self.values[key] for key in self.sources)
@@ -87,13 +87,13 @@ class _Need:
         return 4 * max(of_all, read * of_sources)
 
     def _stack(self, share: Share) -> int:
-        """Numbers that stitched networks put behind their stitch together."""
+        """Return how many numbers a stack of stitched networks has at the stitch."""
         batch_size = share(max([self.sweep.batch_size, *(one.batch_size for one in self.trained)]))
         stack = min(share(STACK_BYTES) // 4, share(stack_images(self.device)) * self.largest)
         return max(stack, batch_size * self.largest)
 
     def _training(self, share: Share) -> int:
-        """Activations that are kept between epochs, and what the way back through a tail asks for."""
+        """Return the bytes of activations that are kept between epochs, and of the backward pass through a tail."""
         if not self.trained:
             return 0
         readings = [one for one in self.statistics.training if isinstance(one, SourceReading)]
@@ -101,27 +101,27 @@ class _Need:
         return kept + max(self._way_back(key, share) for key in self.targets)
 
     def _way_back(self, key: LayerKey, share: Share) -> int:
-        """Return what the stitched networks that are trained together into a layer keep for their gradients."""
+        """Return the bytes that stitched networks trained together into a layer keep for their gradients."""
         record = self.sweep.networks[key[0]]
         fitting = images_per_stack(record.layers[key[1]], self.device, share)
         batch_size = share(max(one.batch_size for one in self.trained))
         return max(batch_size, fitting) * record.num_kept_bytes
 
     def _grams(self, share: Share) -> int:
-        """Activations kept for Gram matrices, these, and what is found of them."""
+        """Return the bytes of activations kept for Gram matrices, of these, and of what is prepared from them."""
         budget = share(gram_bytes(self.device))
         passing = sum(one.passing_bytes(budget) for one in self.statistics.grams)
         return passing + total_bytes(self.statistics.grams)
 
     def _scores(self, share: Share) -> int:
-        """Gaussians of targets and scores by these, detectors, and what these put behind the stitch."""
+        """Return the bytes of targets' Gaussians and scores by them, and of detectors and their activations."""
         found = self.statistics
         total = total_bytes(found.gaussians) + total_bytes(found.tails)
         total += 8 * share(self.sweep.batch_size) * self.largest * bool(found.gaussians)
         return total + 4 * OPERATIONS_PER_CUT * self._stack(share) * any(one.asks_energies for one in self.needs)
 
     def _centred(self, share: Share) -> int:
-        """Centred products of some layer pairs at a time, for indices, without each group and in each draw."""
+        """Return the bytes of centred products of some layer pairs at a time, for indices and for their variants."""
         of_index = any(one.has_rows and not one.is_stitcher for one in self.needs)
         pairs = 8 * of_index * self.statistics.num_products
         num_variants = max(self.sweep.groups or 0, self.sweep.shuffles)
@@ -137,7 +137,7 @@ def _share(amount: int, *, halvings: int) -> int:
 def probe_halvings(sweep: Sweep, network: int, device: torch.device, *, budget: int) -> int:
     """Return how often the batch is to be halved for a network's probes to fit: all its layers are read in one pass.
 
-    One row an image of each layer is kept; a batch is one image at least.
+    One row per image is kept of each layer; a batch has one image at least.
     """
     record = sweep.networks[network]
     sizes = [prod(layer.shape) for layer in record.layers]
@@ -155,9 +155,10 @@ def _width(layers: Sequence[Layer]) -> int:
 
 
 def available_bytes(device: torch.device, *, sharing: int = 1) -> int:
-    """Return how much memory there is to take on a device for one of so many processes that share it.
+    """Return the bytes of memory on a device that one of `sharing` processes may take.
 
-    No more than is free, nor than an equal part of all there is. What this process keeps of a GPU to use again is free.
+    It is what is free, but no more than an equal part of the whole. GPU memory that this process has reserved but does
+    not use counts as free.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
@@ -169,7 +170,7 @@ def available_bytes(device: torch.device, *, sharing: int = 1) -> int:
 
 
 def _memory_of_machine() -> tuple[int, int]:
-    """Return what is free, and all of it."""
+    """Return the machine's free and total memory, in bytes."""
     try:
         lines = [line.split() for line in Path("/proc/meminfo").read_text().splitlines()]
     except OSError:
@@ -180,19 +181,19 @@ def _memory_of_machine() -> tuple[int, int]:
 
 
 def _memory_of_group() -> tuple[int, int]:
-    """Return what a container's limit leaves, and the limit, which the machine's figures do not know of."""
+    """Return the bytes that a container's limit leaves free, and the limit; the machine's figures do not include it."""
     try:
         limit, used, stat = (
             Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current", "memory.stat")
         )
         files = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file ")), 0)
-        return int(limit) - int(used) + files, int(limit)  # what is cached from files is given back when it is needed
+        return int(limit) - int(used) + files, int(limit)  # cached files are dropped when memory is needed
     except (OSError, ValueError):  # no limit: "max"
         return 1 << 62, 1 << 62
 
 
 def fitting_pieces(sweep: Sweep, shard: Shard, device: torch.device, *, budget: int) -> Iterator[Shard]:
-    """Yield a shard in runs of target layers, each within the budget or of a single target layer."""
+    """Yield a shard in pieces of consecutive target layers, each within the budget or with a single target layer."""
     if shard_bytes(sweep, shard, device) <= budget:
         yield shard
         return

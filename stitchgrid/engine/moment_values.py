@@ -1,4 +1,4 @@
-"""Values that second moments of evaluation rows give: those of indices, and residual and r2 of affine maps."""
+"""Values computed from second moments of evaluation rows: those of indices, and residual and r2 of affine maps."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -56,12 +56,12 @@ class EvaluationMoments:
             gatherer.take(batch)
 
     def find_finite(self) -> None:
-        """Find out of which layers the activations were finite."""
+        """Find out which layers had only finite activations."""
         for gatherer in self._gatherers.values():
             gatherer.find_finite()
 
     def of(self, cell: Cell) -> PairMoments:
-        """Return the moments of a cell's layer pair, the source as it is.
+        """Return the moments of a cell's layer pair, with the source unreduced.
 
         Raises:
             ValueError: If an activation was infinite or NaN.
@@ -70,7 +70,7 @@ class EvaluationMoments:
         return gatherer.pair(self.work.space(cell), cell.source_key, cell.target_key)
 
     def reduced(self, cell: Cell) -> PairMoments:
-        """Return the moments of a cell's layer pair, the source as the cell reduces it."""
+        """Return the moments of a cell's layer pair, with the source reduced as the cell asks."""
         return self.fitted.reductions.of_moments(cell, self.of(cell))
 
     def without(self, cell: Cell) -> list[PairMoments]:
@@ -86,13 +86,13 @@ class EvaluationMoments:
 
 
 class MomentValues:
-    """Notes what the moments give."""
+    """Notes the values that moments give."""
 
     def __init__(self, work: Workspace, ledger: Ledger, fitted: Fitted, moments: EvaluationMoments):
         self.work, self.ledger, self.fitted, self.moments = work, ledger, fitted, moments
 
     def note_indices(self, cells_by_matcher: Mapping[int, Sequence[Cell]]) -> None:
-        """Note indices, some pairs at a time, then what they are without each group, and with images shuffled."""
+        """Note values of indices, some pairs at a time, then values without each group, and with images shuffled."""
         num_variants = max(1, self.work.sweep.groups or 0, self.work.sweep.shuffles)
         budget, same = self.work.share(MOMENT_BYTES) // num_variants, partial(same_value, self.work)
         for position, cells in cells_by_matcher.items():
@@ -110,7 +110,7 @@ class MomentValues:
         return 8 * self.work.layer(cell.source_key).width * self.work.layer(cell.target_key).width
 
     def _of_index(self, cell: Cell) -> PairMoments:
-        """Return what an index is made of, and note how many rows that was."""
+        """Return the moments that an index is computed from, and note their number of rows."""
         entry, moments = self.ledger[cell], self.moments.reduced(cell)
         entry.num_rows = moments.num_rows
         if moments.num_rows - 1 < moments.x.num_features + moments.y.num_features:
@@ -169,7 +169,7 @@ class MomentValues:
         note_variants(self.ledger, null, sharing, Entry.note_null)
 
     def _unseen_share(self, cell: Cell, moments: PairMoments, known: dict[tuple[int, int], Tensor]) -> Tensor:
-        """Return what share of a source the fit rows of its map do not span; 0 for maps that were trained."""
+        """Return the share of a source that the fit rows of its map do not span; 0 for maps that were trained."""
         if (fit := self.fitted.fits.get(cell.cell_id)) is None or fit.span is None:
             return torch.zeros_like(moments.mean_x_D[0])
         moments = self.fitted.reductions.of_moments(cell, moments)

@@ -1,4 +1,4 @@
-"""Pooled T(A) and B against the Gaussian of pooled B: fitted on the fit images, scored while others pass.
+"""Scores pooled T(A) and B, image by image, by the Gaussian of pooled B, which is fitted on the fit images.
 
 Shape suffixes: S stitched networks, N images, D features of the source, E of the target.
 """
@@ -49,11 +49,11 @@ class Gaussians:
                 sums.add(sums.centre([pooled_own(self.work, batch, layer)[:count]]))
 
     def unfinished(self, num_seen: int) -> list[GaussianKey]:
-        """Return those that look at more images than were seen."""
+        """Return the keys of the Gaussians that need more images than were seen."""
         return [key for key in self.sums if key[1] > num_seen]
 
     def fitted(self, key: GaussianKey) -> Gaussian:
-        """Return one of them, once all images have passed.
+        """Return one of the Gaussians, once all images have passed.
 
         Raises:
             ValueError: If an activation was infinite or NaN.
@@ -63,7 +63,7 @@ class Gaussians:
 
 
 class DistanceCheck:
-    """Scores of B and of every T(A) into one target layer that are measured by one Gaussian, image by image."""
+    """The scores that one Gaussian gives B and every T(A) into one target layer, image by image."""
 
     def __init__(self, work: Workspace, stitches: Sequence[FittedStitch], gaussian: Gaussian):
         self.work, self.stitches, self.gaussian = work, list(stitches), gaussian
@@ -85,12 +85,12 @@ class DistanceCheck:
     def _score(self, position: int, batch: Batch) -> Tensor:
         """Return the scores of pooled T(A), (N,)."""
         stitch, of_affine = self.stitches[position], self._of_affine[position]
-        if of_affine is None:  # what was pooled where the tail was run
+        if of_affine is None:  # its rows were pooled when the tail was run
             return self.gaussian.score(batch.found["pooled stitched", stitch.cell.cell_id])
         return of_affine(pooled_source(self.work, batch, stitch.cell.source_key, self.target, stitch.rules))
 
     def metrics(self) -> list[dict[str, float]]:
-        """Return how well the scores tell each T(A) from B, in the order of the stitches."""
+        """Return how well the scores separate each T(A) from B, in the order of the stitches."""
         found = detection(torch.cat(self._b_N), torch.cat(self._t_SN, dim=1))
         table = torch.stack(list(found.values())).mT.tolist()
         return [dict(zip(OOD_METRICS["mahalanobis"], values, strict=True)) for values in table]

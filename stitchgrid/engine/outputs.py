@@ -1,4 +1,4 @@
-"""What the outputs of stitched networks say beside those of their target, summed over batches, by the target's head.
+"""Compares outputs of stitched networks with those of their target, summed over batches, as the target's head asks.
 
 Shape suffixes: S stitched networks, G groups of images, N images, K scores of an image.
 """
@@ -17,14 +17,14 @@ from stitchgrid.records import Head, Network
 
 
 class Outputs(ABC):
-    """Sums over batches, by group of images: what the target itself says, then what stitched networks say."""
+    """Sums over batches, by group of images, of the target's own outputs and then of stitched networks' outputs."""
 
     def __init__(self, groups: Groups, device: torch.device):
         self.groups, self.num_seen = groups, 0
         self.num_images_G1 = torch.zeros(groups.num, 1, dtype=torch.float64, device=device)
 
     def begin(self, scores_NK: Tensor, labels_N: Tensor) -> None:
-        """Take what the target says of the next batch."""
+        """Take the target's own scores of the next batch."""
         self.start, self.num_seen = self.num_seen, self.num_seen + len(labels_N)
         self.num_images_G1 += self.sums(torch.ones_like(labels_N))[:, None]
         self.look_at_target(scores_NK, labels_N)
@@ -43,19 +43,19 @@ class Outputs(ABC):
 
     @abstractmethod
     def look_at_target(self, scores_NK: Tensor, labels_N: Tensor) -> None:
-        """Add up what the target says of the batch, and keep what stitched networks are held against."""
+        """Add up the target's outputs on the batch, and keep what stitched networks are compared with."""
 
     @abstractmethod
     def take(self, part: slice, scores_SNK: Tensor) -> None:
-        """Take what some of the stitched networks say of the batch."""
+        """Take the scores of some of the stitched networks on the batch."""
 
     @abstractmethod
     def all_sums(self) -> tuple[Tensor, ...]:
-        """Return the sums of which metrics are made, (G, ...) each, but for the number of images."""
+        """Return the sums that metrics are computed from, (G, ...) each, without the number of images."""
 
     @abstractmethod
     def of_sums(self, *sums: Tensor) -> dict[str, Tensor]:
-        """Return the metrics made of the number of images, (1,) or (G, 1), and of `all_sums` over the same images."""
+        """Return the metrics from the number of images, (1,) or (G, 1), and from `all_sums` over the same images."""
 
 
 def outputs_of(target: Network, num_networks: int, *, groups: Groups, device: torch.device) -> Outputs:
@@ -66,7 +66,7 @@ def outputs_of(target: Network, num_networks: int, *, groups: Groups, device: to
 
 
 class ClassOutputs(Outputs):
-    """Accuracy, loss and agreement of heads that know classes."""
+    """Accuracy, loss and agreement of heads with classes."""
 
     def __init__(self, head: Head, num_networks: int, *, is_labelled: bool, groups: Groups, device: torch.device):
         super().__init__(groups, device)
@@ -103,7 +103,7 @@ class ClassOutputs(Outputs):
             "relative_accuracy": torch.where(target_accuracy > 0, accuracy / target_accuracy, nan),
             "penalty": target_accuracy - accuracy,
             "agreement": agree / num,
-        }  # but of scores that are inf or NaN no class is the highest
+        }  # scores that are inf or NaN have no highest class, and are left undefined below
         found = {name: torch.where(self.is_finite_S, value, nan) for name, value in found.items()}
         return found if self.is_labelled else found | dict.fromkeys(LABEL_METRICS, nan)
 

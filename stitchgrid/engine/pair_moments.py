@@ -1,4 +1,4 @@
-"""Second moments of layer pairs, gathered while images pass: what they are of, `statistics.moments` says.
+"""Gathers second moments of layer pairs while images pass; `statistics.moments` decides of which.
 
 Shape suffixes: N images, P rows of a source, Q of a target, X features of all sources side by side, Y of all targets.
 """
@@ -63,9 +63,9 @@ class CrossRows:
 
 @dataclass(kw_only=True, eq=False)
 class GatheredCross(CrossRows):
-    """The products of a frame of sources with a frame of targets, and the sums of the sources as the targets meet them.
+    """The products of a frame of sources with a frame of targets, and the sums of the sources' rows as multiplied.
 
-    These are the frame's own where rows are not laid on others.
+    The sums are the frame's own if its rows are not resampled.
     """
 
     laid: RowSums
@@ -95,7 +95,7 @@ class GatheredCross(CrossRows):
 
 
 def row_readers(work: Workspace, products: Products, *, with_sums: bool) -> dict[int, FrameRows]:
-    """Return what reads each frame, by the frame's id; with sums where these are asked for."""
+    """Return a reader of each frame, by the frame's id; `with_sums` lets those add up sums whose frame needs them."""
     return {
         id(frame): FrameRows(
             frame=frame,
@@ -106,7 +106,7 @@ def row_readers(work: Workspace, products: Products, *, with_sums: bool) -> dict
 
 
 def resampling_of(work: Workspace, space: RowSpace) -> Resampling | None:
-    """Return what lays a source's rows on a target's, None where they are compared as they are."""
+    """Return the operator that resamples a source's rows to a target's, None if they are compared as they are."""
     return None if space.rules is None else resampling(space.source, space.target, space.rules, work.device)
 
 
@@ -146,12 +146,12 @@ class MomentGatherer:
                 frame.rows.add(rows[frame])
 
     def find_finite(self) -> None:
-        """Find out of which layers the activations were finite, all together."""
+        """Find out which layers had only finite activations, for all layers together."""
         own = (frame.rows for frame in self.frames if isinstance(frame.rows, RowSums))
         find_finite([*own, *self._laid(self.crosses.values())])
 
     def find_axes(self) -> None:
-        """Find the principal axes of all sources together of which they are asked for, as the targets meet them."""
+        """Find together the principal axes of all sources that need them, of their rows as they are multiplied."""
         self.find_finite()
         asked = (cross for cross in self.crosses.values() if "source" in cross.cross.axes)
         find_axes(side for sums in self._laid(asked) for side in sums.finite_sides())

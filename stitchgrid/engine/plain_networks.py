@@ -24,20 +24,20 @@ from stitchgrid.precision import few_threads, num_threads_set
 from stitchgrid.preprocess import apply_preprocess, on_device
 
 NUM_ORDINARY = 4  # images from each end of the first batch
-NUM_EXTREME = 4  # of the darkest, and of the brightest, among the first
-LOOKED_THROUGH = 1_000  # images for those
-NUM_MORE = 200  # images, where a share of few would not tell
-SIGNIFICANCE = 1e-3  # p below which an accuracy is no chance
-MIN_GAIN = 0.1  # in accuracy, from which another order of classes is worth a word
-MAX_CLASSES = 2_000  # for which orders are compared
+NUM_EXTREME = 4  # darkest images, and as many brightest ones
+LOOKED_THROUGH = 1_000  # first images, among which these are sought
+NUM_MORE = 200  # images for checks that need a share of many images
+SIGNIFICANCE = 1e-3  # p-value below which an accuracy is not due to chance
+MIN_GAIN = 0.1  # in accuracy, from which on another order of classes is reported
+MAX_CLASSES = 2_000  # of networks with more, orders of classes are not compared
 
 Classes = NDArray[np.int64]
 
 
 def measure_network(work: Workspace, position: int) -> dict[str, Any]:
-    """Return what is kept of a network: whether it is proven, its accuracy and loss, and what is to be said of it.
+    """Return the evaluation of a network, as it is stored: whether it is proven, its accuracy and loss, and remarks.
 
-    Of a network that is refused, `problems` say why, and nothing else is measured.
+    For a refused network `problems` say why, and nothing else is measured.
     """
     record, images = work.sweep.networks[position], work.images.eval
     if record.spec.is_features:
@@ -47,7 +47,7 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
     tally, num_threads = _Tally(work, position), torch.get_num_threads()
 
     def in_full() -> tuple[Tensor, Tensor]:
-        """Let all evaluation images pass."""
+        """Pass all evaluation images; return the scores of those at `places`, and of those in `many`."""
         kept, seen = {*places, *many}, dict[int, Tensor]()
         with num_threads_set(num_threads):
             all_layers = {position: list(range(len(record.layers)))}
@@ -83,7 +83,7 @@ def measure_network(work: Workspace, position: int) -> dict[str, Any]:
 
 
 def _num_read_again(work: Workspace) -> int:
-    """Return how many of the evaluation images matchers read after this pass, in full batches, where that is kept."""
+    """Return how many evaluation images matchers read again after this pass, in full batches; 0 if nothing is kept."""
     if work.kept is None:
         return 0
     most = max((needs.num_eval for needs in work.needs), default=0)
@@ -104,7 +104,7 @@ def _proof(work: Workspace, position: int) -> Proof:
 def _places(images: Pictures, work: Workspace) -> list[int]:
     """Return the positions of the images on which a network is proven: ordinary ones, then the extreme ones.
 
-    Ordinary ones are the first and the last of the first batch; what drops the end of a batch changes the latter.
+    Ordinary ones are the first and the last of the first batch; the last ones show a network that drops a batch's end.
     """
     num = work.sweep.num_eval
     last = min(work.batch_size, num)
@@ -116,7 +116,7 @@ def _places(images: Pictures, work: Workspace) -> list[int]:
 
 
 def _brightness(images: Pictures, num: int) -> NDArray[np.float64]:
-    """Return the mean of the pixels of the first images."""
+    """Return the mean pixel value of each of the first images: (num,)."""
     means = []
     for start in range(0, num, 100):
         pixels = images.batch(torch.arange(start, min(start + 100, num), device=images.labels.device))
@@ -130,7 +130,7 @@ def _mean(image: Tensor) -> float:
 
 
 def _images(work: Workspace, position: int, places: Sequence[int]) -> Tensor:
-    """Return evaluation images as a network takes them."""
+    """Return evaluation images, preprocessed for a network: (N, C, H, W)."""
     split = work.images.eval
     pixels = split.batch(torch.tensor(list(places), device=split.labels.device))
     images = apply_preprocess(on_device(pixels, work.device), work.sweep.networks[position].preprocess)
@@ -165,7 +165,7 @@ class _Tally:
         return bool(self._finite)
 
     def told(self) -> dict[str, Any]:
-        """Return accuracy and loss, and how they stand to chance and to other orders of the classes."""
+        """Return accuracy and loss, and comparisons with chance and with other orders of the classes."""
         num = self.work.sweep.num_eval
         accuracy = self.right.item() / num
         found: dict[str, Any] = {"accuracy": accuracy, "loss": self.loss.item() / num}
@@ -185,10 +185,10 @@ class _Tally:
 
 
 def against_chance(given: Classes, labels: Classes, *, num_classes: int) -> tuple[float, bool]:
-    """Return the accuracy that answers as frequent as these have by chance, and whether theirs may well be chance.
+    """Return the accuracy by chance, and whether the accuracy of the answers may be due to chance.
 
-    Chance is sum_k P(answer k) P(label k), or 1/K where that is more: what answers have that know nothing of the
-    images. A binomial test with p >= 0.001 says that they may well be such.
+    Chance is sum_k P(answer k) P(label k), or 1/K if that is more: the accuracy of answers that do not depend on the
+    images. If a binomial test gives p >= 0.001, the accuracy may be due to chance. Answers and labels are (N,).
 
     >>> against_chance(np.zeros(100, int), np.arange(100) % 4, num_classes=4)
     (0.25, True)
@@ -200,8 +200,8 @@ def against_chance(given: Classes, labels: Classes, *, num_classes: int) -> tupl
 
 
 def _reach(hits: int, num: int, share: float) -> float:
-    """Return the probability of so many hits or more among `num`, where each is one with probability `share`."""
-    from scipy.special import bdtrc  # much sooner there than scipy.stats
+    """Return the probability of `hits` or more hits in `num` trials, each of which hits with probability `share`."""
+    from scipy.special import bdtrc  # imports much faster than scipy.stats
 
     return float(bdtrc(hits - 1, num, share))
 
@@ -210,11 +210,11 @@ def better_order(given: Classes, labels: Classes, *, num_classes: int) -> dict[s
     """Return an order of classes under which the answers are right much more often; None if there is none.
 
     The order that fits best is found on every second image (an assignment on the confusion matrix) and judged on the
-    others, since of many orders one always fits somewhat.
+    others, since one of many orders always fits to some extent.
 
     Returns:
-        `classes`: for each of the network's classes the label that it stands for; `is_seen`: whether it was ever
-        answered so, else the label is one that was left over; `accuracy` on all images.
+        `classes`: for each of the network's classes the label that it stands for; `is_seen`: whether some answer
+        supports this label, else it is one that was left over; `accuracy`: under this order, on all images.
     """
     told, wanted = given[1::2], labels[1::2]
     num, as_labelled = len(told), float((told == wanted).mean()) if len(told) else 0.0

@@ -1,4 +1,4 @@
-"""Pooled rows of a source as the target meets them, in float64, shared by all that asks for them of a batch.
+"""Pooled rows of a source in a target's layout, in float64, computed once per batch for all that need them.
 
 Shape suffixes: N images, P positions of the source, Q of the target, D features.
 """
@@ -19,10 +19,10 @@ from stitchgrid.statistics.base import LayerKey
 
 
 class Poolings:
-    """Means over the positions of all layers of a target, of rows as they are laid there: weighted sums of a source's.
+    """Means of a source's rows over the positions of each layer of a target network, as weighted sums of these rows.
 
-    An affine map commutes with them, so that pooled T(A) needs no T(A), and can be had in float64. All layers of the
-    target are served by one product.
+    An affine map commutes with such means. So pooled T(A) is computed without T(A), in float64. One product serves all
+    layers of the target network.
     """
 
     def __init__(self, source: Layer, targets: Sequence[Layer], rules: Rules, *, device: torch.device):
@@ -40,7 +40,7 @@ class Poolings:
         return is_identity(*layouts_of(self.source, target), rules) and self.source.num_prefix == target.num_prefix
 
     def position(self, target: Layer) -> int | None:
-        """Return which of the weighted means is that over the positions of a target, None: the plain one."""
+        """Return the index of the weighted mean that belongs to a target; None if it is the plain mean."""
         return self._position.get(_what(self.source, target))
 
     def weighted(self, a: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def _poolings(source: Layer, targets: tuple[Layer, ...], rules: Rules, device: t
 
 
 def pooled_source(work: Workspace, batch: Batch, source: LayerKey, target: LayerKey, rules: Rules) -> Tensor:
-    """Return a source's pooled rows as a target meets them, (N, D), found once for all layers of the target."""
+    """Return a source's pooled rows in a target's layout, (N, D), found once for all layers of the target network."""
     f, network = work.layer(source), work.sweep.networks[target[0]]
     poolings = _poolings(f, network.layers, rules, work.device)
     position = poolings.position(work.layer(target))

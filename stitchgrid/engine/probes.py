@@ -1,4 +1,4 @@
-"""Linear probes: what a linear classifier reads of a network's layers, as they are and at low rank.
+"""Linear probes: what a linear classifier reads from a network's layers, at full and at low rank.
 
 Source: the sensitivity and specificity tests of Ding, Denain & Steinhardt (2021). Unlike them, who read a transformer's
 class token, every representation is the mean over its positions, prefix tokens left out.
@@ -39,7 +39,7 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What one probe of one layer came to; None: undefined."""
+    """The result of one probe of one layer; None: undefined."""
 
     layer_index: int
     rank: int | None  # as asked for, None: the layer as it is
@@ -55,7 +55,7 @@ class Probe:
 def probe_layers(work: Workspace, network: int) -> list[Probe]:
     """Return the probes that the sweep asks for of every selected layer of a network, layer by layer.
 
-    A network's own classes play no part: the labels are those of the images. A layer that cannot be probed says why.
+    The labels are those of the images, whatever the network's own classes. Probes that fail have an `error`.
     """
     spec, layers = work.sweep.probes, work.sweep.networks[network].layers
     assert spec is not None, "the sweep asks for no probes"
@@ -83,7 +83,7 @@ def _pass(work: Workspace, split: Pictures, keys: Sequence[LayerKey], stop: int)
 
 
 class PooledRows:
-    """One row an image of each layer: the mean over positions, prefix tokens left out."""
+    """One row per image of each layer: the mean over positions, prefix tokens left out."""
 
     def __init__(self, work: Workspace, keys: Sequence[LayerKey], num_images: int):
         self.work, self.num_images = work, num_images
@@ -113,7 +113,7 @@ def _probes_of(
     rows: tuple[Tensor, Tensor],
     labels: tuple[Labels, Labels],
 ) -> list[Probe]:
-    """Return the probes of one layer; ranks that leave it as it is share one."""
+    """Return the probes of one layer; ranks that do not reduce the layer share one."""
     width = work.layer(key).width
     found: dict[int | None, Probe] = {}
     probes = []
@@ -155,11 +155,12 @@ def _probe(
 
 
 def features(fit_ND: Tensor, seen_ND: Tensor, reduction: Reduction | None = None) -> tuple[Floats, Floats]:
-    """Return what a probe sees of fit and evaluation rows: centred on the fit rows and divided by one number.
+    """Return the inputs of a probe from fit and evaluation rows: centred on the fit rows and divided by one number.
 
-    That is the root of the mean variance of the *unreduced* features on the fit rows, so that C means the same for all
-    layers and all ranks. One number, not one a feature, which would undo the reduction of features that hardly vary.
-    Rows of low rank are given by their coordinates in the axes kept: the penalty does not know a rotation.
+    The number is the root of the mean variance of the *unreduced* features on the fit rows, so that C means the same
+    for all layers and all ranks. All features share it: one number per feature would enlarge features that hardly vary,
+    and so undo the reduction. Rows of low rank are given by their coordinates in the kept axes, (N, r), since a
+    rotation does not change the penalty.
     """
     variance = float(fit_ND.var(0, correction=0).mean())
     scale = math.sqrt(variance) if variance > 0 else 1.0
@@ -173,7 +174,7 @@ def features(fit_ND: Tensor, seen_ND: Tensor, reduction: Reduction | None = None
 
 
 def _cross_entropy(scores_NK: Floats, classes_K: Labels, labels_N: Labels) -> float | None:
-    """Return the mean negative log-probability of the labels; None where a label is none of the classes."""
+    """Return the mean negative log-probability of the labels; None if a label is not among the classes."""
     if not np.isin(labels_N, classes_K).all():
         return None
     loss = -float(scores_NK[np.arange(len(labels_N)), np.searchsorted(classes_K, labels_N)].mean())

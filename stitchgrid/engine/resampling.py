@@ -1,12 +1,12 @@
-"""Laying rows of one layout on another, and the way back: `resize_rows` as a linear operator L, with its adjoint.
+"""Resampling of rows from one layout to another: `resize_rows` as a linear operator L, with its adjoint L'.
 
-Products of rows laid on more positions need none of these: (Lx)'y = x'(L'y), and (Lx)'(Lx) = x'(L'Lx).
+Products of rows on more positions do not need these rows themselves: (Lx)'y = x'(L'y), and (Lx)'(Lx) = x'(L'Lx).
 
-Resizing treats the two sides of a grid alone, so on positions L is the Kronecker product of two small matrices, as are
-L' and L'L; and what a target's prefix tokens (or a target vector) are made of is the source's prefix tokens and the
-mean of its positions, its *summary*. On a CPU torch's own kernels for bilinear interpolation, which know that hardly
-any of L's weights differs from 0, are up to twelve times as fast as products with its matrices; on a GPU the one for
-L' would sum in an order that changes from run to run.
+Resizing treats the two sides of a grid separately, so on positions L is the Kronecker product of two small matrices, as
+are L' and L'L. A target's prefix tokens (or a target vector) are made of the source's *summary*: its prefix tokens and
+the mean of its positions. On a CPU torch's own kernels for bilinear interpolation, which skip the many zeros among L's
+weights, are up to twelve times as fast as products with L's matrices. On a GPU the kernel for L' would sum in an order
+that changes from run to run, so matrices are used there.
 
 Shape suffixes: N images, P rows of the source, Q of the target, J those of them made of the summary, S rows of the
 summary, D features, H and W the sides of a grid.
@@ -23,8 +23,8 @@ from stitchgrid.matchers.alignment import on_sides, resize_rows, side_weights
 from stitchgrid.matchers.layouts import Grid, Layout, keeps_means
 from stitchgrid.matchers.params import Rules
 
-# What a kernel takes for one position of its result (L) or of what it is given (L'), in multiplications of a product;
-# measured with 26 images of 32 features, grids of 4 x 4 to 30 x 30, one thread of an AMD EPYC.
+# Time that a kernel takes for one position of its result (L) or of its input (L'), in multiplications of a product.
+# Measured with 26 images of 32 features, grids of 4 x 4 to 30 x 30, one thread of an AMD EPYC.
 KERNEL_COST, ADJOINT_KERNEL_COST = 5, 8
 
 
@@ -77,7 +77,7 @@ class Resampling:
         return self._joined(self._made(x_NPD), returned_NPD)
 
     def _resized(self, x_NPD: Tensor) -> Tensor:
-        """Return positions of the source's grid on the target's."""
+        """Return positions of the source's grid, resized to the target's grid."""
         if not self._resizes:
             return on_sides(self._there_HW, x_NPD)
         assert self.source.grid is not None
@@ -85,7 +85,7 @@ class Resampling:
         return _rows(interpolate(_maps(x_NPD, self.source.grid), self.target.grid, mode="bilinear"))
 
     def _returned(self, y_NQD: Tensor) -> Tensor:
-        """Return what the positions of the source's grid get back."""
+        """Return the part of L'y that falls on the positions of the source's grid."""
         if not self._returns:
             return on_sides(self._back_HW, y_NQD)
         assert self.source.grid is not None
@@ -101,7 +101,7 @@ class Resampling:
         return self._head_JS @ torch.cat([prefix_NSD, positions_NPD.mean(1, keepdim=True)], dim=1)
 
     def _joined(self, made_NJD: Tensor, positions_NPD: Tensor) -> Tensor:
-        """Return rows of the source's layout: what its summary gets back, and what its positions do."""
+        """Return rows of the source's layout: L'y of its summary and of its positions, joined."""
         num_prefix = self.source.num_prefix
         if not num_prefix and not made_NJD.shape[1]:
             return positions_NPD
@@ -111,7 +111,7 @@ class Resampling:
 
 
 def _head(source: Layout, target: Layout, rules: Rules) -> Tensor:
-    """Return what a target's prefix, or a target vector, is made of: weights of the source's summary, (J, S)."""
+    """Return the weights of the source's summary in a target's prefix, or in a target vector: (J, S)."""
     num_prefix = source.num_prefix
     summaries_PS = torch.zeros(source.num_rows, num_prefix + 1, dtype=torch.float64)
     summaries_PS[:num_prefix, :num_prefix] = torch.eye(num_prefix)
@@ -121,7 +121,7 @@ def _head(source: Layout, target: Layout, rules: Rules) -> Tensor:
 
 
 def _cost(source_grid: Grid, target_grid: Grid) -> int:
-    """Return the multiplications by which `on_sides` makes one grid of another, for each feature."""
+    """Return how many multiplications per feature `on_sides` needs to resize one grid to another."""
     return target_grid[0] * source_grid[0] * source_grid[1] + prod(target_grid) * source_grid[1]
 
 

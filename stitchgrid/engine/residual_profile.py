@@ -1,4 +1,4 @@
-"""How a stitch's error grows on its way: the relative distance of h to g at every later layer of the target.
+"""How a stitch's error grows behind it: relative distance of the stitched h to the target's g at every later layer.
 
 Shape suffixes: S stitched networks, G groups of images, N images, L later layers, K scores.
 """
@@ -46,7 +46,7 @@ class Profile:
             self._norms_GL[:, position] += self.groups.sums(b.square().flatten(1).sum(1), self._start)
 
     def run(self, a: Tensor, part: slice, shape: torch.Size) -> Tensor:
-        """Return the scores of stacked networks, and take what they make of T(A) at the later layers."""
+        """Run stacked networks on T(A); return their scores, and add up their errors at the later layers."""
         network, node = self.work.network(self.target[0]), self.work.layer(self.target).node
         if not any(part.start <= position < part.stop for position in self.asking):
             return self.work.tail(self.target)(a)  # type: ignore[no-any-return]

@@ -48,7 +48,7 @@ class SpreadSum:
 
 
 class RowErrors:
-    """Distance of T(A) to B, row by row: of maps that are not affine, and where moments of A would cost more."""
+    """Distance of T(A) to B, row by row: of maps that are not affine, and of others if moments of A cost more."""
 
     def __init__(self, positions: Sequence[int], *, groups: Groups, device: torch.device):
         self.positions, self.groups = list(positions), groups  # among the stitches
@@ -69,7 +69,7 @@ class RowErrors:
         self._errors[position] += self.groups.sums(squared_norms(t_NPE, b_NPE), self._start)
 
     def not_finite(self) -> list[int]:
-        """Return the stitches of whose rows, or of B's, some are infinite or NaN."""
+        """Return the positions of stitches for which a row of T(A) or of B is infinite or NaN."""
         if not self.positions:
             return []
         are_finite = torch.stack([errors_G.sum() for errors_G in self._errors.values()]).isfinite().tolist()
@@ -106,7 +106,7 @@ class RowErrors:
 def squared_norms(t_NPE: Tensor, b_NPE: Tensor | None = None) -> Tensor:
     """Return ||t||^2 of each image's rows, or ||t - b||^2: (N,), float64, a few images at a time.
 
-    Differences are taken in the rows' own precision, where they round in proportion to themselves.
+    Differences are taken in the rows' own precision; their rounding errors are in proportion to the differences.
     """
     found = []
     others = [None] * len(t_NPE) if b_NPE is None else image_blocks(b_NPE)

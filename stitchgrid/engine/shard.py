@@ -1,4 +1,4 @@
-"""One shard from start to rows: fit, train, evaluate, every image seen by every network once per phase."""
+"""Computes the rows of one shard: fit, train, evaluate; every network sees every image once per phase."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -29,16 +29,16 @@ from stitchgrid.statistics.needs import images_of
 
 _log = logging.getLogger(__name__)
 
-NUM_CHECKED = 4  # images on which a shard looks once more at its networks' halves
+NUM_CHECKED = 4  # images on which a shard checks its networks' halves again
 
 
 def run_shard(shard: Shard, work: Workspace) -> list[Row]:
     """Return the rows of every wanted cell of a shard; a cell that fails is a row with its error.
 
-    What stops a shard as a whole, such as a network that cannot be run, costs the network pairs that it stops alone.
+    If an error stops the whole shard, such as a network that cannot be run, its network pairs are tried one by one.
 
     Raises:
-        torch.OutOfMemoryError: If the device's memory does not suffice, or another error that says so; nothing is kept.
+        torch.OutOfMemoryError: If the device's memory runs out, or another error that says so; nothing is kept.
         torch.AcceleratorError: If the device is lost, or another error that says so; nothing is kept.
     """
     cells = list(work.sweep.cells(shard))
@@ -64,9 +64,9 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
 
 
 def check_halves(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> None:
-    """See on the first images that the halves of each network make the whole, at each layer of these cells.
+    """Check on the first images that the halves of each network give its own scores, at each layer of these cells.
 
-    Networks were proven before; one that does not compute here what it did there makes errors of its cells.
+    Networks were proven before; if one does not compute here what it did then, its cells fail.
     """
     for network, layers, own in _by_network(cells):
         if not proves_halves(work.sweep, work.sweep.networks[network]):
@@ -90,7 +90,7 @@ def check_halves(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> None
 
 
 def check_unchanged(work: Workspace, ledger: Ledger, cells: Sequence[Cell]) -> None:
-    """See that networks still compute what they did when the sweep was planned: some keep things from call to call."""
+    """Check that networks still compute what they did when the sweep was planned; some keep state between calls."""
     for network, _, own in _by_network(cells):
         record = work.sweep.networks[network]
         if record.fingerprint is None or not ledger.sound(own):
@@ -115,7 +115,7 @@ def _by_network(cells: Sequence[Cell]) -> list[tuple[int, list[int], list[Cell]]
 
 
 def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: bool) -> None:
-    """Note the values of all cells; what stops the training of a pair's maps costs it no other cells."""
+    """Note the values of all cells; with `is_pair`, an error in training fails only the cells of that matcher."""
     cells = ledger.sound(cells)
     fitted = fit_maps(work, ledger, cells, is_pair=is_pair)
     with ledger.timed(cells):
@@ -123,7 +123,7 @@ def _compute(work: Workspace, ledger: Ledger, cells: list[Cell], *, is_pair: boo
 
 
 def fit_maps(work: Workspace, ledger: Ledger, cells: Sequence[Cell], *, is_pair: bool) -> Fitted:
-    """Return the maps of all stitchers among some cells, found or trained; see `_compute`."""
+    """Return the maps of all stitchers among some cells, fitted or trained; `is_pair` as in `_compute`."""
     cells = ledger.sound(cells)
     stitched = [cell for cell in cells if _matcher(work, cell).family == "stitcher"]
     closed = [cell for cell in stitched if not _matcher(work, cell).is_trained]
@@ -144,7 +144,7 @@ def fit_alone(work: Workspace, cell: Cell) -> FittedStitch:
     """Return the map of one cell, fitted or trained as in its shard.
 
     Raises:
-        InputError: If it cannot be fitted; says why.
+        InputError: If it cannot be fitted; the message says why.
     """
     ledger = Ledger(work, [cell], shard=cell.cell_id, generations={})
     describe(work, ledger, cell)
@@ -183,7 +183,7 @@ def _train(
 def describe(work: Workspace, ledger: Ledger, cell: Cell) -> None:
     """Note how many images and rows a cell's values are made of, and how shapes are made to agree.
 
-    Where the kind says nothing of two layers, its values are undefined.
+    If the kind does not apply to these two layers, flag the cell: its values are undefined.
     """
     sweep, entry, matcher = work.sweep, ledger[cell], _matcher(work, cell)
     source, target = work.layer(cell.source_key), work.layer(cell.target_key)

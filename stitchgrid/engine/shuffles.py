@@ -1,7 +1,7 @@
-"""Images of the source shuffled against those of the target: what values are like where nothing corresponds.
+"""Shuffles the source's images against the target's: values without any correspondence, as a null distribution.
 
 Whole images are shuffled, within blocks of consecutive ones, so that sums can be taken while images pass. The draws
-depend on the number of images alone: cells that look at as many are shuffled alike, in whichever sweep, so that the
+depend only on the number of images. So cells with the same number of images are shuffled alike, in every sweep, and the
 best of several layers can be compared with the best of each draw.
 
 Shape suffixes: K draws, N images.
@@ -42,7 +42,7 @@ def shuffled_orders(num_images: int, num_draws: int, device: torch.device | None
 
 
 def block_ends(num_images: int) -> Iterator[int]:
-    """Yield where blocks end: each has `BLOCK_IMAGES`, the last one what is left as well.
+    """Yield where blocks end: each has `BLOCK_IMAGES`, and the last one takes the rest as well.
 
     >>> list(block_ends(150)), list(block_ends(10))
     ([64, 150], [10])
@@ -52,7 +52,7 @@ def block_ends(num_images: int) -> Iterator[int]:
 
 
 class ShuffledGatherer:
-    """Second moments of layer pairs with the source's images shuffled: their products alone are others."""
+    """Second moments of layer pairs with the source's images shuffled, which changes only their products."""
 
     def __init__(self, work: Workspace, moments: ShuffledMoments):
         self.work, self.moments = work, moments
@@ -73,8 +73,8 @@ class ShuffledGatherer:
             space: torch.zeros(moments.num_draws, *shape, dtype=torch.float64, device=work.device)
             for space, shape in shapes.items()
         }
-        self._held: dict[LayerKey, Tensor] = {}  # of the images of a block of which more are to come
-        self._start = 0  # position of the first of them
+        self._held: dict[LayerKey, Tensor] = {}  # activations of a block that is not complete yet
+        self._start = 0  # position of its first image
 
     def take(self, batch: Batch) -> None:
         """Add the rows of the blocks that a batch completes."""
@@ -96,7 +96,7 @@ class ShuffledGatherer:
     def _add(self, activations: Mapping[LayerKey, Tensor], orders_KN: Tensor) -> None:
         """Add the rows of whole blocks, a few images of the target at a time so that memory stays bounded.
 
-        Where all rows may be held at once they are read once, and shuffled; else those of each draw are read anew.
+        If all rows may be held at once, they are read once and shuffled; else they are read again for each draw.
         """
         frames, sources = self._frames, {id(one.source): one.source for one in self._crosses.values()}
         num = orders_KN.shape[1]

@@ -36,7 +36,7 @@ STACK_BYTES = 256 << 20  # and their activations at the stitch, unless those of 
 def stack_images(device: torch.device) -> int:
     """Return how many images of stitched networks go through a tail together.
 
-    On a CPU more than these are slower: their activations leave the caches.
+    On a CPU larger stacks are slower, since their activations do not fit into the caches.
     """
     return STACK_IMAGES.get(device.type, STACK_IMAGES["cpu"])
 
@@ -44,13 +44,13 @@ def stack_images(device: torch.device) -> int:
 def images_per_stack(target: Layer, device: torch.device, share: Callable[[int], int]) -> int:
     """Return how many images go through the tail behind a layer together, unless one batch is more.
 
-    `share` is what is left of an amount of images or bytes where memory is short.
+    `share` reduces a number of images or bytes where memory is short.
     """
     return min(share(stack_images(device)), share(STACK_BYTES) // (4 * prod(target.shape)))
 
 
 def stacks(work: Workspace, target: Layer, num_networks: int, num_images: int) -> list[slice]:
-    """Return which of so many stitched networks see a batch of so many images together: as few stacks, as equal."""
+    """Return which stitched networks run on a batch together, in as few stacks as possible, of about equal size."""
     most = max(1, images_per_stack(target, work.device, work.share) // num_images)
     num_stacks = -(-num_networks // most)
     return [slice(*ends) for ends in pairwise(k * num_networks // num_stacks for k in range(num_stacks + 1))]
@@ -65,9 +65,9 @@ def stitch_rows(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Return T(A) on the target's rows, (N, P, E), in `out` where it is given.
+    """Return T(A) on the target's rows, (N, P, E), in `out` if it is given.
 
-    An affine map commutes with resizing, so it is applied on whichever side has fewer rows; not with dropping tokens.
+    An affine map commutes with resizing, though not with dropping tokens, so it is applied to the side with fewer rows.
     """
     source_layout, target_layout = layouts_of(source, target)
     if not isinstance(stitch, AffineMap):
@@ -89,7 +89,7 @@ class FittedStitch:
 
 
 def pooled_stitched(batch: Batch, stitch: FittedStitch, t_NPE: Tensor, layer: Layer) -> Tensor:
-    """Return the pooled rows T(A) of a map that is not affine, (N, E), for all that asks for them of the batch."""
+    """Return the pooled rows T(A) of a map that is not affine, (N, E), computed once per batch."""
     return batch.once(("pooled stitched", stitch.cell.cell_id), lambda: t_NPE[:, layer.num_prefix :].double().mean(1))
 
 
@@ -168,7 +168,7 @@ class TailEvaluation:
     def _about_anchor(self, stitch: FittedStitch) -> tuple[AffineMap | Adapter, Tensor | None]:
         """Return the map of the source's rows about their anchor, and the bias that is added last, if any.
 
-        Of a target far from zero every operation would round as its rows do: there the bias waits until the end.
+        For a target far from zero every operation would round as coarsely as its rows, so its bias is added at the end.
         """
         if isinstance(stitch.map, Adapter):
             return stitch.map, None
@@ -179,7 +179,7 @@ class TailEvaluation:
         return AffineMap(weight_DE=found.weight_DE, bias_E=torch.zeros_like(found.bias_E)), found.bias_E
 
     def _pooled(self, position: int, batch: Batch) -> Tensor:
-        """Return pooled T(A) in float64, (N, E): what T makes of pooled A."""
+        """Return pooled T(A) in float64, (N, E): T applied to pooled A."""
         stitch = self.stitches[position]
         pooled_ND = pooled_source(self.work, batch, stitch.cell.source_key, self.target, stitch.rules)
         return self._exact[position](pooled_ND)
@@ -196,7 +196,7 @@ class TailEvaluation:
         stitch_rows(about_anchor, a, layer, self.layer, stitch.rules, out=out)
         exact_NPE = out
         if bias_E is not None:
-            exact_NPE = out + bias_E  # in float64: a bias in float32 would be off by as much as B is rounded
+            exact_NPE = out + bias_E  # in float64: the error of a bias in float32 would be as large as B's rounding
             out.copy_(exact_NPE)
         drops = not keeps_means(layouts_of(layer, self.layer)[1], stitch.rules)
         if anchor is not None and isinstance(stitch.map, AffineMap) and drops:  # dropped tokens are zeros, not anchors
@@ -219,7 +219,7 @@ class TailEvaluation:
         return [rounded(scores_N).view(some_SNPE.shape[:2])]
 
     def _sum_up(self, part: slice, t_SNPE: Tensor, pooled_SNE: Tensor, start: int) -> None:
-        """Sum up the rows T(A) themselves, which are lost."""
+        """Sum up the rows T(A) themselves; this overwrites them."""
         num_prefix = self.layer.num_prefix
         total_SN = pooled_SNE.sum(2) * (t_SNPE.shape[2] - num_prefix)
         total_SN += t_SNPE[:, :, :num_prefix].sum((2, 3), dtype=torch.float64)
@@ -244,7 +244,7 @@ class TailEvaluation:
         return found
 
     def replicates(self) -> list[dict[str, list[float]]]:
-        """Return the metrics of every stitched network without each group of images, in order, but for detectors'."""
+        """Return the metrics of every stitched network without each group of images, in order, except detectors'."""
         columns = {
             **self.outputs.replicates(),
             "variance_ratio": self.spread.traces() / self.target_spread.traces()[:, None],

@@ -36,12 +36,12 @@ class Tail:
 
     key: LayerKey
     group: list[FittedStitch]
-    nodes: list[str]  # behind the layer, at which h is compared with g
+    nodes: list[str]  # behind the layer, where the stitched h is compared with the target's g
     at_stitch: bool  # whether it is compared at the stitch as well
     to_scores: bool
 
     def run(self, work: Workspace, rows_NPE: Tensor, num_images: int) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Return what stacked networks make of rows at the nodes, (S, N, P), and their scores, (S, N, K)."""
+        """Run stacked networks on rows; return activations at the nodes, (S, N, P), and scores, (S, N, K)."""
         layer = work.layer(self.key)
         a, shape = install(rows_NPE, layer), (len(rows_NPE) // num_images, num_images)
         found = {layer.node: _stacked(a.flatten(1), shape)} if self.at_stitch else {}
@@ -66,13 +66,13 @@ def train_maps(
     reader: SourceReader,
     starts: Mapping[str, AffineMap] | None = None,
 ) -> list[FittedStitch]:
-    """Return the trained maps of all cells of one matcher, in the order of the cells, but for those that failed.
+    """Return the trained maps of all cells of one matcher, in the order of the cells, without those that failed.
 
-    `reader` is the cells' `source_reader`. A map is trained on its source as that reduces it; the one returned takes
-    the unreduced source. `starts` are what maps start from, by cell, where that is not drawn.
+    `reader` is the cells' `source_reader`. A map is trained on the source as the reader reduces it; the returned map
+    takes the unreduced source. `starts` has, by cell, the initial maps that are not drawn at random.
 
-    Every cell starts from its own initialisation and sees the images in the order its matcher's seed decides, so that
-    stacking changes a result by rounding alone. Only the maps have gradients; the networks stay frozen.
+    Every cell starts from its own initial map and sees the images in the order that its matcher's seed decides, so that
+    stacking changes a result only by rounding. Only the maps have gradients; the networks stay frozen.
     """
     return _Training(work, ledger, cells, reader, starts or {}).run()
 
@@ -111,7 +111,7 @@ class _Training:
         return Tail(key=key, group=group, nodes=[last] if last else [], at_stitch=last is None, to_scores=False)
 
     def _targets(self) -> TargetReader | None:
-        """Return what reads the targets, None where the kind does not look at them."""
+        """Return the reader of the targets, None if the kind does not read them."""
         if not self.kind.reads_target:
             return None
         nodes: dict[int, dict[str, None]] = {}
@@ -126,7 +126,7 @@ class _Training:
         )
 
     def _means(self) -> dict[LayerKey, dict[str, Tensor]]:
-        """Return the mean squared norms of what g makes of the fit images at each tail's nodes: one pass."""
+        """Return the mean squared norms of g on the fit images at each tail's nodes, from one pass."""
         if self.targets is None:
             return {tail.key: {} for tail in self.tails}
         totals: dict[int, dict[str, Tensor]] = {}
@@ -164,7 +164,7 @@ class _Training:
         ]
 
     def _of_unreduced(self, stitch: FittedStitch) -> AffineMap | Adapter:
-        """Return a map as it is measured, of the source as it is."""
+        """Return a map as it is measured, for the unreduced source."""
         found, reduction = stitch.map.frozen(), self.reader.reduced.get(stitch.cell.source_key)
         if reduction is None:
             return found
@@ -174,7 +174,7 @@ class _Training:
         return found
 
     def _step(self, tail: Tail, rows_NPE: Tensor | None, seen: Seen) -> Step:
-        """Return what the kind sees of stacked networks, or of the target alone."""
+        """Return what the kind's loss reads, of stacked networks or, without rows, of the target alone."""
         network = self.work.network(tail.key[0])
         of_target = seen.targets.get(tail.key[0], {})
         with self.work.precision():
@@ -199,13 +199,13 @@ class _Training:
             num_some, part_seen = some.stop - some.start, seen.part(some)
             for part in stacks(work, layer, len(tail.group), num_some):
                 with torch.enable_grad():
-                    # the maps are applied as they are when they are measured, in float32, and their gradients found so
+                    # maps are applied in float32, as when they are measured, and so are their gradients
                     rows_NPE = _stacked_rows(work, tail.group[part], layer, part_seen.sources)
                     gradient_NPE = self._tail_gradient(tail, rows_NPE.detach(), part_seen)
                     rows_NPE.backward(gradient_NPE * (num_some / num_images))  # type: ignore[no-untyped-call]
 
     def _tail_gradient(self, tail: Tail, rows_NPE: Tensor, seen: Seen) -> Tensor:
-        """Return the gradient of all stitched networks' losses with respect to what the tail is given."""
+        """Return the gradient of all stitched networks' losses with respect to the tail's input rows."""
         rows_NPE.requires_grad_()
         loss = self.kind.loss(self._step(tail, rows_NPE, seen))
         with self.work.precision_back():
@@ -213,7 +213,7 @@ class _Training:
 
     @torch.no_grad()
     def _note_diverged(self) -> None:
-        """Flag the cells whose training came to nothing, by `has_diverged` on the first `loss_images` fit images."""
+        """Flag the cells whose training diverged, by `has_diverged` on the first `loss_images` fit images."""
         for stitch in self.stitches:
             if isinstance(stitch.map, Adapter):
                 stitch.map.eval()
@@ -282,13 +282,13 @@ def _optimizer(name: str, tensors: Sequence[Tensor], *, lr: float, weight_decay:
 def _parameters(
     work: Workspace, cells: Sequence[Cell], starts: Mapping[str, AffineMap]
 ) -> Sequence[AffineMap | Adapter]:
-    """Return the maps that cells start from, brought to the device; affine ones in one transfer."""
+    """Return the initial maps of cells on the device, affine ones by one transfer."""
     adapter = TrainingParams.of(work.sweep.matchers[cells[0].matcher]).adapter
     if adapter != "affine":
         return [_adapter(work, cell, adapter) for cell in cells]
     drawn = [starts[cell.cell_id] if cell.cell_id in starts else _initial(work, cell) for cell in cells]
     tensors = [tensor for initial in drawn for tensor in (initial.weight_DE, initial.bias_E)]
-    if starts:  # are there already
+    if starts:  # which are on the device already
         tensors = [tensor.to(work.device, torch.float32) for tensor in tensors]
     flat = torch.cat([tensor.flatten() for tensor in tensors]).to(work.device)
     parts = torch.split(flat, [tensor.numel() for tensor in tensors])
@@ -312,7 +312,7 @@ def _initial(work: Workspace, cell: Cell) -> AffineMap:
 def _stacked_rows(
     work: Workspace, stack: Sequence[FittedStitch], target: Layer, activations: Mapping[LayerKey, Tensor]
 ) -> Tensor:
-    """Return what all maps make of their sources on the target's rows, stitched networks one after the other."""
+    """Return T(A) of all maps on the target's rows, one stitched network after the other: (S N, rows, E)."""
     sources = [s.cell.source_key for s in stack]
     return torch.cat(
         [

@@ -1,4 +1,4 @@
-"""Training images as sources and targets see them, batch by batch."""
+"""Reads activations of sources and targets on training images, batch by batch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +20,14 @@ from stitchgrid.statistics.passes import CACHE_BYTES, reading_of
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What networks make of a batch."""
+    """Labels of a batch, and activations of sources and targets on it."""
 
     labels_N: Tensor
     sources: dict[LayerKey, Tensor]
     targets: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # by network and node; (N, P), float32
 
     def part(self, some: slice) -> "Seen":
-        """Return some of its images."""
+        """Return the labels and activations of some of its images."""
         return Seen(
             labels_N=self.labels_N[some],
             sources={key: a[some] for key, a in self.sources.items()},
@@ -40,14 +40,14 @@ def _places(indices: Tensor) -> ImagePositions:
 
 
 class TargetReader:
-    """What targets themselves make of the images on which maps are trained."""
+    """Reads the targets' own activations on the images on which maps are trained."""
 
     def __init__(self, work: Workspace, nodes: Mapping[int, Sequence[str]]):
         self.work, self.nodes = work, nodes
 
     @torch.no_grad()
     def read(self, pixels: Pixels) -> dict[int, dict[str, Tensor]]:
-        """Return the activations at the nodes of each network, flattened."""
+        """Return the activations at the nodes of each network, flattened: (N, P), float32."""
         pixels, found = on_device(pixels, self.work.device), {}
         for network, nodes in self.nodes.items():
             images = apply_preprocess(pixels, self.work.sweep.networks[network].preprocess)
@@ -68,7 +68,7 @@ def source_reader(
     *,
     like: "SourceReader | None" = None,
 ) -> "SourceReader":
-    """Return what reads the sources of one matcher's cells: `like`, which another has used, if it reads the same."""
+    """Return a reader of the sources of one matcher's cells: `like`, another matcher's, if it reads the same."""
     reader = SourceReader(
         work,
         sorted({cell.source_key for cell in cells}),
@@ -80,7 +80,7 @@ def source_reader(
 
 
 class SourceReader:
-    """Training images as their networks see them, batch by batch, in an order that a seed decides."""
+    """Reads activations of sources on training images, batch by batch, in an order that a seed decides."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class SourceReader:
         self.kept: dict[LayerKey, Tensor] | None = None  # from the first epoch on
 
     def reads_as(self, other: "SourceReader") -> bool:
-        """Return whether another reads the same from the same images."""
+        """Return whether another reader reads the same layers of the same images in the same way."""
         alike = (self.work.halvings, self.keys, self.num_images, self.augment, self.reduced.keys())
         if alike != (other.work.halvings, other.keys, other.num_images, other.augment, other.reduced.keys()):
             return False
@@ -158,7 +158,10 @@ class SourceReader:
         return projected(a, self.reduced[key], self.work.layer(key).feature_axis) if key in self.reduced else a
 
     def epoch(self, epoch: int, *, seed: int, batch_size: int, targets: TargetReader | None = None) -> Iterator[Seen]:
-        """Yield every batch, with what targets make of its very images where they are read; the last may be short."""
+        """Yield every batch, with the targets' activations on the same images if `targets` is given.
+
+        The last batch may be smaller.
+        """
         if self._keeps and self.kept is None:
             self.kept = self._read_all()
         order, generator = image_order(self.num_images, seed=seed, epoch=epoch)

@@ -1,4 +1,4 @@
-"""What the engine computes with, and the forward passes that serve every consumer at once."""
+"""The engine's frozen networks and images, and forward passes that serve all consumers at once."""
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -26,18 +26,18 @@ Pixels = Tensor | list[Tensor]  # uint8 (N, 3, H, W), or one (3, H, W) per image
 
 
 def no_detector(key: LayerKey) -> Detector:
-    """Stand in where no matcher asks for detectors."""
-    raise AssertionError(f"no detector of layer {key} is at hand")
+    """Refuse: this workspace has no detectors, since no matcher asks for them."""
+    raise AssertionError(f"there is no detector of layer {key} in this workspace")
 
 
 def not_noted(source: int, target: int) -> str | None:  # noqa: ARG001
-    """Stand in where nobody wants to know the versions of libraries."""
+    """Return None: the versions of libraries are not recorded."""
     return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """Frozen networks and images at hand, on one device."""
+    """Frozen networks and images on one device, and how much of them is held at a time."""
 
     sweep: Sweep
     images: PicturePair
@@ -46,7 +46,7 @@ class Workspace:
     detector: Callable[[LayerKey], Detector] = no_detector  # of a target layer
     libraries: Callable[[int, int], str | None] = not_noted  # of two networks: canonical JSON of name -> version
     kept: KeptPass | None = None  # of passes over the evaluation images
-    halvings: int = 0  # of everything that is held at a time, after memory did not suffice
+    halvings: int = 0  # of everything that is held at a time, after memory ran out
 
     @property
     def batch_size(self) -> int:
@@ -54,7 +54,7 @@ class Workspace:
         return self.share(self.sweep.batch_size)
 
     def share(self, amount: int) -> int:
-        """Return what is left of an amount of images or bytes after the halvings."""
+        """Return a number of images or bytes after the halvings, 1 at least."""
         return max(1, amount >> self.halvings)
 
     def taps(self, index: int, layers: Sequence[int], *, scores: bool) -> Callable[[Tensor], tuple[Tensor, ...]]:
@@ -85,7 +85,7 @@ class Workspace:
         return all_needs(self.sweep)
 
     def asked(self, cells: Iterable[Cell]) -> list[CellGrid]:
-        """Return what cells ask for."""
+        """Return cells as grids of one cell each, with the needs of their matchers."""
         return [
             CellGrid(needs=self.needs[cell.matcher], sources=(cell.source_key,), targets=(cell.target_key,))
             for cell in cells
@@ -96,36 +96,36 @@ class Workspace:
         return self.geometry.between(cell.source_key, cell.target_key, self.needs[cell.matcher].rules)
 
     def rules(self, cell: Cell) -> Rules:
-        """Return how a stitcher lays its source on its target."""
+        """Return the rules by which a stitcher resamples its source to its target."""
         rules = self.needs[cell.matcher].rules
-        assert rules is not None, "indices lay nothing"
+        assert rules is not None, "indices do not resample"
         return rules
 
     def rank(self, cell: Cell) -> int | None:
-        """Return how many directions a cell leaves its source, None where that is all of them."""
+        """Return the rank to which a cell reduces its source, None if it keeps all directions."""
         return self.needs[cell.matcher].rank_of(self.layer(cell.source_key).width)
 
     def precision(self) -> AbstractContextManager[None]:
-        """Let networks run as the job asks."""
+        """Return a context in which networks run in the job's precision."""
         return running_in(self.sweep.precision, self.device)
 
     def precision_back(self) -> AbstractContextManager[None]:
-        """Let gradients of networks be found as the job asks."""
+        """Return a context in which gradients of networks are computed in the job's precision."""
         return running_back_in(self.sweep.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What every network made of the same images."""
+    """The activations and logits of networks on the same images."""
 
     start: int  # position of the first image in its split
     labels_N: Tensor
     activations: dict[LayerKey, Tensor]
     logits: dict[int, Tensor]
-    found: dict[Hashable, Tensor] = field(default_factory=dict)  # made of these, by what it is
+    found: dict[Hashable, Tensor] = field(default_factory=dict)  # tensors that `once` has computed, by their keys
 
     def once(self, what: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """Return what is made of the batch, made the first time it is asked for."""
+        """Return the tensor of the key `what`, which `make` computes the first time."""
         if what not in self.found:
             self.found[what] = make()
         return self.found[what]
@@ -151,9 +151,9 @@ def forward(
 ) -> tuple[dict[LayerKey, Tensor], dict[int, Tensor]]:
     """Run each wanted network once over the images, no further than needed.
 
-    Return the activations of their wanted layers, and the logits of those that are scored. Images, hence maps, are in
-    the channels-last memory format: the faster one for convolutions, and rows of features lie side by side. Features
-    are looked up by the places of the images, which are None for images that are no longer what was drawn.
+    Return the activations of their wanted layers, and the logits of those that are scored. Images, and so maps, are in
+    the channels-last memory format: it is faster for convolutions, and rows of features are contiguous in it. Features
+    are looked up by the `places` of the images, which are None for augmented images.
 
     Raises:
         InputError: If features of such images are wanted.
@@ -182,7 +182,7 @@ def forward(
 
 def _known(places: ImagePositions | None, name: str) -> ImagePositions:
     if places is None:
-        raise InputError(f"{name} are features of the images as they are: there are none of augmented images.")
+        raise InputError(f'{name} has features of the drawn images, and none of augmented ones; set augment = "none".')
     return places
 
 
@@ -196,10 +196,10 @@ def batches(
     stop: int,
     keeps: bool = False,
 ) -> Iterator[Batch]:
-    """Yield the images of a split from `start` to `stop` in order, seen by every wanted network.
+    """Yield batches of a split from `start` to `stop` in order, each with the activations of all wanted networks.
 
-    Evaluation images that have passed before are not shown again to networks of which that was kept. With `keeps` it
-    is, of those that are scored.
+    A network whose activations on evaluation images were kept does not run on them again. With `keeps`, those of the
+    scored networks are kept.
     """
     kept = work.kept if split is work.images.eval else None
     for first in range(start, stop, work.batch_size):

@@ -1,4 +1,4 @@
-"""A job file (TOML) -> a `Job`, or one error that lists every problem in it. No torch here."""
+"""From a job file (TOML) to a `Job`, or to one error that lists every problem in it. Imports no torch."""
 
 from stitchgrid.jobfile.job import Job
 from stitchgrid.jobfile.load import load_job

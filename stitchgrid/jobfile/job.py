@@ -41,13 +41,13 @@ class MatcherEntry:
     samples: int | str | None  # "all": the whole split; None: of a stitcher as many as `fit` has, of an index all
     metrics: tuple[str, ...]  # in the kind's order
     ranks: tuple[int | None, ...] = (None,)  # of the source; None: the source as it is
-    energy: EnergyRecipe | None = None  # where a metric asks for it; its samples are the job's to say
+    energy: EnergyRecipe | None = None  # if a metric asks for it; the job decides its samples
 
     def specs(self, *, fit_samples: int | None, energy: EnergyRecipe | None = None) -> tuple[MatcherSpec, ...]:
-        """Return one record per rank and seed, or the only one.
+        """Return one record per rank and seed.
 
-        `fit_samples` is what `fit` has under [data], None where that is the whole split; `energy` is how detectors are
-        made, for matchers that ask for them.
+        `fit_samples` is `samples` of `fit` under [data], None if that is the whole split. `energy` is the recipe of
+        detectors, for matchers that ask for them.
         """
         detector = {"energy": asdict(energy)} if self.energy and energy else {}  # it decides values: part of addresses
         params = {**self.params.for_address(), **detector}
@@ -65,7 +65,7 @@ class MatcherEntry:
         )
 
     def _spec_samples(self, fit_samples: int | None) -> int | str | None:
-        """Return how a record names the images: as version 0.1.0 named them, wherever it could (see `MatcherSpec`)."""
+        """Return `samples` of a record, written as version 0.1.0 wrote it wherever it could (see `MatcherSpec`)."""
         matcher = MATCHERS[self.kind]
         if matcher.is_trained:
             return fit_samples if self.samples is None else None if self.samples == "all" else self.samples
@@ -73,10 +73,10 @@ class MatcherEntry:
         return None if self.samples == "all" and is_default else self.samples
 
     def to_dict(self, *, has_fit_samples: bool) -> dict[str, Any]:
-        """Return it as it could stand in a job file.
+        """Return the entry as a table of a job file.
 
-        Where `fit` has a number of samples, a trained kind that takes as many says so: in jobs that version 0.1.0 has
-        stored, one that says nothing takes the whole split.
+        If `fit` has a number of samples, a trained kind that takes as many gets `samples = "fit"`: without it, jobs
+        that version 0.1.0 stored take the whole split.
         """
         ranks = None if self.ranks == (None,) else as_words(self.ranks)
         samples = self.samples
@@ -89,7 +89,7 @@ class MatcherEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A valid job file. Nothing in it has been looked up outside the file: networks and images may still not exist."""
+    """A valid job file. Only the file itself has been checked: its networks and images may not exist."""
 
     base: Path  # folder of the job file, absolute: where its relative paths start
     name: str
@@ -143,7 +143,7 @@ class Job:
         return None if self.probes is None else self.probes.to_record()
 
     def data_spec(self) -> DataSpec:
-        """Return which images the job looks at."""
+        """Return which images the job draws."""
         data = self.data
         return DataSpec(
             dataset=self._dataset(data.dataset),
@@ -166,7 +166,7 @@ class Job:
         )
 
     def outliers_spec(self) -> DataSpec | None:
-        """Return which images of another data set detectors learn to tell apart, as evaluation images; None if none."""
+        """Return the images of another data set that detectors take as outliers, as evaluation images, if any."""
         outliers = self.data.outliers
         if outliers is None or not any(matcher.energy for matcher in self.matchers):
             return None
@@ -184,7 +184,7 @@ class Job:
         )
 
     def _dataset(self, word: str) -> str:
-        """Return the word for a data set, a file of the user's with its whole path."""
+        """Return the word for a data set; a user's own file gets its absolute path."""
         parts = own_parts(word)
         return word if parts is None else f"{self._root(parts[0])}:{parts[1]}"
 
@@ -206,7 +206,7 @@ class Job:
     def matcher_specs(self, *, num_fit: int | None = None) -> tuple[MatcherSpec, ...]:
         """Return the matchers in the order of the file, a trained one once per seed.
 
-        `num_fit` is how many images the fit split has, where that is known: as many samples are the whole split.
+        `num_fit` is the number of images in the fit split, if known: as many samples or more mean the whole split.
         """
         fit_samples, energy = self._fit_samples(num_fit), self.energy_recipe(num_fit=num_fit)
         return tuple(
@@ -214,7 +214,7 @@ class Job:
         )
 
     def energy_recipe(self, *, num_fit: int | None = None) -> EnergyRecipe | None:
-        """Return how detectors are made, None where no matcher asks for them; `num_fit` as in `matcher_specs`."""
+        """Return the recipe of detectors, None if no matcher asks for them; `num_fit` as in `matcher_specs`."""
         recipe = next((matcher.energy for matcher in self.matchers if matcher.energy), None)
         asked = self.diagnostics.energy.samples
         if recipe is None or isinstance(asked, int):
@@ -228,7 +228,7 @@ class Job:
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Return the (source, target) pairs, each once, as positions in `network_specs()`.
 
-        A twin is a source of every target of its network, and no target.
+        A twin is a source for every target of its network, and never a target.
         """
         specs = self._named_specs()
         pairs = self._named_pairs(specs)
@@ -250,7 +250,10 @@ class Job:
     def _specs(self, model: ModelTable) -> list[NetworkSpec]:
         given = model.weights if isinstance(model.weights, CheckpointTable) else CheckpointTable(file="")
         is_name = given.file.isidentifier() and given.adapter is None
-        recipe, file = None, f"./{given.file}" if is_name else given.file  # a file of that name, no name of weights
+        recipe, file = (
+            None,
+            f"./{given.file}" if is_name else given.file,
+        )  # a file with that name, not weights of that name
         if isinstance(model.weights, TrainTable):
             recipe = self.recipes[model.weights.train].to_record()
         elif isinstance(model.weights, str):

@@ -15,12 +15,12 @@ from stitchgrid.shipped_files import shipped_names
 
 
 def load_job(path_or_name: str, overrides: Sequence[str] = ()) -> Job:
-    """Return the job in a file, or in a job of that name that ships with stitchgrid, after `--set` overrides.
+    """Return the job in a file, or the job of that name that ships with stitchgrid, after `--set` overrides.
 
-    Relative paths in it start at the folder of the file, for a job that ships too.
+    Relative paths in it start at the folder of the file, also in a shipped job.
 
     Raises:
-        JobFileError: If there is no such file, it is not TOML, or anything in it is wrong; lists every problem.
+        JobFileError: If there is no such file, it is not TOML, or anything in it is wrong; it lists every problem.
     """
     path = _find(path_or_name)
     table = _read(path)

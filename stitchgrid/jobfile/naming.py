@@ -1,11 +1,11 @@
-"""Names and files of the networks that one entry of a job file stands for: one a seed, one a step of training."""
+"""Names and files of the networks that one entry of a job file stands for: one for each seed and training step."""
 
 import re
 from collections.abc import Sequence
 
 from stitchgrid.records import STEP
 
-STEP_FIELD = re.compile(r"\{step(?::(0?[1-9][0-9]?)d?)?\}")  # {step}, or {step:06}: with zeros in front, six digits
+STEP_FIELD = re.compile(r"\{step(?::(0?[1-9][0-9]?)d?)?\}")  # {step}, or {step:06} for six digits with leading zeros
 
 
 def named_networks(
@@ -25,7 +25,7 @@ def named_networks(
 
 
 def filled(text: str, seed: int, step: int | None) -> str:
-    """Return a text with the seed and the step in their places.
+    """Return a text with `{seed}` and `{step}` replaced by their numbers.
 
     >>> filled("run{seed}/step{step:06}.pt", 1, 100)
     'run1/step000100.pt'

@@ -9,15 +9,16 @@ from stitchgrid.jobfile.toml_text import parse_toml
 
 
 def apply_overrides(table: dict[str, Any], overrides: Sequence[str], problems: Problems) -> None:
-    """Edit the table in place; notes every override that cannot be carried out.
+    """Edit the table in place; note every override that cannot be carried out.
 
-    A key is dotted (quote a part that has dots itself: models."a.b".seed); an item of a list is named by its `name`,
-    its `kind` (where only one item is of that kind) or its position from 0. A value is TOML, or else a string.
+    A key has dots between its parts (quote a part that has dots itself: models."a.b".seed). An item of a list is named
+    by its `name`, by its `kind` (if only one item is of that kind) or by its position from 0. A value that is no TOML
+    is a string.
     """
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or (path := _path(key)) is None:
-            problems.add(f"--set {override}", "KEY=VALUE was expected, KEY dotted like data.fit.samples")
+            problems.add(f"--set {override}", "KEY=VALUE was expected, with a KEY such as data.fit.samples")
         elif problem := _assign(table, path, _value(value)):
             problems.add(f"--set {override}", problem)
 
@@ -45,7 +46,7 @@ def _value(text: str) -> Any:
 
 
 def _assign(table: dict[str, Any], path: Sequence[str], value: Any) -> str | None:
-    """Set the value at the path; return what is wrong if there is no such place."""
+    """Set the value at the path; return a message if there is no such place."""
     here: Any = table
     for depth, part in enumerate(path):
         is_last = depth == len(path) - 1
@@ -53,7 +54,7 @@ def _assign(table: dict[str, Any], path: Sequence[str], value: Any) -> str | Non
             if is_last:
                 here[part] = value
             else:
-                here = here.setdefault(part, {})  # validation refuses a key that means nothing
+                here = here.setdefault(part, {})  # validation refuses unknown keys
         elif isinstance(here, list):
             position = _find(here, part)
             if isinstance(position, str):
@@ -68,7 +69,7 @@ def _assign(table: dict[str, Any], path: Sequence[str], value: Any) -> str | Non
 
 
 def _find(items: list[Any], word: str) -> int | str:
-    """Return the position of an item of a list, or a hint."""
+    """Return the position of an item of a list, or a hint if no single item has this name."""
     tables = [item if isinstance(item, dict) else {} for item in items]
     labels = [str(item.get("name", item.get("kind", ""))) for item in tables]
     if labels.count(word) == 1:

@@ -1,4 +1,4 @@
-"""Checks one table against its pydantic model, and says in words what is wrong, where, and what was probably meant."""
+"""Checks a table against its pydantic model, and says what is wrong, where, and which word was probably meant."""
 
 import itertools
 import json
@@ -28,10 +28,10 @@ class Problems:
         self.found.append(f"{shown}: {what}" if shown else what)
 
     def check(self, model: type[M], table: Any, where: str, *, also_known: Sequence[str] = ()) -> M | None:
-        """Return the table as its model after noting every problem.
+        """Return the table as its model, and note every problem.
 
-        What is wrong is left out of the model, so that the rest can still be checked against other tables; None if
-        nothing is left. `also_known` are keys taken out of the table before, for the hint on an unknown one.
+        Keys with problems are left out of the model, so that the others can still be checked against other tables. None
+        if no model can be made without them. `also_known` are further keys for the hint on an unknown key.
         """
         if not isinstance(table, Mapping):
             self.add(where, f"a table was expected, got {_shown(table)}")
@@ -42,7 +42,7 @@ class Problems:
         except ValidationError as error:
             for detail in error.errors():
                 self.add(*_in_words(detail, model, where, also_known))
-            if not all(detail["loc"] for detail in error.errors()):  # a text that is no Unicode spoils the whole table
+            if not all(detail["loc"] for detail in error.errors()):  # a text that is not Unicode: no key can be read
                 return None
             rest = _without(table, [detail["loc"] for detail in error.errors()])
         try:

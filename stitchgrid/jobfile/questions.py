@@ -1,4 +1,4 @@
-"""The tables of a job file that say what is asked: pairs, matchers, probes, evidence, diagnostics. A field is a key."""
+"""The tables of a job file that ask for results: pairs, matchers, probes, evidence, diagnostics. A field is a key."""
 
 from typing import Annotated, Literal
 
@@ -32,12 +32,12 @@ class ProbesTable(JobTable):
     """fit images; left out: those of closed-form maps"""
 
     def to_record(self) -> ProbeSpec:
-        """Return it as the record that travels."""
+        """Return the table as a record."""
         return ProbeSpec(ranks=self.rank, C=self.C, max_iter=self.max_iter, samples=self.samples)
 
 
 class ControlsTable(JobTable):
-    """[controls]: what a value is to be compared with before it is called high."""
+    """[controls]: values to compare with before a value is called high."""
 
     untrained: bool = False
     """give every trained network an untrained twin, a source of all its targets"""
@@ -78,23 +78,23 @@ class EnergyTable(JobTable):
 
 
 class DiagnosticsTable(JobTable):
-    """[diagnostics]: what is asked of every stitcher besides."""
+    """[diagnostics]: further metrics of every stitcher."""
 
     ood: Annotated[tuple[Literal["mahalanobis", "energy"], ...], AfterValidator(distinct)] = ()
-    """detectors that tell whether a stitch left the distribution of the target"""
+    """detectors that tell whether a stitch's output lies outside the target's distribution"""
     energy: EnergyTable = EnergyTable()
     """how detectors by energy are made, see [diagnostics.energy]"""
 
 
 class MatcherTable(JobTable):
-    """[[matchers]]: the keys of every kind; the parameters of the kind come on top."""
+    """[[matchers]]: the keys of every kind; each kind has parameters of its own besides."""
 
     kind: str
     """which matcher; `stitchgrid matchers` lists them"""
     samples: Samples = None
-    """images a stitcher is fitted on (left out: as `fit` has), or an index looks at; a list makes a matcher of each"""
+    """images a stitcher is fitted on (left out: as `fit` has) or an index reads; a list makes one matcher of each"""
     rank: Ranks = (None,)
-    """directions that are kept of the source; a list makes a matcher of each"""
+    """directions that are kept of the source; a list makes one matcher of each"""
     metrics: Words | None = None
     """which of the kind's metrics; left out: all but those on request"""
 

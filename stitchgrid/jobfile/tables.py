@@ -1,7 +1,7 @@
-"""The tables of a job file that say what takes part: images, networks, recipes. A field is a key.
+"""The tables of a job file that name images, networks and recipes. A field is a key.
 
-Its default is what leaving it out means. The text under it is what the manual says of the key, and an error where it
-is missing.
+The default of a field holds if the key is left out. The manual shows the text under a field, and so does the error
+for a missing key.
 """
 
 from typing import Annotated, Any, Literal
@@ -43,7 +43,7 @@ from stitchgrid.records import (
     canonical,
 )
 
-ADAPTIVE_LR = 1e-3  # default of adam and adamw: sgd's would make them diverge
+ADAPTIVE_LR = 1e-3  # default of adam and adamw, which diverge at sgd's
 
 
 WEIGHTS = 'a checkpoint, a torchvision weights name, { train = "RECIPE" }, or "random" for an untrained network'
@@ -170,7 +170,7 @@ class NumericsTable(JobTable):
 
 
 class LimitsTable(JobTable):
-    """[limits]: how much is read of images and checkpoints that others may have made."""
+    """[limits]: how large images and checkpoints may be, since others may have made them."""
 
     pixels: Count = DEFAULT_LIMITS.pixels
     """of one image"""
@@ -195,7 +195,7 @@ class LimitsTable(JobTable):
 
 
 class PreprocessTable(JobTable):
-    """`preprocess` of a model: what its images go through first."""
+    """`preprocess` of a model: how its images are prepared."""
 
     channels: NumChannels = 3  # before mean and std, which have as many numbers
     """3: red, green, blue; 1: luminance"""
@@ -221,7 +221,7 @@ class RecipeTable(JobTable):
     epochs: Count
     """passes over the images"""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """what takes the steps"""
+    """the optimiser"""
     lr: Annotated[float, Field(gt=0)] | None = None  # default: the record's for sgd, ADAPTIVE_LR for the others
     """learning rate; left out: 0.1 for sgd, 0.001 for the others"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -249,7 +249,7 @@ class TrainTable(JobTable):
 
 
 class TokensTable(JobTable):
-    """`tokens` of a model: how the tokens of its sequences lie, where the network does not tell."""
+    """`tokens` of a model: how the tokens of its sequences lie on a grid, if the network does not tell."""
 
     prefix: Annotated[int, Field(ge=0)] = 0
     """class and register tokens in front"""
@@ -269,7 +269,7 @@ class CheckpointTable(JobTable):
     key: str | None = None
     """where in the file the set of weights lies"""
     strip: str | None = None
-    """what is taken off in front of each tensor's name"""
+    """prefix that is removed from each tensor's name"""
     adapter: str | None = None
     """folder of a LoRA adapter (PEFT's) that is merged into them; `file` may then be `pretrained`, too"""
 
@@ -297,16 +297,16 @@ class ModelTable(JobTable):
     layers: Globs = ("blocks",)
     """where it is cut; `blocks`: after each block, `all`: wherever it can be"""
     head: Literal["logits", "probabilities", "binary", "multilabel", "regression", "embedding"] | None = None
-    """what its outputs say; left out: found"""
+    """what its outputs are; left out: detected"""
     inputs: dict[str, JsonValue] = Field(default_factory=dict)
     """constants for further arguments of its forward"""
     output: Output | None = None
     """which of the things that its forward returns are the scores"""
     tokens: TokensTable | None = None
-    """how the tokens of its sequences lie, where the network does not tell"""
+    """how the tokens of its sequences lie on a grid, if the network does not tell"""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as it could stand in a job file; keys of later versions are left out where they say nothing."""
+        """Return the entry as a table of a job file, without keys of later versions that have their default."""
         table = self.model_dump(mode="json", exclude_none=True)
         if not self.inputs:
             del table["inputs"]
@@ -316,7 +316,7 @@ class ModelTable(JobTable):
 
     @property
     def interface(self) -> Interface:
-        """How the network is called, as the record that travels."""
+        """How the network is called, as a record."""
         tokens = self.tokens.to_record() if self.tokens else None
         averages = self.head == "embedding"
         return Interface(inputs=canonical(self.inputs), output=self.output, tokens=tokens, averages=averages)

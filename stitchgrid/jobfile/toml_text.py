@@ -1,4 +1,4 @@
-"""TOML text -> a table, or one error of one kind, whatever the text is."""
+"""From a TOML text to a table, or to a ValueError, whatever the text is."""
 
 import re
 import tomllib
@@ -6,10 +6,10 @@ from typing import Any
 
 MAX_BYTES = 1_000_000  # of a job file
 DEEPEST = 50  # tables and arrays within each other
-LONGEST_KEY = 100  # parts
+LONGEST_KEY = 100  # parts between dots
 MOST_BITS = 64  # of a whole number
 _PART = r"""(?:(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
-# Looked for before anything is parsed: tomllib takes hours for a key of very many parts.
+# Such keys are sought before the text is parsed, since tomllib takes hours for a key of very many parts.
 _LONG_KEY = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{LONGEST_KEY}}}")
 
 
@@ -17,7 +17,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     """Return the table in a text.
 
     Raises:
-        ValueError: If it is not TOML, or longer or deeper than a job can be.
+        ValueError: If it is not TOML, or exceeds one of this module's limits.
     """
     if len(text) > MAX_BYTES:
         raise ValueError(f"it has {len(text):,} characters, more than the {MAX_BYTES:,} that are read")

@@ -1,4 +1,4 @@
-"""What the values of a job file's keys may be: checks that say what was wanted, and each type in words."""
+"""Types of a job file's values: checks whose errors say what is wanted, and each type in words for the manual."""
 
 import re
 from collections.abc import Callable
@@ -20,21 +20,25 @@ LONGEST_SWEEP = 150  # characters: names of figures are longer, and file systems
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A type in words, where Python's own would not tell enough."""
+    """A type in words, for a value that Python's type does not describe well enough."""
 
     words: str
 
 
 def by(function: Callable[[Any], Any]) -> WrapValidator:
-    """Validate by the function alone, so that a union gives one message instead of one per member.
+    """Return a validator that calls only the function, so that a union gives one message instead of one per member.
 
-    A PlainValidator would do, but for pydantic's warnings when such a union is written out.
+    A PlainValidator would do the same, but pydantic warns when it writes out such a union.
     """
     return WrapValidator(lambda value, _: function(value))
 
 
 def check_name(value: Any) -> str:
-    """Return the value if it can name a sweep, model or recipe: it becomes the name of a folder, too."""
+    """Return the value if it can name a sweep, model or recipe; names also become names of folders.
+
+    Raises:
+        ValueError: If it cannot.
+    """
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", value) or not value.strip("."):
         raise ValueError(
             f"a name is made of letters, digits and . _ - (and not of dots alone), got {str(value)[:60]!r}"
@@ -100,7 +104,11 @@ def _architecture(value: str) -> str:
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the values if none is given twice."""
+    """Return the values if none is given twice.
+
+    Raises:
+        ValueError: If one is.
+    """
     if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
         raise ValueError(f"{', '.join(repeated)} given more than once")
     return values
@@ -182,7 +190,7 @@ Globs = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)
 Grid = Annotated[tuple[Count, Count], BeforeValidator(_listed), Wanted("[height, width]")]
 Pairs = Annotated[str | tuple[tuple[str, str], ...], by(_pairs), Wanted("`all`, `within`, `across`, or a list")]
 Output = Annotated[str | int, by(_output), Wanted("key, attribute, position or path")]
-#: Of what may look at all images of a split; None: as many as `fit` has.
+#: Of kinds that may read all images of a split; None: as many as `fit` has.
 Samples = Annotated[int | str | None, by(_samples), Wanted('number of images, `"all"` or `"fit"`')]
 FitSamples = Annotated[int | str | None, by(_fit_samples), Wanted('number of images, `"all"` or `"fit"`')]
 #: None: the layer as it is.
@@ -190,7 +198,7 @@ Ranks = Annotated[tuple[int | None, ...], by(_ranks), Wanted('number, `"full"`, 
 
 
 class JobTable(BaseModel):
-    """A table: no key but its own."""
+    """A table of a job file, which refuses keys other than its own."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True

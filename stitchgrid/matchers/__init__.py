@@ -1,1 +1,1 @@
-"""What two layers are compared with: `registry` names the kinds, the sub-packages hold their maths."""
+"""The kinds of matchers that compare two layers: `registry` lists them, the sub-packages hold their maths."""

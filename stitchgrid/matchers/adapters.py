@@ -1,4 +1,4 @@
-"""Maps that are trained and are not affine: they have no W and b, and what is said of them comes from T(A) itself.
+"""Trained maps that are not affine: they have no W and b, so their metrics are computed from T(A) itself.
 
 Shape suffixes: N images, P rows per image, D features of the source, E of the target, H features in between.
 """
@@ -15,7 +15,7 @@ from stitchgrid.matchers.drawing import initial_tensors
 class Adapter(nn.Module):
     """A map of rows (N, P, D) on the target's positions to (N, P, E), float32.
 
-    `affine_bn` normalises over rows and images: by those of the batch while it is trained, by running means later.
+    `affine_bn` normalises over rows and images: by statistics of the batch in training, by running statistics later.
     """
 
     weight_1: Tensor
@@ -29,7 +29,7 @@ class Adapter(nn.Module):
         for name, tensor in initial_tensors(kind, num_in, num_out, generator=generator).items():
             self.register_parameter(name, nn.Parameter(tensor))
         self.norm = nn.BatchNorm1d(num_out) if kind == "affine_bn" else nn.Identity()
-        self.before: Callable[[Tensor], Tensor] | None = None  # what reduces the source to a low rank
+        self.before: Callable[[Tensor], Tensor] | None = None  # reduces the source to a low rank
 
     def forward(self, rows_NPD: Tensor) -> Tensor:
         """Return the mapped rows."""
@@ -46,7 +46,7 @@ class Adapter(nn.Module):
         return functional.relu(rows_NPD @ self.weight_1 + self.bias_1) @ self.weight_2 + self.bias_2
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield what is trained."""
+        """Yield the tensors that are trained."""
         return self.parameters()
 
     def frozen(self) -> "Adapter":

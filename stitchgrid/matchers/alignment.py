@@ -1,4 +1,4 @@
-"""Laying rows of one layer on the positions of another, and rows of a batch of activations.
+"""Rows of a batch of activations, and their resampling from one layout to another.
 
 Shape suffixes: N images, P positions, K prefix tokens, D features, H positions on one side of a grid.
 """
@@ -26,9 +26,10 @@ def rows_of(a: Tensor, layer: Layer) -> Tensor:
 
 
 def pooled(a: Tensor, layer: Layer) -> Tensor:
-    """Return one row an image, float64: the mean over positions, prefix tokens left out (the authors include CLS).
+    """Return one row per image, (N, D), float64: the mean over positions, without prefix tokens.
 
-    In float32 the mean of rows at an offset of 1e3 would lose what rows are compared by: the offset is taken off later.
+    Balogh & Jelasity (2025) include CLS. In float32 the mean of rows at an offset of 1e3 would lose the differences
+    between rows, since the offset is only subtracted later.
     """
     positions_NPD = rows_of(a, layer)[:, layer.num_prefix :]
     total_ND = torch.cat([some_NPD.sum(1, dtype=torch.float64) for some_NPD in image_blocks(positions_NPD)])
@@ -36,20 +37,21 @@ def pooled(a: Tensor, layer: Layer) -> Tensor:
 
 
 def image_blocks(rows_NPD: Tensor) -> Sequence[Tensor]:
-    """Return rows a few images at a time, so that what is made of them in float64 does not leave the caches."""
+    """Return rows in blocks of a few images, whose float64 copies fit into the caches."""
     numbers = BLOCK_NUMBERS.get(rows_NPD.device.type, BLOCK_NUMBERS["cuda"])
     return torch.split(rows_NPD, max(1, numbers // max(1, rows_NPD[:1].numel())))
 
 
 def lay(a: Tensor, source: Layer, target: Layout, rules: Rules = DEFAULT_RULES) -> Tensor:
-    """Return activations of `source` laid on the target's rows: (N, target.num_rows, D)."""
+    """Return activations of `source` as rows in the target's layout: (N, target.num_rows, D)."""
     return resize_rows(rows_of(a, source), layout_of(source), target, rules)
 
 
 def resize_rows(rows_NPD: Tensor, source: Layout, target: Layout, rules: Rules = DEFAULT_RULES) -> Tensor:
-    """Return rows of one layout laid on another.
+    """Return rows (N, P, D) of one layout in another: (N, target.num_rows, D).
 
-    The operation is linear and, but for dropped prefix tokens, its weights sum to one: it commutes with affine maps.
+    The operation is linear, and its weights sum to one for each row, so it commutes with affine maps; dropped prefix
+    tokens are the exception.
     """
     if is_identity(source, target, rules):
         return rows_NPD
@@ -67,10 +69,10 @@ def resize_rows(rows_NPD: Tensor, source: Layout, target: Layout, rules: Rules =
 
 
 def _resized(positions_NPD: Tensor, source_side: Grid, target_side: Grid, rules: Rules) -> Tensor:
-    """Return positions of one grid on another.
+    """Return positions of one grid, resized to another.
 
-    A GPU's kernels would sum gradients in an order that changes from run to run: there products with the weights of
-    both sides find them.
+    On a GPU, torch's kernels sum gradients in an order that changes from run to run, so rows with gradients are
+    multiplied by the weights of both sides instead.
     """
     if positions_NPD.requires_grad and positions_NPD.device.type != "cpu":
         device, dtype = positions_NPD.device, positions_NPD.dtype
@@ -84,7 +86,7 @@ def _resized(positions_NPD: Tensor, source_side: Grid, target_side: Grid, rules:
 
 
 def side_weights(source_side: int, target_side: int, rules: Rules) -> Tensor:
-    """Return the weights by which one side of a grid becomes one of another length: (theirs, ours), float64."""
+    """Return the weights that resize one side of a grid to another length: (target_side, source_side), float64."""
     unit_HH = torch.eye(source_side, dtype=torch.float64)
     if not target_side:
         return unit_HH[:0]
@@ -93,7 +95,7 @@ def side_weights(source_side: int, target_side: int, rules: Rules) -> Tensor:
 
 
 def on_sides(sides: Sequence[Tensor], x_NPD: Tensor) -> Tensor:
-    """Return rows of a grid of positions, multiplied by weights along its height, then its width."""
+    """Return rows of a grid of positions, multiplied by weights along its height and then along its width."""
     high, wide = sides
     num_images, num_features = len(x_NPD), x_NPD.shape[2]
     x_NPD = high @ x_NPD.reshape(num_images, high.shape[1], wide.shape[1] * num_features)
@@ -103,12 +105,12 @@ def on_sides(sides: Sequence[Tensor], x_NPD: Tensor) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _side_on(device: torch.device, dtype: torch.dtype, source_side: int, target_side: int, rules: Rules) -> Tensor:
-    """Return `side_weights` where they are used, brought there once."""
+    """Return `side_weights` on a device, copied there once."""
     return side_weights(source_side, target_side, rules).to(device, dtype)
 
 
 def _prefix(prefix_NKD: Tensor, positions_NPD: Tensor, num: int, rule: str) -> Tensor:
-    """Return `num` prefix tokens made of a source's own and its positions."""
+    """Return `num` prefix tokens for a target, made of the source's prefix tokens and positions."""
     if rule == "drop":
         return positions_NPD.new_zeros(len(positions_NPD), num, positions_NPD.shape[2])
     kept = prefix_NKD[:, : num if rule == "copy" else 0]
@@ -117,9 +119,9 @@ def _prefix(prefix_NKD: Tensor, positions_NPD: Tensor, num: int, rule: str) -> T
 
 
 def install(rows_NPE: Tensor, target: Layer) -> Tensor:
-    """Return rows in the shape the target's own layer has: a view, hence maps in the channels-last memory format.
+    """Return rows in the shape of the target's own layer: a view, so that maps are in the channels-last memory format.
 
-    That is the faster one for convolutions, forward and backward; `cut_network` makes halves accept it.
+    This format is faster for convolutions, forward and backward. `cut_network` makes halves accept it.
     """
     if target.kind == "vector":
         return rows_NPE.squeeze(1)

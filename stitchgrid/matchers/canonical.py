@@ -1,6 +1,6 @@
-"""Canonical correlation analysis from second moments: what PWCCA, SVCCA and mean CCA share.
+"""Canonical correlation analysis from second moments, shared by PWCCA, SVCCA and mean CCA.
 
-Shape suffixes: B pairs, D features of the source, E of the target, K and L the directions of each that are looked at,
+Shape suffixes: B pairs, D features of the source, E of the target, K and L the directions of each that are used,
 M = min(K, L).
 """
 
@@ -17,7 +17,7 @@ Axes = tuple[Tensor, Tensor]  # eigenvalues (K,) and eigenvectors (D, K) of a si
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directions:
-    """A pair of layers, and in which of their principal directions it is looked at."""
+    """The moments of a pair of layers, and the principal directions of each layer that are used."""
 
     moments: PairMoments
     x: Axes
@@ -25,7 +25,7 @@ class Directions:
 
     @property
     def shapes(self) -> tuple[torch.Size, ...]:
-        """Shapes that pairs have in common which are decomposed together."""
+        """Shapes of both sides' axes; pairs with equal shapes are decomposed together."""
         return self.x[1].shape, self.y[1].shape
 
 
@@ -55,7 +55,7 @@ def mean_correlations(pairs: Sequence[Directions]) -> Tensor:
 
 
 def _mean_correlations(pairs: Sequence[Directions]) -> Tensor:
-    """Return them of pairs of equal widths and numbers of directions; the mean of none is NaN."""
+    """Return `mean_correlations` of pairs with equal widths and numbers of directions; NaN without directions."""
     products_BKL = whitened_products(pairs)
     if not products_BKL.numel():
         return products_BKL.new_full((len(pairs),), torch.nan)

@@ -1,4 +1,4 @@
-"""Kinds in words and as plain data: for people, and for stores, which say themselves what their kinds are."""
+"""Kinds of matchers in words, for users, and as plain data, which stores keep to describe their own kinds."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -68,7 +68,7 @@ def _score(about: About) -> str:
 
 
 def range_in_words(ends: Ends) -> str:
-    """Return between which ends values lie; nothing where both are open.
+    """Return the range of values in words; nothing if both ends are open.
 
     >>> range_in_words((0.0, 1.0)), range_in_words((None, 1.0))
     ('[0, 1]', '<= 1')
@@ -80,7 +80,7 @@ def range_in_words(ends: Ends) -> str:
 
 
 def describe(about: About) -> Iterator[str]:
-    """Yield all that is known of a kind, line by line."""
+    """Yield the description of a kind, line by line."""
     yield f"{about.kind}: {about.summary}"
     yield f"source: {about.source}"
     yield f"ranks layers by: {_score(about)}"
@@ -100,7 +100,7 @@ def describe(about: About) -> Iterator[str]:
 
 
 def needs(about: About) -> Iterator[str]:
-    """Yield in words what a kind needs of layers and images, if anything."""
+    """Yield lines about what a kind needs of layers and images, if anything."""
     if about.is_trained:
         yield f"trained: by seeds, {'on labels' if about.needs_labels else 'without labels'}"
     if about.widths != "any":

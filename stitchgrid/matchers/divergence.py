@@ -1,14 +1,14 @@
-"""Whether a training came to nothing: its loss at the end against that of the best constant prediction."""
+"""Whether a training diverged: compares its final loss with that of the best constant prediction."""
 
 MIN_LOSS_IMAGES, LOSS_SHARE = 256, 16
 LOSS_ROUNDING = 1e-6
 
 
 def loss_images(num_fit: int, *, num_seen: int) -> int:
-    """Return on how many fit images, the first of them, the loss at the end of a training is found.
+    """Return the number of fit images, from the first on, on which the final loss of a training is computed.
 
-    All of them where that takes little beside the training, which looks at `num_seen` images in all its epochs:
-    otherwise a sixteenth of these, and 256 at least.
+    It is a sixteenth of the `num_seen` images that the training reads in all its epochs, and 256 at least; or all fit
+    images if they are fewer.
 
     >>> loss_images(200, num_seen=200), loss_images(50_000, num_seen=30 * 50_000), loss_images(3_000, num_seen=15_000)
     (200, 50000, 937)
@@ -17,9 +17,9 @@ def loss_images(num_fit: int, *, num_seen: int) -> int:
 
 
 def has_diverged(loss: float, constant: float) -> bool:
-    """Return whether a training came to nothing: its loss at the end is not finite, or no better than a constant's.
+    """Return whether a training diverged: its final loss is not finite, or no lower than that of a constant.
 
-    `loss` is the mean loss of the stitched network with the map as the last step left it, `constant` that of the best
-    constant prediction, both on the same fit images, not augmented. One that is lower by rounding alone is no better.
+    `loss` is the mean loss of the stitched network with the map after the last step; `constant` is that of the best
+    constant prediction. Both are on the same fit images, not augmented. A difference within rounding does not count.
     """
     return not loss < constant * (1 - LOSS_ROUNDING)

@@ -1,4 +1,4 @@
-"""What is drawn at random when maps are trained: from generators that a cell seeds, never from the order of work."""
+"""Random draws for training maps, from generators with seeds of their own, so that the order of work has no effect."""
 
 import math
 from itertools import pairwise
@@ -12,12 +12,12 @@ from stitchgrid.records import digest
 
 
 def seeded(*parts: object) -> torch.Generator:
-    """Return a CPU generator seeded by a digest of the parts, never by the order in which work is done."""
+    """Return a CPU generator whose seed is a digest of the parts."""
     return torch.Generator().manual_seed(int(digest(*map(str, parts))[:15], 16))
 
 
 def initial_map(num_in: int, num_out: int, *, generator: torch.Generator) -> AffineMap:
-    """Return a float32 map initialised as PyTorch does a linear layer or 1x1 convolution of these widths.
+    """Return a float32 map, initialised as PyTorch initialises a linear layer or 1x1 convolution of these widths.
 
     Source: Balogh & Jelasity (2025), who train a 1x1 convolution from its default initialisation.
     """
@@ -29,9 +29,10 @@ def initial_map(num_in: int, num_out: int, *, generator: torch.Generator) -> Aff
 
 
 def initial_tensors(adapter: str, num_in: int, num_out: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return the float32 tensors that an adapter other than an affine map starts from, as PyTorch initialises layers.
+    """Return the initial float32 tensors of an adapter that is not affine, as PyTorch initialises layers.
 
-    `weight_1`, `bias_1` and, behind a hidden layer, `weight_2`, `bias_2`, (in, out) each; of `conv3x3` (out, in, 3, 3).
+    They are `weight_1`, `bias_1` and, behind a hidden layer, `weight_2`, `bias_2`. Weights are (in, out), and
+    (out, in, 3, 3) for `conv3x3`.
     """
     if adapter == "conv3x3":
         weight = torch.empty(num_out, num_in, 3, 3)
@@ -46,12 +47,12 @@ def initial_tensors(adapter: str, num_in: int, num_out: int, *, generator: torch
     for number, (width_in, width_out) in enumerate(pairwise(widths), start=1):
         drawn = initial_map(width_in, width_out, generator=generator)
         found |= {f"weight_{number}": drawn.weight_DE, f"bias_{number}": drawn.bias_E}
-    if adapter == "affine_bn":  # which takes any bias off again
+    if adapter == "affine_bn":  # batch norm subtracts any bias
         del found["bias_1"]
     return found
 
 
 def image_order(num_images: int, *, seed: int, epoch: int) -> tuple[Tensor, torch.Generator]:
-    """Return the order in which an epoch sees its images, and the generator that augments its batches in turn."""
+    """Return the order of the images in an epoch, (num_images,), and the generator that augments its batches."""
     generator = seeded("order and augmentation", seed, epoch)
     return torch.randperm(num_images, generator=generator), generator

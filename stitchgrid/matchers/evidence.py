@@ -1,9 +1,9 @@
-"""What is stored beside a value to tell how far it can be trusted, and under which names.
+"""Evidence that is stored beside a value to tell how far it can be trusted, and the names of its rows.
 
-*Replicates* are the value without each of G groups of evaluation images (the delete-a-group jackknife): they give its
-interval, and that of any difference of two values on the same images. A *null* is the value for K draws in which the
-source's images are shuffled against the target's. Both are rows of their own, called after the metric, so that they
-can be asked for later than the value, and in another number.
+*Replicates* are the values without each of G groups of evaluation images (the delete-a-group jackknife). They give the
+interval of the value, and that of any difference of two values on the same images. A *null* is the values for K draws
+in which the source's images are shuffled against the target's. Both have rows of their own, named after the metric, so
+that a job can ask for them later than for the value, and for other numbers of groups or draws.
 """
 
 import math
@@ -29,7 +29,7 @@ def evidence_name(metric: str, kind: Kind, num: int) -> str:
 
 
 def metric_of(name: str) -> str:
-    """Return the metric that a name is, or is evidence for.
+    """Return the metric that a row's name stands for, or is evidence for.
 
     >>> metric_of("residual@groups=20"), metric_of("residual")
     ('residual', 'residual')
@@ -38,7 +38,7 @@ def metric_of(name: str) -> str:
 
 
 def jackknife_interval(value: float, replicates: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of a value from its replicates without each group; None where it is undefined.
+    """Return the 95 % interval of a value from its replicates without each group; None if it is undefined.
 
     SE^2 = (G - 1) / G * sum (theta_(g) - mean)^2, and the value +- t(0.975, G - 1) SE.
 
@@ -56,7 +56,7 @@ def jackknife_interval(value: float, replicates: Sequence[float]) -> tuple[float
 
 @lru_cache(maxsize=256)
 def t_quantile(degrees: int) -> float:
-    """Return the 97.5 % quantile of Student's t with so many degrees of freedom."""
+    """Return the 97.5 % quantile of Student's t with `degrees` degrees of freedom."""
     from scipy.stats import t
 
     return float(t.ppf(0.5 + LEVEL / 2, degrees))
@@ -75,7 +75,7 @@ def t_quantiles(most: int) -> list[float]:
 
 
 def wilson_interval(share: float, num: int) -> tuple[float, float] | None:
-    """Return Wilson's 95 % interval of a share of so many independent images; None where there is no share.
+    """Return Wilson's 95 % interval of a share of `num` independent images; None if the share is undefined.
 
     >>> low, high = wilson_interval(0.5, 100)
     >>> round(low, 3), round(high, 3)

@@ -1,4 +1,4 @@
-"""What the scores of networks say: answers, losses and agreement for each kind of head.
+"""Reads the scores of networks: answers, losses and agreement for each kind of head.
 
 Shape suffixes: N images, K scores of an image; leading dimensions (...), such as stitched networks, are kept.
 """
@@ -14,10 +14,10 @@ ROW_SUM_TOLERANCE = 1e-3  # of rows of probabilities, which low precision rounds
 
 
 def detect_head(scores_NK: Tensor, *, ends_in: str | None, named: str | None) -> Head:
-    """Return what the scores of some images are: what the job calls them, else what they look like.
+    """Return the head that the job names, or the one that the scores of some images look like.
 
-    Rows without a negative number that sum to 1 are probabilities. Scores of a `binary` or `multilabel` head that lie
-    in [0, 1] are, where the network ends in a sigmoid.
+    Rows without a negative number that sum to 1 are probabilities. So are scores of a `binary` or `multilabel` head
+    that lie in [0, 1], if the network ends in a sigmoid or softmax.
 
     Args:
         scores_NK: Scores of some images.
@@ -25,7 +25,7 @@ def detect_head(scores_NK: Tensor, *, ends_in: str | None, named: str | None) ->
         named: The job's word for the head, one of HEADS, or None.
 
     Raises:
-        InputError: If one score an image is given without a word, or the scores are not what the word says.
+        InputError: If there is one score per image and no word for the head, or the scores contradict the word.
     """
     low, high = float(scores_NK.min()), float(scores_NK.max())
     is_share = low >= 0 and high <= 1
@@ -34,7 +34,7 @@ def detect_head(scores_NK: Tensor, *, ends_in: str | None, named: str | None) ->
     num_scores = scores_NK.shape[1]
     if num_scores == 1 and named is None:
         raise InputError(
-            'it returns one score an image, which can mean many things; say what it is: head = "binary" (its sign '
+            'it returns one score an image, which can mean many things; name its head: head = "binary" (its sign '
             'decides between two classes), "regression" or "embedding" (no classes) in its [[models]] table.'
         )
     if named is None:
@@ -68,7 +68,7 @@ def _check_named(named: str, scores_NK: Tensor, *, sums_to_one: bool) -> None:
 
 
 def num_classes_of(head: Head, num_scores: int) -> int:
-    """Return how many classes so many scores tell apart; 0 where the head knows none.
+    """Return how many classes a head with this number of scores has; 0 for a head without classes.
 
     >>> num_classes_of(Head(kind="binary"), 1), num_classes_of(Head(), 10), num_classes_of(Head(kind="embedding"), 64)
     (2, 10, 0)
@@ -79,7 +79,7 @@ def num_classes_of(head: Head, num_scores: int) -> int:
 
 
 def answers(scores: Tensor, head: Head) -> Tensor:
-    """Return what a network answers: classes (..., N), or of a `multilabel` head yes or no for each, (..., N, K)."""
+    """Return a network's answers: classes, (..., N), or for a `multilabel` head yes or no per label, (..., N, K)."""
     if head.kind == "binary":
         return (_log_odds(scores, head)[..., 0] > 0).long()
     if head.kind == "multilabel":
@@ -88,7 +88,7 @@ def answers(scores: Tensor, head: Head) -> Tensor:
 
 
 def share_alike(given: Tensor, wanted: Tensor, head: Head) -> Tensor:
-    """Return, for each image, 1 where two `answers` agree and 0 where not, the mean over labels of `multilabel`."""
+    """Return for each image 1 if two `answers` agree, else 0; for `multilabel` the mean over labels: (..., N)."""
     alike = (given == wanted).double()
     return alike.mean(-1) if head.kind == "multilabel" else alike
 
@@ -102,7 +102,7 @@ def losses(scores: Tensor, labels_N: Tensor, head: Head) -> Tensor:
     """Return the cross-entropy in nats of each image, (..., N): logistic for `binary`, its mean over labels for
     `multilabel`.
 
-    Probabilities enter by their logarithm, no number below the smallest of float32.
+    Probabilities enter by their logarithm, after they are clamped to the smallest normal number of float32.
     """  # noqa: D205
     if head.kind in ("binary", "multilabel"):
         odds = _log_odds(scores, head)
@@ -119,9 +119,10 @@ def losses(scores: Tensor, labels_N: Tensor, head: Head) -> Tensor:
 
 
 def log_answers(scores: Tensor, head: Head, temperature: float = 1.0) -> Tensor:
-    """Return the logarithms of the probabilities of all answers, (..., A), of scores divided by a temperature.
+    """Return the logarithms of the probabilities of all answers, (..., A), from scores divided by a temperature.
 
-    Classes of `logits` and `probabilities`; yes and no of `binary` (A = 2) and, label by label, of `multilabel` (2K).
+    Answers are the classes for `logits` and `probabilities`, yes and no for `binary` (A = 2), and yes and no for each
+    label of `multilabel` (A = 2K).
     """
     if head.kind in ("binary", "multilabel"):
         odds = _log_odds(scores, head) / temperature
@@ -132,7 +133,7 @@ def log_answers(scores: Tensor, head: Head, temperature: float = 1.0) -> Tensor:
 
 
 def entropy(shares_K: Tensor, *, is_each: bool = False) -> float:
-    """Return the entropy in nats of shares that sum to one; `is_each`: the mean over them of that of yes and no.
+    """Return the entropy in nats of shares that sum to one; with `is_each` the mean entropy of each share's yes and no.
 
     >>> round(entropy(torch.tensor([0.5, 0.5])), 4)
     0.6931

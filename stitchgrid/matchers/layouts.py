@@ -1,7 +1,7 @@
-"""Where the rows of a representation lie, and what is done to lay one layer on the positions of another. No torch.
+"""Layouts of representations, and how rows of one layout are resampled to another. Imports no torch.
 
-A representation is split into *prefix* tokens (class and register tokens) and *positions* (of a map, or patch tokens);
-a vector is one position. The manual (networks) has the rules with their formulas; `alignment_name` names the one used.
+A representation has *prefix* tokens (class and register tokens) and *positions* (of a map, or patch tokens); a vector
+is one position. The manual (networks) has the rules with their formulas; `alignment_name` names the rules used.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from stitchgrid.matchers.params import Rules
 from stitchgrid.records import Layer
 
 SUBSAMPLED_FROM = 3  # a bilinear reduction by this factor reads only some of the source's positions
-UPSAMPLED_ABOVE = 16  # times a side: the target's neighbours then share their source
+UPSAMPLED_ABOVE = 16  # times a side: then neighbours in the target share one position of the source
 Grid = tuple[int, int]
 DEFAULT_RULES = Rules()
 
@@ -39,9 +39,9 @@ def layout_of(layer: Layer) -> Layout:
 
 
 def layouts_of(source: Layer, target: Layer) -> tuple[Layout, Layout]:
-    """Return the layouts in which a source's rows are laid on a target's.
+    """Return the layouts between which a source's rows are resampled to a target's.
 
-    A sequence of which only the order is known takes over the other's grid where the counts agree: token k is token k.
+    A sequence whose grid is not known takes the other layer's grid if the counts agree: token k is token k.
     """
     source_layout, target_layout = layout_of(source), layout_of(target)
     if not _by_order(source, target):
@@ -51,12 +51,12 @@ def layouts_of(source: Layer, target: Layer) -> tuple[Layout, Layout]:
         return replace(source_layout, grid=grid), replace(target_layout, grid=grid)
     line = Layout(
         num_prefix=0, grid=(1, source_layout.num_rows)
-    )  # nothing is known of the tokens before one of the grids
+    )  # which tokens of one of them come before its grid is not known
     return line, line
 
 
 def _by_order(source: Layer, target: Layer) -> bool:
-    """Return whether tokens of two sequences correspond by their order, since of one of them no more is known."""
+    """Return whether tokens of two sequences correspond by their order, since the grid of one is not known."""
     if source.kind != "tokens" or target.kind != "tokens":
         return False
     if not (source.is_in_order_only or target.is_in_order_only):
@@ -67,10 +67,10 @@ def _by_order(source: Layer, target: Layer) -> bool:
 
 
 def check_geometry(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> None:
-    """See that a source can be laid on a target by what is known of both.
+    """Check that enough is known of both layers to resample the source's rows to the target's.
 
     Raises:
-        InputError: If rows would have to be resized, or prefix tokens told from others, on a guess.
+        InputError: If rows would have to be resized, or prefix tokens found, on a guess.
     """
     unknown = [layer for layer in (source, target) if layer.is_in_order_only]
     if not unknown or "vector" in {source.kind, target.kind} or layout_of(source) == layout_of(target):
@@ -89,7 +89,7 @@ def check_geometry(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -
 
 
 def is_known(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> bool:
-    """Return whether a source can be laid on a target without a guess."""
+    """Return whether a source's rows can be resampled to a target's without a guess."""
     try:
         check_geometry(source, target, rules)
     except InputError:
@@ -105,12 +105,12 @@ def _words(layer: Layer) -> str:
 
 
 def alignment_name(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> str:
-    """Return the name of what is done to lay `source` on `target`, as the `alignment` column shows it.
+    """Return the names of the steps that resample `source` to `target`, as the `alignment` column shows them.
 
-    Steps are joined by `+`; `identity` where rows stay what they are.
+    Steps are joined by `+`; `identity` means that rows do not change.
 
     Raises:
-        InputError: If what is done would rest on a guess.
+        InputError: If a step would rest on a guess.
     """
     check_geometry(source, target, rules)
     source_layout, target_layout = layouts_of(source, target)
@@ -147,12 +147,12 @@ def is_subsampled(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) ->
 
 
 def is_upsampled(source: Layer, target: Layer) -> bool:
-    """Return whether a side of the source's grid is blown up more than 16-fold; a vector has a grid of one."""
+    """Return whether a side of the source's grid is enlarged more than 16-fold; a vector has a grid of one position."""
     return any(target_side > UPSAMPLED_ABOVE * source_side for source_side, target_side in _sides(source, target))
 
 
 def _sides(source: Layer, target: Layer) -> list[tuple[int, int]]:
-    """Return (source, target) sizes of both sides of the grids; none where the target is a vector."""
+    """Return (source, target) sizes of both sides of the grids; none if the target is a vector."""
     source_layout, target_layout = layouts_of(source, target)
     return (
         [] if target_layout.grid is None else list(zip(source_layout.grid or (1, 1), target_layout.grid, strict=True))
@@ -163,7 +163,7 @@ def index_shaping(source: Layer, target: Layer) -> str:
     """Return how rows are shaped for CCA, Procrustes and regression: positions, tokens or pooled.
 
     Two maps of equal height and width give position rows, two sequences of equal token count token rows, anything
-    else one pooled row an image. (The authors ask for equal width of maps too.)
+    else one pooled row per image. (Balogh & Jelasity 2025 also ask for equal numbers of channels of maps.)
     """
     if source.kind == target.kind == "map" and source.grid == target.grid:
         return "positions"

@@ -1,7 +1,7 @@
 """Low-rank sources: a layer's rows projected on the top principal axes of its rows on fit images.
 
-Source: the sensitivity test of Ding, Denain & Steinhardt (2021). Unlike their code, which truncates every batch by
-itself, the axes and the mean are those of the fit images, and the mean is added back.
+Source: the sensitivity test of Ding, Denain & Steinhardt (2021). Their code truncates each batch separately; here the
+axes and the mean are those of the fit images, and the mean is added back.
 
 Shape suffixes: R rows, D features of the layer, E of the target's, r directions kept.
 """
@@ -22,8 +22,8 @@ class Reduction:
 
     mean_D: Tensor
     basis_Dr: Tensor  # V, orthonormal columns
-    is_tied: bool  # the eigenvalues on both sides of the cut are equal but for rounding
-    is_short: bool  # the fit rows have fewer directions than were asked for: all of them are kept
+    is_tied: bool  # the eigenvalues on both sides of the cut are equal up to rounding
+    is_short: bool  # the fit rows have fewer directions than asked for: all of them are kept
 
     def __call__(self, x_RD: Tensor) -> Tensor:
         """Return rows (..., D) projected, in their own precision."""
@@ -34,10 +34,10 @@ class Reduction:
         return (x_RD - self.mean_D.to(x_RD.dtype)) @ self.basis_Dr.to(x_RD.dtype)
 
     def of_side(self, side: Side) -> Side:
-        """Return the moments that a layer would have, had its rows been projected.
+        """Return the moments that a layer would have if its rows had been projected.
 
-        The rows may have been laid on others or pooled meanwhile: a projection of features commutes with every
-        average over rows.
+        The rows may have been resampled or pooled before, since a projection of features commutes with averages over
+        rows.
         """
         inner_rr = self.basis_Dr.mT @ side.scatter_DD @ self.basis_Dr
         return Side(
@@ -47,9 +47,9 @@ class Reduction:
         )
 
     def of_moments(self, moments: PairMoments, source: Side | None = None) -> PairMoments:
-        """Return the moments that a pair would have, had the source's rows been projected.
+        """Return the moments that a pair would have if the source's rows had been projected.
 
-        `source` is its `of_side` where that is known.
+        `source` is the source's `of_side`, if it is known already.
         """
         source = source or self.of_side(moments.x)
         xy_DE = self.basis_Dr @ (self.basis_Dr.mT @ moments.xy_DE)
@@ -63,7 +63,7 @@ class Reduction:
 
 
 def reduction_to(rank: int, fit: Side) -> Reduction:
-    """Return the projection on the top `rank` principal axes of a layer's fit rows, or on all where there are fewer.
+    """Return the projection on the top `rank` principal axes of a layer's fit rows, or on all if there are fewer.
 
     >>> import torch
     >>> spread = torch.diag(torch.tensor([4.0, 1.0, 0.5], dtype=torch.float64))

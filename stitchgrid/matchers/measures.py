@@ -11,7 +11,7 @@ from stitchgrid.moments import Merger, pair_moments
 
 
 def index_of_rows(kind: str, x_ND: Tensor, y_NE: Tensor, **params: object) -> dict[str, float]:
-    """Return each metric of an index of two matrices with a row an image: (N, D) and (N, E).
+    """Return each metric of an index of two matrices with one row per image: (N, D) and (N, E).
 
     Raises:
         ValueError: If the matrices differ in their number of rows, or the kind is no index.
@@ -23,7 +23,7 @@ def index_of_rows(kind: str, x_ND: Tensor, y_NE: Tensor, **params: object) -> di
     """
     if x_ND.dim() != 2 or y_NE.dim() != 2 or len(x_ND) != len(y_NE):
         raise ValueError(
-            f"{kind} compares two matrices with a row an image, (N, D) and (N, E); got {tuple(x_ND.shape)} and "
+            f"{kind} compares two matrices with one row per image, (N, D) and (N, E); got {tuple(x_ND.shape)} and "
             f"{tuple(y_NE.shape)}."
         )
     index = _made(kind, params)
@@ -37,7 +37,7 @@ def index_of_rows(kind: str, x_ND: Tensor, y_NE: Tensor, **params: object) -> di
 
 
 def gram_of_rows(x_NP: Tensor) -> Gram:
-    """Return what all Gram kinds read of a layer whose flattened activations are these."""
+    """Return the Gram matrix, with all that kinds read of it, of a layer's flattened activations (N, P)."""
     mean_N, spread_N = spreads([x_NP])
     return Gram(
         centred_NN=centred_gram(x_NP),

@@ -1,4 +1,4 @@
-"""What a metric is: its name, what is similar by it, its bounds, and what has to be run for it."""
+"""What is known of a metric: its name, which values mean similar, its bounds, and what has to be run for it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ class Metric:
 
     name: str
     better: Literal["higher", "lower", "neither"]  # which values mean more similar
-    bounds: Ends = OPEN  # between which every value lies
-    ends: Ends | None = None  # of colour scales, where they are not the bounds
-    #: What it is made of: `statistics` of the two layers, the stitched network's `tail`, or scores of a detector.
+    bounds: Ends = OPEN  # every value lies between them
+    ends: Ends | None = None  # of colour scales, if they are not the bounds
+    #: What it is computed from: `statistics` of the two layers, the stitched network's `tail`, or a detector's scores.
     made_of: Literal["statistics", "tail", "mahalanobis", "energy"] = "statistics"
-    #: Of which targets: those that know `classes`, in their place those that know none (`outputs`), or any.
+    #: The targets that have it: those with `classes`, those without (`outputs`, in place of the former), or any.
     asks: Literal["classes", "outputs", "any"] = "any"
     on_request: bool = False  # never asked for by default
-    has_replicates: bool = True  # whether it is found without each group of images, too
-    has_null: bool = True  # whether it is found with images shuffled, too, unless its kind is trained
+    has_replicates: bool = True  # whether it is also computed without each group of images
+    has_null: bool = True  # whether it is also computed with images shuffled, unless its kind is trained
 
     @property
     def higher_is_similar(self) -> bool | None:
-        """Whether a higher value means more similar, None where neither does."""
+        """Whether a higher value means more similar; None if neither direction does."""
         return {"higher": True, "lower": False, "neither": None}[self.better]
 
     @property
@@ -39,7 +39,7 @@ class Metric:
 
 
 def _detection(detector: Literal["mahalanobis", "energy"]) -> tuple[Metric, ...]:
-    """Return the metrics of a detector: an AUROC of 0.5 is best, far below it T(A) has collapsed."""
+    """Return the metrics of a detector: an AUROC of 0.5 is best; far below 0.5, T(A) has collapsed."""
     return tuple(
         Metric(
             name=f"ood_{detector}_{word}",
@@ -85,7 +85,7 @@ def _names(metrics: Iterable[Metric]) -> tuple[str, ...]:
     return tuple(metric.name for metric in metrics)
 
 
-#: Of a stitcher, by what tells T(A) from B: AUROC, FPR95 and AUPR.
+#: AUROC, FPR95 and AUPR of a stitcher, by the detector that distinguishes T(A) from B.
 OOD_METRICS: dict[str, tuple[str, ...]] = {
     detector: _names(metric for metric in OF_STITCHERS if metric.made_of == detector)
     for detector in ("mahalanobis", "energy")
@@ -94,5 +94,5 @@ CLASS_METRICS = _names(metric for metric in OF_STITCHERS if metric.asks == "clas
 OUTPUT_METRICS = _names(metric for metric in OF_STITCHERS if metric.asks == "outputs")
 #: Of a stitcher's metrics, those that compare with labels.
 LABEL_METRICS = tuple(name for name in CLASS_METRICS if name != "agreement")
-#: Of a stitcher's metrics, those for which no stitched network is run.
+#: Of a stitcher's metrics, those that need no run of the stitched network.
 WITHOUT_TAIL = frozenset(_names(m for m in OF_STITCHERS if m.made_of in ("statistics", "mahalanobis")))

@@ -1,4 +1,4 @@
-"""Nearest neighbours among images by cosine, from Gram matrices: what the kinds of neighbourhoods share.
+"""Nearest neighbours among images by cosine, from Gram matrices, shared by the kinds that compare neighbours.
 
 Shape suffixes: N images, K neighbours of each, B pairs of layers.
 """
@@ -20,13 +20,13 @@ class Neighbours:
 
     nearest_NK: Tensor  # positions
     is_near_NN: Tensor  # the same as booleans
-    differ: Tensor  # whether some are nearer than others at all: a float64 1, or NaN
+    differ: Tensor  # float64: 1 if some images are nearer than others, else NaN
 
 
 def neighbours_of(gram: Gram, num_neighbours: int) -> Neighbours:
-    """Return each image's nearest others by the cosine of their features as they are, the lower position first in ties.
+    """Return each image's nearest others by the cosine of uncentred features, the lower position first in ties.
 
-    Distances that rounding makes of equal ones tie.
+    Distances that differ only by rounding tie.
     """
     distances_NN = gram.resolved(cosine_distances(gram))
     furthest, nearest = distances_NN.fill_diagonal_(-torch.inf).amax(), distances_NN.fill_diagonal_(torch.inf).amin()
@@ -39,7 +39,7 @@ def neighbours_of(gram: Gram, num_neighbours: int) -> Neighbours:
 
 
 def cosine_distances(gram: Gram) -> Tensor:
-    """Return 1 - cosine of all pairs of images, (N, N); 1 from images of zeros, as scikit-learn has it."""
+    """Return 1 - cosine of all pairs of images, (N, N); 1 for pairs with an image of zeros, as in scikit-learn."""
     assert gram.mean_N is not None
     assert gram.spread_N is not None
     norms_N = (gram.num_features * gram.mean_N.square() + gram.spread_N).sqrt()
@@ -49,6 +49,6 @@ def cosine_distances(gram: Gram) -> Tensor:
 
 
 def shared_counts(pairs: Sequence[Scored]) -> Tensor:
-    """Return how many neighbours each image has in both layers of each pair, (B, N); NaN where none are nearer."""
+    """Return how many neighbours of each image are the same in both layers, (B, N); NaN if none are nearer."""
     counts = [x.is_near_NN.gather(1, y.nearest_NK).sum(1, dtype=torch.float64) * x.differ * y.differ for x, y in pairs]
     return torch.stack(counts)

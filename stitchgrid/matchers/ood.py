@@ -1,7 +1,7 @@
-"""Did the stitch leave the distribution? How well a score of single images tells T(A) from the target's own B.
+"""Whether a stitch leaves the target's distribution: how well a score of single images separates T(A) from B.
 
-The question is that of Balogh & Jelasity (2025): a trained stitch may feed the target what it has never seen the like
-of. A score is higher for what is more like B; both kinds of rows come from the same evaluation images.
+The question is that of Balogh & Jelasity (2025): a trained stitch may give the target inputs unlike any that it has
+seen. Images that are more like B get higher scores. T(A) and B come from the same evaluation images.
 
 Shape suffixes: S stitched networks, N images, E features of the target.
 """
@@ -16,7 +16,7 @@ from stitchgrid.matchers.stitchers.affine import AffineMap
 from stitchgrid.moments import Side
 
 SHRINKAGE = 0.01  # share of the covariance that is replaced by a sphere of equal trace
-DECIMALS = 3  # of a score, a distance in standard deviations or an energy: T(A) that is B but for rounding ties with it
+DECIMALS = 3  # of a score (distance in standard deviations, or energy): T(A) that equals B up to rounding ties with it
 SOUND_AUROC = 0.9  # from which on a detector passes its sanity check
 
 
@@ -30,12 +30,12 @@ class Gaussian:
     def score(self, rows: Tensor) -> Tensor:
         """Return minus the Mahalanobis distance of float64 rows (..., E), NaN where the covariance is zero.
 
-        Distances are rounded to `DECIMALS`: those that rounding alone tells apart are equal.
+        Distances are rounded to `DECIMALS`, so that those which differ only by rounding are equal.
         """
         return rounded(-torch.linalg.vector_norm((rows - self.mean_E) @ self.whitening_EE, dim=-1))
 
     def score_of(self, stitch: AffineMap) -> Callable[[Tensor], Tensor]:
-        """Return a function of a source's float64 rows (..., D) that gives the `score` of what a map makes of them.
+        """Return a function from a source's float64 rows (..., D) to the `score` of the rows that a map makes of them.
 
         The map and the whitening are one product.
         """
@@ -45,7 +45,7 @@ class Gaussian:
 
 
 def rounded(scores: Tensor) -> Tensor:
-    """Return scores as they are compared, float32 and rounded to `DECIMALS`."""
+    """Return scores as they are compared: float32, rounded to `DECIMALS`."""
     found: Tensor = scores.round(decimals=DECIMALS)
     largest = torch.finfo(torch.float32).max  # how far beyond it a score lies does not matter
     return torch.where(found.isfinite(), found.clamp(-largest, largest), found).float()
@@ -54,7 +54,7 @@ def rounded(scores: Tensor) -> Tensor:
 def fit_gaussian(moments: Side, *, num_rows: int) -> Gaussian:
     """Return the Gaussian of some rows: their mean, and (1 - a) S + a tr(S)/E I with S = scatter / rows, a = 0.01.
 
-    The shrinkage keeps directions apart in which the rows hardly vary, or which too few rows do not span.
+    The shrinkage bounds the variance from below in directions in which the rows hardly vary, or that they do not span.
     """
     covariance_EE = (1 - SHRINKAGE) * moments.scatter_DD / num_rows
     covariance_EE.diagonal().add_(SHRINKAGE * moments.scatter_DD.trace() / (num_rows * len(covariance_EE)))
@@ -65,15 +65,15 @@ def fit_gaussian(moments: Side, *, num_rows: int) -> Gaussian:
 
 
 def is_underdetermined(num_rows: int, width: int) -> bool:
-    """Return whether a Gaussian of so many features has too few rows to be trusted."""
+    """Return whether `num_rows` rows are too few for a Gaussian of `width` features."""
     return num_rows < 2 * width + 1
 
 
 def detection(b_N: Tensor, t_SN: Tensor) -> dict[str, Tensor]:
-    """Return AUROC, FPR95 and AUPR of scores that are to tell B, the positive class, from each T(A): (S,) each.
+    """Return AUROC, FPR95 and AUPR of scores that separate B, the positive class, from each T(A): (S,) each.
 
     Equal scores count half in the AUROC. FPR95 is the share of T(A) at or above the largest threshold that at least
-    95 % of B reach, AUPR the average precision. NaN where a score is. No value leaves the device.
+    95 % of B reach. AUPR is the average precision. NaN if a score is not finite. No value leaves the device.
     """
     num = len(b_N)
     ascending_N, sorted_SN = b_N.sort().values.contiguous(), t_SN.contiguous().sort(dim=1).values.contiguous()

@@ -1,4 +1,4 @@
-"""Parameters of kinds, as a job file sets them; the rules by which every stitcher lays a source on a target."""
+"""Parameters of kinds, as a job file sets them; the rules by which stitchers resample a source to a target."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -8,9 +8,9 @@ from stitchgrid.records import MatcherSpec
 
 
 class Params(BaseModel):
-    """Parameters of a kind; a job file may set each of them, and no other. The text under one is the manual's."""
+    """Parameters of a kind; a job file may set these and no others. The manual shows the text under each field."""
 
-    came_later: ClassVar[frozenset[str]] = frozenset()  # so that cells of older versions keep their addresses
+    came_later: ClassVar[frozenset[str]] = frozenset()  # added later: defaults are left out of addresses
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @classmethod
@@ -29,25 +29,25 @@ class NoParams(Params):
 
 
 class NeighbourParams(Params):
-    """How many neighbours of each image are looked at."""
+    """How many neighbours of each image are compared."""
 
     k: int = Field(default=10, ge=1)
-    """neighbours of each image that are looked at"""
+    """neighbours of each image that are compared"""
 
 
 class Rules(Params):
-    """Which rule lays a source on a target of another shape, where there is a choice: see the manual, networks."""
+    """How rows are resampled to a target of another shape, if there is a choice: see the manual, networks."""
 
     resize: Literal["bilinear", "area", "nearest"] = "bilinear"
-    """how a source is laid on a target of another grid"""
+    """how a source is resized to a target of another grid"""
     cls: Literal["copy", "pool", "drop"] = "copy"
     """what the target's prefix tokens are made of"""
     pool: Literal["mean", "cls"] = "mean"
-    """what a vector is made of"""
+    """what a target vector is made of"""
 
 
 class TrainingParams(Rules):
-    """How a map is trained; defaults are those of Balogh & Jelasity (2025), but for the augmentation."""
+    """How a map is trained; defaults are those of Balogh & Jelasity (2025), except for the augmentation."""
 
     epochs: Annotated[int, Field(ge=1)] = 30
     """passes over the fit images"""
@@ -56,15 +56,15 @@ class TrainingParams(Rules):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
     """on all parameters of the map"""
     batch_size: Annotated[int, Field(ge=1)] = 256
-    """images a step; decides values, unlike that of [numerics]"""
+    """images per step; it changes values, unlike that of [numerics]"""
     augment: Literal["none", "crop4_flip"] = "none"
     """`crop4_flip`: images moved by up to 4 pixels, and mirrored in half of the cases"""
     init: Literal["default", "direct", "identity"] = "default"
-    """what the map starts from: PyTorch's own initialisation, least squares on the fit images, or the identity"""
+    """the initial map: PyTorch's own initialisation, least squares on the fit images, or the identity"""
     adapter: Literal["affine", "affine_bn", "bottleneck", "mlp", "conv3x3"] = "affine"
     """what the map is: affine, with batch norm behind it, with a hidden layer narrower or as wide, or a convolution"""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """what takes the steps"""
+    """the optimiser"""
 
     came_later: ClassVar[frozenset[str]] = frozenset({"init", "adapter", "optimizer"})
 

@@ -1,7 +1,8 @@
-"""What a kind of matcher says of itself, and what the engine asks of it. No torch here: kinds load it to compute.
+"""The interface of a kind of matcher: its description, and the methods that the engine calls.
 
-A kind is one file: what is to be known `About` it, and its maths. An *index* compares two layers by statistics of their
-activations; a *stitcher* finds a map from the one into the other, whose network is then run.
+A kind is one file: its description (`About`) and its maths. An *index* compares two layers by statistics of their
+activations. A *stitcher* finds a map from the source's layer into the target's, and the stitched network is then run.
+This module imports no torch; kinds load it when they compute.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Params)
 S = TypeVar("S")  # what a kind prepares of one layer
 
-#: What may be done to the features of a layer: a constant added to each, all multiplied by one number, ...
+#: Transformations of a layer's features: a constant is added to each, all are multiplied by one number, ...
 Transform = Literal["shift", "scaling", "permutation", "rotation", "linear"]
 UP_TO_ROTATION: frozenset[Transform] = frozenset({"shift", "scaling", "permutation", "rotation"})
 UP_TO_LINEAR: frozenset[Transform] = UP_TO_ROTATION | {"linear"}
@@ -35,7 +36,7 @@ UP_TO_LINEAR: frozenset[Transform] = UP_TO_ROTATION | {"linear"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What is known of a kind without running it: the data that tests, pages and help are made of."""
+    """The description of a kind, from which tests, pages and help texts are made."""
 
     kind: str
     family: Literal["index", "stitcher"]
@@ -46,13 +47,13 @@ class About:
     params: type[Params] = NoParams
     revision: int = 1  # raised when the maths changes, so that stored values are not mistaken for new ones
     symmetric: bool = False  # whether source and target may be exchanged
-    #: What may be done to the source, and to the target, without a change of the score.
+    #: Transformations of the source, and of the target, that do not change the score.
     invariances: tuple[frozenset[Transform], frozenset[Transform]] = (frozenset(), frozenset())
-    most_images: int | None = None  # looked at by default: n x n matrices grow with their square
-    fewest_images: int = 2  # from which on it is defined
+    most_images: int | None = None  # read by default: n x n matrices grow with the square of their number
+    fewest_images: int = 2  # with fewer it is undefined
     is_trained: bool = False  # has seeds, epochs and a generator
     needs_labels: bool = False  # to find its map
-    widths: Literal["any", "equal", "not narrower"] = "any"  # of the target, as against the source
+    widths: Literal["any", "equal", "not narrower"] = "any"  # of the target, compared with the source
     most_features: int | None = None  # of either layer
 
     def __post_init__(self) -> None:
@@ -64,15 +65,15 @@ class About:
         return tuple(metric.name for metric in self.metrics)
 
     def metric(self, name: str) -> Metric:
-        """Return one of its metrics; `residual_at:LAYER` is that of one layer, evidence that of what it is for."""
+        """Return a metric by the name of a row: `residual_at:LAYER` gives `residual_at`, evidence gives its metric."""
         return next(metric for metric in self.metrics if metric.name == metric_of(name).partition(":")[0])
 
     def why_not(self, source: Layer, target: Layer) -> str | None:
-        """Return why the kind says nothing of two layers, None where it does."""
+        """Return why the kind does not apply to two layers, None if it does."""
         return self.why_not_widths((source.name, source.width), (target.name, target.width))
 
     def why_not_widths(self, source: tuple[str, int], target: tuple[str, int]) -> str | None:
-        """Return why the kind says nothing of two things of so many features, each with its name."""
+        """Return why the kind does not apply to two layers, each as (name, number of features); None if it does."""
         found = _in_words(source, target)
         if self.widths == "equal" and source[1] != target[1]:
             return f"{self.kind} needs layers of equal width, and {found}"
@@ -94,7 +95,7 @@ def _in_words(source: tuple[str, int], target: tuple[str, int]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """What the cost of a pair depends on: features of both layers, and rows or images."""
+    """The sizes that the cost of a pair depends on: features of both layers, and the number of rows or images."""
 
     source: int
     target: int
@@ -102,12 +103,12 @@ class Sizes:
 
 
 def svd_flops(rows: int, columns: int) -> float:
-    """Return the operations of a singular value decomposition with vectors, about (Golub & Van Loan)."""
+    """Return roughly the operations of a singular value decomposition with vectors (Golub & Van Loan)."""
     return 22.0 * max(rows, columns) * min(rows, columns) ** 2
 
 
 def singular_values_flops(rows: int, columns: int) -> float:
-    """Return the operations of singular values without vectors, about."""
+    """Return roughly the operations of singular values without vectors."""
     return 0.4 * svd_flops(rows, columns)
 
 
@@ -115,24 +116,24 @@ class Kind(ABC, Generic[P]):
     """One kind of matcher, with its parameters."""
 
     about: ClassVar[About]
-    reads_target: ClassVar[bool] = False  # whether maps are trained on what the target makes of the same images
-    axes_of: ClassVar[frozenset[Literal["source", "target"]]] = frozenset()  # whose principal axes it asks for
+    reads_target: ClassVar[bool] = False  # whether maps are trained on the target's activations on the same images
+    axes_of: ClassVar[frozenset[Literal["source", "target"]]] = frozenset()  # the sides whose principal axes it reads
 
     def __init__(self, params: P):
         self.params = params
 
     def why_not(self, source: Layer, target: Layer) -> str | None:
-        """Return why nothing can be said of two layers, None where it can."""
+        """Return why the kind with these parameters does not apply to two layers, None if it does."""
         return self.about.why_not(source, target)
 
     @property
     def fewest_images(self) -> int:
-        """Number of images from which on it is defined with its parameters."""
+        """Smallest number of images for which it is defined with its parameters."""
         return self.about.fewest_images
 
     @classmethod
     def not_installed(cls, source: Layer, target: Layer) -> str | None:  # noqa: ARG003
-        """Return which package two layers need that is not installed, and how to get it; None where none is missing."""
+        """Return which package two layers need that is not installed, and how to get it; None if none is missing."""
         return None
 
     def flops(self, sizes: Sizes) -> float:  # noqa: ARG002
@@ -141,7 +142,7 @@ class Kind(ABC, Generic[P]):
 
 
 class MomentIndex(Kind[P]):
-    """An index of second moments of rows: positions, tokens, or pooled images (`matchers.alignment`)."""
+    """An index computed from second moments of rows: positions, tokens, or pooled images (`matchers.alignment`)."""
 
     @abstractmethod
     def compare(self, pairs: Sequence[PairMoments]) -> dict[str, Tensor]:
@@ -149,23 +150,23 @@ class MomentIndex(Kind[P]):
 
 
 class GramIndex(Kind[P], Generic[P, S]):
-    """An index of n x n matrices of images, whose features are flattened layers."""
+    """An index computed from n x n Gram matrices of images, whose features are flattened layers."""
 
-    #: Of `prepare`, about, as seen on one thread of an AMD EPYC beside a decomposition of 1,000 images.
+    #: Of `prepare`, roughly: measured on one thread of an AMD EPYC, relative to a decomposition for 1,000 images.
     operations_per_pair_of_images: ClassVar[float] = 4.0
-    reads_rows: ClassVar[bool] = False  # whether it asks for more of each image than its products with others
-    reads_distances: ClassVar[bool] = False  # whether it asks for the distances, which a Gram matrix keeps from then on
+    reads_rows: ClassVar[bool] = False  # whether it reads each image's mean and spread (`Gram.mean_N`, `spread_N`)
+    reads_distances: ClassVar[bool] = False  # whether it reads the distances, which a Gram matrix then keeps
 
     @abstractmethod
     def prepare(self, gram: Gram) -> S:
-        """Return what is found once for each layer, whatever it is compared with."""
+        """Return what `compare` needs of one layer, computed once for all its pairs."""
 
     @abstractmethod
     def compare(self, pairs: Sequence[tuple[S, S]]) -> dict[str, Tensor]:
         """Return each metric of B pairs of layers: (B,), float64; NaN where it is undefined."""
 
     def layer_flops(self, num_images: int) -> float:
-        """Return the float64 operations that `prepare` takes, in those of a decomposition: sorting is slower."""
+        """Return the cost of `prepare`, in the float64 operations that a decomposition does in the same time."""
         return self.operations_per_pair_of_images * num_images**2
 
     def flops(self, sizes: Sizes) -> float:
@@ -182,12 +183,12 @@ class Fit:
     """A map found in closed form."""
 
     map: AffineMap
-    span: Span | None = None  # of the source's fit rows, where the map is arbitrary outside of it
+    span: Span | None = None  # of the source's fit rows, if the map is arbitrary outside of it
     doubts: Mapping[str, Tensor] = field(default_factory=dict)  # flag -> whether it is to be set
-    values: Mapping[str, Tensor] = field(default_factory=dict)  # of metrics of the kind's own
+    values: Mapping[str, Tensor] = field(default_factory=dict)  # of metrics that only this kind has
 
 
-#: Moments of the fit images without one group of them, and of that group.
+#: For each group of fit images: the moments of all others, and those of the group.
 Folds = Sequence[tuple["PairMoments", "PairMoments"]]
 
 
@@ -196,10 +197,10 @@ class ClosedForm(Kind[P]):
 
     @abstractmethod
     def fit(self, moments: PairMoments, folds: Folds = ()) -> Fit:
-        """Return the map of one pair of layers; `folds` are what it asks for by `num_folds`."""
+        """Return the map of one pair of layers; `folds` are the groups that it asks for by `num_folds`."""
 
     def refit(self, fit: Fit, moments: PairMoments) -> AffineMap:  # noqa: ARG002
-        """Return the map of other rows, with whatever `fit` chose by cross-validation."""
+        """Return the map for other rows, with the parameters that `fit` chose by cross-validation."""
         return self.fit(moments).map
 
     @property
@@ -210,21 +211,21 @@ class ClosedForm(Kind[P]):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What a trained kind sees of S stitched networks into one layer of a target g, and of g, on the same N images."""
+    """What a trained kind's loss reads: of S stitched networks into one layer of a target g, and of g, on N images."""
 
     head: Head  # of g
     labels_N: Tensor
     scores_SNK: Tensor | None = None  # of the stitched networks
-    target_scores_NK: Tensor | None = None  # of g, where the kind reads it
-    #: By node of g, what the stitched networks (S, N, P) and g (N, P) make there, flattened; in order of execution.
+    target_scores_NK: Tensor | None = None  # of g, if the kind reads it
+    #: Flattened activations by node of g, in order of execution: of stitched networks (S, N, P), and of g (N, P).
     stitched: Mapping[str, Tensor] = field(default_factory=dict)
     target: Mapping[str, Tensor] = field(default_factory=dict)
-    sizes: Mapping[str, Tensor] = field(default_factory=dict)  # of these, mean squared norm of g's over the fit images
+    sizes: Mapping[str, Tensor] = field(default_factory=dict)  # mean squared norms of g's over the fit images, by node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mean:
-    """What some rows are on average."""
+    """The mean of some rows, and the mean of their squared norms."""
 
     row_P: Tensor
     square: Tensor  # of the norm
@@ -233,7 +234,7 @@ class Mean:
 class Trained(Kind[P]):
     """A stitcher whose map is trained, step by step, through the frozen rest of the target."""
 
-    #: Which layers of g are compared: `none`, the `last` cut before the scores, or the stitch and all `later` blocks.
+    #: Layers of g that are compared: `none`, the `last` cut before the scores, or the stitch and all `later` blocks.
     layers: ClassVar[Literal["none", "last", "later"]] = "none"
 
     @abstractmethod
@@ -243,20 +244,20 @@ class Trained(Kind[P]):
     def loss(self, step: Step) -> Tensor:
         """Return the sum over the stitched networks of their mean losses.
 
-        Each network's map enters one term only, so its gradient is what training it alone would give.
+        Each network's map enters only one term, so its gradient is the same as if it were trained alone.
         """
         return self.losses(step).mean(1).sum()
 
     @abstractmethod
     def followed(self, step: Step) -> Mapping[str, Tensor]:
-        """Return what h is to follow, by name: (N, P) each; their means are the best constant prediction."""
+        """Return what h should reproduce, by name: (N, P) each; the means of these are the best constant prediction."""
 
     @abstractmethod
     def constant_loss(self, means: Mapping[str, Mean], head: Head, sizes: Mapping[str, Tensor]) -> float:
-        """Return the mean loss of the best constant prediction, from the means of what is `followed`."""
+        """Return the mean loss of the best constant prediction, from the means of the rows of `followed`."""
 
     def why_not(self, source: Layer, target: Layer) -> str | None:
-        """Return why nothing can be said of two layers, None where it can."""
+        """Return why the kind with these parameters does not apply to two layers, None if it does."""
         if getattr(self.params, "init", None) == "identity" and source.width != target.width:
             return f'init = "identity" needs layers of equal width, and {widths_of(source, target)}'
         if getattr(self.params, "adapter", None) == "conv3x3" and {source.kind, target.kind} != {"map"}:

@@ -1,6 +1,6 @@
-"""The kinds that a job file can name, each with what is known of it. No torch here.
+"""The kinds of matchers that a job file can name. Imports no torch.
 
-A new kind is one file of maths in `indices/` or `stitchers/`, one oracle in `reference/`, and one line in `KINDS`.
+A new kind is one file in `indices/` or `stitchers/`, one oracle in `reference/`, and one line in `KINDS`.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ from stitchgrid.matchers.stitchers.soft_label import SoftLabel
 from stitchgrid.matchers.stitchers.task_loss import TaskLoss
 from stitchgrid.records import Cell, Head, MatcherSpec, Network, Sweep
 
-KINDS: tuple[type[Kind[Any]], ...] = (  # in the order in which people see them
+KINDS: tuple[type[Kind[Any]], ...] = (  # in the order in which they are listed for users
     Direct,
     Orthogonal,
     Ridge,
@@ -71,17 +71,17 @@ def implementation(spec: MatcherSpec) -> Kind[Any]:
 
 
 def is_a(spec: MatcherSpec, what: type[Kind[Any]]) -> bool:
-    """Return whether a matcher is an index of moments, of Gram matrices, a closed form, or trained."""
+    """Return whether a matcher's kind is a subclass of `what`, such as `MomentIndex` or `Trained`."""
     return issubclass(_BY_NAME[spec.kind], what)
 
 
 def images_used(spec: MatcherSpec, *, num_fit: int, num_fit_closed: int, num_eval: int) -> tuple[int, int]:
-    """Return how many fit and evaluation images a matcher looks at; always the first ones of their split.
+    """Return how many fit and evaluation images a matcher reads; they are the first ones of their split.
 
-    Stitchers fit on `num_fit_closed` images (trained ones name that number, see `MatcherSpec`), indices on none; all
-    are evaluated on every evaluation image, but for kinds with n x n matrices. `samples` overrides: fit images
-    of a stitcher, evaluation images of an index. Fit images also decide what a source of low rank keeps: those of an
-    index are the `num_fit_closed` then.
+    Stitchers are fitted on `num_fit_closed` images (trained ones name that number, see `MatcherSpec`), indices on none.
+    All are evaluated on every evaluation image, except kinds with n x n matrices. `samples` overrides the fit images of
+    a stitcher, and the evaluation images of an index. A source of low rank is also reduced by fit images; for an index
+    these are `num_fit_closed` images.
     """
     matcher = MATCHERS[spec.kind]
     whole = num_fit if matcher.family == "stitcher" else num_eval
@@ -99,7 +99,7 @@ def images_used(spec: MatcherSpec, *, num_fit: int, num_fit_closed: int, num_eva
 
 
 def default_metrics(kind: str) -> tuple[str, ...]:
-    """Return the metrics of a matcher for which a job names none.
+    """Return the metrics of a matcher whose job entry names none.
 
     >>> default_metrics("cka")
     ('cka',)
@@ -108,9 +108,9 @@ def default_metrics(kind: str) -> tuple[str, ...]:
 
 
 def metrics_into(spec: MatcherSpec, head: Head) -> tuple[str, ...]:
-    """Return the metrics of a matcher's cells into a target of such a head, in the kind's order.
+    """Return the metrics of a matcher's cells into a target with this head, in the kind's order.
 
-    Of a target that knows no classes, those that compare outputs take the place of those that need classes.
+    For a target without classes, metrics that compare outputs replace those that need classes.
     """
     if MATCHERS[spec.kind].family != "stitcher":
         return spec.metrics
@@ -125,7 +125,7 @@ def metrics_into(spec: MatcherSpec, head: Head) -> tuple[str, ...]:
 
 
 def needs_no_tail(kind: str, metric: str) -> bool:
-    """Return whether a metric is found without running anything behind the target layer.
+    """Return whether a metric is computed without running anything behind the target layer.
 
     >>> needs_no_tail("direct", "residual"), needs_no_tail("direct", "accuracy")
     (True, False)
@@ -139,7 +139,7 @@ def metrics_of(sweep: Sweep, cell: Cell) -> tuple[str, ...]:
 
 
 def metrics_at(spec: MatcherSpec, target: Network, layer: int) -> tuple[str, ...]:
-    """Return the metrics of a matcher's cells into a layer of a network: those of later layers have one name each."""
+    """Return the metrics of a matcher's cells into a layer of a network, with a `residual_at` for each later layer."""
     found = metrics_into(spec, target.head)
     if RESIDUAL_AT not in found:
         return found
@@ -169,26 +169,26 @@ def evidence_for(sweep: Sweep, spec: MatcherSpec, metric: str) -> Iterator[str]:
 
 
 def has_null(spec: MatcherSpec, metric: str) -> bool:
-    """Return whether a matcher's metric is found with shuffled images: no network is run or trained for that."""
+    """Return whether a matcher's metric is also computed with shuffled images, without a run or training."""
     found = MATCHERS[spec.kind].metric(metric)
     return found.has_null and found.made_of == "statistics" and not MATCHERS[spec.kind].is_trained
 
 
 def is_shuffled(sweep: Sweep, spec: MatcherSpec) -> bool:
-    """Return whether a sweep measures a matcher with images shuffled, too."""
+    """Return whether a sweep also measures a matcher with shuffled images."""
     return bool(sweep.shuffles) and any(has_null(spec, metric) for metric in spec.metrics)
 
 
 def asks_ood(spec: MatcherSpec, detector: str) -> bool:
-    """Return whether a matcher asks how well a detector tells T(A) from B."""
+    """Return whether a matcher asks for the metrics of a detector, which separates T(A) from B."""
     return not set(OOD_METRICS[detector]).isdisjoint(spec.metrics)
 
 
 def proves_halves(sweep: Sweep, network: Network) -> bool:
-    """Return whether a network is proven to be what its halves make of it.
+    """Return whether a network's proof includes that its halves give the scores of the whole network.
 
-    Of a live network that indices alone look at none is run, and no later sweep of another process relies on it.
-    Features have none.
+    It does not for a live network that only indices read: no half is run, and no later sweep of another process relies
+    on the proof. Features have no halves.
     """
     if not network.head.has_scores:
         return False
@@ -197,7 +197,7 @@ def proves_halves(sweep: Sweep, network: Network) -> bool:
 
 
 def higher_is_similar(kind: str, metric: str) -> bool | None:
-    """Return whether a higher value of the metric means more similar, None where neither does.
+    """Return whether a higher value of the metric means more similar; None if neither direction does.
 
     >>> higher_is_similar("direct", "residual")
     False

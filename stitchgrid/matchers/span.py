@@ -1,4 +1,4 @@
-"""The span of the rows on which a map was fitted, outside of which least squares says nothing."""
+"""The span of the rows on which a map was fitted; outside of it, least squares does not determine the map."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ LEAK = 1e-7  # share of the source's variance outside the fitted span from which
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Where a source's fit rows lie."""
+    """The span of a source's fit rows about their mean."""
 
-    axes_DK: Tensor  # orthonormal; K is the numerical rank of the fit rows, whatever a fit dropped of it
+    axes_DK: Tensor  # orthonormal; K is the numerical rank of the fit rows, even if the fit dropped some axes
     mean_D: Tensor
     num_rows: int
 
@@ -25,11 +25,11 @@ class Span:
         return rank == num_features < self.num_rows - 1
 
     def unseen_share(self, evaluation: PairMoments) -> Tensor:
-        """Return the share of the source's variance on the evaluation rows outside of the span of the fit rows.
+        """Return the share of the source's variance on the evaluation rows that lies outside of the fit rows' span.
 
-        All of it where no map could miss the fit rows. Rows are not rank: ten upsampled images give thousands of rows
-        and a rank of forty, and channels that are dead on all images need no rows. Hence the judgement is by the fit
-        rows' rank, and by what of the evaluation rows lies outside of their span.
+        It is 1 if the rank is so high that a map fits the rows exactly, whatever the target. The number of rows alone
+        does not tell: ten upsampled images give thousands of rows with a rank of forty, and channels that are 0 on all
+        images need no rows. So it depends on the fit rows' rank, and on the evaluation rows outside of their span.
         """
         shift_D = evaluation.mean_x_D - self.mean_D
         spread_DD = evaluation.xx_DD + evaluation.num_rows * shift_D.outer(shift_D)

@@ -1,7 +1,8 @@
 """Float64 second moments of two sets of features over the same rows.
 
-Least squares, CCA, Procrustes and linear regression need nothing else, and moments add up over batches, workers and
-machines: one pass over the images serves every layer pair, exactly, in memory that does not depend on their number.
+Least squares, CCA, Procrustes and linear regression need nothing else. Moments add up over batches, workers and
+machines, so one pass over the images serves all layer pairs exactly, in memory that does not grow with the number of
+images.
 """
 
 from stitchgrid.moments.arithmetic import exact_mean, within

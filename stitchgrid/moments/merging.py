@@ -1,4 +1,4 @@
-"""Moments of several sets of rows put together, and of what is left of a set without a part of it.
+"""Merges moments of several sets of rows, and removes the moments of a part from those of a set.
 
 Shape suffixes: D and E features of one layer.
 """
@@ -11,9 +11,9 @@ from stitchgrid.moments.sides import PairMoments, Side
 
 
 class Merger:
-    """Moments of several sets of rows made those of all of them (Chan, Golub & LeVeque 1979).
+    """Merges moments of several sets of rows (Chan, Golub & LeVeque 1979).
 
-    What depends on one layer alone is found once for all its pairs.
+    Moments that depend on one layer only are computed once for all its pairs.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Merger:
     def without(self, whole: PairMoments, part: PairMoments) -> PairMoments:
         """Return the moments of the rows of `whole` that are not among those of `part`.
 
-        Where part has no rows, or has them all, that is `whole`, or moments of no rows, all NaN.
+        If `part` has no rows, they equal `whole`; if it has all rows, they are moments of no rows, all NaN.
         """
         left = whole.num_rows - part.num_rows
         x, y = (self._rest(*sides, whole.num_rows, part.num_rows) for sides in ((whole.x, part.x), (whole.y, part.y)))
@@ -60,7 +60,7 @@ class Merger:
     def _side(self, parts: Sequence[Side], counts: Sequence[int]) -> Side:
         key = tuple(map(id, parts))
         if key not in self._sides:
-            first_D = parts[0].mean_D  # about which means are averaged, so that equal ones stay what they are
+            first_D = parts[0].mean_D  # means are averaged about the first, so that equal means stay unchanged
             shift_D = sum((n * (part.mean_D - first_D) for n, part in zip(counts, parts, strict=True)), 0.0 * first_D)
             mean_D = first_D + shift_D / sum(counts)
             scatter_DD = torch.stack([part.scatter_DD for part in parts]).sum(0)

@@ -21,7 +21,7 @@ RCOND = 1e-12  # eigenvalues below this share of the largest are rounding, not v
 def principal_axes(scatter_DD: Tensor, rcond: float = RCOND) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (K,) and eigenvectors (D, K) of a symmetric scatter matrix, largest first, K its rank.
 
-    A matrix of zeros has rank 0. Least squares and CCA agree on the rank, since both ask here.
+    A matrix of zeros has rank 0. Least squares and CCA agree on the rank, since both call this function.
 
     >>> values_K, axes_DK = principal_axes(torch.diag(torch.tensor([4.0, 1.0, 0.0], dtype=torch.float64)))
     >>> values_K.tolist(), tuple(axes_DK.shape)
@@ -60,7 +60,7 @@ class Side:
         return self.axes_above(RCOND)
 
     def axes_above(self, rcond: float) -> tuple[Tensor, Tensor]:
-        """Return its `principal_axes`, looked for in the span of the basis: what lies outside is rounding."""
+        """Return its `principal_axes` within the span of the basis, outside of which there is only rounding."""
         return self._outer(principal_axes(self.inner_rr, rcond))
 
     @property
@@ -70,7 +70,7 @@ class Side:
 
     @property
     def inner_rr(self) -> Tensor:
-        """Scatter in the coordinates of the basis; all of it where there is none."""
+        """Scatter in the coordinates of the basis; the whole scatter if there is no basis."""
         return self.scatter_DD if self.basis_Dr is None else self.basis_Dr.mT @ self.scatter_DD @ self.basis_Dr
 
     def _outer(self, axes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -78,20 +78,20 @@ class Side:
 
 
 def find_axes(sides: Iterable[Side]) -> None:
-    """Find the `axes` of many sides together, for each of them to know: one decomposition a width.
+    """Find the `axes` of many sides together, and store them in each: one decomposition per width.
 
-    A width whose decomposition fails is left out, so that the side which is to blame says so when it is asked.
+    If a decomposition fails, its sides are left out; the side that causes the failure raises it when its axes are read.
     """
     asked = list({id(side): side for side in sides if "axes" not in vars(side)}.values())
     for positions in alike(asked, lambda side: (side.inner_shape,)):
         some = [asked[position] for position in positions]
-        with suppress(RuntimeError):  # LinAlgError is one
+        with suppress(RuntimeError):  # the base of LinAlgError
             for side, axes in zip(some, _stacked_axes([side.inner_rr for side in some], RCOND), strict=True):
                 vars(side)["axes"] = side._outer(axes)  # what the cached property would find
 
 
 def alike(items: Sequence[T], shapes: Callable[[T], tuple[torch.Size, ...]]) -> Iterator[list[int]]:
-    """Yield the positions of items whose matrices have the same shapes, no more at a time than a stack may hold."""
+    """Yield positions of items whose matrices have the same shapes, at most `STACK_BYTES` of matrices at a time."""
     found: dict[tuple[torch.Size, ...], list[int]] = {}
     for position, item in enumerate(items):
         found.setdefault(shapes(item), []).append(position)
@@ -103,7 +103,7 @@ def alike(items: Sequence[T], shapes: Callable[[T], tuple[torch.Size, ...]]) -> 
 def together(
     compute: Callable[[Sequence[T]], Tensor], items: Sequence[T], shapes: Callable[[T], tuple[torch.Size, ...]]
 ) -> Tensor:
-    """Return what `compute` finds for all items, (B, ...), a stack of `alike` ones at a time."""
+    """Return the results of `compute` for all items, (B, ...), computed for one stack of `alike` items at a time."""
     found: dict[int, Tensor] = {}
     for positions in alike(items, shapes):
         found |= zip(positions, compute([items[position] for position in positions]), strict=True)

@@ -1,4 +1,4 @@
-"""Sums over rows of layers side by side, and of their products, from which moments of layer pairs are made.
+"""Sums over rows of layers side by side, and sums of their products, which give the moments of layer pairs.
 
 Shape suffixes: R rows, X features of all sources side by side, Y features of all targets, D and E those of one layer.
 """
@@ -18,9 +18,9 @@ SLICED = 1 << 20  # numbers in the products of all slices of rows together, at m
 
 
 class PivotedRows:
-    """Rows of several layers side by side, about a pivot: the mean of the first rows seen.
+    """Rows of several layers side by side, minus a pivot: the mean of the first rows seen.
 
-    So a large offset does not cost precision.
+    The pivot keeps a large offset from costing precision.
     """
 
     def __init__(self, widths: Sequence[int], *, device: str | torch.device = "cpu"):
@@ -50,15 +50,15 @@ class RowSums(PivotedRows):
             run = list(some)
             self._runs.append((slice(run[0].start, run[-1].stop), self.pivot_X.new_zeros(len(run), width, width)))
         self.products = [products_DD for _, products_LDD in self._runs for products_DD in products_LDD]
-        self._sides: dict[int, Side] = {}  # until more rows come, as are
+        self._sides: dict[int, Side] = {}  # valid until more rows come, as are the next two
         self._not_finite: set[int] = set()
         self._is_judged = False
 
     def add(self, rows: Tensor, *, partners: Tensor | None = None, num_rows: int | None = None) -> None:
         """Add rows (..., X) about the pivot.
 
-        Rows Lz that a linear operator L would make of fewer rows z are never made: give z, `partners` L'Lz and the
-        number of rows of Lz. For (Lz)'(Lz) = z'(L'Lz), and the rows Lz sum to what the partners sum to, where L's
+        Rows Lz, which a linear operator L makes of fewer rows z, need not be computed: give z, the `partners` L'Lz, and
+        the number of rows of Lz. For (Lz)'(Lz) = z'(L'Lz), and the rows Lz and the partners have the same sum if L's
         weights sum to one for each of its rows.
         """
         rows_RX = rows.flatten(0, -2)
@@ -73,7 +73,7 @@ class RowSums(PivotedRows):
             products_LDD.baddbmm_(rows_LDR, partners_RX[:, columns].reshape(shape_RLD).transpose(0, 1))
 
     def share_products(self, all_XX: Tensor) -> None:
-        """Read each layer's products with itself from those of all layers with all, which are summed elsewhere."""
+        """Take each layer's products with itself from those of all pairs of layers, which `CrossSums` adds up."""
         self.products, self._runs = [all_XX[columns, columns] for columns in self.slices], []
 
     def side(self, layer: int) -> Side:
@@ -102,7 +102,7 @@ class RowSums(PivotedRows):
 
 
 def find_finite(all_sums: Iterable[RowSums]) -> None:
-    """Find out of which layers the activations were finite, for all of these sums to know: one transfer."""
+    """Find out, by one transfer for all of these sums, which layers had only finite activations."""
     asked = [sums for sums in dict.fromkeys(all_sums) if not sums._is_judged]
     traces = [products_DD.trace() for sums in asked for products_DD in sums.products]
     told = iter(torch.stack(traces).isfinite().tolist() if traces else ())
@@ -126,7 +126,7 @@ class CrossSums:
     """
 
     def __init__(self, x: RowSums, y: RowSums, *, blocks: Sequence[slice] | None = None):
-        """`blocks` are columns of a set that is multiplied with itself: each with those before it, and with itself."""
+        """`blocks` are columns of a set that is multiplied with itself: each block with itself and those before it."""
         self.x, self.y = x, y
         self.xy_XY = x.pivot_X.new_zeros(len(x.pivot_X), len(y.pivot_X))
         self._blocks = [(slice(0, len(x.pivot_X)), len(y.pivot_X))]  # rows of the products, multiplied up to a column
@@ -159,8 +159,8 @@ class CrossSums:
 def _add_products(sums_XY: Tensor, x_RX: Tensor, y_RY: Tensor) -> None:
     """Add x'y to sums.
 
-    Where many rows make a small product there is little to share out but the rows: slices of them are multiplied side
-    by side. Two threads of an AMD EPYC took 0.5 to 1 times as long for 32 to 256 features a side.
+    If many rows give a small product, only the rows can be divided among threads: slices of them are multiplied in
+    parallel. Two threads of an AMD EPYC took 0.5 to 1 times as long for 32 to 256 features a side.
     """
     num_slices = max(1, min(_num_parallel(x_RX.device), SLICED // sums_XY.numel()))
     length = len(x_RX) // num_slices
@@ -174,7 +174,7 @@ def _add_products(sums_XY: Tensor, x_RX: Tensor, y_RY: Tensor) -> None:
 
 
 def _num_parallel(device: torch.device) -> int:
-    """Return how many small products a device finds side by side."""
+    """Return how many small products a device computes in parallel."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
     return torch.get_num_threads()

@@ -1,1 +1,1 @@
-"""What a piece of a sweep costs, measured where it would be computed."""
+"""Measures what a piece of a sweep costs on the machine that would compute it."""

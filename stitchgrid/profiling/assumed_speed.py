@@ -1,6 +1,6 @@
-"""How fast a worker is taken to be when a sweep is cut into shards: as the sweep's plan says, else by where it runs.
+"""The speed that is assumed of a worker when a sweep is cut into shards: that of the sweep's plan, or by the device.
 
-The plan has the last word, so that a sweep that goes on elsewhere has the very shards with which it began.
+The plan comes first, so that a sweep which is continued on another machine keeps the shards with which it began.
 """
 
 from typing import Any
@@ -13,14 +13,17 @@ from stitchgrid.errors import StoreError
 from stitchgrid.planning import CPU_SPEED, GPU_SPEED
 from stitchgrid.store import Store
 
-FIRST_SPEED = 1e11  # the only one that the first versions knew
-KEY = "assumed_flops_per_second"  # in what is kept with a plan
+FIRST_SPEED = 1e11  # FLOP/s: plans of the first versions were cut for it, and do not note it
+KEY = "assumed_flops_per_second"  # among a plan's information in the store
 
 
 def planned_speed(store: Store | None, sweep: str, *, update: bool) -> float | None:
-    """Return the speed for which a sweep's latest complete revision was cut, None if there is none yet.
+    """Return the speed (FLOP/s) for which a sweep's latest complete revision was cut, None if there is none yet.
 
-    With `update` a damaged revision, which the next one is to replace, counts as none.
+    With `update` a damaged revision counts as none, since the next one will replace it.
+
+    Raises:
+        StoreError: If the plan cannot be read, and `update` is off.
     """
     try:
         info: dict[str, Any] = {} if store is None else store.read_plan_info(sweep)
@@ -32,7 +35,7 @@ def planned_speed(store: Store | None, sweep: str, *, update: bool) -> float | N
 
 
 def speed_there(device: str, where: Placement) -> float:
-    """Return the speed (FLOP/s) taken for one of the workers that a launch would start for a job's `device`.
+    """Return the speed (FLOP/s) that is assumed of each worker that a launch would start for a job's `device`.
 
     Raises:
         ClusterError: If the cluster has to be asked for GPUs and there is none at the address.
@@ -43,7 +46,7 @@ def speed_there(device: str, where: Placement) -> float:
 
 
 def computes_on_gpus(device: str, where: Placement) -> bool:
-    """Return whether workers will find a GPU, told before there are any as far as can be."""
+    """Return whether workers will have a GPU, as far as that can be known before they start."""
     device = where.device(device)
     if device != "auto":
         return device == "cuda"

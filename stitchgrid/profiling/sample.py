@@ -1,4 +1,4 @@
-"""A small piece of a sweep that costs what the sweep does: some layers of a network pair, on a few images of noise."""
+"""A small piece of a sweep, to measure its speed: some layers of a network pair, on a few images of noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ class SweepSample:
     block: Block
 
     def on(self, num_images: int) -> Sweep:
-        """Return the sweep on no more than so many images of each split."""
+        """Return the sweep on `num_images` images of each split at most."""
         return replace(
             self.sweep,
             num_fit=min(num_images, self.sweep.num_fit),
@@ -36,7 +36,7 @@ class SweepSample:
         )
 
     def flops(self, num_images: int) -> float:
-        """Return the cost of the sample on so many images."""
+        """Return the cost of the sample on `num_images` images, in operations of a network."""
         return cost(self.on(num_images), [self.block], range(len(self.sweep.matchers)))
 
     @property
@@ -46,14 +46,14 @@ class SweepSample:
 
     @property
     def most_images(self) -> int:
-        """Number of images above which the sample costs no more."""
+        """Number of images of the larger split; more images do not raise the sample's cost."""
         return max(self.sweep.num_fit, self.sweep.num_eval)
 
 
 def shrink(sweep: Sweep, pair: Pair, *, max_flops: float) -> SweepSample:
-    """Return a network pair with as many layers, evenly spread, as a first piece of `max_flops` bears.
+    """Return a network pair with as many evenly spread layers as a first piece of at most `max_flops` allows.
 
-    It has one target layer and two source layers at least, where there are two.
+    It has at least one target layer, and two source layers if the source has two.
     """
     num_source, num_target = (len(sweep.networks[position].layers) for position in pair)
     while True:
@@ -83,14 +83,14 @@ def _sample(sweep: Sweep, pair: Pair, num_source: int, num_target: int) -> Sweep
         pairs=((0, last),),
         matchers=tuple(_few_epochs(spec) for spec in sweep.matchers),
         probes=None,
-        groups=None,  # what evidence takes does not grow with the few images of a sample: it is counted, not tried
+        groups=None,  # the cost of evidence is counted, not timed: it does not grow with a sample's few images
         shuffles=0,
     )
     return SweepSample(sweep=small, block=replace(small.block(0, last), target_layers=tuple(targets)))
 
 
 def spread(items: Sequence[T], num: int) -> list[T]:
-    """Return `num` of the items, evenly spread; all where there are no more.
+    """Return `num` of the items, evenly spread, or all if there are fewer.
 
     >>> spread("abcdefgh", 2)
     ['c', 'g']
@@ -102,7 +102,7 @@ def spread(items: Sequence[T], num: int) -> list[T]:
 def _on_noise(network: Network, size: tuple[int, ...]) -> Network:
     """Return the network with the preprocessing of images that have the size of the target's input.
 
-    Its weights are random there: what it computed when it was planned is not what it computes in a trial.
+    Its fingerprint is removed, since a trial runs it with random weights.
     """
     wanted = network.input_shape[1:]
     resize = None if wanted == size else (wanted[0], wanted[1])
@@ -119,7 +119,7 @@ def _few_epochs(spec: MatcherSpec) -> MatcherSpec:
 
 
 class Noise:
-    """A split of images that show nothing, uint8 (3, H, W), and labels of as many classes."""
+    """A split of random images, uint8 (3, H, W), with random labels of `num_classes` classes."""
 
     def __init__(self, num: int, size: tuple[int, ...], num_classes: int, device: torch.device):
         generator = torch.Generator().manual_seed(0)
@@ -129,13 +129,13 @@ class Noise:
         self.pixels_NCHW = torch.randint(256, shape, generator=generator, dtype=torch.uint8).to(device)
 
     def batch(self, start: Tensor) -> Tensor:
-        """Return the images at these positions."""
+        """Return the images at these positions: (N, 3, H, W)."""
         return self.pixels_NCHW[(start % len(self.pixels_NCHW)).to(self.pixels_NCHW.device)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoisePair:
-    """Both splits, alike."""
+    """Both splits of random images."""
 
     fit: Noise
     eval: Noise

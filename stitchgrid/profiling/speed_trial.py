@@ -1,4 +1,4 @@
-"""Has a worker's speed measured: in this process where workers would run on this machine, else on their cluster."""
+"""Measures a worker's speed: in this process if workers would run on this machine, else on their cluster."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -19,11 +19,11 @@ from stitchgrid.records import Sweep
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedTrial:
-    """What a worker's speed is, and how many workers there would be."""
+    """The measured speed of a worker, and the number of workers that there would be."""
 
     trial: Trial
     size: ClusterSize
-    speed_share: float  # of a worker's speed alone that each has while all work
+    speed_share: float  # speed of a worker while all of them work, over its speed alone
 
 
 def measure_speed(
@@ -36,13 +36,13 @@ def measure_speed(
     max_units: int,
     say: Callable[[str], None],
 ) -> SpeedTrial:
-    """Have pieces of these network pairs, and of these networks' training, computed where workers would compute.
+    """Compute pieces of these network pairs, and of these networks' training, where workers would compute them.
 
-    Where a cluster gives no answer, `say` is told why, and this process takes the worker's place.
+    If a cluster gives no answer, `say` gets the reason, and this process measures its own speed instead.
 
     Raises:
-        ClusterError: If there is no cluster at the address, or no GPU where one is asked for.
-        InputError: If a number or the address cannot be meant, or nothing can be computed here.
+        ClusterError: If there is no cluster at the address, or no GPU though one is asked for.
+        InputError: If a number or the address is invalid, or nothing can be computed here.
     """
     question = TrialQuestion(
         sweep=sweep,
@@ -99,6 +99,6 @@ def _share_of_gpu(size: ClusterSize) -> float:
 
 def _here(question: TrialQuestion, say: Callable[[str], None]) -> Trial:
     if question.device == "cuda" and not torch.cuda.is_available():
-        say("The job asks for a GPU and this machine has none that torch can use; its CPU's speed is taken instead.")
+        say("The job asks for a GPU, but torch finds none on this machine; the speed of its CPU is taken instead.")
         question = replace(question, device="cpu")
     return run_trial(question)

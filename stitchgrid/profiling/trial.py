@@ -1,7 +1,7 @@
-"""How fast a worker would be: small pieces of a sweep, computed by the engine itself where a worker would run.
+"""Measures how fast a worker would be: the engine computes small pieces of a sweep where a worker would run.
 
-Networks have random weights and images are noise, since neither decides how long a thing takes. Nothing is read but
-the code of the networks, nothing is written.
+Networks have random weights and images are noise, since neither changes how long the work takes. Only the code of the
+networks is read, and nothing is written.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,52 +28,52 @@ from stitchgrid.profiling.sample import FIRST_IMAGES, NOISE_IMAGES, Noise, Noise
 from stitchgrid.records import Network, Preprocess, Shard, Sweep
 from stitchgrid.statistics.base import LayerKey
 
-TRIAL_SECONDS = 2.0  # for the last and largest pieces of all pairs together, about
+TRIAL_SECONDS = 2.0  # for the last and largest pieces of all pairs together, roughly
 PASS_SECONDS = 0.15  # for plain passes of one network
 TRAINING_SECONDS, TRAINING_EPOCHS = 0.3, 4  # for the training of one network
 MOST_IMAGES = 2048  # of a piece
 GROWTH = 2  # from one piece to the next
-LEVER = 4  # times as many images as in the piece that a large one is compared with, where there is time
+LEVER = 4  # the largest piece has this many times the images of the piece it is compared with, if time allows
 LONGEST_SECONDS = 15.0  # after which no other pair is begun
-LATE = 12  # times the seconds wanted, after which no other piece is begun
+LATE = 12  # times the wanted seconds, after which no other piece of a pair is begun
 SVD_SIDE = 384
 PRODUCT_SIDE = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialQuestion:
-    """What is to be tried."""
+    """What a trial is to measure."""
 
     sweep: Sweep
     pairs: tuple[Pair, ...]
-    training: tuple[int, ...] = ()  # networks whose training is tried
+    training: tuple[int, ...] = ()  # networks whose training is timed
     device: str  # auto | cpu | cuda
     threads: int | None  # None: one per CPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How fast the shards of a network pair are computed: seconds = FLOPs / speed + cells * cell_seconds."""
+    """How fast the shards of a network pair are computed: seconds = FLOPs / flops_per_second + cells * cell_seconds."""
 
     flops_per_second: float
-    cell_seconds: float  # whatever the number of images
+    cell_seconds: float  # per cell, for any number of images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What was measured."""
+    """The speeds that a trial measured."""
 
     place: Host
     paces: dict[Pair, Pace]
     training_flops_per_second: dict[int, float]  # by network
-    pass_flops_per_second: float  # of plain forward passes, over all networks tried
+    pass_flops_per_second: float  # of plain forward passes, over all networks that were run
     svd_flops_per_second: float  # in float64, by `svd_flops`
-    problems: tuple[str, ...] = ()  # why pairs have no pace
+    problems: tuple[str, ...] = ()  # networks, pairs and trainings that could not be timed, with the reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialPiece:
-    """One piece that was computed."""
+    """The size and the time of one piece that was computed."""
 
     num_images: int
     flops: float
@@ -81,10 +81,10 @@ class TrialPiece:
 
 
 def run_trial(question: TrialQuestion) -> Trial:
-    """Compute a small piece of each network pair asked for, and tell how fast that was.
+    """Compute a small piece of each network pair that is asked for, and return how fast that was.
 
-    A pair of which nothing can be computed has no pace: untrained networks may overflow, or memory not suffice. Nor
-    have the last ones where the others have taken long.
+    A pair has no pace if nothing of it can be computed: untrained networks may overflow, or memory may run out. Neither
+    have the last pairs if the others took too long.
 
     Raises:
         InputError: If there is no such device, or no network can be run here.
@@ -106,7 +106,7 @@ def _try(question: TrialQuestion, device: torch.device) -> Trial:
         try:
             network = random_network(sweep.networks[position], device)
             more = _passes(network, sweep, device)
-        except Exception as problem:  # of the network's own code, or memory does not suffice
+        except Exception as problem:  # the network's own code fails, or memory runs out
             problems.append(f"{sweep.networks[position].name}: {problem}")
         else:
             networks[position] = network
@@ -144,7 +144,7 @@ def _try(question: TrialQuestion, device: torch.device) -> Trial:
 
 
 def random_network(record: Network, device: torch.device) -> CutNetwork:
-    """Return a network as its architecture initialises it."""
+    """Return a network with the random weights of its architecture; for features, random activations."""
     if record.spec.is_features:
         return noise_features(record, device)
     module = freeze(make_network(record.spec))
@@ -153,7 +153,7 @@ def random_network(record: Network, device: torch.device) -> CutNetwork:
 
 @torch.no_grad()
 def _passes(network: CutNetwork, sweep: Sweep, device: torch.device) -> TrialPiece:
-    """Run a network on noise for a moment; in place of features, which are not run, multiply matrices."""
+    """Run a network on noise for a moment; for features, which are not run, multiply matrices instead."""
     if isinstance(network, FeaturesNetwork):
         square = torch.rand(PRODUCT_SIDE, PRODUCT_SIDE, device=device)
         seconds = min(_timed(lambda: square @ square, device) for _ in range(2))
@@ -171,7 +171,7 @@ def _passes(network: CutNetwork, sweep: Sweep, device: torch.device) -> TrialPie
 
 
 def _training_speed(record: Network, device: torch.device, pass_speed: float) -> float:
-    """Return the speed of training a network by its recipe, at three passes an image."""
+    """Return the speed (FLOP/s) of training a network by its recipe, counted as three passes per image."""
     recipe = record.spec.recipe
     assert recipe is not None
     step = 3 * record.flops
@@ -206,9 +206,10 @@ def _timed(compute: Callable[[], object], device: torch.device) -> float:
 def _pieces(
     sample: SweepSample, networks: Sequence[CutNetwork], device: torch.device, *, seconds: float
 ) -> Sequence[TrialPiece]:
-    """Compute a sample on more and more images, until a piece takes so many seconds or memory does not suffice.
+    """Compute a sample on more and more images, until a piece takes `seconds` or memory runs out.
 
-    Those that count are computed twice, and the quicker one is taken: others use the machine as well.
+    The pieces that the pace is computed from are computed twice, and the faster time counts, since other processes may
+    use the machine as well.
     """
     most, stop = min(MOST_IMAGES, sample.most_images), perf_counter() + LATE * seconds
     num_images, pieces = min(FIRST_IMAGES, most), dict[int, TrialPiece]()
@@ -234,7 +235,7 @@ def _pieces(
 
 
 def _piece(sample: SweepSample, networks: Sequence[CutNetwork], device: torch.device, num_images: int) -> TrialPiece:
-    """Compute a sample on so many images.
+    """Compute a sample on `num_images` images.
 
     Raises:
         InputError: If no cell got a value.
@@ -276,7 +277,7 @@ def _detector(sweep: Sweep, key: LayerKey, device: torch.device) -> Detector:
 
 
 def pace_of(pieces: Sequence[TrialPiece], *, num_cells: int) -> Pace:
-    """Return the pace that pieces of one sample tell, the last the largest: what is the same for all costs per cell.
+    """Return the pace from pieces of one sample, the largest last; time that does not grow with images is per cell.
 
     >>> pace_of([TrialPiece(num_images=n, flops=n, seconds=2 + n / 4) for n in (8, 64)], num_cells=10)
     Pace(flops_per_second=4.0, cell_seconds=0.2)
@@ -287,5 +288,5 @@ def pace_of(pieces: Sequence[TrialPiece], *, num_cells: int) -> Pace:
     if smaller and last.flops > smaller[-1].flops and last.seconds > 1.2 * smaller[-1].seconds:
         rise = (last.flops - smaller[-1].flops) / (last.seconds - smaller[-1].seconds)
         speed = max(speed, rise)
-    left = max(0.0, last.seconds - last.flops / speed)  # rounding may take it below
+    left = max(0.0, last.seconds - last.flops / speed)  # rounding may make it negative
     return Pace(flops_per_second=speed, cell_seconds=left / num_cells)

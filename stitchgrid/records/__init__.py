@@ -1,7 +1,7 @@
-"""What travels between the stages: frozen, keyword-only dataclasses, free of torch, ray and paths of code.
+"""Records that pass between the stages: frozen, keyword-only dataclasses that import neither torch nor ray.
 
 A *network* is one frozen set of weights behind one architecture and one preprocessing. Layers, networks and matchers
-are referred to by their position in the sweep they belong to, so that a shard stays a handful of integers.
+are referred to by their position in their sweep, so that a shard consists of a few integers.
 """
 
 from stitchgrid.records.addresses import canonical, digest, framed

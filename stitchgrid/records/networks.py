@@ -10,44 +10,44 @@ NO_HEAD = "none"  # of features, which have no scores
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What the scores (N, K) at the end of a network say."""
+    """The meaning of the scores (N, K) at the end of a network."""
 
     kind: str = "logits"  # one of HEADS, or NO_HEAD
     is_probability: bool = False  # scores lie in [0, 1]: after a softmax, or sigmoids
 
     @property
     def has_classes(self) -> bool:
-        """Whether the scores answer a question of classes, so that accuracy and agreement mean something."""
+        """Whether the scores name classes, so that accuracy and agreement are defined."""
         return self.kind not in ("regression", "embedding", NO_HEAD)
 
     @property
     def has_scores(self) -> bool:
-        """Whether there is anything behind the layers: what is stitched into features has no network to run."""
+        """Whether the network has scores; features have none, so no network is run behind a stitch into them."""
         return self.kind != NO_HEAD
 
     @property
     def address(self) -> tuple[str, ...]:
-        """Share of the address of a stitch into the network; nothing for logits."""
+        """The head's part of the address of a stitch into the network; empty for logits."""
         return () if self == Head() else ("head", self.kind, str(self.is_probability))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSummary:
-    """Three numbers about one tensor, by which two versions of it can be told apart."""
+    """Three numbers about one tensor, which show whether two versions of it differ."""
 
     mean: float
     std: float
-    projection: float  # sum of its numbers with fixed random signs, over the root of their number
+    projection: float  # sum of its numbers with fixed random signs, over the root of how many they are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
     """What a network computes from a few given images: one summary for each selected cut and for the scores."""
 
-    input_shape: tuple[int, ...]  # (C, H, W) of the images: noise of another size is another
-    noise: tuple[tuple[str, TensorSummary], ...]  # by node, of seeded noise
-    images: tuple[tuple[str, TensorSummary], ...] = ()  # the same of the first evaluation images
-    images_digest: str = ""  # of those
+    input_shape: tuple[int, ...]  # (C, H, W) of the images; noise depends on it
+    noise: tuple[tuple[str, TensorSummary], ...]  # by node, on seeded noise
+    images: tuple[tuple[str, TensorSummary], ...] = ()  # by node, on the first evaluation images
+    images_digest: str = ""  # of these images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,19 +85,19 @@ class Layer:
 
     @property
     def is_in_order_only(self) -> bool:
-        """Whether it is a sequence of which nothing tells how its tokens lie on a grid."""
+        """Whether it is a sequence whose tokens have an order but no known grid."""
         return self.kind == "tokens" and self.grid is None
 
     @property
     def layout(self) -> str:
-        """How a batch is read, as far as its shape does not say: part of a cell's address."""
+        """How a batch is read, beyond what its shape tells; part of a cell's address."""
         return canonical([self.axes, self.num_prefix, self.grid])
 
 
 def was_resized_on_a_guess(source: Layer, target: Layer) -> bool:
-    """Return whether version 0.1.0 resized one layer to another though a sequence's grid is not known.
+    """Return whether version 0.1.0 resized one layer to another although a sequence's grid is not known.
 
-    It took such a sequence for a line of positions. Its values of these cells must not be mistaken for new ones.
+    It treated such a sequence as a line of positions. Its values of these cells must not be mistaken for new ones.
     """
     if not (source.is_in_order_only or target.is_in_order_only) or "vector" in {source.kind, target.kind}:
         return False
@@ -109,11 +109,11 @@ def was_resized_on_a_guess(source: Layer, target: Layer) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """A network whose weights are known: what a cell's address is made of."""
+    """A resolved network, with all that the addresses of its cells are made of."""
 
     spec: NetworkSpec
     network_id: str  # digest of weights, architecture, arguments, own code and preprocessing
-    artefact: str | None = None  # key of the trained weights in the store, None where they come from elsewhere
+    artefact: str | None = None  # key of the trained weights in the store; None if they come from elsewhere
     weights_digest: str  # of the tensors alone
     preprocess: Preprocess  # after defaults
     layers: tuple[Layer, ...]  # the selected ones, in order of execution
@@ -123,12 +123,12 @@ class Network:
     num_parameters: int
     input_shape: tuple[int, int, int]  # (C, H, W) after preprocessing
     flops: float  # one forward pass of one image
-    num_kept_bytes: int  # of one image, from the input to the scores, for a gradient to find its way back
+    num_kept_bytes: int  # of one image, from the input to the scores, that a backward pass needs
     way: str = "graph"  # graph | hooks | features: how its halves are made; features have none
-    plain_id: str = ""  # the address by what is known of it without running it; "": its fingerprint adds nothing
+    plain_id: str = ""  # the address without the fingerprint; "": the fingerprint adds nothing to it
     head: Head = Head()
     fingerprint: Fingerprint | None = None  # None: still to be trained
-    types: str = ""  # what to know of its weights' types, where they are not float32
+    types: str = ""  # a remark on the types of its weights, if they are not float32
     code: str = ""  # digest of the code behind it, compared before any of it runs; "": not known
 
     @property

@@ -1,11 +1,11 @@
-"""The row of one value, or error, of a cell."""
+"""The row of one value of a cell, or of its error."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One metric of one cell, or (metric None) the error of a cell that has none."""
+    """One metric of one cell, or the error of a cell without values (metric None)."""
 
     cell_id: str
     status: str  # done | failed | quarantined
@@ -23,7 +23,7 @@ class Row:
     num_fit: int | None  # images
     num_eval: int | None
     num_rows: int | None  # rows of features the value was computed from
-    seconds: float | None  # of work for this cell, shared steps divided among their cells
+    seconds: float | None  # of work for this cell; the time of shared steps is divided among their cells
     device: str
     precision: str
     alignment: str | None
@@ -34,9 +34,10 @@ class Row:
     shard: str
     version: str
     created_at: str  # ISO 8601, UTC
-    low: float | None = None  # of rows of evidence for a metric (`matchers.evidence`): its 95 % interval,
+    #: Only rows of evidence for a metric (`matchers.evidence`) have the next four: ends of its 95 % interval,
+    low: float | None = None
     high: float | None = None
     replicates: tuple[float, ...] | None = None  # its values without each group of images,
-    null: tuple[float, ...] | None = None  # and with images shuffled
-    generation: int | None = None  # of the cell, where it was computed again: rows of the highest count alone
-    libraries: str | None = None  # canonical JSON: versions of those that decide what its networks compute
+    null: tuple[float, ...] | None = None  # and its values with images shuffled
+    generation: int | None = None  # of a cell that was computed again: only rows of the highest generation count
+    libraries: str | None = None  # canonical JSON: versions of the libraries that decide what its networks compute

@@ -1,4 +1,4 @@
-"""What a job file asks for: networks, images, matchers and recipes, before anything is built or drawn."""
+"""Networks, images, matchers and recipes as a job file asks for them, before anything is built or drawn."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +9,7 @@ from stitchgrid.records.addresses import canonical
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
-    """How one network wants its images, applied in this order to pixels scaled to [0, 1]."""
+    """How one network's images are prepared; the steps are applied in this order to pixels scaled to [0, 1]."""
 
     resize: int | tuple[int, int] | None = None  # shorter side, or (height, width)
     crop: int | tuple[int, int] | None = None  # centre crop
@@ -20,7 +20,7 @@ class Preprocess:
 
     @property
     def address(self) -> str:
-        """How it stands in addresses: all of it, but for what came later and has its default.
+        """Its form in addresses: all fields, except those that were added later and have their default.
 
         >>> Preprocess().address
         '{"crop":null,"interpolation":"bilinear","mean":null,"resize":null,"std":null}'
@@ -31,7 +31,7 @@ class Preprocess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """How the tokens of a network's sequences lie, as a job file says it."""
+    """How the tokens of a network's sequences lie on a grid, as a job file gives it."""
 
     prefix: int  # class and register tokens, before the grid
     grid: tuple[int, int]  # height and width
@@ -39,18 +39,18 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
-    """How a network is called, where it does not map images alone to scores alone, and what its sequences are."""
+    """How a network is called if it takes more than images or returns more than scores, and how its tokens lie."""
 
     inputs: str = "{}"  # canonical JSON of the constants for further arguments of its forward, by name
     output: str | int | None = None  # which of the things that it returns are the scores: key, attribute or position
     tokens: Tokens | None = None
-    averages: bool = False  # scores of several positions of an image are averaged over them: embeddings are
+    averages: bool = False  # whether scores at several positions of an image are averaged, as for embeddings
 
     @property
     def address(self) -> tuple[str, ...]:
-        """How it stands in the address of a network: not at all where it is called in the ordinary way.
+        """Its part of a network's address; empty if the network is called in the ordinary way.
 
-        `tokens` is left out: how a layer is read is part of the layer's own address.
+        `tokens` is left out, since a layer's own address has its layout.
 
         >>> Interface().address, Interface(output="logits").address
         ((), ('{"inputs":{},"output":"logits"}',))
@@ -65,7 +65,7 @@ ORDINARY = Interface()  # from images to class scores
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How a network is trained when a job asks for one."""
+    """How a network is trained, if a job asks for that."""
 
     epochs: int
     optimizer: str = "sgd"  # sgd | adam | adamw
@@ -79,22 +79,22 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much is read of files that others may have made; part of no identity: what is read is the same."""
+    """Limits on files that others may have made. They are part of no address: what is read does not depend on them."""
 
     pixels: int = 100_000_000  # of an image
     file_bytes: int = 256_000_000  # of an image file
-    scans: int = 100  # of a JPEG, each of which decodes it whole
+    scans: int = 100  # of a JPEG; each scan decodes the whole image
     members: int = 5_000_000  # files and folders below a root, or in an archive
     text: int = 1_000  # characters of the name of a class
-    unpacking: int = 20  # times its size that an archive may unpack to, where that is much
+    unpacking: int = 20  # times its own size that a large archive may unpack to
     tensors: int = 100_000  # of a checkpoint
     checkpoint_bytes: int = 100_000_000_000
 
 
 DEFAULT_LIMITS = Limits()
 FEATURES = "features"  # in place of an architecture: activations from files
-TWIN = "@untrained"  # behind the name of a network, the name of its untrained twin
-STEP = "@"  # between the name of a network and the step of its training
+TWIN = "@untrained"  # a network's name with this suffix is the name of its untrained twin
+STEP = "@"  # separates the name of a network from the step of its training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +107,14 @@ class NetworkSpec:
     args: str = "{}"  # canonical JSON of the architecture's keyword arguments
     weights: str = "random"  # path of a checkpoint, a torchvision weights name, or "random"; "" when trained
     weights_key: str | None = None  # which set of tensors of the checkpoint; None: the only one that fits
-    weights_strip: str | None = None  # what is in front of its names; None: found out
+    weights_strip: str | None = None  # prefix of its tensors' names; None: detected
     weights_adapter: str | None = None  # folder of a LoRA adapter that is merged into them
     recipe: Recipe | None = None  # set when the network is trained by the sweep
     seed: int = 0  # of initialisation and training
     preprocess: Preprocess | None = None  # None: what the weights publish, else nothing
     layers: tuple[str, ...] = ("blocks",)
     base: str = "."  # folder of the job file: relative paths start here
-    head: str | None = None  # one of HEADS; None: what its scores look like
+    head: str | None = None  # one of HEADS; None: detected from its scores
     interface: Interface = ORDINARY
     limits: Limits = DEFAULT_LIMITS
 
@@ -127,12 +127,12 @@ class NetworkSpec:
 
     @property
     def is_features(self) -> bool:
-        """Whether it is no network but activations from files; `weights` says where they are."""
+        """Whether it stands for activations from files, not for a network; `weights` says where they are."""
         return self.architecture == FEATURES
 
     @property
     def is_made(self) -> bool:
-        """Whether the sweep makes its weights, and keeps them."""
+        """Whether the sweep makes its weights and stores them."""
         return self.is_twin or self.recipe is not None
 
     @property
@@ -148,11 +148,11 @@ HEADS = ("logits", "probabilities", "binary", "multilabel", "regression", "embed
 class MatcherSpec:
     """One matcher of a job with all its parameters; an entry with seeds makes one per seed.
 
-    `samples` says on which images, the way it did in version 0.1.0, so that cells keep their addresses: a number where
-    a job gives one, None for what left out meant then (closed-form stitchers: as many fit images as `fit` has; trained
-    ones: the whole split; indices: all evaluation images, at most 1,000 for n x n matrices), and "all" for whole splits
-    that version could not name but by a number. Hence a trained kind that takes as many images as `fit` has holds that
-    number, if it is not the whole split. In addresses "all" is None: the digest of the images tells them apart.
+    `samples` names the images as version 0.1.0 did, so that cells keep their addresses. It is a number if a job gives
+    one. It is None for that version's default (closed-form stitchers: as many fit images as `fit` has; trained ones:
+    the whole split; indices: all evaluation images, at most 1,000 for n x n matrices). It is "all" for whole splits
+    that version could name only by a number. Hence a trained kind that takes as many images as `fit` has holds that
+    number, unless it is the whole split. Addresses have None for "all": there the digest of the images is different.
     """
 
     kind: str
@@ -164,7 +164,7 @@ class MatcherSpec:
 
     @property
     def address_samples(self) -> int | str | None:
-        """The number of images as addresses have it: none where all are looked at."""
+        """`samples` as addresses have it: None for "all"."""
         return None if self.samples == "all" else self.samples
 
     @property
@@ -174,7 +174,7 @@ class MatcherSpec:
 
     @property
     def rank(self) -> int | None:
-        """How many principal axes of the source are kept; None: the source is what it is."""
+        """How many principal axes of the source are kept; None: the source is not reduced."""
         return self.values.get("rank")
 
 
@@ -190,10 +190,10 @@ class ProbeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
-    """Which images a sweep looks at, as a job file names them."""
+    """Which images a sweep draws, as a job file names them."""
 
     dataset: str  # a known name, or FILE.py:function with an absolute path
-    root: str | None = None  # absolute, or None where the data set needs none
+    root: str | None = None  # absolute, or None if the data set needs none
     seed: int = 0
     fit_split: str = "train"
     fit_samples: int | None = None  # None: all
@@ -205,11 +205,11 @@ class DataSpec:
     classes: tuple[str, ...] | None = None  # in the order of the networks' classes; None: as the data set has them
     class_order: str = "sorted"  # sorted | natural
     args: str = "{}"  # canonical JSON of the keyword arguments of FILE.py:function
-    code: str = ""  # digest of FILE.py and function as a sweep was planned with; other code is not run ("": any is)
+    code: str = ""  # digest of FILE.py and function at planning; other code is not run ("": any code is run)
     limits: Limits = DEFAULT_LIMITS
     labels: str = "classes"  # classes | none: no label is read, all are 0 and there are no classes
-    keys: str = "{}"  # canonical JSON: what arrays or columns of files are called, by `images`, `labels`, `split`
-    folder: str | None = None  # where the paths of a list start; None: at the list
+    keys: str = "{}"  # canonical JSON: names of arrays or columns of files, for `images`, `labels`, `split`
+    folder: str | None = None  # where the paths of a list start; None: in the list's own folder
 
     @property
     def has_labels(self) -> bool:
@@ -219,13 +219,13 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyRecipe:
-    """How detectors by energy are made; defaults are those of Balogh & Jelasity (2025), but for the outliers."""
+    """How detectors by energy are made; defaults are those of Balogh & Jelasity (2025), except for the outliers."""
 
     epochs: int = 100  # as a classifier of the layer's activations
     finetune_epochs: int = 20  # with outliers beside them
     width: int = 64  # of the first stage for maps; tokens get 3 times, vectors 8 times as many features
     depth: int = 12  # blocks, for tokens
-    samples: int | None = None  # fit images looked at; None: all
+    samples: int | None = None  # fit images used; None: all
     batch_size: int = 64
     lr: float = 1e-3
     weight_decay: float = 1e-5
@@ -235,10 +235,10 @@ class EnergyRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergySpec:
-    """What every detector of a sweep is made by and from."""
+    """The recipe and the images of every detector of a sweep."""
 
     recipe: EnergyRecipe
-    num_fit: int  # fit images looked at
-    fit_data: str  # digest of them
-    outliers: DataSpec | None = None  # where they come from another data set: its evaluation images
-    outlier_data: str = ""  # digest of those
+    num_fit: int  # fit images used
+    fit_data: str  # digest of these
+    outliers: DataSpec | None = None  # the data set whose evaluation images are the outliers, if it is another one
+    outlier_data: str = ""  # digest of these

@@ -25,18 +25,18 @@ class Sweep:
     batch_size: int
     eval_data: str  # digest of the evaluation images and labels
     fit_data: str  # digest of all fit images and labels
-    need_fit: int | None  # how many fit images any matcher looks at, None: the whole split
+    need_fit: int | None  # how many fit images the matchers need at most; None: the whole split
     num_fit: int  # fit images drawn
     num_eval: int
     num_fit_closed: int  # images on which closed-form maps are fitted, by default
     matcher_data: tuple[str, ...]  # per matcher: digest of the images and labels its values depend on
     probes: ProbeSpec | None = None
     probe_data: str = ""  # digest of the images and labels that probes depend on
-    energy: EnergySpec | None = None  # where a matcher asks for it
-    compiles: bool = False  # networks run by torch.compile: part of no identity
-    groups: int | None = None  # of evaluation images, without each of which values are found anew
+    energy: EnergySpec | None = None  # if a matcher asks for it
+    compiles: bool = False  # whether networks run by torch.compile; part of no address
+    groups: int | None = None  # of evaluation images; values are also computed without each of them
     shuffles: int = 0  # draws in which the source's images are shuffled
-    wish_fit: int = 0  # so many fit images are taken where there are as many
+    wish_fit: int = 0  # number of fit images to draw if the split has as many
 
     @property
     def num_probe_fit(self) -> int:
@@ -46,7 +46,7 @@ class Sweep:
 
     @cached_property
     def matcher_address(self) -> tuple[str, ...]:
-        """Per matcher, the share of a cell's address that does not depend on the layer pair."""
+        """Per matcher, the part of a cell's address that does not depend on the layer pair."""
         return tuple(
             self._matcher_address(spec, data) for spec, data in zip(self.matchers, self.matcher_data, strict=True)
         )
@@ -66,7 +66,7 @@ class Sweep:
 
     @cached_property
     def _layer_bytes(self) -> tuple[tuple[bytes, ...], ...]:
-        """Per network and layer, the share of a cell's address that is the layer's."""
+        """Per network and layer, the layer's part of a cell's address."""
         return tuple(
             tuple(framed(network.network_id, layer.node, layer.layout) for layer in network.layers)
             for network in self.networks
@@ -78,28 +78,28 @@ class Sweep:
 
     @cached_property
     def _is_stitcher(self) -> tuple[bool, ...]:
-        """Per matcher, whether it lays the source's rows on the target's and runs the rest of it; indices do not."""
+        """Per matcher, whether it is a stitcher: only these have rules by which rows are resampled."""
         return tuple("resize" in spec.values for spec in self.matchers)
 
     @cached_property
     def _head_bytes(self) -> tuple[bytes, ...]:
-        """Per network, the share of the address of a stitch into it that is its head's."""
+        """Per network, the head's part of the address of a stitch into it."""
         return tuple(framed(*network.head.address) for network in self.networks)
 
     @cached_property
     def _has_order_only(self) -> bool:
-        """Whether of the tokens of some layer only the order is known."""
+        """Whether some layer is a sequence with a known order but no known grid."""
         return any(layer.is_in_order_only for network in self.networks for layer in network.layers)
 
     def _layer(self, key: tuple[int, int]) -> Layer:
         return self.networks[key[0]].layers[key[1]]
 
     def cell(self, source: int, source_layer: int, target: int, target_layer: int, matcher: int) -> Cell:
-        """Return the cell at these positions; its id depends on content alone, never on names or speed settings.
+        """Return the cell at these positions; its id depends only on content, never on names or speed settings.
 
         The id is the digest of both layers' network, node and layout and of the matcher's address, framed in this
-        order, then, of a stitch into a network whose scores are no logits, of what they are; shares that many cells
-        have in common are framed once.
+        order. For a stitch into a network whose scores are not logits, the address of its head follows. Parts that many
+        cells share are framed once.
         """
         return Cell(
             cell_id=self._cell_id(
@@ -122,7 +122,7 @@ class Sweep:
         return hashlib.sha256(address).hexdigest()[:32]
 
     def full_rank_id(self, cell: Cell) -> str:
-        """Return the id of a cell but for the rank of its source: maps of all ranks start from the same place."""
+        """Return the id that a cell has without the rank of its source, so that maps of all ranks start alike."""
         spec = self.matchers[cell.matcher]
         if spec.rank is None:
             return cell.cell_id
@@ -131,7 +131,7 @@ class Sweep:
         return self._cell_id(cell.source_key, cell.target_key, cell.matcher, framed(address))
 
     def block(self, source: int, target: int) -> Block:
-        """Return every selected layer of one network against every one of another."""
+        """Return the block of all selected layers of one network with all of another."""
         source_layers, target_layers = (tuple(range(len(self.networks[k].layers))) for k in (source, target))
         return Block(source=source, target=target, source_layers=source_layers, target_layers=target_layers)
 

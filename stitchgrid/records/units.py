@@ -29,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Some layers of one source network against some layers of one target network."""
+    """Some layers of one source network, paired with some layers of one target network."""
 
     source: int
     target: int
@@ -47,7 +47,9 @@ class Shard:
     flops: float  # by the cost model
     num_cells: int  # cells to compute, after finished ones are taken out
     wanted: frozenset[str] | None = None  # cell ids to compute; None: all
-    generations: tuple[tuple[str, int], ...] = ()  # of cells that are, or were, computed again; of all others 0
+    generations: tuple[
+        tuple[str, int], ...
+    ] = ()  # cell id -> generation, of cells that are, or were, computed again; others have 0
 
     @property
     def networks(self) -> frozenset[int]:
@@ -68,7 +70,7 @@ class TrainNetwork:
 
     @property
     def networks(self) -> frozenset[int]:
-        """None of the sweep's networks exist yet."""
+        """Empty: a training needs none of the sweep's networks."""
         return frozenset()
 
 
@@ -110,7 +112,7 @@ Unit = Shard | TrainNetwork | EvaluateNetwork | ProbeNetwork | TrainDetector
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitReport:
-    """What a worker says when a unit is finished: everything else it wrote to the store itself."""
+    """What a worker reports when a unit is finished; it has written everything else to the store itself."""
 
     unit_id: str
     num_cells: int = 0  # with values

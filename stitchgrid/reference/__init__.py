@@ -1,4 +1,4 @@
-"""Every value the textbook way: the specification in code, to which tests and `stitchgrid bench` hold the engine."""
+"""Every value by its textbook definition: the specification with which tests and `bench` compare the engine."""
 
 from stitchgrid.reference.run import Reference
 

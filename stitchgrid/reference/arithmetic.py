@@ -1,17 +1,17 @@
-"""Small things that many definitions share."""
+"""Small functions that many definitions share."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-NOTHING = 1e-24  # half of the squared distance of two unit vectors that are equal, and more
-TIE = 1e-12  # difference of distances, as a share of their mean, that rounding makes of none
+NOTHING = 1e-24  # above half of the squared distance that rounding leaves between two equal unit vectors
+TIE = 1e-12  # difference of distances, as a share of their mean, that is within rounding
 RANK = 1e-12  # singular values squared below this share of the largest are rounding
 
 
 def ratio(part: float, whole: float) -> float:
-    """Return part / whole, NaN where that is undefined."""
+    """Return part / whole, NaN unless `whole` is positive."""
     return part / whole if whole > 0 else float("nan")
 
 
@@ -21,7 +21,7 @@ def mean(hits_N: Tensor) -> float:
 
 
 def total_variance(x_ND: Tensor) -> float:
-    """Return the trace of the covariance."""
+    """Return the trace of the scatter matrix: the sum of squared distances from the mean row."""
     return (x_ND - x_ND.mean(0)).square().sum().item()
 
 
@@ -34,6 +34,6 @@ def orthonormal(x_RD: Tensor) -> Tensor:
 
 
 def without_rounding(distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return distances of unit vectors in multiples of 1e-12 of their mean: equal ones are equal."""
+    """Return distances of unit vectors in multiples of 1e-12 of their mean, so that equal ones tie."""
     distances = np.where(distances > NOTHING, distances, 0.0)
     return np.round(distances / (TIE * (distances.mean() or 1.0)))

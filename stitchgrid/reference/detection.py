@@ -1,4 +1,4 @@
-"""How well a score of single images tells T(A) from B."""
+"""How well a score of single images separates T(A) from B."""
 
 from math import nan
 
@@ -11,7 +11,7 @@ from stitchgrid.matchers.metrics import OOD_METRICS
 
 
 def mahalanobis(fit_NE: Tensor, b_NE: Tensor, t_NE: Tensor) -> dict[str, float]:
-    """Return how well minus the distance to the Gaussian of `fit_NE` tells B, the positive class, from T(A).
+    """Return how well minus the distance to the Gaussian of `fit_NE` separates B, the positive class, from T(A).
 
     The Gaussian's covariance is (1 - a) S + a tr(S)/E I, a = 0.01; distances are rounded to 3 decimals.
     """
@@ -26,10 +26,10 @@ def mahalanobis(fit_NE: Tensor, b_NE: Tensor, t_NE: Tensor) -> dict[str, float]:
         offsets_NE = x_NE - fit_NE.mean(0)
         squares_N = (offsets_NE * torch.linalg.solve(shrunk_EE, offsets_NE.mT).mT).sum(1)
         scores.append(-squares_N.sqrt())
-    return told_apart("mahalanobis", *scores)
+    return separation("mahalanobis", *scores)
 
 
-def told_apart(detector: str, b_N: Tensor, t_N: Tensor) -> dict[str, float]:
+def separation(detector: str, b_N: Tensor, t_N: Tensor) -> dict[str, float]:
     """Return AUROC, FPR95 and AUPR of scores, rounded to 3 decimals, B being the positive class."""
     b, t = (scores_N.double().cpu().numpy().round(3) for scores_N in (b_N, t_N))
     names, both = OOD_METRICS[detector], np.concatenate([b, t])

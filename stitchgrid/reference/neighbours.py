@@ -10,7 +10,7 @@ from stitchgrid.reference.arithmetic import without_rounding
 def nearest(x_ND: Tensor, k: int) -> list[set[int]] | None:
     """Return the positions of each image's k nearest others by cosine, the lower position first in ties.
 
-    None where no image is nearer than another.
+    None if no image is nearer than another.
     """
     rows = x_ND.cpu().numpy()
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

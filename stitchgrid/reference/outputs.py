@@ -1,4 +1,4 @@
-"""What the answers of two networks to the same images say."""
+"""Answers and losses of a network's scores, and how near the outputs of two networks are."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def loss_of_each(scores_NK: Tensor, labels_N: Tensor, head: Head) -> Tensor:
 
 
 def mean_loss(scores_NK: Tensor, labels_N: Tensor, head: Head) -> Tensor:
-    """Return the mean cross-entropy in nats of a network with such a head."""
+    """Return the mean cross-entropy in nats of scores (N, K) of a network with this head."""
     if head.kind in ("binary", "multilabel"):
         yes_NK = F.one_hot(labels_N, scores_NK.shape[1]) if head.kind == "multilabel" else labels_N[:, None]
         if head.is_probability:

@@ -25,7 +25,7 @@ def installed(rows_NPE: Tensor, layer: Layer) -> Tensor:
 
 
 def pooled(rows_NPD: Tensor, layer: Layer) -> Tensor:
-    """Return the mean over positions, class and register tokens left out: one row an image."""
+    """Return the mean over positions, without class and register tokens: (N, D), one row per image."""
     return rows_NPD[:, layer.num_prefix :].mean(1)
 
 
@@ -58,10 +58,10 @@ def lay(a: Tensor, source: Layer, target: Layer, rules: Rules) -> Tensor:
 
 
 def in_order(rows_NPD: Tensor, source: Layer, target: Layer, rules: Rules) -> Tensor:
-    """Return tokens for tokens, since the grid of one of two sequences is not known; prefix tokens as far as they are.
+    """Return a source's rows matched with a target's token by token, since the grid of one of them is not known.
 
     Raises:
-        ValueError: If their counts differ: nothing is resized on a guess.
+        ValueError: If their counts differ, since nothing is resized on a guess.
     """
     source_prefix, target_prefix = source.num_prefix, target.num_prefix
     num_rows, num_wanted = rows_NPD.shape[1], target_prefix + prod(grid(target))

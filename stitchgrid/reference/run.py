@@ -1,8 +1,8 @@
-"""Every value the textbook way: whole networks with hooks, one layer pair at a time, explicit float64 matrices.
+"""Every value by its textbook definition: whole networks with hooks, one layer pair at a time, float64 matrices.
 
-This is the specification in code. It shares nothing with the engine but the drawing of initial maps and of the images'
-order, the preprocessing and, where no module returns a layer's activation, the halves of the cut network; tests hold
-the two together, and `stitchgrid bench` measures what sharing work is worth.
+This is the specification in code. With the engine it shares only the drawing of initial maps and of the order of
+images, the preprocessing and, where no module returns a layer's activation, the halves of the cut network. Tests
+compare the two, and `stitchgrid bench` measures how much time the engine saves by sharing work.
 
 Shape suffixes: N images, P rows per image, R rows of all images, D features of the source, E of the target, K classes.
 """
@@ -27,7 +27,7 @@ from stitchgrid.precision import running_in
 from stitchgrid.preprocess import apply_preprocess, augment_crop4_flip
 from stitchgrid.records import Cell, Layer, MatcherSpec, Sweep
 from stitchgrid.reference.arithmetic import RANK, mean, ratio, total_variance
-from stitchgrid.reference.detection import mahalanobis, told_apart
+from stitchgrid.reference.detection import mahalanobis, separation
 from stitchgrid.reference.outputs import mean_loss, outputs_alike, said
 from stitchgrid.reference.rows import compared, installed, lay, pooled, rows
 from stitchgrid.reference.stitchers.direct import direct
@@ -54,8 +54,8 @@ class Reference:
         self.sweep, self.images, self.network, self.device = sweep, images, network, device
         #: Of trained cells: their loss at the end of training, and that of a constant prediction.
         self.end_losses: dict[str, tuple[float, float]] = {}
-        self._own: dict[str, dict[str, float]] = {}  # metrics of a kind's own, by cell
-        self._passes: dict[tuple[Key, int, int], tuple[Tensor, Tensor]] = {}  # of the layer pair at hand
+        self._own: dict[str, dict[str, float]] = {}  # metrics that only one kind has, by cell
+        self._passes: dict[tuple[Key, int, int], tuple[Tensor, Tensor]] = {}  # of the current layer pair
 
     def values(self, cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
         """Return cell id -> metric -> value of cells of one layer pair; undefined ones are NaN.
@@ -83,13 +83,13 @@ class Reference:
         return {metric: found[metric] for metric in metrics_of(self.sweep, cell)}
 
     def _params(self, cell: Cell) -> dict[str, Any]:
-        """Return the parameters of a cell's kind, but for those that say how a source is laid on a target."""
+        """Return the parameters of a cell's kind, without those that say how rows are resampled."""
         spec = self.sweep.matchers[cell.matcher]
         params = MATCHERS[spec.kind].params.of(spec)
         return {name: value for name, value in params if name not in Rules.model_fields}
 
     def _images_used(self, cell: Cell) -> tuple[int, int]:
-        """Return how many fit and evaluation images the cell's matcher looks at."""
+        """Return how many fit and evaluation images the cell's matcher reads."""
         return images_used(
             self.sweep.matchers[cell.matcher],
             num_fit=self.sweep.num_fit,
@@ -113,12 +113,12 @@ class Reference:
         return self._passes[seen]
 
     def _run(self, key: Key, pixels: Pixels, instead: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return a layer's activation and the logits of a whole network, or those with another activation instead."""
+        """Return a layer's activation and the network's logits; `instead` replaces the activation, if it is given."""
         node, network, module = self._layer(key).node, self.network(key[0]), self._module(key)
         seen: list[Tensor] = []
 
         def hook(_module: object, _inputs: object, output: Tensor) -> Tensor | None:
-            seen.append(output.clone())  # what follows may overwrite it
+            seen.append(output.clone())  # later operations may overwrite it
             return instead
 
         x = apply_preprocess(pixels, self.sweep.networks[key[0]].preprocess).to(self.device)
@@ -134,16 +134,16 @@ class Reference:
         return seen[0], logits.float()
 
     def _module(self, key: Key) -> nn.Module | None:
-        """Return the module that returns a layer's activation as it is seen, called once; None where there is none."""
+        """Return the module, called once, whose output is a layer's activation; None if there is none."""
         layer, network = self._layer(key), self.network(key[0])
         cut, outputs = network.cut(layer.node), [c.output for c in network.operations.calls if c.path == layer.name]
         return network.module.get_submodule(layer.name) if outputs == [cut.position] and cut.is_plain else None
 
     def _reduced(self, cell: Cell, a: Tensor) -> Tensor:
-        """Return the source's activations, of low rank where the cell says so.
+        """Return the source's activations, reduced to a low rank if the cell asks for it.
 
         Rows are projected on the top principal axes of the source's own rows on the cell's fit images, about their
-        mean; axes in which those rows do not vary are none.
+        mean. Axes in which those rows do not vary are left out.
         """
         rank, layer = self.sweep.matchers[cell.matcher].rank, self._layer(cell.source_key)
         if rank is None or rank >= layer.width:
@@ -156,7 +156,7 @@ class Reference:
         return installed((rows(a, layer) - mean_D) @ projector_DD + mean_D, layer)
 
     def _lay(self, cell: Cell, a: Tensor) -> Tensor:
-        """Return the source's activations, of low rank where the cell says so, on the target's positions."""
+        """Return the source's activations, reduced if the cell asks for it, on the target's positions: (N, P, D)."""
         a = self._reduced(cell, a)
         rules = Rules.of(self.sweep.matchers[cell.matcher])
         return lay(a, self._layer(cell.source_key), self._layer(cell.target_key), rules)
@@ -170,7 +170,7 @@ class Reference:
         a_RD, b_RE = self._lay(cell, a).flatten(0, 1), rows(b, self._layer(cell.target_key)).flatten(0, 1)
         oracle = import_module(f"stitchgrid.reference.stitchers.{spec.kind}")
         params = self._params(cell)
-        if hasattr(oracle, "strength_of"):  # of a kind that divides the images into folds
+        if hasattr(oracle, "strength_of"):  # a kind with cross-validation
             if params["strength"] == "cv":
                 params["strength"] = oracle.strength_of(a_RD.cpu().numpy(), b_RE.cpu().numpy(), num_fit)
             self._own[cell.cell_id] = {"strength": params["strength"]}
@@ -178,7 +178,7 @@ class Reference:
         return lambda rows_NPD: rows_NPD @ weight_DE + bias_E
 
     def measured(self, cell: Cell, stitch: Map) -> dict[str, float]:
-        """Return at least the metrics that a stitcher's cell asks for, of any map; h is run where one needs it."""
+        """Return the metrics that a stitcher's cell asks for, and maybe more; h is run only if one needs it."""
         spec, target = self.sweep.matchers[cell.matcher], self._layer(cell.target_key)
         num_fit, num_eval = self._images_used(cell)
         a, b = (self._pass(key, self.images.eval, num_eval)[0] for key in (cell.source_key, cell.target_key))
@@ -220,15 +220,15 @@ class Reference:
 
     @torch.no_grad()
     def _energies(self, cell: Cell, b: Tensor, t_NPE: Tensor) -> dict[str, float]:
-        """Return how well minus the energy by the target layer's detector tells B from T(A)."""
+        """Return how well minus the energy by the target layer's detector separates B from T(A)."""
         assert self.detector is not None
         detector, t = self.detector(cell.target_key), installed(t_NPE, self._layer(cell.target_key))
         size = self.sweep.batch_size
         scores = [torch.cat([detector(x[k : k + size].float()) for k in range(0, len(x), size)]) for x in (b, t)]
-        return told_apart("energy", *(logits_NK.exp().sum(1).log() for logits_NK in scores))
+        return separation("energy", *(logits_NK.exp().sum(1).log() for logits_NK in scores))
 
     def _train(self, cell: Cell, *, num_fit: int) -> Map:
-        """Return the map trained by its kind's loss, by itself, through the whole stitched network."""
+        """Return one map, trained alone by its kind's loss, through the whole stitched network."""
         params, target = self._values_of(cell), self._layer(cell.target_key)
         shape = self._layer(cell.source_key).width, target.width
         if params["adapter"] == "affine":
@@ -264,7 +264,7 @@ class Reference:
         return stitch.measured
 
     def _start(self, cell: Cell, num_fit: int) -> tuple[Tensor, Tensor]:
-        """Return what a map starts from."""
+        """Return the weight and bias of the initial map."""
         source, target = self._layer(cell.source_key), self._layer(cell.target_key)
         init = self._values_of(cell)["init"]
         if init == "identity":
@@ -283,14 +283,14 @@ class Reference:
         return dict(MATCHERS[self._spec(cell).kind].params.of(self._spec(cell)))
 
     def _inputs(self, network: int, pixels: Pixels) -> Tensor:
-        """Return images as a network wants them."""
+        """Return images, preprocessed for a network, on the device."""
         return apply_preprocess(pixels, self.sweep.networks[network].preprocess).to(self.device)
 
     @torch.no_grad()
     def _end_loss(self, cell: Cell, stitch: TextbookMap, num_fit: int, follows: Follows) -> tuple[float, float]:
         """Return the loss of a trained map on its first fit images, not augmented, and that of a constant prediction.
 
-        A cell has diverged where the first is not finite, or not below the second by more than a millionth of it.
+        A cell has diverged if the first is not finite, or not below the second by more than a millionth of it.
         """
         num = min(num_fit, max(256, self._values_of(cell)["epochs"] * num_fit // 16))
         labels_N, total, wanted = self.images.fit.labels[:num], 0.0, []
@@ -305,7 +305,7 @@ class Reference:
 
     @torch.no_grad()
     def _answers(self, cell: Cell, t_NPE: Tensor) -> dict[str, float]:
-        """Return what the answers of h = g_{>j}(T(f_{<=i}(x))) and of g on the evaluation images say."""
+        """Return the metrics from the answers of h = g_{>j}(T(f_{<=i}(x))) and of g on the evaluation images."""
         target, num = self._layer(cell.target_key), len(t_NPE)
         t = installed(t_NPE.float(), target)
         _, g_NK = self._pass(cell.target_key, self.images.eval, num)

@@ -1,4 +1,4 @@
-"""The report: what a sweep says about its matchers, as verdicts, tables and figures on one page or in Markdown."""
+"""The report on a sweep's networks and matchers: verdicts, tables and figures, on one page or in Markdown."""
 
 from stitchgrid.report.report import render_report
 

@@ -1,4 +1,4 @@
-"""What a report consists of, free of SQL and of markup."""
+"""The parts of a report, free of SQL and of markup."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from typing import Any
 
 from stitchgrid.matchers.evidence import wilson_interval
 
-TESTS = "How the matchers do against tests"  # the second part of a report
+TESTS = "How the matchers do in tests"  # the second part of a report
 NO_TESTS = "The job has no data for any of them."
 LACKS = "What to add to the job, so that more can be said"  # the last
 
-#: What is thought of a best source, in one sign.
+#: The sign of each verdict on a best source.
 MARKS = {"supported": "\N{CHECK MARK}", "weak": "~", "not supported": "\N{MULTIPLICATION SIGN}"}
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-#: Names of queries' columns as people read them; those of other columns lose their underscores.
+#: Headings for columns of queries; other columns only lose their underscores.
 HEADINGS = {
     "label": "matcher",
     "num_layers": "layers",
@@ -59,13 +59,13 @@ class Verdict:
 
     subject: str  # the matcher's label
     text: str
-    holds: bool | None  # whether the matcher passes; None where there is no passing
-    shown_by: str | None = None  # the group of rows, in a table of the section, that it is about
+    holds: bool | None  # whether the matcher passes; None if there is nothing to pass
+    shown_by: str | None = None  # the group of rows, in a table of the section, that shows it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """The best source of a layer, and what is thought of it."""
+    """The best source of a layer, and the verdict on it."""
 
     text: str
     verdict: str  # supported | weak | not supported
@@ -73,19 +73,19 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportTable:
-    """Rows under column names, and where all of them come from."""
+    """A table of rows under column names."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     num_left_out: int = 0  # rows beyond those shown
-    groups: tuple[str, ...] = ()  # of each row, where some of them may be asked for: those alike stand together
-    is_folded: bool = False  # whether a page shows it when asked only
+    groups: tuple[str, ...] = ()  # the group of each row, to which verdicts link; rows of a group are consecutive
+    is_folded: bool = False  # whether a page shows it only on demand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A figure that is drawn where it is shown, which takes longer than all the rest of a section."""
+    """A figure, which is only drawn where it is shown, since drawing takes longer than the rest of a section."""
 
     caption: str
     draw: Callable[[], bytes]  # gives SVG
@@ -98,12 +98,12 @@ class Section:
     title: str
     rule: str
     query: str  # the name of the query that gives its numbers
-    command: str = ""  # the command that does, where it is none of a query
+    command: str = ""  # the command that gives them, if it is not a query
     verdicts: tuple[Verdict, ...] = ()
     tables: tuple[ReportTable, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    missing: str = ""  # what the job lacks, where there is nothing to report
-    left_out: str = ""  # what is not told of, in a sentence
+    missing: str = ""  # what the job lacks, if there is nothing to report
+    left_out: str = ""  # a sentence on what is not shown
 
     @property
     def source(self) -> str:
@@ -126,9 +126,9 @@ class SweepReport:
     sweep: str
     facts: tuple[str, ...]
     networks: ReportTable
-    found: Section  # what the job says of its networks
-    sections: tuple[Section, ...]  # how the matchers do against tests, those without data too
-    lacks: tuple[Lack, ...]  # what to add to the job, all in one place
+    found: Section  # the answers for its networks
+    sections: tuple[Section, ...]  # the tests of matchers, also those without data
+    lacks: tuple[Lack, ...]  # everything to add to the job
 
     @property
     def answered(self) -> tuple[Section, ...]:
@@ -137,7 +137,7 @@ class SweepReport:
 
 
 def heading(column: str) -> str:
-    """Return how people read the name of a column.
+    """Return the heading of a column.
 
     >>> heading("num_misleading"), heading("relative_accuracy")
     ('misleading', 'relative accuracy')
@@ -146,7 +146,7 @@ def heading(column: str) -> str:
 
 
 def make_table(caption: str, rows: Rows, columns: Iterable[str], *, top: int | None = None) -> ReportTable:
-    """Return some columns of the rows, of the first `top` rows where there are more."""
+    """Return a table of some columns of the rows, at most the first `top` rows."""
     names = tuple(columns)
     shown = rows if top is None else rows[:top]
     return ReportTable(
@@ -158,7 +158,7 @@ def make_table(caption: str, rows: Rows, columns: Iterable[str], *, top: int | N
 
 
 def as_text(value: Any) -> str:
-    """Return a value as short text; what is not there is a dash.
+    """Return a value as short text; None is a dash.
 
     >>> [as_text(value) for value in (None, True, 3, 0.123456, "a", ["b <- c", "d"])]
     ['–', 'yes', '3', '0.1235', 'a', 'b <- c; d']
@@ -177,7 +177,7 @@ def as_text(value: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value belongs on the right of its column."""
+    """Return whether a value is a number, which tables align to the right."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -1,4 +1,4 @@
-"""Rank correlations of what a matcher says with what a linear probe loses."""
+"""Rank correlations, such as of a matcher's scores with the accuracies of linear probes."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from scipy.stats import kendalltau, norm, spearmanr
 
-FEWEST = 3  # pairs: of two, every order is perfect
-DIGITS = 9  # values that agree so far are a tie: what differs beyond is rounding
+FEWEST = 3  # pairs: two always correlate perfectly
+DIGITS = 9  # after the point; values that agree in these tie, since further differences are rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +22,9 @@ class RankCorrelation:
 
 
 def rho_interval(rho: float, num_pairs: int) -> tuple[float, float] | None:
-    """Return the 95 % interval of Spearman's rho over independent pairs (Bonett & Wright 2000); None of too few.
+    """Return the 95 % interval of Spearman's rho over independent pairs (Bonett & Wright 2000); None for too few pairs.
 
-    Its inverse hyperbolic tangent is taken to be normal, with variance (1 + rho^2 / 2) / (n - 3).
+    It assumes that the inverse hyperbolic tangent of rho is normal, with variance (1 + rho^2 / 2) / (n - 3).
 
     >>> low, high = rho_interval(0.5, 50)
     >>> round(low, 3), round(high, 3)
@@ -37,10 +37,10 @@ def rho_interval(rho: float, num_pairs: int) -> tuple[float, float] | None:
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> RankCorrelation:
-    """Correlate two lists of one length by rank, by scipy; undefined for fewer than three pairs or a constant side.
+    """Correlate two lists of equal length by rank (scipy); undefined for fewer than three pairs or a constant list.
 
-    Values that agree to nine digits after the point are ties.
-    The p-values are those of independent pairs. Layers of one network are not independent: read them as a lower bound.
+    Values that agree to nine digits after the point tie. The p-values are those of independent pairs. Layers of one
+    network are not independent, so the p-values are lower bounds.
 
     >>> rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]).rho
     0.8

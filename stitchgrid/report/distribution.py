@@ -1,4 +1,4 @@
-"""Sections on what trained stitches claim: whether they left the distribution, and whether others deny them."""
+"""Sections on the claims of trained stitches: whether they left the distribution, and which claims are misleading."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -29,15 +29,15 @@ order by all
 
 
 def out_of_distribution(ask: Asker) -> Section:
-    """Return whether stitched rows are like the target's own."""
+    """Return the section on whether stitched rows are like the target's own."""
     rows = [row for row in ask.rows("paper_ood") if row["rank"] is None]
     groups = by_label(row | {"label": f"{row['label']}, {row['detector']}"} for row in rows)
     columns = ("num_cells", "num_scored", "num_in", "num_left", "num_collapsed", "mean_auroc", "mean_fpr95")
     return Section(
         title="Do stitched representations stay in the target's distribution?",
-        rule="A detector tells stitched rows from the target's own on the same images. In: AUROC within 0.1 of 0.5. "
-        "Left: above 0.6, rows such as the target never makes. Collapsed: below 0.4, rows nearer to the centre than "
-        "the target's own, as least squares shrinks them. Self: one layer into itself; within: two layers of one "
+        rule="A detector distinguishes stitched rows from the target's own on the same images. In: AUROC within 0.1 of "
+        "0.5. Left: above 0.6, rows such as the target never makes. Collapsed: below 0.4, rows nearer to the centre "
+        "than the target's own, as least squares shrinks them. Self: one layer into itself; within: two layers of one "
         "network; corresponding: the same layer of two networks of one architecture; across: any others.",
         query="paper_ood",
         verdicts=tuple(_spread(label, group) for label, group in groups.items()),
@@ -77,12 +77,12 @@ def _scores(ask: Asker) -> tuple[Picture, ...]:
         return ()
     draw = partial(draw_clouds, clouds, x_label="AUROC", y_label="accuracy", x_lines=(0.4, 0.6), x_limits=(-0.05, 1.05))
     return (
-        Picture(caption="Accuracy of a stitch against its score; in the distribution between the lines.", draw=draw),
+        Picture(caption="Accuracy of a stitch against its AUROC; between the lines it is in distribution.", draw=draw),
     )
 
 
 def misleading(ask: Asker) -> Section:
-    """Return which trained stitches claim a similarity that direct matching and the distribution deny."""
+    """Return the section on trained stitches whose claimed similarity direct matching and the detectors contradict."""
     limits = misleading_limits()
     rows = [row for row in ask.rows("misleading", all="true") if row["rank"] is None]
     listed = [row for row in rows if row["misleading"]]
@@ -102,8 +102,8 @@ def misleading(ask: Asker) -> Section:
 
 
 def _listed(rows: list[Row]) -> ReportTable:
-    """Return misleading layer pairs, those of a matcher together."""
-    shown = sorted(rows[:TOP], key=lambda row: str(row["label"]))  # which keeps the order within a matcher
+    """Return a table of misleading layer pairs, grouped by matcher."""
+    shown = sorted(rows[:TOP], key=lambda row: str(row["label"]))  # keeps the order within a matcher
     table = make_table(f"The {TOP} with the highest residual of direct matching", shown, LISTED)
     return replace(table, groups=tuple(row["label"] for row in shown), num_left_out=len(rows) - len(shown))
 
@@ -166,4 +166,5 @@ def _claimed(rows: list[Row], limits: Mapping[str, object]) -> tuple[Picture, ..
         x_lines=(float(str(limits["residual"])),),
         y_lines=(float(str(limits["claim"])),),
     )
-    return (Picture(caption="What a trained stitch keeps against what direct matching leaves over.", draw=draw),)
+    caption = "Relative accuracy of a trained stitch against the residual of direct matching."
+    return (Picture(caption=caption, draw=draw),)

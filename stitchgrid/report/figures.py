@@ -1,4 +1,4 @@
-"""Figures of a report: clouds of points side by side, as SVG that is the same for the same values."""
+"""Figures of a report: scatter plots side by side, as SVG; the same values give the same SVG."""
 
 import warnings
 from collections import Counter
@@ -15,25 +15,25 @@ from matplotlib.ticker import MaxNLocator
 
 from stitchgrid.printable import printable
 
-SIDE_INCHES = 2.4  # of one cloud
+SIDE_INCHES = 2.4  # of one plot
 PER_ROW = 5
-MANY = 500  # points of a cloud: beyond, they are drawn as an image inside the SVG
+MANY = 500  # points of a plot: more are drawn as an image inside the SVG
 COLOURS = ("#2a788e", "#a3195b", "#7ad151", "#414487", "#d98c21", "#66676d")
 MARKERS = "o^sDvP"
 LONGEST_TITLE = 34  # letters
-INK, RULE = "#1c1d20", "#8a8b90"  # of text and axes; a reader's dark page gets bright ones, see `_as_svg`
+INK, RULE = "#1c1d20", "#8a8b90"  # of text and of axes; dark pages get the bright ones of `ON_DARK`, see `_as_svg`
 ON_DARK = {INK: "#e9e8e4", RULE: "#77787e"}
-LARGEST = 1e30  # of what is drawn: beyond, axes have no room for anything else
+LARGEST = 1e30  # absolute value of a point that is drawn: larger ones would hide all others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cloud:
-    """Points of one matcher."""
+    """The scatter plot of one matcher."""
 
     title: str
     x: Sequence[float]
     y: Sequence[float]
-    groups: Sequence[str]  # of each point: colour and mark
+    groups: Sequence[str]  # of each point: decides colour and mark
 
 
 def draw_clouds(
@@ -46,9 +46,9 @@ def draw_clouds(
     y_lines: Sequence[float] = (),
     x_limits: tuple[float, float] | None = None,
 ) -> bytes:
-    """Return the clouds side by side as SVG; points that coincide are one larger mark.
+    """Return scatter plots side by side as SVG; points that coincide are one larger mark.
 
-    What is undefined, infinite or too large to be drawn is left out.
+    Points with a coordinate that is undefined, infinite or too large are left out.
     """
     across = min(len(clouds), PER_ROW)
     down = -(-len(clouds) // PER_ROW)
@@ -103,7 +103,7 @@ def _draw(axes: Axes, cloud: Cloud, groups: Sequence[str]) -> None:
 
 
 def _is_drawn(value: float | None) -> bool:
-    return value is not None and abs(value) <= LARGEST  # of NaN, it is not
+    return value is not None and abs(value) <= LARGEST  # False for NaN
 
 
 def _draw_legend(figure: Figure, groups: Sequence[str]) -> None:
@@ -113,7 +113,9 @@ def _draw_legend(figure: Figure, groups: Sequence[str]) -> None:
     ]
     numbers = list(map(str, range(len(groups))))
     legend = figure.legend(marks, numbers, loc="outside right upper", fontsize=7, frameon=False)
-    for text, group in zip(legend.get_texts(), groups, strict=True):  # as text, whatever a name begins with or holds
+    for text, group in zip(
+        legend.get_texts(), groups, strict=True
+    ):  # set afterwards, so that no name is read as markup
         text.set_parse_math(False)
         text.set_text(_short(group))
         text.set_color(INK)
@@ -125,7 +127,7 @@ def _short(title: str) -> str:
 
 
 def _as_svg(figure: Figure) -> bytes:
-    """Return a figure whose text and axes are bright where the reader's page is dark; it has no ground of its own."""
+    """Return a figure as SVG with a transparent background, and with bright text and axes on a dark page."""
     sink = BytesIO()
     with mpl.rc_context({"svg.hashsalt": "stitchgrid", "savefig.dpi": 200}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)

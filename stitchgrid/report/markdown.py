@@ -19,14 +19,14 @@ MARKS = {True: "passed", False: "failed", None: "-"}
 
 
 def render_markdown(reports: Sequence[SweepReport]) -> str:
-    """Return the report on these sweeps."""
+    """Return the report on these sweeps as Markdown."""
     if not reports:
         return "# Report\n\nThe store holds no planned sweep: launch a job, then write the report again.\n"
     return "\n".join(line for report in reports for line in _sweep(report)) + "\n"
 
 
 def escape(text: str) -> str:
-    """Return text that Markdown shows as it stands, in one line.
+    """Return text that Markdown shows literally, in one line.
 
     >>> escape("a\\n <b>")
     'a &lt;b&gt;'

@@ -1,4 +1,4 @@
-"""Sections on which layer a matcher prefers: sanity grids within and across networks, monotonicity."""
+"""Sections on the best sources that a matcher finds: sanity checks within and across networks, and monotonicity."""
 
 from functools import partial
 
@@ -36,7 +36,7 @@ source_model <> target_model and exists (
 
 
 def sanity_within(ask: Asker) -> Section:
-    """Return whether every layer of a network is its own best source."""
+    """Return the section on whether every layer of a network is its own best source."""
     rows = ask.rows("paper_sanity_within")
     return Section(
         title="Is every layer its own best source?",
@@ -52,7 +52,7 @@ def sanity_within(ask: Asker) -> Section:
 
 
 def sanity_across(ask: Asker) -> Section:
-    """Return whether the best source in another network of the same architecture is the corresponding layer."""
+    """Return the section on whether the best source in another seed's network is the corresponding layer."""
     rows = ask.rows("paper_sanity_across")
     wanted = 'two networks of one architecture compared: seeds = [0, 1] of a model, [grid] pairs = "across"'
     return Section(
@@ -66,7 +66,7 @@ def sanity_across(ask: Asker) -> Section:
 
 
 def monotonicity(ask: Asker) -> Section:
-    """Return whether near layers are more alike than far ones."""
+    """Return the section on whether near layers are more alike than far ones."""
     rows = ask.rows("paper_monotonicity")
     total = [row for row in rows if row["model"] == "(all)"]
     columns = ("label", "direction", "model", "num_triples", "num_violations", "violation_share", "conformity")
@@ -75,8 +75,8 @@ def monotonicity(ask: Asker) -> Section:
         title="Are near layers more alike than far ones?",
         rule="Of three layers of a network in order of execution, the first and the last must not be more alike than "
         "the first and the middle, nor than the middle and the last (layer monotonicity, Klabunde et al. 2025); "
-        "scores nearer than 1e-6 tie. Forward: the earlier layer is the source. conformity is the share of all "
-        "comparisons that hold, two a triple.",
+        "scores nearer than 1e-6 tie. Forward: the earlier layer is the source. Conformity is the share of all "
+        "comparisons that hold; each triple has two.",
         query="paper_monotonicity",
         verdicts=tuple(_monotone(label, group) for label, group in by_label(total).items()),
         tables=(make_table("By matcher, direction and network", rows, columns),),
@@ -91,7 +91,7 @@ def _monotone(label: str, rows: list[Row]) -> Verdict:
 
 
 def _verdict(row: Row, right: str) -> Verdict:
-    """Say how often another layer than the right one was preferred."""
+    """Return how often the best source was another layer than the right one."""
     count = share(row["num_violations"], row["num_judged"])
     which = ""
     if row["num_violations"]:
@@ -105,7 +105,7 @@ def _verdict(row: Row, right: str) -> Verdict:
 
 
 def _preferred(ask: Asker) -> tuple[Picture, ...]:
-    """Draw which source each target layer prefers, one square a matcher."""
+    """Return the figure of each target layer's best source, one plot per matcher."""
     layers = ask.sql("select model, layer, layer_index from layers where sweep = $sweep")
     index = {(row["model"], row["layer"]): row["layer_index"] for row in layers}
     judged = [row for row in ask.rows("diagonal_layers") if row["violation"] is not None and row["rank"] is None]
@@ -119,5 +119,5 @@ def _preferred(ask: Asker) -> tuple[Picture, ...]:
         for label, rows in by_label(judged).items()
     ]
     draw = partial(draw_clouds, clouds, x_label="target layer", y_label="best source layer", diagonal=True)
-    caption = "Which source each target layer prefers; layers counted from the input, larger marks for more networks."
+    caption = "The best source of each target layer; layers count from the input, larger marks are more networks."
     return (Picture(caption=caption, draw=draw),)

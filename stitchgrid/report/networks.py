@@ -1,4 +1,4 @@
-"""What a sweep says of its networks: for each pair of them how many layers have a counterpart, with the evidence."""
+"""The section on a sweep's networks: for each pair, how many layers have a supported counterpart, and the evidence."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from stitchgrid.catalog.verdict_rules import VERDICTS
 from stitchgrid.report.content import MARKS, Judged, ReportTable, Section, Verdict, share
 from stitchgrid.report.report_queries import Asker
 
-TOP = 40  # pairs of networks of which each layer is told; as there may be thousands
+TOP = 40  # pairs of networks whose layers are listed; there may be thousands of pairs
 COLUMNS = (
     *("layer", "matcher", "best source", "score", "next best", "margin", "as good", "untrained twin", "p", "verdict"),
     *("failed", "not known"),
@@ -17,12 +17,12 @@ COLUMNS = (
 
 
 def answers_of(ask: Asker) -> list[Answer]:
-    """Return the answers of the sweep; those of sources of reduced rank are for the tests alone."""
+    """Return the answers of the sweep, without sources of reduced rank, which only tests use."""
     return [one for one in read_answers(ask.catalog, ask.sweep) if parameters(one.params).get("rank") is None]
 
 
 def your_networks(ask: Asker, answers: Sequence[Answer]) -> Section:
-    """Return for each pair of networks how many layers of the target have a supported best source."""
+    """Return the section that says how many layers have a supported best source, for each pair of networks."""
     pairs: dict[tuple[str, str], dict[str, list[Answer]]] = {}
     for one in answers:
         pairs.setdefault((one.source_model, one.target_model), {}).setdefault(one.label, []).append(one)
@@ -31,8 +31,8 @@ def your_networks(ask: Asker, answers: Sequence[Answer]) -> Section:
         rule="Each layer of a network gets a best source layer in another, by each matcher. Supported: both networks "
         "are trained and above chance, the match is better than that of an untrained twin and of shuffled images, all "
         "layers that are as good lie within one block, and nothing else that was computed speaks against it. Not "
-        "supported: one of the first four fails. Weak: all else. Layers of one network are not independent: intervals "
-        "of shares are too narrow.",
+        "supported: one of the first four fails. Weak: everything else. Layers of one network are not independent, so "
+        "intervals of shares are too narrow.",
         query="",
         command=f"stitchgrid answer {ask.sweep}",
         verdicts=tuple(_sentence(source, target, found) for (source, target), found in sorted(pairs.items())),
@@ -58,7 +58,7 @@ def _counts(verdicts: Sequence[str]) -> str:
 
 
 def _overview(source: str, target: str, by_label: dict[str, list[Answer]]) -> ReportTable:
-    """Return the best sources of each layer of a target, a column a matcher."""
+    """Return the best sources of each layer of a target, with one column per matcher."""
     layers = dict.fromkeys(one.target_layer for found in by_label.values() for one in found)
     best = {
         (one.target_layer, label): Judged(text=one.source_layer, verdict=one.verdict)
@@ -74,7 +74,7 @@ def _overview(source: str, target: str, by_label: dict[str, list[Answer]]) -> Re
 
 
 def _evidence(source: str, target: str, by_label: dict[str, list[Answer]]) -> ReportTable:
-    """Return all that speaks for and against the best sources of a target's layers."""
+    """Return the evidence for and against the best sources of a target's layers."""
     answers = [one for found in by_label.values() for one in found]
     places = {layer: place for place, layer in enumerate(dict.fromkeys(one.target_layer for one in answers))}
     rows = tuple(

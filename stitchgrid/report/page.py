@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no script, figures inside, in the style of the atlas."""
+"""A report as one HTML page without scripts or other files: figures are inside, and the style is the atlas's."""
 
 import base64
 import html
@@ -32,7 +32,7 @@ WORDS = {True: "passed", False: "failed", None: ""}
 
 
 def render_page(reports: Sequence[SweepReport]) -> str:
-    """Return the page about these sweeps."""
+    """Return the report on these sweeps as an HTML page."""
     style = asset("page.css") + _own("report.css")
     body = "\n".join(_sweep(report, number) for number, report in enumerate(reports)) or (
         "<p>The store holds no planned sweep: launch a job, then write the report again.</p>"
@@ -51,7 +51,7 @@ def _own(name: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Return text as HTML shows it; whatever it holds, it stays text."""
+    """Return text escaped for HTML, so that none of it is read as markup."""
     return html.escape(printable(text))
 
 
@@ -87,7 +87,7 @@ def _section(section: Section, tag: str, name: str) -> str:
 
 
 def _verdict(verdict: Verdict, ids: Mapping[str, str]) -> str:
-    """Return a sentence, with a link to the rows that it is about."""
+    """Return a sentence, with a link to the rows that show it."""
     mark = f' <span class="{WORDS[verdict.holds]}">{WORDS[verdict.holds]}</span>' if WORDS[verdict.holds] else ""
     shown = ids.get(verdict.shown_by or "")
     link = f' <a href="#{shown}">Show them</a>' if shown else ""
@@ -104,7 +104,7 @@ def _picture(picture: Picture) -> str:
 
 
 def _table(table: ReportTable, ids: Mapping[str, str]) -> str:
-    """Return a table; rows of a group stand in one body, which a link to it highlights."""
+    """Return a table; the rows of a group form one table body, which a link to it highlights."""
     numeric = [any(is_number(row[k]) for row in table.rows) for k in range(len(table.columns))]
     head = "".join(_cell("th", name, is_numeric=numeric[k]) for k, name in enumerate(table.columns))
     bodies = []

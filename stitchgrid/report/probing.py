@@ -1,4 +1,4 @@
-"""Sections that hold a matcher against linear probes: sensitivity to lost directions, specificity between seeds."""
+"""Sections that compare a matcher with linear probes: sensitivity to lost directions, specificity between seeds."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,20 +20,21 @@ source_model <> target_model and exists (
 )
 """
 CORRELATED = (
-    "dissimilarity is the matcher's score turned so that more is less similar. rho is Spearman's, tau Kendall's rank "
-    f"correlation (tau-b) over all pairs, p is two-sided; passed: rho above 0 with p below {LEVEL}. Layers of one "
-    "network are not independent, so p is too small; mean_rho averages the rho of single {groups}, num_groups of them."
+    "Dissimilarity is the matcher's score, with its sign chosen so that a higher value is less similar. rho is "
+    "Spearman's, tau Kendall's rank correlation (tau-b) over all pairs; p is two-sided. Passed: rho above 0 with p "
+    f"below {LEVEL}. Layers of one network are not independent, so p is too small. The mean rho is over single "
+    "{groups}; groups is their number."
 )
 COLUMNS = ("label", "metric", "num_pairs", "rho", "rho_p", "tau", "tau_p", "mean_rho", "num_groups")
 
 
 def sensitivity(ask: Asker) -> Section:
-    """Return whether a matcher sees that a layer loses directions which carry the labels."""
+    """Return the section on whether a matcher notices that a layer loses directions which carry the labels."""
     rows = ask.rows("paper_sensitivity")
     return Section(
         title="Does a matcher see what a probe loses?",
-        rule="Sensitivity (Ding et al. 2021): a layer's approximations of lower rank, matched with the whole layer, "
-        "must be the less similar, the more accuracy a linear probe of the layer loses by the same approximation. "
+        rule="Sensitivity (Ding et al. 2021): a layer's approximations of lower rank are matched with the whole layer. "
+        "The more accuracy a linear probe loses by an approximation, the less similar the matcher must find it. "
         + CORRELATED.format(groups="layers"),
         query="paper_sensitivity",
         **_answer(rows, "accuracy_loss", lambda row: (row["model"], row["layer"])),
@@ -47,13 +48,12 @@ def sensitivity(ask: Asker) -> Section:
 
 
 def specificity(ask: Asker) -> Section:
-    """Return whether a matcher finds layers of two seeds the more alike, the nearer their probes' accuracies."""
+    """Return the section on whether a matcher finds layers of two seeds more alike if their probes' accuracies are."""
     rows = ask.rows("paper_specificity")
     return Section(
-        title="Does a matcher tell layers of two seeds apart as probes do?",
-        rule="Specificity (Ding et al. 2021): layers of two networks that differ in their seed must be the less "
-        "similar, the further the accuracies of their linear probes are apart. "
-        + CORRELATED.format(groups="pairs of networks"),
+        title="Does a matcher distinguish layers of two seeds as probes do?",
+        rule="Specificity (Ding et al. 2021): of two networks that differ in their seed, layers must be less similar "
+        "if the accuracies of their linear probes differ more. " + CORRELATED.format(groups="pairs of networks"),
         query="paper_specificity",
         **_answer(rows, "accuracy_gap", lambda row: (row["source_model"], row["target_model"])),
         missing=""
@@ -90,7 +90,7 @@ def _of(rows: list[Row], against: str) -> RankCorrelation:
 
 
 def _answer(rows: list[Row], against: str, group: Callable[[Row], Any]) -> dict[str, Any]:
-    """Return verdicts, table and figure of a section; nothing where there are no rows."""
+    """Return verdicts, table and figure of a section; nothing if there are no rows."""
     if not rows:
         return {}
     groups = by_label(rows)
@@ -114,7 +114,7 @@ def _answer(rows: list[Row], against: str, group: Callable[[Row], Any]) -> dict[
 
 
 def judge(found: Row) -> Verdict:
-    """Return what a rank correlation says of a matcher, or why there is none."""
+    """Return the verdict on a matcher by a rank correlation, or why there is none."""
     if found["rho"] is None:
         reason = "too few pairs" if found["num_pairs"] < FEWEST else "one side is constant"
         return Verdict(subject=found["label"], text=f"no rank correlation: {reason}", holds=None)

@@ -1,4 +1,4 @@
-"""Catalog -> report -> text: one page of HTML, or Markdown."""
+"""Reads the report on sweeps from a catalog, and renders it as a page of HTML or as Markdown."""
 
 from collections.abc import Callable, Sequence
 
@@ -33,7 +33,7 @@ NETWORK_COLUMNS = ("model", "architecture", "accuracy", "num_layers", "num_param
 
 
 def read_report(catalog: Catalog, sweep: str) -> SweepReport:
-    """Return what is reported of a sweep."""
+    """Return the report on a sweep."""
     ask = Asker(catalog, sweep)
     states = [f"{row['num_cells']:,} cells {row['status']}" for row in ask.sql(STATUSES)]
     matchers = ", ".join(row["matcher"] for row in ask.sql(MATCHERS))
@@ -54,7 +54,7 @@ def read_report(catalog: Catalog, sweep: str) -> SweepReport:
 
 
 def _lacks(ask: Asker, answers: Sequence[Answer], sections: Sequence[Section]) -> tuple[Lack, ...]:
-    """Return what to add to the job, each thing once with all the questions that it answers."""
+    """Return what to add to the job, each item once, with all the questions that it answers."""
     whys: dict[str, list[str]] = {one.what: [one.why] for one in additions(ask.catalog, ask.sweep, answers)}
     for section in sections:
         if section.missing:

@@ -1,4 +1,4 @@
-"""What sections ask of the store: rows of a sweep's queries, matchers by their labels, what was planned."""
+"""Queries of a report's sections: rows about a sweep, labels of matchers, and what the job has planned."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -14,7 +14,7 @@ VARIANTS = "select distinct matcher, params, samples from scores where sweep = $
 
 
 class Asker:
-    """A catalog, asked about one sweep."""
+    """Asks a catalog about one sweep."""
 
     def __init__(self, catalog: Catalog, sweep: str):
         self.catalog, self.sweep = catalog, sweep
@@ -25,7 +25,7 @@ class Asker:
         return self.told(found) if found and "params" in found[0] else found
 
     def told(self, rows: Iterable[Row]) -> list[Row]:
-        """Return rows with a matcher and its parameters with its label and the rank of its source as well."""
+        """Return rows that have a matcher and its parameters, with `label` and `rank` (of the source) added."""
         return [row | self._told(row) for row in rows]
 
     def sql(self, sql: str) -> list[Row]:
@@ -34,24 +34,27 @@ class Asker:
         return found
 
     def plans(self, condition: str) -> bool:
-        """Return whether the sweep has cells of which a condition on the view `cells` holds."""
+        """Return whether the sweep has cells for which a condition on the view `cells` holds."""
         return bool(self.sql(f"select 1 as one from cells where sweep = $sweep and ({condition}) limit 1"))
 
     def has_probes(self, condition: str = "true") -> bool:
-        """Return whether the sweep has probes of which a condition on the view `probes` holds."""
+        """Return whether the sweep has probes for which a condition on the view `probes` holds."""
         return bool(self.sql(f"select 1 as one from probes where sweep = $sweep and ({condition}) limit 1"))
 
     def missing(self, *wants: tuple[bool, str]) -> str:
-        """Say what the job lacks: which of the things that an answer takes, each there or not."""
+        """Return what the job lacks for an answer, or the command that computes it if the job lacks nothing.
+
+        `wants` are all things that the answer needs: whether the job has it, and its name.
+        """
         lacking = [text for is_there, text in wants if not is_there]
         if lacking:
             return " and ".join(lacking)
         return f"stitchgrid resume {self.sweep}"
 
     def _told(self, row: Row) -> Row:
-        """Return the rank of a row's source, None for all of it, and the label of its matcher.
+        """Return the rank of a row's source, None for an unreduced one, and the label of its matcher.
 
-        The label is the matcher's kind, and what tells it from others of that kind in the sweep.
+        The label is the matcher's kind, with what distinguishes it from others of that kind in the sweep.
         """
         rank = parameters(row["params"]).get("rank") or row.get("rank")
         entry = row["matcher"], _without_rank(row["params"]), row.get("samples")
@@ -66,7 +69,7 @@ class Asker:
         for reduced in (False, True):
             rows = [row for row in variants if ("rank" in parameters(row["params"])) == reduced]
             entries = {(row["matcher"], _without_rank(row["params"]), row["samples"]) for row in rows}
-            found[reduced] = labels_of(sorted(entries, key=lambda one: (*one[:2], one[2] or 0)))  # NULL: not told
+            found[reduced] = labels_of(sorted(entries, key=lambda one: (*one[:2], one[2] or 0)))  # NULL: not stored
         return found
 
 

@@ -237,7 +237,9 @@ def test_doctor_proves_networks_and_names_what_fails(here):
     text = '[data]\ndataset = "digits"\nfit = { samples = 32 }\neval = { samples = 32 }\nlabels = "agreement"\n'
     (here / "job.toml").write_text(f'name = "job"\n{text}{models}[[matchers]]\nkind = "cka"\n')
     done = run("doctor", "job.toml", "--address", "none", code=1)
-    assert "ok    images: 32 to fit on and 32 to report on decode, 8x8 pixels, 10 classes (0, 1, 2" in done.output
+    assert (
+        "ok    images: 32 to fit on and 32 to report on can be decoded, 8x8 pixels, 10 classes (0, 1, 2" in done.output
+    )
     assert "ok    network small: proven on real images" in done.output
     assert "note  network small: untrained" in done.output
     assert re.search(r"FAIL  network mixing: refused: an image's activations depend on the other images", done.output)

@@ -239,7 +239,9 @@ def test_a_kind_says_what_people_ask(kind):
 
 
 def test_indices_refuse_what_has_no_common_rows():
-    with pytest.raises(ValueError, match=r"cka compares two matrices with a row an image.*got \(4, 2\) and \(5, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"cka compares two matrices with one row per image.*got \(4, 2\) and \(5, 2\)"
+    ):
         index_of_rows("cka", torch.zeros(4, 2), torch.zeros(5, 2))
     with pytest.raises(ValueError, match="direct is no index"):
         index_of_rows("direct", torch.rand(4, 2), torch.rand(4, 2))

@@ -26,6 +26,14 @@ NOT_USED = {
     "trying": "speed trial",
     "upkeep": "auto compaction",
 }
+#: Phrases that readers had to read twice, in any text of the code, each with the one that is used.
+NOT_SAID = {
+    "came to nothing": "diverged",
+    "did not suffice": "ran out (of memory)",
+    "does not suffice": "runs out (of memory)",
+    "tells T(A) from B": "separates T(A) from B",
+    "told apart": "distinguished",
+}
 #: Modules of fewer than 40 lines that stand alone all the same: what they say is said nowhere else.
 SMALL = {
     "bench/hook_script.py": "a script that users may read",
@@ -84,6 +92,12 @@ def test_a_word_that_misleads_is_no_name(word):
     used = {name: found for name, tree in TREES.items() if (found := forms & set(names_in(tree)) - numeric)}
     used |= {name: {word} for name in SOURCES if Path(name).stem == word}
     assert used == {}, f"instead of {word!r}: {NOT_USED[word]}"
+
+
+@pytest.mark.parametrize("phrase", NOT_SAID)
+def test_a_phrase_that_is_read_twice_is_not_said(phrase):
+    said = {name for name, text in SOURCES.items() if phrase.lower() in " ".join(text.split()).lower()}
+    assert said == set(), f"instead of {phrase!r}: {NOT_SAID[phrase]}"
 
 
 def test_modules_are_neither_tiny_nor_huge_without_a_reason():

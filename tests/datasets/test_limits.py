@@ -430,8 +430,8 @@ def test_a_pipe_is_no_checkpoint_and_nothing_hangs(tmp_path):
 
 
 ENDLESS = {
-    "pipe": (make_pipe, "no regular file, but a pipe"),
-    "device": (link_to("/dev/zero"), "no regular file, but a pipe"),
+    "pipe": (make_pipe, "not a regular file, but a pipe"),
+    "device": (link_to("/dev/zero"), "not a regular file, but a pipe"),
     "large": (lambda path: path.write_bytes(b"{" + b" " * MOST_BYTES), f"more than {MOST_BYTES:,} bytes"),
     "deep": (lambda path: path.write_text("[" * 200_000), "recursion limit exceeded"),
 }

@@ -68,8 +68,8 @@ def test_what_needs_labels_is_refused_with_what_to_do(tmp_path, extra, message):
     ("data", "message"),
     [
         ('labels = "none"\nclasses = ["a"]', "have no classes; leave out `classes` and `class_order`"),
-        ('keys = { images = "x" }', "only arrays, list, parquet, webdataset have names to give"),
-        ('folder = "x"', "only the paths of a list start at a folder"),
+        ('keys = { images = "x" }', "only arrays, list, parquet, webdataset have arrays, columns or members to name"),
+        ('folder = "x"', 'only dataset = "list" has paths that start at a folder'),
         ('keys = { image = "x" }', "unknown key.*images"),
     ],
 )

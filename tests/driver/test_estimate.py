@@ -380,7 +380,7 @@ def test_gpus_that_are_not_there_are_refused_or_replaced(resolved, monkeypatch):
         local_size(Placement(gpus_per_worker=1), 1)
     found = ask(resolved, Placement(), said := [], device="cuda")
     assert found.trial.place.device == "cpu"
-    assert "this machine has none that torch can use; its CPU's speed is taken instead" in said[0]
+    assert "torch finds none on this machine; the speed of its CPU is taken instead" in said[0]
 
 
 def test_where_a_cluster_gives_no_answer_this_process_does_and_says_so(resolved, monkeypatch):

@@ -117,9 +117,9 @@ def test_a_job_that_says_nothing_more_of_its_images_is_stored_as_it_always_was()
         ({"range": [3, 3]}, "data.range: [LOW, HIGH] are the values of black and white, LOW below HIGH, got"),
         ({"range": [3]}, "data.range[1]: missing, but needed"),
         ({"classes": ["a", "b", "a"]}, "data.classes: a given more than once"),
-        ({"classes": ["a"], "class_order": "natural"}, "data.class_order: `classes` says the order already; leave one"),
+        ({"classes": ["a"], "class_order": "natural"}, "data.class_order: `classes` gives the order already; leave"),
         ({"class_order": "natrual"}, "data.class_order: 'natrual' is unknown; did you mean 'natural'?"),
-        ({"args": {"a": 1}}, "data.args: only FILE.py:function takes arguments, and not imagefolder; leave it out"),
+        ({"args": {"a": 1}}, "data.args: only FILE.py:function takes arguments, imagefolder does not; leave it out"),
         ({"dataset": "arrys"}, "data.dataset: 'arrys' is unknown; did you mean 'arrays'?"),
         ({"dataset": "own.py"}, "data.dataset: 'own.py' is unknown; known: "),
         ({"dataset": "arrays", "root": None}, "data.root: missing, but needed: where the images of arrays are"),
@@ -436,7 +436,7 @@ PROBLEMS = [
     ),
     (
         {"matchers": [{"kind": "cka", "seeds": [0]}]},
-        "matchers[0].seeds: cka is not trained, so seeds mean nothing to it",
+        "matchers[0].seeds: cka is not trained, so it has no seeds; leave them out",
     ),
     (
         {"matchers": [{"kind": "direct", "metrics": ["r3"]}]},

@@ -453,7 +453,7 @@ def test_what_version_0_1_0_noted_of_code_is_compared_by_its_own_rule(own, helpe
 def test_code_of_which_nothing_is_noted_is_not_run(own, helped, word):
     job = parse_job({**tomllib.loads(JOB), "models": [{**HELPED, "architecture": word}]}, title="", base=own)
     for info in ({}, {"own_code": {"other": "0"}}):
-        with pytest.raises(JobFileError, match="names code of which its plan says nothing, and which was not run"):
+        with pytest.raises(JobFileError, match="names code that its plan does not mention; it was not run"):
             check_same_code(Plans(**info), job)
 
 
@@ -463,7 +463,7 @@ def test_a_launch_that_was_stopped_before_its_plan_goes_on_with_its_own_code(own
     job = parse_job({**tomllib.loads(JOB), "models": models}, title="", base=own)
     store = Store.open(own / "grid", create=True)
     revision = store.write_job(job.name, job.to_dict())
-    with pytest.raises(JobFileError, match="names code of which its plan says nothing"):
+    with pytest.raises(JobFileError, match="names code that its plan does not mention"):
         check_same_code(store, job)
     store.write_code(job.name, revision, code_record(job, []))
     check_same_code(store, job)

@@ -40,7 +40,7 @@ TITLES = {
     "paper_ood": "Do stitched representations stay in the target's distribution?",
     "misleading": "Which claims of trained stitches are misleading?",
     "paper_sensitivity": "Does a matcher see what a probe loses?",
-    "paper_specificity": "Does a matcher tell layers of two seeds apart as probes do?",
+    "paper_specificity": "Does a matcher distinguish layers of two seeds as probes do?",
     "paper_monotonicity": "Are near layers more alike than far ones?",
 }
 
@@ -375,7 +375,7 @@ def test_a_report_begins_with_the_networks_one_sentence_a_pair(catalog, page):
     report = read_report(catalog, SWEEP)
     found = [row for row in catalog.query("from answers").to_pylist() if "rank" not in json.loads(row["params"])]
     assert len(report.found.verdicts) == len(MODELS) ** 2
-    assert page.text.index("Your networks") < page.text.index("How the matchers do against tests")
+    assert page.text.index("Your networks") < page.text.index("How the matchers do in tests")
     for verdict in report.found.verdicts:
         source, _, target = verdict.subject.partition(" into ")
         mine = [row for row in found if (row["source_model"], row["target_model"]) == (source, target)]

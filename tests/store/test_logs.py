@@ -95,7 +95,7 @@ def test_the_driver_notes_how_a_worker_died(store):
         watch.on_event(
             Progress(kind="worker_died", worker="worker-2", unit=unit, detail="killed by signal 9", log="/tmp/ray")
         )
-    assert "worker-2 died of it: killed by signal 9; its process wrote to /tmp/ray" in store.read_log("s", "t")
+    assert "worker-2 died at this unit: killed by signal 9; its process wrote to /tmp/ray" in store.read_log("s", "t")
 
 
 def test_workers_and_what_happened_are_told_for_the_heartbeat(store):

@@ -1,4 +1,4 @@
-"""A parsed TOML table -> a `Job`, or every problem in it at once."""
+"""From a parsed TOML table to a `Job`, or to all problems in it at once."""
 
 from stitchgrid.jobfile.parse.job import parse_job, read_job
 

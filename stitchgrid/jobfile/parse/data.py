@@ -1,4 +1,4 @@
-"""The tables `data` and `outliers`."""
+"""Reads the tables [data] and [data.outliers]."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,9 @@ from stitchgrid.live_networks import LIVE
 
 
 def read_data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
-    """Return the images' table; None where it has problems."""
+    """Return the table [data], None if it is unusable; note its problems."""
     if "data" not in table:
-        problems.add("data", "missing, but needed: which images to look at")
+        problems.add("data", "missing, but needed: which images the networks look at")
         return None
     data = problems.check(DataTable, table["data"], "data")
     if data is None:
@@ -32,7 +32,7 @@ def read_data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
     if data.download and not (data.dataset in TORCHVISION and TORCHVISION[data.dataset].can_download):
         problems.add("data.download", f"{data.dataset} cannot be downloaded; leave `download` out")
     if data.classes is not None and data.class_order is not None:
-        problems.add("data.class_order", "`classes` says the order already; leave one of them out")
+        problems.add("data.class_order", "`classes` gives the order already; leave one of them out")
     if data.labels == "none" and (data.classes is not None or data.class_order is not None):
         problems.add(
             "data.labels", 'images without labels ("none") have no classes; leave out `classes` and `class_order`'
@@ -41,14 +41,16 @@ def read_data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
 
 
 def _check_source(data: DataTable | OutliersTable, given: Mapping[str, Any], where: str, problems: Problems) -> None:
-    """Note what a data set lacks, or takes no notice of; `given` is the table as it was written."""
+    """Note keys that a data set needs, and keys that it ignores; `given` is the table as it was written."""
     is_own = own_parts(data.dataset) is not None
     if data.root is None and data.dataset not in ("digits", LIVE) and not is_own and "root" not in given:
         problems.add(f"{where}.root", f"missing, but needed: where the images of {data.dataset} are")
     if isinstance(data, DataTable):
         if data.keys is not None and data.dataset not in WITH_KEYS:
-            problems.add(f"{where}.keys", f"only {', '.join(WITH_KEYS)} have names to give; leave it out")
+            problems.add(
+                f"{where}.keys", f"only {', '.join(WITH_KEYS)} have arrays, columns or members to name; leave it out"
+            )
         if data.folder is not None and data.dataset != "list":
-            problems.add(f"{where}.folder", "only the paths of a list start at a folder; leave it out")
+            problems.add(f"{where}.folder", 'only dataset = "list" has paths that start at a folder; leave it out')
     if data.args is not None and not is_own:
-        problems.add(f"{where}.args", f"only FILE.py:function takes arguments, and not {data.dataset}; leave it out")
+        problems.add(f"{where}.args", f"only FILE.py:function takes arguments, {data.dataset} does not; leave it out")

@@ -1,4 +1,4 @@
-"""Jobs that earlier versions stored -> what they mean now."""
+"""Translates jobs that earlier versions stored into what they mean now."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -9,14 +9,14 @@ from stitchgrid.matchers.registry import MATCHERS
 
 
 def as_understood_now(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored job with what version 0.1.0 meant by leaving it out.
+    """Return a stored job with the values that version 0.1.0 took for missing keys.
 
-    There, trained kinds and detectors took the whole fit split, whatever number of samples `fit` had.
+    In that version, trained kinds and detectors took the whole fit split, even if `fit` had fewer `samples`.
     """
     stored = deepcopy(dict(table))
     try:
         return _with_samples(stored)
-    except (AttributeError, KeyError, TypeError):  # not a job: what reads it says why
+    except (AttributeError, KeyError, TypeError):  # not a job: the reader reports why
         return dict(table)
 
 

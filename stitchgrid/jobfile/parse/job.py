@@ -1,4 +1,4 @@
-"""A parsed TOML table -> a `Job`, or every problem in it at once."""
+"""From a parsed TOML table to a `Job`, or to all problems in it at once."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -36,10 +36,10 @@ SECTIONS = (
 def parse_job(table: Mapping[str, Any], *, title: str, base: Path | None = None) -> Job:
     """Return the job in a table: a parsed job file, or what `Job.to_dict` returned.
 
-    `base` is the folder in which relative paths start; the key `base` of a stored job comes before it.
+    `base` is the folder in which relative paths start, unless a stored job has a key `base` of its own.
 
     Raises:
-        JobFileError: With every problem found.
+        JobFileError: If the job has problems; it lists all of them.
     """
     problems = Problems()
     stored = as_understood_now(table) if "base" in table else dict(table)
@@ -50,7 +50,7 @@ def parse_job(table: Mapping[str, Any], *, title: str, base: Path | None = None)
 
 
 def _base(folder: object, problems: Problems) -> Path | None:
-    """Return the folder that a stored job names, None where it names none."""
+    """Return the folder that a stored job names, None if it names none."""
     try:
         return Path(check_path(folder)) if isinstance(folder, str) and folder else None
     except ValueError as problem:
@@ -59,7 +59,7 @@ def _base(folder: object, problems: Problems) -> Path | None:
 
 
 def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | None:
-    """Return the job in a table, or None after noting what is wrong."""
+    """Return the job in a table, None if it has problems, which are noted."""
     table = deepcopy(dict(given))
     expand_variables(table, problems)
     for key in sorted(table.keys() - set(SECTIONS)):
@@ -115,7 +115,7 @@ def _check_unlabelled(
     recipes: Mapping[str, object],
     problems: Problems,
 ) -> None:
-    """Refuse what is made with labels, where there are none."""
+    """Refuse probes, recipes and detectors, which need labels, if the images have none."""
     if probes is not None:
         problems.add("probes", f"probes are fitted on labels, {NO_LABELS}; leave [probes] out, or give the labels")
     for name in recipes:
@@ -129,7 +129,7 @@ def _check_unlabelled(
 
 
 def _check_names(table: Mapping[str, Any], grid: GridTable | None, problems: Problems) -> None:
-    """Refuse repeated names of models, and pairs that name none or are none."""
+    """Refuse repeated names of models, pairs of unknown models, and `across` for a single network."""
     raw = table.get("models")
     items = [item if isinstance(item, Mapping) else {} for item in (raw if isinstance(raw, list) else [])]
     networks: dict[str, list[str]] = {}  # entry -> its networks

@@ -1,4 +1,4 @@
-"""The tables `matchers` and `diagnostics`."""
+"""Reads the tables [[matchers]] and [diagnostics]."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,16 +27,16 @@ NO_LABELS = 'and the images have none (labels = "none" under [data])'
 
 
 def read_energy(diagnostics: DiagnosticsTable, data: DataTable | None) -> EnergyRecipe:
-    """Return how detectors by energy are made."""
+    """Return the recipe of detectors by energy."""
     made = diagnostics.energy.outliers or EnergyRecipe().outliers
     outliers = made if data is None or data.outliers is None else "data"
     samples = diagnostics.energy.samples
-    known = samples if isinstance(samples, int) else None  # of others `Job.energy_recipe` knows
+    known = samples if isinstance(samples, int) else None  # `Job.energy_recipe` resolves "all" and None
     return EnergyRecipe(**{**dict(diagnostics.energy), "outliers": outliers, "samples": known})
 
 
 def swept(where: str, item: Any, problems: Problems) -> list[tuple[str, Any]]:
-    """Return an entry for each number of images in a list of `samples`; others as they are."""
+    """Return one entry for each number of images in a list of `samples`, or the entry itself if it has no list."""
     if not isinstance(item, Mapping) or not isinstance(samples := item.get("samples"), list):
         return [(where, item)]
     if not samples or any(one in samples[:position] for position, one in enumerate(samples)):
@@ -46,7 +46,7 @@ def swept(where: str, item: Any, problems: Problems) -> list[tuple[str, Any]]:
 
 
 def read_matcher(item: Any, where: str, asked: StitcherContext, problems: Problems) -> MatcherEntry | None:
-    """Return a matcher's entry; None where it has problems."""
+    """Return a matcher's entry, None if it is unusable; note its problems."""
     kind = item.get("kind") if isinstance(item, Mapping) else None
     if not isinstance(item, Mapping) or kind is None:
         problems.check(MatcherTable, item, where)
@@ -58,7 +58,9 @@ def read_matcher(item: Any, where: str, asked: StitcherContext, problems: Proble
     shared = TrainedMatcherTable.model_fields if matcher.is_trained else MatcherTable.model_fields
     if "seeds" in item and not matcher.is_trained:
         trained = ", ".join(sorted(name for name, known in MATCHERS.items() if known.is_trained))
-        problems.add(f"{where}.seeds", f"{kind} is not trained, so seeds mean nothing to it (trained: {trained})")
+        problems.add(
+            f"{where}.seeds", f"{kind} is not trained, so it has no seeds; leave them out (trained kinds: {trained})"
+        )
     own = {key: value for key, value in item.items() if key not in TrainedMatcherTable.model_fields}
     table = {key: value for key, value in item.items() if key in shared}
     common = problems.check(TrainedMatcherTable if matcher.is_trained else MatcherTable, table, where)
@@ -66,7 +68,7 @@ def read_matcher(item: Any, where: str, asked: StitcherContext, problems: Proble
     if common is None or params is None:
         return None
     if any(common.rank) and item.get("cls") == "drop":
-        what = 'a map that is zero on the prefix tokens is no longer of low rank about its mean; leave cls = "drop" out'
+        what = 'a source of low rank cannot have its prefix tokens dropped; leave cls = "drop" out'
         problems.add(f"{where}.rank", what)
     if matcher.needs_labels and not asked.has_labels:
         followers = "soft_label or final_feature, which follow the target's own outputs"

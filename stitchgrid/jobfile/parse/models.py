@@ -1,4 +1,4 @@
-"""The tables `models` and `recipes`."""
+"""Reads the tables [[models]] and [recipes]."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from stitchgrid.records import FEATURES
 
 
 def read_recipes(table: Mapping[str, Any], problems: Problems) -> dict[str, RecipeTable | None]:
-    """Return the recipes by name; None for those that have problems."""
+    """Return the recipes by name, None for unusable ones; note their problems."""
     recipes = table.get("recipes", {})
     if not isinstance(recipes, Mapping):
         problems.add("recipes", "write each as [recipes.NAME]")
@@ -30,7 +30,7 @@ NOT_OF_FEATURES = ("head", "inputs", "output", "preprocess", "seed")  # keys tha
 
 
 def read_model(item: Any, where: str, recipes: Mapping[str, object], problems: Problems) -> ModelTable | None:
-    """Return a network's table; None where it has problems."""
+    """Return a network's table, None if it is unusable; note its problems."""
     if isinstance(item, Mapping) and item.get("architecture") == FEATURES:
         item = _features(item, where, problems)
     model = problems.check(ModelTable, item, where)
@@ -40,7 +40,7 @@ def read_model(item: Any, where: str, recipes: Mapping[str, object], problems: P
     if seeds is not None and item.get("seed") is not None:
         problems.add(f"{where}.seed", "give `seed` for one network or `seeds` for several, not both")
     if steps is not None and not STEP_FIELD.search(json.dumps(weights)):
-        what = "`steps` name checkpoints of one training: put {step} (or {step:06}, with zeros in front) into `weights`"
+        what = "`steps` name checkpoints of one training: put {step} (or {step:06}, with leading zeros) into `weights`"
         problems.add(f"{where}.weights", f"{what}, got {weights!r}")
     if isinstance(weights, Mapping) and "train" in weights:
         if isinstance(name := weights.get("train"), str) and name not in recipes:
@@ -55,12 +55,15 @@ def read_model(item: Any, where: str, recipes: Mapping[str, object], problems: P
 
 
 def _features(item: Mapping[str, Any], where: str, problems: Problems) -> Mapping[str, Any]:
-    """Return an entry of features, whose files may be called `features` as well as `weights`."""
+    """Return an entry of features, with its files under `weights`, even if it names them under `features`."""
     for key in NOT_OF_FEATURES:
         if item.get(key):
-            problems.add(f"{where}.{key}", "features are read, not run, so that it means nothing; leave it out")
+            problems.add(
+                f"{where}.{key}",
+                "features are read from files, and no network is run, so the key has no effect; leave it out",
+            )
     if "features" in item and "weights" in item:
-        problems.add(f"{where}.features", "`weights` says where they are already; leave one of them out")
+        problems.add(f"{where}.features", "`weights` names the files already; leave one of them out")
     item = {key: value for key, value in item.items() if key != "features"} | (
         {"weights": item["features"]} if "features" in item else {}
     )

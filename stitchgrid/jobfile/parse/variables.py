@@ -1,4 +1,4 @@
-"""Environment variables in a job file, and its tables that are lists."""
+"""Environment variables in a job file, and its lists of tables."""
 
 import os
 import re
@@ -12,7 +12,7 @@ VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def expand_variables(table: dict[str, Any], problems: Problems) -> None:
-    """Replace ${VAR}, and ~ at the beginning, where paths stand: of images, weights and architectures."""
+    """Replace ${VAR}, and a leading ~, in the paths of images, weights and architectures; note what is not set."""
     data = table.get("data")
     places = [("data", data, "root")]
     if isinstance(data, dict):
@@ -34,7 +34,7 @@ def expand_variables(table: dict[str, Any], problems: Problems) -> None:
 
 
 def tables_of(table: Mapping[str, Any], key: str, problems: Problems) -> list[tuple[str, Any]]:
-    """Return the tables of a list of tables, each with where it stands in the job."""
+    """Return the tables of a list of tables, each with its place in the job, such as `models[0]`."""
     items = table.get(key)
     if not isinstance(items, list) or not items:
         problems.add(key, f"at least one [[{key}]] is needed" if items in (None, []) else f"write each as [[{key}]]")

@@ -1,1 +1,1 @@
-"""Structural indices: no network is run past the two layers. One kind a file, pure functions of moments or Grams."""
+"""Structural indices: no network is run past the two layers. One kind per file, pure functions of moments or Grams."""

@@ -23,9 +23,8 @@ MOST_IMAGES = 1_000  # by default: n x n matrices grow with the square of their 
 class CKA(GramIndex[NoParams, "Prepared"]):
     """<K, L> / (||K|| ||L||) of the centred n x n Gram matrices K and L, biased.
 
-    1 for equal ones, in [0, 1], where rounding cannot bring it out; NaN where a layer does not vary. It is a number
-    about whole activations: the CKA of position rows is another one, and the mean over batches a third. It grows as the
-    number of images falls.
+    It lies in [0, 1], is 1 for equal matrices, and NaN if a layer does not vary. It compares whole activations: the CKA
+    of position rows is a different number, and so is the mean over batches. It is biased upwards for few images.
     """
 
     about = About(
@@ -57,7 +56,7 @@ class CKA(GramIndex[NoParams, "Prepared"]):
 
 
 def inner_product(x_NN: Tensor, y_NN: Tensor) -> Tensor:
-    """Return the sum of all products of two matrices' numbers; `torch.dot` takes no more than 2^31 - 1 of them."""
+    """Return the sum of the products of two matrices' entries, in blocks since `torch.dot` takes 2^31 - 1 at most."""
     import torch
 
     blocks = zip(*(torch.split(gram_NN.flatten(), BLOCK_NUMBERS) for gram_NN in (x_NN, y_NN)), strict=True)

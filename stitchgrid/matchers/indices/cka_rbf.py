@@ -30,8 +30,8 @@ class KernelParams(Params):
 class CKARBF(GramIndex[KernelParams, "Prepared"]):
     """CKA, biased, of the kernels exp(-||x - y||^2 / (2 b^2 m)), in [0, 1].
 
-    b is the `bandwidth` and m the median of the squared distances of all pairs of images i < j, of each layer its own.
-    NaN where m is 0: at least half of the pairs are of equal images.
+    b is the `bandwidth`, and m is each layer's median of the squared distances of all pairs of images i < j. NaN where
+    m is 0: then at least half of the pairs are of equal images.
     """
 
     reads_distances = True
@@ -50,7 +50,7 @@ class CKARBF(GramIndex[KernelParams, "Prepared"]):
     )
 
     def prepare(self, gram: Gram) -> Prepared:
-        """Return the centred kernel matrix with its norm, NaN where all images are equal."""
+        """Return the centred kernel matrix with its norm, NaN where the median distance is 0."""
         import torch
 
         width = 2 * self.params.bandwidth**2 * median_distance(gram.distances_NN)
@@ -75,7 +75,7 @@ class CKARBF(GramIndex[KernelParams, "Prepared"]):
 
 
 def median_distance(distances_NN: Tensor) -> Tensor:
-    """Return the median over i < j: of an even number of them, the mean of the two in the middle."""
+    """Return the median over i < j; for an even number of distances, the mean of the two in the middle."""
     import torch
 
     from stitchgrid.matchers.gram import pairs_of_images

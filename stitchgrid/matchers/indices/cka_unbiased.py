@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class CKAUnbiased(GramIndex[NoParams, "Prepared"]):
     """<K, L> / (||K|| ||L||) of the U-centred Gram matrices K and L, in [-1, 1].
 
-    1 for equal ones, about 0 for independent ones however few the images; often below 0, and kept so. NaN where a
-    layer does not vary, or in one image alone, so that all of its U-centred matrix is 0. It is a number about all
-    images: the mean over batches, which other code computes, depends on the batch size.
+    1 for equal layers, about 0 for independent ones even with few images; negative values are kept. NaN where a layer
+    does not vary, or varies in a single image, so that its U-centred matrix is 0. It is computed over all images: the
+    mean over batches, which other code computes, depends on the batch size.
     """
 
     operations_per_pair_of_images = 80.0
@@ -41,7 +41,7 @@ class CKAUnbiased(GramIndex[NoParams, "Prepared"]):
     )
 
     def prepare(self, gram: Gram) -> Prepared:
-        """Return the U-centred Gram matrix with its norm, NaN where it is 0 but for rounding."""
+        """Return the U-centred Gram matrix with its norm, NaN where that is 0 up to rounding."""
         import torch
 
         centred_NN = u_centred(gram.centred_NN)
@@ -63,10 +63,10 @@ class CKAUnbiased(GramIndex[NoParams, "Prepared"]):
 
 
 def u_centred(gram_NN: Tensor) -> Tensor:
-    """Return a Gram matrix with a diagonal of zeros, of which all rows and columns sum to 0 (Szekely & Rizzo 2014).
+    """Return the U-centred matrix (Szekely & Rizzo 2014): its diagonal is 0, and all rows and columns sum to 0.
 
-    <K, L> of two of them is n (n - 3) times the unbiased HSIC. What centring the features adds to row i and column i
-    falls away, so that the matrix may be centred or not.
+    <K, L> of two U-centred matrices is n (n - 3) times the unbiased HSIC. The given Gram matrix may be centred or not:
+    U-centring removes what centring the features adds to row i and column i.
     """
     num_images = len(gram_NN)
     hollow_NN = gram_NN.clone().fill_diagonal_(0.0)

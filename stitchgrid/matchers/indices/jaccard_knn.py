@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class JaccardKNN(GramIndex[NeighbourParams, "Neighbours"]):
     """The mean over images of |A & B| / |A | B|, A and B the image's k nearest others in either layer, in [0, 1].
 
-    Nearness is the cosine of flattened features, not centred. An image is no neighbour of itself; of equally near
-    images the first are taken. NaN where all images of a layer are as near.
+    Nearness is the cosine of flattened features, not centred. An image is not its own neighbour; of equally near images
+    the first are taken. NaN if all images of a layer are equally near.
     """
 
     reads_rows = True
@@ -43,7 +43,7 @@ class JaccardKNN(GramIndex[NeighbourParams, "Neighbours"]):
 
     @property
     def fewest_images(self) -> int:
-        """One more than k neighbours and the image itself, of which all would be in common."""
+        """One image more than k neighbours and the image itself; else all neighbours would be in common."""
         return self.params.k + 2
 
     def prepare(self, gram: Gram) -> Neighbours:

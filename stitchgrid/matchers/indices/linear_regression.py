@@ -1,4 +1,4 @@
-"""Share of the target that is linear in the source (Kornblith et al. 2019), from second moments."""
+"""Share of the target's variance that is linear in the source (Kornblith et al. 2019), from second moments."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class LinearRegression(MomentIndex[NoParams]):
     """R^2 of least squares from the source to the target on the rows compared, with intercept, in [0, 1].
 
     Features are weighted by their variance: 1 - ||Y - XW||^2 / ||Y||^2, both centred. It is fitted and measured on the
-    same rows, so that it is high where they are few. NaN where the target does not vary; 0 where the source alone does
-    not. Some published code predicts the source from the target under this name.
+    same rows, so few rows give high values. NaN where the target does not vary; 0 where only the source does not. Some
+    published code predicts the source from the target under this name.
     """
 
     axes_of = frozenset({"source"})

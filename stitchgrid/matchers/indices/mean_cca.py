@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class MeanCCA(MomentIndex[NoParams]):
     """The mean canonical correlation over min(rank X, rank Y), in [0, 1].
 
-    NaN where a layer does not vary. Directions of next to no variance count as much as all others.
+    NaN where a layer does not vary. Directions with almost no variance count as much as all others.
     """
 
     axes_of = frozenset({"source", "target"})

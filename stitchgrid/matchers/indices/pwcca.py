@@ -24,7 +24,7 @@ class PWCCA(MomentIndex[NoParams]):
 
     NaN where a layer does not vary. rho are the canonical correlations, alpha_k is proportional to sum_j |<h_k, x_j>|
     with h_k the canonical variates of the *source* and x_j its features, over k <= min(rank X, rank Y), and sums to
-    one. Where correlations below 1 tie, the variates are one choice among many, and so is the value: rounding decides.
+    one. If correlations below 1 tie, the variates are not unique, nor is the value: rounding decides.
 
     Unlike the code of Balogh & Jelasity (2025), alpha is not normalised over further, arbitrary variates of a source
     that is wider than the target; unlike other published code, rank is judged relative to the largest eigenvalue.
@@ -55,7 +55,7 @@ class PWCCA(MomentIndex[NoParams]):
 
 
 def _pwcca(pairs: Sequence[Directions]) -> Tensor:
-    """Return the distances of pairs of equal widths and ranks, forth and back: (B, 2)."""
+    """Return the distances of pairs with equal widths and ranks, in both directions: (B, 2)."""
     import torch
 
     from stitchgrid.matchers.canonical import stacked, whitened_products

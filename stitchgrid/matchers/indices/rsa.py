@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from stitchgrid.matchers.gram import Gram
 
-ROUNDING = 1e-26  # spread of equal float64 numbers about their mean, as a share of their squares, and more
+ROUNDING = 1e-26  # above the spread of equal float64 numbers about their mean, as a share of their squares
 
 
 class RSA(GramIndex[NoParams, "Tensor"]):
     """Spearman's correlation of both layers' distances 1 - r_ij of all pairs of images i < j, in [-1, 1].
 
-    r_ij is the correlation of two images' flattened features. Ties have the mean of their ranks; distances that differ
-    by a millionth of their mean may tie, since float32 does not tell which is the larger. NaN where the features of an
+    r_ij is the correlation of two images' flattened features. Ties get the mean of their ranks; distances that differ
+    by a millionth of their mean may tie, since float32 does not show which is the larger. NaN if the features of an
     image are all equal, or all distances are.
     """
 
@@ -43,7 +43,7 @@ class RSA(GramIndex[NoParams, "Tensor"]):
     )
 
     def prepare(self, gram: Gram) -> Tensor:
-        """Return the ranks of all pairs' distances about their mean, scaled to unit length."""
+        """Return the ranks of all pairs' distances, centred and scaled to unit length."""
         from stitchgrid.matchers.gram import pairs_of_images
 
         ranks_M = mean_ranks(gram.resolved(pairs_of_images(pearson_distances(gram))))
@@ -77,7 +77,7 @@ def pearson_distances(gram: Gram) -> Tensor:
 
 
 def mean_ranks(values_M: Tensor) -> Tensor:
-    """Return the ranks of numbers from 1 on, equal ones with the mean of theirs; NaN where a number is.
+    """Return the ranks of numbers from 1 on; equal numbers get the mean of their ranks. NaN if any number is NaN.
 
     >>> import torch
     >>> mean_ranks(torch.tensor([3.0, 1.0, 3.0, 2.0])).tolist()
@@ -89,7 +89,7 @@ def mean_ranks(values_M: Tensor) -> Tensor:
     position_M = torch.arange(len(values_M), device=values_M.device)
     is_first_M = torch.ones_like(position_M, dtype=torch.bool)
     is_first_M[1:] = sorted_M.diff() != 0
-    is_last_M = is_first_M.roll(-1)  # the first number of all follows the last one
+    is_last_M = is_first_M.roll(-1)  # wraps around: the last number is the last of its ties
     first_M = torch.where(is_first_M, position_M, 0).cummax(0).values
     last_M = torch.where(is_last_M, position_M, len(values_M) - 1).flip(0).cummin(0).values.flip(0)
     ranks_M = torch.empty_like(values_M, dtype=torch.float64).scatter_(0, order_M, (first_M + last_M).double() / 2 + 1)

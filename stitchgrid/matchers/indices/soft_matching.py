@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stitchgrid.moments import PairMoments, Side
 
-CONSTANT = 1e-20  # variance of a unit, as a share of the largest, up to which it is rounding
+CONSTANT = 1e-20  # share of the largest variance up to which a unit's variance is rounding
 MOST_STEPS = 10_000_000  # of the network simplex: 1,024 by 512 units take some thousands
 ASSIGNMENT, TRANSPORT = 2_500.0, 6_000.0  # operations for each pair of units, about: measured at 128 to 1,024 units
 MISSING = (
@@ -34,9 +34,9 @@ MISSING = (
 class SoftMatching(MomentIndex[NoParams]):
     """The highest mean correlation of matched units, in [-1, 1]: max sum_ij T_ij corr(x_i, y_j).
 
-    T are the couplings of the units whose marginals are uniform, 1/D and 1/E: each unit is matched, and one of the
-    narrower layer with several of the wider. Of equal widths one is an assignment. Correlations are signed, those of
-    constant units 0. NaN where a layer does not vary. Found exactly, on the host.
+    T is a coupling of the units with uniform marginals, 1/D and 1/E: each unit is matched, and a unit of the narrower
+    layer is matched with several of the wider. For equal widths some best T is an assignment. Correlations are signed,
+    and 0 for constant units. NaN where a layer does not vary. The maximum is found exactly, on the host.
     """
 
     about = About(
@@ -53,7 +53,7 @@ class SoftMatching(MomentIndex[NoParams]):
 
     @classmethod
     def not_installed(cls, source: Layer, target: Layer) -> str | None:
-        """Return how to get POT where widths differ and it is missing."""
+        """Return how to get POT if widths differ and it is not installed, else None."""
         return MISSING if source.width != target.width and find_spec("ot") is None else None
 
     def compare(self, pairs: Sequence[PairMoments]) -> dict[str, Tensor]:
@@ -79,12 +79,12 @@ class SoftMatching(MomentIndex[NoParams]):
 
 
 def _correlations(moments: PairMoments) -> Tensor:
-    """Return the correlations of all units with all, (D, E): 0 of constant units, NaN where all of a side are."""
+    """Return the correlations of all pairs of units, (D, E): 0 for constant units, NaN if a layer has no others."""
     return moments.xy_DE * _inverse_scales(moments.x)[:, None] * _inverse_scales(moments.y)
 
 
 def _inverse_scales(side: Side) -> Tensor:
-    """Return 1 over the root of each unit's scatter, 0 for constant units, NaN for all where none varies."""
+    """Return 1 over the root of each unit's scatter: 0 for constant units, NaN for all units if none varies."""
     import torch
 
     variances_D = side.scatter_DD.diagonal()

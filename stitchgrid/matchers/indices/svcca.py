@@ -21,7 +21,7 @@ ROUNDING = 1e-12  # of a share of the variance
 
 
 class TruncationParams(Params):
-    """How much of a layer is looked at."""
+    """How much of a layer's variance is used."""
 
     variance: float = Field(default=0.99, gt=0, le=1)
     """share of each layer's variance that is kept"""
@@ -30,9 +30,9 @@ class TruncationParams(Params):
 class SVCCA(MomentIndex[TruncationParams]):
     """The mean canonical correlation of both layers' top principal components, in [0, 1].
 
-    Of each layer the fewest are kept that reach the share `variance` of its variance: of the sum of eigenvalues, not of
-    singular values, as some published code has it. The mean is over the lower of the two numbers. NaN where a layer
-    does not vary.
+    Of each layer the fewest components are kept that reach the share `variance` of its variance. The share is that of
+    the sum of eigenvalues; some published code takes singular values. The mean is over as many correlations as the
+    layer with fewer components has components. NaN where a layer does not vary.
     """
 
     axes_of = frozenset({"source", "target"})
@@ -55,7 +55,7 @@ class SVCCA(MomentIndex[TruncationParams]):
         return {"svcca": mean_correlations(_truncated(all_directions(pairs), self.params.variance))}
 
     def flops(self, sizes: Sizes) -> float:
-        """Return the operations of the singular values of a pair's whitened products, if nothing is left out."""
+        """Return the operations of the singular values of a pair's whitened products, if all components are kept."""
         return singular_values_flops(sizes.source, sizes.target)
 
 

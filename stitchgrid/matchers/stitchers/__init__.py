@@ -1,1 +1,1 @@
-"""Functional matchers: an affine map from the source's layer into the target's, fitted or trained. One kind a file."""
+"""Stitchers: a map from the source's layer into the target's, fitted or trained. One kind per file."""

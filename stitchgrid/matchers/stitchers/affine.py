@@ -1,4 +1,4 @@
-"""The affine map every stitcher ends in, and what second moments say about it.
+"""The affine map of most stitchers, and its errors from second moments.
 
 Shape suffixes: R rows, D features of the source's layer, E of the target's.
 """
@@ -23,18 +23,18 @@ class AffineMap:
     bias_E: Tensor
 
     def __call__(self, a_RD: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """Return T(a) for rows (..., D), in their own precision, and in `out` where it is given."""
+        """Return T(a), (..., E), for rows (..., D), in their own precision, and in `out` if it is given."""
         weight_DE, bias_E = self.weight_DE.to(a_RD.dtype), self.bias_E.to(a_RD.dtype)
         if out is None:
             return a_RD @ weight_DE + bias_E
         return torch.matmul(a_RD, weight_DE, out=out).add_(bias_E)
 
     def double(self) -> "AffineMap":
-        """Return the map in float64, apart from any graph."""
+        """Return the map in float64, detached from any graph."""
         return AffineMap(weight_DE=self.weight_DE.detach().double(), bias_E=self.bias_E.detach().double())
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield what is trained."""
+        """Yield the tensors that are trained."""
         yield self.weight_DE
         yield self.bias_E
 
@@ -54,9 +54,9 @@ def squared_error(stitch: AffineMap, moments: PairMoments) -> Tensor:
 def residual(stitch: AffineMap, moments: PairMoments, *, error: Tensor | None = None) -> Tensor:
     """Return ||T(A) - B||_F^2 / ||B||_F^2, B uncentred: 0 where the map reproduces the target; NaN where B is 0.
 
-    A ratio of sums over all rows, where the authors' "DM (struct.)" averages the ratio over batches: the batch size
-    cannot change it. Rounding may bring an exact match out in (-1e-12, 0), which is returned as 0. `error` is the
-    `squared_error` where that is known.
+    It is a ratio of sums over all rows, so the batch size cannot change it; "DM (struct.)" of Balogh & Jelasity (2025)
+    averages the ratio over batches. Rounding may take an exact match to (-1e-12, 0), which is returned as 0. `error` is
+    the `squared_error`, if it is known already.
     """
     norm = moments.yy_EE.trace() + moments.num_rows * moments.mean_y_E.square().sum()
     error = squared_error(stitch, moments) if error is None else error
@@ -67,7 +67,7 @@ def residual(stitch: AffineMap, moments: PairMoments, *, error: Tensor | None = 
 def r_squared(stitch: AffineMap, moments: PairMoments, *, error: Tensor | None = None) -> Tensor:
     """Return 1 - ||T(A) - B||^2 / ||B - mean(B)||^2, the mean per feature over these rows; NaN for a constant B.
 
-    `error` is the `squared_error` where that is known.
+    `error` is the `squared_error`, if it is known already.
     """
     variance = moments.yy_EE.trace()
     error = squared_error(stitch, moments) if error is None else error
@@ -77,8 +77,8 @@ def r_squared(stitch: AffineMap, moments: PairMoments, *, error: Tensor | None =
 def is_exact_enough(stitch: AffineMap, moments: PairMoments) -> Tensor:
     """Return whether float32 products of rows give ||T(A) - B||^2 to 1e-7 on the rows the moments were summed over.
 
-    Rounding adds the squares of errors of about 2^-24 of each of the products that T(A) is the sum of. They are seen
-    where the map is large, or T(A) far from zero, for what is left of B.
+    T(A) is a sum of products, each with a rounding error of about 2^-24 of it; the squares of these errors add up. They
+    matter if the map is large, or T(A) far from zero, compared with the error T(A) - B.
     """
     weight_DE = stitch.weight_DE.double()
     squares_D = moments.xx_DD.diagonal() / moments.num_rows + moments.mean_x_D.square()

@@ -18,14 +18,14 @@ class DirectParams(Rules):
     """Least squares."""
 
     rcond: Annotated[float, Field(gt=0, lt=1)] = 1e-12
-    """eigenvalues of the source's covariance below so many times the largest are dropped"""
+    """eigenvalues of the source's covariance below this share of the largest are dropped"""
 
 
 class Direct(ClosedForm[DirectParams]):
     """The W and b that minimise ||A W + b - B||_F on the fit rows.
 
     W = pinv(cov(A)) cov(A, B) with eigenvalues of cov(A) below `rcond` of the largest dropped; b = mean(B) - mean(A) W.
-    Source: direct matching of Balogh & Jelasity (2025), who solve float32 `pinv([A 1])` with a tolerance that grows
+    Source: direct matching of Balogh & Jelasity (2025), who compute a float32 `pinv([A 1])` with a tolerance that grows
     with the number of rows; `rcond` reproduces that.
     """
 

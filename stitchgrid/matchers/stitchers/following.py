@@ -1,4 +1,4 @@
-"""What stitchers share that are trained to make the target's own activations."""
+"""The loss of stitchers that are trained to reproduce the target's own activations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Following(Trained[P]):
         return step.target
 
     def constant_loss(self, means: Mapping[str, Mean], head: Head, sizes: Mapping[str, Tensor]) -> float:  # noqa: ARG002
-        """Return the share that variance has of the target's activations, the mean over layers."""
+        """Return the variance of the target's activations over their mean squared norm, the mean over layers."""
         shares = [
             (mean.square - mean.row_P.square().sum()) / sizes[node].to(mean.square) for node, mean in means.items()
         ]

@@ -11,14 +11,14 @@ from stitchgrid.matchers.protocol import About, ClosedForm, Fit, Folds, Sizes, s
 if TYPE_CHECKING:
     from stitchgrid.moments import PairMoments
 
-ZERO = 1e-12  # singular values below this share of the largest leave their directions open
+ZERO = 1e-12  # singular values below this share of the largest do not determine their directions
 
 
 class Orthogonal(ClosedForm[Rules]):
     """The W with orthonormal rows, and the free b, that minimise ||A W + b - B||_F on the fit rows.
 
-    W = U V' of the singular value decomposition of the centred A'B. It is the minimiser where the target is as wide as
-    the source at least. Directions in which A'B is zero are laid anyhow, and flagged.
+    W = U V' of the singular value decomposition of the centred A'B. It is the minimiser if the target is at least as
+    wide as the source. Directions in which A'B is zero are mapped arbitrarily, and the cell is flagged.
     """
 
     about = About(

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Permutation(ClosedForm[Rules]):
     """The permutation W, and the free b, that minimise ||A W + b - B||_F on the fit rows.
 
-    An assignment of units that maximises the sum of their centred products A'B, not of their correlations. Units that
-    never change are interchangeable: which of them is laid on which is arbitrary, and changes no residual.
+    It is the assignment of units that maximises the sum of their centred products A'B, not of their correlations. Units
+    that never change are interchangeable: which of them goes to which is arbitrary, and changes no residual.
     """
 
     about = About(
@@ -48,5 +48,5 @@ class Permutation(ClosedForm[Rules]):
         return Fit(map=AffineMap(weight_DE=weight_DD, bias_E=moments.mean_y_E - moments.mean_x_D @ weight_DD))
 
     def flops(self, sizes: Sizes) -> float:
-        """Return the operations of an assignment, about."""
+        """Return roughly the operations of an assignment."""
         return float(sizes.source**3)

@@ -14,7 +14,7 @@ from stitchgrid.matchers.stitchers.direct import fit_direct
 if TYPE_CHECKING:
     from stitchgrid.moments import PairMoments
 
-EIGEN = 10.0  # operations of an eigendecomposition of a symmetric matrix, in cubes of its side, about
+EIGEN = 10.0  # operations of an eigendecomposition of a symmetric matrix, in cubes of its side, roughly
 
 
 class ReducedRankParams(Rules):

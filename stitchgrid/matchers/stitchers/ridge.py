@@ -1,4 +1,4 @@
-"""Ridge regression between the two representations, its strength given or found by cross-validation."""
+"""Ridge regression between the two representations, with a given strength or one from cross-validation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NUM_FOLDS = 5  # groups of fit images, each left out once: image k belongs to group k modulo their number
 STRENGTHS = tuple(10.0**power for power in range(-8, 3))  # tried, weakest first
-EQUAL = 1e-12  # of errors, as a share: no more than rounding
+EQUAL = 1e-12  # relative difference of errors that is within rounding
 STRENGTH = Metric(name="strength", better="neither", bounds=FROM_ZERO, has_replicates=False, has_null=False)
 
 
@@ -32,9 +32,9 @@ class RidgeParams(Rules):
 class Ridge(ClosedForm[RidgeParams]):
     """The W and b that minimise ||A W + b - B||^2 + strength * tr(A'A) / C * ||W||^2 on the fit rows.
 
-    A and B are centred, C is the source's width, and b is not penalised. By cross-validation, the strength of
-    `STRENGTHS` is taken whose maps have the lowest squared error on groups of fit images that they were not fitted on,
-    the strongest of equals (1e-12); at an end of the list it is flagged `strength_at_end`.
+    A and B are centred, C is the source's width, and b is not penalised. Cross-validation takes the strength of
+    `STRENGTHS` whose maps have the lowest squared error on groups of fit images that they were not fitted on; of equal
+    errors (to 1e-12) the strongest. A strength at an end of the list is flagged `strength_at_end`.
     """
 
     axes_of = frozenset({"source"})
@@ -50,10 +50,10 @@ class Ridge(ClosedForm[RidgeParams]):
     )
 
     def fit(self, moments: PairMoments, folds: Folds = ()) -> Fit:
-        """Return the map, with the strength it was found with.
+        """Return the map with its strength.
 
         Raises:
-            ValueError: If there are no two groups of images to find the strength with.
+            ValueError: If cross-validation has fewer than two groups of images.
         """
         import torch
 
@@ -63,7 +63,7 @@ class Ridge(ClosedForm[RidgeParams]):
             strength = moments.xy_DE.new_tensor(self.params.strength)
             return Fit(map=_ridge(moments, strength), values={"strength": strength})
         if not folds:
-            raise ValueError("ridge finds its strength on 2 fit images at least; give it a strength, or more images.")
+            raise ValueError("cross-validation of ridge needs 2 fit images at least; give a strength, or more images.")
         strengths_S = moments.xy_DE.new_tensor(STRENGTHS)
         errors = [
             torch.stack([squared_error(_ridge(training, strength), left_out) for training, left_out in folds]).sum()
@@ -77,12 +77,12 @@ class Ridge(ClosedForm[RidgeParams]):
         return Fit(map=_ridge(moments, strength), values={"strength": strength}, doubts={"strength_at_end": at_end})
 
     def refit(self, fit: Fit, moments: PairMoments) -> AffineMap:
-        """Return the map of other rows, with the strength of `fit`."""
+        """Return the map for other rows, with the strength of `fit`."""
         return _ridge(moments, fit.values["strength"])
 
     @property
     def num_folds(self) -> int:
-        """In how many folds the fit images are used."""
+        """Number of groups into which fit images are divided for cross-validation; 0 if the strength is given."""
         return NUM_FOLDS if self.params.strength == "cv" else 0
 
     def flops(self, sizes: Sizes) -> float:

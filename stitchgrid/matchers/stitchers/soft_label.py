@@ -1,4 +1,4 @@
-"""Soft label matching: the map is trained to make the stitched network say what the target says."""
+"""Soft label matching: the map is trained to give the stitched network the target's own answers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class SoftLabelParams(TrainingParams):
 class SoftLabel(Trained[SoftLabelParams]):
     """The cross-entropy of softmax(g / t) with softmax(h / t); no factor of t squared. No labels are read.
 
-    Of a `binary` or `multilabel` head it is the cross-entropy of yes and no; where outputs are no answers
+    For a `binary` or `multilabel` head it is the cross-entropy of yes and no. For outputs without classes
     (`regression`, `embedding`) it is ||h - g||^2 over the mean of ||g||^2 on the fit images. Both networks see the same
-    images, augmented ones too.
+    images, also augmented ones.
     """
 
     reads_target = True
@@ -67,7 +67,7 @@ class SoftLabel(Trained[SoftLabelParams]):
         return {"answers": log_answers(step.target_scores_NK, step.head, self.params.temperature).exp()}
 
     def constant_loss(self, means: Mapping[str, Mean], head: Head, sizes: Mapping[str, Tensor]) -> float:
-        """Return the entropy of the mean answer, or the variance of outputs that are none."""
+        """Return the entropy of the mean answer, or for outputs without classes their variance over their size."""
         from torch import xlogy
 
         if not head.has_classes:
@@ -78,6 +78,6 @@ class SoftLabel(Trained[SoftLabelParams]):
 
 
 def _num_questions(step: Step) -> int:
-    """Return how many answers are averaged over: labels of a `multilabel` head."""
+    """Return the number of questions that an image's loss is averaged over: K for a `multilabel` head, else 1."""
     assert step.target_scores_NK is not None
     return step.target_scores_NK.shape[-1] if step.head.kind == "multilabel" else 1

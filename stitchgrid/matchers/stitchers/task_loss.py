@@ -39,7 +39,7 @@ class TaskLoss(Trained[TrainingParams]):
         return losses(step.scores_SNK.float(), step.labels_N, step.head)
 
     def loss(self, step: Step) -> Tensor:
-        """Return the same, summed up; of logits by one operation, forward and backward."""
+        """Return the sum over the stitched networks of their mean losses; for logits by a single operation."""
         from torch.nn import functional
 
         if step.head != LOGITS:
@@ -50,7 +50,7 @@ class TaskLoss(Trained[TrainingParams]):
         return functional.cross_entropy(flat, step.labels_N.repeat(num_stacked)) * num_stacked
 
     def followed(self, step: Step) -> Mapping[str, Tensor]:
-        """Return the labels, one column a class."""
+        """Return the labels as one column per class: (N, classes)."""
         from torch.nn import functional
 
         assert step.scores_SNK is not None
@@ -58,7 +58,7 @@ class TaskLoss(Trained[TrainingParams]):
         return {"labels": functional.one_hot(step.labels_N, num_classes)}
 
     def constant_loss(self, means: Mapping[str, Mean], head: Head, sizes: Mapping[str, Tensor]) -> float:  # noqa: ARG002
-        """Return the entropy of the labels' frequencies; for `multilabel` the mean over labels, of yes and no."""
+        """Return the entropy of the labels' frequencies; for `multilabel` the mean over labels of yes and no."""
         from stitchgrid.matchers.heads import entropy
 
         return entropy(means["labels"].row_P, is_each=head.kind == "multilabel")

@@ -1,4 +1,4 @@
-"""The indices by their definitions, on explicit float64 matrices: a file and a function named like each kind.
+"""The indices by their definitions, on explicit float64 matrices: each kind has a file and a function of its name.
 
-Each says in `READS` whether its rows are flattened images, or those in which two layers are `compared`.
+`READS` says whether the rows of a kind are `flattened` images or those of `rows.compared`.
 """

@@ -1,4 +1,4 @@
-"""Soft matching, Khosla & Williams 2024, as the linear program that it is."""
+"""Soft matching, Khosla & Williams 2024, as a linear program."""
 
 from math import nan
 
@@ -8,7 +8,7 @@ from scipy.sparse import eye_array, kron, vstack
 from torch import Tensor
 
 READS = "compared"
-CONSTANT = 1e-10  # deviation of a unit, as a share of the largest, up to which it is rounding
+CONSTANT = 1e-10  # share of the largest deviation up to which a unit's deviation is rounding
 
 
 def soft_matching(x_ND: Tensor, y_NE: Tensor) -> dict[str, float]:

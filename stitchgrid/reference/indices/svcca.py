@@ -17,7 +17,7 @@ def svcca(x_ND: Tensor, y_NE: Tensor, *, variance: float) -> dict[str, float]:
 
 
 def top_vectors(x_ND: Tensor, variance: float) -> Tensor:
-    """Return the fewest left singular vectors (N, K) that carry a share of the variance; none of a layer of zeros."""
+    """Return the fewest left singular vectors (N, K) that carry a share of the variance; none for a layer of zeros."""
     vectors: Tensor
     vectors, scales_D, _ = torch.linalg.svd(x_ND, full_matrices=False)
     squares_D = scales_D.square()

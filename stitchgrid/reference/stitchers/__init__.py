@@ -1,1 +1,1 @@
-"""Maps by their definitions, on explicit float64 matrices: a file and a function named like each kind."""
+"""Maps by their definitions, on explicit float64 matrices: each kind has a file and a function of its name."""

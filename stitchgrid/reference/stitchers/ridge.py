@@ -18,10 +18,10 @@ def ridge(a_RD: Tensor, b_RE: Tensor, *, strength: float | str, num_images: int 
 
 
 def strength_of(a: Floats, b: Floats, num_images: int | None = None) -> float:
-    """Return the strength of lowest error on folds left out, the strongest of equals (1e-12).
+    """Return the strength with the lowest error on folds left out; of equal errors (to 1e-12) the strongest.
 
-    Image k lies in fold k modulo 5.
-    Rows of an image lie one after another, `num_images` of them; None: an image has one row.
+    Image k lies in fold k modulo 5. The rows of an image are consecutive; `num_images` is the number of images, None if
+    each image has one row.
     """
     images = np.arange(len(a)) // (len(a) // (num_images or len(a)))
     fold = images % min(FOLDS, images.max() + 1)

@@ -1,4 +1,4 @@
-"""The losses of the kinds that are trained, on whole networks: labels, soft labels, final features, later blocks."""
+"""The losses of trained kinds, on whole networks: labels, soft labels, final features, later blocks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from stitchgrid.reference.outputs import loss_of_each
 
 
 class TextbookMap:
-    """A map of each kind of adapter, by its formula."""
+    """A map with any kind of adapter, by its formula."""
 
     def __init__(self, kind: str, start: Mapping[str, Tensor], *, grid: tuple[int, int] | None = None):
         self.kind, self.start, self.grid = kind, dict(start), grid
@@ -25,7 +25,7 @@ class TextbookMap:
             self.mean, self.variance = torch.zeros(width), torch.ones(width)
 
     def to(self, device: torch.device) -> None:
-        """Bring the map to where it is trained."""
+        """Bring the map to a device, on which it is then trained."""
         there = {name: tensor.detach().float().to(device) for name, tensor in self.start.items()}
         self.at = {name: tensor.clone().requires_grad_() for name, tensor in there.items()}
         if self.kind == "affine_bn":
@@ -33,11 +33,11 @@ class TextbookMap:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What is trained."""
+        """The tensors that are trained."""
         return list(self.at.values())
 
     def trained(self, a_NPD: Tensor) -> Tensor:
-        """Return T(A) while the map is trained: batch norm by the batch, whose statistics it takes in by a tenth."""
+        """Return T(A) in training: batch norm by the batch, whose statistics enter the running ones by a tenth."""
         t_NPE = self._before_norm(a_NPD, self.at)
         if self.kind != "affine_bn":
             return t_NPE
@@ -68,7 +68,7 @@ class TextbookMap:
 
 
 class Follows:
-    """What the stitched network h of a cell is to follow: the labels, or what g makes of the same images."""
+    """What the stitched network h of a cell should reproduce: the labels, or activations of g on the same images."""
 
     def __init__(self, network: CutNetwork, cell: Cell, sweep: Sweep, params: dict[str, Any]):
         self.network, self.params, self.kind = network, params, sweep.matchers[cell.matcher].kind
@@ -78,7 +78,7 @@ class Follows:
         self.total, self.num = [torch.zeros((), dtype=torch.float64) for _ in self.nodes], 0
 
     def _nodes(self) -> list[str]:
-        """Return where h and g are compared."""
+        """Return the nodes at which h and g are compared."""
         order, end = [cut.node for cut in self.network.cuts], self.network.logits
         if self.kind == "final_feature":
             able = [cut.node for cut in self.network.cuts if cut.can_be_stitched and cut.node != end]
@@ -88,7 +88,7 @@ class Follows:
         return [end]
 
     def measure(self, x: Tensor) -> None:
-        """Add up the squared norms of what g makes of some fit images."""
+        """Add up the squared norms of g's activations on some fit images."""
         self.num += len(x)
         sizes = [a.double().square().sum().cpu() for a in self._of_target(x)]
         self.total = [total + size for total, size in zip(self.total, sizes, strict=True)]
@@ -98,7 +98,7 @@ class Follows:
         return [a.float().flatten(1) for a in self.network.taps(self.nodes)(x)]
 
     def _of_stitched(self, t: Tensor) -> list[Tensor]:
-        """Return what h makes of T(A) at the nodes, one after another."""
+        """Return h's activations at the nodes from T(A), one after another: (N, P) each."""
         found, at = [], self.node
         for node in self.nodes:
             if node != at:
@@ -108,7 +108,7 @@ class Follows:
         return found
 
     def losses(self, x: Tensor, t: Tensor, labels_N: Tensor) -> Tensor:
-        """Return the loss of each image."""
+        """Return the loss of each image: (N,)."""
         if self.kind == "task_loss":
             return loss_of_each(self._of_stitched(t)[0], labels_N, self.head)
         if self.kind == "soft_label" and self.head.has_classes:
@@ -129,7 +129,7 @@ class Follows:
         return F.softmax(scores_NK / self.params["temperature"], dim=1)[:, None]
 
     def wanted(self, x: Tensor, labels_N: Tensor) -> list[Tensor]:
-        """Return what h is to follow."""
+        """Return what h should reproduce."""
         if self.kind == "task_loss":
             return [labels_N]
         of_target = self._of_target(x)
