@@ -190,7 +190,7 @@ def test_the_command_shows_an_address_and_ends_at_ctrl_c(store):
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)
         assert process.returncode == 0
-        assert told == "No longer served.\n"
+        assert told == "The server has stopped.\n"
     finally:
         process.kill()
 
