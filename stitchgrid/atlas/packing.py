@@ -44,7 +44,7 @@ class Arrays:
         return self.add(to_digits(values) if many and _fit_float32(values) else values.astype(np.float64))
 
     def content(self) -> dict[str, Any]:
-        """Return types and lengths of the arrays in order, and their bytes, compressed; each starts at a multiple of 8."""
+        """Return types and lengths of the arrays, and their compressed bytes; each array starts at a multiple of 8."""
         packed = gzip.compress(b"".join(self._bytes), mtime=0)
         return {"arrays": self._types, "gzip": base64.b64encode(packed).decode()}
 

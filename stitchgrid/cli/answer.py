@@ -88,6 +88,6 @@ def _lines(sweep: str, answers: "list[Answer]", lacking: "list[Addition]") -> li
     lines = [f"{sweep}:", *in_words(answers)]
     if lacking:
         width = max(len(one.what) for one in lacking)
-        lines += ["", "Add to the job, so that more checks are computed:"]
+        lines += ["", "What to add to the job, so that more checks are computed:"]
         lines += [f"  {one.what:{width}}  {one.why}" for one in lacking]
     return lines

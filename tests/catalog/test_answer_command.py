@@ -170,7 +170,7 @@ def test_stores_without_answers_say_what_to_do(tmp_path):
 
 
 def added(store, *arguments):
-    _, _, told = run(store, *arguments).stdout.partition("What to add to the job, so that more can be said:\n")
+    _, _, told = run(store, *arguments).stdout.partition("What to add to the job, so that more checks are computed:\n")
     return [line.strip().partition("  ")[0] for line in told.splitlines()]
 
 
