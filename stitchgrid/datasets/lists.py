@@ -31,7 +31,7 @@ RULE = (
 
 
 class ListSource(TableSource):
-    """Image files that a list names; paths are relative to the folder of the list, or to `folder`, and stay below it."""
+    """Image files that a list names; their paths lie below the folder of the list, or below `folder`."""
 
     kind = "list"
 
@@ -162,7 +162,7 @@ class ListSource(TableSource):
 
 
 def _words(line: str) -> list[str]:
-    """Return path and label of a line, which a tab, a comma or the last white space separates; the label may be missing.
+    """Return path and label of a line, separated by a tab, a comma or the last white space; the label may be missing.
 
     >>> _words("a b/1.png 3"), _words("a b/1.png")
     (['a b/1.png', '3'], ['a b/1.png'])

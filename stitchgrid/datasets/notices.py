@@ -9,7 +9,7 @@ SHOWN = 5  # names of classes, and kinds of files, in a sentence
 
 
 def notices(pools: Mapping[str, ImagePool]) -> tuple[str, ...]:
-    """Return a sentence for everything unusual: classes without images, files that were left out, remarks on reading."""
+    """Return sentences on everything unusual: classes without images, files left out, remarks on reading."""
     found = []
     for split, pool in pools.items():
         found += [*_absent(split, pool.listing), *_left_out(split, pool.listing)]
