@@ -9,7 +9,7 @@ from stitchgrid.printable import in_one_line
 class Answers(list[Answer]):
     """Answers, one for each target layer, source network and matcher.
 
-    Where there is one alone, it can be asked right here: `.best`, `.verdict` and so on.
+    A list of exactly one answer also has the fields of that answer: `.best`, `.verdict` and so on.
     """
 
     @property
@@ -20,8 +20,8 @@ class Answers(list[Answer]):
             InputError: If there are several, or none.
         """
         if len(self) != 1:
-            asked = "name the target's layer, the source and the matcher" if self else "nothing is computed of it yet"
-            raise InputError(f"there are {len(self)} answers where one was asked for; {asked}.")
+            way_out = "name the target's layer, the source and the matcher" if self else "it is not computed yet"
+            raise InputError(f"exactly one answer is wanted, got {len(self)}; {way_out}.")
         return self[0]
 
     @property
@@ -36,7 +36,7 @@ class Answers(list[Answer]):
 
     @property
     def margin(self) -> float | None:
-        """By how much the best layer is ahead of the second; None where that is not known."""
+        """How far the best layer is ahead of the second best; None where that is not known."""
         return self.only.margin
 
     @property
@@ -46,7 +46,7 @@ class Answers(list[Answer]):
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """What was checked of the only answer."""
+        """The checks of the only answer."""
         return self.only.checks
 
     @property

@@ -1,4 +1,4 @@
-"""Networks of this process, compared where they are: `stitchgrid.compare`."""
+"""Compare networks that are live in this process: `stitchgrid.compare`."""
 
 import os
 import shutil
@@ -56,54 +56,58 @@ def compare(
 ) -> Run:
     """Compare live networks layer by layer, in this process and without Ray.
 
-    It is a launch of a job: the same proof of the networks, the same flags and the same numbers (what is drawn to
-    start a map that is trained depends on the address of its cell, which a live network has of its own). The modules
-    themselves are not touched: copies that share their weights are run, in evaluation mode, where the modules are.
+    A comparison is a launch of a job: it checks the networks in the same way and gives the same flags and the same
+    numbers. (One difference: the initial values of a trained map depend on the address of its cell, and a live network
+    has an address of its own.) The modules themselves stay as they are: copies that share their weights run, in
+    evaluation mode, on the modules' device.
 
     Args:
-        networks: Name -> module that takes images (N, C, H, W) and returns scores (N, K). A list is named a, b, c, ...
-        images: What everything is measured on: a tensor or array (N, C, H, W), a torch Dataset of (image, label) or of
-            images (of a DataLoader its data set is taken), (images, labels), or the path of a folder that has a folder
-            of image files for each class. Floating-point images are given to the networks just as they are; bytes and
-            image files are scaled to [0, 1] first.
-        labels: Class of each image, (N,), whole numbers from 0 on; None: those that the images come with, if any.
-            Without labels stitched networks are compared with the target alone. False: labels are left out of account.
+        networks: Name -> module that takes images (N, C, H, W) and returns scores (N, K). The networks of a list are
+            named a, b, c, ...
+        images: The evaluation images: a tensor or array (N, C, H, W), a torch Dataset of (image, label) or of images,
+            a DataLoader (its data set is used), a tuple (images, labels), or the path of a folder that has a folder of
+            image files for each class. Floating-point images go to the networks unchanged; bytes and image files are
+            scaled to [0, 1] first.
+        labels: Class of each image, (N,), whole numbers from 0 on. None: the labels that the images come with, if any.
+            Without labels, stitched networks are compared with the target only. False: labels are ignored.
         matchers: Kinds, or tables as in a job file: {"kind": "task_loss", "epochs": 5}.
-        layers: "blocks", "all", a glob or several; of all networks or by name.
-        fit: Images that maps are fitted on, where a matcher fits any: a number of `images`, which are measured no
-            more (default: half of them), or other images, given as those are; a folder must lie beside that of
-            `images`.
-        samples: How many images are measured on, drawn by `seed`; None: all of them.
-        pairs: "all", "across" (default, of several networks), "within" (default, of one), or [(source, target), ...].
-        store: A folder or s3://bucket/prefix that keeps the values; what it holds already is not computed again. None:
-            a temporary folder, removed together with the Run.
-        name: Of the sweep in the store. With other networks or images it is the sweep's next revision.
-        seed: Of the order of the images, from 0 on.
-        device: "cpu" or "cuda"; None: where the modules are.
+        layers: "blocks", "all", a glob or several globs; for all networks, or a mapping by name of network.
+        fit: The images on which maps are fitted, if a matcher fits maps. A number: that many of `images`, which are
+            then not evaluated (default: half of them). Or other images, in any form that `images` takes; a folder must
+            lie beside the folder of `images`.
+        samples: How many images are evaluated, drawn by `seed`; None: all of them.
+        pairs: "all", "across" (default for several networks), "within" (default for one), or
+            [(source, target), ...].
+        store: A folder or s3://bucket/prefix that keeps the values; values that it holds already are not computed
+            again. None: a temporary folder, removed together with the Run.
+        name: Name of the sweep in the store. Other networks or images make the next revision of that sweep.
+        seed: Seed of the order of the images, 0 or higher.
+        device: "cpu" or "cuda"; None: the device of the modules.
         precision: "fp32", "tf32" or "bf16", for running the networks.
-        batch_size: Images at a time; changes speed alone.
-        preprocess: resize, crop, mean, std, channels, as in a job file, of bytes and image files, for all networks.
-        output: Which of the things that the networks return are the scores: key, attribute or position; of all
-            networks or by name.
-        head: What the scores say, as a job file's `head` ("embedding": no classes); of all networks or by name. None:
-            it is found.
-        groups: Into how many groups the images are divided for intervals of all values.
-        shuffled: How many times images are shuffled to see what values chance gives.
-        untrained: Whether networks are compared with their untrained twins, too: copies whose modules draw their
-            parameters anew (`reset_parameters`, generator seeded 0). Or name -> a module as it is before training, for
-            those that cannot do so; others get a copy.
-        retry_failed: Compute cells again that failed before.
+        batch_size: How many images run together; changes only the speed.
+        preprocess: resize, crop, mean, std, channels, as in a job file; applies to bytes and image files, for all
+            networks.
+        output: Which part of what a network returns holds the scores: key, attribute or position; for all networks,
+            or a mapping by name of network.
+        head: What the scores mean, as a job file's `head` ("embedding": no classes); for all networks, or a mapping by
+            name of network. None: stitchgrid finds out.
+        groups: Number of groups into which the images are divided, for intervals of all values.
+        shuffled: How many times images are shuffled, to see which values chance gives.
+        untrained: Whether networks are also compared with their untrained twins: copies whose modules draw their
+            parameters anew (`reset_parameters`, generator seeded 0). Or name of network -> a module as it is before
+            training, for networks whose modules cannot do so; the other networks get a copy.
+        retry_failed: Compute again the cells that failed before.
         progress: Whether messages and progress are shown, on stderr.
 
     Returns:
-        The sweep. A store cannot make live networks again, so `stitchgrid resume` refuses it and says why: call
-        `compare` again instead.
+        The sweep. A store cannot build live networks again, so `stitchgrid resume` refuses such a sweep and says why:
+        call `compare` again instead.
 
     Raises:
-        InputError: If networks, images or labels are none, or do not fit together.
+        InputError: If networks, images or labels are missing, are not of a type named above, or do not fit together.
         JobFileError: If matchers, layers or other words are unknown, or a network cannot be cut.
         StitchgridError: If the store cannot be used.
-        KeyboardInterrupt: If it was interrupted; in a store of your own, what is finished is kept.
+        KeyboardInterrupt: If it was interrupted; a store that you name keeps what is finished.
 
     >>> import torch
     >>> from torch import nn
@@ -117,8 +121,8 @@ def compare(
     data, held = _images(images, labels, fit, tables, samples=samples, seed=seed)
     if held is not None and held.eval.channels is not None and preprocess is not None:
         raise InputError(
-            "floating-point images are given to the networks just as they are: apply `preprocess` to them yourself, or "
-            "give bytes (uint8) or a folder."
+            "floating-point images go to the networks unchanged: apply `preprocess` to them yourself, or give bytes "
+            "(uint8) or a folder."
         )
     where = _device(modules, device)
     if preprocess is None and held is not None and held.is_grey:
@@ -180,7 +184,7 @@ def _modules(networks: Mapping[str, nn.Module] | Sequence[nn.Module]) -> dict[st
     """Return the modules by name.
 
     Raises:
-        InputError: If there is none, or something is no module.
+        InputError: If there is none, or one is not a module.
     """
     if isinstance(networks, nn.Module):
         networks = [networks]
@@ -207,15 +211,15 @@ def _listed(value: Any) -> Sequence[Any]:
 
 
 def _said(word: str, value: Any, name: str, names: Mapping[str, Any]) -> Any:
-    """Return what is said of one network: what is said of all, or by name; None where nothing is.
+    """Return the value of an argument for one network: the one value for all networks, else by name, else None.
 
     Raises:
-        InputError: If something is said of a network that is not there.
+        InputError: If the argument names an unknown network.
     """
     if not isinstance(value, Mapping):
         return value
     if unknown := [one for one in value if one not in names]:
-        raise InputError(f"`{word}` names {unknown[0]!r}, which is no network; {nearest(unknown[0], names)}.")
+        raise InputError(f"`{word}` names {unknown[0]!r}, which is not a network; {nearest(unknown[0], names)}.")
     return value.get(name)
 
 
@@ -230,17 +234,17 @@ def _pairs(pairs: str | Sequence[tuple[str, str]] | None, names: Mapping[str, An
 
 
 def _device(modules: Mapping[str, nn.Module], asked: str | None) -> torch.device:
-    """Return where networks are to run.
+    """Return the device on which networks run.
 
     Raises:
-        InputError: If the modules lie on several devices and nobody says which.
+        InputError: If the modules lie on several devices and `device` does not choose one.
     """
     if asked is not None:
         return torch.device(choose_device(asked))
     found = {p.device for module in modules.values() for p in (*module.parameters(), *module.buffers())}
     if len(found) > 1:
         raise InputError(
-            f"the networks lie on {', '.join(sorted(map(str, found)))}; say where they are to run by device="
+            f"the networks lie on {', '.join(sorted(map(str, found)))}; choose where they run: device="
             '"cpu" or device="cuda".'
         )
     return found.pop() if found else torch.device("cpu")
@@ -249,7 +253,7 @@ def _device(modules: Mapping[str, nn.Module], asked: str | None) -> torch.device
 def _images(
     images: Any, labels: Any, fit: Any, matchers: Sequence[Mapping[str, Any]], *, samples: int | None, seed: int
 ) -> tuple[dict[str, Any], Images | None]:
-    """Return the job's [data], and the live images, None where they come from files."""
+    """Return the job's [data], and the live images (None where the images come from files)."""
     kinds = [MATCHERS[one["kind"]] for one in matchers if one.get("kind") in MATCHERS]
     fits = any(about.family == "stitcher" for about in kinds)
     if isinstance(images, str | os.PathLike):
@@ -261,7 +265,7 @@ def _images(
         fit = given("fit", fit)
     found = live_images(seen, fit if fits else 0, seed=seed, num=samples, labelled=labels is not False)
     if needing := [about.kind for about in kinds if about.needs_labels and not found.is_labelled]:
-        raise InputError(f"{', '.join(needing)} is trained on labels, and the images have none; give `labels`.")
+        raise InputError(f"{', '.join(needing)} needs labels for training, and the images have none; give `labels`.")
     splits = {"fit": {"split": "fit"}, "eval": {"split": "eval"}}
     return {"dataset": LIVE, **splits, **_labels(found.is_labelled)}, found
 
@@ -271,13 +275,13 @@ def _labels(are_known: bool) -> dict[str, str]:
 
 
 def _folder(path: Path, labels: Any, fit: Any, *, fits: bool, samples: int | None) -> dict[str, Any]:
-    """Return [data] of a folder whose folders are classes: a split of an image folder.
+    """Return the job's [data] for a folder of images in which each folder is a class.
 
     Raises:
-        InputError: If there is no such folder, or the one of `fit` lies elsewhere.
+        InputError: If there is no such folder, or the folder of `fit` does not lie beside it.
     """
     if labels is not None and labels is not False:
-        raise InputError("the images of a folder have the classes of its folders; leave `labels` out.")
+        raise InputError("the classes of a folder's images are the folders in it; leave `labels` out.")
     path = path.expanduser().resolve()
     if not path.is_dir():
         raise InputError(f"there is no folder {path}; give one that has a folder of images for each class.")
@@ -285,10 +289,10 @@ def _folder(path: Path, labels: Any, fit: Any, *, fits: bool, samples: int | Non
     if isinstance(fit, str | os.PathLike):
         other = Path(fit).expanduser().resolve()
         if other.parent != path.parent:
-            raise InputError(f"fit is to be a folder beside {path}, got {other}; move or link it there.")
+            raise InputError(f"fit must be a folder beside {path}, got {other}; move or link it there.")
         return {**data, "eval": _split(path, samples), "fit": _split(other, None)}
     if fit is not None and not isinstance(fit, int):
-        raise InputError("where images are a folder, fit is a number of them, or a folder beside it.")
+        raise InputError("if `images` is a folder, `fit` must be a number of its images, or a folder beside it.")
     if not fits:
         return {**data, "eval": _split(path, samples), "fit": _split(path, None)}
     num = open_image_folder(path.parent, [path.name]).listing(path.name).num

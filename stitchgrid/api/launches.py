@@ -1,4 +1,4 @@
-"""Launches from Python: as the commands, with errors raised and a `Run` returned."""
+"""Launches from Python: they do what the commands do, raise errors, and return a `Run`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -25,26 +25,26 @@ def launch(
     recompute: Sequence[str] = (),
     **where: Any,
 ) -> Run:
-    """Compute what a job asks for and the store lacks.
+    """Compute the cells of a job that the store lacks.
 
     Args:
         job: Path of a job file, or the name of a job that ships with stitchgrid.
-        store: A folder, or s3://bucket/prefix; it is made if it is not there.
-        address: `local`: Ray on this machine; `none`: in this process; `auto` or HOST:PORT: on a Ray cluster; None:
-            small jobs in this process, others on Ray of this machine.
+        store: A folder, or s3://bucket/prefix; it is made if it is missing.
+        address: `local`: on this machine, with Ray; `none`: in this process; `auto` or HOST:PORT: on a Ray cluster;
+            None: small jobs in this process, others on this machine with Ray.
         overrides: Edits of the job, as `--set` takes them: "data.eval.samples=500".
-        update: Let the job be the next revision of a sweep of its name.
-        retry_failed: Compute cells again that failed before.
+        update: If the store has a sweep of this name with other cells, make the job its next revision.
+        retry_failed: Compute again the cells that failed before.
         recompute: Globs over kinds of matchers and names of models, or "all": compute their cells again; the new rows
-            count.
+            replace the old ones.
         where: `workers`, `gpus_per_worker`, `cpus_per_worker`, `drain_seconds`.
 
     Returns:
-        The sweep as it is then; cells may have failed, see `Run.failures`.
+        The sweep after the launch; some cells may have failed, see `Run.failures`.
 
     Raises:
         JobFileError: If the job cannot run.
-        InputError: If a glob to recompute matches nothing.
+        InputError: If a glob of `recompute` matches nothing.
         StitchgridError: If the store, the cluster or a network cannot be used.
         KeyboardInterrupt: If it was interrupted; what is finished is kept.
     """
@@ -61,7 +61,7 @@ def resume(
     recompute: Sequence[str] = (),
     **where: Any,
 ) -> Run:
-    """Go on with a sweep where it stopped; arguments, result and errors are those of `launch`."""
+    """Continue a sweep where it stopped; arguments, result and errors are those of `launch`."""
     how = {"retry_failed": retry_failed, "same_code": True, "recompute": recompute}
     return run_job(stored_job(sweep, store), store, {"address": address, **where}, **how)
 
@@ -82,11 +82,11 @@ def plan(
 
 
 def images(job: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> Table:
-    """Return the images that a job draws, in drawn order, those of `fit` first, one row each.
+    """Return the images that a job draws: one row each, in drawn order, first those of `fit`.
 
     The columns are `role` (fit or eval), `drawn` (position in drawn order), `split`, `listed` (position in the sorted
-    listing of the split), `id` (path of the image, else its position) and `label`. Rows of features are in the order of
-    `listed`, or of `drawn`, or named by `id`.
+    listing of the split), `id` (path of the image, else its position) and `label`. If you give features instead of
+    images, their rows are in the order of `listed` or of `drawn`, or each has its `id`.
 
     Raises:
         JobFileError: If the job is not valid.
@@ -95,17 +95,17 @@ def images(job: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> Tab
     return Table(list_images(load_job(os.fspath(job), tuple(overrides))))
 
 
-# What the commands are made of ----------------------------------------------------------------------------------------
+# Functions that the commands call ------------------------------------------------------------------------------------
 
 
 def run_job(job: Job, store: str | os.PathLike[str], where: Mapping[str, Any], **how: Any) -> Run:
-    """Compute what a job that is read already asks for.
+    """Launch a parsed job.
 
     Args:
         job: The job.
         store: As for `launch`.
-        where: `address` and the other things that `launch` takes to say where.
-        how: What `driver.Launch.run` takes.
+        where: Arguments of `driver.Placement`: `address`, `workers` and so on.
+        how: Arguments of `driver.Launch.run`.
 
     Returns:
         The sweep; its `summary` says what this launch did.
@@ -116,14 +116,14 @@ def run_job(job: Job, store: str | os.PathLike[str], where: Mapping[str, Any], *
 
 
 def plan_job(job: Job, store: str | os.PathLike[str], where: Mapping[str, Any], **how: Any) -> str:
-    """Return what a launch of a job that is read already would do; `how` is what `driver.preview` takes."""
+    """Return what a launch of a parsed job would do, in words; `how` holds arguments of `driver.preview`."""
     return preview(job, os.fspath(store), where=Placement(**where), say=Display().say, **how)
 
 
 def stored_job(sweep: str, store: str | os.PathLike[str]) -> Job:
-    """Return the job of a sweep, as a store has it.
+    """Return the job of a sweep, as the store keeps it.
 
     Raises:
-        StoreError: If there is none.
+        StoreError: If the store has no such sweep.
     """
     return parse_job(Store.open(os.fspath(store)).read_job(sweep), title=f"the stored job of sweep {sweep!r}")

@@ -1,4 +1,4 @@
-"""Every index and every stitcher in closed form on plain arrays: rows are images (or positions), columns features.
+"""Every index and every closed-form stitcher on plain arrays: a row is an image (or a position), a column a feature.
 
 >>> import numpy as np
 >>> from stitchgrid.api import measures
@@ -36,7 +36,7 @@ Rows = Array | Tensor | Sequence[Sequence[float]]
 
 
 class _Measure:
-    """A kind of matcher on arrays."""
+    """A kind of matcher, applied to arrays."""
 
     def __init__(self, kind: str):
         self.kind = kind
@@ -60,11 +60,11 @@ class _Measure:
 
 
 def _docstring(about: About) -> str:
-    """Return what to know of a kind: shapes, range, direction, bias, when not to use it, source, parameters."""
+    """Return the docstring of a kind: shapes, range, direction, bias, when not to use it, source, parameters."""
     caution, lines = CAUTIONS[about.kind], list(describe(about))
     at = next(position for position, line in enumerate(lines) if line.startswith("parameters:"))
     own, gives = lines[at:], "one number, float; NaN where it is undefined"
-    if about.family == "stitcher":  # rules that lay one layer on another, and metrics of networks, say nothing of rows
+    if about.family == "stitcher":  # plain rows need no rules of alignment, and have no metrics of networks
         names = [name for name in about.params.model_fields if name not in Rules.model_fields]
         own = [f"parameter: {name} = {about.params.model_fields[name].default!r}" for name in names]
         gives = "a Stitch, T(a) = a W + b with W (D, E) and b (E,)"
@@ -85,7 +85,7 @@ def _docstring(about: About) -> str:
 class Index(_Measure):
     """An index: two sets of rows -> one number.
 
-    Its docstring tells shapes, range, direction, bias, invariances, when not to use it, and source.
+    Its docstring gives shapes, range, direction, bias, invariances, when not to use it, and source.
     """
 
     def __call__(self, x: Rows, y: Rows, **params: Any) -> float:
@@ -135,7 +135,7 @@ class Index(_Measure):
             The values; NaN where it is undefined, `Matrix.mask` is True there, and `Matrix.reasons` says why.
 
         Raises:
-            InputError: As a call, but for pairs whose widths are the reason.
+            InputError: As for a call; but pairs whose widths do not fit are NaN.
         """
         kind, score = self._with(params), self.about.score
         values, reasons = np.full((len(xs), len(ys)), np.nan), dict[tuple[str, str], str]()
@@ -176,17 +176,17 @@ class Index(_Measure):
 
 
 class Stitcher(_Measure):
-    """A stitcher in closed form: two sets of rows -> an affine map from the one into the other.
+    """A closed-form stitcher: two sets of rows -> an affine map from the first into the second.
 
-    Its docstring tells shapes, bias, parameters, invariances, when not to use it, and source.
+    Its docstring gives shapes, bias, parameters, invariances, when not to use it, and source.
     """
 
     def __call__(self, x: Rows, y: Rows, **params: Any) -> "Stitch":
         """Return the map from x into y.
 
         Args:
-            x: (N, D) rows of the source on which it is fitted.
-            y: (N, E) rows of the target on the same images.
+            x: (N, D) rows of the source, on which the map is fitted.
+            y: (N, E) rows of the target, of the same images.
             params: Parameters of the kind.
 
         Raises:
@@ -208,8 +208,8 @@ class Stitch:
         kind: The stitcher that found it.
         weight: W (D, E), float64.
         bias: b (E,), float64.
-        flags: What is to be said of it.
-        values: What the kind found besides, such as ridge's `strength`.
+        flags: Names of its flags, such as `underdetermined`.
+        values: Other numbers that the kind found, such as ridge's `strength`.
     """
 
     def __init__(self, kind: str, fit: Fit, x_ND: Tensor, y_NE: Tensor):
@@ -242,7 +242,11 @@ class Stitch:
         return float(r_squared(self._map, self._moments))
 
     def residual_on(self, x: Rows, y: Rows) -> float:
-        """Return the residual on other rows (N, D) and (N, E)."""
+        """Return the residual on other rows (N, D) and (N, E); NaN where y is 0.
+
+        Raises:
+            InputError: If shapes do not fit, or numbers are not finite.
+        """
         x_ND, y_NE = _pair(x, y, kind_of(self.kind).about)
         return float(residual(self._map, pair_moments(x_ND, y_NE)))
 
@@ -263,29 +267,29 @@ def _pair(x: Rows, y: Rows, about: About) -> tuple[Tensor, Tensor]:
     if num != num_y:
         raise InputError(f"{about.kind} wants rows of the same images in x and y, got {num} and {num_y}.")
     if num < about.fewest_images:
-        raise InputError(f"{about.kind} wants {about.fewest_images} rows at least, got {num}.")
+        raise InputError(f"{about.kind} wants at least {about.fewest_images} rows, got {num}.")
     if (reason := about.why_not_widths(("x", width), ("y", width_y))) is not None:
         raise InputError(f"{reason}.")
     return x_ND, y_NE
 
 
 def _rows(rows: Rows, name: str) -> Tensor:
-    """Return rows as a tensor on the CPU, apart from any graph.
+    """Return rows as a tensor on the CPU, detached from any graph.
 
     Raises:
-        InputError: If they are no finite matrix.
+        InputError: If they are not a matrix of finite numbers.
     """
     try:
         found = rows.detach().cpu() if isinstance(rows, Tensor) else torch.as_tensor(np.asarray(rows))
     except (TypeError, ValueError) as problem:
-        raise InputError(f"{name} is to be an array of numbers (rows, features): {problem}.") from problem
+        raise InputError(f"{name} must be an array of numbers (rows, features): {problem}.") from problem
     if found.dim() != 2 or math.prod(found.shape) == 0:
         raise InputError(
-            f"{name} is to be (rows, features), got the shape {tuple(found.shape)}; flatten or pool what an image has."
+            f"{name} must have the shape (rows, features), got {tuple(found.shape)}; flatten or pool further axes."
         )
     found = found if found.is_floating_point() else found.double()
     if not bool(found.isfinite().all()):
-        raise InputError(f"{name} has inf or NaN; leave those rows out of x and y.")
+        raise InputError(f"{name} has inf or NaN; leave these rows out of both x and y.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A store and its sweeps, as they are asked from Python."""
+"""A store and its sweeps in Python: tables, answers, matrices, maps and the atlas."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ def open(store: str | os.PathLike[str] = "./grid") -> "Grid":
     """Open a store: a folder, or s3://bucket/prefix.
 
     Raises:
-        StoreError: If there is none, or it cannot be read.
+        StoreError: If there is no store, or it cannot be read.
     """
     return Grid(Store.open(os.fspath(store)))
 
@@ -76,11 +76,11 @@ class Grid(Mapping[str, "Run"]):
 
 
 class Run:
-    """One sweep of a store. It shows what the store holds when it is first asked; `refresh` looks again.
+    """One sweep of a store. The first question reads the store; after `refresh`, the next question reads it again.
 
     Attributes:
         sweep: Its name.
-        summary: What the launch did that this comes of; None where it was opened.
+        summary: What the launch did that returned this run; None if the run comes from `stitchgrid.open`.
     """
 
     def __init__(self, store: Store, sweep: str, *, live: Live | None = None, summary: "Summary | None" = None):
@@ -101,11 +101,11 @@ class Run:
 
     @property
     def store(self) -> str:
-        """Where the store is: what `stitchgrid.open` takes."""
+        """Folder or URI of the store: an argument for `stitchgrid.open`."""
         return self._store.uri
 
     def refresh(self) -> None:
-        """Look at the store again when next asked."""
+        """Make the next question read the store again."""
         if "_catalog" in vars(self):
             self._catalog.close()
             del self._catalog
@@ -118,12 +118,12 @@ class Run:
 
     @property
     def networks(self) -> Table:
-        """The networks of the sweep, with accuracy on the evaluation images and what is to be known of them."""
+        """The networks of the sweep, with their accuracy on the evaluation images; the columns of the view `models`."""
         return self._of("models")
 
     @property
     def layers(self) -> Table:
-        """The layers that took part, with shapes."""
+        """The layers of the sweep, with their shapes; the columns are those of the view `layers`."""
         return self._of("layers")
 
     @property
@@ -152,14 +152,14 @@ class Run:
         return Table(self._catalog.query(statement, {**given, **params}))
 
     def query(self, name: str, **params: Any) -> Table:
-        """Return the answer to one of the questions that ship with stitchgrid, of this sweep alone.
+        """Return the rows of one of the query files that ship with stitchgrid, for this sweep only.
 
         Args:
-            name: As `stitchgrid query` lists it, or a path of a `.sql` file.
-            params: Its parameters.
+            name: A name that `stitchgrid query` lists, or a path of a `.sql` file.
+            params: Parameters of the query.
 
         Raises:
-            QueryError: If there is no such question, or a parameter does not fit.
+            QueryError: If there is no such query, or a parameter is not valid.
         """
         asked = load_question(name)
         given = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in params.items()}
@@ -185,13 +185,13 @@ class Run:
             matcher: A kind; None: all.
 
         Returns:
-            A list of answers; `.best`, `.margin`, `.verdict` and so on are those of the only one.
+            A list of answers; if it has exactly one, `.best`, `.margin`, `.verdict` and so on are those of that answer.
 
         Raises:
             InputError: If there is no such network, layer or matcher.
         """
         if layer is not None and target is None:
-            raise InputError("a layer is one of a target; name the target, too.")
+            raise InputError("`layer` is a layer of the target; name the target, too.")
         catalog = self._catalog
         wanted = find_wanted(
             catalog,
@@ -209,10 +209,10 @@ class Run:
             source: Name of the source network.
             target: Name of the target network.
             matcher: A kind.
-            metric: One of its metrics; by default the one that ranks layers. Seeds are averaged.
+            metric: One of its metrics; by default the one that ranks layers. Values of several seeds are averaged.
 
         Raises:
-            QueryError: If there is no such network or matcher, or it stands with several parameters.
+            QueryError: If there is no such network or matcher, or the sweep has the matcher with several parameters.
         """
         if matcher not in MATCHERS:
             raise QueryError(f"there is no matcher {matcher!r}; {nearest(matcher, MATCHERS)}.")
@@ -226,7 +226,9 @@ class Run:
                 f"{', '.join(known)}."
             )
         if len(several := sorted({row["params"] for row in rows})) > 1:
-            raise QueryError(f"{matcher} stands with several parameters ({'; '.join(several)}); choose by .sql().")
+            raise QueryError(
+                f"the sweep has {matcher} with several parameters ({'; '.join(several)}); choose by .sql()."
+            )
         names = [list(dict.fromkeys(row[f"{side}_layer"] for row in rows)) for side in ("source", "target")]
         found: dict[tuple[str, str], list[float]] = {}
         for row in rows:
@@ -257,12 +259,12 @@ class Run:
             target: Name of the network in which it ends.
             target_layer: Its layer.
             matcher: A kind of stitcher.
-            seed: Of a trained kind, where the job has several.
+            seed: Seed of a trained kind, if the job has several.
             device: "cpu" or "cuda"; None: as the job says.
-            params: Parameters of the kind, where the job has it with several.
+            params: Parameters that choose one of several matchers of the kind.
 
         Raises:
-            InputError: If there is no such cell, networks or images are no longer those of the job, or nothing can be
+            InputError: If there is no such cell, networks or images have changed since the launch, or nothing can be
                 fitted.
         """
         from stitchgrid.api.stitches import fit_again
@@ -275,16 +277,16 @@ class Run:
     # The rest ---------------------------------------------------------------------------------------------------------
 
     def status(self) -> SweepProgress:
-        """Return how far the sweep is, also while a launch is at it."""
+        """Return how far the sweep is, also while a launch works on it."""
         [found] = read_progress(self._store, self.sweep)
         return found
 
     def findings(self) -> list[list[str]]:
-        """Return what stands out, in lines for people: first of the networks, then of the values."""
+        """Return the remarkable findings as lists of lines: first on the networks, then on the values."""
         return [lines for read in (remarks, findings) if (lines := read(self._catalog, self.sweep))]
 
     def atlas(self) -> "Atlas":
-        """Return the page with all heat maps; a notebook shows it."""
+        """Return the atlas page, with all heat maps; a notebook shows it."""
         return Atlas(self._catalog, self.sweep)
 
 
@@ -298,7 +300,7 @@ class Atlas:
         self._grids, self.html = catalog.reading(lambda: ((grids := read_sweep(catalog, sweep)), render_page([grids])))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the page, whole or not at all.
+        """Write the page to a file, atomically.
 
         Raises:
             InputError: If it cannot be written.
@@ -322,12 +324,13 @@ class Atlas:
         """Write figures for a paper into a folder, each with its caption (.txt) and its numbers (.csv) beside it.
 
         Args:
-            folder: Is made where it is not there.
-            only: Scores: matchers, `matcher.metric` or metrics; none: the one by which each matcher ranks layers.
-            pair: Names of source and target, for heat maps of these alone, profiles, best sources and a scatter; None:
-                heat maps of all networks.
-            width: Of each figure, in inches.
-            formats: Some of pdf, svg and png.
+            folder: Folder of the figures; it is made if it is missing.
+            only: Scores to draw: matchers, `matcher.metric` or metrics; if empty, the metric by which each matcher
+                ranks layers.
+            pair: Names of source and target: draws heat maps of this pair only, profiles, best sources and a scatter
+                plot. None: heat maps of all networks.
+            width: Width of each figure, in inches.
+            formats: One or more of pdf, svg and png.
 
         Returns:
             The path of each figure, in the first of the formats.

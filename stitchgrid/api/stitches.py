@@ -1,4 +1,4 @@
-"""A map of a sweep, fitted again from its job: as arrays, as a module, and as the stitched network."""
+"""Fit a map of a sweep again from its job: as arrays, as a module, and as the stitched network."""
 
 import json
 import os
@@ -34,11 +34,11 @@ from stitchgrid.worker import Worker
 
 
 class StitchMap(nn.Module):
-    """A map from activations of a source's layer to activations of a target's, of the target's shape.
+    """A map from activations of the source's layer to activations of the target's layer, in the target's shape.
 
     Attributes:
         weight: W (D, E) of an affine map T(a) = a W + b of rows, float64; a map that is not affine has `adapter`.
-        bias: b (E,).
+        bias: b (E,), float64, of an affine map.
     """
 
     def __init__(self, stitch: FittedStitch, source: Layer, target: Layer):
@@ -58,7 +58,7 @@ class StitchMap(nn.Module):
         return not hasattr(self, "adapter")
 
     def forward(self, a: Tensor) -> Tensor:
-        """Return T(A) of activations (N, ...) as the source's layer gives them, in their own type."""
+        """Return T(A) for activations A (N, ...) of the source's layer, in the floating-point type of A."""
         source, target = self._layers
         found = AffineMap(weight_DE=self.weight, bias_E=self.bias) if self.is_affine else self.adapter
         work = self.weight.dtype if self.is_affine else torch.float32
@@ -68,7 +68,7 @@ class StitchMap(nn.Module):
 class StitchedNetwork(nn.Module):
     """The source up to a layer, the map, and the target from its layer on: images (N, C, H, W) -> scores (N, K).
 
-    Images are as the source takes them, after its preprocessing.
+    Give it images after the source's preprocessing.
     """
 
     def __init__(self, source: CutNetwork, target: CutNetwork, stitch_map: StitchMap, precision: str):
@@ -79,7 +79,7 @@ class StitchedNetwork(nn.Module):
         self._precision = precision
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the scores of the target's last part for what the source makes of the images."""
+        """Return the scores (N, K), float32, of the target's tail on the mapped activations of the source."""
         images = images.contiguous(memory_format=torch.channels_last)
         with running_in(self._precision, images.device):
             (a,) = self._head(images)
@@ -121,20 +121,26 @@ class NetworkStitch:
 
     @property
     def bias(self) -> Array:
-        """B (E,), float64; an InputError if the map is not affine."""
+        """Bias b (E,) of T(a) = a W + b, float64.
+
+        Raises:
+            InputError: If the map is not affine.
+        """
         return self._affine("bias")
 
     def _affine(self, name: str) -> Array:
         if not self.map.is_affine:
             raise InputError(
-                f"the map has no {name}: it is not affine, but {json.loads(self._params)['adapter']}; its tensors are "
-                "those of .map, and .save() writes them."
+                f"the map has no {name}: it is not affine, its adapter is {json.loads(self._params)['adapter']!r}; "
+                ".map holds its tensors, and .save() writes them."
             )
         found: Array = getattr(self.map, name).detach().cpu().numpy()
         return found.copy()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the map as .safetensors, whole or not at all: `weight` and `bias`; what it is stands in its metadata.
+        """Write the tensors of the map as .safetensors, atomically: `weight` and `bias` if it is affine.
+
+        The metadata of the file names source, target, matcher and parameters.
 
         Raises:
             InputError: If it cannot be written.
@@ -181,8 +187,8 @@ def fit_again(
         cell = _cell(found.sweep, source, target, _matcher(found.sweep, matcher, seed, params))
         if cell.cell_id not in _planned(store, sweep):
             raise InputError(
-                f"the networks, images or code of sweep {sweep!r} are not those that its values were computed with; "
-                "launch the job again with update=True, and ask the run that comes of it."
+                f"the networks, images or code of sweep {sweep!r} have changed since its values were computed; launch "
+                "the job again with update=True, and use the run that it returns."
             )
         worker = Worker(store=store.uri, device=where.type, threads=torch.get_num_threads())
         work = worker.workspace(found.sweep)
@@ -195,10 +201,14 @@ def _planned(store: Store, sweep: str) -> set[str]:
 
 
 def _matcher(sweep: Sweep, kind: str, seed: int | None, params: dict[str, Any]) -> int:
-    """Return the position of the only matcher that is meant."""
+    """Return the position of the matcher of a kind that seed and parameters choose.
+
+    Raises:
+        InputError: If the kind is not a stitcher, or seed and parameters do not choose exactly one matcher.
+    """
     if kind not in MATCHERS or MATCHERS[kind].family != "stitcher":
         kinds = [name for name, about in MATCHERS.items() if about.family == "stitcher"]
-        raise InputError(f"{kind!r} is no stitcher, which finds a map; {nearest(kind, kinds)}.")
+        raise InputError(f"{kind!r} is not a stitcher, so it fits no map; {nearest(kind, kinds)}.")
     of_kind = [position for position, spec in enumerate(sweep.matchers) if spec.kind == kind]
     fitting = [
         position
@@ -213,7 +223,7 @@ def _matcher(sweep: Sweep, kind: str, seed: int | None, params: dict[str, Any]) 
         for p in fitting or of_kind
     ]
     has = f"has it as {'; '.join(there)}" if there else "does not have it"
-    raise InputError(f"say by `seed` and parameters which {kind} is meant; sweep {sweep.name!r} {has}.")
+    raise InputError(f"choose one {kind} by `seed` and parameters; sweep {sweep.name!r} {has}.")
 
 
 def _cell(sweep: Sweep, source: tuple[str, str], target: tuple[str, str], matcher: int) -> Cell:

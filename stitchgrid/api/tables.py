@@ -1,4 +1,4 @@
-"""Results as tables that notebooks show and data frames take."""
+"""Results as tables and matrices: notebooks show them, and data frames are made from them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
@@ -24,7 +24,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Table:
     """Rows with named columns.
 
-    Arrow readers (pandas, Polars, DuckDB, pyarrow) take it as it is.
+    Arrow readers (pandas, Polars, DuckDB, pyarrow) read it directly.
     """
 
     def __init__(self, table: pa.Table):
@@ -43,7 +43,11 @@ class Table:
         return iter(self._table.to_pylist())
 
     def __getitem__(self, column: str) -> list[Any]:
-        """Return the values of a column."""
+        """Return the values of a column.
+
+        Raises:
+            KeyError: If there is no such column.
+        """
         if column not in self._table.column_names:
             raise KeyError(f"no column {column!r}; there are {', '.join(self.columns)}")
         values: list[Any] = self._table[column].to_pylist()
@@ -87,14 +91,14 @@ class Table:
 
 
 class Matrix:
-    """One score of all layers of a source with all layers of a target.
+    """One metric of all layers of a source with all layers of a target.
 
     Attributes:
         values: (source layers, target layers), float64; NaN where there is no value.
         rows: Names of the source's layers.
         columns: Names of the target's layers.
-        title: What it shows.
-        higher_is_similar: Whether a higher value means more similar; None where neither does.
+        title: The matcher, or what else the values are.
+        higher_is_similar: Whether a higher value means more similar; None where the metric has no direction.
         reasons: (source layer, target layer) -> why there is no value, where that is known.
     """
 
@@ -132,10 +136,10 @@ class Matrix:
         return frame
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw the matrix as a heat map; bright is similar.
+        """Draw the matrix as a heat map and return its axes; bright means similar.
 
         Args:
-            ax: Where to draw; a new figure by default.
+            ax: The axes to draw on; those of a new figure by default.
         """
         from matplotlib.figure import Figure
 
@@ -186,5 +190,5 @@ def _require(package: str) -> Any:
         return import_module(package)
     except ImportError as problem:
         raise InputError(
-            f"{package} is not installed; pip install {package}, or take .arrow(), which needs nothing more."
+            f"{package} is not installed; pip install {package}, or use .arrow(), which needs no other package."
         ) from problem

@@ -1,4 +1,4 @@
-"""A session of the user's that computes in its own process: what it has set stays as it is."""
+"""Keep the torch settings of a user's session while stitchgrid computes in the same process."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -10,7 +10,7 @@ from stitchgrid.models.process_guard import settings_kept
 
 @contextmanager
 def as_it_was(device: torch.device) -> Iterator[None]:
-    """Leave the process's settings of torch and its generators as they are, whatever is done within a block."""
+    """Restore the process's torch settings and random generators after a block, whatever the block does."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)

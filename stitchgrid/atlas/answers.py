@@ -1,4 +1,4 @@
-"""The view `answers` as columns of a page: positions of networks, layers and choices, numbers, verdicts and checks."""
+"""The view `answers` as columns for a page: positions of networks, layers and choices, numbers, verdicts and checks."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from stitchgrid.atlas.packing import Arrays
 from stitchgrid.catalog.answers import IDLE
 from stitchgrid.catalog.verdict_rules import CHECKS, NEEDED, VERDICTS
 
-#: Untrained twins are sources of no answer of their own: they are what a match is held against.
+#: An untrained twin is never the source of an answer: answers are compared with twins.
 ANSWERS = """
 select target_model, target_layer, source_model, source_layer, runner_up, matcher, params, samples, seed, margin,
        margin_low, margin_high, p, untrained_value, candidates, verdict, checks
@@ -20,13 +20,13 @@ from answers where sweep = $sweep
 order by target_model, target_index, source_model, matcher, params, samples, seed
 """
 NUMBERS = ("margin", "margin_low", "margin_high", "p", "untrained_value")
-MOST_TEXTS = 400_000  # letters of sentences about checks; beyond, only what passed and failed is kept
+MOST_TEXTS = 400_000  # most letters of sentences about checks; with more, the page keeps only the outcomes
 OUTCOMES = ("failed", "passed", "not computed", "does not apply")
-NONE = 0xFFFF  # of a layer that is not there
+NONE = 0xFFFF  # position of a layer that does not exist
 
 
 def pack_answers(grid: SweepGrids, arrays: Arrays, *, many: bool) -> dict[str, Any] | None:
-    """Return the answers about layers that the page shows, None where there are none."""
+    """Return the answers about layers that the page shows; None if there are none."""
     if grid.answers is None or not grid.answers.num_rows:
         return None
     positions = {network.name: number for number, network in enumerate(grid.networks)}

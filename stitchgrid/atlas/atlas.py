@@ -1,4 +1,4 @@
-"""Write the atlas of some sweeps: a page, and figures where asked."""
+"""Write the atlas of some sweeps: a page, and figures if wanted."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from stitchgrid.paths import write_whole
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AtlasReport:
-    """What was written."""
+    """The result of writing an atlas."""
 
     num_sweeps: int
     num_panels: int  # heat maps
@@ -37,20 +37,20 @@ def write_atlas(
     figures: Path | None = None,
     options: FigureOptions | None = None,
 ) -> AtlasReport:
-    """Write one self-contained page about the sweeps, and figures as `options` says into the folder `figures`.
+    """Write one self-contained page about the sweeps, and figures by `options` into the folder `figures`.
 
     The same store gives the same bytes.
 
     Raises:
         QueryError: If there is no such sweep.
-        InputError: If a file cannot be written, or the sweeps have nothing of what the options ask for.
+        InputError: If a file cannot be written, or no sweep has the score or the pair that the options name.
     """
     for sweep in sweeps:
         catalog.require_sweep(sweep)
     grids, page = catalog.reading(lambda: _grids_and_page(catalog, dict.fromkeys(sweeps)))
     options = options or FigureOptions()
     if figures is not None:
-        select(grids, options)  # what is wrong is said before anything is written
+        select(grids, options)  # so that an error is raised before anything is written
     try:
         write_whole(out, page)
     except OSError as problem:
@@ -73,9 +73,9 @@ def draw_figures(grids: Sequence[SweepGrids], folder: Path, options: FigureOptio
         The path of each figure, in the first of its formats.
 
     Raises:
-        InputError: If a file cannot be written, or the sweeps have nothing of what the options ask for.
+        InputError: If a file cannot be written, or no sweep has the score or the pair that the options name.
     """
-    # matplotlib takes long to import: only those who ask for figures wait for it.
+    # Importing matplotlib takes long, so it is imported only when figures are drawn.
     from stitchgrid.atlas.figures.writing import write_figures
 
     selections = select(grids, options)

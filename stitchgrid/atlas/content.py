@@ -1,7 +1,7 @@
 """Grids -> the data of a page: names and texts as JSON, numbers as arrays.
 
-The layer pairs of a sweep are numbered through, network pair by network pair, row by row: `values[k]` of every choice
-speaks of the same layer pair k.
+The layer pairs of a sweep have consecutive numbers: network pair by network pair, row by row. So `values[k]` of every
+choice is the value of layer pair k.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from stitchgrid.atlas.packing import FEW, Arrays
 from stitchgrid.catalog.labels import parameters
 from stitchgrid.records import TWIN
 
-Pairs = dict[tuple[int, int], slice]  # networks -> their layer pairs among those of the sweep
+Pairs = dict[tuple[int, int], slice]  # (source, target) -> numbers of their layer pairs
 
 
 def sweep_content(grid: SweepGrids) -> dict[str, Any]:
-    """Return what the page holds of one sweep."""
+    """Return the data of one sweep for the page."""
     arrays = Arrays()
     pairs = number_pairs(grid)
     positions = {network.name: position for position, network in enumerate(grid.networks)}
@@ -49,7 +49,7 @@ def sweep_content(grid: SweepGrids) -> dict[str, Any]:
 
 
 def number_pairs(grid: SweepGrids) -> Pairs:
-    """Return the layer pairs of each pair of networks that any choice shows, in order of the networks."""
+    """Return the numbers of the layer pairs of each pair of networks that any choice shows, in order of networks."""
     found = sorted({(panel.source, panel.target) for choice in grid.choices for panel in choice.panels})
     sizes = [len(grid.networks[source].layers) * len(grid.networks[target].layers) for source, target in found]
     ends = np.cumsum(sizes).tolist()
@@ -106,7 +106,7 @@ def _choice(choice: Choice, pairs: Pairs, size: int, arrays: Arrays, *, many: bo
 
 
 def find_claimants(choices: Sequence[Choice]) -> list[dict[str, Any]]:
-    """Return for each trained matcher and seed the choices by which the query `misleading` judges it."""
+    """Return for each trained matcher and seed the choices with which the query `misleading` judges its claims."""
     entries: dict[tuple[Any, ...], dict[str, int]] = {}
     for position, choice in enumerate(choices):
         key = choice.matcher, choice.params, choice.samples, choice.seed

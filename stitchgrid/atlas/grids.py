@@ -1,4 +1,4 @@
-"""What an atlas shows, free of SQL and of drawing: networks, and one heat map per network pair, matcher and metric."""
+"""The data of an atlas, without SQL and drawing: networks, and one heat map per network pair, matcher and metric."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ import pyarrow as pa
 from stitchgrid.atlas.scales import Scale
 
 EVIDENCE = ("low", "high", "null_low", "null_high")  # 95 % interval; 5 % and 95 % of the draws of shuffled images
-TIE = 1e-6  # scores nearer than this share the best place, as in the query `diagonal_violations`
+TIE = 1e-6  # scores that differ by at most this are equally good, as in the query `diagonal_violations`
 
 # Shape suffixes: S layers of the source, T layers of the target.
 Floats = npt.NDArray[np.float64]
@@ -45,7 +45,7 @@ class NetworkInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """What is known of a square besides its value; many squares share one."""
+    """Facts about a square of a heat map besides its value; many squares share one note."""
 
     state: str = "absent"  # value | undefined | failed | quarantined | running | pending | absent
     error: str | None = None
@@ -66,29 +66,29 @@ class Panel:
     target: int
     values_ST: Floats  # NaN where there is no value
     notes_ST: Positions  # position among the sweep's notes
-    diverged_ST: npt.NDArray[np.bool_] | None = None  # squares that are nobody's best source; None: none
-    evidence: Mapping[str, Floats] = field(default_factory=dict)  # by name of `EVIDENCE`: (S, T), NaN where unknown
+    diverged_ST: npt.NDArray[np.bool_] | None = None  # squares that cannot be a best source; None: all can be
+    evidence: Mapping[str, Floats] = field(default_factory=dict)  # name in `EVIDENCE` -> (S, T), NaN where unknown
 
     def best(self, higher_is_similar: bool | None) -> npt.NDArray[np.bool_]:
-        """Return which squares hold the best source of their target layer; ties within `TIE` all do."""
+        """Return which squares, (S, T), are the best source of their target layer; of a tie within `TIE`, all are."""
         if higher_is_similar is None:
             return np.zeros(self.values_ST.shape, dtype=bool)
         similarity_ST = self.values_ST if higher_is_similar else -self.values_ST
         if self.diverged_ST is not None:
             similarity_ST = np.where(self.diverged_ST, np.nan, similarity_ST)
         best_T = np.fmax.reduce(similarity_ST, axis=0)
-        # Compared, not subtracted: infinite values tie with themselves.
+        # The difference of two equal infinite values is NaN, so values are compared and not subtracted.
         return np.asarray(similarity_ST >= best_T - TIE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What a reader can choose to see: one metric of one matcher with one seed, for all pairs of networks."""
+    """Heat maps that a reader can choose: one metric of one matcher with one seed, for all pairs of networks."""
 
     matcher: str
-    label: str  # of the matcher: its kind, and what tells it from others of that kind
+    label: str  # the kind, and the parameters in which matchers of that kind differ
     params: str
-    samples: int | None  # images it looks at, None where nothing stored says
+    samples: int | None  # images that the matcher uses; None if no stored row gives the number
     seed: int | None
     metric: str
     is_score: bool  # the metric by which the matcher ranks layers
@@ -100,7 +100,7 @@ class Choice:
 
     @property
     def title(self) -> str:
-        """What is shown, in words."""
+        """Matcher, seed and metric, in words."""
         return f"{self.label}{'' if self.seed is None else f', seed {self.seed}'} · {self.metric}"
 
     @property
@@ -113,43 +113,43 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """Does every layer of a network match itself best? An answer of the query `diagonal_violations`."""
+    """Whether every layer of a network matches itself best: a row of the query `diagonal_violations`."""
 
     network: str
     label: str  # of the matcher
-    choice: int  # where to see it
+    choice: int  # position of the choice that shows the scores
     num_judged: int  # target layers
     num_violations: int
-    num_missing: int  # scores
+    num_missing: int  # missing scores
     violations: tuple[str, ...]  # target layer <- best source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """How many layer pairs of two networks a trained matcher calls alike, and how many of these claims are denied."""
+    """For how many layer pairs of two networks a trained matcher claims similarity, and how many claims are denied."""
 
     source: int  # position among the sweep's networks
     target: int
     label: str  # of the matcher
-    choice: int  # where to see it
+    choice: int  # position of the choice that shows the stitches
     num_claims: int
     num_misleading: int
     num_unchecked: int
-    pairs: tuple[str, ...]  # source layer -> target layer of misleading claims
+    pairs: tuple[str, ...]  # "source layer -> target layer" of the misleading claims
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fold:
-    """Layers folded into stages: of so many in a row the last one stands for all."""
+    """How layers are folded into stages: the page shows only the last layer of each stage."""
 
-    num_layers: int  # of one stage
-    num_cells: int  # of the sweep, all layers counted
-    most_cells: int  # that are shown layer by layer
+    num_layers: int  # consecutive layers of one stage
+    num_cells: int  # cells of the sweep, with all layers
+    most_cells: int  # most cells for which every layer is shown
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepGrids:
-    """All that the atlas shows of one sweep."""
+    """All data that the atlas shows of one sweep."""
 
     sweep: str
     networks: tuple[NetworkInfo, ...]
@@ -158,9 +158,9 @@ class SweepGrids:
     judgements: tuple[Judgement, ...]
     claims: tuple[Claims, ...]  # answers of the query `misleading`
     num_by_status: dict[str, int]  # cells
-    num_eval: tuple[int, ...]  # images on which values are reported, as many numbers as there are
-    num_fit: tuple[int, ...]  # images on which maps were fitted
-    computed: tuple[str, str] | None  # first and last day
+    num_eval: tuple[int, ...]  # the different numbers of evaluation images
+    num_fit: tuple[int, ...]  # the different numbers of images on which maps were fitted
+    computed: tuple[str, str] | None  # first and last day of computation
     answers: pa.Table | None = None  # of the view `answers`
     provenance: Mapping[str, Any] = field(default_factory=dict)
     fold: Fold | None = None  # None: every layer is shown
@@ -177,7 +177,7 @@ class SweepGrids:
 
 
 def connected(pairs: Iterable[tuple[int, int]]) -> list[tuple[list[int], list[int]]]:
-    """Return (sources, targets) of each connected part of the pairs, so that each part is one block of panels.
+    """Return (sources, targets) of each connected component of the pairs; a component is drawn as one block of panels.
 
     >>> connected([(0, 0), (1, 1), (2, 1)])
     [([0], [0]), ([1, 2], [1])]

@@ -1,4 +1,4 @@
-"""Squares (a row per metric that a cell was asked for) -> choices: heat maps as arrays, notes on every square."""
+"""Turn squares (a row per cell and metric that the job asks for) into choices: heat maps as arrays, with notes."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from stitchgrid.catalog.labels import matcher_labels, parameters
 from stitchgrid.matchers.metrics import OPEN, Metric
 from stitchgrid.matchers.registry import MATCHERS
 
-ABSENT = Note()  # of a square that no cell stands for; always the first note
+ABSENT = Note()  # the note of a square without a cell; always the first note
 NOTE = ("state", "error", "num_fit", "num_eval", "num_rows", "alignment", "flags", "device", "precision")
 ENTRY = ("matcher", "params", "seed")
 PLACE = ("metric", "source_model", "source_index", "target_model", "target_index")
@@ -22,9 +22,10 @@ UNKNOWN = -1
 
 
 def read_choices(squares: pa.Table, networks: Sequence[NetworkInfo]) -> tuple[tuple[Choice, ...], tuple[Note, ...]]:
-    """Return what a reader can choose to see, in the order of the catalogue of matchers, and the notes of all squares.
+    """Return all choices, in the order of the registry of matchers, and the notes of all squares.
 
-    `squares` has the columns above, `samples`, `value` and `higher_is_similar`, in a fixed order of rows.
+    `squares` has the columns of `NOTE`, `ENTRY` and `PLACE`, of evidence, and `samples`, `value` and
+    `higher_is_similar`; its rows are in a fixed order.
     """
     values = squares["value"].cast(pa.float64()).fill_null(np.nan).to_numpy()
     samples = pa.array(_samples(squares))
@@ -58,7 +59,7 @@ def read_choices(squares: pa.Table, networks: Sequence[NetworkInfo]) -> tuple[tu
 
 
 def _evidence(squares: pa.Table) -> dict[str, Floats]:
-    """Return the columns of evidence that say anything."""
+    """Return the columns of evidence that have any value."""
     present = [name for name in EVIDENCE if squares[name].null_count < squares.num_rows]
     return {name: squares[name].cast(pa.float64()).fill_null(np.nan).to_numpy() for name in present}
 
@@ -69,7 +70,7 @@ def _variant(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _planned(kind: str, metric: str) -> Metric | None:
-    """Return what is known of a metric, None where another version knew it."""
+    """Return the record of a metric; None if only another version of stitchgrid has the metric."""
     known = MATCHERS[kind].metrics if kind in MATCHERS else ()
     return next((one for one in known if one.name == metric), None)
 
@@ -95,14 +96,14 @@ def _place(word: str, known: Sequence[str]) -> tuple[int, str]:
 
 
 def _codes(table: pa.Table, names: Iterable[str]) -> tuple[Positions, list[dict[str, Any]]]:
-    """Return for each row the position of its combination of values, and the combinations, by first appearance."""
+    """Return for each row the position of its combination of values, and the combinations in order of appearance."""
     names = list(names)
     code = np.zeros(table.num_rows, dtype=np.int64)
     for name in names:
         encoded = table[name].combine_chunks()
         encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
         value = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
-        # Numbered anew after each column: the codes stay below the number of rows and cannot overflow.
+        # Codes are renumbered after each column, so they stay below the number of rows and cannot overflow.
         code = np.unique(code * (len(encoded.dictionary) + 1) + value + 1, return_inverse=True)[1]
     _, first, code = np.unique(code, return_index=True, return_inverse=True)
     order = np.argsort(first)
@@ -112,10 +113,10 @@ def _codes(table: pa.Table, names: Iterable[str]) -> tuple[Positions, list[dict[
 
 
 def _samples(squares: pa.Table) -> Positions:
-    """Return on how many images each square's matcher looks: it tells apart entries that differ in nothing else.
+    """Return the number of images of each square's matcher, by which otherwise equal matchers of a job differ.
 
-    A cell of which nothing is stored does not say. It takes the number left over at its place; numbers below zero
-    stand for entries of which nothing is stored anywhere.
+    A cell without stored rows has no such number. It gets a number of its matcher that no other cell of the same layer
+    pair and metric has; if none is left, a number below zero.
     """
     samples: Positions = squares["samples"].cast(pa.int64()).fill_null(UNKNOWN).to_numpy().copy()
     unknown = samples == UNKNOWN
@@ -136,7 +137,7 @@ def _samples(squares: pa.Table) -> Positions:
 
 
 def _palettes(squares: pa.Table, values: Floats) -> dict[tuple[str, str], tuple[bool | None, Scale]]:
-    """Return direction and colour scale by matcher and metric: seeds and parameters share them."""
+    """Return (matcher, metric) -> direction and colour scale, the same for all seeds and parameters."""
     code, pairs = _codes(squares, ("matcher", "metric"))
     stored = squares["higher_is_similar"].to_numpy()
     palettes = {}

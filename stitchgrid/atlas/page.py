@@ -1,4 +1,4 @@
-"""Grids -> one HTML page that needs nothing else: page.html, styles and scripts beside this file, and the data."""
+"""Make one self-contained HTML page: page.html, the styles and scripts beside this file, and the data."""
 
 import base64
 import hashlib
@@ -39,16 +39,16 @@ MODULES = (
     "keys",
     "start",
 )
-SERVED = (*MODULES[:-1], "live", MODULES[-1])  # of a page that asks its server for what is new
+SERVED = (*MODULES[:-1], "live", MODULES[-1])  # modules of a page that asks its server for new data
 
 
 def render_page(grids: Sequence[SweepGrids]) -> str:
-    """Return the page about these sweeps, which loads nothing."""
+    """Return the page about these sweeps; it loads no other file."""
     return render_content(page_content(grids))
 
 
 def page_content(grids: Sequence[SweepGrids]) -> dict[str, Any]:
-    """Return what the page holds of these sweeps."""
+    """Return the data of the page about these sweeps."""
     return {
         "version": __version__,
         "misleadingRule": misleading_rule(),
@@ -60,7 +60,8 @@ def page_content(grids: Sequence[SweepGrids]) -> dict[str, Any]:
 def render_content(content: Mapping[str, Any], *, live: Mapping[str, Any] | None = None) -> str:
     """Return the page that holds this content.
 
-    `live` is the `version` of the content, and after how many `seconds` the page asks again, where a server has newer.
+    `live` is for a page from a server: the `version` of the content, and the `seconds` after which the page asks for a
+    newer one.
     """
     style, script = asset("page.css") + asset("views.css"), join_modules(MODULES if live is None else SERVED)
     return Template(asset("page.html")).substitute(
@@ -75,12 +76,12 @@ def render_content(content: Mapping[str, Any], *, live: Mapping[str, Any] | None
 
 
 def join_modules(names: Sequence[str] = MODULES) -> str:
-    """Return modules of the page as one script: functions of one scope, in a function of their own."""
+    """Return modules of the page as one script; they share one scope, that of a function around them."""
     return "\n".join(['"use strict";\n(() => {', *(asset(f"page/{name}.js") for name in names), "})();\n"])
 
 
 def embed(content: Any) -> str:
-    """Return JSON that can stand inside a script element, whatever the strings in it.
+    """Return JSON that is safe inside a script element, whatever strings it holds.
 
     >>> embed({"name": "</script>"})
     '{"name":"\\\\u003c/script\\\\u003e"}'
@@ -99,5 +100,5 @@ def asset(name: str) -> str:
 
 
 def source_hash(text: str) -> str:
-    """Return how a content security policy names an inline element: nothing but our own code can run."""
+    """Return the hash by which a content security policy allows an inline element; other code cannot run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

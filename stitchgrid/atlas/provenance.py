@@ -5,8 +5,8 @@ from typing import Any
 
 from stitchgrid.catalog import Catalog
 
-MOST_FAILURES = 50  # kinds of errors that are listed
-MOST_LETTERS = 600  # of an error
+MOST_FAILURES = 50  # most kinds of errors that are listed
+MOST_LETTERS = 600  # most letters of an error that are shown
 RUNS = """
 select version, data, device, precision, count(distinct cell_id) as num_cells,
        min(created_at) as first_at, max(created_at) as last_at
@@ -26,7 +26,7 @@ group by all order by num_cells desc, error limit {MOST_FAILURES}
 
 
 def read_provenance(catalog: Catalog, sweep: str) -> dict[str, Any]:
-    """Return what the page tells about the origin of a sweep's values."""
+    """Return the data of the page's view "Provenance": runs, flags, failures and the job."""
     tables = {"runs": RUNS, "flags": FLAGS, "failures": FAILURES}
     found = {name: catalog.query(sql, {"sweep": sweep}).to_pylist() for name, sql in tables.items()}
     return {**found, "job": json.dumps(catalog.job(sweep), indent=2, ensure_ascii=False)}

@@ -1,4 +1,4 @@
-"""Catalog -> grids: what a sweep asked for, joined with what is stored."""
+"""Read the grids of a sweep from the catalog: its planned cells, joined with the stored values."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from stitchgrid.atlas.provenance import read_provenance
 from stitchgrid.catalog import Catalog, load_question
 from stitchgrid.catalog.misleading import count_misleading
 
-# One row per metric that a cell was asked for. Two networks of a sweep may share their weights, hence their cells:
-# rows are joined by names as well.
+# One row per cell and metric that the job asks for. Two networks of a sweep that share their weights share their cells,
+# so rows are joined by names as well.
 SQUARES = """
 with asked as (
     select *, unnest(list_filter(metrics, lambda one: not contains(one, ':'))) as metric from cells where sweep = $sweep
@@ -50,7 +50,7 @@ join sizes as f on f.model = a.source_model
 join sizes as g on g.model = a.target_model
 where sweep = $sweep and (f.num - 1 - source_index) % $stage = 0 and (g.num - 1 - target_index) % $stage = 0
 """
-MOST_CELLS = 1_000_000  # that a page shows layer by layer
+MOST_CELLS = 1_000_000  # most cells for which a page shows every layer
 STATUSES = "select status, count(*) as num_cells from cells where sweep = $sweep group by status order by status"
 ORIGIN = ("entry", "args", "weights_digest", "network_id", "preprocess", "head", "chance")
 LAYERS = "select model, layer, depth, kind, shape from layers where sweep = $sweep order by layer_index"
@@ -58,7 +58,7 @@ MODELS = f"""
 select model, architecture, num_parameters, accuracy, remarks, is_untrained, {", ".join(ORIGIN)}
 from models where sweep = $sweep
 """
-# Layers of cells that are not those of the sweep, or at another position: squares would land in the wrong place.
+# Layers of cells that the sweep does not have, or has at another position: their squares would be in the wrong place.
 MISPLACED = """
 select * from (
     select source_model as model, source_layer as layer, source_index as layer_index from cells where sweep = $sweep
@@ -83,7 +83,7 @@ def read_sweep(catalog: Catalog, sweep: str) -> SweepGrids:
         return table
 
     if lost := rows(MISPLACED):
-        raise LookupError(f"cells of sweep {sweep!r} name {lost[0]}, which is none of its layers")
+        raise LookupError(f"cells of sweep {sweep!r} name {lost[0]}, which is not one of its layers")
     fold = _fold(catalog, sweep)
     stage = fold.num_layers if fold else 1
     networks = _networks(rows(MODELS), rows(LAYERS), stage)
@@ -107,7 +107,7 @@ def read_sweep(catalog: Catalog, sweep: str) -> SweepGrids:
 
 
 def _fold(catalog: Catalog, sweep: str) -> Fold | None:
-    """Return how many layers in a row make a stage so that a page can show the cells; None: every layer is shown."""
+    """Return how layers are folded into stages so that a page can show the cells; None: every layer is shown."""
 
     def num_cells(stage: int) -> int:
         [row] = catalog.query(NUM_CELLS, {"sweep": sweep, "stage": stage}).to_pylist()
@@ -128,7 +128,7 @@ def _numbers(column: str) -> str:
 def _networks(
     models: Sequence[dict[str, Any]], layers: Sequence[dict[str, Any]], stage: int
 ) -> tuple[NetworkInfo, ...]:
-    """Return the networks, of their layers the last of each stage."""
+    """Return the networks, each with the last layer of each stage."""
     layers_of: dict[str, list[LayerInfo]] = defaultdict(list)
     for row in layers:
         layers_of[row["model"]].append(
@@ -150,12 +150,12 @@ def _networks(
 
 
 def _judgements(catalog: Catalog, sweep: str, choices: Sequence[Choice]) -> tuple[Judgement, ...]:
-    """Return how often the diagonal loses, matchers in the order of the choices; each with its first such choice."""
+    """Return how often a layer does not match itself best, in the order of the choices."""
     by_entry = _first_choices(choices)
     found = []
     for row in catalog.ask(load_question("diagonal_violations"), {"sweep": sweep}).to_pylist():
         entry = row["matcher"], row["params"], row["samples"]
-        if entry in by_entry:  # a matcher that this version does not know has no score
+        if entry in by_entry:  # no choice is the score of a matcher that this version does not have
             position = by_entry[entry]
             found.append(
                 Judgement(
@@ -174,7 +174,7 @@ def _judgements(catalog: Catalog, sweep: str, choices: Sequence[Choice]) -> tupl
 def _claims(
     catalog: Catalog, sweep: str, networks: Sequence[NetworkInfo], choices: Sequence[Choice]
 ) -> tuple[Claims, ...]:
-    """Return what trained matchers claim about each pair of networks, matchers in the order of the choices."""
+    """Return the claims of trained matchers about each pair of networks, matchers in the order of the choices."""
     by_entry = _first_choices(choices)
     position = {network.name: number for number, network in enumerate(networks)}
     rows = catalog.ask(load_question("misleading"), {"sweep": sweep, "all": "true"}).to_pylist()
@@ -196,7 +196,7 @@ def _claims(
 
 
 def _first_choices(choices: Sequence[Choice]) -> dict[tuple[str, str, int | None], int]:
-    """Return for each matcher, its parameters and images the first choice that shows its score."""
+    """Return (matcher, parameters, number of images) -> position of the first choice that shows the score."""
     by_entry: dict[tuple[str, str, int | None], int] = {}
     for position, choice in enumerate(choices):
         if choice.is_score:

@@ -8,11 +8,11 @@ import numpy.typing as npt
 
 from stitchgrid.matchers.metrics import Ends
 
-LARGEST = 1e300  # what lies beyond is drawn at the ends: differences of larger values overflow
+LARGEST = 1e300  # larger values are drawn at the ends, because differences between them overflow
 TAIL = 2.0  # per cent of the values that may lie beyond an end that comes from the data
-STRETCH = 1.5  # an end reaches out to the last value unless that stretches the scale more than this
-SKEW = 10.0  # a median this many times below the upper end asks for a logarithmic scale
-DECADES = 3.0  # the most that a logarithmic scale spans
+STRETCH = 1.5  # an end is the last value, unless that makes the scale longer by more than this factor
+SKEW = 10.0  # if the median is this many times smaller than the upper end, the scale is logarithmic
+DECADES = 3.0  # most decades of a logarithmic scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,20 +22,20 @@ class Scale:
     low: float
     high: float
     is_log: bool = False
-    clips_low: bool = False  # some value lies below
-    clips_high: bool = False
+    clips_low: bool = False  # some value lies below `low`
+    clips_high: bool = False  # some value lies above `high`
 
     def position(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return positions in [0, 1], NaN for NaN; what lies beyond an end is put there."""
+        """Return positions in [0, 1], NaN for NaN; values beyond an end get the position of that end."""
         low, high = (math.log(self.low), math.log(self.high)) if self.is_log else (self.low, self.high)
         clipped = np.clip(values, self.low, self.high)
         return np.asarray(((np.log(clipped) if self.is_log else clipped) - low) / (high - low))
 
 
 def choose_scale(ends: Ends, values: npt.NDArray[np.float64]) -> Scale:
-    """Return the scale of a metric with these ends; robust ones from the data take the place of those it lacks.
+    """Return the scale of a metric with these ends; an end that is None is computed robustly from the values.
 
-    Long upper tails of positive values get a logarithmic scale. NaN and infinite values have no say.
+    Positive values with a long upper tail get a logarithmic scale. NaN and infinite values are ignored.
     """
     low_anchor, high_anchor = ends
     finite = np.clip(values[np.isfinite(values)], -LARGEST, LARGEST)
@@ -59,5 +59,5 @@ def choose_scale(ends: Ends, values: npt.NDArray[np.float64]) -> Scale:
 
 
 def _reach(end: float, last: float, other: float) -> float:
-    """Return the last value if a scale from `other` can reach it, else the robust end."""
+    """Return the last value if that makes a scale from `other` at most `STRETCH` times as long, else the robust end."""
     return last if abs(last - other) <= STRETCH * abs(end - other) else end

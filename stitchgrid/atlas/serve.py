@@ -1,7 +1,7 @@
-"""The page over a store that may grow, served to browsers of this machine alone; what is done appears on it.
+"""Serve the page of a store to browsers on this machine only; results of a running launch appear on it.
 
-A server of the standard library on 127.0.0.1. Every address begins with a secret, so that neither other users of the
-machine nor pages of other sites in the same browser get an answer.
+The server, from the standard library, listens on 127.0.0.1. Every address begins with a secret token, so neither other
+users of the machine nor pages of other sites in the same browser get an answer.
 """
 
 import gzip
@@ -22,8 +22,8 @@ from stitchgrid.errors import InputError, StitchgridError
 from stitchgrid.store import Store
 
 HOST = "127.0.0.1"
-EVERY = 5.0  # seconds between two looks of a page
-SHARE = 4.0  # times as long as reading the store takes is waited before it is read again
+EVERY = 5.0  # seconds between two requests of a page for new data
+SHARE = 4.0  # after reading the store for t seconds, it is read again no earlier than SHARE * t seconds later
 HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -34,7 +34,7 @@ HEADERS = {
 
 
 class LivePage:
-    """What the page holds of a store, read again when it is asked for, but not more often than reading allows."""
+    """The data of the page, read from the store when requested, but not too often (see `SHARE`)."""
 
     def __init__(self, store: Store, sweeps: Sequence[str] = ()):
         self._store, self._sweeps = store, tuple(sweeps)
@@ -44,7 +44,7 @@ class LivePage:
         self._version, self._json = "", b""
 
     def look(self) -> tuple[str, bytes]:
-        """Return a digest of what the page holds, and that as JSON.
+        """Return a digest of the page's data, and the data as JSON.
 
         Raises:
             StitchgridError: If the store cannot be read.
@@ -57,7 +57,7 @@ class LivePage:
             return self._version, self._json
 
     def page(self) -> bytes:
-        """Return the page as a store has it now.
+        """Return the page with the present data of the store.
 
         Raises:
             StitchgridError: If the store cannot be read.
@@ -66,7 +66,7 @@ class LivePage:
         return render_content(self._content, live={"version": version, "seconds": EVERY}).encode()
 
     def _read(self) -> None:
-        with Catalog(Store.open(self._store.uri)) as catalog:  # which refuses a folder that is no longer there
+        with Catalog(Store.open(self._store.uri)) as catalog:  # opened again, so that a removed store is an error
             for sweep in self._sweeps:
                 catalog.require_sweep(sweep)
             names = self._sweeps or catalog.sweeps
@@ -77,7 +77,7 @@ class LivePage:
 
 
 class AtlasServer(ThreadingHTTPServer):
-    """Serves the page at `url` until it is stopped; `serve_forever` does so."""
+    """Serves the page at `url`, from the call of `serve_forever` until it is stopped."""
 
     daemon_threads = True
 
@@ -87,16 +87,16 @@ class AtlasServer(ThreadingHTTPServer):
             super().__init__((HOST, port), _Handler)
         except OSError as problem:
             raise InputError(
-                f"cannot listen on port {port} of {HOST} ({problem.strerror}); give another --port, or none."
+                f"cannot listen on port {port} of {HOST} ({problem.strerror}); give another --port, or leave it out."
             ) from problem
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """Address of the page."""
         return f"http://{HOST}:{self.server_port}/{self.token}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of browsers that went away before they had their answer."""
+        """Print nothing if a browser closes its connection before it has the answer."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        # A name that another site has pointed at this machine comes with that site's name as host.
+        # Against DNS rebinding: a name of another site that resolves to 127.0.0.1 arrives in the Host header.
         if self.headers.get("Host") not in (
             f"{HOST}:{self.server.server_port}",
             f"localhost:{self.server.server_port}",
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         token, _, name = self.path.partition("?")[0].removeprefix("/").partition("/")
         if not secrets.compare_digest(token.encode(), self.server.token.encode()) or name not in ("", "data"):
-            self._answer(HTTPStatus.NOT_FOUND, b"nothing is here.\n")
+            self._answer(HTTPStatus.NOT_FOUND, b"no page at this address.\n")
             return
         try:
             if name == "":
@@ -147,4 +147,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: the address in the log would be a way in."""
+        """Print nothing, because a logged address holds the secret token."""

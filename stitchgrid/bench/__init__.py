@@ -1,4 +1,4 @@
-"""A job by the engine and by the textbook procedure, or by something else, side by side: `run_bench`, `run_against`."""
+"""Time a job: the engine beside the textbook procedure (`run_bench`), or whole commands in turn (`run_against`)."""
 
 from stitchgrid.bench.against import Against, against_json, against_text, run_against
 from stitchgrid.bench.measure import Bench, PartFigures, run_bench

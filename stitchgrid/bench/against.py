@@ -1,4 +1,4 @@
-"""The CKA of a job as a whole command, in turn with what else one might use for it: each a process of its own."""
+"""Time the CKA of a job as a whole command, in turn with another program; each run is a process of its own."""
 
 import importlib.metadata
 import json
@@ -36,59 +36,59 @@ Rival = Literal["script", "pytorch-cka"]
 ROUNDS = 5
 SCRIPTS = {"script": "hook_script.py", "pytorch-cka": "pytorch_cka_script.py"}
 ABOUT = {
-    "script": "a script of hooks and Gram matrices in float32, all images at once",
-    "pytorch-cka": "an average over batches of 100 images of an unbiased estimate: another statistic",
+    "script": "a script with hooks and Gram matrices in float32, all images at once",
+    "pytorch-cka": "the average of an unbiased estimate over batches of 100 images: another statistic",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """What the runs of one command took."""
+    """The times of the runs of one command."""
 
     command: str
-    seconds: tuple[float, ...]  # by the clock, from start to end of the process
-    cpu_seconds: tuple[float, ...]  # of all cores
+    seconds: tuple[float, ...]  # wall-clock time from start to end of the process
+    cpu_seconds: tuple[float, ...]  # CPU time of all cores
 
     @property
     def medians(self) -> tuple[float, float]:
-        """Seconds and CPU seconds of the run in the middle."""
+        """Median of the seconds, and median of the CPU seconds."""
         return median(self.seconds), median(self.cpu_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Against:
-    """What was measured of a job by stitchgrid and by something else."""
+    """The times of a job by stitchgrid and by a rival, another program."""
 
     job: str
-    num_pairs: int  # of layers
+    num_pairs: int  # layer pairs
     num_images: int
     engine_runs: Runs
     rival_runs: Runs
-    about: str  # what the other one computes
-    difference: float  # the largest between two values of the same layer pair
+    about: str  # what the rival computes
+    difference: float  # the largest difference between the two values of a layer pair
     date: str  # UTC
     machine: Mapping[str, str | int]
 
     @property
     def ratio(self) -> float:
-        """How many times as long as the other one stitchgrid takes, by the clock."""
+        """Median wall-clock time of stitchgrid divided by that of the rival."""
         return self.engine_runs.medians[0] / self.rival_runs.medians[0]
 
 
 def run_against(job: Job, launched: Sequence[str], rival: Rival, *, say: Callable[[str], None]) -> Against:
-    """Return what the CKA of a job takes as a command, in turn with another one; nothing is kept.
+    """Return the times of `stitchgrid launch` and of a rival for the CKA of a job, run in turn; nothing is kept.
 
-    Images are decoded beforehand for both: stitchgrid finds them in its cache, the other one is given them as its
-    networks take them, with the networks. Each process loads what it needs, and stitchgrid writes a store.
+    The images are decoded beforehand for both: stitchgrid finds them in its cache, and the rival gets a file with the
+    networks and their preprocessed images. Both times include loading, and stitchgrid's the writing of a store.
 
     Args:
         job: The job.
-        launched: What `stitchgrid launch` is given to compute it: the job file, and how it is edited.
-        rival: What it is compared with.
-        say: Is told how far it is.
+        launched: Arguments of `stitchgrid launch`: the job file, and its edits.
+        rival: The program to compare with.
+        say: Called with messages about the progress.
 
     Raises:
-        InputError: If the other one cannot compute what the job asks for, or is not installed.
+        InputError: If the rival cannot compute the job, or is not installed.
         JobFileError: If the job cannot run.
         StitchgridError: If one of the commands fails.
     """
@@ -142,43 +142,43 @@ def _require(rival: Rival) -> None:
             importlib.metadata.version(rival)
         except importlib.metadata.PackageNotFoundError as problem:
             raise InputError(
-                "pytorch-cka is not installed here; install it with pip install pytorch-cka, or take --against script."
+                "pytorch-cka is not installed here; install it with pip install pytorch-cka, or use --against script."
             ) from problem
 
 
 def _not_comparable(job: Job) -> list[str]:
-    """Return what a job asks for that hooks do not compute, or cannot be given."""
+    """Return the reasons for which a rival cannot compute a job, before its networks are read."""
     told = []
     matchers = job.matcher_specs()
     if others := [spec.kind for spec in matchers if spec.kind != "cka"]:
-        told.append(f"it asks for {', '.join(dict.fromkeys(others))}, and cka alone is computed by both")
+        told.append(f"it asks for {', '.join(dict.fromkeys(others))}, but both can compute only cka")
     elif len(matchers) != 1 or matchers[0].rank is not None:
-        told.append("wanted one matcher of kind cka, of full rank")
+        told.append("it must have exactly one matcher, cka of full rank")
     if job.controls.untrained or job.controls.shuffled or job.intervals.groups or job.probe_spec() is not None:
-        told.append("it asks for controls, intervals or probes, which cost more than the values")
+        told.append("it asks for controls, intervals or probes, which take additional time")
     if job.numerics.precision != "fp32" or job.numerics.compile:
-        told.append("it is not computed in plain fp32")
+        told.append("it does not use plain fp32")
     if choose_device(job.numerics.device) != "cpu":
         told.append('both compute on the CPU; set numerics.device = "cpu"')
     for spec in job.network_specs():
         if spec.is_features:
-            told.append(f"model {spec.name!r} is features, and no network")
+            told.append(f"model {spec.name!r} is features, not a network")
         elif spec.is_made:
             told.append(f"model {spec.name!r} is still to be trained; give it a checkpoint, or random weights")
         elif (code := find_code(spec)) is not None and code.is_own:
-            told.append(f"model {spec.name!r} is made by your own code, which another process cannot be handed")
+            told.append(f"model {spec.name!r} is made by your own code, which cannot be passed to another process")
     return told
 
 
 def _not_modules(sweep: Sweep) -> list[str]:
-    """Return the layers at which no hook can be put."""
+    """Return the reasons for which hooks cannot read the layers of a sweep."""
     told = []
     for network in sweep.networks:
         known = dict(build_network(network.spec).named_modules())
         if missing := [layer.name for layer in network.layers if layer.name not in known]:
             told.append(
-                f"of {network.name!r}, {', '.join(missing)} are no outputs of modules, which alone hooks can read; "
-                "choose others with layers"
+                f"hooks can read only outputs of modules, but {', '.join(missing)} of {network.name!r} are not; choose "
+                "other layers with `layers`"
             )
     return told
 
@@ -188,7 +188,7 @@ def _modules(network: Network) -> list[str]:
 
 
 def _timed(command: Sequence[str], name: str) -> tuple[float, float]:
-    """Run a command; return its seconds by the clock and of all cores.
+    """Run a command; return its wall-clock seconds and its CPU seconds on all cores.
 
     Raises:
         StitchgridError: If it fails.
@@ -197,8 +197,8 @@ def _timed(command: Sequence[str], name: str) -> tuple[float, float]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds, after = perf_counter() - start, os.times()
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise StitchgridError(f"{name} ended with {done.returncode}: {last}")
+        last = (done.stderr.strip().splitlines() or ["it printed no message"])[-1]
+        raise StitchgridError(f"{name} ended with exit code {done.returncode}: {last}")
     spent = after.children_user + after.children_system - before.children_user - before.children_system
     return seconds, spent
 
@@ -212,24 +212,24 @@ def _difference(sweep: Sweep, store: Path, values: Sequence[Sequence[Sequence[fl
     for (f, g), matrix in zip(sweep.pairs, values, strict=True):
         for i, row in enumerate(matrix):
             for j, value in enumerate(row):
-                engine_runs = found.get((sweep.networks[f].name, i, sweep.networks[g].name, j))
-                largest = max(largest, abs((nan if engine_runs is None else engine_runs) - value))
+                engine_value = found.get((sweep.networks[f].name, i, sweep.networks[g].name, j))
+                largest = max(largest, abs((nan if engine_value is None else engine_value) - value))
     return largest
 
 
 def against_text(found: Against) -> str:
-    """Return what was measured, for people."""
+    """Return the times as lines of text, for people."""
     lines = [f"{found.job}: cka of {found.num_pairs} layer pairs on {found.num_images:,} images"]
     width = max(len(runs.command) for runs in (found.engine_runs, found.rival_runs))
     for runs in (found.engine_runs, found.rival_runs):
         seconds, spent = runs.medians
         each = ", ".join(f"{one:.1f}" for one in runs.seconds)
-        lines.append(f"  {runs.command:<{width}}  {seconds:6.2f} s, {spent:.2f} s of all cores ({each})")
+        lines.append(f"  {runs.command:<{width}}  {seconds:6.2f} s, {spent:.2f} s of CPU time ({each})")
     return "\n".join(
         [
             *lines,
-            f"medians of {len(found.engine_runs.seconds)} rounds in turn, each a process of its own, images decoded "
-            "before",
+            f"medians of {len(found.engine_runs.seconds)} rounds in turn; each run is a process of its own, and images "
+            "are decoded beforehand",
             f"{found.rival_runs.command}: {found.about}",
             f"ratio: stitchgrid takes {found.ratio:.2f} times as long",
             f"largest difference in value: {found.difference:.1e}",
@@ -239,7 +239,7 @@ def against_text(found: Against) -> str:
 
 
 def against_json(found: Against) -> str:
-    """Return the same as JSON."""
+    """Return the times as JSON."""
 
     def shown(runs: Runs) -> dict[str, Any]:
         seconds, spent = runs.medians

@@ -1,4 +1,4 @@
-"""Linear CKA of all layers of networks, as one writes it by hand with torch alone: hooks, Gram matrices, products.
+"""Linear CKA of all layer pairs, written by hand with only torch: hooks, Gram matrices, products.
 
 python hook_script.py INPUTS OUT
 """
@@ -8,7 +8,8 @@ import sys
 
 import torch
 
-networks, pairs = torch.load(sys.argv[1], weights_only=False)  # name -> (network, layers, images); names of two each
+# networks: name -> (network, names of layers, images); pairs: (name of source, name of target)
+networks, pairs = torch.load(sys.argv[1], weights_only=False)
 grams = {}
 for name, (network, layers, images) in networks.items():
     taken: dict[str, list[torch.Tensor]] = {layer: [] for layer in layers}

@@ -1,4 +1,4 @@
-"""Times the parts of a job by the engine and by the reference, and compares their values."""
+"""Time the parts of a job by the engine and by the reference (the textbook procedure), and compare their values."""
 
 import resource
 from collections.abc import Callable, Sequence
@@ -29,16 +29,16 @@ from stitchgrid.resolve import open_job_images, resolve
 from stitchgrid.store import Store
 from stitchgrid.worker import Worker
 
-PLAIN_SECONDS = 2.0  # for which a plain network is timed, in each memory format
-REPEAT_SECONDS = 20.0  # within which a part is computed again
-PRODUCT_WIDTH = 2048  # of the matrices whose product is timed
-FLOOR = 1e-3  # values below are compared absolutely
-COUNTS = frozenset({"accuracy", "agreement", "penalty", "relative_accuracy"})  # compared absolutely, too
+PLAIN_SECONDS = 2.0  # for how long a plain network is timed, in each memory format
+REPEAT_SECONDS = 20.0  # for how long a part is computed again and again
+PRODUCT_WIDTH = 2048  # rows and columns of the matrices whose product is timed
+FLOOR = 1e-3  # values below this are compared absolutely
+COUNTS = frozenset({"accuracy", "agreement", "penalty", "relative_accuracy"})  # these are compared absolutely, too
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValueDifference:
-    """Where engine and reference are furthest apart in a metric."""
+    """The largest difference between engine and reference in a metric, and where it is."""
 
     difference: float  # relative; absolute for shares of images, and for values below 1e-3; inf: one is undefined
     engine: float | None
@@ -49,45 +49,45 @@ class ValueDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class PartFigures:
-    """What was measured of one part."""
+    """The measurements of one part."""
 
     name: str
     num_cells: int
     num_pairs: int
-    num_reference_pairs: int  # layer pairs that the reference was run on; its time is scaled up to all
+    num_reference_pairs: int  # layer pairs on which the reference ran; its time is scaled up to all pairs
     engine_seconds: float
     reference_seconds: float
-    irreducible_seconds: float  # of network evaluations, at the speed of the plain networks
-    product_seconds: float  # of the matrix products that the values are made of, at the speed of large ones
-    images_per_second: float  # as passes of whole networks
+    irreducible_seconds: float  # time of the irreducible network evaluations, at the speed of the plain networks
+    product_seconds: float  # time of the matrix products of the values, at the speed of large products
+    images_per_second: float  # the irreducible network evaluations, counted in passes of whole networks
     flops_per_second: float
-    peak_bytes: int  # of the process, or of the GPU's memory
-    errors: int  # cells that failed
+    peak_bytes: int  # peak memory of the process, or of the GPU
+    errors: int  # number of failed cells
     differences: dict[str, ValueDifference] = field(default_factory=dict)  # by metric
 
     @property
     def ratio(self) -> float:
-        """How many times as long the reference takes."""
+        """Time of the reference divided by the time of the engine."""
         return self.reference_seconds / self.engine_seconds
 
     @property
     def overhead(self) -> float:
-        """Engine time over that of the irreducible network evaluations."""
+        """Time of the engine divided by the time of the irreducible network evaluations."""
         return self.engine_seconds / self.irreducible_seconds
 
     @property
     def over_arithmetic(self) -> float:
-        """Engine time over that of the irreducible network evaluations and matrix products."""
+        """Time of the engine divided by the time of the irreducible network evaluations and matrix products."""
         return self.engine_seconds / (self.irreducible_seconds + self.product_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """All that was measured of a job, and where."""
+    """All measurements of a job, and the machine."""
 
     job: str
     machine: dict[str, str | int]
-    settings: list[str]  # chosen by themselves
+    settings: list[str]  # settings that the worker chose by itself
     plain_flops_per_second: dict[str, float]  # by network
     product_flops_per_second: dict[str, float]  # of large matrix products, by precision
     parts: list[PartFigures]
@@ -96,22 +96,29 @@ class Bench:
 def run_bench(
     job: Job, store_uri: str, *, num_pairs: int | None, threads: int | None, say: Callable[[str], None]
 ) -> Bench:
-    """Return the figures of a job; `num_pairs` of the layer pairs go through the reference, None: all. Stores nothing.
+    """Measure a job and return its figures; nothing is stored.
+
+    Args:
+        job: The job.
+        store_uri: The store that holds trained networks, if the job needs any.
+        num_pairs: Number of layer pairs on which the reference runs; None: all.
+        threads: Number of threads; None: one per CPU.
+        say: Called with messages about the progress.
 
     Raises:
         JobFileError: If the job cannot run.
-        InputError: If it needs networks that are still to be trained.
+        InputError: If it has features instead of a network, or a network that is still to be trained.
     """
     if given := [spec.name for spec in job.network_specs() if spec.is_features]:
         raise InputError(
-            f"{', '.join(given)} are activations from files: no network is there whose time could be taken; "
-            "leave them out of the job that is timed."
+            f"{', '.join(given)}: activations from files have no network that could be timed; leave them out of the "
+            "job."
         )
     images = open_job_images(job)
     store = open_if_there(store_uri)
     sweep = _resolved(job, images, store, store_uri)
     with private_space("bench") as folder:
-        uri = (store or Store.open(str(folder), create=True)).uri  # a worker wants one, for the networks it holds
+        uri = (store or Store.open(str(folder), create=True)).uri  # a worker reads trained networks from a store
         worker = Worker(store=uri, device=job.numerics.device, threads=threads)
         work = worker.workspace(sweep)
         say("plain networks")
@@ -136,12 +143,12 @@ def _resolved(job: Job, images: Images, store: Store | None, store_uri: str) -> 
     resolution = resolve(job, images, store or EmptyStore())
     if resolution.untrained:
         names = ", ".join(unit.spec.name for unit in resolution.untrained)
-        raise InputError(f"{names}: not trained yet in store {store_uri}; launch the job first, then measure it.")
+        raise InputError(f"{names}: not trained yet in store {store_uri}; launch the job first, then run bench.")
     return resolution.sweep
 
 
 def _plain_speeds(work: Workspace) -> dict[int, float]:
-    """Return the FLOP/s of every network by itself."""
+    """Return position of a network -> FLOP/s of the plain network."""
     return {position: _plain_speed(work, position) for position in range(len(work.sweep.networks))}
 
 
@@ -158,7 +165,7 @@ def _plain_speed(work: Workspace, position: int) -> float:
         with work.precision():
             try:
                 network(x)
-            except RuntimeError:  # its forward asks for views that this memory format does not have
+            except RuntimeError:  # its forward makes views that this memory format does not allow
                 continue
             seconds = _typical_seconds(partial(network, x), work, of=PLAIN_SECONDS)
         best = max(best, size * record.flops / seconds)
@@ -175,7 +182,7 @@ def _product_speed(work: Workspace, dtype: torch.dtype) -> float:
 
 
 def _typical_seconds(compute: Callable[[], object], work: Workspace, *, of: float) -> float:
-    """Return the median time of a computation, repeated for `of` seconds; of two times, the shorter."""
+    """Return the median time of a computation (the lower of two medians), repeated for about `of` seconds."""
     times: list[float] = []
     _synchronise(work)
     while sum(times) + min(times, default=0.0) < of or not times:
@@ -197,7 +204,7 @@ def _measure(
     work = worker.workspace(part.sweep)
     pairs = part.layer_pairs()
     say(f"{part.name}: engine, {len(part.cells)} cells")
-    speeds = [_plain_speeds(work)]  # before and after, since machines slow down and speed up
+    speeds = [_plain_speeds(work)]  # before and after the engine, because the speed of machines varies
     rows, engine_seconds, peak_bytes = _engine(part, work, worker)
     speeds.append(_plain_speeds(work))
     chosen = pairs if num_pairs is None else sample_pairs(pairs, num_pairs, seed=part.sweep.seed)
@@ -223,9 +230,9 @@ def _measure(
 
 
 def _engine(part: Part, work: Workspace, worker: Worker) -> tuple[list[Row], float, int]:
-    """Return a part's rows, the time they took, and the peak of memory.
+    """Return a part's rows, the time of computing them, and the peak of memory.
 
-    What is quick is done again, since a process pays once for the memory it takes.
+    A quick part is computed several times, because the first time includes allocating memory.
     """
     rows: list[Row] = []
     _forget_peak(work)
@@ -270,7 +277,7 @@ def _differences(
 def _apart(metric: str, value: float | None, wanted: float) -> float:
     if value is None or isnan(wanted):
         return 0.0 if value is None and isnan(wanted) else inf
-    if metric == "r2":  # 1 less a ratio of sums of squares: it is the ratio that rounding moves in proportion
+    if metric == "r2":  # r2 is 1 minus a ratio, and the rounding error is proportional to the ratio
         value, wanted = 1 - value, 1 - wanted
     return abs(value - wanted) / (1.0 if metric in COUNTS else max(abs(wanted), FLOOR))
 
@@ -291,7 +298,7 @@ def _forget_peak(work: Workspace) -> None:
         return
     try:
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux, or not allowed: the peak of the whole process is what there is
+    except OSError:  # not Linux, or not allowed: the peak is then that of the process since its start
         return
 
 

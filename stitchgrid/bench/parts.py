@@ -1,4 +1,4 @@
-"""A sweep in parts that cost different things: rows alone, stitched networks run once, stitched networks trained."""
+"""Divide a sweep into parts that cost differently: values from moments, stitched networks, trained stitchers."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from stitchgrid.statistics.base import BACKWARD
 from stitchgrid.statistics.needs import images_of
 from stitchgrid.statistics.rows import RowSpace, index_space, stitch_space
 
-STRUCTURAL = "structural"  # what no network is run for past the two layers
+STRUCTURAL = "structural"  # the part whose values need no stitched network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +30,11 @@ class Part:
 
     @property
     def cells(self) -> list[Cell]:
-        """All of its cells."""
+        """All cells of the part."""
         return [cell for shard in self.shards for cell in self.sweep.cells(shard)]
 
     def layer_pairs(self) -> list[list[Cell]]:
-        """Return its cells by layer pair."""
+        """Return the cells of the part, in one list for each layer pair."""
         pairs: dict[tuple[object, object], list[Cell]] = {}
         for cell in self.cells:
             pairs.setdefault((cell.source_key, cell.target_key), []).append(cell)
@@ -42,10 +42,10 @@ class Part:
 
 
 def parts_of(sweep: Sweep, *, speed: float = CPU_SPEED) -> list[Part]:
-    """Return the parts of a sweep: structural, then one per stitcher that asks for more than moments tell.
+    """Return the parts of a sweep: the structural part, then one per stitcher that runs stitched networks.
 
-    Shards are those for a worker of this speed (FLOP/s). Detectors by energy are left out: none is trained for a
-    comparison. So is evidence: the textbook has none.
+    Shards are cut for a worker of this speed (FLOP/s). The energy detector is left out, because bench trains none.
+    Evidence (intervals and controls) is left out, because the reference computes none.
     """
     told_without = (tuple(m for m in spec.metrics if m not in OOD_METRICS["energy"]) for spec in sweep.matchers)
     matchers = tuple(replace(spec, metrics=some) for spec, some in zip(sweep.matchers, told_without, strict=True))
@@ -67,7 +67,7 @@ def parts_of(sweep: Sweep, *, speed: float = CPU_SPEED) -> list[Part]:
 
 
 def _names(specs: Sequence[MatcherSpec]) -> list[str]:
-    """Return the kinds, distinguished by a suffix if there are several of one kind."""
+    """Return the kind of each matcher with rank and seed, and with a number where names would be equal."""
     names = [
         spec.kind
         + ("" if spec.rank is None else f" rank {spec.rank}")
@@ -89,7 +89,7 @@ def _part(sweep: Sweep, name: str, matchers: Sequence[tuple[int, MatcherSpec]], 
 
 
 def sample_pairs(pairs: Sequence[list[Cell]], num: int, *, seed: int) -> list[list[Cell]]:
-    """Return `num` layer pairs: target layers as evenly spread as can be, a source layer drawn for each."""
+    """Return `num` layer pairs: target layers are spread evenly, the source layer of each is drawn at random."""
     if num >= len(pairs):
         return list(pairs)
     generator = torch.Generator().manual_seed(seed)
@@ -112,11 +112,11 @@ def _spread(items: Sequence[tuple[int, int]], num: int) -> Iterable[tuple[int, i
 
 
 def irreducible_flops(part: Part) -> dict[int, float]:
-    """Return network -> operations that no sharing of work can save.
+    """Return position of a network -> FLOPs of network evaluations that no sharing of work can save.
 
-    One pass of each network up to its last layer over the images that maps are fitted on, one over the evaluation
-    images; of each stitched network that a metric runs, the tail over the evaluation images; of each trained one, the
-    tail forward and back to its input, over the fit images in every epoch.
+    They are: for each network, one pass up to its last layer over the fit images, and one over the evaluation images;
+    for each stitched network that a metric runs, its tail over the evaluation images; for each trained stitcher, the
+    tail forward and backward over the fit images in every epoch.
     """
     sweep = part.sweep
     flops = {position: 0.0 for pair in sweep.pairs for position in pair}
@@ -136,11 +136,11 @@ def irreducible_flops(part: Part) -> dict[int, float]:
 
 
 def product_flops(part: Part) -> dict[torch.dtype, float]:
-    """Return precision -> operations of the matrix products by which closed forms and indices are defined.
+    """Return type -> FLOPs of the matrix products that define indices and closed-form stitchers.
 
-    In float32 half of a Gram matrix, which mirrors itself, of each layer; in float64 the products of each layer with
-    itself, and of the layers of each pair, on the rows of whichever has fewer: x'(Ly) = (L'x)'y. What lays rows on
-    others and solves for values is left out, as is what low rank asks for on top.
+    In float32: half of the Gram matrix of each layer, because it is symmetric. In float64: the products of each layer
+    with itself, and of the two layers of each pair, on the rows of the layer that has fewer: x'(Ly) = (L'x)'y. The
+    resampling of rows, solving, and additional work for low rank are left out.
     """
     sweep = part.sweep
     grams: dict[tuple[int, int], int] = {}
@@ -172,7 +172,7 @@ def product_flops(part: Part) -> dict[torch.dtype, float]:
 def _pair_products(
     cell: Cell, space: RowSpace, num_in: int, num_out: int, images: tuple[str, int]
 ) -> dict[object, float]:
-    """Return the products that a layer pair asks for, each with its operations; other pairs may ask for the same."""
+    """Return product -> FLOPs for a layer pair; equal keys are products that several pairs share."""
     source, target, is_laid = cell.source_key, cell.target_key, space.rules is not None
     source_rows = 2.0 * images[1] * min(space.source.num_rows, space.target.num_rows)
     target_rows = 2.0 * images[1] * space.target.num_rows

@@ -1,4 +1,4 @@
-"""CKA of all layers of networks by the package pytorch-cka: an average over batches of an unbiased estimate.
+"""CKA of all layer pairs by the package pytorch-cka: the average of an unbiased estimate over batches.
 
 python pytorch_cka_script.py INPUTS OUT
 """
@@ -10,7 +10,8 @@ import torch
 from cka import compute_cka
 from torch.utils.data import DataLoader
 
-networks, pairs = torch.load(sys.argv[1], weights_only=False)  # name -> (network, layers, images); names of two each
+# networks: name -> (network, names of layers, images); pairs: (name of source, name of target)
+networks, pairs = torch.load(sys.argv[1], weights_only=False)
 values = []
 for f, g in pairs:
     (source, layers, images), (target, target_layers, _) = networks[f], networks[g]

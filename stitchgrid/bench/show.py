@@ -1,4 +1,4 @@
-"""The figures of a bench, for people."""
+"""The figures of a bench as text and as JSON."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def bench_text(bench: Bench) -> str:
-    """Return a table with a line per part, and what to know of its figures."""
+    """Return a table with a line per part, then remarks on the machine and on differences in value."""
     target = StringIO()
     Console(file=target, width=120, color_system=None, force_terminal=False).print(_table(bench))
     lines = [line.rstrip() for line in target.getvalue().splitlines()]
@@ -28,7 +28,7 @@ def bench_text(bench: Bench) -> str:
 
 
 def bench_json(bench: Bench) -> str:
-    """Return all the figures as JSON; what is undefined is null there."""
+    """Return all figures as JSON; undefined figures are null."""
     shown = asdict(bench)
     for part, figures in zip(shown["parts"], bench.parts, strict=True):
         part |= {"ratio": figures.ratio, "overhead": figures.overhead, "over_arithmetic": figures.over_arithmetic}

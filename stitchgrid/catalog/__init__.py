@@ -1,4 +1,4 @@
-"""The catalog: SQL views over a store, and the questions asked of them. DuckDB is imported when a store is opened."""
+"""The catalog: SQL views over a store, and the queries over them. DuckDB is imported only when a store is opened."""
 
 from typing import TYPE_CHECKING, Any
 

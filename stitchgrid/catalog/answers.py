@@ -12,7 +12,7 @@ from stitchgrid.catalog.verdict_rules import CHECKS, IS_TWIN, NEEDED
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.printable import in_one_line
 
-IDLE = "Does not apply"  # how the sentence of a check begins that means nothing here
+IDLE = "Does not apply"  # start of the sentence of a check that does not apply to the answer
 ROWS = """
 select a.*, m.family, m.trained as is_trained
 from answers as a join matchers as m using (matcher)
@@ -29,7 +29,7 @@ where sweep = $sweep and source_model not in (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that has to hold before a match is believed."""
+    """One check of an answer: a condition that a supported answer should meet."""
 
     name: str
     passed: bool | None  # None: not computed, or it does not apply
@@ -37,13 +37,13 @@ class Check:
 
     @property
     def is_missing(self) -> bool:
-        """Whether it was not computed and would mean something."""
+        """Whether the check applies but was not computed."""
         return self.passed is None and not self.detail.startswith(IDLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The best source layer of one network for a layer of another under one matcher, and how sure that is."""
+    """The best source layer of one network for a target layer under one matcher, and the evidence for it."""
 
     sweep: str
     target_model: str
@@ -51,7 +51,7 @@ class Answer:
     source_model: str
     source_layer: str
     matcher: str  # the kind
-    label: str  # the kind, and what tells it from others of the sweep
+    label: str  # the kind, and the parameters in which matchers of that kind differ in the sweep
     params: str
     samples: int | None
     seed: int | None
@@ -73,7 +73,7 @@ class Answer:
     checks: tuple[Check, ...]
 
     def passed(self, name: str) -> bool | None:
-        """Return whether a check passed."""
+        """Return whether a check passed; None if it was not computed or does not apply."""
         return next(check.passed for check in self.checks if check.name == name)
 
     @property
@@ -88,7 +88,7 @@ class Answer:
 
     @property
     def sentence(self) -> str:
-        """What was found, for people who do not know the field."""
+        """The answer as an English sentence, for people who do not know the field."""
         way = "higher" if self.higher_is_similar else "lower"
         parts = [f"{self.metric} is {short_number(self.value)}{_interval(self.low, self.high)} ({way} is more similar)"]
         if self.runner_up is not None:
@@ -102,12 +102,12 @@ class Answer:
 
     @property
     def title(self) -> str:
-        """Who matches whom."""
+        """Target layer, source layer and matcher, as one text."""
         label = self.label.replace(" (", ", ").removesuffix(")")
         return f"{self.target_model} {self.target_layer} <- {self.source_model} {self.source_layer} ({label})"
 
 
-ROUNDING = 1e-9  # below which a number is none that people should see
+ROUNDING = 1e-9  # smaller numbers are rounding errors, and people see 0
 _CHECK = pa.struct([("passed", pa.bool_()), ("detail", pa.string())])
 SCHEMA = pa.schema(
     [
@@ -129,7 +129,7 @@ _APART = pa.schema([("sweep", pa.string()), ("params", pa.string()), ("samples",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRequest:
-    """Which answers somebody asks for; None and empty: all."""
+    """Which answers are asked for; a field that is None or empty asks for all."""
 
     target_model: str | None = None
     target_layer: str | None = None
@@ -149,7 +149,7 @@ class AnswerRequest:
 def find_wanted(
     catalog: Catalog, sweeps: Sequence[str], *, target: str | None, source: str | None, kinds: Sequence[str]
 ) -> AnswerRequest:
-    """Return what is asked for by names; `target` is MODEL or MODEL:LAYER.
+    """Return the request for answers by names; `target` is MODEL or MODEL:LAYER.
 
     Raises:
         QueryError: If the sweeps have no such network, layer or matcher.
@@ -175,11 +175,11 @@ def find_wanted(
 def _check(name: str, known: Iterable[str], what: str, of: str = "") -> None:
     names = sorted(known)
     if name not in names:
-        raise QueryError(f"no {what} {name!r}{of} in what was compared; {nearest(name, names)}.")
+        raise QueryError(f"no {what} {name!r}{of} among the compared cells; {nearest(name, names)}.")
 
 
 def read_answers(catalog: Catalog, sweep: str) -> list[Answer]:
-    """Return the answers of a sweep, by target, source and matcher.
+    """Return the answers of a sweep, sorted by target, source and matcher.
 
     Raises:
         QueryError: If there is no such sweep.
@@ -205,9 +205,10 @@ def _answer(row: Mapping[str, Any], label: str) -> Answer:
 
 
 def as_table(answers: Sequence[Answer], *, short: bool = False) -> pa.Table:
-    """Return answers as a table; sweep, params, samples and seed are columns only where answers differ in nothing else.
+    """Return answers as a table.
 
-    In `short` the checks are one text: the names of those that failed, and of those that were not computed.
+    Each of sweep, params, samples and seed is a column only if answers to the same question differ in it. If `short`,
+    the checks are one text: the names of those that failed, and of those that were not computed.
     """
     extra = [field for field in _APART if _tells_apart(field.name, answers)]
     schema = pa.schema([*extra, *SCHEMA])
@@ -222,7 +223,7 @@ def _plain(answer: Answer, names: Sequence[str], *, short: bool) -> dict[str, An
 
 
 def _tells_apart(name: str, answers: Sequence[Answer]) -> bool:
-    """Return whether two answers to one question differ in a column."""
+    """Return whether two answers to the same question differ in a column."""
     found: dict[tuple[str, ...], set[object]] = {}
     for answer in answers:
         question = answer.target_model, answer.target_layer, answer.source_model, answer.matcher
@@ -243,7 +244,7 @@ def _short(checks: Sequence[Check]) -> str:
 
 
 def in_words(answers: Sequence[Answer]) -> list[str]:
-    """Return a sentence for each answer, and below it those of checks that failed and what is not known."""
+    """Return a sentence for each answer; below it, its failed checks, and if it is weak, its missing checks."""
     lines = []
     for answer in answers:
         lines += [answer.sentence, *(f"    {check.name}: {check.detail}" for check in answer.failed)]
@@ -253,7 +254,7 @@ def in_words(answers: Sequence[Answer]) -> list[str]:
 
 
 def short_interval(low: float | None, high: float | None) -> str | None:
-    """Return an interval in three digits, None where there is none."""
+    """Return an interval with three digits; None where there is no interval."""
     return None if low is None or high is None else f"{short_number(low)} to {short_number(high)}"
 
 
@@ -263,7 +264,7 @@ def _interval(low: float | None, high: float | None) -> str:
 
 
 def short_number(value: float) -> str:
-    """Return three digits of a number; what is no more than rounding is 0.
+    """Return a number with three digits; a rounding error is 0.
 
     >>> short_number(0.12345), short_number(-2e-16)
     ('0.123', '0')

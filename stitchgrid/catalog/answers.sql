@@ -1,6 +1,7 @@
--- The view `answers`: for each target layer, source network, matcher and seed the best source layer, and how sure it is.
--- Words after a dollar are filled in by `judging.py`. `found` has the rows that are looked at, `placed` every cell with a score:
--- those of untrained twins beside those of their networks. Differences are positive where the best source is better.
+-- The view `answers`: for each target layer, source network, matcher and seed, the best source layer and its evidence.
+-- `verdict_rules.py` fills in the words after a dollar. `found` has the rows of all metrics that the checks use.
+-- `placed` has the row of the score of every cell; a twin has the same `place` as its network.
+-- A difference is positive where the best source is better.
 with twins as (
     select t.sweep, t.model, o.model as original
     from models as t
@@ -221,7 +222,7 @@ told as (
         end as of_trained,
         case
             when is_classless then 'Does not apply: neither network has classes of these images.'
-            when above_chance is null then 'Not computed: the store does not say how accuracies stand to chance.'
+            when above_chance is null then 'Not computed: the store does not hold accuracies and chance levels.'
             else array_to_string(
                 list_transform(
                     list_filter(if(f.name = g.name, [f], [f, g]), lambda x: x.has_classes),
@@ -238,7 +239,7 @@ told as (
             when not localised
                 then 'As good at 95 %, some further than one block from the best: '
                     || array_to_string(candidates, ', ') || '.'
-            else 'Not computed: it takes the interval of the difference to every other source layer.'
+            else 'Not computed: it needs the interval of the difference to every other source layer.'
         end as of_localised,
         case
             when untrained_value is null then 'Not computed: there is no untrained twin.'
@@ -249,11 +250,11 @@ told as (
                 ) || '.'
         end as of_above_untrained,
         case
-            when is_trained then 'Not computed: trained maps are not trained again on shuffled images.'
+            when is_trained then 'Not computed: maps are not trained again on shuffled images.'
             when p is not null
                 then 'With shuffled images the best layer is as similar in ' || num_reaching || ' of ' || num_draws
                     || ' draws: p = ' || format('{:.3g}', p) || '.'
-                    || if(num_draws < $fewest_draws, ' A p below $significant takes $fewest_draws draws.', '')
+                    || if(num_draws < $fewest_draws, ' A p below $significant needs $fewest_draws draws.', '')
             when num_draws is not null then 'Not computed: draws of some source layers are missing or undefined.'
             else 'Not computed: no images were shuffled.'
         end as of_above_shuffled,
@@ -264,11 +265,11 @@ told as (
         end as of_others_agree,
         case
             when in_distribution is not null
-                then 'Stitched rows are told from the target''s own with an AUROC of ' || concat_ws(
+                then 'A detector separates stitched rows from the target''s own rows with an AUROC of ' || concat_ws(
                     ', ', format('{:.3g}', mahalanobis) || ' (mahalanobis)', format('{:.3g}', energy) || ' (energy)'
                 ) || '; at most $most_auroc is wanted.' || if(
                     least(mahalanobis, energy) < $shrunken_auroc,
-                    ' Below $shrunken_auroc they are shrunken: least squares shrinks what it cannot match.', ''
+                    ' Below $shrunken_auroc the stitched rows are shrunken: least squares shrinks what it cannot match.', ''
                 )
             when family = 'index' then 'Does not apply: an index has no stitched network.'
             else 'Not computed: no detector looked at the stitched rows.'
@@ -281,7 +282,7 @@ told as (
             else 'Not computed: there is no variance_ratio.'
         end as of_not_collapsed,
         case
-            when not is_trained then 'Does not apply: only trained matchers are held against direct matching.'
+            when not is_trained then 'Does not apply: only trained matchers are checked by direct matching.'
             when undenied is null then 'Not computed: there is no direct matching of the same layers.'
             else 'Direct matching leaves a residual of ' || format('{:.3g}', direct_residual)
                 || ' between the same layers; below $most_residual is wanted.'

@@ -23,7 +23,7 @@ from stitchgrid.store import Damage, Store
 Found = TypeVar("Found")
 
 _MATCHERS = "select distinct matcher as name from cells order by all"
-#: By the names of queries' parameters: what the store has of such.
+#: Name of a query's parameter -> the SQL that lists its valid values in the store.
 KNOWN = {
     "matcher": _MATCHERS,
     "first": _MATCHERS,
@@ -31,22 +31,22 @@ KNOWN = {
     "metric": "select distinct unnest(metrics) as name from cells order by all",
     "flag": "select distinct unnest(flags) as name from measurements order by all",
 }
-SHOW_TABLES = re.compile(r"\s*show\s+(?:all\s+)?tables\s*;?\s*", re.IGNORECASE)  # of which people mean the views
+SHOW_TABLES = re.compile(r"\s*show\s+(?:all\s+)?tables\s*;?\s*", re.IGNORECASE)  # answered with the views
 EVERYTHING = "show all tables"
-#: Statements that may look at what views there are.
+#: Statements that may list the views.
 LOOKS_AROUND = re.compile(
     r"\b(?:show|describe|duckdb_\w+|pg_\w+|pragma\w*|information_schema|sqlite_\w+)\b", re.IGNORECASE
 )
 WORD = re.compile(r"\w+")
-BATCH_ROWS = 100_000  # of an export
+BATCH_ROWS = 100_000  # rows in one batch of an export
 READING = {"SELECT", "EXPLAIN"}  # DESCRIBE, SHOW, SUMMARIZE, FROM and VALUES are parsed as SELECT
 ADVICE = f'The views are {", ".join(VIEWS)}; "describe results" lists the columns of one.'
 
 
 class Catalog:
-    """What a store holds at the moment of opening, as SQL views.
+    """The content of a store at the moment of opening, as SQL views.
 
-    Without `values` there are only the views that need none of them, such as `cells`, sooner.
+    `values=False` opens faster: only the views that need no values, such as `cells`, exist then.
     """
 
     def __init__(self, store: Store, *, now: datetime | None = None, values: bool = True):
@@ -59,12 +59,12 @@ class Catalog:
             self._store, now=self._now, without=frozenset(self._late), values=self._values
         )
         self.sweeps: tuple[str, ...] = tables.sweeps  # those with a complete plan
-        self.damaged: tuple[Damage, ...] = (*tables.damaged, *self._late.values())  # what was left out
+        self.damaged: tuple[Damage, ...] = (*tables.damaged, *self._late.values())  # files that were left out
         self.num_loose_parts: int = tables.num_loose_parts  # small files that a compaction would merge
         self._connection = duckdb.connect(":memory:")
         for name, table in tables.by_name.items():
             self._connection.register(name, table)
-        # Making all views takes longer than most statements: each is made, after those it uses, when it is named.
+        # Making all views takes longer than most statements. So a view is made when a statement first names it.
         texts = view_sql(tables.shape)
         self._unmade: dict[str, Callable[[], str]] = {name: partial(texts.__getitem__, name) for name in texts}
         if self._values:
@@ -88,28 +88,28 @@ class Catalog:
         self._connection.close()
 
     def require_sweep(self, sweep: str) -> None:
-        """Refuse a name that is no planned sweep's.
+        """Check that a planned sweep has this name.
 
         Raises:
-            QueryError: Naming the nearest.
+            QueryError: If none has; the message names the nearest.
         """
         if sweep not in self.sweeps:
             raise QueryError(f"no planned sweep {sweep!r} in the store; {nearest(sweep, self.sweeps)}.")
 
     def evidence_asked(self, sweep: str) -> tuple[int, int]:
-        """Return in how many groups of images a sweep finds intervals, and how often it shuffles them; 0 for none."""
+        """Return a sweep's number of groups of images (for intervals) and of shuffles of images; 0 means none."""
         info = self._store.read_plan_info(sweep)
         return info.get("groups") or 0, info.get("shuffles") or 0
 
     def job(self, sweep: str) -> dict[str, Any]:
-        """Return the job of a sweep's latest revision, as it was read."""
+        """Return the job of a sweep's latest revision, as the store keeps it."""
         return self._store.read_job(sweep)
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
         """Return the result of one statement that only reads; `$name` in it stands for a value of `params`.
 
         Raises:
-            QueryError: If it is anything else, or DuckDB cannot run it.
+            QueryError: If there are several statements, or one writes, or DuckDB cannot run it.
         """
         if SHOW_TABLES.fullmatch(sql):
             return pa.table({"name": list(VIEWS)})
@@ -120,7 +120,7 @@ class Catalog:
                     return table
             except (duckdb.Error, pa.ArrowException, UnicodeDecodeError) as problem:
                 if isinstance(problem, duckdb.CatalogException) and self._unmade:
-                    self._make_views(EVERYTHING)  # so that the names it proposes are among all that there are
+                    self._make_views(EVERYTHING)  # so that DuckDB's message proposes names among all views
                     continue
                 if not (self._leave_out(self._tables.found_late) or self._leave_out(self._tables.look_closely())):
                     raise QueryError(f"DuckDB cannot run the query: {problem}\n{ADVICE}") from problem
@@ -128,9 +128,9 @@ class Catalog:
     def export(
         self, statements: Mapping[str, str], take: Callable[[str, pa.RecordBatchReader], None]
     ) -> dict[str, int]:
-        """Hand the rows of statements, by name, to `take`, never all at once; return how many rows each has.
+        """Run statements, given by name, and pass the rows of each to `take` in batches; return their numbers of rows.
 
-        What was taken is whole only if `reopen_without_damaged` returns False afterwards.
+        The rows are complete only if `reopen_without_damaged` returns False afterwards.
         """
         counts = {}
         for name, sql in statements.items():
@@ -142,9 +142,9 @@ class Catalog:
         return counts
 
     def reading(self, read: Callable[[], Found]) -> Found:
-        """Return what is made of the answers of this catalog; again without damaged files where it stumbles on them.
+        """Return what `read` returns; if it fails because of damaged files, leave them out and call it again.
 
-        Queries trust what files of snapshots hold, which cost too much to be looked at each time.
+        Queries do not verify the content of snapshot files, because that would take too long each time.
         """
         while True:
             try:
@@ -154,22 +154,22 @@ class Catalog:
                     raise
 
     def reopen_without_damaged(self, *, closely: bool = False) -> bool:
-        """Open anew without files that the last statements found damaged; return whether there are any.
+        """Open the store again without the files that the last statements found damaged; return whether there are any.
 
-        `closely` looks for them in every file.
+        If `closely`, every file is verified.
         """
         late = self._leave_out(self._tables.found_late)
         return late or (closely and self._leave_out(self._tables.look_closely()))
 
     @property
     def uri(self) -> str:
-        """The store."""
+        """Folder or URI of the store."""
         return self._store.uri
 
     def _make_views(self, sql: str, *, before: str | None = None) -> None:
-        """Make the views that a statement names, or that come before a view and that its text names.
+        """Make the views that a statement names; a statement that lists views needs all of them.
 
-        A statement that looks at what there is finds all of them.
+        With `before`, the name of a view, `sql` is the text of that view: only earlier views are made.
         """
         names = list(self._unmade)
         if before is None and LOOKS_AROUND.search(sql):
@@ -178,7 +178,7 @@ class Catalog:
             words = {word.lower() for word in WORD.findall(sql)}
             found = [name for name in names[: names.index(before) if before else None] if name in words]
         for name in found:
-            if name in self._unmade:  # else it was made for one of the others
+            if name in self._unmade:  # else another view needed it, and it is made already
                 text = self._unmade[name]()
                 self._make_views(text, before=name)
                 self._connection.execute(f"create view {name} as {text}")
@@ -193,7 +193,7 @@ class Catalog:
         try:
             relation = self._connection.sql(sql, params=values) if values else self._connection.sql(sql)
             table = relation.to_arrow_table()
-            table.validate(full=True)  # what a file says is text may be none
+            table.validate(full=True)  # text of a damaged file may be invalid UTF-8
             return table.rename_columns(distinct(table.column_names))
         finally:
             self._connection.execute("rollback")
@@ -205,7 +205,7 @@ class Catalog:
         return columns.sql
 
     def _leave_out(self, damaged: Iterable[Damage]) -> bool:
-        """Open anew without files that a query could not read; return whether there are any."""
+        """Open the store again without files that a query could not read; return whether there are any."""
         found = {one.file: one for one in damaged if one.file not in self._late}
         if found:
             self._late |= found
@@ -214,10 +214,10 @@ class Catalog:
         return bool(found)
 
     def _check_known(self, question: Question, values: Mapping[str, Any]) -> None:
-        """Refuse a matcher, metric or flag that no cell of the store has, rather than answer with no rows.
+        """Check that some cell of the store has each given matcher, metric and flag: an empty answer would mislead.
 
         Raises:
-            QueryError: Naming the nearest.
+            QueryError: If none has; the message names the nearest.
         """
         for param in question.params:
             name, value = param.name, values[param.name]
@@ -235,7 +235,7 @@ class Catalog:
         """Return the answer to a question; `given` holds values of its parameters as text.
 
         Raises:
-            QueryError: If a parameter does not fit, there is no such sweep, or DuckDB cannot run it.
+            QueryError: If a parameter is not valid, there is no such sweep, or DuckDB cannot run the query.
         """
         values = question.bind(given or {})
         sweep = values.get("sweep")
@@ -259,14 +259,15 @@ class Catalog:
 
 def _counted(batches: Iterable[pa.RecordBatch], num_rows: list[int]) -> Iterable[pa.RecordBatch]:
     for batch in batches:
-        batch.validate(full=True)  # what a file says is text may be none
+        batch.validate(full=True)  # text of a damaged file may be invalid UTF-8
         num_rows[0] += batch.num_rows
         yield batch
 
 
 def _lock(connection: duckdb.DuckDBPyConnection) -> None:
-    """Let nothing out and nothing in: no files, no extensions, no Python variables, no change of these settings."""
-    # DuckDB makes the folder when it needs it, readable for everyone as its files are, and removes it.
+    """Deny SQL any access to files, extensions and Python variables, and any change of these settings."""
+    # DuckDB makes this folder and its files, readable for everyone, when it needs them, and removes them. So it lies in
+    # a private folder.
     spill = str(private_folder() / f"duckdb-{uuid.uuid4().hex}").replace("'", "''")
     for setting in (
         "enable_progress_bar = false",
@@ -281,7 +282,7 @@ def _lock(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """Return names of columns of which none is another's: the second of a name gets a number behind.
+    """Return names of columns, made unique: a repeated name gets a number as its suffix.
 
     >>> distinct(["a", "b", "a", "a_1", "a"])
     ['a', 'b', 'a_2', 'a_1', 'a_3']
@@ -299,7 +300,11 @@ def distinct(names: Iterable[str]) -> list[str]:
 
 
 def _check_reads_only(statements: list[Any]) -> set[str]:
-    """Return the names of the parameters of a single statement that reads."""
+    """Return the names of the parameters of a single statement that reads.
+
+    Raises:
+        QueryError: If there are several statements, or one that does not read.
+    """
     if len(statements) != 1:
         raise QueryError(
             f"one statement at a time, got {len(statements)}; give a single SELECT, or write PIVOT with its columns "

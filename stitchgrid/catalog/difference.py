@@ -1,7 +1,7 @@
-"""Two sweeps side by side: which values changed, which came, which went.
+"""The difference between two sweeps: which values changed, which are new, which are gone.
 
-Cells are matched by what sweeps call them: layers by the names of network and layer, the matcher by kind, parameters
-and seed. Where one sweep has several such cells they are matched in the order of their numbers of images.
+A cell of one sweep matches the cell of the other that has the same names of networks and layers, and the same matcher
+(kind, parameters, seed). If a sweep has several such cells, they are matched in the order of their numbers of images.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ order by m.change, abs(m.difference) desc nulls first, {", ".join(f"m.{name}" fo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepAt:
-    """A sweep of a store."""
+    """A sweep, and the store that holds it."""
 
     store: str
     sweep: str
@@ -58,9 +58,11 @@ class SweepAt:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What differs between two sweeps, a row for each value that is not the same, and how many values are what."""
+    """The difference between two sweeps: a row for each value that is not the same, and counts of values."""
 
-    rows: pa.Table  # change, the cell, metric, a, b, difference, and the status of the cell in the sweep without it
+    # Columns: change, those of KEY, metric, a, b, difference, status_there: the cell's status in the sweep that lacks
+    # the value.
+    rows: pa.Table
     num_changed: int
     num_new: int
     num_gone: int
@@ -68,13 +70,13 @@ class Difference:
 
 
 def find_sweep(text: str, store: str) -> SweepAt:
-    """Return the sweep that SWEEP, of the default store, or STORE:SWEEP names.
+    """Return the sweep that a text names: SWEEP (in the default store) or STORE:SWEEP.
 
     >>> find_sweep("s3://bucket/grid:digits", "grid")
     SweepAt(store='s3://bucket/grid', sweep='digits')
 
     Raises:
-        InputError: If it is neither.
+        InputError: If the text has neither form.
     """
     place, separator, sweep = text.rpartition(":")
     if not sweep or "/" in sweep or (separator and not place):
@@ -86,11 +88,11 @@ def compare(a: Catalog, sweep_a: str, b: Catalog, sweep_b: str, *, tolerance: fl
     """Return how a second sweep differs from a first one.
 
     Args:
-        a: What holds the first sweep.
-        sweep_a: Its name.
-        b: What holds the second one, which may be the same.
-        sweep_b: Its name.
-        tolerance: The largest difference that is none: absolute, and relative for values above 1.
+        a: The catalog that holds the first sweep.
+        sweep_a: Name of the first sweep.
+        b: The catalog that holds the second sweep; it may be `a`.
+        sweep_b: Name of the second sweep.
+        tolerance: Values that differ by at most this much count as equal: absolute, and relative for values above 1.
 
     Raises:
         QueryError: If there is no such sweep.
@@ -111,6 +113,10 @@ def compare(a: Catalog, sweep_a: str, b: Catalog, sweep_b: str, *, tolerance: fl
 
 
 def open_both(a: SweepAt, b: SweepAt) -> tuple[Catalog, Catalog]:
-    """Return the catalogs of two sweeps: one where they are in the same store. Errors as those of `Store.open`."""
+    """Return the catalogs of two sweeps: the same one twice if they are in one store.
+
+    Raises:
+        StoreError: If there is no store, or it cannot be read.
+    """
     first = Catalog(Store.open(a.store))
     return first, first if a.store == b.store else Catalog(Store.open(b.store))

@@ -1,6 +1,7 @@
-"""The views as a DuckDB file, or as Parquet: for other tools, and complete or not there.
+"""Export the views as a DuckDB file, or as Parquet files, for other tools.
 
-Everything is written beside its place and renamed then. What is in the place is replaced only if it is an export.
+An export is written under a temporary name and then renamed, so it is complete or missing. It replaces an earlier
+export, and nothing else.
 """
 
 import shutil
@@ -18,7 +19,7 @@ from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.catalog.views import VIEWS
 from stitchgrid.errors import InputError
 
-NOTE = "export"  # table of a DuckDB file that says what it is
+NOTE = "export"  # table of a DuckDB file that marks the file as an export
 WITHOUT_SWEEP = {
     "measurements": "select * from measurements where cell_id in (select cell_id from cells where sweep in ({names}))",
     "matchers": "select * from matchers",
@@ -31,12 +32,12 @@ def export_duckdb(catalog: Catalog, path: Path, sweeps: Sequence[str] = ()) -> d
     """Write the views of some sweeps, by default all, as tables of a DuckDB file; return their numbers of rows.
 
     Raises:
-        InputError: If the file cannot be written, or is there and no export.
+        InputError: If the file cannot be written, or another file has this name.
         QueryError: If there is no such sweep.
     """
     statements = _statements(catalog, sweeps)
     if path.exists() and not _is_export(path):
-        raise InputError(f"wanted a new DuckDB file, {path} is there and is no export of stitchgrid; name another one.")
+        raise InputError(f"{path} exists and is not an export of stitchgrid; name another file.")
 
     def write(beside: Path) -> dict[str, int]:
         beside.unlink(missing_ok=True)
@@ -69,9 +70,9 @@ def export_parquet(catalog: Catalog, folder: Path, sweeps: Sequence[str] = ()) -
     statements = _statements(catalog, sweeps)
     own_files = {f"{name}.parquet" for name in VIEWS}
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"wanted a folder, {folder} is a file; name another one.")
+        raise InputError(f"wanted a folder, but {folder} is a file; name another one.")
     if folder.exists() and (others := sorted({path.name for path in folder.iterdir()} - own_files)):
-        raise InputError(f"wanted a new or empty folder, {folder} has {others[0]!r} in it; name another one.")
+        raise InputError(f"wanted a new or empty folder, but {folder} has {others[0]!r} in it; name another one.")
 
     def write(beside: Path) -> dict[str, int]:
         shutil.rmtree(beside, ignore_errors=True)
@@ -91,7 +92,7 @@ def export_parquet(catalog: Catalog, folder: Path, sweeps: Sequence[str] = ()) -
 
 
 def _until_sound(catalog: Catalog, write: Callable[[], dict[str, int]]) -> dict[str, int]:
-    """Write, and write anew where a file of the store turned out to be damaged meanwhile, without that file."""
+    """Write; if files of the store turn out to be damaged meanwhile, leave them out and write again."""
     while True:
         try:
             counts = write()
@@ -122,7 +123,7 @@ def _is_export(path: Path) -> bool:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Yield a place beside another one, of which nothing is left at the end."""
+    """Yield a temporary path in the same folder; whatever is still there at the end is removed."""
     beside = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +139,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def _exchange(new: Path, folder: Path) -> None:
-    """Put a folder into the place of another, which goes."""
+    """Replace a folder, if there is one, by another."""
     old = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.old"
     if folder.exists():
         folder.rename(old)

@@ -1,4 +1,4 @@
-"""What a sweep found, in a few lines: is every layer most like itself?"""
+"""The findings of a sweep in a few lines: is every layer most similar to itself?"""
 
 from collections import defaultdict
 
@@ -14,20 +14,20 @@ from results where sweep = $sweep and list_contains(flags, 'diverged')
 
 
 def remarks(catalog: Catalog, sweep: str) -> list[str]:
-    """Return lines that say what to know of a sweep's networks: untrained, at chance, refused; none where nothing."""
+    """Return lines with the remarks on a sweep's networks (untrained, at chance, refused); empty if there are none."""
     rows = catalog.query(REMARKS, {"sweep": sweep}).to_pylist()
     return ["Of the networks:", *(f"  {row['model']}: {row['remark']}" for row in rows)] if rows else []
 
 
 def findings(catalog: Catalog, sweep: str) -> list[str]:
-    """Return lines that say for how many target layers the best source within its network is not the layer itself.
+    """Return lines that say for how many target layers the best source within the same network is another layer.
 
-    Empty where no network of the sweep was compared with itself. Best: highest accuracy for trained stitchers, lowest
-    residual for least squares, by direction for indices; a tie that includes the layer itself is none. Also how many
-    trainings diverged, if any: their cells are not looked at.
+    Best: highest accuracy for trained stitchers, lowest residual for least squares, by direction for indices; if the
+    layer itself is among the best, it counts as the best. The first line says how many cells diverged, if any: they
+    are left out. Empty if no network of the sweep was compared with itself and no cell diverged.
     """
     found = catalog.ask(load_question("diagonal_violations"), {"sweep": sweep}).to_pylist()
-    rows = [row for row in found if "rank" not in parameters(row["params"])]  # layers as they are
+    rows = [row for row in found if "rank" not in parameters(row["params"])]  # without reduced layers
     judged: dict[str, int] = defaultdict(int)
     violated: dict[str, int] = defaultdict(int)
     for row in rows:
@@ -44,11 +44,11 @@ def findings(catalog: Catalog, sweep: str) -> list[str]:
 
 
 def _diverged(catalog: Catalog, sweep: str) -> list[str]:
-    """Return a line about cells whose training diverged, none where there are none."""
+    """Return a line about the cells whose training diverged; empty if there are none."""
     [row] = catalog.query(DIVERGED, {"sweep": sweep}).to_pylist()
     if not row["num"]:
         return []
     return [
         f"{row['num']} cells of {row['matchers']} diverged: their training ended no better than a constant prediction, "
-        "so they are left out of what follows; lower lr, or train for longer."
+        "so the lines below leave them out; lower lr, or train for longer."
     ]

@@ -16,16 +16,16 @@ from stitchgrid.catalog.terminal import is_number, terminal_table, whole_lines
 from stitchgrid.errors import QueryError, nearest, one_line
 from stitchgrid.printable import as_markdown, in_one_line, indented, printable
 
-NULL_MARK = "-"  # of a table for people; text that is a lone dash is shown in quotes
+NULL_MARK = "-"  # NULL in a table for people; a text that is only a dash is shown in quotes
 CRLF = "\r\n"
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # full-width ones, too
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # last: full-width
 
 
 def render(table: pa.Table, format: str, *, width: int | None = None, every: bool = False) -> str | bytes:
     """Return the table as `table`, `csv`, `spreadsheet`, `json`, `markdown` (text) or `parquet` (bytes).
 
-    `width` is that of the reader's terminal, to which a `table` keeps with its first rows, or with `every` one of them;
-    without it nothing is cut or left out.
+    With `width`, the columns of the reader's terminal, a `table` keeps to that width and shows its first rows, or all
+    of them if `every`. Without `width` nothing is cut or left out.
 
     Raises:
         QueryError: If there is no such format, or it cannot hold a value.
@@ -57,9 +57,9 @@ def _as_csv(table: pa.Table) -> str:
 
 
 def _for_spreadsheets(table: pa.Table) -> str:
-    """Return CSV in which every text is printable, in one line, and no formula.
+    """Return CSV in which every text is printable and in one line, and no text is a formula.
 
-    One that begins like a formula has an apostrophe in front.
+    A text that begins like a formula gets an apostrophe in front.
     """
     return _written(table, lambda text: in_one_line(f"'{text}" if text.startswith(FORMULA_STARTS) else text))
 
@@ -123,14 +123,14 @@ def _for_people(value: Any) -> str:
 
 
 def _at_terminal(value: Any) -> str:
-    """Return a value as text for a line that is short."""
+    """Return a value as text for the short lines of a terminal: numbers have four digits."""
     if isinstance(value, list):
         return ", ".join(map(_at_terminal, value))
     return f"{value:.4g}" if isinstance(value, float) else _for_people(value)
 
 
 def _for_programs(value: Any) -> str:
-    """Return a value as text that loses nothing; NULL is empty."""
+    """Return a value as text, with all its digits; NULL is empty."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What to call the matchers of a sweep: the kind, and what tells it from others of that kind."""
+"""Labels of the matchers of a sweep: the kind, and the parameters in which matchers of that kind differ."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ Entry = tuple[Any, ...]  # kind, parameters, number of images; seed
 
 
 def matcher_labels(variants: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
-    """Return a label for each (kind, parameters): the kind, and the parameters in which those of its kind differ.
+    """Return a label for each (kind, parameters): the kind, and the parameters in which matchers of that kind differ.
 
     >>> matcher_labels([("cka", {}), ("direct", {"k": 1, "samples": 9}), ("direct", {"k": 1, "samples": 5})])
     ['cka', 'direct (samples 9)', 'direct (samples 5)']
@@ -39,7 +39,7 @@ def labels_of(entries: Iterable[Entry]) -> dict[Entry, str]:
 
 
 def parameters(params: str) -> dict[str, Any]:
-    """Return a matcher's parameters as a dictionary, whatever a store holds."""
+    """Return a matcher's parameters as a dictionary; a text that is not a JSON object becomes {"params": text}."""
     try:
         values = json.loads(params)
     except (ValueError, RecursionError):

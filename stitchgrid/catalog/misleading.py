@@ -1,4 +1,4 @@
-"""Claims of trained stitches that direct matching and the distribution deny, counted by pair of networks."""
+"""Count, for each pair of networks, the claims of trained stitches that direct matching and the detectors deny."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from stitchgrid.catalog.questions import Value, load_question
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MisleadingClaims:
-    """What one matcher claims about one ordered pair of networks; cells are layer pairs, once for every seed."""
+    """The claims of one matcher about one ordered pair of networks; each layer pair has one cell for each seed."""
 
     source: str
     target: str
@@ -19,12 +19,12 @@ class MisleadingClaims:
     num_cells: int
     num_claims: int
     num_misleading: int
-    num_unchecked: int  # claims that nothing computed could deny
-    pairs: tuple[str, ...]  # source layer -> target layer of the misleading ones
+    num_unchecked: int  # claims for which nothing was computed that could deny them
+    pairs: tuple[str, ...]  # "source layer -> target layer" of the misleading claims
 
 
 def misleading_limits() -> dict[str, Value | None]:
-    """Return the thresholds of the query `misleading` by name, as its header has them."""
+    """Return the default thresholds of the query `misleading`, by name."""
     return {param.name: param.default for param in load_question("misleading").params}
 
 
@@ -40,7 +40,7 @@ def misleading_rule() -> str:
 
 
 def count_misleading(rows: Iterable[Mapping[str, Any]]) -> list[MisleadingClaims]:
-    """Count the rows that the query `misleading` gives with `all = true`, by networks and matcher."""
+    """Count claims by networks and matcher; `rows` is what the query `misleading` returns with `all = true`."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         key = row["source_model"], row["target_model"], row["matcher"], row["params"], row["samples"]

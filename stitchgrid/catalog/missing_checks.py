@@ -1,4 +1,4 @@
-"""What a job lacks for the checks of its answers to be computed."""
+"""What to add to a job so that all checks of its answers are computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ TWINS = f"select count(*) as num from models where sweep = $sweep and {IS_TWIN}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addition:
-    """Something that a job lacks for more to be said."""
+    """Something to add to a job, so that more checks are computed."""
 
-    what: str  # to write, or to run
+    what: str  # text to write into the job, or a command to run
     why: str
 
 
 UNTRAINED = Addition(
-    what="[controls] untrained = true", why="compares with untrained twins: is the match one of architecture alone?"
+    what="[controls] untrained = true", why="compares with untrained twins: does architecture alone give the match?"
 )
-SHUFFLED = Addition(what="[controls] shuffled = 40", why="compares with shuffled images: is the match one of chance?")
+SHUFFLED = Addition(what="[controls] shuffled = 40", why="compares with shuffled images: does chance give the match?")
 MORE_DRAWS = Addition(
     what="[controls] shuffled = 40", why=f"with fewer than {FEWEST_DRAWS} draws no p can be below 0.05"
 )
@@ -34,14 +34,12 @@ GROUPS = Addition(what="[intervals] groups = 20", why="gives intervals: which la
 OOD = Addition(
     what='[diagnostics] ood = ["mahalanobis"]', why="tells whether stitched rows stay in the target's distribution"
 )
-DIRECT = Addition(
-    what='[[matchers]] kind = "direct"', why="is what others are held against; trained matchers alone prove nothing"
-)
+DIRECT = Addition(what='[[matchers]] kind = "direct"', why="checks the trained matchers, which alone prove nothing")
 OTHERS = Addition(what='[[matchers]] kind = "cka_unbiased"', why="is a second opinion that needs no training")
 
 
 def additions(catalog: Catalog, sweep: str, answers: Sequence[Answer]) -> list[Addition]:
-    """Return what to add to the job of a sweep for these answers to have no check open, each thing once."""
+    """Return what to add to the job of a sweep, each thing once, so that no check of these answers is missing."""
     if not answers:
         return []
     groups, shuffles = catalog.evidence_asked(sweep)
@@ -50,7 +48,7 @@ def additions(catalog: Catalog, sweep: str, answers: Sequence[Answer]) -> list[A
     closed = [answer for answer in answers if not answer.is_trained]
     stitchers = [answer for answer in answers if answer.family == "stitcher"]
     judges = [name for name, row in planned.items() if not row["is_trained"]]
-    wanted = (  # whether something is missing, whether the job asks for it, and what would
+    wanted = (  # whether something is missing, whether the job asks for it already, and the addition that asks for it
         (any(answer.untrained_value is None for answer in answers), bool(twins["num"]), UNTRAINED),
         (any(answer.p is None for answer in closed), shuffles > 0, SHUFFLED),
         (0 < shuffles < FEWEST_DRAWS, False, MORE_DRAWS),
@@ -69,5 +67,5 @@ def additions(catalog: Catalog, sweep: str, answers: Sequence[Answer]) -> list[A
     )
     found = list(dict.fromkeys(what for is_missing, is_asked, what in wanted if is_missing and not is_asked))
     if any(is_missing and is_asked for is_missing, is_asked, _ in wanted):
-        found.append(Addition(what=f"stitchgrid resume {sweep}", why="computes what was asked for and is missing"))
+        found.append(Addition(what=f"stitchgrid resume {sweep}", why="computes what the job asks for and is missing"))
     return found

@@ -1,8 +1,8 @@
-"""The view `pairs`: one row per layer pair, a column per matcher and metric, for people who look.
+"""The view `pairs`, for people: one row per layer pair, a column per matcher and metric.
 
-Which columns there are depends on the values of the store, so that they are looked for when the view is first asked
-for. Seeds are averaged and cells whose training diverged left out, as in `scores`; residuals at later layers are in
-`profiles` alone.
+The columns depend on the values of the store, so they are determined when the view is first used. As in `scores`,
+values of several seeds are averaged, and cells whose training diverged are left out. Residuals at later layers are only
+in `profiles`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns of the view by their numbers, and the table that says which values belong into which."""
+    """The names of the view's columns, and the table that gives the number of the column of each value."""
 
     names: tuple[str, ...]
     numbers: pa.Table
@@ -56,7 +56,7 @@ group by sweep, {LAYER_PAIR}
 
 
 def columns_of(variants: Iterable[Mapping[str, Any]]) -> Columns:
-    """Return the columns for the rows of `VARIANTS`; matchers have the labels that they have in their sweep.
+    """Return the columns for the rows of `VARIANTS`; each matcher has the label that it has in its sweep.
 
     >>> variant = {"sweep": "s", "matcher": "cka", "params": "{}", "samples": 9, "metric": "cka"}
     >>> columns_of([variant]).names
@@ -87,7 +87,7 @@ def _place(row: Mapping[str, Any]) -> int:
 
 
 def _unlike(names: Iterable[str]) -> dict[str, str]:
-    """Return a name of a column for each, which DuckDB tells from the others: it looks at no capitals."""
+    """Return name -> a unique name of a column; DuckDB ignores case, so names must differ in more than case."""
     found: dict[str, str] = {}
     taken = {"sweep", *LAYER_PAIR.split(", ")}
     for name in names:

@@ -1,4 +1,4 @@
-"""How far the sweeps of a store are, from any machine that sees it."""
+"""How far the sweeps of a store are, read from any machine that can read the store."""
 
 import json
 from collections import Counter
@@ -15,8 +15,8 @@ from stitchgrid.printable import in_one_line
 from stitchgrid.store import Store
 from stitchgrid.store.lease import moment
 
-SHORTEST = 1e-3  # seconds from which a rate can be told
-SHOWN = 16  # busy workers, remarks
+SHORTEST = 1e-3  # seconds after which a rate is computed
+SHOWN = 16  # most busy workers and most remarks that are shown
 REMARKS = "select sweep, model, unnest(remarks) as remark from models order by all"
 
 
@@ -25,23 +25,23 @@ class SweepProgress:
     """How far one sweep is."""
 
     sweep: str
-    state: str  # running | complete | failed: all ended, not all well | stopped: cells are left | planning
+    state: str  # running | complete | failed: all cells ended, some failed | stopped: some cells are left | planning
     num_cells: int
     counts: dict[str, int]  # status -> cells
     reasons: dict[str, int]  # error of failed and quarantined cells -> cells
     is_running: bool
-    launch: str | None  # that is running
+    launch: str | None  # the running launch
     stage: str | None
     host: str | None
-    num_workers: int  # busy ones
+    num_workers: int  # number of busy workers
     workers: list[dict[str, Any]]  # worker, node, state, unit, since, num_units, last_finished
-    happened: dict[str, int]  # during this stage: workers that died, units tried again, cut in two, given up
+    happened: dict[str, int]  # events of this stage -> how often: workers died, units retried, split, given up
     pace: str  # rate and time left, in words
-    per_second: float | None  # cells, or networks, of this stage
+    per_second: float | None  # cells (or networks) per second, in this stage
     seconds_left: float | None
     heard_seconds_ago: float | None
     running: list[dict[str, Any]]  # unit, worker, since
-    remarks: list[str]  # what is to be known of its networks: untrained, at chance, refused, ...
+    remarks: list[str]  # on its networks: untrained, at chance, refused, ...
 
     def _repr_html_(self) -> str:
         told = {"state": self.state, **self.counts, "pace": self.pace, **self.reasons}
@@ -52,7 +52,7 @@ class SweepProgress:
 def read_progress(
     store: Store, sweep: str | None, *, warn: Callable[[Catalog], None] = lambda _: None
 ) -> list[SweepProgress]:
-    """Return the progress of one sweep, or of all; `warn` is shown what the store was read from.
+    """Return the progress of one sweep, or of all; `warn` is called with the catalog that was read.
 
     Raises:
         StoreError: If there is no such sweep.
@@ -115,7 +115,7 @@ def _progress(
 
 
 def _state(counts: Mapping[str, int], *, is_running: bool) -> str:
-    """Return in one word how a sweep stands, for those who schedule launches."""
+    """Return the state of a sweep in one word, for programs that schedule launches."""
     if is_running:
         return "running"
     if not counts:
@@ -131,12 +131,12 @@ def _seconds_since(at: object, now: datetime) -> float | None:
 
 
 def as_json(found: Sequence[SweepProgress]) -> str:
-    """Return progress for other programs."""
+    """Return progress as JSON, for other programs."""
     return json.dumps([asdict(one) for one in found], indent=2)
 
 
 def as_text(found: Sequence[SweepProgress]) -> str:
-    """Return progress for people."""
+    """Return progress as lines of text, for people."""
     return "\n".join(line for one in found for line in _lines(one)) or "The store holds no sweep yet."
 
 
@@ -150,7 +150,7 @@ def _lines(one: SweepProgress) -> list[str]:
         lines.append("  " + ", ".join(detail for detail in details if detail))
         lines += _worker_lines(one)
     elif one.heard_seconds_ago is not None and done < one.num_cells:
-        lines.append(f"  no launch is running; last heard of {clock(one.heard_seconds_ago)} ago")
+        lines.append(f"  no launch is running; last heartbeat {clock(one.heard_seconds_ago)} ago")
     lines += [f"  {count} cells: {_first_line(reason)}" for reason, count in list(one.reasons.items())[:10]]
     lines += [f"  {remark}" for remark in one.remarks[:SHOWN]]
     if len(one.remarks) > SHOWN:
@@ -163,7 +163,7 @@ def _first_line(text: str) -> str:
 
 
 def _worker_lines(found: SweepProgress) -> list[str]:
-    """Return what workers are at, longest at it first, and what became of those that are no more."""
+    """Return what each busy worker computes, oldest start first; then counts of other workers and of events."""
     busy = sorted(found.running, key=lambda worker: str(worker.get("since")))
     lines = [f"    {one.get('worker')}{_on(one)}: {one['unit']} since {one.get('since')}" for one in busy[:SHOWN]]
     if len(busy) > SHOWN:

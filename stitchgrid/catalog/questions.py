@@ -1,8 +1,8 @@
-"""Query files: a question, its parameters and columns in the header, then SQL.
+"""Query files: a header with the question, its parameters and columns, then SQL.
 
 ```sql
 -- Which layer of the source is nearest to each layer of the target?
--- Further lines explain; `param NAME = DEFAULT  what it is` declares $name, without a default it must be given.
+-- Further lines explain. `param NAME = DEFAULT  description` declares $name; without a default it must be given.
 -- param top = 20  how many rows
 -- columns: source_layer, target_layer
 select ...
@@ -26,7 +26,7 @@ KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Param:
-    """A value that the asker may set."""
+    """A parameter of a query."""
 
     name: str
     default: Value | None  # None: must be given, as text
@@ -36,7 +36,7 @@ class Param:
         """Return the text as a value of the default's type.
 
         Raises:
-            QueryError: If it is none.
+            QueryError: If the text is not of that type.
         """
         kind = str if self.default is None else type(self.default)
         try:
@@ -45,14 +45,14 @@ class Param:
             return kind(text)
         except (ValueError, KeyError):
             raise QueryError(
-                f"parameter {self.name!r} of query {query!r} is {KINDS[kind]}, got {text!r}; "
+                f"parameter {self.name!r} of query {query!r} must be {KINDS[kind]}, got {text!r}; "
                 f"for example --param {self.name}={str(self.default).lower()}."
             ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A query file, read."""
+    """A parsed query file."""
 
     name: str
     question: str  # "" where the file has no header
@@ -63,7 +63,7 @@ class Question:
 
     @property
     def description(self) -> str:
-        """All there is to know of it: question, parameters, columns, SQL."""
+        """The whole query as text: question, parameters, columns, SQL."""
         width = max((len(_written(param)) for param in self.params), default=0)
         lines = [f"{self.name}: {self.question}", *wrap(self.details, 100), ""]
         lines += ["parameters:", *(f"  {_written(one):{width}}  {one.description}" for one in self.params), ""]
@@ -92,7 +92,7 @@ class Question:
 
 
 def _written(param: Param) -> str:
-    """Return a parameter as it is given, with its default."""
+    """Return the option that sets a parameter to its default."""
     default = "VALUE" if param.default is None else str(param.default)
     return f"--param {param.name}={default.lower() if isinstance(param.default, bool) else default}"
 
@@ -140,15 +140,15 @@ def list_questions() -> list[Question]:
 
 
 def overview() -> list[str]:
-    """Return a line for each question that ships: its name and what it asks."""
+    """Return a line for each query that ships with stitchgrid: its name and its question."""
     return [f"{known.name:24}  {known.question}" for known in list_questions()]
 
 
 def load_question(name_or_path: str) -> Question:
-    """Return a shipped question by name, or the one in a `.sql` file.
+    """Return a shipped question by name, or the question in a `.sql` file.
 
     Raises:
-        QueryError: If there is none.
+        QueryError: If there is no such question, or the file cannot be read.
     """
     shipped = shipped_names("queries", ".sql")
     if name_or_path in shipped:
@@ -182,7 +182,7 @@ def _parse_param(query: str, comment: str) -> Param:
 
 
 def _literal(text: str) -> Value | None:
-    """Return the value of a default; None if it is not one.
+    """Return the value that a default's text stands for; None if it stands for none.
 
     >>> [_literal(word) for word in ("'it''s'", "3", "1e-6", "true", "x")]
     ["it's", 3, 1e-06, True, None]

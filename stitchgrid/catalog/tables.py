@@ -1,4 +1,4 @@
-"""The Arrow tables behind the views: read from a store, checked, duplicates taken out."""
+"""The Arrow tables behind the views: read from a store, checked, without duplicates."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -42,24 +42,29 @@ MATCHER_TABLE = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """Everything the views are made of, by the name under which DuckDB knows it."""
+    """The tables from which the views are made."""
 
-    by_name: Mapping[str, pa.Table | pa.dataset.Dataset]
+    by_name: Mapping[str, pa.Table | pa.dataset.Dataset]  # by their names in DuckDB
     shape: TablesShape
     sweeps: tuple[str, ...]  # those that have a complete revision
     damaged: tuple[Damage, ...]
-    num_loose_parts: int  # that were read one by one
-    found_late: list[Damage]  # while a query was reading
-    look_closely: Callable[[], list[Damage]]  # reads all that queries read piece by piece; what of it is damaged
+    num_loose_parts: int  # parts that are in no snapshot, read one by one
+    found_late: list[Damage]  # files that a query found damaged while it was reading
+    look_closely: Callable[[], list[Damage]]  # reads every file that queries read in pieces, and returns the damaged
 
 
 def load_tables(
     store: Store, *, now: datetime | None = None, without: frozenset[str] = frozenset(), values: bool = True
 ) -> Tables:
-    """Read what the views show, or where it is to be read when a query needs it; damaged files are left out and named.
+    """Read the tables behind the views; the rows of snapshots are read later, when a query needs them.
 
-    `without` are files that turned out to be damaged while a query was reading them. Where no `values` are wanted,
-    of loose rows only what they say of their cells is read.
+    Damaged files are left out and listed in the result.
+
+    Args:
+        store: The store.
+        now: The time that decides whether a launch is still running; None: the present.
+        without: Files to leave out, because a query found them damaged.
+        values: Whether the values of loose rows are read; if not, only the columns that give the status of cells.
     """
     found = store.scan(PART.names if values else COLUMNS, without)
     sweeps, names, damaged = _sweep_tables(store, found.ready)
@@ -100,20 +105,20 @@ def _has_evidence(info: Mapping[str, Any]) -> bool:
 
 
 def _quantiles() -> Iterable[dict[str, Any]]:
-    """Yield Student's t by degrees of freedom, for the intervals that SQL finds from replicates."""
+    """Yield the quantiles of Student's t by degrees of freedom, for intervals that SQL computes from replicates."""
     return ({"degrees": degrees, "quantile": value} for degrees, value in enumerate(t_quantiles(MOST_GROUPS - 1), 1))
 
 
 def _loose_cells(rows: pa.Table) -> pa.Table:
-    """Return what rows say of their cells."""
+    """Return the status of the cells of loose rows, one row per cell."""
     ids = pc.unique(rows["cell_id"])
     return state_columns(row_status(rows, ids), np.arange(len(ids))).add_column(0, "cell_id", ids)
 
 
 def _sweep_tables(store: Store, ready: Set[str]) -> tuple[dict[str, pa.Table], list[str], list[Damage]]:
-    """Return the tables of the latest complete revision of every sweep, cells only of those that are not ready.
+    """Return the tables of every sweep's latest complete revision, the names of these sweeps, and damaged files.
 
-    Also the names of all these sweeps, and what could not be read.
+    The table of cells has only the sweeps that are not `ready`.
     """
     found: dict[str, list[pa.Table]] = {name: [table] for name, table in _no_tables().items()}
     names, damaged = [], []
@@ -132,7 +137,7 @@ def _sweep_tables(store: Store, ready: Set[str]) -> tuple[dict[str, pa.Table], l
 
 @cache
 def _no_tables() -> dict[str, pa.Table]:
-    """Return the tables of no sweep."""
+    """Return the tables of a store without sweeps: all are empty."""
     return {name: with_sweep("", as_dictionaries(schema.empty_table())) for name, schema in ALL_TABLES.items()}
 
 
@@ -150,7 +155,7 @@ def _running(store: Store, sweeps: Sequence[str], now: datetime) -> Iterable[dic
 
 
 def _shard_of(unit: Mapping[str, Any]) -> str:
-    """Return the planned shard of a unit at work: a piece of a bisected shard says so under `shard`."""
+    """Return the planned shard of a unit: a part of a split shard names that shard under `shard`."""
     return str(unit.get("shard") or unit.get("unit", ""))
 
 

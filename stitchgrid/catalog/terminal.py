@@ -1,4 +1,4 @@
-"""A table for people at a terminal: no wider than it, one line a row, and what is the same in all rows told once."""
+"""A table for a terminal: no wider than the terminal, one line per row, constant columns only once, below the rows."""
 
 import json
 import re
@@ -14,24 +14,24 @@ from stitchgrid.printable import indented, printable
 GAP = "  "
 WIDE_GAP = "   "
 RULE = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
-ROWS = 40  # shown unless all are asked for
-RECORDS = 10  # of rows with more columns than fit in a line
-LOOKED_AT = 20_000  # rows, to see what is the same in all of them; of more only those that are shown are looked at
-FEWEST = 3  # columns of a line
-NARROWEST = 8  # of a text that is cut
-LEGIBLE = 13  # where columns may be left out instead
+ROWS = 40  # most lines that are shown, unless all are asked for
+RECORDS = 10  # most records, for rows with more columns than fit in a line
+LOOKED_AT = 20_000  # most rows of a table in which constant columns are looked for
+FEWEST = 3  # fewest columns of a line
+NARROWEST = 8  # fewest characters to which a text is cut
+LEGIBLE = 13  # the same, where columns can be left out instead
 DIGEST = re.compile(r"[0-9a-f]{16,64}")
 DIGEST_LETTERS = 8
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
-Texts = list[str]  # of one column, from the first row to the last
+Texts = list[str]  # the values of one column as texts, from the first row to the last
 
 
 def terminal_table(table: pa.Table, as_text: Callable[[Any], str], *, width: int, every: bool = False) -> str:
     """Return a table as lines of at most `width` columns of a terminal.
 
-    What is the same in all rows is told below them, JSON is shortened to the keys in which rows differ, a digest to its
-    beginning. What does not fit is cut; rows with more columns than fit are shown as records.
+    Constant columns are listed below the rows. JSON is shortened to the keys in which rows differ, a digest to its
+    beginning. Text that does not fit is cut; rows with more columns than fit are shown as records.
 
     Args:
         table: The rows.
@@ -69,12 +69,12 @@ def terminal_table(table: pa.Table, as_text: Callable[[Any], str], *, width: int
 
 
 def whole_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
-    """Return lines of all rows, of which nothing is cut: a row has as many lines as its cell of most lines.
+    """Return the lines of all rows, with nothing cut: a row has as many lines as its longest cell.
 
     Args:
         heads: The names of the columns.
-        rows: A text for each column.
-        right: Whether a column belongs on the right.
+        rows: For each row, a text for each column.
+        right: For each column, whether its texts are aligned to the right.
     """
     cells = [[_split(text) for text in row] for row in (heads, *rows)]
     num_heads = max(map(len, cells[0]), default=0)
@@ -103,7 +103,7 @@ def _count(shown: int, num_rows: int) -> str:
 
 
 def _shortened(texts: Texts) -> Texts:
-    """Return the texts of a column without what all of its JSON objects share, and digests by their beginning."""
+    """Return the texts of a column, shorter: JSON objects without the keys that all share, digests' first letters."""
     if all(DIGEST.fullmatch(text) for text in texts):
         different = len(set(texts))
         letters = next(n for n in range(DIGEST_LETTERS, 65) if len({text[:n] for text in texts}) == different)
@@ -128,7 +128,7 @@ def _object(text: str) -> dict[str, Any] | None:
 def _sizes(
     heads: Texts, columns: Sequence[Texts], numbers: Sequence[bool], width: int, narrowest: int = NARROWEST
 ) -> list[int] | None:
-    """Return how wide each column is to be, None where they do not fit however much text is cut."""
+    """Return the width of each column; None if they do not fit even with all texts cut."""
     longest = [max([0, *map(cell_len, column)]) for column in columns]
     whole = [max(cell_len(head), size) for head, size in zip(heads, longest, strict=True)]
     least = [
@@ -146,7 +146,7 @@ def _sizes(
 def _leading_sizes(
     heads: Texts, columns: Sequence[Texts], numbers: Sequence[bool], width: int
 ) -> tuple[list[int] | None, int]:
-    """Return the widths of as many leading columns as fit, and how many; None and all if it is less than FEWEST."""
+    """Return the widths of as many leading columns as fit, and their number; None and all if fewer than FEWEST fit."""
     for num in range(len(heads) - 1, FEWEST - 1, -1):
         if (sizes := _sizes(heads[:num], columns[:num], numbers[:num], width, LEGIBLE)) is not None:
             return sizes, num
@@ -184,7 +184,7 @@ def _one_line(text: str) -> str:
 
 
 def _cut(text: str, size: int) -> str:
-    """Return a text of that many columns at most, without its middle if need be: names differ at their ends."""
+    """Return a text of at most `size` columns; if it is longer, its middle is cut, since names differ at their ends."""
     if cell_len(text) <= size:
         return text
     half = max(0, (size - 1) // 2)
@@ -202,5 +202,5 @@ def _padded(text: str, size: int, *, right: bool) -> str:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Return whether values of a type belong on the right of their column."""
+    """Return whether values of a type are numbers, which a table aligns to the right."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))

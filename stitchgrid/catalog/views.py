@@ -1,8 +1,8 @@
-"""The views that SQL sees, over the tables of `tables.py`. Columns are promises: add, never rename or narrow.
+"""The SQL views over the tables of `tables.py`. Users rely on their columns: add columns, never rename or narrow one.
 
-A sweep is *ready* if the store's snapshot holds its rows and cells as they are to be seen; of other sweeps, and of
-loose rows, which no snapshot holds yet, views are joined when they are asked. Cells of which there are rows of both
-kinds are *moved*: all their rows are among the loose ones, and nothing that a snapshot says of them counts.
+A sweep is *ready* if the store's snapshot holds its rows and cells in the form of the views. For other sweeps, and for
+*loose* rows, which no snapshot holds yet, the views join tables at each query. A cell that has both snapshot rows and
+loose rows is *moved*: all its rows are among the loose ones, and its snapshot rows do not count.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ NAMED = f"sweep, cell_id, {LAYER_PAIR}, matcher, params, seed"
 
 @dataclass(frozen=True, kw_only=True)
 class TablesShape:
-    """Of what the tables behind the views consist."""
+    """Which tables behind the views have rows."""
 
     has_snapshot: bool  # _rows
     has_ready: bool  # _ready_cells, _ready_results
@@ -33,12 +33,12 @@ class TablesShape:
     has_loose: bool  # rows in _loose
     has_moved: bool  # cells in _moved
     has_running: bool  # shards in _running
-    has_values: bool  # whether _loose has the columns of values, or only those that say which there are
+    has_values: bool  # whether _loose has the columns of values, or only the columns that give the status of cells
     has_evidence: bool = False  # whether a sweep asks for intervals or shuffled images
 
 
 def view_sql(shape: TablesShape) -> dict[str, str]:
-    """Return the statement that makes each view, each after those it uses."""
+    """Return name -> statement of each view; a view comes after the views that it uses."""
     measured = f"cell_id, {MEASURED}, {EVIDENCE}, {NETWORKS}, matcher, params, seed, shard"
     of_cells = {
         "_values": _rows_where(shape, measured if shape.has_values else "cell_id, metric, created_at", IS_VALUE),
@@ -76,10 +76,10 @@ def _union(branches: list[str]) -> str:
     return "\nunion all\n".join(branches)
 
 
-# What rows of evidence hold (`matchers.evidence`) stands beside the value that it is for.
+# Columns of rows of evidence (`matchers.evidence`) are joined to the value that the evidence is for.
 MEASUREMENTS = f"select cell_id, {MEASURED}, {EVIDENCE}, {NETWORKS}, matcher, params, seed, shard from _values"
 
-# A metric that the sweep does not ask for, stored for the sake of another one, is in `measurements` alone.
+# A metric that the sweep does not ask for, but that is stored because another one needs it, is only in `measurements`.
 JOINED = f"""
 select {", ".join(f"c.{name}" for name in NAMED.split(", "))},
        {", ".join(f"v.{name}" for name in f"{MEASURED}, {EVIDENCE}".split(", "))}
@@ -101,9 +101,9 @@ def _results(shape: TablesShape) -> str:
 
 
 def _with_evidence(shape: TablesShape, rows: str, key: str) -> str:
-    """Return the rows of values, each with the evidence that is stored for it; of a measurement, the largest there is.
+    """Return the SQL of the rows of values, each with its stored evidence: that with most groups, and most shuffles.
 
-    `key` are the columns by which a value and its evidence are known.
+    A value and its evidence have the same values in the columns of `key`.
     """
     if not shape.has_evidence:
         return rows
@@ -144,7 +144,7 @@ left join _attempts as a on a.sweep = c.sweep and a.shard = c.shard
 """
 
 
-# An error stands until a value is stored after it, as in `store.Outcomes`.
+# An error counts until a later value is stored.
 PLANNED = f"sweep, cell_id, {LAYER_PAIR}, matcher, params, seed, metrics, shard"
 READY = f"select {PLANNED}, status, failed_with as latest_error from _ready_cells"
 READY_AND_LOOSE = f"""
@@ -213,7 +213,7 @@ having score is not null
 SCORES = SCORES_WHERE.format(condition="not list_contains(flags, 'diverged')")
 ALL_SCORES = SCORES_WHERE.format(condition="true")
 
-# How far a stitched network is from its target at later layers of it; a layer may be called as another network's.
+# How far a stitched network is from its target at later layers of the target. Networks may share names of layers.
 PROFILES = f"""
 select r.sweep, {", ".join(f"r.{name}" for name in LAYER_PAIR.split(", "))}, r.matcher, r.params, r.seed, r.cell_id,
        l.layer, l.layer_index, l.depth as layer_depth, r.value as residual, r.flags
@@ -221,7 +221,7 @@ from results as r
 join layers as l on l.sweep = r.sweep and l.model = r.target_model and r.metric = 'residual_at:' || l.layer
 """
 
-# Cells of networks that are checkpoints of one training: `NAME@STEP`. Time stands beside depth.
+# Cells of networks that are checkpoints of one training, `NAME@STEP`, with the step of each.
 TRAINING = """
 select r.*, f.run as source_run, f.step as source_step, g.run as target_run, g.step as target_step
 from results as r

@@ -1,4 +1,4 @@
-"""The command line: the only place that joins all stages. Nothing heavy is imported until a command runs."""
+"""The command line, which calls all other packages. It imports nothing heavy until a command runs."""
 
 import sys
 from typing import Any
@@ -22,7 +22,7 @@ from stitchgrid.worker_logs import show_on_stderr
 
 
 class CommandGroup(click.Group):
-    """Turns what users can act on into a message and an exit code, in one place."""
+    """Turns errors that users can act on, and interrupts, into a message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -60,7 +60,7 @@ for command in (*BEGINNING, *RUNNING, *LOOKING, *ASKING, *KEEPING):
 
 
 def main() -> None:
-    """Run the command line; $STITCHGRID_LOG, a level such as "debug", shows what the workers of this process note."""
+    """Run the command line; $STITCHGRID_LOG, a level such as "debug", shows the log of this process's workers."""
     with robust_streams():
         show_on_stderr()
         sys.exit(cli())

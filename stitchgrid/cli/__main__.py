@@ -1,4 +1,4 @@
-"""`python -m stitchgrid.cli` is the command line too."""
+"""`python -m stitchgrid.cli` runs the command line."""
 
 from stitchgrid.cli import main
 

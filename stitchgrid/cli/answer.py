@@ -1,4 +1,4 @@
-"""The command `answer`: what a sweep says of two networks, and how sure that is."""
+"""The command `answer`: the best source layer for each target layer of a sweep, and the evidence for it."""
 
 from typing import TYPE_CHECKING
 
@@ -46,9 +46,9 @@ def answer(
 ) -> None:
     """Say which layer of one network matches each layer of another best, and how sure that is; default: all sweeps.
 
-    The verdict is `supported` where every check that matters passed, `not supported` where the match is one that
-    networks at random, chance or shuffled images reach, too, and `weak` where something is missing or speaks against
-    it. Other formats than table have every check with its numbers.
+    The verdict is `supported` if all needed checks passed and no other check failed; `not supported` if a network is
+    untrained or at chance, or untrained twins or shuffled images match as well; else `weak`. Formats other than table
+    show every check with its numbers.
 
     \b
     Example:
@@ -88,6 +88,6 @@ def _lines(sweep: str, answers: "list[Answer]", lacking: "list[Addition]") -> li
     lines = [f"{sweep}:", *in_words(answers)]
     if lacking:
         width = max(len(one.what) for one in lacking)
-        lines += ["", "What to add to the job, so that more can be said:"]
+        lines += ["", "What to add to the job, so that more checks are computed:"]
         lines += [f"  {one.what:{width}}  {one.why}" for one in lacking]
     return lines

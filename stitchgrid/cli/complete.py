@@ -1,7 +1,7 @@
-"""What a shell is offered when Tab is pressed; whatever goes wrong, it is offered nothing, and says nothing.
+"""Completions for a shell when Tab is pressed; if anything goes wrong, there are none, and no message.
 
-Stores are looked at without their values, and nothing that imports torch is touched. Shells take what they are offered
-as if it had been typed, so only names that mean nothing else to them are.
+Completion must be fast: it reads no values of a store, and imports nothing that needs torch. A shell inserts a
+completion as if the user had typed it, so only names without special characters are offered.
 """
 
 import re
@@ -17,17 +17,17 @@ from stitchgrid.cli.options import STORE_VARIABLE, USUAL_STORE
 from stitchgrid.cli.output import say
 
 SHELLS = ("bash", "zsh", "fish")
-MOST = 500  # offered at a time
-PLAIN = re.compile(r"[\w./][\w./:@+,=%-]*")  # to bash, zsh and fish a word, and to a command no option
+MOST = 500  # most completions at a time
+PLAIN = re.compile(r"[\w./][\w./:@+,=%-]*")  # one word for bash, zsh and fish, and not an option
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def offering(names: Callable[[click.Context], Iterable[str]], *, files: bool = False) -> Complete:
-    """Return a completion that offers the plain names that begin alike, and files where no name fits."""
+    """Return a function that completes plain names; with `files`, it completes paths where no name fits."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
         found: list[str] = []
-        with suppress(Exception):  # a traceback in the middle of a command line helps nobody
+        with suppress(Exception):  # a traceback would appear in the middle of the command line
             found = [name for name in names(ctx) if name.startswith(incomplete) and PLAIN.fullmatch(name)][:MOST]
         items = [CompletionItem(name) for name in found]
         return items if items or not files else [CompletionItem(incomplete, type="file")]
@@ -47,7 +47,7 @@ def _sweeps(ctx: click.Context) -> Iterable[str]:
 
 
 def _layers(ctx: click.Context) -> Iterable[str]:
-    """Yield networks of the sweep at hand, or of all, and their layers as `MODEL:LAYER`."""
+    """Return networks, and their layers as `MODEL:LAYER`, of the sweep on the command line, else of all sweeps."""
     from stitchgrid.store import Store
 
     store = Store.open(_store_of(ctx))
@@ -107,7 +107,7 @@ complete_architectures = offering(_architectures, files=True)
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Write the script that lets a shell complete commands, sweeps, queries, jobs, networks and layers.
+    """Print the script with which a shell completes commands, sweeps, queries, jobs, networks and layers.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Commands that set sweeps side by side and hand them to other tools: diff, export."""
+"""Commands that compare sweeps, and export them for other tools: diff, export."""
 
 import click
 
@@ -17,7 +17,7 @@ from stitchgrid.paths import named_path
     type=click.FloatRange(min=0),
     default=1e-6,
     show_default=True,
-    help="The largest difference that is none: absolute, and relative for values above 1.",
+    help="Values that differ by at most this much count as the same: absolute, and relative for values above 1.",
 )
 @OUTPUT
 @STORE
@@ -34,8 +34,9 @@ def diff(
 ) -> None:
     """List values that changed from sweep A to sweep B, that are new and that are gone; exits with 1 if any changed.
 
-    A and B are SWEEP, of --store, or STORE:SWEEP. Cells are matched by the names of networks and layers, and by kind,
-    parameters and seed of the matcher. The last column says what the other sweep has of a cell without a value there.
+    A and B are each SWEEP (in --store) or STORE:SWEEP. Cells are matched by the names of networks and layers, and by
+    kind, parameters and seed of the matcher. The last column is the status of the cell in the sweep that lacks the
+    value.
 
     \b
     Example:
@@ -65,13 +66,15 @@ def diff(
 
 @click.command()
 @click.argument("sweeps", metavar="[SWEEP]...", nargs=-1, shell_complete=complete_sweeps)
-@click.option("--duckdb", "file", type=click.Path(dir_okay=False), metavar="FILE", help="Tables of a DuckDB file.")
-@click.option("--parquet", "folder", type=click.Path(file_okay=False), metavar="DIR", help="VIEW.parquet in a folder.")
+@click.option("--duckdb", "file", type=click.Path(dir_okay=False), metavar="FILE", help="Write a DuckDB file.")
+@click.option(
+    "--parquet", "folder", type=click.Path(file_okay=False), metavar="DIR", help="Write VIEW.parquet files to a folder."
+)
 @STORE
 def export(sweeps: tuple[str, ...], file: str | None, folder: str | None, store: str) -> None:
-    """Write the views of sweeps, default: all, for other tools; results, cells, models, answers and all others.
+    """Write all views of sweeps (results, cells, models, answers, ...) for other tools; default: all sweeps.
 
-    The file, or the folder, is complete or as it was. An earlier export in its place is replaced, anything else is not.
+    If the export fails, nothing changes on disk. It replaces an earlier export; any other file or folder is refused.
 
     \b
     Example:
@@ -83,7 +86,7 @@ def export(sweeps: tuple[str, ...], file: str | None, folder: str | None, store:
     from stitchgrid.store import Store
 
     if (file is None) == (folder is None):
-        raise click.UsageError("wanted one of --duckdb FILE and --parquet DIR; give one of them.")
+        raise click.UsageError("give either --duckdb FILE or --parquet DIR.")
     with Catalog(Store.open(store)) as catalog:
         if file is not None:
             counts = export_duckdb(catalog, named_path(file), sweeps)

@@ -1,4 +1,4 @@
-"""How commands give tables and files out: at a terminal, to stdout, or to a file that is whole or not there."""
+"""How commands write tables and files: to a terminal, to stdout, or atomically to a file."""
 
 import shutil
 import sys
@@ -35,7 +35,7 @@ def emit(table: "pa.Table", form: str | None, out: str | None, *, every: bool = 
     width = shutil.get_terminal_size().columns if is_terminal() and out is None else None
     text = render(table, format_of(form, out), width=width, every=every)
     encoding = "utf-8"
-    if isinstance(text, str) and out is None and is_terminal():  # elsewhere csv and json lose nothing
+    if isinstance(text, str) and out is None and is_terminal():  # in files and pipes, csv and json keep every character
         text, encoding = printable(text), sys.stdout.encoding or encoding
     data = text if isinstance(text, bytes) else text.encode(encoding, "replace")
     if out is not None:
@@ -48,7 +48,7 @@ def write_answer(data: bytes) -> None:
     """Write bytes to stdout.
 
     Raises:
-        OutputError: If it does not take them.
+        OutputError: If stdout cannot be written.
     """
     with answering():
         sys.stdout.flush()
@@ -57,7 +57,7 @@ def write_answer(data: bytes) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file the user named, whole or not at all.
+    """Write a file that the user named, atomically.
 
     Raises:
         InputError: If it cannot be written.

@@ -12,7 +12,7 @@ from stitchgrid.cli.output import say
 from stitchgrid.cli.streams import answering
 from stitchgrid.errors import InputError
 
-WIDEST = 110  # characters of a line that is still read with ease
+WIDEST = 110  # characters of the longest line that is easy to read
 
 
 @click.command()
@@ -20,7 +20,7 @@ WIDEST = 110  # characters of a line that is still read with ease
 def manual(topic: str | None) -> None:
     """Show a page of the manual, or list its topics.
 
-    At a terminal pages are laid out for it; into a file or pipe they go as Markdown.
+    A terminal shows formatted pages; a file or pipe gets Markdown.
 
     \b
     Example:
@@ -40,7 +40,7 @@ def manual(topic: str | None) -> None:
 
 
 def _laid_out(text: str) -> str:
-    """Return Markdown as a terminal shows it."""
+    """Return Markdown formatted for a terminal."""
     from rich.console import Console
     from rich.markdown import Markdown
 
@@ -68,7 +68,7 @@ def _laid_out(text: str) -> str:
 @click.option("--source-weights", metavar="WEIGHTS", help="A checkpoint, a published name, 'train' or 'random'.")
 @click.option("--target-weights", metavar="WEIGHTS", help="The same for the second network.")
 @click.option("--images", metavar="PATH|NAME", help="A folder, an archive, arrays, 'digits', 'CIFAR10', ...")
-@click.option("--yes", is_flag=True, help="Ask nothing: take the usual weights where none are given.")
+@click.option("--yes", is_flag=True, help="Ask nothing: use the usual weights where none are given.")
 def init(
     file: Path,
     source: str | None,
@@ -91,13 +91,13 @@ def init(
     """
     from stitchgrid.paths import write_whole
 
-    if file.exists() and (yes or not click.confirm(f"{file} is there already. Write it anew?", err=True)):
-        raise InputError(f"{file} is there already, and stays as it is; name another file.")
+    if file.exists() and (yes or not click.confirm(f"{file} exists already. Overwrite it?", err=True)):
+        raise InputError(f"{file} exists already and was not changed; name another file.")
     source, source_weights = _network("first", "source", source, source_weights, yes=yes)
     target, target_weights = _network("second", "target", target, target_weights, yes=yes)
     images = images or _asked("Images: a folder, an archive, or a known data set such as digits", "images", yes=yes)
 
-    say("Looking at the images, and building both networks without their weights ...", err=True)
+    say("Reading the images, and building both networks without their weights ...", err=True)
     from stitchgrid.datasets.found_images import find_images
 
     found = find_images(images)
@@ -116,7 +116,7 @@ def init(
 def _network(
     which: str, option: str, architecture: str | None, weights: str | None, *, yes: bool
 ) -> tuple[str, str | None]:
-    """Return a network's architecture and weights as given, or asked for."""
+    """Return a network's architecture and weights, from options or from the user's answers."""
     was_given = architecture is not None
     architecture = architecture or _asked(
         f"The {which} network: torchvision:NAME, timm:NAME, stitchgrid:NAME or FILE.py:function", option, yes=yes
@@ -131,7 +131,7 @@ def _network(
 
 def _asked(question: str, option: str, *, yes: bool) -> str:
     if yes:
-        raise click.UsageError(f"--{option} is missing, and --yes lets nothing be asked.")
+        raise click.UsageError(f"--{option} is missing, and with --yes nothing is asked.")
     return _answer(question)
 
 
@@ -139,7 +139,9 @@ def _answer(question: str, default: str | None = None) -> str:
     try:
         answer: str = click.prompt(question, default=default, err=True)
     except click.Abort as problem:
-        raise InputError("no answer came, and nothing was written; options, and --yes, answer beforehand.") from problem
+        raise InputError(
+            "no answer came, so nothing was written; give all answers as options, with --yes."
+        ) from problem
     return answer
 
 
@@ -151,14 +153,14 @@ def _answer(question: str, default: str | None = None) -> str:
     default="local",
     show_default=True,
     metavar="local|auto|HOST:PORT|none",
-    help="Where a launch would compute; none: without Ray, which is not looked at then.",
+    help="Where a launch would compute; none: in this process, so Ray is not checked.",
 )
 @click.pass_context
 def doctor(ctx: click.Context, /, jobfile: str | None, store: str, address: str) -> None:
-    """Look at this machine and, with a JOBFILE, at its images and networks: one line each, exit code 1 if any fails.
+    """Check this machine and, with a JOBFILE, its images and networks: one line each, exit code 1 if any fails.
 
-    Images are decoded, weights loaded, and each network is proven on real images as a launch would prove it. Nothing is
-    trained or stored.
+    It decodes images, loads weights, and checks each network on real images as a launch would. It trains and stores
+    nothing.
 
     \b
     Example:
@@ -183,5 +185,5 @@ def doctor(ctx: click.Context, /, jobfile: str | None, store: str, address: str)
             say(str(finding))
             failed += finding.state == "FAIL"
     if failed:
-        say(f"{failed} of these failed; each says what to do.", err=True)
+        say(f"{failed} of these checks failed; each line says what to do.", err=True)
     ctx.exit(1 if failed else 0)

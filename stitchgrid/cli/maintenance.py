@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def check(ctx: click.Context, repair: bool, form: str, store: str) -> None:
     """Verify every file of a store: parts, snapshots, artefacts, sweeps, journals.
 
-    Exits with 1 when something is damaged, unless all of it could be set aside. Files that do not belong to the store
-    are listed and harmless.
+    Exits with 1 if something is damaged, unless --repair could set all of it aside. Files that do not belong to the
+    store are listed as harmless.
 
     \b
     Example:
@@ -60,7 +60,9 @@ def _as_text(report: "Report", repaired: "Repair | None") -> str:
         lines += [f"taken back: {name}" for name in repaired.taken_back]
         lines += [f"could not set aside: {reason}" for reason in repaired.stuck]
     elif report.damage:
-        lines.append("Set damaged files aside, and take others back, with --repair; until then readers leave them out.")
+        lines.append(
+            "--repair sets damaged files aside, and takes sound ones back; until then readers skip damaged files."
+        )
     counts = {"damaged": len(report.damage), "not seen": len(report.unseen)}
     told = ", ".join(f"{num} {what}" for what, num in counts.items() if num)
     lines.append(f"{report.num_files} files verified: {told or 'all sound'}")
@@ -70,9 +72,9 @@ def _as_text(report: "Report", repaired: "Repair | None") -> str:
 @click.command()
 @STORE
 def compact(store: str) -> None:
-    """Merge small files of a store into a few sorted ones; answers stay the same and come sooner.
+    """Merge small files of a store into a few sorted ones: queries return the same rows, faster.
 
-    Safe while launches run and readers read, and when it is interrupted.
+    It is safe while launches run and readers read, and when it is interrupted.
 
     \b
     Example:
@@ -85,7 +87,7 @@ def compact(store: str) -> None:
     if done.is_published:
         say(f"merged {done.num_parts} parts; {done.num_rows} rows in {done.num_files} files now")
     else:
-        say("another compaction was faster" if done.num_parts else "nothing to merge")
+        say("another compaction finished first" if done.num_parts else "nothing to merge")
 
 
 @click.command()
@@ -94,13 +96,13 @@ def compact(store: str) -> None:
 @STORE
 @click.pass_context
 def merge(ctx: click.Context, sources: tuple[str, ...], form: str, store: str) -> None:
-    """Take other stores into one: sweeps, results, trained networks, logs; FROM stays as it is.
+    """Copy the sweeps, results, trained networks and logs of other stores into one; FROM does not change.
 
-    Compacted or not, of an older version, overlapping, or being computed right now: nothing is lost and nothing shown
-    twice. A sweep whose name stands for other cells comes under its name with a digest behind. Stopped anywhere, both
-    stores are sound, and the same command goes on. Cells that have other values there are counted, and the values here
-    stay, unless they were computed again there. Exits with 1 where something was left out, such as damaged files. A
-    sweep may name code, which only 'launch' and 'resume' run.
+    FROM may be compacted, of an older version, overlapping, or in use by a launch: nothing is lost, and nothing appears
+    twice. If --store has a sweep of the same name with other cells, the copied one gets a digest after its name. If the
+    command is stopped, both stores are sound, and the same command continues. If a cell has another value in FROM, it
+    is counted, and the value in --store stays, unless FROM computed it again (--recompute). Exits with 1 if something
+    was left out, such as damaged files. A sweep may name code; only 'launch' and 'resume' run it.
 
     \b
     Example:
@@ -126,9 +128,9 @@ def merge(ctx: click.Context, sources: tuple[str, ...], form: str, store: str) -
 
 
 def _differing(found: "FromStore") -> list[str]:
-    """Return what to say of cells that two stores have with different values."""
+    """Return a warning about cells that have different values in two stores."""
     num = f"{found.num_differing} cells have other values there than here, beyond rounding"
-    return [f"Warning: left out: {found.uri}: {num}; those here stay, such as:", *(f"  {o}" for o in found.differences)]
+    return [f"Warning: left out: {found.uri}: {num}; the values here stay:", *(f"  {o}" for o in found.differences)]
 
 
 def _merged(found: "FromStore") -> list[str]:
@@ -138,12 +140,12 @@ def _merged(found: "FromStore") -> list[str]:
         f"new sweeps: {', '.join(new) or 'none'}"
     ]
     if found.num_replaced:
-        lines.append(f"  {found.num_replaced} cells were computed again there: their new values count here, too")
+        lines.append(f"  {found.num_replaced} cells were computed again there: their new values replace those here")
     for one in found.sweeps:
         if one.name != one.sweep:
-            lines.append(f"  {one.sweep} is {one.name} here: its own name stands for other cells")
+            lines.append(f"  {one.sweep} is called {one.name} here: a sweep here has its name and other cells")
         elif one.is_covered:
-            lines.append(f"  {one.sweep} stays as it is here: it has all cells of the other's")
+            lines.append(f"  {one.sweep} does not change here: it has all cells of the sweep there")
     return lines
 
 
@@ -151,9 +153,9 @@ def _merged(found: "FromStore") -> list[str]:
 @click.argument("sweep", shell_complete=complete_sweeps)
 @STORE
 def remove(sweep: str, store: str) -> None:
-    """Forget a sweep: its name, plan and logs. Its results stay: others may share them, launches find them again.
+    """Remove a sweep's name, plan and logs. Its results stay: other sweeps may share them, and launches find them.
 
-    Refused while a launch is at the sweep. 'stitchgrid gc' frees what no sweep refers to then.
+    Refused while a launch works on the sweep. 'stitchgrid gc' then frees what no sweep refers to.
 
     \b
     Example:
@@ -169,13 +171,13 @@ def remove(sweep: str, store: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
 @STORE
 def gc(dry_run: bool, store: str) -> None:
-    """Free what no sweep refers to: rows, artefacts, files of earlier snapshots, what stopped writers left.
+    """Delete what no sweep refers to: rows, artefacts, files of earlier snapshots, partial files of stopped writers.
 
-    Rows of cells that were computed again go, too, and entries of this machine's cache (decoded images, weights) that
-    no launch, of whatever store, has used for 30 days.
+    Old rows of cells that were computed again are deleted, too, and entries of this machine's cache (decoded images,
+    weights) that no launch, of any store, has used for 30 days.
 
-    While a launch is at a sweep of the store, rows and artefacts stay. What is kept although nobody may need it is said
-    with the reason. Safe when it is interrupted.
+    While a launch works on a sweep of the store, rows and artefacts stay. If something unneeded is kept, a line says
+    why. It is safe when it is interrupted.
 
     \b
     Example:
@@ -199,7 +201,7 @@ def _collected(found: "Collected", *, dry_run: bool) -> list[str]:
 
 
 def _unused(*, dry_run: bool) -> "tuple[tuple[Freed, ...], tuple[str, ...]]":
-    """Free what is unused of this machine's cache; return what that is, and why something was kept."""
+    """Free unused entries of this machine's cache; return what was freed, and why something was kept."""
     from stitchgrid.cache import default_cache, free, unused
     from stitchgrid.errors import InputError
     from stitchgrid.store import Freed
@@ -209,6 +211,6 @@ def _unused(*, dry_run: bool) -> "tuple[tuple[Freed, ...], tuple[str, ...]]":
         if not dry_run:
             free(found)
     except (InputError, OSError) as problem:
-        return (), (f"the cache could not be looked through: {problem}",)
+        return (), (f"the cache could not be read: {problem}",)
     freed = Freed(what="entries of the cache, unused for 30 days", num=len(found.entries), num_bytes=found.num_bytes)
     return (freed,) if found.entries else (), ()

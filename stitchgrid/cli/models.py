@@ -1,4 +1,4 @@
-"""Commands that look at what there is: models, layers, matchers."""
+"""Commands that list architectures, their layers, and matchers: models, layers, matchers."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from stitchgrid.errors import InputError
 def models(pattern: str, form: str | None, out: str | None) -> None:
     """List the architectures a job file can name, with parameters, image size and blocks; PATTERN is a glob.
 
-    What is told is of the architecture without arguments; where it was not measured, the cell is empty.
+    The figures are of the architecture without arguments; a cell is empty if it was not measured.
 
     \b
     Example:
@@ -47,9 +47,9 @@ def models(pattern: str, form: str | None, out: str | None) -> None:
 
 @click.command()
 @click.argument("kind", required=False, shell_complete=complete_kinds)
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How to write it.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def matchers(kind: str | None, form: str) -> None:
-    """List the kinds of matchers, or tell everything about KIND: parameters, metrics, range, invariances, source.
+    """List the kinds of matchers, or describe KIND: parameters, metrics, range, invariances, source.
 
     \b
     Example:
@@ -76,8 +76,8 @@ def matchers(kind: str | None, form: str) -> None:
 )
 @click.option("--args", "arguments", default="{}", help="Keyword arguments of the architecture, as JSON.")
 @click.option("--channels", type=click.Choice(["1", "3"]), default="3", help="Channels of the images; 1 is luminance.")
-@click.option("--inputs", default="{}", help="Constants for further arguments of its forward, as JSON.")
-@click.option("--output", help="Which of the things that it returns are the scores: a key, attribute or position.")
+@click.option("--inputs", default="{}", help="Constants for further arguments of the model's forward, as JSON.")
+@click.option("--output", help="Which part of what the model returns holds the scores: a key, attribute or position.")
 @FORMAT_AND_FILE
 def layers(
     model: str,
@@ -92,9 +92,9 @@ def layers(
 ) -> None:
     """List the layers at which a model can be cut: name, depth, kind, axes, shape, tokens, parameters.
 
-    Of axes N are images, C and D features, H rows, W columns, T tokens; the shape is one image's. Tokens are so many
-    before a grid (class and register tokens), and the grid. Parameters are those of the module of this name. Layers of
-    kind `other` cannot be stitched.
+    Axes: N images, C and D features, H rows, W columns, T tokens. The shape is that of one image. The tokens column
+    gives the number of tokens before the grid (class and register tokens), then the grid. Parameters are counted in the
+    module of this name. Layers of kind `other` cannot be stitched.
 
     MODEL is an architecture as in a job file: torchvision:NAME, stitchgrid:NAME, FILE.py:function, ...
 

@@ -37,8 +37,8 @@ FORMAT_AND_FILE = together(
         "--format",
         "form",
         type=click.Choice(FORMATS),
-        help="How to write the rows; default: what the name of --out ends with, else a table. spreadsheet: csv whose "
-        "texts no spreadsheet takes for a formula.",
+        help="Format of the rows; default: by the suffix of --out, else table. spreadsheet: csv in which no text is a "
+        "formula.",
     ),
     click.option("--out", type=click.Path(dir_okay=False), help="Write to this file instead of stdout."),
 )
@@ -52,10 +52,10 @@ WHERE = together(
     click.option(
         "--address",
         metavar="local|auto|HOST:PORT|none",
-        help="Ray on this machine, a running Ray cluster, or none: in this process, without Ray; default: none for "
-        "what is small, else local.",
+        help="local: Ray on this machine; auto or HOST:PORT: a running Ray cluster; none: this process, without Ray. "
+        "Default: none for small jobs, else local.",
     ),
-    click.option("--workers", type=click.IntRange(min=1), help="Workers to start; default: what the machine bears."),
+    click.option("--workers", type=click.IntRange(min=1), help="Workers to start; default: as many as have room."),
     click.option("--gpus-per-worker", type=click.FloatRange(min=0), help="GPUs of one worker: 1, 0.5, ..."),
     click.option("--cpus-per-worker", type=click.FloatRange(min=0), help="CPUs, hence threads, of one worker."),
 )
@@ -64,7 +64,8 @@ RECOMPUTE = click.option(
     "--recompute",
     multiple=True,
     metavar="GLOB",
-    help="Compute again cells that are there: those of a matcher or model, or all; repeatable. The new values count.",
+    help="Compute cells again that have values: those of a matcher or model, or all; repeatable. The new values "
+    "replace the old ones.",
 )
 
 HOW = together(
@@ -74,17 +75,17 @@ HOW = together(
         type=click.FloatRange(min=0),
         default=60.0,
         show_default=True,
-        help="Time for what is in flight when Ctrl-C or SIGTERM comes; a second one ends at once.",
+        help="Time to finish running shards after Ctrl-C or SIGTERM; a second Ctrl-C or SIGTERM stops at once.",
     ),
-    click.option("--force", is_flag=True, help="Take the sweep over from a launch that is at it."),
-    click.option("--wait", is_flag=True, help="Wait for the end of a launch that is at the sweep, then go on."),
+    click.option("--force", is_flag=True, help="Take the sweep over from a launch that works on it."),
+    click.option("--wait", is_flag=True, help="If another launch works on the sweep, wait for its end first."),
     click.option(
         "--notify",
         metavar="COMMAND",
-        help="Run it in a shell at the end, whatever came: $STITCHGRID_SWEEP, _EXIT (the exit code), _DONE and _FAILED "
-        "(numbers of cells) tell.",
+        help="Run this command in a shell at the end, also after a failure. Its environment has $STITCHGRID_SWEEP, "
+        "_EXIT (the exit code), _DONE and _FAILED (numbers of cells).",
     ),
-    click.option("--retry-failed", is_flag=True, help="Compute cells again that failed before."),
+    click.option("--retry-failed", is_flag=True, help="Compute again the cells that failed before."),
     click.option(
         "--keep-going/--fail-fast", default=True, show_default=True, help="Go on when a cell fails, or stop at once."
     ),

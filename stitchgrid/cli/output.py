@@ -1,4 +1,4 @@
-"""How commands say something: whatever a store or a job holds, it cannot steer the terminal."""
+"""How commands print messages: text from a store or a job cannot send control characters to the terminal."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ def say(text: str, *, err: bool = False) -> None:
     """Write lines to stdout, or to stderr.
 
     Raises:
-        OutputError: If stdout does not take them; stderr may take them or not.
+        OutputError: If stdout cannot be written; failures of stderr are ignored.
     """
     if err:
         click.echo(printable(text), err=True)
@@ -27,27 +27,27 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def say_begin(what: str) -> None:
-    """Say on stderr that work has begun, before what it needs is loaded: nobody is to wonder whether it has."""
+    """Say on stderr that work has begun, before the slow imports."""
     say(f"{what}: reading images and networks", err=True)
 
 
 def say_problem(problem: StitchgridError) -> None:
-    """Say on stderr what went wrong: short, and without what is secret."""
+    """Print an error on stderr, shortened, and with secrets masked."""
     say(f"Error: {shortened(masked(str(problem)))}", err=True)
 
 
 def warn_of_damage(damaged: "tuple[Damage, ...]", *, where: str = "") -> None:
-    """Say on stderr which files of the store were left out; of those that may not be read, the first and how many."""
+    """Say on stderr which files of the store were left out; of unreadable ones, only the first and their number."""
     unseen = [one for one in damaged if one.is_forbidden]
     for one in damaged:
         if one not in unseen[1:]:
-            more = f" So were {len(unseen) - 1} more." if one in unseen[:1] and len(unseen) > 1 else ""
+            more = f" {len(unseen) - 1} more could not be read." if one in unseen[:1] and len(unseen) > 1 else ""
             told = in_one_line(shortened(str(one)))
             say(f"Warning: left out: {where}{': ' * bool(where)}{told}{more}", err=True)
 
 
 def warn_of_store(catalog: "Catalog") -> None:
-    """Say on stderr which files of the store were left out, and what would make it quicker."""
+    """Say on stderr which files of the store were left out, and whether compacting would make it faster."""
     from stitchgrid.store import MANY_PARTS
 
     warn_of_damage(catalog.damaged)

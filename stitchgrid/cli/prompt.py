@@ -27,14 +27,14 @@ WORD = re.compile(r"[\w.@/:-]+")
 
 
 class SessionCompleter(Completer):
-    """Completes SQL with the words of a store, and what follows a dot."""
+    """Completes SQL with keywords and the names of a store, and completes dot commands."""
 
     def __init__(self, session: Session):
         self._session = session
 
     @cached_property
     def _sql(self) -> Completer:
-        """Asked of the store when it is first wanted, which takes longer than the prompt itself."""
+        """Made at the first completion, because reading the store takes longer than showing the prompt."""
         return _completer(self._session.words(), ignore_case=True)
 
     @cached_property
@@ -46,7 +46,7 @@ class SessionCompleter(Completer):
         return _completer({known.name: known.question for known in list_questions()})
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        """Yield what may come at the cursor."""
+        """Yield completions for the text before the cursor."""
         text = document.text_before_cursor.lstrip()
         if not text.startswith("."):
             chosen = self._sql
@@ -62,7 +62,7 @@ def _completer(words: Mapping[str, str], *, ignore_case: bool = False) -> Comple
 
 
 def history_of_user() -> History:
-    """Return what was asked before, kept in the user's state folder; in memory alone where that cannot be written."""
+    """Return the history of statements, kept in the user's state folder; in memory if that cannot be written."""
     home = environ.get("XDG_STATE_HOME") or (environ.get("HOME") and f"{environ['HOME']}/.local/state")
     if not home:
         return InMemoryHistory()
@@ -75,9 +75,9 @@ def history_of_user() -> History:
 
 
 def prompt(session: Session, history: History | None = None) -> None:
-    """Read statements and do them until Ctrl-D; what cannot be done is said, and the prompt goes on.
+    """Read and run statements until Ctrl-D; an error is printed, and the prompt continues.
 
-    Enter ends a statement that is whole, or goes on to another line. Ctrl-C forgets what was typed.
+    Enter runs a complete statement, else it starts another line. Ctrl-C discards what was typed.
     """
     keys = KeyBindings()
 
@@ -96,7 +96,10 @@ def prompt(session: Session, history: History | None = None) -> None:
         auto_suggest=AutoSuggestFromHistory(),
         complete_while_typing=False,
     )
-    say('SQL over the views results, answers, pairs, cells, models, layers; end with ";". .help tells more.', err=True)
+    say(
+        'SQL over the views results, answers, pairs, cells, models, layers; end with ";". .help lists more commands.',
+        err=True,
+    )
     while True:
         try:
             session.run(asking.prompt())

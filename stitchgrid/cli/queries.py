@@ -1,4 +1,4 @@
-"""Commands that ask a store: query, sql, atlas, report."""
+"""Commands that read the results of a store: query, sql, atlas, report."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("question", metavar="[NAME|FILE.sql]", required=False, shell_complete=complete_queries)
 @click.option("--param", "params", multiple=True, metavar="K=V", help="A parameter of the query; may be repeated.")
-@click.option("--describe", is_flag=True, help="Show the question, its parameters, columns and SQL instead.")
+@click.option("--describe", is_flag=True, help="Only show the question, its parameters, columns and SQL.")
 @OUTPUT
 @STORE
 def query(
@@ -30,7 +30,7 @@ def query(
     every: bool,
     store: str,
 ) -> None:
-    """Answer a question about what a store holds; without NAME, list the questions.
+    """Answer a question about the content of a store; without NAME, list the questions.
 
     \b
     Example:
@@ -71,8 +71,8 @@ def _key_value(text: str) -> tuple[str, str]:
 def sql(statement: str | None, file: str | None, form: str | None, out: str | None, every: bool, store: str) -> None:
     """Run one SELECT over the views results, answers, pairs, cells, models, layers and others ("show tables").
 
-    The statement is given as it stands, from a file, or with - from stdin. At a terminal, without one, there is a
-    prompt for many: .help tells what it knows.
+    The statement is the argument, a file (-f), or stdin (-). Without a statement, a terminal shows a prompt for many
+    statements; its command .help lists all commands.
 
     \b
     Example:
@@ -109,7 +109,7 @@ def _converse(store: str, form: str | None, out: str | None) -> None:
 
 
 def _statement(statement: str | None, file: str | None) -> str:
-    """Return the one statement that was given in one of the ways.
+    """Return the statement from the command line, a file or stdin.
 
     Raises:
         InputError: If a file, or stdin, cannot be read as text.
@@ -130,12 +130,14 @@ def _statement(statement: str | None, file: str | None) -> str:
 @click.argument("sweeps", metavar="[SWEEP]...", nargs=-1, shell_complete=complete_sweeps)
 @click.option("--out", type=click.Path(dir_okay=False), default="atlas.html", show_default=True, help="The page.")
 @click.option("--figures", type=click.Path(file_okay=False), help="Also draw figures into this folder.")
-@click.option("--only", metavar="SCORE,...", help="Of these scores: matchers, matcher.metric or metrics.")
-@click.option("--pair", metavar="SOURCE,TARGET", help="Of this pair alone, with profile, best sources and scatter.")
-@click.option("--width", type=float, help="Of each figure in inches; 3.25 is a column. Default: 6.75.")
-@click.option("--format", "formats", metavar="pdf,svg,png", help="Files to write of each figure. Default: pdf.")
-@click.option("--serve", is_flag=True, help="Write nothing: show the page to browsers of this machine, and follow.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of --serve; default: any free one.")
+@click.option("--only", metavar="SCORE,...", help="Only figures of these matchers, matcher.metric or metrics.")
+@click.option("--pair", metavar="SOURCE,TARGET", help="Only figures of this pair; adds profile, best sources, scatter.")
+@click.option("--width", type=float, help="Width of each figure in inches; 3.25 is a column. Default: 6.75.")
+@click.option("--format", "formats", metavar="pdf,svg,png", help="Formats of each figure. Default: pdf.")
+@click.option(
+    "--serve", is_flag=True, help="Write nothing; serve the page to browsers on this machine, kept up to date."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port for --serve; default: any free port.")
 @STORE
 def atlas(
     sweeps: tuple[str, ...],
@@ -151,9 +153,11 @@ def atlas(
 ) -> None:
     """Write one self-contained page with a heat map for every pair of models; default: all sweeps.
 
-    Figures are for papers: a heat map of each matcher's score, or those of --only, with caption and numbers beside it.
+    Figures are for papers: heat maps of each matcher's score, or of those that --only names, each with its caption and
+    numbers in files beside it.
 
-    With --serve the page follows the store while a launch fills it. Who has its address on this machine can read it.
+    With --serve the page shows new results while a launch runs. Every user of this machine who has the address can read
+    the page.
 
     \b
     Example:
@@ -167,16 +171,16 @@ def atlas(
 
     if serve:
         if figures:
-            raise click.UsageError("--serve writes nothing; draw --figures in a command of their own.")
+            raise click.UsageError("--serve writes nothing; run the command again without it to draw --figures.")
         _serve(Store.open(store), sweeps, port)
         return
     given = {"--only": only, "--pair": pair, "--width": width, "--format": formats}
     if figures and figures.lower().endswith((".pdf", ".png", ".svg")):
         raise click.UsageError(
-            f"--figures names a folder, got {figures!r}; --format says which files are written there."
+            f"--figures must name a folder, got {figures!r}; --format chooses the formats of the files in it."
         )
     if not figures and (lone := [name for name, value in given.items() if value is not None]):
-        raise click.UsageError(f"{', '.join(lone)}: of figures; name a folder for them with --figures DIR.")
+        raise click.UsageError(f"{', '.join(lone)} needs figures; name a folder for them with --figures DIR.")
     options = FigureOptions(
         only=_words(only),
         pair=pair,
@@ -189,7 +193,7 @@ def atlas(
         warn_of_store(catalog)
     say(f"{out}: {report}")
     if figures and pair is None:
-        say("--pair SOURCE,TARGET adds the profile, the best sources and a scatter of one pair of networks.", err=True)
+        say("--pair SOURCE,TARGET draws the profile, best sources and scatter plot of one pair of networks.", err=True)
 
 
 def _words(text: str | None) -> tuple[str, ...]:
@@ -201,13 +205,13 @@ def _serve(store: "Store", sweeps: tuple[str, ...], port: int) -> None:
     from stitchgrid.atlas.serve import AtlasServer, LivePage
 
     following = LivePage(store, sweeps)
-    following.look()  # what is wrong is said here, not in the browser
+    following.look()  # so that errors appear here, not in the browser
     with AtlasServer(following, port) as server:
-        say(f"{server.url}\nThe page follows {store.uri}; Ctrl-C ends it.")
+        say(f"{server.url}\nThe page shows {store.uri} and updates itself; Ctrl-C stops the server.")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            say("No longer served.", err=True)
+            say("The server has stopped.", err=True)
 
 
 @click.command()
@@ -218,15 +222,15 @@ def _serve(store: "Store", sweeps: tuple[str, ...], port: int) -> None:
     type=click.Choice(("html", "markdown")),
     default="html",
     show_default=True,
-    help="A page with figures, or Markdown without.",
+    help="html: a page with figures; markdown: text without figures.",
 )
 @click.option("--out", type=click.Path(dir_okay=False), help="The file; default: report.html, and stdout for Markdown.")
 @STORE
 def report(sweeps: tuple[str, ...], form: str, out: str | None, store: str) -> None:
-    """Write what sweeps say about their matchers: verdicts, each with its rule, tables and figures; default: all.
+    """Write a report on the matchers of sweeps: verdicts, each with its rule, tables, figures; default: all sweeps.
 
-    Do matchers prefer the right layer, do stitches stay in the distribution, which claims mislead, and are matchers
-    sensitive, specific and monotone?
+    It answers: do matchers prefer the right layer, do stitched activations stay in the distribution, which claims are
+    misleading, and are matchers sensitive, specific and monotone?
 
     \b
     Example:

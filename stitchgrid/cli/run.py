@@ -1,4 +1,4 @@
-"""Commands that compute, or say what would be computed: launch, resume, plan, bench."""
+"""Commands that compute, or show what a launch would compute: launch, resume, plan, bench."""
 
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 SET = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Edit the job first: models.vit.seed=3; repeatable."
 )
-UPDATE = click.option("--update", is_flag=True, help="Let this job be the next revision of a sweep of its name.")
+UPDATE = click.option(
+    "--update", is_flag=True, help="If the sweep of this name has other cells, make this job its next revision."
+)
 
 
 @click.command()
@@ -44,7 +46,7 @@ def launch(
     recompute: tuple[str, ...],
     **flags: Any,
 ) -> None:
-    """Compute what a job asks for and the store lacks. JOBFILE is a path, or the name of a shipped job.
+    """Compute the cells of a job that the store lacks. JOBFILE is a path, or the name of a shipped job.
 
     \b
     Example:
@@ -70,7 +72,7 @@ def launch(
 @HOW
 @click.pass_context
 def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **flags: Any) -> None:
-    """Go on with a sweep of the store where it stopped, for whatever reason; needs no job file.
+    """Continue a sweep of the store where it stopped, whatever the reason; needs no job file.
 
     \b
     Example:
@@ -93,7 +95,7 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
     "--simulate",
     "simulated",
     metavar="K=V,...",
-    help="Also play the run through on many workers that may fail, such as num_workers=512,crashes_per_hour=0.1.",
+    help="Also simulate the run on many workers that may fail, such as num_workers=512,crashes_per_hour=0.1.",
 )
 @click.option(
     "--images",
@@ -113,8 +115,8 @@ def plan(
 ) -> None:
     """Say what a launch would do and why; never trains, never computes a cell.
 
-    The time is an estimate from a few seconds of the same work on noise, where a worker would run: in this process for
-    workers of this machine, on one worker's share of the cluster at the address else.
+    The time is an estimate: a few seconds of the same work, on noise, are timed where a worker would run. For workers
+    on this machine that is this process, else one worker's share of the cluster at --address.
 
     \b
     Example:
@@ -150,14 +152,14 @@ def plan(
     default="9",
     show_default=True,
     metavar="N|all",
-    help="Layer pairs that the textbook procedure is run on; its time is scaled up to all of them.",
+    help="Number of layer pairs on which the textbook procedure runs; its time is scaled up to all of them.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per CPU.")
 @click.option(
     "--against",
     "rival",
     type=click.Choice(["script", "pytorch-cka"]),
-    help="Time the job's CKA as a whole command instead, in turn with a script of hooks, or with that package.",
+    help="Instead, time whole commands that compute the job's CKA: stitchgrid, and a script of hooks or pytorch-cka.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def bench(
@@ -171,8 +173,8 @@ def bench(
 ) -> None:
     """Time a job by the engine and by the textbook procedure, side by side, and compare their values.
 
-    In this process; nothing is stored. The overhead is the engine's time over that of the network evaluations that no
-    sharing can save, at the speed of the plain networks.
+    It runs in this process and stores nothing. The overhead is the engine's time divided by the time of the network
+    evaluations that no sharing can save, at the speed of the plain networks.
 
     \b
     Example:
@@ -184,7 +186,7 @@ def bench(
     if pairs != "all" and not (pairs.isdecimal() and int(pairs)):
         raise click.BadParameter(f"wanted a number of layer pairs or 'all', got {pairs!r}.", param_hint="--pairs")
     if rival is not None and threads is not None:
-        raise click.UsageError("--threads goes without --against: each command takes the threads it takes by itself.")
+        raise click.UsageError("give --threads without --against: there each command chooses its own threads.")
     job = load_job(jobfile, overrides)
     say_begin(job.name)
     from stitchgrid.bench import against_json, against_text, bench_json, bench_text, run_against, run_bench
@@ -214,7 +216,7 @@ def _show_plan(job: "Job", store: str, where: dict[str, Any], **how: Any) -> Non
 
 
 def _launch(job: "Job", store: str, *, notify: str | None, **flags: Any) -> int:
-    """Run a launch, show its summary and tell whoever is to know; return the exit code."""
+    """Run a launch, show its summary, run the command of --notify; return the exit code."""
     from stitchgrid.errors import StitchgridError
 
     done: dict[str, int] = {}
@@ -231,7 +233,7 @@ def _launch(job: "Job", store: str, *, notify: str | None, **flags: Any) -> int:
 
 
 def _notify(command: str, sweep: str, code: int, done: dict[str, int]) -> None:
-    """Run a command of the user's with what came of a launch in its environment; numbers that are unknown are empty."""
+    """Run the user's command with the result of a launch in its environment; unknown numbers are empty."""
     import os
     import subprocess
 
@@ -240,7 +242,7 @@ def _notify(command: str, sweep: str, code: int, done: dict[str, int]) -> None:
     words = ["/bin/sh", "-c", command]
     ended = subprocess.run(words, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
     if ended:
-        say(f"The command of --notify ended with {ended}.", err=True)
+        say(f"The command of --notify ended with exit code {ended}.", err=True)
 
 
 def _run_launch(
@@ -257,7 +259,7 @@ def _run_launch(
     same_code: bool = False,
     **where: Any,
 ) -> int:
-    """Run a launch and show its summary; return the exit code. `done` is given what became of the cells."""
+    """Run a launch and show its summary; return the exit code. `done` receives the numbers of done and failed cells."""
     from stitchgrid.api.launches import run_job
 
     try:
@@ -285,7 +287,7 @@ def _run_launch(
 
 
 def _command(verb: str, name: str, store: str, options: str = "") -> str:
-    """Return a command that can be pasted, also where the name begins like an option."""
+    """Return a command that can be pasted into a shell, even if the name begins like an option."""
     where = "" if store == USUAL_STORE else f"--store {shlex.quote(store)}"
     words = ["--", name] if name.startswith("-") else [name]
     given = [word for word in (options, where) if word]
@@ -309,7 +311,7 @@ def _show_summary(run: "Run", store: str) -> None:
         say(f"  {count} without values: {in_one_line(first)}")
     for lines in run.findings():
         say("\n" + "\n".join(map(in_one_line, lines)))
-    run.refresh()  # which lets go of what was read
+    run.refresh()  # frees the tables that were read
     say(f"\nThe store is {run.store}. Next:")
     say(f"  {_command('atlas', summary.sweep, store, '--out atlas.html')}")
     say(f"  {_command('answer', summary.sweep, store)}")

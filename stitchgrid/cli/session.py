@@ -1,4 +1,4 @@
-"""A session of questions to a store: statements of SQL, and lines that begin with a dot."""
+"""An interactive session on a store: SQL statements, and commands that begin with a dot."""
 
 import shlex
 from collections.abc import Callable
@@ -69,35 +69,35 @@ KEYWORDS = (
 
 
 class Session:
-    """What a prompt does with the lines that it reads; answers go to stdout, or to a file."""
+    """Runs the statements and dot commands that a prompt reads; answers go to stdout, or to a file."""
 
     def __init__(self, store: str):
         self._uri = store
         self._catalog = Catalog(Store.open(store))
         self._format = "table"
-        self._out: str | None = None  # of the next answer
+        self._out: str | None = None  # file for the next answer
         self.commands: dict[str, tuple[str, Callable[[str], None]]] = {
             ".tables": ("the views", self._tables),
             ".schema": ("[VIEW]: columns of a view, or of all", self._schema),
-            ".questions": ("[NAME]: the questions that ship, or all about one", self._questions),
+            ".questions": ("[NAME]: the questions that ship, or the details of one", self._questions),
             ".ask": ("NAME [K=V]...: answer a question", self._ask),
             ".explain": ("SELECT ...: how DuckDB would run it", self._explain),
-            ".mode": (f"{'|'.join(FORMATS)}: how answers are written", self._mode),
+            ".mode": (f"{'|'.join(FORMATS)}: the format of answers", self._mode),
             ".out": ("FILE: write the next answer to a file, in the format of its suffix", self._to_file),
             ".atlas": ("[FILE]: write the page of all sweeps", self._atlas),
-            ".refresh": ("look at the store again", self._refresh),
-            ".help": ("these lines", self._help),
-            ".quit": ("leave; so does Ctrl-D", self._quit),
+            ".refresh": ("read the store again", self._refresh),
+            ".help": ("show these lines", self._help),
+            ".quit": ("leave the prompt, as Ctrl-D does", self._quit),
         }
         warn_of_store(self._catalog)
 
     def close(self) -> None:
-        """Free what the store's tables take."""
+        """Free the memory of the store's tables."""
         self._catalog.close()
 
     @staticmethod
     def is_complete(text: str) -> bool:
-        """Return whether a text is a whole statement: it ends with a semicolon, begins with a dot, or is empty.
+        """Return whether a text is a complete statement: it ends with a semicolon, begins with a dot, or is empty.
 
         >>> [Session.is_complete(text) for text in ("select 1", "select 1;", ".tables", "")]
         [False, True, True, True]
@@ -106,11 +106,11 @@ class Session:
         return not text or text.startswith(".") or text.endswith(";")
 
     def run(self, text: str) -> None:
-        """Do what a text asks.
+        """Run a statement or a dot command.
 
         Raises:
-            QueryError: If it cannot be done.
-            EOFError: If the session is over.
+            QueryError: If it cannot run.
+            EOFError: If the user ends the session.
         """
         text = text.strip()
         if not text.startswith("."):
@@ -119,11 +119,11 @@ class Session:
             return
         name, _, rest = text.partition(" ")
         if name not in self.commands:
-            raise QueryError(f"there is no {name}; {nearest(name, self.commands)}.")
+            raise QueryError(f"there is no command {name}; {nearest(name, self.commands)}.")
         self.commands[name][1](rest.strip().removesuffix(";").strip())
 
     def words(self) -> dict[str, str]:
-        """Return what may be completed, and what each of it is."""
+        """Return word -> what it is, for every word that can be completed."""
         found = dict.fromkeys(KEYWORDS, "")
         found |= dict.fromkeys(MATCHERS, "matcher")
         found |= {name: "column" for view in VIEWS for name in self._columns(view)}
@@ -145,7 +145,7 @@ class Session:
         out, self._out = self._out, None
         form = format_of(None, out) if out and self._format == "table" else self._format
         if form == "parquet" and out is None:
-            raise QueryError("parquet is no text; name a file with .out FILE, or choose another .mode.")
+            raise QueryError("parquet is not text; name a file with .out FILE, or choose another .mode.")
         emit(table, form, out)
         if out is not None:
             say(f"{out}: {table.num_rows} rows")
@@ -201,7 +201,7 @@ class Session:
         say(f"{len(self._catalog.sweeps)} sweeps")
 
     def _help(self, rest: str) -> None:  # noqa: ARG002
-        say("A statement ends with a semicolon. Lines that begin with a dot:")
+        say("A statement ends with a semicolon. Commands begin with a dot:")
         width = max(map(len, self.commands))
         for name, (what, _) in self.commands.items():
             say(f"  {name:{width}}  {what}")

@@ -1,4 +1,4 @@
-"""Commands that follow what is computed, from any machine that sees the store: status, logs."""
+"""Commands that show the progress of sweeps, on any machine that can read the store: status, logs."""
 
 import click
 
@@ -42,10 +42,11 @@ def status(sweep: str | None, watch: bool, form: str, store: str) -> None:
 @STORE
 @click.pass_context
 def logs(ctx: click.Context, sweep: str, shard: str | None, store: str) -> None:
-    """Show what workers noted while they computed a shard; without SHARD, list the shards that have logs.
+    """Show the log of a shard; without SHARD, list the shards that have logs.
 
-    A shard's log has an entry for every attempt: where it ran, what was chosen, errors with their tracebacks, how its
-    worker died. The view `cells` says which shard a cell belongs to; the beginning of its id is enough.
+    A log has an entry for every attempt at the shard: where it ran, the settings that were chosen, errors with their
+    tracebacks, how its worker died. The view `cells` has the shard of each cell; the first letters of the shard's id
+    are enough.
 
     \b
     Example:
@@ -56,7 +57,7 @@ def logs(ctx: click.Context, sweep: str, shard: str | None, store: str) -> None:
     from stitchgrid.store import Store
 
     opened = Store.open(store)
-    opened.read_job(sweep)  # so that a wrong name is told with the known ones
+    opened.read_job(sweep)  # so that the error for a wrong name lists the known ones
     names = opened.log_names(sweep)
     if shard is None:
         say("\n".join(map(in_one_line, names)) or "No logs yet.")

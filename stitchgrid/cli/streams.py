@@ -1,4 +1,4 @@
-"""stdout and stderr as commands find them: closed, full, slow, of another encoding. Work goes on without a reader."""
+"""Make commands robust against stdout and stderr that are closed, full, slow or of another encoding."""
 
 import io
 import os
@@ -12,9 +12,9 @@ from typing import TextIO
 
 from stitchgrid.errors import StitchgridError
 
-MOST_WAITING = 1 << 20  # characters that wait for a reader of stderr; what comes then is left out
-SETTLE_S = 1.0  # to wait for a slow reader before something else is shown
-LAST_S = 5.0  # and at the end
+MOST_WAITING = 1 << 20  # most characters that wait for a slow reader of stderr; further messages are left out
+SETTLE_S = 1.0  # longest wait for a slow reader of stderr, before something is written to stdout
+LAST_S = 5.0  # longest wait at the end of a command
 
 
 class OutputError(StitchgridError):
@@ -22,7 +22,7 @@ class OutputError(StitchgridError):
 
 
 class Patient(io.TextIOBase):
-    """A text stream of messages whose writer never fails and never waits, whatever becomes of who reads them.
+    """A text stream for messages: writing never fails and never waits, even if the reader is slow or gone.
 
     A thread writes to the file descriptor. Characters that its encoding lacks become `?`.
     """
@@ -40,15 +40,15 @@ class Patient(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The encoding of the stream behind."""
+        """The encoding of the underlying stream."""
         return self._encoding
 
     def fileno(self) -> int:
-        """Return the descriptor, as whoever asks for a terminal's width needs it."""
+        """Return the file descriptor, from which libraries read the width of the terminal."""
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Return whether a terminal shows what is written."""
+        """Return whether the stream is a terminal that is still there."""
         return not self._is_gone and os.isatty(self._descriptor)
 
     def writable(self) -> bool:
@@ -56,10 +56,10 @@ class Patient(io.TextIOBase):
         return True
 
     def write(self, text: str, /) -> int:
-        """Take text to be written soon; it is left out where too much waits, or nobody is left to read.
+        """Queue text for writing; it is left out if too much waits, or if the reader is gone.
 
         Raises:
-            TypeError: If it is no text: libraries ask so whether a stream takes bytes.
+            TypeError: If it is not text: libraries test in this way whether a stream takes bytes.
         """
         if not isinstance(text, str):
             raise TypeError(f"wanted text, got {type(text).__name__}")
@@ -75,7 +75,7 @@ class Patient(io.TextIOBase):
         return len(text)
 
     def settle(self, seconds: float = SETTLE_S) -> None:
-        """Wait until all is written, for so long at most."""
+        """Wait until everything is written, for at most `seconds`."""
         end = monotonic() + seconds
         with self._changed:
             while (self._waiting or self._is_writing) and not self._is_gone:
@@ -89,7 +89,7 @@ class Patient(io.TextIOBase):
                     self._changed.wait()
                 text = "".join(self._waiting)
                 if self._num_left_out:
-                    text += f"[{self._num_left_out} messages were left out: nobody read them]\n"
+                    text += f"[{self._num_left_out} messages were left out: the reader was too slow]\n"
                 self._waiting.clear()
                 self._num_waiting = self._num_left_out = 0
                 self._is_writing = True
@@ -101,7 +101,7 @@ class Patient(io.TextIOBase):
                 return
 
     def _write(self, data: bytes) -> bool:
-        """Write bytes; return whether somebody may still read what comes next."""
+        """Write bytes; return whether the descriptor can still be written."""
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
@@ -111,20 +111,20 @@ class Patient(io.TextIOBase):
 
 
 class Closed(io.TextIOBase):
-    """Stands in for a stream that is closed from the start: it says so to whoever writes."""
+    """Replaces a stream that was closed when the command started."""
 
     def __init__(self, name: str, *, fails: bool):
         self.name, self.fails = name, fails
 
     def writable(self) -> bool:
-        """Return True: writing is what tells."""
+        """Return True: the error, if any, comes from `write`."""
         return True
 
     def write(self, text: str | bytes, /) -> int:
-        """Refuse.
+        """Write nothing.
 
         Raises:
-            OutputError: If what is written is an answer.
+            OutputError: If the stream is stdout and there is something to write.
         """
         if self.fails and text:
             raise OutputError(f"cannot write the answer: {self.name} is closed; name a file with --out, or open it.")
@@ -132,13 +132,13 @@ class Closed(io.TextIOBase):
 
     @property
     def buffer(self) -> "Closed":
-        """The stream for bytes, which is closed as well."""
+        """The stream for bytes: this one."""
         return self
 
 
 @contextmanager
 def robust_streams() -> Iterator[None]:
-    """Have messages on stderr never stop a command, and stdout take whatever text there is, within the block."""
+    """Within the block, messages on stderr never stop a command, and stdout replaces characters that it lacks."""
     before = sys.stdout, sys.stderr
     if sys.stdout is None:
         sys.stdout = Closed("stdout", fails=True)
@@ -147,7 +147,7 @@ def robust_streams() -> Iterator[None]:
     if sys.stderr is None:
         sys.stderr = Closed("stderr", fails=False)
     else:
-        with suppress(OSError, ValueError):  # of a stream without a descriptor
+        with suppress(OSError, ValueError):  # the stream has no descriptor
             sys.stderr = Patient(sys.stderr)
     try:
         yield
@@ -157,24 +157,25 @@ def robust_streams() -> Iterator[None]:
 
 
 def settle(seconds: float = SETTLE_S) -> None:
-    """Let messages that were written be shown before anything else, where somebody reads them."""
+    """Wait, for at most `seconds`, until the messages written to stderr are shown."""
     if isinstance(sys.stderr, Patient):
         sys.stderr.settle(seconds)
 
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Turn what goes wrong with stdout within the block into one clear error; a reader who has left is none.
+    """Turn failures of stdout within the block into one clear error.
 
     Raises:
-        OutputError: If stdout takes no more.
+        OutputError: If stdout cannot be written.
+        BrokenPipeError: If the reader of a pipe is gone, which is no failure.
     """
     settle()
     try:
         yield
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:  # `| head`: whoever asked has what they wanted
+    except BrokenPipeError:  # `| head`: the reader has all that it wants
         abandon_stdout()
         raise
     except OSError as problem:
@@ -183,7 +184,7 @@ def answering() -> Iterator[None]:
 
 
 def abandon_stdout() -> None:
-    """Let what is still buffered for stdout go nowhere, so that no other error follows at the end."""
+    """Discard what is still buffered for stdout, so that flushing it at exit raises no further error."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -192,7 +193,7 @@ def abandon_stdout() -> None:
 
 @contextmanager
 def going_on() -> Iterator[None]:
-    """Let what cannot be shown within the block be no failure: what a command did is done; stderr says why."""
+    """Do not fail if the block cannot write to stdout: the command's work is done; stderr says why it is not shown."""
     try:
         yield
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Carries out the scheduler's commands, on Ray actors or in this process: the only place that knows Ray."""
+"""Executors, which carry out the scheduler's commands on Ray actors or in this process. Only this package uses Ray."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,17 +37,22 @@ def open_executor(
     max_units: int | None = None,
     package: Path | None = None,
 ) -> Executor:
-    """Return the executor for an address; it connects and starts workers within `with`, not before.
+    """Return the executor for an address, a context manager: it connects and starts workers when it is entered.
 
-    `factory` makes a worker where it is to work, and must be picklable unless the address is "none". Defaults: a worker
-    per GPU, else per `cpus_per_worker` (1) CPUs, as memory allows, and no more than `max_units`. The folder `package`
-    is sent to every node, where workers can import it; in this process nothing is sent.
+    Args:
+        address: "local", "auto", HOST:PORT, or "none" for this process.
+        factory: Makes a worker, in the worker's process; it must be picklable unless the address is "none".
+        workers: Number of workers. Default: one per GPU, else one per `cpus_per_worker` CPUs, as far as memory allows.
+        cpus_per_worker: CPUs of one worker. Default: 1 for workers without a GPU, else 0.
+        gpus_per_worker: GPUs of one worker. Default: 1 if the cluster has GPUs, else 0.
+        max_units: Most units of a run: no more workers are started.
+        package: A folder that is sent to every node, where workers can import it; "none" sends nothing.
 
     >>> open_executor("none", factory=object).num_workers
     1
 
     Raises:
-        InputError: If a number or the address cannot be meant.
+        InputError: If a number or the address is not valid.
     """
     if address == "none":
         return InProcessExecutor(factory)

@@ -1,4 +1,4 @@
-"""What runs on the other side: an actor around one worker, and the answers it gives."""
+"""The Ray actor that holds one worker, and the answers that it returns."""
 
 import os
 import socket
@@ -17,17 +17,17 @@ from stitchgrid.scheduler import UnitRaised
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """A worker's first words."""
+    """The first answer of an actor."""
 
     version: str  # of stitchgrid
     host: str
-    node: str  # Ray's id of it
+    node: str  # Ray's id of the node
     pid: int
-    problem: str = ""  # why there is no worker
+    problem: str = ""  # why the worker could not be made
 
 
 def greet(problem: str = "") -> Hello:
-    """Return the first words of the actor that runs in this process."""
+    """Return the first answer of the actor that runs in this process."""
     import ray
 
     return Hello(
@@ -41,24 +41,29 @@ def greet(problem: str = "") -> Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """A unit raised an error that leaves the worker's process of no more use."""
+    """A unit raised an error after which the worker's process cannot compute anything."""
 
     error: str
 
 
 class WorkerActor:
-    """One worker in a process of its own; it never raises, it tells."""
+    """One worker in a process of its own; it returns errors instead of raising them."""
 
     def __init__(self) -> None:
         self._worker: WorkerProtocol | None = None
         self._context: tuple[int, Any] = (-1, None)
 
     def start(self, version: str, factory: bytes, size: ClusterSize, run: int, context: list[Any]) -> Hello:
-        """Make the worker unless there is one, and let it look at what is to come: the context, a reference in a list.
+        """Make the worker if there is none, and let it check the context of a run.
 
-        `size` is that of the pool, for the worker to know how many it shares its memory with.
+        Nothing is made if the driver has another version of stitchgrid.
 
-        Nothing is made where driver and worker are of different versions of stitchgrid.
+        Args:
+            version: The driver's version of stitchgrid.
+            factory: The pickled factory of the worker.
+            size: Size of the pool, from which the worker learns how many workers share its node and GPU.
+            run: Number of the run.
+            context: A list with one reference to the context; in a list, Ray does not resolve the reference.
         """
         import ray
         from ray import cloudpickle
@@ -76,7 +81,10 @@ class WorkerActor:
         return greet(problem)
 
     def run(self, unit: Unit, run: int) -> UnitReport | UnitRaised | Broken:
-        """Do one unit of the run for which the worker was last started; an error names no worker: it knows no name."""
+        """Compute one unit of the run for which the worker was last started.
+
+        The `worker` of a returned error is empty, because an actor does not know its name.
+        """
         assert self._worker is not None
         assert self._context[0] == run, "a unit of another run"
         try:
@@ -86,5 +94,5 @@ class WorkerActor:
             return Broken(error=event.error) if breaks_worker(error) else event
 
     def close(self) -> None:
-        """Let the worker clean up."""
+        """Close the worker, so that it frees what it holds."""
         close_worker(self._worker)

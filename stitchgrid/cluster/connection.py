@@ -1,6 +1,6 @@
-"""How to reach a Ray cluster, or to start one here: addresses, tokens, silence, and what is put back afterwards.
+"""Connect to a Ray cluster, or start a local one: addresses, tokens, quiet output, and restoring of settings.
 
-Ray reads some of its settings when it is imported, and some in threads that print: this is the one place that knows.
+Ray reads some of its settings when it is imported, and some of its threads print. Only this module deals with that.
 """
 
 import logging
@@ -29,42 +29,42 @@ from stitchgrid.private_folder import numbered_folder, private_path, read_own
 
 _log = logging.getLogger(__name__)
 
-OBJECT_STORE_BYTES = 100_000_000  # a run's context is all that travels through it
+OBJECT_STORE_BYTES = 100_000_000  # only the context of a run goes through the object store
 LISTEN_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 15.0
-NICENESS = "RAY_worker_niceness"  # 15 unless it says so: then anything else on the machine takes the CPU from workers
-SESSION = "ray"  # begins the name of a local cluster's folder
-LONGEST_SESSION = 43  # bytes of its path: a socket's may have 107, and Ray adds a date, a process and a name
+NICENESS = "RAY_worker_niceness"  # Ray's default is 15: then every other process on the machine goes before workers
+SESSION = "ray"  # start of the name of a local cluster's folder
+LONGEST_SESSION = 43  # bytes of that folder's path: a socket's path may have 107, and Ray adds date, process and name
 
-# In a process of its own: Ray aborts the process when it misses a token, and retries for 40 s where no cluster answers.
+# Runs in a process of its own: Ray aborts the process if a token is missing, and retries for 40 s without an answer.
 PROBE = """
 import sys
 try:
     from ray._raylet import GcsClient
     GcsClient(address=sys.argv[1]).internal_kv_get(b"session_name", b"session", timeout=5)
 except (ImportError, AttributeError, TypeError):
-    pass  # another Ray: ray.init is to tell
+    pass  # a Ray without this interface: ray.init reports problems
 except BaseException as problem:
     print(type(problem).__name__, problem)
 """
 
 
 class Connection:
-    """Ray, connected for the time of a block; one to which this process is connected already is used and left as it is.
+    """A connection to Ray within a block; if this process is connected already, that connection is used and stays.
 
-    `address` is "local" (a cluster of this process, on the loopback device, gone with it), "auto" or "HOST:PORT".
-    The folder `package` is sent to every node, where workers can import it; a process that is connected already sends
-    nothing more, so its workers need the files themselves.
+    `address` is "local" (a cluster that this process starts on the loopback device and stops at the end), "auto" or
+    "HOST:PORT". The folder `package` is sent to every node, where workers can import it. A process that is connected
+    already cannot send it, so the nodes must have these files.
     """
 
     def __init__(self, address: str, *, min_cpus: float = 0, package: Path | None = None):
         if address not in ("local", "auto"):
             check_host_and_port(address, f"--address {address}")
         self.address = address
-        self.min_cpus = min_cpus  # what a local cluster has at least, whatever the machine has
+        self.min_cpus = min_cpus  # a local cluster has at least so many, even if the machine has fewer
         self.is_local = address == "local"
         self.package = package
-        self.log_folder: Path | None = None  # of a local cluster
+        self.log_folder: Path | None = None  # folder of a local cluster
         self.keep_logs = False
         self._undo = ExitStack()
 
@@ -104,7 +104,7 @@ class Connection:
             NICENESS: os.environ.get(NICENESS, "0"),
         }
         if not os.environ.get("RAY_AUTH_TOKEN") and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            environment["RAY_AUTH_TOKEN"] = token_hex(32)  # else Ray writes one to the home folder
+            environment["RAY_AUTH_TOKEN"] = token_hex(32)  # else Ray writes a token to the home folder
         undo.enter_context(Settings(environment, loopback=True))
         self.log_folder = numbered_folder(SESSION, session_home())
         undo.callback(self._remove_logs)
@@ -134,11 +134,11 @@ class Connection:
 
 
 class Settings:
-    """Environment variables for Ray, set before it is imported (or read again where it was) and put back at the end."""
+    """Sets environment variables for Ray within a block; if Ray is imported already, makes it read them again."""
 
     def __init__(self, environment: dict[str, str], *, loopback: bool):
         self.environment = {"RAY_USAGE_STATS_ENABLED": "0", **environment}
-        if loopback:  # without it Ray takes 127.0.0.1 for the machine's own address, and listens to everyone
+        if loopback:  # without this, Ray replaces 127.0.0.1 by the machine's address, and other machines can connect
             self.environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         self._before: dict[str, str | None] = {}
 
@@ -157,10 +157,10 @@ class Settings:
 
 
 def session_home() -> Path:
-    """Return the folder in which this user's private one is to hold Ray's: $RAY_TMPDIR, else $TMPDIR, else /tmp.
+    """Return the folder for the user's private folder, which holds Ray's: $RAY_TMPDIR, else $TMPDIR, else /tmp.
 
     Raises:
-        ClusterError: If $RAY_TMPDIR names none, or it is so deep that no socket can be made in it.
+        ClusterError: If $RAY_TMPDIR is not a writable folder, or the paths of sockets in it would be too long.
     """
     named = os.environ.get("RAY_TMPDIR")
     homes = [named_path(named)] if named else [Path(tempfile.gettempdir()), Path("/tmp")]
@@ -169,22 +169,22 @@ def session_home() -> Path:
         if len(os.fsencode(session)) <= LONGEST_SESSION:
             if named and not os.access(home, os.W_OK | os.X_OK):
                 raise ClusterError(
-                    f"RAY_TMPDIR names {named}, which is no folder that you can write; make it, name another, or "
+                    f"RAY_TMPDIR names {named}, which is not a folder that you can write; make it, name another, or "
                     "unset it."
                 )
             return home
-        _log.info("%s is too deep for Ray: the path of a socket in it may have 107 bytes", home)
+        _log.info("%s is too deep for Ray: the path of a socket in it would have more than 107 bytes", home)
     raise ClusterError(
-        f"Ray would keep its sockets in {session}, a path of {len(os.fsencode(session))} bytes, and more than "
-        f"{LONGEST_SESSION} leave no room for their names; set RAY_TMPDIR to a folder nearer the root, such as /tmp."
+        f"Ray would keep its sockets in {session}, a path of {len(os.fsencode(session))} bytes, but at most "
+        f"{LONGEST_SESSION} leave room for their names; set RAY_TMPDIR to a folder with a shorter path, such as /tmp."
     )
 
 
 def require_place() -> str | None:
-    """Return what to say of where a local cluster would keep its things, None where there is nothing to say.
+    """Return a note about the folder of a local cluster's object store; None if it is in shared memory.
 
     Raises:
-        ClusterError: If there is no place for them.
+        ClusterError: If there is no room for the object store.
     """
     return object_store_folder(session_home(), OBJECT_STORE_BYTES)[1]
 
@@ -193,7 +193,7 @@ def find_cluster(address: str) -> str:
     """Return the HOST:PORT that an address stands for.
 
     Raises:
-        InputError: If RAY_ADDRESS is no address of a cluster.
+        InputError: If RAY_ADDRESS is not an address of a cluster.
         ClusterError: If no cluster is known on this machine.
     """
     if address != "auto":
@@ -206,14 +206,16 @@ def find_cluster(address: str) -> str:
 
 
 def check_host_and_port(target: str, origin: str) -> None:
-    """Refuse what is not HOST:PORT.
+    """Check that a text is HOST:PORT.
 
     Raises:
-        InputError: Naming where it came from.
+        InputError: If it is not; the message names `origin`.
     """
     host, _, port = target.rpartition(":")
     if not host or "/" in host or not port.isdigit():
-        raise InputError(f"{origin} is no address of a cluster; use local, auto, none or HOST:PORT (port 6379 mostly).")
+        raise InputError(
+            f"{origin} is not an address of a cluster; use local, auto, none or HOST:PORT (the port is usually 6379)."
+        )
 
 
 def _recorded_address() -> str:
@@ -223,17 +225,19 @@ def _recorded_address() -> str:
         return read_own(record).strip()
     except FileNotFoundError:
         raise ClusterError(
-            "No Ray cluster runs on this machine: RAY_ADDRESS is not set and Ray has no record of one; "
+            "found no Ray cluster on this machine: RAY_ADDRESS is not set and Ray has no record of a cluster; "
             "start one with `ray start --head`, or use --address local."
         ) from None
-    except InputError as problem:  # whoever runs a cluster can run code in those that join it
-        raise ClusterError(
-            f"{problem} If the cluster of another user is meant, name it: --address HOST:PORT."
-        ) from problem
+    except InputError as problem:  # the owner of a cluster can run code in the processes that join it
+        raise ClusterError(f"{problem} To use a cluster of another user, name it: --address HOST:PORT.") from problem
 
 
 def require_listener(target: str) -> None:
-    """Raise ClusterError at once when nothing listens at HOST:PORT, for which Ray would take 20 s or more."""
+    """Check at once that something listens at HOST:PORT; Ray would need 20 s or more to find out.
+
+    Raises:
+        ClusterError: If nothing listens there.
+    """
     host, _, port = target.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=LISTEN_TIMEOUT_S).close()
@@ -245,11 +249,11 @@ def require_listener(target: str) -> None:
 
 
 def _authentication_mode() -> str:
-    """Return the mode in which to speak to a running cluster; a token does no harm where none is wanted."""
+    """Return the authentication mode for a running cluster: with a token if there is one, even if none is needed."""
     mode = os.environ.get("RAY_AUTH_MODE", "").lower()
     path = os.environ.get("RAY_AUTH_TOKEN_PATH")
     if path and not Path(path).is_file():
-        raise ClusterError(f"RAY_AUTH_TOKEN_PATH names {path}, which is no file; copy the cluster's token there.")
+        raise ClusterError(f"RAY_AUTH_TOKEN_PATH names {path}, which is not a file; copy the cluster's token there.")
     has_token = bool(path or os.environ.get("RAY_AUTH_TOKEN")) or (Path.home() / ".ray" / "auth_token").is_file()
     if mode == "token" and not has_token:
         raise _token_error("RAY_AUTH_MODE=token, but there is no token")
@@ -275,11 +279,11 @@ def _probe(target: str) -> None:
     except subprocess.TimeoutExpired:
         said = f"no answer within {PROBE_TIMEOUT_S:.0f} s"
     if said.startswith("AuthenticationError"):
-        raise _token_error(f"The Ray cluster at {target} refuses this machine's token, or wants one")
+        raise _token_error(f"The Ray cluster at {target} needs a token, and this machine has none or a wrong one")
     if said:
         raise ClusterError(
             f"Something listens at {target}, but it does not answer like a Ray cluster ({said}); give the port of "
-            "`ray start --head` (6379 mostly), not that of its dashboard."
+            "`ray start --head` (usually 6379), not the port of its dashboard."
         )
 
 
@@ -293,29 +297,29 @@ def _init(undo: ExitStack, package: Path | None, **options: Any) -> None:
     in_main_thread = threading.current_thread() is threading.main_thread()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     undo.callback(ray.shutdown, wait_for_processes=True)
-    # Ray's processes inherit what is blocked: a terminal that is closed tells the launch, which ends them in order.
+    # Ray's processes inherit the blocked SIGHUP. If the terminal is closed, only the launch gets it, and ends them.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         ray.init(logging_level="ERROR", log_to_driver=False, **options)
     except Exception as problem:
         if package is not None and "Failed to merge" in str(problem):
             raise ClusterError(
-                "The job's own architecture files are sent to the workers as `py_modules` of a runtime environment, "
-                "but the one that `ray job submit` was given has `py_modules` too; give those as `working_dir`, or "
-                "set RAY_OVERRIDE_JOB_RUNTIME_ENV=1 to do without them."
+                "stitchgrid sends the job's own architecture files to the workers as `py_modules` of a runtime "
+                "environment, but the runtime environment of `ray job submit` has `py_modules`, too; give those as "
+                "`working_dir`, or set RAY_OVERRIDE_JOB_RUNTIME_ENV=1 to ignore them."
             ) from problem
         raise ClusterError(
             f"Ray could not be {'started' if options['address'] == 'local' else 'joined'}: {problem}"
         ) from problem
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if in_main_thread and on_sigterm is not None:  # Ray has put its own there
+        if in_main_thread and on_sigterm is not None:  # Ray has set its own handler
             signal.signal(signal.SIGTERM, on_sigterm)
 
 
 @contextmanager
 def quiet_driver() -> Iterator[None]:
-    """Keep Ray's messages about dying workers and nodes from this process's stdout; no setting of Ray does."""
+    """Keep Ray's messages about dead workers and nodes off this process's stdout; Ray has no setting for that."""
     driver: Any = import_module("ray._private.worker")
     before = getattr(driver, "print_to_stdstream", None)
     if before is None:

@@ -1,4 +1,4 @@
-"""The half of an executor's work that is the same everywhere: journal, progress, and what an error is."""
+"""The work that all executors share: journal, progress, and events for errors."""
 
 import signal
 import threading
@@ -36,21 +36,24 @@ TICK_S = 1.0
 
 
 class Dispatch:
-    """Stands between scheduler and executor: tells the caller what happens, and the executor what to do."""
+    """Connects scheduler and executor: passes events to the scheduler, and commands to the executor.
+
+    It reports both as progress.
+    """
 
     def __init__(self, scheduler: Scheduler, on_event: OnEvent, before_submit: BeforeSubmit | None):
         self.scheduler = scheduler
         self.done = False
         self._on_event = on_event
         self._before_submit = before_submit
-        self._units: dict[str, Unit] = {}  # worker -> what it has
+        self._units: dict[str, Unit] = {}  # worker -> the unit that it computes
         self._last_tick = monotonic()
 
     def advance(self, *events: Event) -> list[Command]:
-        """Tell the scheduler what happened and return what is left to do: start, stop, kill and submit.
+        """Give events to the scheduler and return the commands for the executor: start, stop, kill and submit.
 
         Raises:
-            ClusterError: If no worker can be had.
+            ClusterError: If no worker can be started.
         """
         for event in events:
             self._tell_event(event)
@@ -89,7 +92,7 @@ class Dispatch:
                 self._on_event(Progress(kind="worker_started", worker=worker))
             case StopWorker(worker=worker):
                 self._on_event(Progress(kind="worker_stopped", worker=worker))
-            case Kill(worker=worker, reason=reason) if worker in self._units:  # a death would have taken it out
+            case Kill(worker=worker, reason=reason) if worker in self._units:  # else its death is reported already
                 unit = self._units.pop(worker)
                 self._on_event(Progress(kind="worker_died", worker=worker, unit=unit, detail=reason))
             case Submit(worker=worker, node=node, unit=unit, attempt=attempt):
@@ -104,7 +107,7 @@ class Dispatch:
             case Quarantine(unit=unit, reason=reason):
                 self._on_event(Progress(kind="quarantined", unit=unit, detail=reason))
             case PoolFailed(reason=reason):
-                raise ClusterError(f"No worker could be started; the last that tried said: {reason}")
+                raise ClusterError(f"No worker could be started; the last error was: {reason}")
             case Done():
                 self.done = True
 
@@ -122,7 +125,7 @@ def raised(worker: str, unit: Unit, problem: BaseException) -> UnitRaised:
 
 
 def check_worker(worker: object, context: object) -> None:
-    """Call a worker's `check` if it has one; what it raises says why nothing can be done where the worker is."""
+    """Call a worker's `check` if it has one; its error says why the worker cannot compute anything on its node."""
     check = getattr(worker, "check", None)
     if check is not None:
         check(context)
@@ -137,9 +140,9 @@ def close_worker(worker: object) -> None:
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Make SIGTERM a KeyboardInterrupt within the block, so that workers are taken down and not left behind.
+    """Turn SIGTERM into a KeyboardInterrupt within the block, so that workers are stopped and not left running.
 
-    Whoever handles it already is left in charge.
+    If the process handles SIGTERM already, nothing changes.
     """
 
     def interrupt(_: int, __: FrameType | None) -> None:

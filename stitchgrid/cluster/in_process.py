@@ -1,4 +1,4 @@
-"""The executor of this process, without Ray."""
+"""The executor that runs units in this process, without Ray."""
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -23,9 +23,9 @@ from stitchgrid.scheduler import (
 
 
 class InProcessExecutor:
-    """The same work in this process, one unit after another: for a debugger, and where there is no Ray.
+    """Runs units in this process, one after the other: for small jobs, for a debugger, and without Ray.
 
-    A unit that takes this process down takes the run with it, and a deadline cannot be enforced.
+    A unit that ends this process ends the run, and a deadline cannot be enforced.
     """
 
     def __init__(self, factory: Callable[[], WorkerProtocol]):
@@ -44,7 +44,7 @@ class InProcessExecutor:
         close_worker(worker)
 
     def request_stop(self) -> None:
-        """Let the unit in flight finish and `run` return."""
+        """Make `run` return after the unit that is running."""
         self._stop = True
 
     def run(
@@ -58,10 +58,10 @@ class InProcessExecutor:
         before_submit: BeforeSubmit | None = None,
         fail_fast: bool = False,
     ) -> Outcome:
-        """Run all units and return what came of them.
+        """Run all units and return the outcome.
 
         Raises:
-            BrokenProcessError: If a unit lost the device; nothing of it was kept, and no other could be computed.
+            BrokenProcessError: If a unit broke the device: the unit is lost, and no other unit can be computed.
         """
         self._stop = False
         name = "in-process"
@@ -94,7 +94,7 @@ class InProcessExecutor:
                 assert self._worker is not None
                 try:
                     report = self._worker.run(unit, context)
-                except (Exception, SystemExit) as problem:  # one bad unit must not cost the others
+                except (Exception, SystemExit) as problem:  # a unit that fails must not stop the other units
                     if breaks_worker(problem):
                         raise lost_device(unit, problem) from problem
                     return raised(name, unit, problem)
@@ -104,9 +104,9 @@ class InProcessExecutor:
 
 
 def lost_device(unit: Unit, problem: BaseException) -> BrokenProcessError:
-    """Return the error that says that a unit took the device from this process, and how to go on."""
+    """Return the error that says that a unit broke the device of this process, and how to continue."""
     return BrokenProcessError(
-        f"unit {unit.unit_id} broke this process's device, on which nothing can be computed any more "
-        f"({type(problem).__name__}: {problem}); what was finished is stored. Go on with `stitchgrid resume`, and "
-        "--address local: there a worker that breaks is replaced, and the cell that breaks it is found."
+        f"unit {unit.unit_id} broke this process's device, so that it computes nothing more "
+        f"({type(problem).__name__}: {problem}); what is finished is stored. Continue with `stitchgrid resume` and "
+        "--address local: it replaces a broken worker, and finds the cell that breaks it."
     )

@@ -1,4 +1,4 @@
-"""A run in figures, for the dashboard of a Ray cluster and whatever scrapes it."""
+"""Metrics of a run for the dashboard of a Ray cluster, and for programs that scrape them."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,14 +9,14 @@ from typing import Any
 from stitchgrid.cluster.protocol import OnEvent, Progress
 
 TAGS = ("sweep",)
-SECONDS = [1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0]  # between the bars of the histogram
+SECONDS = [1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0]  # boundaries of the histogram
 
 
 class Metrics:
-    """Counts what a run tells of; a cluster whose metrics are off takes the figures and does nothing with them."""
+    """Counts the progress events of a run; a cluster whose metrics are off ignores the counts."""
 
     def __init__(self, kinds: Any = None):
-        """Make the metrics: `kinds` has Counter, Gauge and Histogram; None: those of Ray."""
+        """Make the metrics; `kinds` has the classes Counter, Gauge and Histogram; None: those of Ray."""
         kinds = kinds or import_module("ray.util.metrics")
 
         def make(kind: str, name: str, description: str, **options: Any) -> Any:
@@ -24,17 +24,17 @@ class Metrics:
 
         self.done = make("Counter", "cells_done", "Cells that got values")
         self.failed = make("Counter", "cells_failed", "Cells that ended with an error")
-        self.retried = make("Counter", "units_retried", "Units that were lost and are tried again")
+        self.retried = make("Counter", "units_retried", "Attempts that were lost, after which the unit is tried again")
         self.quarantined = make("Counter", "units_quarantined", "Units that were given up")
         self.busy = make("Gauge", "workers_busy", "Workers that have a unit")
         self.seconds = make("Histogram", "unit_seconds", "Time from a unit's submission to its end", boundaries=SECONDS)
 
     def observing(self, on_event: OnEvent, *, sweep: str) -> OnEvent:
-        """Return an observer that counts what it is told of, and tells it to another."""
+        """Return a callback that counts an event and then passes it to `on_event`."""
         count = _Count(self, {"sweep": sweep})
 
         def observe(event: Progress) -> None:
-            with suppress(Exception):  # nothing that goes wrong with figures may end a run
+            with suppress(Exception):  # a failure of metrics must not end a run
                 count(event)
             on_event(event)
 
@@ -42,11 +42,11 @@ class Metrics:
 
 
 class _Count:
-    """What one run has told so far."""
+    """Updates the metrics from the events of one run."""
 
     def __init__(self, metrics: Metrics, tags: dict[str, str], clock: Callable[[], float] = monotonic):
         self.metrics, self.tags, self.clock = metrics, tags, clock
-        self.since: dict[str, tuple[str, float]] = {}  # worker -> its unit, and when it got it
+        self.since: dict[str, tuple[str, float]] = {}  # worker -> its unit, and the time of submission
         metrics.busy.set(0, tags)
 
     def __call__(self, event: Progress) -> None:
@@ -68,11 +68,11 @@ class _Count:
             metrics.busy.set(len(self.since), tags)
 
     def _add(self, counter: Any, amount: int) -> None:
-        if amount:  # Ray refuses to count nothing
+        if amount:  # Ray refuses to add 0
             counter.inc(amount, self.tags)
 
     def _forget(self, event: Progress) -> None:
-        """Note who has no unit any more; an error of a unit names the unit alone."""
+        """Forget the worker whose unit has ended; events of failed units name only the unit."""
         if event.kind in ("finished", "worker_died"):
             self.since.pop(event.worker, None)
         elif event.kind in ("failed", "retried") and event.unit is not None:

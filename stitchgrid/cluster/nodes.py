@@ -1,36 +1,36 @@
-"""Nodes of a Ray cluster: which of them live, and on which no worker can be made."""
+"""Nodes of a Ray cluster: which are alive, and on which no worker can be made."""
 
 from time import monotonic
 from typing import Any
 
 from stitchgrid.cluster.sizing import ClusterSize
 
-UNFIT_S = 600.0  # then a node is given another try
+UNFIT_S = 600.0  # after this time a node is tried again
 NODE_ID = "ray.io/node-id"  # the label by which Ray knows a node
 
 
 class UnfitNodes:
-    """Nodes on which a worker could not be made: they lack the store, the data, or something it imports."""
+    """Nodes on which no worker could be made, because the store, the data or a Python package is missing there."""
 
     def __init__(self, size: ClusterSize):
         self.size = size  # of a worker
         self._until: dict[str, float] = {}
 
     def note(self, node: str) -> bool:
-        """Take note of a node on which a worker could not be made; return whether it is the first time."""
+        """Record a node on which no worker could be made; return whether this is the first time."""
         is_first = node not in self._until
         self._until[node] = monotonic() + UNFIT_S
         return is_first
 
     def avoid(self) -> dict[str, Any]:
-        """Return the options of an actor that is to run elsewhere; none where there is no elsewhere."""
+        """Return options that keep an actor off unfit nodes; empty if there is no other node."""
         unfit = sorted(node for node, until in self._until.items() if until > monotonic())
         if not unfit or not set(self._able()) - set(unfit):
             return {}
         return {"label_selector": {NODE_ID: f"!in({', '.join(unfit)})"}}
 
     def _able(self) -> list[str]:
-        """Return the nodes that live and are large enough for a worker."""
+        """Return the nodes that are alive and large enough for a worker."""
         import ray
 
         wanted = {"CPU": self.size.cpus, "GPU": self.size.gpus}
@@ -42,7 +42,7 @@ class UnfitNodes:
 
 
 def tell_neighbours(worker: object, size: ClusterSize) -> None:
-    """Call a worker's `share` if it has one: how many of its pool may be on this process's node, and on its GPU."""
+    """Call a worker's `share`, if it has one, with the number of workers that may share its node, and its GPU."""
     share = getattr(worker, "share", None)
     if share is None:
         return
@@ -54,7 +54,7 @@ def tell_neighbours(worker: object, size: ClusterSize) -> None:
 
 
 def node_lives(node: str) -> bool:
-    """Return whether Ray takes a node for alive; so it does an unknown one."""
+    """Return whether Ray says that a node is alive; True for the empty id, which means an unknown node."""
     import ray
 
     return not node or any(one["NodeID"] == node and one["Alive"] for one in ray.nodes())

@@ -1,22 +1,24 @@
-"""Where and how a launch computes, or would."""
+"""Where and how a launch computes."""
 
 from dataclasses import dataclass, replace
 
-SMALL_S = 10.0  # of one worker at the assumed speed: in less, starting Ray and its workers takes longer than it saves
+SMALL_S = (
+    10.0  # seconds of work for one worker, at the assumed speed, below which starting Ray takes longer than it saves
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where and how to compute; changes no value beyond rounding."""
+    """Where and how to compute; it changes values by no more than rounding."""
 
-    address: str | None = None  # None: in this process where the work is small, else on Ray of this machine
+    address: str | None = None  # None: in this process if the work is small, else on this machine with Ray
     workers: int | None = None
     gpus_per_worker: float | None = None
     cpus_per_worker: float | None = None
-    drain_seconds: float = 60.0  # for what is in flight when the launch is told to stop
+    drain_seconds: float = 60.0  # time to finish running units when the launch is told to stop
 
     def settled(self, seconds: float) -> "Placement":
-        """Return the same with an address, for work that takes one worker so many seconds at the assumed speed."""
+        """Return the placement with an address; `seconds` is the work for one worker at the assumed speed."""
         if self.address is not None:
             return self
         names_workers = any(one is not None for one in (self.workers, self.gpus_per_worker, self.cpus_per_worker))
@@ -26,17 +28,17 @@ class Placement:
 
     @property
     def keeps_passes(self) -> bool:
-        """Whether what a pass over the evaluation images leaves serves the next: where one worker does all."""
+        """Whether later units can reuse a pass over the evaluation images: only if one worker computes all units."""
         return self.address == "none"
 
     def device(self, asked: str) -> str:
-        """Return the device for workers, where a job asks for this one: Ray lets those without a GPU see it even so."""
+        """Return the device for workers; `asked` is the job's. Workers without a GPU see it under Ray, so: "cpu"."""
         gives_none = self.gpus_per_worker == 0 and self.address != "none"
         return "cpu" if asked == "auto" and gives_none else asked
 
     @property
     def threads(self) -> int | None:
-        """Threads of one worker, None: one per CPU."""
+        """Threads of one worker; None means one per CPU."""
         if self.address == "none" and self.cpus_per_worker is None:
             return None
         return max(1, int(self.cpus_per_worker or 1))

@@ -1,4 +1,4 @@
-"""What every executor promises, and what it tells of."""
+"""The interfaces of executors and workers, and the progress events of a run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,35 +12,35 @@ Kind = Literal[
     "worker_started",
     "worker_ready",
     "worker_failed",  # to start
-    "node_unfit",  # no worker can be made there, once per node
+    "node_unfit",  # no worker can be made on the node; once per node
     "worker_died",
     "worker_stopped",
     "submitted",
     "finished",
     "failed",
-    "retried",  # lost with its worker, or out of memory: waits for its next attempt
+    "retried",  # the unit was lost with its worker, or ran out of memory, and waits for its next attempt
     "bisected",
     "quarantined",
     "waiting",  # no worker is ready, for half a minute or more
-    "tick",  # about once a second, whatever happens
+    "tick",  # about once a second, even if nothing happens
 ]
 
 
 class WorkerProtocol(Protocol):
-    """What does the work.
+    """A worker: it computes units.
 
-    A `check(context)` it may have is called before its first unit of a run: what it raises says that nothing can be
-    done where it is, and is held against no unit. A `close()` it may have is called when it is let go, a
-    `share(on_host=, on_gpu=)` once it is made: it says how many workers there are on its machine, and on its GPU.
+    A worker may have three more methods. `share(on_host=, on_gpu=)` is called after it is made, with the numbers of
+    workers on its machine and on its GPU. `check(context)` is called before its first unit of a run: an error means
+    that it can compute nothing on its node, and no unit is blamed for that. `close()` is called at the end.
     """
 
     def run(self, unit: Unit, context: Any) -> UnitReport:
-        """Do one unit and write what came of it."""
+        """Compute one unit and write its rows to the store."""
         ...
 
 
 class Attempt(NamedTuple):
-    """A unit about to be given to a worker."""
+    """A unit that is about to be submitted to a worker."""
 
     unit_id: str
     worker: str
@@ -49,17 +49,17 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """One thing that happened during a run."""
+    """One event of a run."""
 
     kind: Kind
     worker: str = ""
     node: str = ""
     unit: Unit | None = None
-    attempt: int = 0  # of a submitted unit, 1 for the first
+    attempt: int = 0  # number of the attempt at a submitted unit, from 1 on
     report: UnitReport | None = None  # of a finished unit
-    detail: str = ""  # error, reason of a death, what is waited for
+    detail: str = ""  # the error, the reason of a death, or the missing resources
     traceback: str = ""
-    log: str = ""  # folder of the log of a worker that died
+    log: str = ""  # folder with the log of a dead worker
 
 
 OnEvent = Callable[[Progress], None]
@@ -68,7 +68,7 @@ Split = Callable[[Unit], tuple[Unit, Unit] | None]
 
 
 def ignore(_: Progress) -> None:
-    """Take no notice of progress."""
+    """Ignore an event."""
 
 
 class Executor(Protocol):
@@ -87,17 +87,24 @@ class Executor(Protocol):
         before_submit: BeforeSubmit | None = None,
         fail_fast: bool = False,
     ) -> Outcome:
-        """Run all units and return what came of them.
+        """Run all units and return the outcome.
 
-        `before_submit` is called once per round of submissions, before any of them: what it raises stops the run.
+        Args:
+            units: The units.
+            context: An object that every unit needs, such as the sweep; workers get it once per run.
+            split: Splits a unit that kills its workers in two; returns None if it cannot be split.
+            deadlines: How long a unit may take.
+            on_event: Called with each event.
+            before_submit: Called before each round of submissions; an error that it raises stops the run.
+            fail_fast: Whether to stop at the first failed unit.
 
         Raises:
-            ClusterError: If no worker can be had.
+            ClusterError: If no worker can be started.
         """
         ...
 
     def request_stop(self) -> None:
-        """Let what is in flight finish and `run` return; safe in a signal handler and in `on_event`."""
+        """Make `run` return after the units that are running; safe in a signal handler and in `on_event`."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -39,32 +39,32 @@ from stitchgrid.scheduler import (
     WorkerReady,
 )
 
-IDLE_S = 60.0  # on a cluster that others may want
-CLOSE_S = 2.0
-WAITING_S = 30.0
+IDLE_S = 60.0  # after which an idle worker is stopped, on a cluster that others may use
+CLOSE_S = 2.0  # longest wait for workers to close
+WAITING_S = 30.0  # without a ready worker, after which the missing resources are reported
 
 
 @dataclass(slots=True)
 class _Seat:
-    """An actor and the one call it has."""
+    """An actor and its one call in flight."""
 
     handle: Any
-    node: str = ""  # Ray's id
+    node: str = ""  # Ray's id of the node
     ready: bool = False
-    unit: Unit | None = None  # None while the call is the one that starts it
+    unit: Unit | None = None  # None while the call is `start`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """One call of `run`."""
+    """One call of `RayExecutor.run`."""
 
     number: int
-    context: list[Any]  # a reference in a list, so that it travels as it is
+    context: list[Any]  # a reference in a list, so that Ray does not resolve it
     on_event: OnEvent
 
 
 class RayExecutor:
-    """Runs units on the actors of a Ray cluster; they are started as they are needed and die with the block."""
+    """Runs units on actors of a Ray cluster; actors are started when needed and stopped at the end of the block."""
 
     def __init__(
         self,
@@ -89,10 +89,10 @@ class RayExecutor:
             max_units=max_units,
             is_local=self._connection.is_local,
         )
-        self.num_workers = workers or 1  # until it is known what there is
+        self.num_workers = workers or 1  # until the resources of the cluster are known
         self._size = ClusterSize(num_workers=1, cpus=1, gpus=0)
         self._unfit = UnfitNodes(self._size)
-        self._metrics: Metrics | None = None  # where a dashboard may want them
+        self._metrics: Metrics | None = None  # not for a local cluster, which has no dashboard
         self._seats: dict[str, _Seat] = {}
         self._calls: dict[Any, str] = {}  # reference -> worker
         self._names = (f"worker-{i}" for i in count(1))
@@ -117,7 +117,7 @@ class RayExecutor:
             self._actor = ray.remote(
                 num_cpus=self._size.cpus,
                 num_gpus=self._size.gpus,
-                max_restarts=0,  # Ray would hide the cause of a death, and run a poisonous unit for ever
+                max_restarts=0,  # restarts would hide the cause of a death, and repeat a deadly unit for ever
                 max_task_retries=0,
                 max_concurrency=1,
             )(WorkerActor)
@@ -130,7 +130,7 @@ class RayExecutor:
         self._undo.close()
 
     def request_stop(self) -> None:
-        """Let what is in flight finish and `run` return."""
+        """Make `run` return after the units that are running."""
         self._stop = True
 
     def run(
@@ -144,10 +144,10 @@ class RayExecutor:
         before_submit: BeforeSubmit | None = None,
         fail_fast: bool = False,
     ) -> Outcome:
-        """Run all units and return what came of them.
+        """Run all units and return the outcome.
 
         Raises:
-            ClusterError: If no worker can be had, or one is of another version of stitchgrid.
+            ClusterError: If no worker can be started, or one has another version of stitchgrid.
         """
         import ray
 
@@ -170,7 +170,7 @@ class RayExecutor:
         try:
             with sigterm_interrupts():
                 self._loop(Dispatch(scheduler, on_event, before_submit), this_run)
-        except BaseException:  # an interrupt too: nothing may go on working for a run that is over
+        except BaseException:  # also an interrupt: no worker may continue after the run has ended
             self._kill_all()
             raise
         return scheduler.outcome()
@@ -213,16 +213,16 @@ class RayExecutor:
         self._calls[call] = name
 
     def _greet_again(self, run: _Run) -> None:
-        """Ask the workers of an earlier run whether they are still there, so that no unit is blamed for a dead one.
+        """Start the workers of an earlier run again for this run, so that a dead one is found before it gets a unit.
 
-        Those that were still starting are asked too: they have to know which run it is.
+        Workers that were still starting are started again, too: they need the number of this run.
         """
         self._calls.clear()
         for name in self._seats:
             self._greet(name, run)
 
     def _collect(self, run: _Run) -> list[Event]:
-        """Return what has happened, after a second at most."""
+        """Return the events of answered calls, after at most a second."""
         import ray
 
         answered, rest = ray.wait(list(self._calls), num_returns=1, timeout=TICK_S)
@@ -304,7 +304,7 @@ class RayExecutor:
 
         seat = self._seats.pop(name)
         self._calls = {reference: other for reference, other in self._calls.items() if other != name}
-        with suppress(Exception):  # gone already, or the cluster is
+        with suppress(Exception):  # the actor or the cluster is gone already
             ray.kill(seat.handle)
 
     def _kill_all(self) -> None:

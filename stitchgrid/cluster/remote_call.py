@@ -1,4 +1,4 @@
-"""One function called where a worker would run, and its answer; what a cluster has. No unit of work, no store."""
+"""Call one function where a worker would run, without units or a store; and read the resources of a cluster."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,13 +12,13 @@ from stitchgrid.cluster.connection import Connection
 from stitchgrid.cluster.sizing import ClusterSize, check_shares, choose_size
 from stitchgrid.cluster.worker_failures import in_short
 
-WAIT_S = 60.0  # for a place on the cluster
-RUN_S = 180.0
+WAIT_S = 60.0  # longest wait for free resources on the cluster
+RUN_S = 180.0  # longest wait for the function's answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteCall:
-    """What came of a call."""
+    """The result of a call."""
 
     size: ClusterSize  # of the pool that a launch would start
     answer: Any = None
@@ -26,11 +26,11 @@ class RemoteCall:
 
 
 def cluster_resources(address: str) -> dict[str, float]:
-    """Return what the nodes of a Ray cluster have together: CPU, GPU, memory in bytes.
+    """Return the total resources of a Ray cluster: CPU, GPU, memory in bytes.
 
     Raises:
         ClusterError: If there is no cluster at the address.
-        InputError: If the address cannot be meant.
+        InputError: If the address is not valid.
     """
     with Connection(address):
         import ray
@@ -39,14 +39,14 @@ def cluster_resources(address: str) -> dict[str, float]:
 
 
 class Messenger:
-    """Calls one function in a process with a worker's resources; it never raises, it tells."""
+    """Calls one function in a process with a worker's resources; it returns errors instead of raising them."""
 
     def greet(self) -> Hello:
-        """Tell where it is."""
+        """Return the version, host and node of this process."""
         return greet()
 
     def call(self, function: bytes) -> tuple[Any, str]:
-        """Return what the function returned, or what it raised, in words."""
+        """Return (result of the pickled function, ""), or (None, its error as text)."""
         from ray import cloudpickle
 
         try:
@@ -66,13 +66,13 @@ def call_remotely(
     package: Path | None = None,
     wait_s: float = WAIT_S,
 ) -> RemoteCall:
-    """Call a picklable function on a worker's share of a Ray cluster and return its answer, or why there is none.
+    """Call a picklable function on a worker's share of a Ray cluster; return its answer, or why there is none.
 
-    It waits `wait_s` seconds for a place at most. The folder `package` is sent along, as it is for workers.
+    It waits at most `wait_s` seconds for free resources. The other arguments are those of `open_executor`.
 
     Raises:
         ClusterError: If there is no cluster at the address.
-        InputError: If a number or the address cannot be meant.
+        InputError: If a number or the address is not valid.
     """
     check_shares(workers, cpus_per_worker, gpus_per_worker)
     with Connection(address, package=package) as connection:
@@ -105,7 +105,7 @@ def _ask(messenger: Any, function: bytes, size: ClusterSize, wait_s: float) -> t
     greeting = messenger.greet.remote()
     if not ray.wait([greeting], timeout=wait_s)[0]:
         return None, (
-            f"the cluster has had no place for a worker ({size.cpus:g} CPU, {size.gpus:g} GPU) within {wait_s:g} s"
+            f"the cluster had no free resources for a worker ({size.cpus:g} CPU, {size.gpus:g} GPU) within {wait_s:g} s"
         )
     hello: Hello = ray.get(greeting)
     if hello.version != stitchgrid.__version__:
@@ -115,6 +115,6 @@ def _ask(messenger: Any, function: bytes, size: ClusterSize, wait_s: float) -> t
         )
     call = messenger.call.remote(function)
     if not ray.wait([call], timeout=RUN_S)[0]:
-        return None, f"a worker on {hello.host} has given no answer within {RUN_S:g} s"
+        return None, f"a worker on {hello.host} gave no answer within {RUN_S:g} s"
     answer, problem = ray.get(call)
     return answer, f"on {hello.host}: {problem}" if problem else ""

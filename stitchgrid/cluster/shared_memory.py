@@ -1,4 +1,4 @@
-"""Where a local cluster of Ray keeps its object store: in shared memory, or where that is too small, on the disk."""
+"""The folder of a local Ray cluster's object store: in shared memory, or on the disk if shared memory is too small."""
 
 import os
 from pathlib import Path
@@ -10,16 +10,17 @@ SHOWN = 1_000_000  # bytes in an MB
 
 
 def object_store_folder(session: Path, num_bytes: int) -> tuple[Path, str | None]:
-    """Return a folder with room for so many bytes, and what to say where it is not in shared memory.
+    """Return a folder with room for the object store, and a note if it is not in shared memory (else None).
 
-    Containers often have 64 MB of it. What a run sends through the object store is small, so the disk costs no time.
+    Containers often have only 64 MB of shared memory. A run sends little data through the object store, so the disk is
+    as fast.
 
     Args:
         session: Folder of the cluster on the disk.
         num_bytes: Size of the object store.
 
     Raises:
-        ClusterError: If neither has the room.
+        ClusterError: If neither has enough room.
     """
     shared, disk = free_bytes(SHARED_MEMORY), free_bytes(session)
     if shared >= num_bytes:
@@ -27,7 +28,7 @@ def object_store_folder(session: Path, num_bytes: int) -> tuple[Path, str | None
     if disk >= num_bytes:
         return session, (
             f"{SHARED_MEMORY} has {shared // SHOWN} MB free, fewer than the {num_bytes // SHOWN} MB of Ray's object "
-            f"store, which is kept in {session} instead; nothing is lost by that."
+            f"store, so the object store is kept in {session} instead; that has no disadvantage."
         )
     raise ClusterError(
         f"Ray needs {num_bytes // SHOWN} MB for its object store; {SHARED_MEMORY} has {shared // SHOWN} MB free, and "
@@ -37,7 +38,7 @@ def object_store_folder(session: Path, num_bytes: int) -> tuple[Path, str | None
 
 
 def free_bytes(folder: Path) -> int:
-    """Return how many bytes this user can still write in a folder, 0 where it is none, or not to be written."""
+    """Return how many bytes this user can still write in a folder; 0 if it does not exist or cannot be written."""
     try:
         found = os.statvfs(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""How many workers, and what each of them is given."""
+"""The number of workers, and the resources of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class ClusterSize:
 
     num_workers: int
     cpus: float  # per worker
-    gpus: float
+    gpus: float  # per worker
 
     def on_host(self, node: Mapping[str, float]) -> int:
-        """Return how many workers may be on a node of these resources together.
+        """Return the largest number of workers on one node with these resources.
 
         >>> ClusterSize(num_workers=6, cpus=2.0, gpus=0.0).on_host({"CPU": 8, "GPU": 1})
         4
@@ -28,21 +28,21 @@ class ClusterSize:
         return max(1, min([self.num_workers, *fitting]))
 
     def on_gpu(self, node: Mapping[str, float]) -> int:
-        """Return how many workers may compute on one GPU of a node together.
+        """Return the largest number of workers that share one GPU of a node.
 
         >>> ClusterSize(num_workers=6, cpus=0.0, gpus=0.5).on_gpu({"CPU": 8, "GPU": 1})
         2
         """
-        if not self.gpus:  # whoever finds one all the same, is not alone
+        if not self.gpus:  # all workers of the node may see its GPU
             return self.on_host(node)
         return max(1, min(self.num_workers, round(1 / self.gpus)))
 
 
 def check_shares(workers: int | None, cpus: float | None, gpus: float | None) -> None:
-    """Refuse numbers that cannot be.
+    """Check the numbers of workers, CPUs and GPUs.
 
     Raises:
-        InputError: Naming the option.
+        InputError: If one is not valid; the message names the option.
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers must be at least 1, got {workers}.")
@@ -66,9 +66,9 @@ def choose_size(
     max_units: int | None,
     is_local: bool,
 ) -> ClusterSize:
-    """Return the pool for a cluster's resources: a worker per GPU where there are any, else per CPU.
+    """Return the pool for a cluster's resources: a worker per GPU if there are any, else per CPU.
 
-    Numbers that were asked for are taken as they are; what a running cluster lacks may still join it.
+    Given numbers are used even if a running cluster lacks the resources: nodes may join it later.
 
     >>> choose_size({"CPU": 8, "memory": 4e9}, workers=None, cpus_per_worker=None, gpus_per_worker=None,
     ...             max_units=None, is_local=True)
@@ -81,8 +81,8 @@ def choose_size(
     cpus = (0.0 if gpus else 1.0) if cpus_per_worker is None else float(cpus_per_worker)
     if is_local and gpus > resources.get("GPU", 0):
         raise ClusterError(
-            f"--gpus-per-worker {gpus:g} on a machine where Ray finds {resources.get('GPU', 0):g} GPUs; "
-            "leave it out to run on CPUs."
+            f"--gpus-per-worker {gpus:g} needs more GPUs than the {resources.get('GPU', 0):g} that Ray finds on this "
+            "machine; leave the option out to run on CPUs."
         )
     bounds = [resources.get("memory", float("inf")) / WORKER_BYTES]
     if gpus:

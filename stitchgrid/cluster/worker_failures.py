@@ -1,4 +1,4 @@
-"""What Ray's errors say about the death of a worker."""
+"""The cause of a worker's death, read from Ray's errors."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,9 @@ from stitchgrid.scheduler import Cause
 
 
 def classify_death(problem: Exception, *, is_node_alive: Callable[[], bool], was_ready: bool) -> Cause:
-    """Return what the error of a call to an actor says about its death.
+    """Return the cause of an actor's death, from the error of a call to it.
 
-    Only a worker that dies while its node lives has died of what it was doing.
+    The cause is "crash" only if the node is alive: else the unit that the worker computed is not to blame.
     """
     from ray import exceptions
 
@@ -24,7 +24,7 @@ def classify_death(problem: Exception, *, is_node_alive: Callable[[], bool], was
 
 
 def in_short(problem: Exception) -> str:
-    """Return what matters of one of Ray's long messages, in a line."""
+    """Return the important part of one of Ray's long messages, in one line."""
     text = " ".join(str(problem).split())
     kind, _, detail = text.partition("Worker exit type: ")[2].partition(" Worker exit detail: ")
     if detail:

@@ -1,7 +1,7 @@
-"""Data word -> the same images for everyone: who opens a `DataSpec` sees the same pixels in one order.
+"""Data sets: every process that opens the same `DataSpec` gets the same images in the same order.
 
-A split is listed in sorted order and permuted by (seed, split name); n samples are its first n, so that samples nest.
-Importing this package loads no torch: it is imported where a tensor is made.
+A split is listed in sorted order and permuted by (seed, split name). `samples = n` takes the first n images of that
+order, so smaller samples are subsets of larger ones. Importing this package does not import torch.
 """
 
 from stitchgrid.datasets.images import Images, Split

@@ -1,7 +1,7 @@
 """Image folders in a tar or zip archive, which is read member by member.
 
-Nothing is ever extracted: a member's name only says to which split and class its bytes belong, so that a hostile name
-or a link can reach no file.
+No member is ever extracted to disk. A member's name only says to which split and class its bytes belong, so a hostile
+name or link cannot reach any file.
 """
 
 import stat
@@ -30,8 +30,8 @@ from stitchgrid.errors import InputError
 from stitchgrid.limits import TooMuchError, check_growth
 from stitchgrid.records import DEFAULT_LIMITS, Limits, digest
 
-ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # of a zip archive, and of an empty one
-UNREADABLE = (  # a member that is damaged, encrypted, or packed in an unknown way
+ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # first bytes of a zip archive, and of an empty one
+UNREADABLE = (  # errors for a member that is damaged, encrypted, or compressed by an unknown method
     zipfile.BadZipFile,
     RuntimeError,
     NotImplementedError,
@@ -40,7 +40,7 @@ UNREADABLE = (  # a member that is damaged, encrypted, or packed in an unknown w
     ZlibError,
     LZMAError,
 )
-EXTENDED = (  # kinds of members that say more of the next one
+EXTENDED = (  # types of members that hold attributes of the next member
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
@@ -48,12 +48,12 @@ EXTENDED = (  # kinds of members that say more of the next one
     tarfile.GNUTYPE_LONGLINK,
 )
 MAX_HEADER_BYTES = 1_000_000
-HARMLESS_BYTES = 10_000_000_000  # of an archive, unpacked one member at a time
-MACOS = "__MACOSX"  # folder of what macOS notes about files that it packs
+HARMLESS_BYTES = 10_000_000_000  # unpacked size that is always allowed: an archive is unpacked one member at a time
+MACOS = "__MACOSX"  # folder with metadata that macOS adds to archives
 
 
 class ArchiveSource(ImageFolderSource):
-    """An archive; one folder around the splits (as most archives have) is looked through."""
+    """An archive; its splits may lie at the top, or in a single folder at the top."""
 
     def signature(self) -> str:
         """Return a digest over path and stamp of the archive."""
@@ -62,7 +62,7 @@ class ArchiveSource(ImageFolderSource):
 
     @abstractmethod
     def _members(self) -> Iterator[tuple[str, int, bool]]:
-        """Yield name and place of every member, and whether it is a folder."""
+        """Yield the name of every member, its position in the archive, and whether it is a folder."""
 
     def _tree(self) -> Tree:
         listed = []
@@ -74,8 +74,8 @@ class ArchiveSource(ImageFolderSource):
         if len(tops) == 1 and not tops & set(self._splits):
             listed = [(parts[1:], place, is_folder) for parts, place, is_folder in listed if len(parts) > 1]
         classes: dict[str, set[str]] = {}
-        files: dict[str, File] = {}  # by path: the last member of a name wins, as when an archive is unpacked
-        left_out: dict[str, dict[str, str]] = {}  # by split: path -> kind
+        files: dict[str, File] = {}  # by path; of members with one name the last wins, as when an archive is unpacked
+        left_out: dict[str, dict[str, str]] = {}  # split -> path -> kind of file
         for parts, place, is_folder in listed:
             split = parts[0]
             if not self.has_labels:
@@ -119,13 +119,13 @@ class TarSource(ArchiveSource):
 
 @contextmanager
 def walking(path: Path, limits: Limits) -> Iterator[tuple[tarfile.TarFile, Iterator[tuple[int, tarfile.TarInfo]]]]:
-    """Open a tar archive for one pass from its beginning: its members, each with its number.
+    """Open a tar archive for one pass from its beginning; yield it and its members, each with its position.
 
     Raises:
-        InputError: Whatever is wrong with it, then or while it is read.
+        InputError: If it cannot be opened, or if reading it within the block fails.
     """
     try:
-        # A compressed stream must never be sought backwards in: that would unpack it again from the start.
+        # A compressed archive is opened as a stream: seeking backwards would decompress it again from the start.
         with tarfile.open(path, "r:" if _is_plain(path) else "r|*", tarinfo=_ShortHeader) as tar:
             yield tar, _members_of(tar, path, limits)
     except TooMuchError as problem:
@@ -147,7 +147,7 @@ def _members_of(tar: tarfile.TarFile, path: Path, limits: Limits) -> Iterator[tu
 
 
 class _ShortHeader(tarfile.TarInfo):
-    """A member whose extended headers are short: tarfile reads them into memory, whatever size they say."""
+    """A member that refuses long extended headers, because tarfile reads them into memory whatever their size."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in EXTENDED and self.size > MAX_HEADER_BYTES:
@@ -176,7 +176,8 @@ class ZipSource(ArchiveSource):
                 yield archive
         except (*UNREADABLE, OSError) as problem:
             raise InputError(
-                f"cannot read {self.root} as a zip archive ({type(problem).__name__}: {problem}); give a complete one."
+                f"cannot read {self.root} as a zip archive ({type(problem).__name__}: {problem}); give a complete "
+                "archive."
             ) from problem
 
 
@@ -189,13 +190,25 @@ def open_image_folder(
     limits: Limits = DEFAULT_LIMITS,
     has_labels: bool = True,
 ) -> ImageFolderSource:
-    """Return the source for a folder or an archive; `named` classes may be without images."""
+    """Return the source for a folder or an archive.
+
+    Args:
+        root: The folder or archive.
+        splits: Names of the splits in use.
+        bounds: The pixel values of black and white, for pixels that do not have eight bits.
+        named: Classes that the job names; they may have no images.
+        limits: Limits on the sizes of what is read.
+        has_labels: Whether the folders in a split are classes.
+
+    Raises:
+        InputError: If there is no such folder or file.
+    """
     if root.is_dir():
         return FolderSource(root, splits, bounds=bounds, named=named, limits=limits, has_labels=has_labels)
     if root.is_file():
         kind = ZipSource if _is_zip(root) else TarSource
         return kind(root, splits, bounds=bounds, named=named, limits=limits, has_labels=has_labels)
-    raise InputError(f"no folder or archive {root}; set `root` under [data] to where the images are.")
+    raise InputError(f"there is no folder or archive {root}; set `root` under [data] to that of the images.")
 
 
 def _is_zip(path: Path) -> bool:
@@ -212,10 +225,10 @@ def _is_plain(path: Path) -> bool:
 
 
 def tar_content(tar: tarfile.TarFile, member: tarfile.TarInfo, limits: Limits) -> bytes | str:
-    """Return what a member holds, or why it is not read."""
+    """Return the content of a member, or as text the reason why it is not read."""
     if not member.isreg():
         return NO_FILE
-    if member.size > limits.file_bytes:  # a sparse one takes no room in the archive
+    if member.size > limits.file_bytes:  # checked here, since a sparse file is small in the archive
         return too_large(limits)
     content = tar.extractfile(member)
     return content.read() if content else NO_FILE
@@ -228,13 +241,13 @@ def _zip_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limits: Limi
         return too_large(limits)
     try:
         with archive.open(member) as file:
-            return file.read()  # no more than `file_size`, whatever the compressed bytes say
+            return file.read()  # at most `file_size` bytes, even if the compressed data hold more
     except UNREADABLE as problem:
         return f"{type(problem).__name__}: {problem}"
 
 
 def _parts(name: str) -> tuple[str, ...] | None:
-    """Return the folders and the file of a member, None for one that is hidden or points out of the archive."""
+    """Return the folders and the file name of a member; None if it is hidden or has an absolute path."""
     path = PurePosixPath(name)
     if path.is_absolute() or path.parts[:1] == (MACOS,) or any(part.startswith(".") for part in path.parts):
         return None

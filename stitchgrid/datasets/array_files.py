@@ -1,4 +1,4 @@
-"""Named arrays in files that others may have made: .npz, .npy, .safetensors, what torch.save wrote; without pickle."""
+"""Named arrays in files, which may be hostile: .npz, .npy, .safetensors and torch.save files, read without pickle."""
 
 import math
 import pickle
@@ -24,8 +24,8 @@ from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 Array = NDArray[Any]
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt", ".pth")
-HARMLESS_BYTES = 1_000_000_000  # of an archive, unpacked into memory
-_SAFETENSORS = {  # its names of types -> numpy's
+HARMLESS_BYTES = 1_000_000_000  # unpacked size that is always allowed, since an archive is unpacked into memory
+_SAFETENSORS = {  # safetensors' name of a type -> numpy's
     "BOOL": "bool",
     "BF16": "bfloat16",
     **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
@@ -36,7 +36,7 @@ _DAMAGED = (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZip
 
 
 class ArrayFile(ABC):
-    """Arrays by name; each is read when it is asked for."""
+    """Arrays by name; each is read only when `read` is called."""
 
     def __init__(self, path: Path, limits: Limits):
         self.path, self.limits = path, limits
@@ -44,35 +44,39 @@ class ArrayFile(ABC):
     @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """The names, in the file's order where it has one, else in natural order."""
+        """The names of the arrays, in the order of the file if it has one, else in natural order."""
 
     @abstractmethod
     def header(self, name: str) -> tuple[tuple[int, ...], str]:
         """Return shape and type of an array without reading it.
 
         Raises:
-            InputError: If it is no array of numbers or texts.
+            InputError: If it is not an array of numbers or texts.
         """
 
     @abstractmethod
     def read(self, name: str) -> Array:
-        """Return an array: memory-mapped where the file allows it. Types that numpy lacks become float32."""
+        """Return an array, memory-mapped if the file allows it; types that numpy lacks (bfloat16) become float32.
+
+        Raises:
+            InputError: If it cannot be read.
+        """
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files that are read."""
+        """Paths of the files that hold the arrays."""
         return (self.path,)
 
 
 def open_arrays(path: Path, limits: Limits = DEFAULT_LIMITS) -> ArrayFile:
-    """Return the arrays of a file, or of the .npy files of a folder, which are named like them.
+    """Return the arrays of a file, or of the .npy files of a folder, where the name of an array is that of its file.
 
     Raises:
-        InputError: If it is missing, damaged, of another kind, or holds more than the limits allow.
+        InputError: If the path is missing, damaged, of another kind, or holds more than the limits allow.
     """
     if path.is_dir():
         return _Folder(path, limits)
-    if not is_file(path):  # a pipe would be waited for
+    if not is_file(path):  # reading a pipe would wait for ever
         raise InputError(f"there is no file {path}.")
     kinds: dict[str, type[ArrayFile]] = {".npy": _Npy, ".npz": _Npz, ".safetensors": _Safetensors}
     kind = kinds.get(path.suffix.lower(), _Torch if path.suffix.lower() in (".pt", ".pth") else None)
@@ -109,22 +113,22 @@ class _Npz(ArrayFile):
         shape, dtype = self.header(name)
         with self._opened() as arrays:
             size = arrays.zip.getinfo(f"{name}.npy").file_size  # type: ignore[attr-defined]
-            if math.prod(shape) * np.dtype(dtype).itemsize > size:  # numpy makes room before it reads
-                raise ValueError(f"{name} is shorter than its shape {shape} takes")
+            if math.prod(shape) * np.dtype(dtype).itemsize > size:  # numpy allocates memory before it reads
+                raise ValueError(f"{name} holds fewer bytes than its shape {shape} needs")
             return np.asarray(arrays[name])
 
     @contextmanager
     def _opened(self) -> Iterator[Mapping[str, Any]]:
-        """Open it; whatever is wrong with it becomes an InputError."""
+        """Open the file; errors within the block become an InputError."""
         try:
             if not zipfile.is_zipfile(self.path):
-                raise ValueError("a single array, or something else")
+                raise ValueError("it is not a zip archive")
             with np.load(self.path, allow_pickle=False) as arrays:
                 yield arrays
         except _DAMAGED as problem:
             raise InputError(
                 f"cannot read {self.path} as an .npz ({type(problem).__name__}: {problem}); arrays of Python objects, "
-                "such as images of different sizes, are not read: save those as an image folder."
+                "such as images of different sizes, are not supported: save such images as an image folder."
             ) from problem
 
 
@@ -143,7 +147,7 @@ class _Npy(ArrayFile):
         except _DAMAGED as problem:
             raise InputError(
                 f"cannot read {self.path} as an .npy ({type(problem).__name__}: {problem}); arrays of Python objects "
-                "are not read."
+                "are not supported."
             ) from problem
         return array
 
@@ -200,7 +204,7 @@ class _Safetensors(ArrayFile):
 
 
 class _Torch(ArrayFile):
-    """A dictionary of tensors by torch.save; tensors in a list or tuple are named by their position."""
+    """A dictionary of tensors that torch.save wrote; tensors in a list or tuple are named by their position."""
 
     def __init__(self, path: Path, limits: Limits):
         super().__init__(path, limits)
@@ -214,8 +218,8 @@ class _Torch(ArrayFile):
             )
         if some := [name for name, value in found.items() if is_expanded(value)]:
             raise InputError(
-                f"{path}, {some[0]}: a tensor of {tuple(found[some[0]].shape)} whose file holds fewer numbers, each of "
-                "which stands for several; save it by .contiguous()."
+                f"{path}, {some[0]}: a tensor of shape {tuple(found[some[0]].shape)}, but the file holds fewer numbers "
+                "(an expanded tensor); call .contiguous() before saving it."
             )
         self._tensors = {str(name): value for name, value in found.items()}
 
@@ -242,7 +246,7 @@ def _load_torch(path: Path, limits: Limits) -> Any:
                 check_unpacked(path, archive.infolist(), limits, harmless=HARMLESS_BYTES)
         check_pickles(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old storage formats: nothing a user can act on
+            warnings.simplefilter("ignore")  # warnings of old storage formats, on which a user cannot act
             found = torch.load(path, map_location="cpu", weights_only=True)
         check_shapes(path, found, limits, harmless=HARMLESS_BYTES)
         return found
@@ -252,15 +256,13 @@ def _load_torch(path: Path, limits: Limits) -> Any:
         raise
     except pickle.UnpicklingError as problem:
         raise InputError(
-            f"{path} holds more than tensors and plain values: reading it could run code, so it is not read; save "
-            'torch.save({"images": images, "labels": labels}, ...), both of them tensors.'
+            f"{path} holds more than tensors and plain values: reading it could run code, so it is not read; save it "
+            'by torch.save({"images": images, "labels": labels}, ...), where both are tensors.'
         ) from problem
     except Exception as problem:  # torch reports damage by many types
         if is_out_of_memory(problem):
             raise
-        raise InputError(
-            f"{path} is damaged, or nothing that torch.save wrote ({type(problem).__name__})."
-        ) from problem
+        raise InputError(f"{path} is damaged, or torch.save did not write it ({type(problem).__name__}).") from problem
 
 
 def _is_tensor(value: Any) -> bool:
@@ -274,7 +276,7 @@ def _as_array(tensor: Any, path: Path, name: str) -> Array:
 
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
         raise InputError(
-            f"{path}, {name}: a dense array of real numbers was wanted, got {tensor.layout} {tensor.dtype}"
+            f"{path}, {name}: wanted a dense array of real numbers, got {tensor.layout} {tensor.dtype}"
             f"{' without values' if tensor.is_meta else ''}."
         )
     try:
@@ -286,7 +288,7 @@ def _as_array(tensor: Any, path: Path, name: str) -> Array:
 def _checked(path: Path, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> tuple[tuple[int, ...], str]:
     if dtype.hasobject or dtype.kind == "V":
         raise InputError(
-            f"{path}, {name}: one array of numbers was wanted, got {dtype} of shape {shape}; images of different sizes "
-            "are read from an image folder."
+            f"{path}, {name}: wanted one array of numbers, got {dtype} of shape {shape}; save images of different "
+            "sizes as an image folder."
         )
     return shape, str(dtype)

@@ -1,4 +1,4 @@
-"""Images and labels as arrays: uint8, or other numbers with a range, in the files that `array_files` reads.
+"""Images and labels as arrays, in the files that `array_files` reads: uint8, or other numbers that need a range.
 
 Shape suffixes: N images, H height, W width, C channels.
 """
@@ -24,21 +24,21 @@ from stitchgrid.records import DEFAULT_LIMITS, Limits, canonical, digest
 
 RULE = (
     "A folder holds SPLIT.npz with `images` and `labels` (or SPLIT.pt, SPLIT.safetensors, or a folder SPLIT of .npy "
-    "files); a file holds SPLIT_images and SPLIT_labels, or `images` and `labels` where fit and eval name one split. "
-    'Arrays of other names are named by keys = { images = "...", labels = "..." } under [data]'
+    "files); a file holds SPLIT_images and SPLIT_labels, or `images` and `labels` if fit and eval are the same split. "
+    'Give other names of arrays as keys = { images = "...", labels = "..." } under [data]'
 )
-WORDS = {  # what arrays are usually called; the position is that in a tuple which torch.save wrote
+WORDS = {  # usual names of arrays; "0" and "1" are positions in a tuple that torch.save wrote
     "images": ("images", "image", "x", "X", "data", "imgs", "pixels", "inputs", "0"),
     "labels": ("labels", "label", "y", "Y", "targets", "target", "1"),
 }
-CHANNELS = ((1, 3), (4,))  # grey and RGB, before RGB and alpha: four pixels are a side as well
+CHANNELS = ((1, 3), (4,))  # grey and RGB first; then RGB with alpha, since 4 may also be a height or width
 CLASS_NAMES = "class_names"
 FORMS = ("{split}_{name}", "{name}_{split}", "{split}/{name}", "{split}.{name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayPlace:
-    """Where the arrays of a split are."""
+    """The file of a split, and the names of its arrays."""
 
     file: ArrayFile
     images: str
@@ -75,11 +75,11 @@ class ArraysSource:
         return digest("arrays", *self._splits, *(self._named or ()), str(self._has_labels), *keys, *lines)
 
     def listing(self, split: str) -> Listing:
-        """Return what the split holds."""
+        """Return the listing of a split: its number of images, and its classes."""
         return self._listings[split]
 
     def names(self, split: str) -> Sequence[str]:  # noqa: ARG002
-        """Return nothing: its images have no names."""
+        """Return an empty sequence, because these images have no names."""
         return ()
 
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
@@ -107,7 +107,7 @@ class ArraysSource:
         if root.is_dir():
             return {split: self._place_in_folder(split) for split in self._splits}
         if not root.is_file():
-            raise InputError(f"no folder or file of arrays {root}; set `root` under [data] to where the arrays are.")
+            raise InputError(f"there is no folder or file {root}; set `root` under [data] to that of the arrays.")
         file = open_arrays(root, self._limits)
         return {split: self._place(file, split, is_only=len(self._splits) == 1) for split in self._splits}
 
@@ -126,7 +126,7 @@ class ArraysSource:
         return ArrayPlace(file=file, images=images, labels=labels)
 
     def _key(self, file: ArrayFile, role: str, split: str, *, is_only: bool) -> str:
-        """Return the name of a split's images or labels in a file: as the job says, else as it is usually called."""
+        """Return the name of a split's array of images or labels (`role`): as the job says, else a usual name."""
         if role in self._keys:
             names = [self._keys[role].replace("{split}", split)]
             is_only |= "{split}" in self._keys[role]
@@ -142,7 +142,7 @@ class ArraysSource:
             )
         if len(found) > 1 and found[0] != role and found[0] != f"{split}_{role}":
             raise InputError(
-                f"{file.path}: {' and '.join(found)} may both be the {role} of split {split!r}; say which, "
+                f"{file.path}: {' and '.join(found)} may both be the {role} of split {split!r}; choose one, such as "
                 f'keys = {{ {role} = "{found[0]}" }} under [data].'
             )
         return found[0]
@@ -163,7 +163,7 @@ class ArraysSource:
         return listings(self._labels, self._class_names(), self._named)
 
     def _class_names(self) -> tuple[str, ...] | None:
-        """Return the names that the files give to the classes, None if they give none."""
+        """Return the names of the classes in the files; None if there are none."""
         found: dict[tuple[str, ...], Path] = {}
         for file in {place.file.path: place.file for place in self._places.values()}.values():
             if CLASS_NAMES in file.names:
@@ -174,7 +174,7 @@ class ArraysSource:
         return next(iter(found), None)
 
     def _count(self, split: str) -> int:
-        """Return the number of images of a split; there must be as many labels, if any are read."""
+        """Return the number of images of a split; refuse a different number of labels, if labels are read."""
         place = self._places[split]
         shape, _ = self._header(place, place.images)
         if place.labels is not None and shape[0] != len(self._labels[split]):
@@ -187,19 +187,19 @@ class ArraysSource:
         shape, dtype = place.file.header(name)
         if not shape:
             raise InputError(
-                f"{place.where(name)}: one array of numbers was wanted, got {dtype} of shape {shape}; images of "
-                "different sizes are read from an image folder."
+                f"{place.where(name)}: wanted one array of numbers, got {dtype} of shape {shape}; save images of "
+                "different sizes as an image folder."
             )
         return shape, dtype
 
     def _images(self, split: str) -> NDArray[Any]:
-        """Return the images of a split as NHW or NCHW."""
+        """Return the images of a split with shape (N, H, W) or (N, C, H, W)."""
         place = self._places[split]
         shape, dtype = self._header(place, place.images)
         if dtype == "uint8" and self._bounds not in (None, (0, 255)):
             raise InputError(
-                f"{place.where(place.images)}: uint8 pixels are taken as they are, so that `range` under [data] means "
-                "nothing to them; leave it out, or store the pixels as uint16."
+                f"{place.where(place.images)}: uint8 pixels always range from 0 to 255, so `range` under [data] does "
+                "not apply; leave it out, or store the pixels as uint16."
             )
         axis = channel_axis(shape[1:])
         if axis is None:
@@ -212,7 +212,7 @@ class ArraysSource:
 
 
 def channel_axis(shape: Sequence[int]) -> int | None:
-    """Return which axis of an image holds its channels, -1 for (H, W); None if that cannot be told.
+    """Return the axis of an image that holds its channels; -1 for shape (H, W); None if the shape does not show it.
 
     >>> channel_axis((32, 32, 3)), channel_axis((3, 32, 32)), channel_axis((28, 28)), channel_axis((3, 32, 3))
     (2, 0, -1, None)
@@ -230,5 +230,5 @@ def channel_axis(shape: Sequence[int]) -> int | None:
 def _texts(values: NDArray[Any], path: Path) -> tuple[str, ...]:
     try:
         return tuple(str(name) for name in values.ravel())
-    except (ValueError, SystemError) as problem:  # numpy does not look at the characters that a file holds
-        raise InputError(f"{path}, {CLASS_NAMES}: a name has characters that do not exist ({problem}).") from problem
+    except (ValueError, SystemError) as problem:  # numpy does not check the characters when it reads a file
+        raise InputError(f"{path}, {CLASS_NAMES}: a name has invalid characters ({problem}).") from problem

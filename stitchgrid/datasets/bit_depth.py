@@ -1,4 +1,4 @@
-"""What an image file says of pixels that do not have eight bits: PNG's sBIT, TIFF's tags, formats that always say."""
+"""Read pixels that do not have eight bits, and their range if the file gives it (PNG's sBIT, TIFF's tags, PPM)."""
 
 import re
 import struct
@@ -13,28 +13,28 @@ from stitchgrid.datasets.image_files import open_image
 from stitchgrid.datasets.pixels import SIXTEEN_BITS, Bounds, Deep
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
-START_OF_CODESTREAM = b"\xff\x4f\xff\x51"  # of JPEG 2000: the markers SOC and SIZ
-WHITE_IS_ZERO = 0
-APART = 2  # of TIFF's PlanarConfiguration
-SIGNED, FLOAT = 2, 3  # of TIFF's SampleFormat
-BITS, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 262, 284, 339
-SIXTEEN = re.compile(r"\b(L|LA|RGB|RGBA|RGBX|RGBa|CMYK);16[LBN]\b")  # of Pillow's raw modes
+START_OF_CODESTREAM = b"\xff\x4f\xff\x51"  # JPEG 2000's markers SOC and SIZ
+WHITE_IS_ZERO = 0  # value of TIFF's PhotometricInterpretation
+APART = 2  # value of TIFF's PlanarConfiguration
+SIGNED, FLOAT = 2, 3  # values of TIFF's SampleFormat
+BITS, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
+SIXTEEN = re.compile(r"\b(L|LA|RGB|RGBA|RGBX|RGBa|CMYK);16[LBN]\b")  # Pillow's raw modes with 16 bits
 _NATIVE = "L" if sys.byteorder == "little" else "B"
-OTHER_ORDER = {  # raw mode -> the one that reads the lower bytes
+OTHER_ORDER = {  # raw mode -> the raw mode that reads the lower bytes
     f"{colour};16{order}": f"{colour};16{'B' if (_NATIVE if order == 'N' else order) == 'L' else 'L'}"
     for colour in ("RGB", "RGBA", "RGBX")
     for order in "LBN"
 }
-MINIMUM, MAXIMUM = (340, 280), (341, 281)  # SMinSampleValue before MinSampleValue
+MINIMUM, MAXIMUM = (340, 280), (341, 281)  # tags of TIFF: SMinSampleValue before MinSampleValue, the same for Max
 
 
 def deep_pixels(image: Image.Image, raw: bytes | None = None) -> Deep | None:
-    """Return the pixels of an opened image that have more than eight bits or a sign, None where none do.
+    """Return the pixels of an opened image if they have more than eight bits or a sign, else None.
 
-    `raw` are the bytes of its file, which Pillow reads less of than it says: its 16-bit colours keep eight bits.
+    `raw` holds the bytes of its file; they are needed because Pillow keeps only eight bits of 16-bit colours.
 
     Raises:
-        ValueError: If Pillow has thrown bits away, and the file is not there to read them from.
+        ValueError: If the image is a 16-bit TIFF with separate planes, which Pillow cannot read.
     """
     if image.mode == "F" or image.mode.startswith("I"):
         return _grey(image, raw)
@@ -47,7 +47,7 @@ def deep_pixels(image: Image.Image, raw: bytes | None = None) -> Deep | None:
 
 def _grey(image: Image.Image, raw: bytes | None) -> Deep:
     values = np.asarray(image)
-    if image.format in ("PPM", "JPEG2000") and image.mode != "F":  # which state their range
+    if image.format in ("PPM", "JPEG2000") and image.mode != "F":  # these formats always give their range
         return Deep(values=values, what="16-bit", told=SIXTEEN_BITS, is_fixed=_is_scaled(raw))
     if image.format == "PNG" and raw is not None:
         return Deep(values=values, what="16-bit", told=_png_range(raw, values))
@@ -59,14 +59,14 @@ def _grey(image: Image.Image, raw: bytes | None) -> Deep:
 
 
 def _is_scaled(raw: bytes | None) -> bool:
-    """Return whether Pillow has scaled a PGM or JPEG 2000 to 16 bits: it leaves those that have as many as they are."""
+    """Return whether Pillow has scaled a PGM or JPEG 2000 to 16 bits: it does so if the file has fewer."""
     if raw is None:
         return True
     if raw.startswith(b"P"):
         words = re.sub(rb"#[^\n]*", b"", raw[:1_000]).split(maxsplit=4)
         return words[3:4] != [b"65535"]
     start = raw.find(START_OF_CODESTREAM)
-    return start < 0 or (raw[start + 42 : start + 43] or b"\0")[0] & 0x7F != 15  # SIZ states the bits less one
+    return start < 0 or (raw[start + 42 : start + 43] or b"\0")[0] & 0x7F != 15  # SIZ holds the number of bits minus 1
 
 
 def _tiff(image: Image.Image, values: NDArray[Any]) -> Deep:
@@ -84,7 +84,7 @@ def _tiff(image: Image.Image, values: NDArray[Any]) -> Deep:
 
 
 def _tags_range(image: Image.Image) -> Bounds | None:
-    """Return the range that the tags of a TIFF state, if they state one."""
+    """Return the range that the tags of a TIFF give; None if they give none."""
     low = next((value for tag in MINIMUM if (value := _tag(image, tag, None)) is not None), 0)
     high = next((value for tag in MAXIMUM if (value := _tag(image, tag, None)) is not None), None)
     return None if high is None or not low < high else (float(low), float(high))
@@ -96,16 +96,16 @@ def _tag(image: Image.Image, tag: int, default: Any) -> Any:
 
 
 def _is_sixteen_bits(image: Image.Image) -> bool:
-    """Return whether Pillow is about to make eight bits of sixteen."""
+    """Return whether Pillow will reduce sixteen bits to eight."""
     if any(SIXTEEN.search(str(tile)) for tile in getattr(image, "tile", ())):
         return True
     return image.format == "TIFF" and _tag(image, BITS, 1) > 8
 
 
 def _colour(image: Image.Image, raw: bytes | None) -> Deep:
-    """Return the pixels of an image with 16 bits a channel, alpha left out."""
-    if image.format == "TIFF" and _tag(image, PLANES, 1) == APART:  # of which Pillow makes something else
-        raise ValueError("a 16-bit TIFF whose colours lie in planes of their own; save it as PNG")
+    """Return the pixels of an image with 16 bits per channel, without alpha."""
+    if image.format == "TIFF" and _tag(image, PLANES, 1) == APART:  # Pillow decodes such files wrongly
+        raise ValueError("a 16-bit TIFF with a separate plane for each colour; save it as PNG")
     told = _tags_range(image) if image.format == "TIFF" else None
     upper = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     values = None if raw is None else _both_bytes(raw)
@@ -117,10 +117,10 @@ def _colour(image: Image.Image, raw: bytes | None) -> Deep:
 
 
 def _both_bytes(raw: bytes) -> NDArray[Any] | None:
-    """Return colours or grey of 16 bits, (3, H, W) or (1, H, W); None where Pillow has no way to give both bytes.
+    """Return colours or grey of 16 bits, (3, H, W) or (1, H, W); None if Pillow cannot give both bytes.
 
-    Pillow keeps one byte of each channel, the upper one in the byte order of the file. In the other order, it is the
-    lower one. Grey and alpha are four bytes a pixel, which pass for RGBA.
+    Pillow keeps one byte of each channel. If it reads in the byte order of the file, that is the upper byte; in the
+    other byte order, it is the lower byte. Grey with alpha has four bytes per pixel, so it can be read as 8-bit RGBA.
     """
     read = {}
     for order in ("as it is", "other"):
@@ -147,10 +147,10 @@ def _with_raw_mode(tile: Any, mode: str) -> Any:
 
 
 def _png_range(raw: bytes, values: NDArray[Any]) -> Bounds | None:
-    """Return the range of a 16-bit PNG that states how many bits are significant.
+    """Return the range of a 16-bit PNG if its sBIT chunk gives the number of significant bits; else None.
 
-    By the standard its values are scaled to 16 bits, but some programs leave them as they were. Which it is shows in
-    the values; None where it does not.
+    By the standard, values are scaled to 16 bits, but some programs do not scale them. The values show which is the
+    case; the result is None if they do not.
     """
     bits = significant_bits(raw)
     if bits is None or bits >= 16:
@@ -166,7 +166,7 @@ def _png_range(raw: bytes, values: NDArray[Any]) -> Bounds | None:
 
 
 def significant_bits(raw: bytes) -> int | None:
-    """Return the bits of the deepest channel that the sBIT chunk of a PNG states, alpha left out."""
+    """Return the largest number of bits of a channel, without alpha, in the sBIT chunk of a PNG; None without it."""
     place = len(PNG_START)
     colour = 0
     while place + 8 <= len(raw):

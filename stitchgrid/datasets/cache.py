@@ -1,7 +1,7 @@
-"""Decoded images on this machine's disk, so that a second look at a data set costs no decoding.
+"""A cache of decoded images on this machine's disk, so that opening a data set again needs no decoding.
 
-An entry is a folder that appears complete or not at all, named by what decides its content, and taken only if it still
-has the digest that is noted in it. A cache that cannot be used only costs speed: the images are then kept in memory.
+An entry is a folder that is published atomically. Its name is a digest of everything that decides its content. It is
+used only if its content still has the digest that it records. If the cache cannot be used, images are kept in memory.
 """
 
 import json
@@ -21,8 +21,8 @@ from stitchgrid.datasets.images import ImagePool, Listing
 from stitchgrid.records import digest
 
 PIXELS, INDEX, META = "pixels.bin", "index.npz", "meta.json"
-ARRAYS = ("offsets", "sizes", "labels", "places")  # of an entry, named as in a `Pool`
-DAMAGED = (  # what reading an entry raises that was cut, or changed
+ARRAYS = ("offsets", "sizes", "labels", "places")  # arrays of an entry, named as in `ImagePool`
+DAMAGED = (  # errors when a truncated or changed entry is read
     *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, OverflowError, MemoryError),
     *(RecursionError, BadZipFile, ZlibError),
 )
@@ -35,7 +35,7 @@ class ImageCache:
         self._folder = folder / "images"
 
     def load(self, key: str) -> ImagePool | None:
-        """Return the entry, memory-mapped, or None if it is missing or damaged."""
+        """Return an entry, memory-mapped; None if it is missing or damaged."""
         entry = self._folder / key
         try:
             meta = json.loads((entry / META).read_text())
@@ -64,11 +64,11 @@ class ImageCache:
             return None
 
     def draft(self) -> AbstractContextManager[Path]:
-        """Return a `draft` among the entries."""
+        """Return a block that yields a temporary folder beside the entries."""
         return draft(self._folder)
 
     def publish(self, folder: Path, key: str, pool: ImagePool) -> ImagePool:
-        """Turn a draft whose pixels are written into the entry, and return it as it is loaded."""
+        """Publish a draft, in which the pixels are written already, as an entry; return the loaded entry."""
         np.savez(folder / INDEX, **{name: getattr(pool, name) for name in ARRAYS})
         meta: dict[str, Any] = {"listing": asdict(pool.listing), "num_bad": pool.num_bad, "remarks": pool.remarks}
         meta["measured"] = pool.measured
@@ -76,23 +76,23 @@ class ImageCache:
         (folder / META).write_text(json.dumps({**meta, "digest": _digest(content, pool.places, meta)}))
         for name in (PIXELS, INDEX, META):
             sync(folder / name)
-        shutil.rmtree(self._folder / key, ignore_errors=True)  # only ever a damaged one: a sound one was loaded
-        with suppress(OSError):  # another process was first: its entry is the same
+        shutil.rmtree(self._folder / key, ignore_errors=True)  # a damaged entry: a sound one would have been loaded
+        with suppress(OSError):  # another process has published the same entry
             folder.replace(self._folder / key)
         return self.load(key) or pool
 
     def lock(self, name: str) -> AbstractContextManager[None]:
-        """Return a lock among the processes of this machine, to be held while images are decoded."""
+        """Return a lock between the processes of this machine; hold it while images are decoded."""
         return lock(self._folder, name)
 
 
 def _digest(content: str, places: NDArray[np.int64], meta: dict[str, Any]) -> str:
-    """Return the digest of an entry: that of its images, labels and sizes, and all that is noted beside them."""
+    """Return the digest of an entry: over its images, labels, sizes, places and metadata."""
     return digest(content, np.ascontiguousarray(places, dtype="<i8").tobytes(), json.dumps(meta, sort_keys=True))
 
 
 def _listing(stored: dict[str, Any]) -> Listing:
-    """Return a listing that was written as JSON, which knows no tuples."""
+    """Return a listing from JSON, with tuples instead of lists."""
     return Listing(
         num=stored["num"],
         class_names=tuple(stored["class_names"]),
@@ -103,7 +103,7 @@ def _listing(stored: dict[str, Any]) -> Listing:
 
 
 def map_pixels(path: Path) -> NDArray[np.uint8]:
-    """Return the bytes of a file without reading them yet."""
+    """Return the bytes of a file, memory-mapped."""
     if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.empty(0, np.uint8)
     return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))

@@ -1,4 +1,4 @@
-"""The order of the classes: what a label means."""
+"""The order of the classes, which gives each label its meaning."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,25 +12,25 @@ from stitchgrid.records import DataSpec
 
 
 def check_labels(pools: Mapping[str, ImagePool]) -> None:
-    """Refuse a label that is none of the classes, as a data set with damaged files may have.
+    """Check that every label is the position of a class; a data set with damaged files may have others.
 
     Raises:
-        InputError: If there is one.
+        InputError: If a label is not.
     """
     for split, pool in pools.items():
         num_classes, labels = len(pool.listing.class_names), pool.labels
         if num_classes and len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
             raise InputError(
                 f"split {split!r}: labels run from {labels.min()} to {labels.max()}, but there are {num_classes} "
-                "classes; correct the labels, or take the data set's files from their source again."
+                "classes; correct the labels, or download the data set's files again."
             )
 
 
 def arranged(listing: Listing, spec: DataSpec) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Return the class names in the order that is asked for, and the new label of each old one.
+    """Return the class names in the order that the job asks for, and for each old label the new one, (K,).
 
     Raises:
-        InputError: If `classes` are not those of the images.
+        InputError: If the job's `classes` are not the classes of the images.
     """
     names = listing.class_names
     if spec.classes is None:
@@ -46,7 +46,7 @@ def arranged(listing: Listing, spec: DataSpec) -> tuple[tuple[str, ...], NDArray
 
 
 def _named(wanted: tuple[str, ...], numbers: tuple[str, ...]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Return names for labels that had none."""
+    """Return the job's names for labels that are only numbers, and unchanged labels."""
     if len(wanted) < len(numbers):
         raise InputError(
             f"`classes` under [data] has {len(wanted)} names, but labels run to {len(numbers) - 1}; give a name for "
@@ -57,7 +57,7 @@ def _named(wanted: tuple[str, ...], numbers: tuple[str, ...]) -> tuple[tuple[str
 
 def _check(wanted: Sequence[str], names: Sequence[str]) -> None:
     problems = [
-        f"{name!r} is no class of the images; {nearest(name, names)}" for name in wanted if name not in set(names)
+        f"{name!r} is not a class of the images; {nearest(name, names)}" for name in wanted if name not in set(names)
     ]
     problems += [
         f"class {name!r} of the images is not named; {nearest(name, wanted)}"
@@ -66,4 +66,4 @@ def _check(wanted: Sequence[str], names: Sequence[str]) -> None:
     ]
     if problems:
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-        raise InputError(f"`classes` under [data] has to name every class of the images once: {shown}.")
+        raise InputError(f"`classes` under [data] must name every class of the images once: {shown}.")

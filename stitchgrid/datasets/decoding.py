@@ -1,4 +1,4 @@
-"""The bytes of an image file, or an image that a library made of them -> pixels and what was passed over."""
+"""Decode the bytes of an image file, or an image that a library has opened, into pixels and remarks."""
 
 from contextlib import suppress
 
@@ -21,14 +21,14 @@ FRAMES = "with several frames, of which the first is read"
 
 
 def to_rgb(image: Image.Image, bounds: Bounds | None = None, raw: bytes | None = None) -> Rgb:
-    """Return an image as RGB: grey is repeated, alpha dropped, deep pixels are brought to eight bits by their range.
+    """Return an image as 8-bit RGB: grey is repeated, alpha is dropped, deep pixels are scaled by their range.
 
     >>> to_rgb(Image.new("L", (4, 2), 7)).pixels.shape
     (3, 2, 4)
 
     Raises:
-        NeedsRangeError: If its pixels are deep, and neither it nor `bounds` say their range.
-        ValueError: If a value lies outside of it.
+        NeedsRangeError: If its pixels are deep, and neither the file nor `bounds` gives their range.
+        ValueError: If a value lies outside the range.
     """
     deep = deep_pixels(image, raw)
     if deep is not None:
@@ -39,18 +39,18 @@ def to_rgb(image: Image.Image, bounds: Bounds | None = None, raw: bytes | None =
 
 
 def is_large(raw: bytes) -> bool:
-    """Return whether an image has so many pixels that one should be decoded at a time."""
+    """Return whether an image has so many pixels that such images are decoded one at a time."""
     try:
-        with open_image(raw) as image:  # reads the header alone
+        with open_image(raw) as image:  # reads only the header
             return image.width * image.height > LARGE_PIXELS
-    except Exception:  # whatever it is, `decode` tells
+    except Exception:  # `decode` reports the error
         return False
 
 
 def decode(
     raw: bytes, name: str, label: int, bounds: Bounds | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> Decoded | Unreadable:
-    """Return the image in the bytes of a file."""
+    """Return the image in the bytes of a file, or why it cannot be read."""
     try:
         with open_image(raw) as image:
             if image.width * image.height > limits.pixels:
@@ -62,18 +62,18 @@ def decode(
             return Decoded(pixels=found.pixels, label=label, depth=found.depth, remarks=remarks_on(image))
     except UnidentifiedImageError:
         return Unreadable(name=name, reason=_unknown(name, raw) if raw else "empty file")
-    except Exception as problem:  # decoders of broken files raise nearly anything
+    except Exception as problem:  # decoders raise errors of many types for broken files
         return unreadable(name, problem)
 
 
 def expect_large_images(limits: Limits) -> None:
-    """Have Pillow neither warn of images that the limits allow, nor refuse them."""
+    """Make Pillow accept, without a warning, all image sizes that the limits allow."""
     if Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limits.pixels)
 
 
 def _unknown(name: str, raw: bytes) -> str:
-    """Return why Pillow takes a file for no image."""
+    """Return why Pillow does not recognise a file as an image."""
     suffix = name[name.rfind(".") :].lower()
     if suffix in OPTIONAL and not features.check(OPTIONAL[suffix]):
         return f"Pillow was built without {suffix} here"
@@ -81,12 +81,12 @@ def _unknown(name: str, raw: bytes) -> str:
 
 
 def remarks_on(image: Image.Image) -> tuple[str, ...]:
-    """Return what of a decoded image was passed over."""
+    """Return what decoding has ignored: an EXIF orientation, further frames."""
     found = []
-    with suppress(Exception):  # of what was read already, nothing here is worth an error
+    with suppress(Exception):  # the image is decoded already, so metadata that cannot be read is no error
         if "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             found.append(ROTATED)
     with suppress(Exception):
-        if getattr(image, "is_animated", False) and image.format != "MPO":  # whose others are previews
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # further frames of an MPO are previews
             found.append(FRAMES)
     return tuple(found)

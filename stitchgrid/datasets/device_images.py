@@ -1,4 +1,4 @@
-"""Images that stay on an accelerator: batches come from there, without a copy from the host for each of them."""
+"""Images that are kept in an accelerator's memory, so that batches need no copy from the host."""
 
 from math import prod
 from typing import Protocol
@@ -13,7 +13,7 @@ SHARE = 0.25  # of a device's free memory, for the images of both splits
 
 
 class Pictures(Protocol):
-    """A split, as far as the engine looks at it."""
+    """The interface of a split for the engine."""
 
     @property
     def num(self) -> int:
@@ -35,17 +35,17 @@ class PicturePair(Protocol):
 
     @property
     def fit(self) -> Pictures:
-        """Images that maps are fitted on."""
+        """Images on which maps are fitted."""
         ...
 
     @property
     def eval(self) -> Pictures:
-        """Images that everything is measured on."""
+        """Images on which everything is evaluated."""
         ...
 
 
 class ResidentSplit:
-    """A split whose pixels and labels lie on a device."""
+    """A split whose pixels and labels are in a device's memory."""
 
     def __init__(self, split: Split, device: torch.device):
         parts = (split.batch(start, start + CHUNK) for start in range(0, split.num, CHUNK))
@@ -60,16 +60,16 @@ class ResidentSplit:
 
 
 class ResidentImages:
-    """Both splits of a sweep on a device."""
+    """Both splits of a sweep in a device's memory."""
 
     def __init__(self, images: Images, device: torch.device):
         self.fit, self.eval = ResidentSplit(images.fit, device), ResidentSplit(images.eval, device)
 
 
 def near(images: Images, device: torch.device, *, sharing: int = 1) -> PicturePair:
-    """Return the images on the device, where it is not the host, they are of one size each, and there is room.
+    """Return the images in the device's memory if it is a GPU with enough room and each split has one image size.
 
-    So many workers share the room.
+    Otherwise return `images` unchanged. `sharing` is the number of workers that share the device's memory.
     """
     splits = [split for split in (images.fit, images.eval) if split.num]
     sizes = [split.size for split in splits]

@@ -1,4 +1,4 @@
-"""Draws images from a source: which ones a seed picks, and passing over those that cannot be read."""
+"""Draw images from a source in an order that a seed decides, and skip images that cannot be read."""
 
 import io
 from collections import Counter
@@ -17,26 +17,26 @@ from stitchgrid.datasets.ranges import Depths, range_is_needed
 from stitchgrid.datasets.sources import Decoded, Source, Unreadable, Unscaled, permutation
 from stitchgrid.errors import InputError
 
-NUM_SHOWN = 5  # bad images named in a message
-ENOUGH_UNSCALED = 200  # images without a range, after which the job is asked for it
+NUM_SHOWN = 5  # most bad images that a message names
+ENOUGH_UNSCALED = 200  # images without a range after which reading stops with an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """How many images of which split are needed, from the beginning of its permutation."""
+    """A request for the first images of a split's permutation."""
 
     split: str
-    num: int | None  # None: all
-    wish: int = 0  # so many are taken where there are as many
+    num: int | None  # how many are needed; None: all
+    wish: int = 0  # how many are taken if there are as many
 
     @property
     def most(self) -> int | None:
-        """How many are taken at the most, None for all."""
+        """The largest number that is taken; None: all."""
         return None if self.num is None else max(self.num, self.wish)
 
 
 class Drawn:
-    """The images of one draw while they arrive, in any order, and are written to `sink`."""
+    """Collects the images of one draw: they arrive in any order and are written to `sink`."""
 
     def __init__(self, draw: Draw, listing: Listing, seed: int, sink: BinaryIO):
         self.draw = draw
@@ -45,13 +45,13 @@ class Drawn:
         self._remarks: Counter[str] = Counter()
         self._listing = listing
         self._order = permutation(draw.split, seed, listing.num)
-        self._asked = 0  # of the order, how many were asked for
+        self._asked = 0  # how many positions of the order were requested so far
         self._found: dict[int, tuple[int, int, int, int]] = {}  # index -> offset, height, width, label
         self._sink = sink
         self._written = 0
 
     def ask(self) -> list[int]:
-        """Return the positions to read next: as many as are lacking, none when there are enough or no more."""
+        """Return the positions to read next: as many as are missing; empty if there are enough, or no more."""
         target = self._listing.num if self.draw.most is None else self.draw.most
         stop = self._asked + target - len(self._found)
         asked = self._order[self._asked : stop].tolist()
@@ -59,7 +59,7 @@ class Drawn:
         return list(asked)
 
     def add(self, index: int, image: Decoded | Unreadable) -> None:
-        """Take one image that was asked for."""
+        """Store one image that was requested."""
         if isinstance(image, Unreadable):
             self.bad.append(image)
             return
@@ -71,18 +71,18 @@ class Drawn:
         self._written += image.pixels.size
 
     def finish(self, bounds: Bounds | None) -> ImagePool:
-        """Return what was drawn; `bounds` are those the job gives.
+        """Return the drawn images; `bounds` is the job's range.
 
         Raises:
-            InputError: If too few images could be read.
+            InputError: If too few images could be read, or the split changed meanwhile.
         """
         num = len(self._found)
         if num + len(self.bad) < self._asked:
             raise InputError(f"split {self.draw.split!r} changed while it was read; start again.")
         if num < min(self.draw.num or 1, self._asked):
             raise InputError(
-                f"split {self.draw.split!r}: only {num} of {self._listing.num} images can be read, at least "
-                f"{self.draw.num or 1} needed. {_describe(self.bad)}."
+                f"split {self.draw.split!r}: only {num} of {self._listing.num} images can be read, but at least "
+                f"{self.draw.num or 1} are needed. {_describe(self.bad)}."
             )
         rows = [self._found[index] for index in self._order[: self._asked].tolist() if index in self._found]
         table = np.array(rows, dtype=np.int64).reshape(num, 4)
@@ -118,10 +118,18 @@ def draw_images(
     skip_bad: bool,
     bounds: Bounds | None = None,
 ) -> dict[str, ImagePool]:
-    """Return the images of all draws (each of another split), read in as few passes over the source as can be.
+    """Return split -> images for draws of different splits, read in as few passes over the source as possible.
+
+    Args:
+        source: Where the images come from.
+        draws: What to draw, at most one draw for each split.
+        sinks: For each draw, the file into which pixels are written.
+        seed: Decides the order.
+        skip_bad: Whether images that cannot be read are replaced by the next ones.
+        bounds: The job's range, for remarks.
 
     Raises:
-        InputError: If an image cannot be read and `skip_bad` is off, if too few can, or if one needs a range.
+        InputError: If an image cannot be read and `skip_bad` is off, if too few can be read, or if one needs a range.
     """
     drawn = {
         draw.split: Drawn(draw, source.listing(draw.split), seed, sink) for draw, sink in zip(draws, sinks, strict=True)

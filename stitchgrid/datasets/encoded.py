@@ -1,4 +1,4 @@
-"""Images as the bytes of files -> pixels, by a few threads; only some of them are in memory at a time."""
+"""Decode image files by a few threads, with only a few files in memory at a time."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +21,8 @@ Found: TypeAlias = Decoded | Unreadable
 
 MOST_DECODE_THREADS = 8
 NO_FILE = "cannot be read, or is a link"
-DECODE_CHUNK = 8  # files a thread takes at a time
-HELD_BYTES = 256_000_000  # of files that were read and are not decoded yet
+DECODE_CHUNK = 8  # files that a thread takes at a time
+HELD_BYTES = 256_000_000  # most bytes of files that are read but not decoded yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +32,14 @@ class Encoded:
     position: Position
     name: str
     label: int
-    raw: bytes | str  # a text says why there is nothing
+    raw: bytes | str  # the content; a text is the reason why it cannot be read
 
 
 def decode_all(items: Iterable[Encoded], bounds: Bounds | None, limits: Limits) -> Iterator[tuple[Position, Found]]:
-    """Yield the images in the items' order; large ones are decoded when their turn comes, one at a time."""
+    """Yield the images in the order of `items`; large images are decoded one at a time."""
 
     def decode_one(item: Encoded) -> tuple[Position, Found | Callable[[], Found]]:
-        name = printable(item.name)  # names of files need not be text
+        name = printable(item.name)  # a file name may have bytes that are not text
         if isinstance(item.raw, str):
             return item.position, Unreadable(name=name, reason=item.raw)
         decoded = partial(decode, item.raw, name, item.label, bounds, limits)
@@ -50,9 +50,9 @@ def decode_all(items: Iterable[Encoded], bounds: Bounds | None, limits: Limits) 
 
 
 def in_threads(function: Callable[[T], R], items: Iterable[T], *, weigh: Callable[[T], int]) -> Iterator[R]:
-    """Yield function(item) in the items' order, from a few threads; only a few chunks are in memory at a time.
+    """Yield function(item) in the order of `items`, computed by a few threads; few chunks are in memory at a time.
 
-    `weigh` tells the bytes of an item: of several that weigh much, fewer are held at a time.
+    `weigh` returns the size of an item in bytes: the larger the items, the fewer are in memory at a time.
     """
     num_threads = min(MOST_DECODE_THREADS, num_cpus())
     with ThreadPoolExecutor(num_threads) as pool:
@@ -83,5 +83,5 @@ def _chunks(items: Iterable[T], weigh: Callable[[T], int]) -> Iterator[tuple[lis
 
 
 def too_large(limits: Limits) -> str:
-    """Return why a file is not read, as the reason of an image that is unreadable."""
+    """Return the reason why a file above the limit is not read."""
     return f"larger than {limits.file_bytes / 1e6:,g} MB; {raise_by('file_bytes')}"

@@ -19,12 +19,12 @@ from stitchgrid.datasets.sources import Position
 from stitchgrid.errors import InputError
 from stitchgrid.records import Limits, digest
 
-DEEPEST = 200  # folders within folders
+DEEPEST = 200  # most levels of folders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderEntry:
-    """A file below a class folder that is not hidden."""
+    """A file below a class folder; hidden files are left out."""
 
     name: str  # its path below the class folder
     stamp: str  # changes whenever the file does
@@ -34,7 +34,7 @@ class FolderSource(ImageFolderSource):
     """A folder on disk."""
 
     def signature(self) -> str:
-        """Return a digest over the path and the stamp of every image of the splits in use, and what is left out."""
+        """Return a digest over path and stamp of every image of the splits in use, and counts of files left out."""
         tree = self._tree_once
         lines = sorted(f"{file.path}\0{stamp}" for file, stamp in zip(tree.files, self._stamps, strict=True))
         lines += sorted(f"{split}/{name}" for split in self._splits for name in tree.classes.get(split, ()))
@@ -45,7 +45,7 @@ class FolderSource(ImageFolderSource):
         try:
             return self._walked()
         except OSError as problem:
-            raise InputError(f"cannot look through {problem.filename or self.root}: {problem.strerror}.") from problem
+            raise InputError(f"cannot read {problem.filename or self.root}: {problem.strerror}.") from problem
 
     def _walked(self) -> Tree:
         self._stamps: list[str] = []
@@ -71,7 +71,7 @@ class FolderSource(ImageFolderSource):
         return Tree(classes=classes, files=tuple(files), left_out=left_out)
 
     def _add_below(self, folder: Path, split: str, class_name: str, files: list[File]) -> Counter[str]:
-        """Add the images below a folder; return kind of file -> how many are no images."""
+        """Append the images below a folder to `files`; return suffix -> number of files that are not images."""
         left_out: Counter[str] = Counter()
         for entry in _files_below(folder, "", (), self._count):
             if not is_image(entry.name.rpartition("/")[2]):
@@ -94,10 +94,10 @@ class FolderSource(ImageFolderSource):
 
 
 def stamp_of(found: os.stat_result) -> str:
-    """Return what changes whenever a file is written or replaced.
+    """Return a text that changes whenever a file is written or replaced: size, mtime, ctime and inode.
 
-    Size and time of modification can be kept (cp -p, rsync -t, os.utime); the file system sets the time of change
-    itself, and a file that took another's place has another number.
+    Tools can keep size and mtime (cp -p, rsync -t, os.utime). The file system sets ctime itself, and a file that
+    replaces another has another inode.
     """
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
@@ -110,9 +110,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def content_of(path: Path, limits: Limits) -> bytes | str:
-    """Return what a regular file holds, or why it is not read."""
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device may never end
-        return "no regular file"
+    """Return the content of a regular file, or as text the reason why it is not read."""
+    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or device may never end
+        return "not a regular file"
     with path.open("rb") as file:
         content = file.read(limits.file_bytes + 1)
     return too_large(limits) if len(content) > limits.file_bytes else content
@@ -125,15 +125,15 @@ def _folders(folder: Path) -> list[Path]:
 def _files_below(
     folder: Path, prefix: str, around: tuple[tuple[int, int], ...], count: Callable[[], None]
 ) -> Iterator[FolderEntry]:
-    """Yield every file below a folder that is not hidden, links followed, but none to a folder that is around it.
+    """Yield every file below a folder that is not hidden; links are followed, except to a folder that contains them.
 
-    `count` is told of every file and folder: links may lead to one folder by very many ways.
+    `count` is called for every file and folder, so that it can stop the walk: many links may lead to one folder.
     """
     here = folder.stat()
     if (here.st_dev, here.st_ino) in around:
         return
     if len(around) >= DEEPEST:
-        raise InputError(f"folders lie more than {DEEPEST} deep in each other in {folder}; move the images up.")
+        raise InputError(f"{folder} has more than {DEEPEST} levels of folders; move the images up.")
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
@@ -145,5 +145,5 @@ def _files_below(
                 continue
             try:
                 yield FolderEntry(name=name, stamp=stamp_of(entry.stat()))
-            except OSError:  # a dangling link: listed, and found unreadable when it is drawn
+            except OSError:  # a dangling link: it is listed, and reading it gives an error
                 yield FolderEntry(name=name, stamp="unreadable")

@@ -1,4 +1,4 @@
-"""Images that a user names in a word -> the data set, root and splits that a job file needs, and what there is."""
+"""Find the images that a user names by a path or name: data set, root and splits for a job file, and counts."""
 
 import os
 from collections.abc import Iterator
@@ -12,29 +12,29 @@ from stitchgrid.errors import InputError, nearest
 from stitchgrid.paths import named_path
 from stitchgrid.records import DataSpec
 
-TO_FIT_ON = ("train", "training", "fit", "trainval")  # names of splits, the usual first
-TO_REPORT_ON = ("test", "val", "valid", "validation", "eval")
-MOST_LOOKED_AT = 1_000  # files of a folder, to tell whether it holds images
-NUM_OPENED = 20  # images, to tell whether they are of one size
+TO_FIT_ON = ("train", "training", "fit", "trainval")  # names of splits for fitting, the preferred first
+TO_REPORT_ON = ("test", "val", "valid", "validation", "eval")  # names of splits for evaluation, the preferred first
+MOST_LOOKED_AT = 1_000  # most files of a folder that are checked for images
+NUM_OPENED = 20  # images that are opened to see whether they have one size
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundImages:
     """Images of a data set, in two splits or one."""
 
-    dataset: str  # as in a job file, paths absolute
+    dataset: str  # as in a job file, with absolute paths
     root: str | None
     fit_split: str
     eval_split: str
     download: bool = False
-    num_fit: int = 0  # that there are; both in one where the split is one
+    num_fit: int = 0  # images of the fit split; the same as `num_eval` if there is only one split
     num_eval: int = 0
     classes: tuple[str, ...] = ()
     is_of_one_size: bool = True
 
     @property
     def spec(self) -> DataSpec:
-        """Return them as a data set of which little is opened."""
+        """The images as a `DataSpec`."""
         return DataSpec(
             dataset=self.dataset,
             root=self.root,
@@ -45,12 +45,12 @@ class FoundImages:
 
 
 def find_images(word: str) -> FoundImages:
-    """Return what a word stands for: a folder, an archive, arrays, a known data set, or FILE.py:function.
+    """Return the images that a word names: a folder, an archive, arrays, a known data set, or FILE.py:function.
 
     A few images are opened, and all are counted.
 
     Raises:
-        InputError: If there is no such thing, or its images lie otherwise than they have to.
+        InputError: If nothing has that name, or a folder does not have the layout of an image folder.
     """
     return _counted(_named(word))
 
@@ -77,13 +77,13 @@ def _named(word: str) -> FoundImages:
             download=not is_there and TORCHVISION[word].can_download,
         )
     raise InputError(
-        f"no images {word!r}: there is no such folder or file, and no data set of that name; "
+        f"found no images {word!r}: there is no such folder or file, and no data set of that name; "
         f"{nearest(word, known_datasets())}, or FILE.py:function."
     )
 
 
 def _of_splits(root: Path, splits: list[str], dataset: str) -> FoundImages:
-    """Return the splits whose names say what they are for; else the first two, or the only one for both."""
+    """Return splits for fitting and evaluation by their usual names; else the first two, or the only one for both."""
     names = sorted(splits)
     fit = next((name for name in TO_FIT_ON if name in names), names[0])
     others = [name for name in names if name != fit] or [fit]
@@ -92,7 +92,7 @@ def _of_splits(root: Path, splits: list[str], dataset: str) -> FoundImages:
 
 
 def _folder(root: Path) -> FoundImages:
-    """Return the splits of a folder: SPLIT/CLASS/FILE, or CLASS/FILE where it is a split itself."""
+    """Return the splits of a folder with files SPLIT/CLASS/FILE, or CLASS/FILE if the folder itself is a split."""
     folders = [one for one in root.iterdir() if one.is_dir() and not one.name.startswith(".")]
     splits = [one.name for one in folders if any(_holds_images(other) for other in one.iterdir() if other.is_dir())]
     if splits:
@@ -100,16 +100,16 @@ def _folder(root: Path) -> FoundImages:
     classes = [one.name for one in folders if _holds_images(one)]
     if set(classes) & {*TO_FIT_ON, *TO_REPORT_ON}:
         raise InputError(
-            f"the images of {root} lie in {', '.join(sorted(classes))}, without a folder for each class; a split is a "
-            f"folder of folders: {sorted(classes)[0]}/CLASS/FILE. Without classes one folder will do: "
+            f"the images of {root} lie in {', '.join(sorted(classes))}, without a folder for each class; in a split, "
+            f"each class is a folder: {sorted(classes)[0]}/CLASS/FILE. If there are no classes, use one folder: "
             f"{sorted(classes)[0]}/all/FILE."
         )
     if classes:
         return FoundImages(dataset="imagefolder", root=str(root.parent), fit_split=root.name, eval_split=root.name)
-    where = "lie in no folder of their class" if _holds_images(root) else "are none"
+    got = "images without a folder for each class" if _holds_images(root) else "no images"
     raise InputError(
-        f"images are wanted in {root}/SPLIT/CLASS/FILE or {root}/CLASS/FILE, and there {where}. Without classes one "
-        f"folder will do: {root}/all/FILE."
+        f"wanted images in {root}/SPLIT/CLASS/FILE or {root}/CLASS/FILE, got {got}. If there are no classes, use one "
+        f"folder: {root}/all/FILE."
     )
 
 
@@ -127,7 +127,7 @@ def _some_files(folder: Path) -> Iterator[str]:
 
 
 def _counted(found: FoundImages) -> FoundImages:
-    """Return how many images there are, of which classes, and whether a few are of one size."""
+    """Return the images with their numbers, their classes, and whether a few of them have one size."""
     one = replace(found.spec, eval_samples=1, fit_samples=1)
     num_fit = open_images(one, need_fit=1).num_fit_listed
     if found.fit_split == found.eval_split:

@@ -1,6 +1,6 @@
-"""The formats of image files that are read, and the one place that opens them.
+"""The formats of image files that are read; every image file is opened here.
 
-Pillow knows many more, and hands PostScript, whatever the file is called, to Ghostscript: none of those is opened.
+Pillow supports more formats, and runs Ghostscript for PostScript whatever the name of the file; those are not opened.
 """
 
 import io
@@ -11,7 +11,7 @@ from PIL import EpsImagePlugin, Image, ImageFile
 
 from stitchgrid.printable import printable
 
-FORMATS = {  # Pillow's name -> suffixes; the content of a file, not its suffix, says which it is
+FORMATS = {  # Pillow's name -> suffixes; the content of a file, not its suffix, decides its format
     "BMP": ".bmp",
     "DIB": ".dib",
     "GIF": ".gif",
@@ -31,37 +31,37 @@ _OPENED = {*FORMATS, "MPO"}  # Pillow's name of a JPEG with several pictures, on
 
 
 def open_image(raw: bytes) -> ImageFile.ImageFile:
-    """Return the image in the bytes of a file, if it is of a format that is read; only its header is read yet.
+    """Open the image in the bytes of a file; only its header is read.
 
     Raises:
-        UnidentifiedImageError: If it is of no such format.
+        UnidentifiedImageError: If it has none of the formats that are read.
     """
-    Image.init()  # builds of Pillow may lack a format
+    Image.init()  # loads all formats of this build of Pillow, which may lack some
     return Image.open(io.BytesIO(raw), formats=[one for one in FORMATS if one in Image.OPEN])
 
 
 def check_format(image: Any) -> None:
-    """Refuse an image that somebody else opened and nobody decoded yet, if it is of no format that is read.
+    """Check the format of an image that other code has opened; an image that is decoded already passes.
 
     Raises:
-        ValueError: Naming the format.
+        ValueError: If its format is not read here; the message names it.
     """
     if getattr(image, "tile", ()) and image.format is not None and image.format not in _OPENED:
-        raise ValueError(f"an image of the format {image.format}, which is not read; convert it to PNG")
+        raise ValueError(f"an image of the format {image.format}, which is not supported; convert it to PNG")
 
 
 def start_no_programs() -> None:
-    """Have Pillow start no Ghostscript in this process, whoever opens a file with it."""
+    """Keep Pillow from starting Ghostscript in this process."""
     EpsImagePlugin.gs_binary = False
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file is an image by its name."""
+    """Return whether the name of a file is that of an image."""
     return suffix_of(name) in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def suffix_of(name: str) -> str:
-    """Return the suffix of a file in small letters, as it can be shown.
+    """Return the suffix of a file in lower case, printable.
 
     >>> suffix_of("a.JPG"), suffix_of("README")
     ('.jpg', 'without suffix')

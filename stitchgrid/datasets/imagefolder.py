@@ -1,6 +1,6 @@
-"""Image folders: SPLIT/CLASS/FILE below a root, on disk or in an archive: what all of them have in common.
+"""Image folders, SPLIT/CLASS/FILE below a root: the code that folders and archives share.
 
-The same files give the same listing, in a folder and in any archive of it.
+The same files give the same listing, whether they are in a folder or in an archive.
 """
 
 from abc import ABC, abstractmethod
@@ -25,12 +25,12 @@ OUTSIDE = "image outside of the class folders"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """One image file, by where it lies below the root."""
+    """One image file below the root."""
 
     split: str
     class_name: str
-    name: str  # below the class folder, or, without labels, below the split
-    place: int  # a source's own way to find it again
+    name: str  # path below the class folder; without labels, below the folder of the split
+    place: int  # position by which the source finds the file again
 
     @property
     def path(self) -> str:
@@ -40,15 +40,15 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
-    """Everything an image folder holds: classes by split (empty ones too), and files in any order."""
+    """The content of an image folder."""
 
-    classes: dict[str, set[str]]
-    files: tuple[File, ...]
-    left_out: dict[str, Counter[str]] = field(default_factory=dict)  # by split: kind of file -> how many
+    classes: dict[str, set[str]]  # split -> names of its class folders, also of empty ones
+    files: tuple[File, ...]  # in any order
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)  # split -> kind of file -> how many are not read
 
 
 class ImageFolderSource(ABC):
-    """What a folder and an archive have in common once their files are known."""
+    """The base class of folders and archives of images."""
 
     def __init__(
         self,
@@ -63,26 +63,29 @@ class ImageFolderSource(ABC):
         self.root, self.has_labels = root, has_labels
         self._splits = tuple(dict.fromkeys(splits))
         self._bounds = bounds
-        self._named = frozenset(named or ())  # classes that may be without images everywhere
+        self._named = frozenset(named or ())  # classes that may have no images in any split
         self.limits = limits
 
     @abstractmethod
     def signature(self) -> str:
-        """Return what changes when the files change."""
+        """Return a digest that changes when the files change."""
 
     @abstractmethod
     def _tree(self) -> Tree:
-        """Return what there is below the root."""
+        """Return the content below the root."""
 
     @abstractmethod
     def _bytes(self, files: Sequence[tuple[Position, File]]) -> Iterator[tuple[Position, File, bytes | str]]:
-        """Yield the content of the files, or why one cannot be read."""
+        """Yield the content of each file, or as text the reason why it cannot be read."""
 
     def listing(self, split: str) -> Listing:
-        """Return what the split holds; a split without classes, and a class without any image, are refused.
+        """Return the listing of a split: its number of images, and its classes.
 
-        The classes are those of all splits in use, so that a label means the same in each. Without labels an image may
+        The classes are those of all splits in use, so that a label means the same in each. Without labels, an image may
         lie anywhere in the folder of its split.
+
+        Raises:
+            InputError: If there is no such split, it has no class or no image, or a class has no image in any split.
         """
         tree = self._tree_once
         if split not in tree.classes:
@@ -93,7 +96,7 @@ class ImageFolderSource(ABC):
         if not self.has_labels:
             return self._unlabelled(split)
         if not tree.classes[split]:
-            raise InputError(f"{self.root}: split {split!r} holds no class folder; images lie in SPLIT/CLASS/FILE.")
+            raise InputError(f"{self.root}: split {split!r} has no class folder; put images in SPLIT/CLASS/FILE.")
         filled = {file.class_name for file in self._files(split)}
         if not filled:
             raise InputError(f"{self.root}: split {split!r} holds no image; {_what_counts()}.")
@@ -116,19 +119,19 @@ class ImageFolderSource(ABC):
         return [file.path for file in self._files(split)]
 
     def _refuse_empty_classes(self) -> None:
-        """Refuse folders that hold no image in any split: they may be no classes, and would move the labels."""
+        """Refuse class folders without an image in any split: they may not be classes, and would shift the labels."""
         filled = {file.class_name for split in self._splits for file in self._files(split)}
         if empty := [name for name in self._class_names if name not in filled | self._named]:
             shown = ", ".join(map(printable, empty[:5])) + (", ..." if len(empty) > 5 else "")
             splits = " or ".join(repr(split) for split in self._splits)
             raise InputError(
                 f"{self.root}: no image in {len(empty)} of {len(self._class_names)} class folders, in split {splits}: "
-                f"{shown}. Remove the empty folders, or fill them ({_what_counts()}); a class that is to be there "
-                "without images can be named in `classes` under [data]."
+                f"{shown}. Remove the empty folders, or fill them ({_what_counts()}); to keep a class without images, "
+                "name it in `classes` under [data]."
             )
 
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
-        """Yield the wanted images, decoded by a few threads; large ones when their turn comes, one at a time."""
+        """Yield the wanted images, decoded by a few threads; large images are decoded one at a time."""
         labels = {name: label for label, name in enumerate(self._class_names)}
         files = [((split, index), self._files(split)[index]) for split, index in wanted]
         encoded = (
@@ -138,10 +141,10 @@ class ImageFolderSource(ABC):
         yield from decode_all(encoded, self._bounds, self.limits)
 
     def check_number(self, num: int) -> None:
-        """Refuse more files and folders than the limits allow.
+        """Check the number of files and folders.
 
         Raises:
-            InputError: Naming the limit.
+            InputError: If there are more than the limits allow; the message names the limit.
         """
         if num > self.limits.members:
             raise InputError(

@@ -1,4 +1,4 @@
-"""What a sweep sees of its data: `Images`, two splits in drawn order; their pixels stay on disk until asked for."""
+"""`Images`, the data of a sweep: two splits in drawn order, whose pixels stay on disk until a batch needs them."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
 
 Indices: TypeAlias = "Sequence[int] | NDArray[np.integer[Any]] | Tensor"
 
-HASH_CHUNK = 1_024  # images gathered at once, so that hashing a large split needs little memory,
-HASH_BYTES = 64_000_000  # if they have no more than so many bytes
+HASH_CHUNK = 1_024  # images that are hashed together, so that hashing a large split needs little memory
+HASH_BYTES = 64_000_000  # if a chunk has more bytes, its images are hashed one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """What a split holds."""
+    """The listing of a split: its number of images, and its classes."""
 
     num: int
     class_names: tuple[str, ...]  # of all splits in use
-    absent: tuple[str, ...] = ()  # of them, those without an image in this split, as far as that is known
-    left_out: tuple[tuple[str, int], ...] = ()  # kind of file -> how many of the split are not read
-    is_numbered: bool = False  # the classes have no names but their numbers
+    absent: tuple[str, ...] = ()  # classes without an image in this split, as far as that is known
+    left_out: tuple[tuple[str, int], ...] = ()  # (kind of file, how many files of the split are not read)
+    is_numbered: bool = False  # the names of the classes are only their numbers
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImagePool:
-    """Decoded images: their bytes in the order of decoding, everything else in drawn order."""
+    """Decoded images: pixels in the order of decoding, all other arrays in drawn order."""
 
     pixels: NDArray[np.uint8]  # flat, often memory-mapped; one image is 3*H*W bytes
-    offsets: NDArray[np.int64]  # where each image begins
+    offsets: NDArray[np.int64]  # (num,): where the pixels of each image begin
     sizes: NDArray[np.int64]  # (num, 2): height and width of each
-    labels: NDArray[np.int64]
-    listing: Listing  # of the split, drawn or not
-    num_bad: int  # unreadable ones met while drawing
-    remarks: tuple[str, ...] = ()  # on how the drawn ones were read
-    measured: tuple[tuple[float, float], ...] = ()  # ranges of pixels that may be the extremes of single images
-    digest: str = ""  # of all of them, as `Split.digest` finds it, where that is known
+    labels: NDArray[np.int64]  # (num,)
+    listing: Listing  # of the whole split
+    num_bad: int  # unreadable images that were skipped
+    remarks: tuple[str, ...] = ()  # on how the drawn images were read
+    measured: tuple[tuple[float, float], ...] = ()  # ranges that may be the smallest and largest value of one image
+    digest: str = ""  # `Split.digest` of all images; "" if it is not known
     places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # in the split's sorted listing
 
     def split(self, start: int, stop: int | None = None) -> "Split":
@@ -56,7 +56,7 @@ class ImagePool:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images with their labels, in drawn order: the first n of them are what `samples = n` means."""
+    """Images with their labels, in drawn order; `samples = n` means the first n of them."""
 
     _pixels: NDArray[np.uint8]
     _offsets: NDArray[np.int64]
@@ -64,7 +64,7 @@ class Split:
     _labels: NDArray[np.int64]
     _digests: dict[int, str] = field(default_factory=dict)
     places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # in the split's sorted listing
-    channels: int | None = None  # of images that are float32 and what networks take; None: RGB of eight bits
+    channels: int | None = None  # channels of float32 images, which go to networks unchanged; None: 8-bit RGB
 
     @property
     def num(self) -> int:
@@ -90,10 +90,10 @@ class Split:
     @overload
     def batch(self, start: Indices) -> "Tensor | list[Tensor]": ...
     def batch(self, start: "int | Indices", stop: int | None = None) -> "Tensor | list[Tensor]":
-        """Return images as uint8 (N,3,H,W), or as a list of (3,H,W) where the split's images differ in size.
+        """Return images as uint8 (N, 3, H, W), or as a list of (3, H, W) if the split's images differ in size.
 
-        Those with `channels` of their own are float32 (N,C,H,W). Takes positions in drawn order: `batch(start, stop)`
-        like a slice, or `batch(indices)`.
+        If `channels` is not None, they are float32 (N, C, H, W). The arguments are positions in drawn order:
+        `batch(start, stop)` takes a slice, `batch(indices)` takes any positions.
         """
         import torch
 
@@ -110,15 +110,19 @@ class Split:
         return [part.view(3, int(h), int(w)) for part, (h, w) in zip(parts, sizes, strict=True)]
 
     def relabelled(self, new_labels: NDArray[np.int64]) -> "Split":
-        """Return the same images with the label `new_labels[k]` in place of each label k."""
+        """Return the split with each label k replaced by `new_labels[k]`."""
         if np.array_equal(new_labels, np.arange(len(new_labels))):
             return self
         return replace(self, _labels=new_labels[self._labels], _digests={})
 
     def digest(self, num: int) -> str:
-        """Return 32 hex digits of the SHA-256 over number, sizes, labels and pixels of the first `num` images."""
+        """Return 32 hex digits of the SHA-256 over number, sizes, labels and pixels of the first `num` images.
+
+        Raises:
+            ValueError: If the split has fewer images.
+        """
         if not 0 <= num <= self.num:
-            raise ValueError(f"the split has {self.num} images, {num} were to be hashed")
+            raise ValueError(f"wanted at most {self.num} images, the size of the split, got {num}")
         if num not in self._digests:
             sha = hashlib.sha256(num.to_bytes(8, "little"))
             if self.channels is not None:
@@ -134,7 +138,7 @@ class Split:
         return self._digests[num]
 
     def _bytes(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many bytes each of these images has."""
+        """Return the number of bytes of each of these images."""
         numbers: NDArray[np.int64] = self._sizes[chosen].prod(axis=1)
         return 3 * numbers if self.channels is None else 4 * self.channels * numbers
 
@@ -143,33 +147,33 @@ class Split:
             return np.empty(0, np.uint8)
         starts = self._offsets[chosen]
         stops = starts + self._bytes(chosen)
-        # A fresh array: whoever writes into a batch must not reach the shared cache.
+        # The result is a copy, so that code that writes into a batch does not change the shared cache.
         return np.concatenate([self._pixels[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)])
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Origin:
-    """The split that images were drawn from: how many it lists, and how each of them is called."""
+    """The split from which images were drawn."""
 
     split: str
-    num: int  # listed, drawn or not
-    num_before: int  # images of the same split that are drawn before these: the evaluation images of a shared split
-    names: Callable[[], Sequence[str]]  # in sorted order; empty where the images have no names but their positions
+    num: int  # images of the split, drawn or not
+    num_before: int  # images of the split that are drawn before these: the evaluation images, if fit and eval share it
+    names: Callable[[], Sequence[str]]  # names of images in sorted order; empty if they have none
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Images:
     """The images of a sweep, the same for every worker that opens the same `DataSpec`."""
 
-    fit: Split  # maps and networks are fitted on it; closed-form kinds use its first `fit_samples`
-    eval: Split  # everything is reported on it
-    class_names: tuple[str, ...]  # as the data set sorts them, or as the job does; a label is a position in it
-    num_bad: int  # unreadable images that were passed over
-    num_fit_listed: int  # images the whole fit split lists, though fewer may have been asked for
-    notices: tuple[str, ...] = ()  # what to know of them: classes without images, files that were left out, ...
+    fit: Split  # for fitting maps and training networks; closed-form kinds use its first `fit_samples`
+    eval: Split  # for evaluation
+    class_names: tuple[str, ...]  # in the order of the data set or of the job; a label is a position in it
+    num_bad: int  # unreadable images that were skipped
+    num_fit_listed: int  # images of the whole fit split, of which fewer may be drawn
+    notices: tuple[str, ...] = ()  # for the user: classes without images, files that were left out, ...
     origins: tuple["Origin", ...] = ()  # of the fit images, then of the evaluation images
-    may_know_more: bool = False  # labels are bare numbers: networks may know classes of which there is no image
-    is_grey: bool = False  # before they were spread over three channels
+    may_know_more: bool = False  # labels are only numbers, so networks may have more classes than the images show
+    is_grey: bool = False  # the images had one channel, which was repeated
 
     @property
     def is_labelled(self) -> bool:
@@ -177,7 +181,7 @@ class Images:
         return bool(self.class_names)
 
     def are_labels_of(self, num_classes: int) -> bool:
-        """Return whether the labels are classes of a network that knows so many."""
+        """Return whether the labels can be the classes of a network with `num_classes` classes."""
         if not self.is_labelled:
             return False
         return num_classes == self.num_classes or (self.may_know_more and num_classes > self.num_classes)
@@ -189,5 +193,5 @@ class Images:
 
     @property
     def natural_order(self) -> tuple[int, ...]:
-        """Positions of the class names in natural order, in which numbers count by their value."""
+        """Positions of the class names in natural order, in which numbers are sorted by value."""
         return natural_order(self.class_names)

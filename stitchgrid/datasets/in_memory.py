@@ -27,7 +27,7 @@ WANTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Images as they were given, none of which is read yet."""
+    """Images from the user; none of them is read yet."""
 
     what: str  # for errors: "images" or "fit"
     items: Any  # a tensor (N, C, H, W), or a data set
@@ -44,7 +44,7 @@ def given(what: str, images: Any, labels: Any = None) -> Given:
     """Return images and labels as they were given to an argument that is called `what`.
 
     Raises:
-        InputError: If they are no images, or the labels are not as many.
+        InputError: If the type is not supported, or the number of labels differs from that of images.
     """
     if isinstance(images, DataLoader):
         images = images.dataset
@@ -95,14 +95,15 @@ def live_images(eval_images: Given, fit_images: Given | int, *, seed: int, num: 
     """Return both splits in drawn order.
 
     Args:
-        eval_images: Those that everything is measured on.
-        fit_images: Those that maps are fitted on; a number takes as many of `eval_images`, which are measured no more.
-        seed: Of the order.
-        num: How many are measured; None: all that are left.
-        labelled: Whether labels count where there are some.
+        eval_images: The evaluation images.
+        fit_images: The images on which maps are fitted; a number takes so many of `eval_images`, which are then not
+            evaluated.
+        seed: Seed of the order.
+        num: Number of evaluation images; None: all that are left.
+        labelled: Whether labels are used if there are any.
 
     Raises:
-        InputError: If there are fewer images than asked for, they differ from each other, or are not finite.
+        InputError: If there are too few images, they differ in shape or type, or are not finite.
     """
     shared = isinstance(fit_images, int)
     num_fit = fit_images if isinstance(fit_images, int) else 0
@@ -191,7 +192,7 @@ def _is_grey(picture: Any) -> bool:
 
 
 def _of_tensor(what: str, x_NCHW: Tensor, order: NDArray[np.int64], labels: NDArray[np.int64] | None) -> _Read:
-    """Return images of a tensor, which stay in its memory where they lie there as they are needed."""
+    """Return the images of a tensor, without a copy if the tensor has the needed type and layout."""
     channels, height, width = x_NCHW.shape[1:]
     is_bytes = x_NCHW.dtype == torch.uint8
     if is_bytes and channels == 1:

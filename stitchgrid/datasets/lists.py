@@ -1,4 +1,4 @@
-"""Lists of paths and labels: .csv and .tsv with or without a head, .txt with a path and a label a line."""
+"""Lists of paths and labels: .csv and .tsv with or without a header, .txt with a path and a label on each line."""
 
 import csv
 import os
@@ -31,7 +31,7 @@ RULE = (
 
 
 class ListSource(TableSource):
-    """Image files that a list names; paths start at the folder of the list, or at `folder`, and stay below it."""
+    """Image files that a list names; their paths lie below the folder of the list, or below `folder`."""
 
     kind = "list"
 
@@ -104,7 +104,7 @@ class ListSource(TableSource):
         return TableRow(name=name, label=label, place=self._place(path, number, name))
 
     def _place(self, path: Path, number: int, name: str) -> str:
-        """Return the path of a file that lies below the folder where paths start."""
+        """Return the path of a file; refuse a path outside of the folder to which paths are relative."""
         folder = str((self._folder or path.parent).absolute())
         place = os.path.normpath(Path(folder, name))  # by its words: links below the folder are followed, as elsewhere
         if not name or "\0" in name or os.path.commonpath([folder, place]) != folder:
@@ -128,7 +128,7 @@ class ListSource(TableSource):
         return found
 
     def _is_headless(self, table: Sequence[Sequence[str]]) -> bool:
-        """Return whether the first line names an image, and no column."""
+        """Return whether the first line is not a header: it names an image."""
         if not table or not table[0]:
             return True
         return is_image(table[0][0].strip().rpartition("/")[2]) and not set(self.keys.values()) & set(table[0])
@@ -162,7 +162,7 @@ class ListSource(TableSource):
 
 
 def _words(line: str) -> list[str]:
-    """Return path and label of a line, between which the last white space lies; one without a label is all path.
+    """Return path and label of a line, separated by a tab, a comma or the last white space; the label may be missing.
 
     >>> _words("a b/1.png 3"), _words("a b/1.png")
     (['a b/1.png', '3'], ['a b/1.png'])

@@ -1,4 +1,4 @@
-"""What a user should know of the images that were opened, in sentences."""
+"""Notices for the user about the images that were opened."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ SHOWN = 5  # names of classes, and kinds of files, in a sentence
 
 
 def notices(pools: Mapping[str, ImagePool]) -> tuple[str, ...]:
-    """Return a sentence for everything of the splits that is not as usual."""
+    """Return sentences on everything unusual: classes without images, files left out, remarks on reading."""
     found = []
     for split, pool in pools.items():
         found += [*_absent(split, pool.listing), *_left_out(split, pool.listing)]

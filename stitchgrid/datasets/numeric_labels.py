@@ -1,4 +1,4 @@
-"""Labels that come as numbers: which classes there are, and which labels are none."""
+"""Labels that are numbers: the classes, and checks of the labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ MOST_CLASSES = 1_000_000
 
 
 def as_labels(values: Any, where: str) -> NDArray[np.int64]:
-    """Return labels as whole numbers from 0 on, (N,); a column (N, 1) is taken as well.
+    """Return labels as whole numbers from 0 on, (N,); the shape (N, 1) is accepted as well.
 
     Raises:
-        InputError: If they are something else; says `where`.
+        InputError: If they are something else; the message names `where`.
     """
     labels = np.asarray(values)
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -38,12 +38,12 @@ def as_labels(values: Any, where: str) -> NDArray[np.int64]:
 def listings(
     labels: Mapping[str, NDArray[np.int64]], known: Sequence[str] | None, named: Sequence[str] | None
 ) -> dict[str, Listing]:
-    """Return what each split holds; classes without names of their own are called by their numbers.
+    """Return split -> listing; classes without names are named by their numbers.
 
     Args:
         labels: Split -> label of each image.
         known: Class names that come with the images.
-        named: Those of the job.
+        named: Class names of the job.
 
     Raises:
         InputError: If a label is outside of the classes.
@@ -69,5 +69,5 @@ def listings(
 
 
 def unlabelled(counts: Mapping[str, int]) -> dict[str, Listing]:
-    """Return what each split holds where no labels are read: so many images, and no classes."""
+    """Return split -> listing for data without labels: a number of images, and no classes."""
     return {split: Listing(num=num, class_names=()) for split, num in counts.items()}

@@ -1,4 +1,4 @@
-"""From a `DataSpec` to `Images`: list, permute, decode what is drawn, keep it."""
+"""Open the images of a `DataSpec`: list the splits, permute them, decode the drawn images, cache them."""
 
 import io
 import json
@@ -32,7 +32,7 @@ from stitchgrid.live_networks import LIVE, live_images
 from stitchgrid.printable import is_text, printable
 from stitchgrid.records import DEFAULT_LIMITS, DataSpec, canonical, digest
 
-REVISION = "3"  # of listing, drawing and decoding: part of a cache key
+REVISION = "3"  # of the rules of listing, drawing and decoding; part of a cache key
 SHOWN = 5  # names of bad images in a message
 
 
@@ -42,13 +42,13 @@ def open_images(spec: DataSpec, *, cache: Path | None = None, need_fit: int | No
     Args:
         spec: Which images.
         cache: Folder for decoded images; default $STITCHGRID_CACHE, else the user's cache folder.
-        need_fit: The most fit images any matcher or training needs, so that no more are decoded; None for all. With 0
-            the fit split need not even exist.
-        wish_fit: So many fit images are taken where there are as many, else all there are.
+        need_fit: The largest number of fit images that any matcher or training needs; None: all. If it is 0, the fit
+            split need not exist.
+        wish_fit: So many fit images are taken if there are as many, else all.
 
     Raises:
         InputError: If a root, split or image is missing or cannot be read, the two splits have no class in common, the
-            classes or the range of pixels are not what the job says, or more samples are asked for than there are.
+            classes or the range of pixels differ from the job's, or there are fewer images than samples.
     """
     if spec.dataset == LIVE:
         live: Images = live_images()
@@ -133,7 +133,7 @@ def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
 
 
 def _with_keys(spec: DataSpec, root: Path, splits: Sequence[str], how: dict[str, Any]) -> Source:
-    """Return a source whose arrays, columns or members a job can name."""
+    """Return a source for data in which a job can name arrays, columns or members."""
     if spec.dataset == "list":
         return ListSource(root, splits, folder=None if spec.folder is None else Path(spec.folder), **how)
     if spec.dataset == "parquet":
@@ -146,7 +146,7 @@ def _with_keys(spec: DataSpec, root: Path, splits: Sequence[str], how: dict[str,
 def _fetch(
     source: Source, draws: Sequence[Draw], spec: DataSpec, cache: ImageCache, need_fit: int | None
 ) -> dict[str, ImagePool]:
-    """Return the drawn images of each split, from the cache where they are in it."""
+    """Return split -> drawn images, from the cache if they are in it."""
     signature = source.signature()
     if signature is None:
         _check(spec, need_fit, {draw.split: source.listing(draw.split) for draw in draws})
@@ -170,7 +170,7 @@ def _key(signature: str, draw: Draw, spec: DataSpec) -> str:
 
 
 def _check(spec: DataSpec, need_fit: int | None, listings: Mapping[str, Listing]) -> None:
-    """Refuse more samples than there are, and splits whose classes cannot be those of one data set."""
+    """Refuse more samples than there are images, and splits with different classes."""
     eval_listing, fit_listing = listings[spec.eval_split], listings.get(spec.fit_split)
     _check_text(spec, eval_listing.class_names)
     if (spec.eval_samples or 0) > eval_listing.num:
@@ -205,7 +205,7 @@ def _check_text(spec: DataSpec, class_names: Sequence[str]) -> None:
 
 
 def _check_common(spec: DataSpec, eval_listing: Listing, fit_listing: Listing) -> None:
-    """Refuse splits that may call the same classes by other names, unless the job names all classes."""
+    """Refuse splits that may have different names for the same classes, unless the job names all classes."""
     if spec.classes is not None:
         return
     fit_classes, eval_classes = (set(one.class_names) - set(one.absent) for one in (fit_listing, eval_listing))

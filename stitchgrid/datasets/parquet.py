@@ -1,4 +1,4 @@
-"""Parquet files with a column of images, as the Hugging Face hub keeps data sets."""
+"""Parquet files with a column of images, as on the Hugging Face hub."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ class ParquetSource(TableSource):
 
     @cached_property
     def _seen(self) -> dict[Any, Any]:
-        """Return each label and name that was read, so that equal ones are one object."""
+        """Return the labels and names that were read, so that equal ones share one object."""
         return {}
 
     def files(self) -> Sequence[Path]:
@@ -101,7 +101,7 @@ class ParquetSource(TableSource):
         ]
 
     def _values(self, path: Path, name: str, column: pa.Array) -> list[Any]:
-        """Return labels or names, of which a file may hold one for all of its rows: equal ones are one object.
+        """Return labels or names; equal ones share one object, because many rows may have the same long text.
 
         Raises:
             InputError: If one is longer than the name of a class or a file may be.
@@ -175,7 +175,7 @@ class ParquetSource(TableSource):
             image = self._columns(path, file.schema_arrow)["images"]
             is_struct = _is_struct(file.schema_arrow.field(image).type)
             column = f"{image}.bytes" if is_struct else image
-        # One image may be that of all rows. Within a struct, Arrow leaves no dictionary as it is.
+        # Many rows may share one image, so dictionaries are kept; Arrow cannot keep them within a struct.
         num, dictionaries = (FEW_ROWS, []) if is_struct else (ROWS, [column])
         with _Opened(path, dictionaries=dictionaries) as file:
             first = 0
@@ -205,10 +205,10 @@ class ParquetSource(TableSource):
 
 
 class _Opened:
-    """A Parquet file; whatever is wrong with it becomes an InputError."""
+    """A Parquet file within a block; errors of reading become an InputError."""
 
     def __init__(self, path: Path, dictionaries: Sequence[str] = ()):
-        """Open it; columns of `dictionaries` stay so where they are in the file, so that a value is there once."""
+        """Take the path; the columns `dictionaries` stay dictionary-encoded, so that each value is in memory once."""
         self._path, self._dictionaries = path, list(dictionaries)
 
     def __enter__(self) -> pq.ParquetFile:

@@ -1,6 +1,6 @@
-"""What a pickle would do, read from its instructions before any of them is carried out.
+"""Check the instructions of a pickle before it is loaded.
 
-`torch.load` runs no code of a checkpoint, but makes a `bytearray` of as many bytes as a few of the file ask for.
+`torch.load` runs no code of a checkpoint, but a few bytes of a file can make it allocate a `bytearray` of any size.
 """
 
 import pickletools
@@ -35,7 +35,7 @@ def check_pickles(path: Path) -> None:
 
 
 def _pickles(path: Path) -> Iterator[IO[bytes]]:
-    """Yield the file at the start of each of its pickles, which the receiver reads to its end."""
+    """Yield an open file at the start of each of its pickles; the caller reads each pickle to its end."""
     with path.open("rb") as file:
         is_archive = file.read(2) == b"PK"
         file.seek(0)

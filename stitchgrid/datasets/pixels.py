@@ -1,7 +1,7 @@
 """Pixels of any depth -> uint8 RGB.
 
-Eight bits a channel are taken as they are. Deeper pixels (9 to 64 bits, signed, floating-point) need a range: the
-values that are black and white. Nothing is clipped and nothing is guessed: without a range an image is refused.
+Pixels of eight bits per channel do not change. Deeper pixels (9 to 64 bits, signed, floating-point) need a range: the
+values of black and white. No value is clipped, and no range is guessed: without a range an image is refused.
 
 Shape suffixes: C channels, H height, W width.
 """
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 Bounds: TypeAlias = tuple[float, float]  # the values of black and white
 
 SIXTEEN_BITS: Bounds = (0, 65_535)
-EXACT_SPAN = 1 << 40  # of whole numbers that are scaled without rounding
+EXACT_SPAN = 1 << 40  # ranges of whole numbers below this span are scaled without rounding errors
 
 
 class NeedsRangeError(ValueError):
-    """Deep pixels whose range nobody says."""
+    """Deep pixels have no known range."""
 
     def __init__(self, what: str, low: float, high: float):
         self.what, self.low, self.high = what, low, high
@@ -28,13 +28,13 @@ class NeedsRangeError(ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Deep:
-    """Pixels that do not have eight bits, with what their file says of their range."""
+    """Pixels that do not have eight bits, with the range that their file gives."""
 
     values: NDArray[Any]  # (H, W), (1, H, W) or (3, H, W): no alpha
     what: str  # such as "16-bit"
-    told: Bounds | None = None  # by the file
-    is_fixed: bool = False  # the decoder has scaled them to what is told: a range of the job's means other values
-    is_measured: bool = False  # told by tags in which some programs note the extremes of this one image
+    told: Bounds | None = None  # the range that the file gives
+    is_fixed: bool = False  # the decoder has scaled them to `told`, so the job's range does not apply
+    is_measured: bool = False  # `told` comes from tags in which some programs write the extremes of this one image
     is_inverted: bool = False  # its smallest value is white
     is_upper: bool = False  # only the upper eight of sixteen bits could be read
 
@@ -51,7 +51,7 @@ class Depth:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Rgb:
-    """One image as everything else sees it."""
+    """One image as 8-bit RGB."""
 
     pixels: NDArray[np.uint8]  # (3, H, W)
     depth: Depth | None = None  # None: it had eight bits
@@ -85,11 +85,11 @@ def spread(values: NDArray[Any], bounds: Bounds) -> NDArray[np.uint8]:
 
 
 def as_rgb(deep: Deep, bounds: Bounds | None) -> Rgb:
-    """Return deep pixels as RGB: in the range the job gives, else in the one the file tells.
+    """Return deep pixels as RGB, scaled by the job's range, else by the file's.
 
     Raises:
-        NeedsRangeError: If neither does.
-        ValueError: If a value lies outside of it.
+        NeedsRangeError: If there is no range.
+        ValueError: If a value lies outside the range.
     """
     chosen = deep.told if deep.is_fixed or bounds is None else bounds
     low, high = (float(deep.values.min()), float(deep.values.max())) if deep.values.size else (0.0, 0.0)

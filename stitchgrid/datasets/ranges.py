@@ -1,4 +1,4 @@
-"""What many images together say of the range of their pixels."""
+"""Checks and remarks on the range of pixels over many images."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,11 +7,11 @@ from stitchgrid.datasets.pixels import Bounds, Depth
 from stitchgrid.datasets.sources import Unscaled
 from stitchgrid.errors import InputError
 
-SMALL_SHARE = 1 / 8  # of the range, below which the images that are drawn use so little of it that it is said
+SMALL_SHARE = 1 / 8  # if the drawn images use a smaller share of the range, a remark says so
 
 
 class Depths:
-    """The deep images of a draw, as they come."""
+    """Collects the ranges of the deep images of a draw."""
 
     def __init__(self) -> None:
         self._num = 0
@@ -30,11 +30,11 @@ class Depths:
 
     @property
     def measured(self) -> tuple[Bounds, ...]:
-        """The ranges that tags tell in which some programs note the extremes of one image."""
+        """The ranges from tags in which some programs write the extremes of one image."""
         return tuple(sorted(self._measured))
 
     def remarks(self, bounds: Bounds | None, *, num: int) -> list[str]:
-        """Return what to know of a draw of so many images; `bounds` are those the job gives."""
+        """Return remarks on a draw of `num` images; `bounds` is the job's range."""
         found = []
         if bounds is not None and bounds not in self._used:
             found.append(f"`range` = {_shown(bounds)} was not used: none of the {num} images drawn needs it")
@@ -48,10 +48,10 @@ class Depths:
 
 
 def check_measured(measured: Iterable[Bounds]) -> None:
-    """Refuse images of which each is stretched by itself: the same value would be two levels of grey.
+    """Refuse images that would be scaled by different ranges, so that one value gave different levels of grey.
 
     Raises:
-        InputError: If there is more than one range among those that tags tell.
+        InputError: If tags give more than one range.
     """
     told = sorted(set(measured))
     if len(told) > 1:
@@ -63,7 +63,7 @@ def check_measured(measured: Iterable[Bounds]) -> None:
 
 
 def range_is_needed(images: Sequence[Unscaled]) -> str:
-    """Return the message about images whose range nobody says, with the line to write."""
+    """Return the message about images without a known range, with the line to add to the job."""
     low, high = min(image.low for image in images), max(image.high for image in images)
     others = f" and {len(images) - 1} more" if len(images) > 1 else ""
     return (
@@ -74,7 +74,7 @@ def range_is_needed(images: Sequence[Unscaled]) -> str:
 
 
 def _guess(low: float, high: float) -> str:
-    """Return the range that values may have been meant in, as a job file has it.
+    """Return a likely range for values, as text for a job file.
 
     >>> _guess(3, 3900), _guess(0, 0.9), _guess(-7, 900)
     ('[0, 4095]', '[0, 1]', '[-7, 900]')

@@ -1,4 +1,4 @@
-"""Scans of JPEG images: a progressive one is decoded whole once for each, so that a few bytes may ask for hours."""
+"""Limit the scans of JPEG images: each scan decodes the whole image, so a small file could take hours."""
 
 import re
 

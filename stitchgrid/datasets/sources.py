@@ -1,4 +1,4 @@
-"""Where images come from: the interface every kind of source fulfils, and the smallest of them, the digits."""
+"""Sources of images: the interface that all of them have, and the smallest source, the digits."""
 
 import gzip
 from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ class Unscaled(Unreadable):
 
 
 def unreadable(name: str, problem: Exception) -> Unreadable:
-    """Return what stands for an image that could not be read."""
+    """Return the record of an image that could not be read."""
     if isinstance(problem, NeedsRangeError):
         return Unscaled(name=name, reason=str(problem), what=problem.what, low=problem.low, high=problem.high)
     kind = "" if type(problem) is ValueError else f"{type(problem).__name__}: "
@@ -68,14 +68,14 @@ class Source(Protocol):
         """Return what the split holds, in sorted order."""
 
     def names(self, split: str) -> Sequence[str]:
-        """Return how each image of the split is called, in sorted order; empty where only positions tell them apart."""
+        """Return the name of each image of the split, in sorted order; empty if images have only positions."""
 
     def read(self, wanted: Sequence[Position]) -> Iterator[tuple[Position, Decoded | Unreadable]]:
         """Yield each wanted image once, in an order that depends on the files alone."""
 
 
 class Unlabelled:
-    """Another source, whose labels are not looked at."""
+    """A source without labels, around a source that has labels."""
 
     def __init__(self, source: Source):
         self._source = source

@@ -1,4 +1,4 @@
-"""Images of which a table says what they are called and of which class they are: lists, Parquet files, WebDataset."""
+"""Images whose names and classes come from a table: lists, Parquet files, WebDataset."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,9 +24,9 @@ from stitchgrid.records import DEFAULT_LIMITS, Limits, canonical, digest
 class TableRow:
     """One image of a split."""
 
-    name: str  # "" where it has none
+    name: str  # "" if it has none
     label: str | int | None  # None: no labels are read
-    place: Any  # a source's own way to find it again
+    place: Any  # by which the source finds the image again
 
 
 class TableSource(ABC):
@@ -80,7 +80,7 @@ class TableSource(ABC):
         return self._listings[split]
 
     def names(self, split: str) -> Sequence[str]:
-        """Return the name of each image; nothing where some have none, or the same."""
+        """Return the name of each image; empty if some have no name, or two have the same."""
         names = [row.name for row in self._sorted[split]]
         return names if all(names) and len(set(names)) == len(names) else ()
 

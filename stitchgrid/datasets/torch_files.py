@@ -1,4 +1,4 @@
-"""Files of torch.save: what of them is looked at before torch reads them, and what the tensors take that it made."""
+"""Checks of torch.save files: of the archive before torch reads it, and of the size of the loaded tensors."""
 
 import struct
 from collections.abc import Iterator, Mapping

@@ -1,8 +1,8 @@
 """FILE.py:function as a data set: the function returns a torch Dataset, or any sequence, of (image, label) for a split.
 
-The file is run where images are opened: by launch, plan, resume and bench, and by workers, which need it under the
-same path. What its images are is part of every address, so that nothing is concluded from its code; a process reads
-them anew, for what decides them is not known.
+The file runs wherever images are opened: in launch, plan, resume and bench, and in workers, which need it at the same
+path. The digests of its images, not its code, are part of the addresses of cells. Each process reads the images again,
+because it is unknown what they depend on.
 """
 
 import json
@@ -46,7 +46,7 @@ class OwnSource:
         self._splits = tuple(dict.fromkeys(splits))
 
     def signature(self) -> str | None:
-        """Return None: what decides the images is not known."""
+        """Return None, because it is unknown what the images depend on."""
         return None
 
     def listing(self, split: str) -> Listing:
@@ -145,12 +145,12 @@ def own_data_digest(spec: DataSpec) -> str | None:
 
 
 def as_planned_now(spec: DataSpec) -> DataSpec:
-    """Return a record of the same images that tells workers which code of the user's to run, and no other."""
+    """Return the spec with the digest of the user's file, so that workers refuse to run any other code."""
     return replace(spec, code=own_data_digest(spec) or "")
 
 
 def own_content(path: Path) -> bytes | None:
-    """Return what a user's file holds, or has held when a block of `holding_files` began; None if there is none."""
+    """Return the content of a user's file (within `holding_files`, its content at the start); None without a file."""
     if path in _held:
         return _held[path]
     return path.read_bytes() if is_file(path) else None
@@ -158,7 +158,7 @@ def own_content(path: Path) -> bytes | None:
 
 @contextmanager
 def holding_files(contents: Mapping[Path, bytes]) -> Iterator[None]:
-    """Have these contents run within a block, whatever becomes of the files meanwhile."""
+    """Within the block, run these contents of files, even if the files change meanwhile."""
     new = {path: content for path, content in contents.items() if path not in _held}
     _held.update(new)
     try:
@@ -195,7 +195,7 @@ def load_function(spec: DataSpec) -> Callable[..., Any]:
 
 
 class _Loader(SourceFileLoader):
-    """Runs the bytes that were hashed: what Python keeps of a file is told from an older one by time and size alone."""
+    """Runs the bytes that were hashed, not Python's cached code, which only time and size of a file identify."""
 
     def __init__(self, name: str, path: Path, content: bytes):
         super().__init__(name, str(path))

@@ -84,7 +84,7 @@ class WebDatasetSource(TableSource):
         return suffix == wanted if wanted else f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES
 
     def _rank(self, suffix: str) -> int | None:
-        """Return how soon a member is asked for the label, None if it is not."""
+        """Return the rank of a member as the place of the label (0 is preferred); None if it cannot hold the label."""
         wanted = self.keys.get("labels")
         if wanted:
             return 0 if suffix == wanted else 1 if suffix == "json" else None

@@ -8,7 +8,7 @@ from stitchgrid.matchers.evidence import wilson_interval
 
 TESTS = "How the matchers do in tests"  # the second part of a report
 NO_TESTS = "The job has no data for any of them."
-LACKS = "What to add to the job, so that more can be said"  # the last
+LACKS = "What to add to the job, so that more checks are computed"  # the last
 
 #: The sign of each verdict on a best source.
 MARKS = {"supported": "\N{CHECK MARK}", "weak": "~", "not supported": "\N{MULTIPLICATION SIGN}"}

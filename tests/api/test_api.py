@@ -218,7 +218,7 @@ def test_a_notebook_shows_everything(run, grid):
     alone = answer_list.Answers([one])
     assert (alone.best, alone.verdict, alone.margin) == (one.source_layer, one.verdict, one.margin)
     assert (alone.interval, alone.checks, alone.runner_up) == ((one.low, one.high), one.checks, one.runner_up)
-    with pytest.raises(InputError, match=r"there are 0 answers where one was asked for; nothing is computed"):
+    with pytest.raises(InputError, match=r"exactly one answer is wanted, got 0; it is not computed yet"):
         _ = answer_list.Answers().best
 
 
@@ -298,10 +298,10 @@ def test_a_matrix_of_layers_has_every_pair(name):
     ("x", "y", "told"),
     [
         (rows(4, 2), rows(5, 2), "wants rows of the same images in x and y, got 4 and 5"),
-        (rows(4, 2, 2), rows(4, 2), r"x is to be \(rows, features\), got the shape \(4, 2, 2\)"),
+        (rows(4, 2, 2), rows(4, 2), r"x must have the shape \(rows, features\), got \(4, 2, 2\)"),
         (np.full((4, 2), np.nan), rows(4, 2), "x has inf or NaN"),
-        (rows(4, 2), "text", "y is to be an array of numbers"),
-        (rows(1, 2), rows(1, 2), "wants 2 rows at least, got 1"),
+        (rows(4, 2), "text", "y must be an array of numbers"),
+        (rows(1, 2), rows(1, 2), "wants at least 2 rows, got 1"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused_with_what_was_wanted(x, y, told):

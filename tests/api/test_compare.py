@@ -215,7 +215,9 @@ def test_images_without_labels_tell_of_agreement_alone():
     assert "agreement" in metrics
     assert metrics.get("accuracy") is None
     assert set(run.networks["accuracy"]) == {None}
-    with pytest.raises(InputError, match="task_loss is trained on labels, and the images have none; give `labels`"):
+    with pytest.raises(
+        InputError, match="task_loss needs labels for training, and the images have none; give `labels`"
+    ):
         compare([net()], torch.randn(48, 3, 8, 8), matchers=["task_loss"])
 
 
@@ -286,7 +288,7 @@ def test_a_folder_of_image_files_is_taken_as_a_job_takes_it(tmp_path):
     assert set(run.networks["num_classes"]) == {10}
     with pytest.raises(InputError, match=r"there is no folder .*none; give one that has a folder of images"):
         compare([net()], tmp_path / "none")
-    with pytest.raises(InputError, match="fit is to be a folder beside"):
+    with pytest.raises(InputError, match="fit must be a folder beside"):
         compare([net()], tmp_path / "test", fit=tmp_path, matchers=["direct"])
 
 
@@ -304,7 +306,7 @@ def test_a_folder_of_image_files_is_taken_as_a_job_takes_it(tmp_path):
         (pixels(8), {"fit": 8, "matchers": ["direct"]}, "8 of them to fit maps on and 0 to measure on"),
         ({"a": 1}, {}, "images is a dict; wanted a tensor"),
         (iter([1]), {}, "wanted a tensor or array"),
-        (torch.rand(8, 3, 8, 8), {"preprocess": {"resize": 4}}, "given to the networks just as they are"),
+        (torch.rand(8, 3, 8, 8), {"preprocess": {"resize": 4}}, "go to the networks unchanged"),
         (Pairs(["text"] * 4, labels(4)), {}, r"images\[\d\] is no image"),
         (pixels(), {"fit": torch.rand(8, 3, 8, 8), "matchers": ["direct"]}, "images and fit are not alike"),
     ],
@@ -449,7 +451,7 @@ def test_a_stitch_of_a_launched_sweep_needs_nothing_but_its_store(tmp_path):
     first, second = (run.stitch("a", "layer1.0", "b", "layer1.0", "task_loss", seed=seed).weight for seed in (0, 1))
     assert not np.allclose(first, second)
     for given, told in [
-        (("a", "layer1.0", "b", "layer1.0", "task_loss"), "say by `seed` and parameters which task_loss is meant"),
+        (("a", "layer1.0", "b", "layer1.0", "task_loss"), "choose one task_loss by `seed` and parameters"),
         (("a", "layer1.0", "b", "layer1.0", "cka"), "'cka' is no stitcher"),
         (("a", "layer1.0", "b", "layer1.0", "direct"), "does not have it"),
         (("a", "layer9", "b", "layer1.0", "ridge"), "network 'a' has no layer 'layer9' in this sweep"),
@@ -459,7 +461,7 @@ def test_a_stitch_of_a_launched_sweep_needs_nothing_but_its_store(tmp_path):
         with pytest.raises(InputError, match=told):
             run.stitch(*given)
     np.savez(tmp_path / "fit.npz", images=pixels(seed=9).numpy(), labels=labels().numpy())
-    with pytest.raises(InputError, match="are not those that its values were computed with"):
+    with pytest.raises(InputError, match="have changed since its values were computed"):
         run.stitch("a", "layer1.0", "b", "layer1.0", "ridge")
 
 

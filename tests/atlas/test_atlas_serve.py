@@ -78,7 +78,7 @@ def test_nobody_without_the_secret_gets_an_answer(store, served):
     paths = ("/", "/data", f"/{wrong}/", f"/{wrong}/data", f"/{server.token}/other", f"/{server.token}/../data", "//")
     for path in paths:
         status, body, _ = get(server, path)
-        assert (status, body) == (404, "nothing is here.\n"), path
+        assert (status, body) == (404, "no page at this address.\n"), path
     assert served(store).token != server.token
 
 
@@ -162,7 +162,7 @@ def test_what_is_done_appears_while_the_reader_goes_on_looking(growing, served, 
             "select value from results where cell_id = $id and metric = 'cka'", {"id": cell.cell_id}
         ).to_pylist()[0]["value"]
     assert f"{value:g} cka" in page.locator("#sheet").inner_text()
-    assert "last looked at" in page.locator("#live-note").inner_text()
+    assert "last update" in page.locator("#live-note").inner_text()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -190,7 +190,7 @@ def test_the_command_shows_an_address_and_ends_at_ctrl_c(store):
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)
         assert process.returncode == 0
-        assert told == "No longer served.\n"
+        assert told == "The server has stopped.\n"
     finally:
         process.kill()
 

@@ -431,10 +431,12 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_written(store, tmp_p
 def test_options_of_figures_need_a_folder(store, tmp_path):
     found = run("atlas", "--store", store.uri, "--out", tmp_path / "atlas.html", "--pair", "net/0,net/1")
     assert found.exit_code == 2
-    assert "--pair: of figures; name a folder for them with --figures DIR." in found.stderr
+    assert "--pair needs figures; name a folder for them with --figures DIR." in found.stderr
     found = run("atlas", "--figures", "one.PDF", "--store", store.uri)
     assert found.exit_code == 2
-    assert "--figures names a folder, got 'one.PDF'; --format says which files are written there." in found.stderr
+    assert (
+        "--figures must name a folder, got 'one.PDF'; --format chooses the formats of the files in it." in found.stderr
+    )
 
 
 def test_a_pair_that_was_not_compared_is_refused(tmp_path):
@@ -475,7 +477,7 @@ def test_the_command_says_what_a_pair_adds(store, tmp_path):
     )
     assert found.exit_code == 0
     assert found.stdout.endswith(", 1 figure\n")
-    assert "--pair SOURCE,TARGET adds the profile, the best sources and a scatter" in found.stderr
+    assert "--pair SOURCE,TARGET draws the profile, best sources and scatter plot" in found.stderr
 
 
 def test_a_folder_that_cannot_be_made_is_named(store, tmp_path):

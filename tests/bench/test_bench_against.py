@@ -89,9 +89,9 @@ MEASURED = {"stitchgrid launch": (5.0, 9.0, 6.0), "pytorch-cka": (1.0, 3.0, 4.0)
 @pytest.mark.parametrize(
     ("edits", "told"),
     [
-        (["matchers.0.kind=pwcca"], "it asks for pwcca, and cka alone is computed by both"),
+        (["matchers.0.kind=pwcca"], "it asks for pwcca, but both can compute only cka"),
         (["controls.shuffled=10"], "it asks for controls, intervals or probes"),
-        (["numerics.precision=bf16"], "it is not computed in plain fp32"),
+        (["numerics.precision=bf16"], "it does not use plain fp32"),
         (['models.a.weights={train="short"}', "recipes.short.epochs=1"], "model 'a' is still to be trained"),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_network_is_handed_on_as_its_author_wrote_it():
 
 def test_layers_that_are_no_outputs_of_modules_are_named(job):
     output = run("bench", job, "--against", "script", "--set", 'models.b.layers=["flatten"]', code=2).output
-    assert "of 'b', flatten are no outputs of modules" in output
+    assert "hooks can read only outputs of modules, but flatten of 'b' are not" in output
 
 
 def test_a_package_that_is_not_installed_is_named(job, monkeypatch):
@@ -126,7 +126,7 @@ def test_a_package_that_is_not_installed_is_named(job, monkeypatch):
 
 def test_threads_are_those_that_each_command_takes(job):
     assert (
-        "--threads goes without --against" in run("bench", job, "--against", "script", "--threads", "1", code=2).output
+        "give --threads without --against" in run("bench", job, "--against", "script", "--threads", "1", code=2).output
     )
 
 

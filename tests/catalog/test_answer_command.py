@@ -139,12 +139,12 @@ def test_answers_are_chosen_by_target_source_and_matcher(seeds):
     ("arguments", "message"),
     [
         (["plante"], "no planned sweep 'plante' in the store; did you mean 'planted'"),
-        (["--target", "c"], "no target network 'c' in what was compared; known: b."),
-        (["--target", "c:l1"], "no target network 'c' in what was compared; known: b."),
-        (["--target", "b:l9"], "no layer 'l9' of network 'b' in what was compared; did you mean 'l1'"),
-        (["--source", "b"], "no source network 'b' in what was compared; known: a."),
-        (["--source", f"a{TWIN}"], f"no source network 'a{TWIN}' in what was compared; known: a."),
-        (["--matcher", "dirct"], "no matcher 'dirct' in what was compared; did you mean 'direct'"),
+        (["--target", "c"], "no target network 'c' among the compared cells; known: b."),
+        (["--target", "c:l1"], "no target network 'c' among the compared cells; known: b."),
+        (["--target", "b:l9"], "no layer 'l9' of network 'b' among the compared cells; did you mean 'l1'"),
+        (["--source", "b"], "no source network 'b' among the compared cells; known: a."),
+        (["--source", f"a{TWIN}"], f"no source network 'a{TWIN}' among the compared cells; known: a."),
+        (["--matcher", "dirct"], "no matcher 'dirct' among the compared cells; did you mean 'direct'"),
         (["--out", "nowhere/a.txt"], "cannot write nowhere/a.txt"),
     ],
 )
@@ -170,7 +170,7 @@ def test_stores_without_answers_say_what_to_do(tmp_path):
 
 
 def added(store, *arguments):
-    _, _, told = run(store, *arguments).stdout.partition("What to add to the job, so that more can be said:\n")
+    _, _, told = run(store, *arguments).stdout.partition("What to add to the job, so that more checks are computed:\n")
     return [line.strip().partition("  ")[0] for line in told.splitlines()]
 
 

@@ -222,7 +222,7 @@ def test_a_draw_as_similar_as_the_best_counts(tmp_path):
 def test_a_trained_match_is_held_against_direct_and_never_supported(tmp_path):
     row, told = the_answer(tmp_path / "sound", plain("task_loss"), "task_loss")
     assert (row["verdict"], row["seed"], row["checks"]["undenied"]) == ("weak", 0, True)
-    assert told["above_shuffled"] == "Not computed: trained maps are not trained again on shuffled images."
+    assert told["above_shuffled"] == "Not computed: maps are not trained again on shuffled images."
     denied = changed(plain("task_loss"), valued(residual=0.25), where=is_best)
     row, told = the_answer(tmp_path / "denied", denied, "task_loss")
     assert row["checks"]["undenied"] is False

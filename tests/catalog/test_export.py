@@ -110,14 +110,14 @@ def test_what_is_no_export_is_not_replaced(store, tmp_path):
     (folder / "results.parquet").write_text("old")
     (folder / "notes.txt").write_text("mine")
     with Catalog(store) as catalog:
-        with pytest.raises(InputError, match=r"wanted a new DuckDB file, .* is no export of stitchgrid; name another"):
+        with pytest.raises(InputError, match=r"exists and is not an export of stitchgrid; name another"):
             export.export_duckdb(catalog, mine)
         with pytest.raises(InputError, match=r"wanted a new or empty folder, .* has 'notes.txt' in it; name another"):
             export.export_parquet(catalog, folder)
         with pytest.raises(InputError, match=r"wanted a folder, .* is a file; name another one"):
             export.export_parquet(catalog, mine)
     (tmp_path / "text").write_text("text")
-    assert "is no export" in run("export", "--duckdb", tmp_path / "text", "--store", store.uri, code=2).stderr
+    assert "is not an export" in run("export", "--duckdb", tmp_path / "text", "--store", store.uri, code=2).stderr
     assert (folder / "notes.txt").read_text() == "mine"
     with duckdb.connect(str(mine)) as connection:
         assert connection.sql("select x from precious").fetchall() == [(1,)]
@@ -132,7 +132,7 @@ def test_a_place_that_cannot_be_written_is_told(store, tmp_path):
 
 
 def test_bad_input_is_told(store, tmp_path):
-    said = "wanted one of --duckdb FILE and --parquet DIR; give one of them"
+    said = "give either --duckdb FILE or --parquet DIR"
     assert said in run("export", "--store", store.uri, code=2).stderr
     both = ("--duckdb", tmp_path / "x", "--parquet", tmp_path / "y")
     assert said in run("export", *both, "--store", store.uri, code=2).stderr

@@ -157,7 +157,7 @@ def test_images_of_several_sizes_are_brought_to_one(here):
 def test_init_keeps_a_file_that_is_there(here):
     (here / "job.toml").write_text("mine")
     done = run("init", *DIGITS, code=2)
-    assert "job.toml is there already, and stays as it is; name another file." in done.output
+    assert "job.toml exists already and was not changed; name another file." in done.output
     run("init", *DIGITS[:-1], code=2, answers="n\n")
     assert (here / "job.toml").read_text() == "mine"
     run("init", *DIGITS[:-1], answers="y\n")
@@ -165,8 +165,8 @@ def test_init_keeps_a_file_that_is_there(here):
 
 
 def test_init_says_what_is_missing_or_wrong(here):
-    assert "--target is missing, and --yes lets nothing be asked" in run("init", *DIGITS[:2], "--yes", code=2).output
-    assert "no answer came, and nothing was written" in run("init", code=2).output
+    assert "--target is missing, and with --yes nothing is asked" in run("init", *DIGITS[:2], "--yes", code=2).output
+    assert "no answer came, so nothing was written" in run("init", code=2).output
     done = run("init", "--source", "own.py:smal", "--target", "own.py:small", "--images", "digits", "--yes", code=2)
     assert "own.py has no function 'smal'; did you mean 'small'" in done.output
     assert not (here / "job.toml").exists()
@@ -175,7 +175,10 @@ def test_init_says_what_is_missing_or_wrong(here):
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        (["photos"], r"SPLIT/CLASS/FILE or .*, and there lie in no folder of their class. Without classes one folder"),
+        (
+            ["photos"],
+            r"SPLIT/CLASS/FILE or .*, got images without a folder for each class. If there are no classes, use one",
+        ),
         (["photos/train", "photos/test"], r"lie in test, train, without a folder for each class"),
     ],
 )
@@ -243,7 +246,7 @@ def test_doctor_proves_networks_and_names_what_fails(here):
     assert "ok    network small: proven on real images" in done.output
     assert "note  network small: untrained" in done.output
     assert re.search(r"FAIL  network mixing: refused: an image's activations depend on the other images", done.output)
-    assert "1 of these failed; each says what to do." in done.output
+    assert "1 of these checks failed; each line says what to do." in done.output
     assert not (here / "grid").exists()
 
 

@@ -105,7 +105,7 @@ def test_sixteen_bits_that_cannot_all_be_read_are_read_in_their_whole_range_or_n
     with Image.open(io.BytesIO(png16(RGB * 16))) as image:
         assert np.array_equal(to_rgb(image, (0, 65_535)).pixels, RGB.transpose(2, 0, 1) >> 4)
     planes = tiff(RGB.astype("<u2"), bits=16, tags={284: 2})
-    assert "whose colours lie in planes of their own; save it as PNG" in reason_of(planes, (0, 65_535))
+    assert "with a separate plane for each colour; save it as PNG" in reason_of(planes, (0, 65_535))
     cmyk = tiff(np.concatenate([RGB, TWELVE[..., None]], axis=2).astype("<u2"), bits=16, tags={262: 5})
     assert "only the upper eight bits can be read" in reason_of(cmyk, (0, 4095))
     assert isinstance(decode(cmyk, "a.tif", 0, (0, 65_535)), Decoded)

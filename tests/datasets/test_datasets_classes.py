@@ -93,7 +93,7 @@ def test_a_split_of_empty_class_folders_is_refused(root, cache):
 
 def test_a_named_class_may_be_empty_in_every_split(root, cache):
     (root / "train/fox").mkdir()
-    with pytest.raises(InputError, match=r"no image in 1 of 4 class folders.*can be named in `classes` under \[data\]"):
+    with pytest.raises(InputError, match=r"no image in 1 of 4 class folders.*name it in `classes` under \[data\]"):
         open_images(spec_of(root), cache=cache)
     images = open_images(spec_of(root, classes=("fox", "cat", "dog", "eel")), cache=cache)
     assert images.num_classes == 4
@@ -154,9 +154,9 @@ def test_classes_come_in_the_order_of_the_job(root, cache):
     [
         (
             ("cat", "dgo", "eel"),
-            "'dgo' is no class of the images; did you mean 'dog'.*class 'dog' of the images",
+            "'dgo' is not a class of the images; did you mean 'dog'.*class 'dog' of the images",
         ),
-        (("cat", "dog", "eel", "fox"), "'fox' is no class of the images; known: cat, dog, eel"),
+        (("cat", "dog", "eel", "fox"), "'fox' is not a class of the images; known: cat, dog, eel"),
         (("cat", "eel"), "class 'dog' of the images is not named"),
     ],
 )

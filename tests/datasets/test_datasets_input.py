@@ -56,7 +56,7 @@ def test_an_empty_class_folder_is_named(root, cache, tmp_path, suffix):
 
 def test_a_split_without_classes_is_refused(root, cache):
     (root / "val").mkdir()
-    with pytest.raises(InputError, match="split 'val' holds no class folder"):
+    with pytest.raises(InputError, match="split 'val' has no class folder"):
         open_images(spec_of(root, eval_split="val"), cache=cache)
 
 
@@ -88,14 +88,18 @@ def test_the_next_images_move_up_for_skipped_ones_so_that_samples_still_nest(roo
         few = open_images(spec, cache=cache, need_fit=num)
         assert few.fit.num == num
         assert few.fit.digest(num) == whole.fit.digest(num)
-    with pytest.raises(InputError, match=r"only 14 of 18 images can be read, at least 15 needed\. 4 unreadable"):
+    with pytest.raises(
+        InputError, match=r"only 14 of 18 images can be read, but at least 15 are needed\. 4 unreadable"
+    ):
         open_images(spec, cache=cache, need_fit=15)
 
 
 def test_a_split_of_unreadable_images_is_refused_even_when_they_may_be_skipped(root, cache):
     for path in (root / "test").rglob("*.png"):
         path.write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"only 0 of 12 images can be read, at least 1 needed. 12 unreadable.*7 more"):
+    with pytest.raises(
+        InputError, match=r"only 0 of 12 images can be read, but at least 1 are needed. 12 unreadable.*7 more"
+    ):
         open_images(spec_of(root, on_bad_image="skip"), cache=cache)
 
 

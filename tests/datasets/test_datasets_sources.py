@@ -171,7 +171,7 @@ def test_arrays_of_python_objects_are_not_unpickled(cache, tmp_path):
 
 
 def test_what_is_no_npz_or_not_there_is_refused(cache, tmp_path):
-    with pytest.raises(InputError, match=r"no folder or file of arrays .*nowhere\.npz; set `root`"):
+    with pytest.raises(InputError, match=r"there is no folder or file .*nowhere\.npz; set `root`"):
         open_images(arrays_spec(tmp_path / "nowhere.npz"), cache=cache)
     np.savez(tmp_path / "val.npz", images=ZEROS, labels=np.arange(3))
     with pytest.raises(InputError, match=r"has no test\.npz; .*known: val"):
@@ -187,7 +187,7 @@ def test_what_is_no_npz_or_not_there_is_refused(cache, tmp_path):
 def test_bytes_with_another_range_and_values_outside_of_it_are_refused(cache, tmp_path):
     for split in ("train", "test"):
         np.savez(tmp_path / f"{split}.npz", images=ZEROS + 3, labels=np.arange(3))
-    with pytest.raises(InputError, match="uint8 pixels are taken as they are, so that `range`"):
+    with pytest.raises(InputError, match="uint8 pixels always range from 0 to 255, so `range`"):
         open_images(arrays_spec(tmp_path, range=(0, 16)), cache=cache)
     for split in ("train", "test"):
         np.savez(

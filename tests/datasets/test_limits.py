@@ -397,7 +397,7 @@ def test_folders_that_lead_to_each_other_in_very_many_ways_are_given_up(root, ca
 
 def test_folders_that_lie_very_deep_are_refused(root, cache):
     (root / "train/cat" / "/".join("d" * 300)).mkdir(parents=True)
-    with pytest.raises(InputError, match="folders lie more than 200 deep in each other"):
+    with pytest.raises(InputError, match="has more than 200 levels of folders"):
         open_images(spec_of(root), cache=cache)
 
 

@@ -376,7 +376,7 @@ def test_numbers_of_workers_that_cannot_be_are_refused_as_a_launch_would():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpus_that_are_not_there_are_refused_or_replaced(resolved, monkeypatch):
     monkeypatch.setattr(speed_trial, "run_trial", pretend)
-    with pytest.raises(ClusterError, match="--gpus-per-worker 1 on a machine where Ray finds 0 GPUs"):
+    with pytest.raises(ClusterError, match="--gpus-per-worker 1 needs more GPUs than the 0 that Ray finds"):
         local_size(Placement(gpus_per_worker=1), 1)
     found = ask(resolved, Placement(), said := [], device="cuda")
     assert found.trial.place.device == "cpu"

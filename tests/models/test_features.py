@@ -317,7 +317,7 @@ def test_features_that_cannot_be_used_are_refused(tmp_path, made, arrays, change
 
 def test_objects_are_not_unpickled(tmp_path, made):
     np.savez(tmp_path / "test.npz", a=np.array([{}] * 32))
-    with pytest.raises(sg.errors.InputError, match="one array of numbers was wanted, got object"):
+    with pytest.raises(sg.errors.InputError, match="wanted one array of numbers, got object"):
         open_features(spec_of(tmp_path, HEAD), made[1])
 
 
@@ -351,7 +351,7 @@ def test_there_is_nothing_to_time(tmp_path, made):
     write_drawn(tmp_path, made)
     job = write_job(tmp_path, HEAD, NETS, GIVEN, 'weights = "."\n', matchers("cka"))
     said = run("bench", job, "--store", tmp_path / "grid", code=2).output
-    assert "given are activations from files: no network is there whose time could be taken" in said
+    assert "given: activations from files have no network that could be timed" in said
 
 
 def test_features_that_changed_since_the_sweep_was_planned_are_not_taken(tmp_path, made):

@@ -235,7 +235,7 @@ def test_one_job_computed_in_two_stores_is_one_sweep(tmp_path):
         path.unlink()
         store.write_part("part", [make_row(cell, metric, 0.5) for cell in kept for metric in cell.metrics])
     found = run("merge", tmp_path / "from", "--store", tmp_path / "into")
-    assert "s stays as it is here: it has all cells of the other's" in found.stdout
+    assert "s does not change here: it has all cells of the sweep there" in found.stdout
     assert into.sweep_names() == ["s"]
     assert {row["status"] for row in results(tmp_path / "into")[1]} == {"done"}
 
@@ -248,7 +248,7 @@ def test_other_cells_under_one_name_get_a_name_of_their_own(tmp_path):
         found = run("merge", tmp_path / "from", "--store", tmp_path / "into")
         first, name = Store.open(tmp_path / "into").sweep_names()
         assert (first, name[:2], len(name)) == ("s", "s-", 10)
-        assert f"s is {name} here: its own name stands for other cells" in found.stdout
+        assert f"s is called {name} here: a sweep here has its name and other cells" in found.stdout
         assert (f"new sweeps: {name}" in found.stdout) == (number == 0)
     rows = results(tmp_path / "into")[0]
     assert [row for row in rows if row["sweep"] == "s"] == before
@@ -378,7 +378,7 @@ def test_a_later_computation_counts_and_is_said(tmp_path):
         store_of(tmp_path / name, "s", CELLS[:6])
     source = with_others(tmp_path / "from", compacted=True, generation=7)
     found = run("merge", tmp_path / "from", "--store", tmp_path / "into")
-    assert "3 cells were computed again there: their new values count here, too" in found.stdout
+    assert "3 cells were computed again there: their new values replace those here" in found.stdout
     assert values_of(tmp_path / "into") == values_of(tmp_path / "from")
     assert 0.75 in [row["value"] for row in values_of(tmp_path / "into")]
     kept = content_of(tmp_path / "into")

@@ -109,7 +109,9 @@ def test_the_object_store_goes_where_there_is_room_and_that_is_said(tmp_path, mo
     with_free(monkeypatch, 64 * 10**6, 10**9)
     folder, said = shared_memory.object_store_folder(tmp_path, 10**8)
     assert folder == tmp_path
-    assert said.startswith("/dev/shm has 64 MB free, fewer than the 100 MB of Ray's object store, which is kept in ")
+    assert said.startswith(
+        "/dev/shm has 64 MB free, fewer than the 100 MB of Ray's object store, so the object store is kept in "
+    )
     assert "object store" in connection.require_place()
 
 

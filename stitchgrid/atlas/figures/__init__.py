@@ -1,6 +1,6 @@
-"""Figures for papers: heat maps, profiles, best sources and scatters, each with its caption and its numbers.
+"""Figures for papers: heat maps, profiles, best sources and scatter plots, each with its caption and its numbers.
 
-Nothing here loads matplotlib before a figure is drawn.
+Importing this package does not import matplotlib.
 """
 
 from stitchgrid.atlas.figures.options import FORMATS, WIDTH, FigureOptions

@@ -1,4 +1,4 @@
-"""Best sources: for each layer of a target the depth of the source layer that matches it best, a line a matcher."""
+"""Best sources: for each target layer, the depth of the source layer that matches it best; one line per matcher."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from stitchgrid.atlas.figures.style import COLOURS, DASHES, LINE, MARGIN, NORMAL
 from stitchgrid.atlas.grids import SweepGrids
 
 HEIGHT = 2.4  # inches of the plot, at most
-DODGE = 1.7  # points between the lines of two matchers, where target layers leave so much room
+DODGE = 1.7  # most points between the lines of two matchers at one target layer
 BAR = 0.8  # width of a bar, in steps from one matcher to the next
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestSource:
-    """An answer: the best source layer of one target layer, by one matcher and seed."""
+    """The best source layer of one target layer, by one matcher and seed."""
 
     label: str  # of the matcher
     seed: int | None
@@ -29,7 +29,7 @@ class BestSource:
     target_depth: float
     source_layer: str
     source_depth: float
-    candidates: tuple[tuple[str, float], ...]  # name and depth of source layers that are as good
+    candidates: tuple[tuple[str, float], ...]  # names and depths of source layers that are as good as the best
     margin: float | None
     verdict: str
 
@@ -45,7 +45,7 @@ def find_best_sources(grids: SweepGrids, scores: Sequence[Score], pair: tuple[in
     for row in grids.answers.to_pylist():
         key = row["matcher"], row["params"], row["samples"]
         is_here = (row["source_model"], row["target_model"]) == (source.name, target.name) and key in labels
-        # Of layers that are folded into stages only the last is shown.
+        # If layers are folded into stages, only the last layer of a stage is shown.
         if is_here and row["source_layer"] in depths[0] and row["target_layer"] in depths[1]:
             known = [(name, depths[0][name]) for name in row["candidates"] or () if name in depths[0]]
             found.append(
@@ -66,7 +66,7 @@ def find_best_sources(grids: SweepGrids, scores: Sequence[Score], pair: tuple[in
 
 
 def draw_best_sources(found: Sequence[BestSource], source: str, target: str, width: float) -> Figure:
-    """Return target depth against the depth of the best source; seeds of one matcher share its colour."""
+    """Draw the depth of the best source over the depth of the target layer; seeds of a matcher share its colour."""
     labels = list(dict.fromkeys(one.label for one in found))
     looks = {label: _look(number) for number, label in enumerate(labels)}
     entries = [(Line2D([], [], **look), fit(label, width * 0.6, SMALL)) for label, look in looks.items()]
@@ -106,7 +106,7 @@ def draw_best_sources(found: Sequence[BestSource], source: str, target: str, wid
 
 
 def _step(found: Sequence[BestSource], num: int, points: float) -> float:
-    """Return how far from each other, in depths, the lines of matchers are at one target layer."""
+    """Return the distance, in units of depth, between the lines of two matchers at one target layer."""
     depths = sorted({one.target_depth for one in found})
     nearest = min((after - before for before, after in pairwise(depths)), default=1.0)
     return min(DODGE / points, 0.6 * nearest / max(num, 1))

@@ -1,4 +1,4 @@
-"""Captions: what a figure shows and how to read it, in sentences to be copied into a paper."""
+"""Captions of figures: what a figure shows and how to read it, for use in a paper."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,7 +15,7 @@ from stitchgrid.atlas.grids import NetworkInfo, SweepGrids
 from stitchgrid.catalog.misleading import misleading_rule
 from stitchgrid.printable import in_one_line
 
-MOST_NAMES = 12  # networks that a caption lists
+MOST_NAMES = 12  # most networks that a caption lists
 
 
 def caption_heatmap(grids: SweepGrids, score: Score, pairs: Pairs, layout: HeatmapLayout) -> str:
@@ -38,7 +38,7 @@ def caption_heatmap(grids: SweepGrids, score: Score, pairs: Pairs, layout: Heatm
         look = "Hatched" if layout.square >= LEAST_HATCHED else "Grey"
         says.append(f"{look} squares have no value{'; a cross marks failures' if _counts(found, FAILURES) else ''}.")
     if len(pairs) > 1 and any(source == target for source, target in pairs):
-        says.append("Frames are around a network with itself.")
+        says.append("Frames mark comparisons of a network with itself.")
     scale = score.scale
     says.append("The colour scale is logarithmic." if scale.is_log else "")
     if scale.clips_low or scale.clips_high:
@@ -48,7 +48,7 @@ def caption_heatmap(grids: SweepGrids, score: Score, pairs: Pairs, layout: Heatm
             else "Values beyond the ends of the colour scale have the colour of the end."
         )
     left_out = sum(side.num_left_out for one in layout.places for side in (one.rows, one.columns))
-    says.append("Names are thinned out for room; layers are in order of execution." if left_out else "")
+    says.append("Some names are left out for lack of room; layers are in order of execution." if left_out else "")
     return _paragraphs(says, _origin(grids, networks, found))
 
 
@@ -62,7 +62,7 @@ def caption_profile(
     says = [
         f"Profile of {in_one_line(score.name)}: layers of {_say(source)} with layers of {_say(target)}, over the "
         f"depth of the source layer; {direction(score.higher_is_similar)}.",
-        f"A panel is a target layer: {names}"
+        f"Each panel is a target layer: {names}"
         + (f" ({len(layers)} of {len(target.layers)}, evenly by depth)." if len(layers) < len(target.layers) else "."),
         _seeds(score),
     ]
@@ -85,7 +85,7 @@ def caption_best(grids: SweepGrids, found: Sequence[BestSource], source: Network
         "diagonal is the same depth in both networks."
     ]
     if any(len(one.candidates) > 1 for one in found):
-        says.append("Bars reach over the source layers that are as good as the best, given the intervals.")
+        says.append("Bars span the source layers that are as good as the best, given the intervals.")
     if len(labels) > 1:
         says.append("Matchers are drawn beside each other at each target layer.")
     if len({one.seed for one in found if one.seed is not None}) > 1:
@@ -132,7 +132,7 @@ def _paragraphs(says: Iterable[str], origin: Iterable[str]) -> str:
 
 
 def _origin(grids: SweepGrids, networks: Sequence[NetworkInfo], found: Sequence[Averaged]) -> list[str]:
-    """Return what is to be known of every figure: sweep, networks, images, cells without a value, version."""
+    """Return the sentences that every caption has: sweep, networks, images, cells without a value, version."""
     runs = grids.provenance.get("runs", [])
     versions, precisions = (_list(sorted({str(run[key]) for run in runs})) for key in ("version", "precision"))
     waiting, failed = _counts(found, WAITING), _counts(found, FAILURES)
@@ -155,7 +155,7 @@ def _origin(grids: SweepGrids, networks: Sequence[NetworkInfo], found: Sequence[
         remarks = [f"{_say(one)}: {'; '.join(map(in_one_line, one.remarks))}" for one in networks if one.remarks]
         says.append(f"Note: {'. '.join(remarks[:MOST_NAMES])}.")
     if grids.fold:
-        says.append(f"Of {grids.fold.num_layers} layers in a row the last one is shown.")
+        says.append(f"Of every {grids.fold.num_layers} consecutive layers, the last one is shown.")
     says.append(f"stitchgrid {versions}, {precisions}." if runs else "")
     return says
 

@@ -33,8 +33,8 @@ from stitchgrid.atlas.figures.style import (
 )
 from stitchgrid.atlas.grids import Floats, SweepGrids, connected
 
-BAR_WIDTH, BAR_HEIGHT = 2.4, 0.07  # inches, of the colour bar
-BRIGHT = 0.45  # from this position on the colours are bright: marks on them are black
+BAR_WIDTH, BAR_HEIGHT = 2.4, 0.07  # inches of the colour bar
+BRIGHT = 0.45  # colours above this position are bright, and marks on them are black
 LEAST_HATCHED = 0.05  # inches: smaller squares are grey where they have no value
 LEAST_EDGED = 0.06  # inches: smaller squares have no white lines between them, and are drawn as one image
 MARK = 0.45  # size of a dot, in squares
@@ -45,7 +45,7 @@ Pairs = dict[tuple[int, int], Averaged]
 
 
 def draw_heatmap(grids: SweepGrids, score: Score, pairs: Pairs, width: float) -> tuple[Figure, HeatmapLayout]:
-    """Return the heat maps of these pairs of networks, and the sizes by which they were drawn."""
+    """Draw the heat maps of these pairs of networks; return the figure and its layout."""
     blocks = connected(pairs)
     networks = [tuple([grids.networks[n] for n in side] for side in block) for block in blocks]
     lines = _title_lines(score, width)
@@ -62,7 +62,7 @@ def draw_heatmap(grids: SweepGrids, score: Score, pairs: Pairs, width: float) ->
 
 
 def _title_lines(score: Score, width: float) -> list[tuple[str, str]]:
-    """Return name and direction of a score as (left, right) ends of lines above the colour bar."""
+    """Return name and direction of a score as lines above the colour bar, each (text on the left, on the right)."""
     bar = min(BAR_WIDTH, width - 0.5)
     aim = "" if score.higher_is_similar is None else "more similar →"
     if width_of(score.name + aim, NORMAL) + 0.12 <= bar:
@@ -106,7 +106,7 @@ def _colours(score: Score) -> mpl.colors.Colormap:
 
 
 def _name(axes: Axes, where: HeatmapPlace, square: float) -> None:
-    """Name layers and networks along the sides of a block."""
+    """Write the names of layers and networks along the sides of a block."""
     rows, columns = where.rows, where.columns
     axes.set(xlim=(0, columns.span), ylim=(rows.span, 0))
     axes.set_frame_on(False)
@@ -130,21 +130,21 @@ def _name(axes: Axes, where: HeatmapPlace, square: float) -> None:
 
 
 def _middle(start: float, end: float, span: float) -> float:
-    """Return the middle of a network's squares; `end` is where the next network begins."""
+    """Return the middle of a network's squares; `end` is where the next network, or the end of the side, is."""
     return (start + (end if end == span else end - GAP)) / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Block:
-    """All squares of a block: S rows and T columns, of which those between two networks are nowhere."""
+    """All squares of a block: S rows and T columns, among them the gaps between networks."""
 
-    tops_S: Floats  # where each row begins, and one more where the last ends
-    lefts_T: Floats
+    tops_S: Floats  # (S + 1,): where each row begins, and where the last one ends
+    lefts_T: Floats  # (T + 1,): the same for columns
     values_ST: Floats
-    is_empty_ST: Flags  # compared, and without a value
+    is_empty_ST: Flags  # compared, but without a value
     has_failed_ST: Flags
     is_best_ST: Flags
-    frames: tuple[tuple[float, float, int, int], ...]  # top, left, rows, columns of a network with itself
+    frames: tuple[tuple[float, float, int, int], ...]  # top, left, rows, columns of comparisons with itself
 
 
 def _join(score: Score, pairs: Pairs, networks: tuple[list[int], list[int]], where: HeatmapPlace) -> _Block:
@@ -179,9 +179,9 @@ def _join(score: Score, pairs: Pairs, networks: tuple[list[int], list[int]], whe
 
 
 def _edges(side: HeatmapSide) -> tuple[Floats, list[int]]:
-    """Return where squares and gaps begin along a side, its end last, and the number of each network's first square.
+    """Return the edges of squares and gaps along a side, and the position of each network's first square among them.
 
-    The list ends with the number of squares and gaps.
+    The list of positions ends with the total number of squares and gaps.
     """
     edges: list[float] = []
     firsts = []
@@ -194,7 +194,7 @@ def _edges(side: HeatmapSide) -> tuple[Floats, list[int]]:
 
 def _draw_block(axes: Axes, score: Score, block: _Block, square: float) -> None:
     places_ST = score.scale.position(block.values_ST)
-    # Small squares are drawn as one picture: as shapes, most readers of PDF show hairlines between them.
+    # Small squares are drawn as one image, because most PDF viewers show thin lines between adjacent shapes.
     look: dict[str, Any] = (
         {"edgecolors": "w", "lw": min(0.4, 0.04 * square * POINTS)} if square >= LEAST_EDGED else {"rasterized": True}
     )

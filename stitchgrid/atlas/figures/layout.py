@@ -1,4 +1,4 @@
-"""Sizes of a heat map in inches: squares that fill the width, names that fit beside them."""
+"""The layout of heat maps in inches: squares that fill the width, and names that fit beside them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from stitchgrid.atlas.grids import NetworkInfo
 
 GAP = 0.4  # squares between two networks
 PAD = 0.12  # inches between two blocks
-MOST_SQUARE = 0.3  # inches: few layers need not fill the width
+MOST_SQUARE = 0.3  # inches: heat maps of few layers do not fill the width
 MOST_HEIGHT = 9.0  # inches of a page
-NAME_SHARE = 0.26  # of the width of a block, that names of layers take at most
-MOST_NAME = 1.3  # inches
-FEWEST_LETTERS = 5  # of a network's title; with fewer, networks are named instead of their layers
+NAME_SHARE = 0.26  # largest share of a block's width for names of layers
+MOST_NAME = 1.3  # inches of the longest name
+FEWEST_LETTERS = 5  # fewest letters of a cut title; with fewer, networks are named instead of their layers
 
 Networks = Sequence[NetworkInfo]
 
@@ -21,23 +21,23 @@ Networks = Sequence[NetworkInfo]
 class HeatmapSide:
     """Names along one side of a block, in squares from its beginning."""
 
-    starts: tuple[float, ...]  # of each network
-    span: float
-    places: tuple[float, ...]
+    starts: tuple[float, ...]  # where each network begins
+    span: float  # length of the side
+    places: tuple[float, ...]  # the middle of each name
     names: tuple[str, ...]
-    titles: tuple[str, ...]  # of the networks, empty where these stand among the names
-    size: float  # of letters, points
-    num_left_out: int  # names
+    titles: tuple[str, ...]  # names of the networks; "" if `names` are those of networks
+    size: float  # size of letters, in points
+    num_left_out: int  # names that are left out
 
     @property
     def room(self) -> float:
-        """How long the longest name is, in inches."""
+        """Length of the longest name, in inches."""
         return max((width_of(name, self.size) for name in self.names), default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatmapPlace:
-    """Where one block stands, in inches from the left and the bottom of the figure."""
+    """The position of one block, in inches from the left and the bottom of the figure."""
 
     left: float
     bottom: float
@@ -47,28 +47,28 @@ class HeatmapPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatmapLayout:
-    """A figure of blocks."""
+    """The layout of a figure that consists of blocks, in inches."""
 
     width: float
     height: float
-    square: float  # inches
+    square: float  # side of a square
     places: tuple[HeatmapPlace, ...]
 
 
 def lay_out(blocks: Sequence[tuple[Networks, Networks]], *, width: float, top: float) -> HeatmapLayout:
-    """Return where each block (sources, targets) stands, with squares as large as the width lets them be.
+    """Return the layout of blocks, with squares as large as the width allows.
 
     Args:
-        blocks: Networks of the rows and of the columns.
-        width: Of the figure, in inches.
-        top: Inches that are kept free at the top.
+        blocks: For each block, the networks of its rows (sources) and of its columns (targets).
+        width: Width of the figure, in inches.
+        top: Inches that stay free at the top.
     """
     tried = []
     for across in range(1, len(blocks) + 1):
         first = _try(blocks, across, width, top, NORMAL)
-        # Smaller squares have smaller names, which leave more room to the squares.
+        # Small squares need small letters, which in turn leave more room for the squares.
         tried.append(_try(blocks, across, width, top, min(NORMAL, max(LEAST, first.square * POINTS / LINE))))
-    # Squares of one size in as many columns as do not shrink them.
+    # The largest squares win; among equal sizes, the layout with most blocks side by side.
     return max(enumerate(tried), key=lambda item: (round(item[1].square, 3), item[0]))[1]
 
 
@@ -80,7 +80,7 @@ def _try(
     share = (width - 2 * MARGIN - PAD * (across - 1)) / across
     most_name = min(MOST_NAME, NAME_SHARE * share)
     title = NORMAL * LINE / POINTS  # height of a network's title, and of the name of an axis
-    # Names take up to `most_name`; what short ones leave goes to the squares.
+    # Names take up to `most_name`; room that short names do not need goes to the squares.
     names = [
         tuple(min(most_name, _longest([*side, *_titles_as_layers(side)], size)) + title + 0.04 for side in block)
         for block in blocks
@@ -116,7 +116,7 @@ def _try(
 
 
 def _span(networks: Networks) -> float:
-    """Return how many squares these networks take side by side, with the gaps between them."""
+    """Return the length, in squares, of these networks side by side, with gaps."""
     return sum(len(network.layers) for network in networks) + GAP * (len(networks) - 1)
 
 
@@ -130,14 +130,14 @@ def _layers(one: NetworkInfo | str) -> list[str]:
 
 
 def _titles_as_layers(networks: Networks) -> list[str]:
-    """Return names of networks that may have to stand where layers do."""
+    """Return names of networks that may be written in place of names of layers."""
     return [network.name for network in networks] if len(networks) > 1 else []
 
 
 def _side(networks: Networks, square: float, room: float, size: float) -> HeatmapSide:
-    """Return the names along one side, with letters of a size."""
+    """Return the names along one side, with letters of `size` points."""
     starts = [sum(len(one.layers) + GAP for one in networks[:n]) for n in range(len(networks))]
-    apart = size * LINE / POINTS / square  # squares between the middles of two names
+    apart = size * LINE / POINTS / square  # least distance, in squares, between the middles of two names
     titles = [fit(one.name, (len(one.layers) + GAP / 2) * square, SMALL, bold=True) for one in networks]
     is_cut = any(
         title.startswith("…") and len(title) < FEWEST_LETTERS for title, one in zip(titles, networks, strict=True)

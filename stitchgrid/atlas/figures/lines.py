@@ -1,4 +1,4 @@
-"""What figures of lines and dots share: axes that fit their labels, a legend above, numbers within reach."""
+"""Code that figures of lines and dots share: axes that leave room for labels, a legend at the top, ranges, ticks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,16 +13,16 @@ from stitchgrid.atlas.figures.style import LARGEST, MARGIN, SMALL, place, short,
 from stitchgrid.atlas.grids import Floats
 from stitchgrid.atlas.scales import Scale
 
-PAD = 0.08  # of the range, that an axis goes beyond the last value
+PAD = 0.08  # share of the range by which an axis extends beyond the last value
 
 
 def drawable(values: Floats) -> Floats:
-    """Return values with NaN in the place of those that no axis can show."""
+    """Return values, with NaN in place of infinite and too large ones."""
     return np.where(np.abs(np.nan_to_num(values, nan=np.inf, posinf=np.inf, neginf=np.inf)) < LARGEST, values, np.nan)
 
 
 def span_of(values: Sequence[Floats], scale: Scale, include: Sequence[float] = ()) -> Scale:
-    """Return an axis that shows all of these values, logarithmic where the colours are and every value is above 0."""
+    """Return the range of an axis for all these values; logarithmic if `scale` is and every value is above 0."""
     found = np.concatenate([drawable(np.asarray(one, dtype=float)).ravel() for one in (*values, np.array(include))])
     found = found[~np.isnan(found)]
     if not found.size:
@@ -36,7 +36,7 @@ def span_of(values: Sequence[Floats], scale: Scale, include: Sequence[float] = (
 
 
 def scale_axis(axes: Axes, side: str, scale: Scale, most: int = 5) -> list[str]:
-    """Give one axis, `x` or `y`, this range and round numbers; return the numbers."""
+    """Set range and round tick labels of the axis `side`, "x" or "y"; return the labels."""
     shown = ticks(scale, most)
     texts = [short(value) for value in shown]
     axis = getattr(axes, f"{side}axis")
@@ -48,7 +48,7 @@ def scale_axis(axes: Axes, side: str, scale: Scale, most: int = 5) -> list[str]:
 
 
 def room_for(scale: Scale, most: int = 5) -> float:
-    """Return the inches that the numbers of a vertical axis take."""
+    """Return the width, in inches, of the tick labels of a vertical axis."""
     return max((width_of(short(value), SMALL) for value in ticks(scale, most)), default=0.0) + 0.06
 
 
@@ -80,7 +80,7 @@ def legend_above(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> float
 
 
 def grow(figure: Figure, height: float) -> None:
-    """Make a figure as high as what is in it asks for."""
+    """Set the height of a figure, in inches."""
     figure.set_size_inches(figure.get_figwidth(), height)
 
 

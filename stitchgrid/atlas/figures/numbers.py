@@ -1,4 +1,4 @@
-"""The numbers of a figure as a table: exactly those that are drawn, with what is known of each."""
+"""The numbers of a figure as a table: exactly the drawn ones, with their layers, seeds and state."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,7 +40,7 @@ def numbers_of_profile(
     target: NetworkInfo,
     layers: Sequence[int],
 ) -> pa.Table:
-    """Return one row for each point, of the target layers that have a panel."""
+    """Return one row for each point of the panels; `layers` are positions of the target layers with a panel."""
     columns = {
         "value": found.values_ST,
         "low": found.low_ST,
@@ -97,7 +97,7 @@ def numbers_of_scatter(
 
 
 def _layers(source: NetworkInfo, target: NetworkInfo) -> dict[str, Any]:
-    """Return names and depths of the layers of every square, each (S, T)."""
+    """Return names and depths of the source and target layer of every square, as arrays (S, T)."""
     shape = len(source.layers), len(target.layers)
     sides = {"source": (source, (-1, 1)), "target": (target, (1, -1))}
     columns: dict[str, Any] = {}
@@ -111,7 +111,7 @@ def _layers(source: NetworkInfo, target: NetworkInfo) -> dict[str, Any]:
 
 
 def _states(found: Averaged) -> Any:
-    """Return a word for each square: `diverged` where the value is one that is nobody's best source."""
+    """Return the state of each square, (S, T): `diverged` if it cannot be a best source because training diverged."""
     diverged_ST = found.panel.diverged_ST
     return found.states_ST if diverged_ST is None else np.where(diverged_ST, "diverged", found.states_ST)
 

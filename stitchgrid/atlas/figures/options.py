@@ -1,4 +1,4 @@
-"""Which figures are wanted, and how: scores, a pair of networks, width, formats; checked before anything is written."""
+"""Options of figures: scores, a pair of networks, width, formats; they are checked before anything is written."""
 
 import math
 from collections.abc import Sequence
@@ -15,13 +15,16 @@ NARROWEST, WIDEST = 1.0, 20.0  # inches
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FigureOptions:
-    """What to draw of every sweep.
+    """Which figures to draw of every sweep, and how.
 
     Attributes:
         only: Scores: a matcher, `matcher.metric`, or a metric. Empty: the metric by which each matcher ranks layers.
-        pair: Source and target network, as `SOURCE,TARGET`. None: all pairs of networks, in heat maps alone.
-        width: Of each figure, in inches.
-        formats: Files to write of each figure, some of `FORMATS`.
+        pair: Source and target network, as `SOURCE,TARGET`. None: all pairs of networks, only in heat maps.
+        width: Width of each figure, in inches.
+        formats: Formats of each figure, one or more of `FORMATS`.
+
+    Raises:
+        InputError: If the width or a format is not valid.
     """
 
     only: Sequence[str] = ()
@@ -39,12 +42,12 @@ class FigureOptions:
             raise InputError(f"a figure needs a format: {', '.join(FORMATS)}.")
         for word in self.formats:
             if word not in FORMATS:
-                raise InputError(f"figures are not written as {word!r}; {nearest(word, FORMATS)}.")
+                raise InputError(f"there is no format {word!r} for figures; {nearest(word, FORMATS)}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What is drawn of one sweep."""
+    """The scores of one sweep to draw, and the pair of networks."""
 
     grids: SweepGrids
     scores: tuple[Score, ...]
@@ -52,7 +55,7 @@ class Selection:
 
 
 def select(sweeps: Sequence[SweepGrids], options: FigureOptions) -> list[Selection]:
-    """Return what to draw of each sweep; a sweep that has nothing of what was asked for is left out.
+    """Return what to draw of each sweep; a sweep without the pair of networks is left out.
 
     Raises:
         InputError: If no sweep has one of the scores, or the pair of networks.
@@ -77,7 +80,7 @@ def select(sweeps: Sequence[SweepGrids], options: FigureOptions) -> list[Selecti
 
 
 def _choose(grids: SweepGrids, only: Sequence[str]) -> dict[str, list[Score]]:
-    """Return the scores that each word stands for; the empty word for what is drawn without any."""
+    """Return word -> the scores that it names; without words, "" -> the scores that rank layers."""
     scores = find_scores(grids.choices)
     if not only:
         return {"": [score for score in scores if score.is_ranking]}
@@ -97,10 +100,10 @@ def _known(sweeps: Sequence[SweepGrids]) -> list[str]:
 
 
 def _find_pair(sweeps: Sequence[SweepGrids], text: str) -> dict[str, tuple[int, int]]:
-    """Return, by sweep, the positions of the two networks; names may hold commas themselves.
+    """Return sweep -> positions of source and target; names of networks may contain commas.
 
     Raises:
-        InputError: If no sweep has both, or compares them in this order.
+        InputError: If no sweep compares two networks of these names in this order.
     """
     splits = [(text[:at], text[at + 1 :]) for at, letter in enumerate(text) if letter == ","]
     if not splits:
@@ -117,7 +120,7 @@ def _find_pair(sweeps: Sequence[SweepGrids], text: str) -> dict[str, tuple[int, 
         return compared
     known = {network.name for grids in sweeps for network in grids.networks}
     if any(source in known and target in known for source, target in splits):
-        raise InputError(f"{text!r}: no sweep compares these two in this order; {nearest(text, words)}.")
+        raise InputError(f"{text!r}: no sweep compares these two networks in this order; {nearest(text, words)}.")
     source, target = next((split for split in splits if known & set(split)), splits[0])
     unknown = source if source not in known else target
     raise InputError(f"there is no network {unknown!r}; {nearest(unknown, known)}.")

@@ -1,4 +1,4 @@
-"""Profiles of one score: its values over the depth of the source, a panel for each of some target layers."""
+"""Profiles of one score: its values over the depth of the source layer, in one panel per target layer."""
 
 import math
 from typing import Any
@@ -30,15 +30,15 @@ from stitchgrid.printable import in_one_line
 
 MOST_PANELS = 9
 PER_ROW = 3
-WIDE = 5.0  # inches, from which on there is room for one more
-SHAPE = 0.72  # height of a panel, in its widths
+WIDE = 5.0  # inches: a figure of this width has room for one more panel in a row
+SHAPE = 0.72  # height of a panel divided by its width
 MOST_HEIGHT = 1.5  # inches of a panel
 OWN, NULL = COLOURS[0], "0.75"
 DEPTHS = (0.0, 0.5, 1.0)
 
 
 def chosen_layers(num: int) -> list[int]:
-    """Return at most nine layers out of so many, evenly spread, the first and the last among them.
+    """Return positions of at most nine of `num` layers, evenly spread, with the first and the last.
 
     >>> chosen_layers(3), chosen_layers(17)
     ([0, 1, 2], [0, 2, 4, 6, 8, 10, 12, 14, 16])
@@ -51,7 +51,7 @@ def chosen_layers(num: int) -> list[int]:
 def draw_profile(
     score: Score, found: Averaged, twin: Averaged | None, source: NetworkInfo, target: NetworkInfo, width: float
 ) -> Figure:
-    """Return a panel for each of the chosen target layers; all have the same axes."""
+    """Draw one panel for each of the chosen target layers; all panels have the same axes."""
     layers = chosen_layers(len(target.layers))
     depths = np.array([layer.depth for layer in source.layers])
     shown = [found.values_ST, found.low_ST, found.high_ST, found.null_low_ST, found.null_high_ST]
@@ -99,7 +99,7 @@ def draw_profile(
 
 
 def _num_across(num: int, width: float) -> int:
-    """Return how many panels stand side by side."""
+    """Return the number of panels in a row."""
     if num == PER_ROW + 1:
         return num if width >= WIDE else 2
     return max(1, min(PER_ROW, num))
@@ -111,7 +111,7 @@ def _label(score: Score, between: str) -> str:
 
 
 def _turn_in(axes: Axes) -> None:
-    """Let the outer numbers of a horizontal axis end where it does, so that those of neighbours keep apart."""
+    """Align the first and last tick label with the ends of a horizontal axis, so that neighbours do not overlap."""
     labels = axes.get_xticklabels()
     labels[0].set_horizontalalignment("left")
     labels[-1].set_horizontalalignment("right")
@@ -131,7 +131,7 @@ def _draw_panel(axes: Axes, score: Score, found: Averaged, twin: Averaged | None
 
 
 def _entries(score: Score, found: Averaged, twin: Averaged | None) -> list[tuple[Artist, str]]:
-    """Return what the legend explains: what is there to be seen, and no more."""
+    """Return the entries of the legend, only for marks that the figure has."""
     several = len(score.seeds) > 1
     line: dict[str, Any] = {"marker": "o", "markersize": 2.0, "markeredgewidth": 0}
     entries: list[tuple[Artist, str]] = [(Line2D([], [], color=OWN, **line), "mean of seeds" if several else "value")]

@@ -1,4 +1,4 @@
-"""Two scores of the same layer pairs against each other, with the claims that mislead and the thresholds."""
+"""Scatter plot of two scores of the same layer pairs, with misleading claims and thresholds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from stitchgrid.catalog.misleading import misleading_limits
 
 HEIGHT = 2.4  # inches of the plot, at most
 SIZE = 2.4  # points of a dot
-MANY = 2_000  # dots: more are smaller
+MANY = 2_000  # with more dots, dots are smaller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MisleadingPairs:
-    """Layer pairs whose claims mislead, and by which trained matcher."""
+    """Layer pairs with a misleading claim of one trained matcher."""
 
     label: str | None  # None: no trained matcher claims anything here
     misleading_ST: npt.NDArray[np.bool_]
@@ -31,9 +31,10 @@ class MisleadingPairs:
 
 
 def axes_of(grids: SweepGrids, chosen: Sequence[Score], only: Sequence[str]) -> tuple[Score, Score] | None:
-    """Return what stands against what: the first two scores that were asked for, else a claim and what may deny it.
+    """Return the scores of the x axis and the y axis; None if there are not two scores.
 
-    None: there are not two scores.
+    With `only` they are the first two chosen scores. Without, they are the residual of direct matching (x) and the
+    score of a trained stitch's claim (y), if the sweep has both, else the first two chosen scores.
     """
     if not only:
         for claimant in find_claimants(grids.choices):
@@ -45,7 +46,10 @@ def axes_of(grids: SweepGrids, chosen: Sequence[Score], only: Sequence[str]) -> 
 
 
 def judge(grids: SweepGrids, x: Score, y: Score, pair: tuple[int, int], shape: tuple[int, ...]) -> MisleadingPairs:
-    """Return which layer pairs mislead by the query `misleading`, with any seed of the trained matcher of the axes."""
+    """Return the layer pairs with a misleading claim (query `misleading`) by any seed of the axes' trained matcher.
+
+    If no axis shows a trained matcher, the first matcher with a claim about the pair of networks is taken.
+    """
     trained = [score.label for score in (y, x) if score.choices[0].is_trained]
     others = [one.label for one in grids.claims]
     claims = [one for one in grids.claims if (one.source, one.target) == pair]
@@ -61,10 +65,10 @@ def judge(grids: SweepGrids, x: Score, y: Score, pair: tuple[int, int], shape: t
 
 
 def thresholds(score: Score, clean: float | None) -> list[float]:
-    """Return where the rule of misleading claims has its limits on the axis of a score.
+    """Return the thresholds of the rule of misleading claims on the axis of a score.
 
     Args:
-        score: What is on the axis.
+        score: The score of the axis.
         clean: Accuracy of the target network, unstitched.
     """
     limits = {name: float(value) for name, value in misleading_limits().items() if isinstance(value, float)}
@@ -82,7 +86,7 @@ def thresholds(score: Score, clean: float | None) -> list[float]:
 
 
 def is_drawn(found: tuple[Averaged, Averaged]) -> npt.NDArray[np.bool_]:
-    """Return which layer pairs have both scores, as numbers that axes can show: (S, T)."""
+    """Return which layer pairs, (S, T), have both scores as finite numbers that axes can show."""
     return ~np.isnan(drawable(found[0].values_ST)) & ~np.isnan(drawable(found[1].values_ST))
 
 
@@ -93,7 +97,7 @@ def draw_scatter(
     clean: float | None,
     width: float,
 ) -> Figure:
-    """Return a dot for each layer pair that has both scores."""
+    """Draw a dot for each layer pair that has both scores."""
     limits = [thresholds(score, clean) for score in scores]
     known = is_drawn(found)
     x_ST, y_ST = (one.values_ST for one in found)

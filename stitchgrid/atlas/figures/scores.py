@@ -1,4 +1,4 @@
-"""Scores as figures show them: the choices of one matcher and metric, with their seeds averaged."""
+"""Scores for figures: the choices of one matcher and metric, averaged over seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ WAITING = ("pending", "running")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Averaged:
-    """One ordered pair of networks by one score. Suffixes: S layers of the source, T layers of the target."""
+    """One score of one ordered pair of networks. Shape suffixes: S layers of the source, T layers of the target."""
 
-    panel: Panel  # the means over the seeds that have a value and did not diverge
-    num_seeds_ST: npt.NDArray[np.int64]  # that the mean is of
+    panel: Panel  # means over the seeds that have a value and did not diverge; if all diverged, over these
+    num_seeds_ST: npt.NDArray[np.int64]  # number of seeds in the mean
     states_ST: npt.NDArray[np.str_]  # value | undefined | failed | quarantined | running | pending | absent
-    num_by_state: dict[str, int]  # cells, seed by seed; `diverged` counts those that the means leave out
-    low_ST: Floats  # of the seeds where there are several, else of the 95 % interval; NaN where unknown
-    high_ST: Floats
-    null_low_ST: Floats  # 5 % and 95 % of the draws of shuffled images, means over the seeds
-    null_high_ST: Floats
+    num_by_state: dict[str, int]  # state -> number of cells, each seed counted; `diverged` is a state here
+    low_ST: Floats  # smallest value of the seeds if there are several, else low end of the 95 % interval; NaN: unknown
+    high_ST: Floats  # the same for the largest value, or the high end
+    null_low_ST: Floats  # 5 % quantile of the draws of shuffled images, mean over the seeds
+    null_high_ST: Floats  # 95 % quantile
 
     @property
     def values_ST(self) -> Floats:
@@ -40,12 +40,12 @@ class Score:
 
     @property
     def matcher(self) -> str:
-        """Its kind."""
+        """The kind of the matcher."""
         return self.choices[0].matcher
 
     @property
     def label(self) -> str:
-        """The matcher, and what tells it from others of its kind."""
+        """The label of the matcher: its kind, and the parameters in which matchers of that kind differ."""
         return self.choices[0].label
 
     @property
@@ -55,17 +55,17 @@ class Score:
 
     @property
     def name(self) -> str:
-        """What is drawn, in words."""
+        """Label of the matcher and metric, in words."""
         return self.label if self.metric == self.label else f"{self.label} {self.metric}"
 
     @property
     def is_ranking(self) -> bool:
-        """Whether the matcher ranks layers by it."""
+        """Whether the matcher ranks layers by this score."""
         return self.choices[0].is_score
 
     @property
     def higher_is_similar(self) -> bool | None:
-        """Which end is more similar; None: neither."""
+        """Whether a higher value means more similar; None if the metric has no direction."""
         return self.choices[0].higher_is_similar
 
     @property
@@ -75,22 +75,22 @@ class Score:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds of the matcher; none where it has none."""
+        """The seeds of the matcher; empty if it has none."""
         return tuple(choice.seed for choice in self.choices if choice.seed is not None)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """The ordered pairs of networks that it has."""
+        """The ordered pairs of networks that have the score."""
         return list(dict.fromkeys((panel.source, panel.target) for one in self.choices for panel in one.panels))
 
     def averaged(self, pair: tuple[int, int], notes: Sequence[Note]) -> Averaged | None:
-        """Return the means over the seeds for one pair of networks, None where it was not compared."""
+        """Return the means over the seeds for one pair of networks; None if the pair was not compared."""
         panels = [panel for one in self.choices for panel in one.panels if (panel.source, panel.target) == pair]
         return _average(panels, notes) if panels else None
 
 
 def find_scores(choices: Sequence[Choice]) -> list[Score]:
-    """Return the choices of a sweep with those together that differ in the seed alone, in their order."""
+    """Return the scores of a sweep, in the order of its choices: a score joins choices that differ only in the seed."""
     found: dict[tuple[str, str, int | None, str], list[Choice]] = {}
     for one in choices:
         found.setdefault((one.matcher, one.params, one.samples, one.metric), []).append(one)
@@ -107,7 +107,7 @@ def _average(panels: Sequence[Panel], notes: Sequence[Note]) -> Averaged:
     states = np.stack([words[panel.notes_ST] for panel in panels])
     sound = ~np.isnan(values) & ~diverged
     has_sound = sound.any(axis=0)
-    # Where every seed diverged, its values are shown all the same; they are nobody's best source.
+    # Where every seed diverged, their values are shown, too; they cannot be a best source.
     used = np.where(has_sound, sound, ~np.isnan(values))
     num = used.sum(axis=0)
     evidence = {
@@ -148,6 +148,6 @@ def _extreme(reduce: np.ufunc, values: Floats, used: npt.NDArray[np.bool_]) -> F
 
 
 def _worst(states: npt.NDArray[np.str_], has_value: npt.NDArray[np.bool_]) -> npt.NDArray[np.str_]:
-    """Return one word for the seeds of each square: `value` if any has one, else a failure if any failed."""
+    """Return one state for all seeds of each square: `value` if any has one, else `failed` if any failed."""
     failed = np.isin(states, FAILURES).any(axis=0)
     return np.where(has_value, "value", np.where(failed, "failed", states[0]))

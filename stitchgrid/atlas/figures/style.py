@@ -1,4 +1,4 @@
-"""Look of all figures: fonts and sizes at print size, colours, text that fits its room, the same bytes each time."""
+"""The style of all figures: fonts, sizes in print, colours, text that fits its room; files are reproducible."""
 
 import warnings
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ from stitchgrid.printable import in_one_line
 
 POINTS = 72.0  # in one inch
 NORMAL, SMALL, LEAST = 7.0, 6.0, 5.0  # points: sizes of letters
-LINE = 1.25  # height of a line of text, in sizes of its letters
+LINE = 1.25  # height of a line of text, as a multiple of the size of its letters
 DPI = 300  # of PNG
-PICTURE_DPI = 600  # of pictures in PDF and SVG
+PICTURE_DPI = 600  # of images within PDF and SVG
 MARGIN = 0.04  # inches around everything
-LARGEST = 1e30  # of what lines and dots show: beyond, axes have no room for anything else
+LARGEST = 1e30  # largest value that lines and dots show: larger ones would hide all others
 INK, SOFT, RULE = "#1c1d20", "#66676d", "#d6d5d0"
 ACCENT = "#a3195b"  # failures and misleading claims, as on the page
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a00", "#7f7f7f")  # as on the page
@@ -76,27 +76,27 @@ METADATA: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw in this style, whatever the user's own settings of matplotlib are."""
+    """Use this style within the block, whatever the user's settings of matplotlib are."""
     with mpl.style.context(["default", RC]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         yield
 
 
 def save(figure: Figure, format: str) -> bytes:
-    """Return a figure as a file of one of `FORMATS`, as wide as it was made."""
+    """Return the bytes of a figure in one of `FORMATS`, in its own size."""
     drawn = BytesIO()
     figure.savefig(drawn, format=format, dpi=DPI if format == "png" else PICTURE_DPI, metadata=METADATA[format])
     return drawn.getvalue()
 
 
 def place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Return axes at a place given in inches."""
+    """Add axes at a position in inches and return them."""
     across, down = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / down, width / across, height / down))
 
 
 def width_of(text: str, size: float, *, bold: bool = False) -> float:
-    """Return how wide a text is, in inches."""
+    """Return the width of a text, in inches."""
     return _units(text, bold) * size / POINTS
 
 
@@ -110,7 +110,7 @@ def _units(text: str, bold: bool) -> float:
 
 
 def fit(name: str, inches: float, size: float, *, bold: bool = False) -> str:
-    """Return a name in one line that takes no more than this room, cut from the left: names differ at their ends."""
+    """Return a name in one line of at most `inches`; a longer name loses its start, since names differ at the end."""
     text = in_one_line(name)
     if width_of(text, size, bold=bold) <= inches:
         return text
@@ -122,7 +122,7 @@ def fit(name: str, inches: float, size: float, *, bold: bool = False) -> str:
 
 
 def thin(places: list[float], apart: float) -> list[int]:
-    """Return which of some rising places to name so that no two names are nearer than `apart`.
+    """Return indices of some of the increasing `places`, such that no two chosen places are nearer than `apart`.
 
     >>> thin([0.5, 1.5, 2.5, 3.5, 4.5], 2.0)
     [0, 2, 4]
@@ -135,7 +135,7 @@ def thin(places: list[float], apart: float) -> list[int]:
 
 
 def short(value: float) -> str:
-    """Return a number as axes have it."""
+    """Return a number as text for axes: four digits, with a proper minus sign."""
     return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -158,7 +158,7 @@ def ticks(scale: Scale, most: int = 5) -> list[float]:
 
 
 def direction(higher_is_similar: bool | None) -> str:
-    """Return which end is more similar, in words for a caption."""
+    """Return the direction of a metric in words for a caption."""
     return {True: "higher is more similar", False: "lower is more similar", None: "neither end is more similar"}[
         higher_is_similar
     ]

@@ -1,4 +1,4 @@
-"""Selections -> files: each figure in its formats, with its caption (.txt) and its numbers (.csv) beside it."""
+"""Write figures to files: each in its formats, with its caption (.txt) and its numbers (.csv) beside it."""
 
 import hashlib
 import re
@@ -27,21 +27,21 @@ from stitchgrid.catalog.formats import render
 from stitchgrid.paths import LONGEST_NAME, write_whole
 from stitchgrid.records import TWIN
 
-LONGEST = LONGEST_NAME - len("-00000000.pdf") - len("..partial") - 32  # characters of a name, before it is cut
+LONGEST = LONGEST_NAME - len("-00000000.pdf") - len("..partial") - 32  # most characters of a name; a longer one is cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnFigure:
     """A figure, its caption and its numbers."""
 
-    words: tuple[str, ...]  # of its name
+    words: tuple[str, ...]  # parts of the file name
     figure: Figure
     caption: str
     numbers: pa.Table
 
 
 def write_figures(selections: Sequence[Selection], options: FigureOptions, folder: Path) -> Iterator[Path]:
-    """Write the figures of all selections into a folder; yield the path of each, without those of its further formats.
+    """Write the figures of all selections into a folder; yield the path of each figure in its first format.
 
     Raises:
         OSError: If a file cannot be written.
@@ -64,7 +64,7 @@ def write_figures(selections: Sequence[Selection], options: FigureOptions, folde
 
 
 def unique_name(words: Sequence[str], taken: set[str]) -> str:
-    """Return a name for files made of words, which no file system objects to, and remember it.
+    """Return a file name made of words that is valid on every file system and not in `taken`; add it to `taken`.
 
     >>> unique_name(("a b", "x/y"), set()), unique_name(("A", "b"), {"a-b"})
     ('a_b-x_y', 'A-b-2')
@@ -73,7 +73,7 @@ def unique_name(words: Sequence[str], taken: set[str]) -> str:
     if len(name) > LONGEST:
         name = f"{name[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     found, number = name, 1
-    while found.casefold() in taken:  # there are file systems for which A and a are the same
+    while found.casefold() in taken:  # some file systems ignore case
         number += 1
         found = f"{name}-{number}"
     taken.add(found.casefold())
@@ -81,7 +81,7 @@ def unique_name(words: Sequence[str], taken: set[str]) -> str:
 
 
 def _figures(selection: Selection, options: FigureOptions) -> Iterator[Callable[[], DrawnFigure | None]]:
-    """Yield what draws each figure, in order."""
+    """Yield a function for each figure, in order; the function draws it, or returns None if it has no data."""
     for score in selection.scores:
         yield lambda score=score: _heatmap(selection, score, options.width)  # type: ignore[misc]
     if selection.pair is None:

@@ -1,4 +1,4 @@
-/* Answers: for each layer of the target its best source layer, how sure that is, and what was checked. */
+/* Answers: for each target layer its best source layer, the evidence, and the checks. */
 
 const SIGNS = {passed: "✓", failed: "✗", "not computed": "·", "does not apply": "–"};
 const NO_LAYER = 0xffff;
@@ -55,14 +55,14 @@ function drawAnswers() {
   const open = pinned === null ? -1 : sweep.locate(pinned).j;
   const rows = found.flatMap((one) => [answerRow(one, one.targetIndex === open), ...(one.targetIndex === open ? [detailRow(one, about)] : [])]);
   $("answers-table").replaceChildren(...(found.length ? [make("thead", {}, head), make("tbody", {}, ...rows)] : []));
-  $("answers-note").textContent = found.length ? "✓ passed · ✗ failed · · not computed · – does not apply. Supported: trained, above chance, above its untrained twin, above shuffled images, localised, and nothing computed fails. Intervals hold the maps fixed." : "";
+  $("answers-note").textContent = found.length ? "✓ passed · ✗ failed · · not computed · – does not apply. Supported: trained, above chance, above its untrained twin, above shuffled images, localised, and no other check failed. Intervals hold the maps fixed." : "";
 }
 
 function whyNoAnswers(about) {
   const {sweep, source, target} = state;
   if (current() < 0) return "These two networks were not compared.";
-  if (sweep.networks[source].isTwin) return "The source is an untrained twin: what its layers reach is what a match is held against. Choose its original.";
-  return about.length ? "The chosen score has no answers here; choose another one." : `There are no answers for ${sweep.networks[target].name} yet.`;
+  if (sweep.networks[source].isTwin) return "The source is an untrained twin, which only serves for comparison. Choose the network that it belongs to.";
+  return about.length ? "The chosen score has no answers for this pair; choose another score." : `There are no answers for ${sweep.networks[target].name} yet.`;
 }
 
 const marginText = (value) => Number.isNaN(value) ? "–" : short(value);

@@ -1,11 +1,11 @@
-/* A chart: a canvas whose drawing is kept, and what moves (crosshair, brush) drawn over it in each frame. */
+/* A chart: a canvas with a drawing that is kept, over which moving parts (crosshair, brush) are drawn in each frame. */
 
 const charts = [];
 let light = null; // the colours of the page, read once
 
 const inks = () => (light ??= theme());
 
-/** Read the colours anew and draw everything: the page turned dark or light, or goes to paper. */
+/** Read the colours again and draw everything, after a change between dark and light, or for printing. */
 function repaintAll() {
   light = null;
   for (const chart of charts) if (chart.canvas.isConnected) chart.repaint();
@@ -13,8 +13,8 @@ function repaintAll() {
 
 class Chart {
   /**
-   * `measure(width)` gives the height for a width; `paint(pen, size)` draws what stays, `over(pen, size)` what moves;
-   * `at(x, y)` gives the layer pair at a place (null for none), `move`, `press` and `key` take what the reader does.
+   * `measure(width)` returns the height for a width; `paint(pen, size)` draws the fixed part, `over(pen, size)` the moving
+   * part; `at(x, y)` returns the layer pair at a position (null for none); `move`, `press` and `key` handle events.
    */
   constructor(host, {name, label, measure, paint, over = () => {}, at = () => null, move = null, press = null, key = null, csv = null, sql = null}) {
     Object.assign(this, {host, name, measure, paint, over, at, move, key, csv, sql, width: 0, height: 0, isHeld: false});
@@ -79,7 +79,7 @@ class Chart {
     return pen.text();
   }
 
-  /** The drawing on paper colour, as a PNG. */
+  /** The drawing as a PNG, on the background colour of the page. */
   png() {
     const copy = Object.assign(document.createElement("canvas"), {width: this.canvas.width, height: this.canvas.height}), pen = copy.getContext("2d");
     pen.fillStyle = inks().paper;

@@ -1,8 +1,9 @@
 /* A dendrogram of networks: agglomerative clustering with average linkage (UPGMA). */
 
 /**
- * Merges of the nearest clusters, nearest first: {left, right, height, size}. Clusters 0 ... size - 1 are the points,
- * cluster size + n is that of merge n. Unknown distances (NaN) count for nothing; clusters without any known come last.
+ * Merges of the nearest clusters, nearest first: {left, right, height, size, isKnown}. Clusters 0 ... size - 1 are the
+ * points, cluster size + n is the result of merge n. Unknown distances (NaN) are ignored; clusters with no known distance
+ * are merged last.
  */
 function averageLinkage(distances, size) {
   const between = Float64Array.from(distances), sizes = new Map(), merges = [];
@@ -32,7 +33,7 @@ function averageLinkage(distances, size) {
   return merges;
 }
 
-/** The order of the points from left to right in which no two branches cross. */
+/** An order of the points in which no two branches of the dendrogram cross. */
 function leafOrder(merges, size) {
   const leaves = (cluster) => cluster < size ? [cluster] : [...leaves(merges[cluster - size].left), ...leaves(merges[cluster - size].right)];
   return size === 0 ? [] : leaves(size + merges.length - 1 < size ? 0 : size + merges.length - 1);

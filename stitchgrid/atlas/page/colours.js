@@ -1,4 +1,4 @@
-/* Values -> positions on a scale -> colours. Both scales can be told apart with any kind of colour blindness. */
+/* Values -> positions on a scale -> colours. Both scales can be read with any kind of colour blindness. */
 
 const VIRIDIS = ["#440154", "#482475", "#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151",
   "#bddf26", "#fde725"];
@@ -26,13 +26,13 @@ function colour(place, table = SIMILARITY) {
   return `rgb(${table[at]}, ${table[at + 1]}, ${table[at + 2]})`;
 }
 
-/** The ink that can be read on a colour. */
+/** Black or white, whichever is readable on the colour at a position. */
 function contrast(place, table = SIMILARITY) {
   const at = 3 * step(place);
   return 0.299 * table[at] + 0.587 * table[at + 1] + 0.114 * table[at + 2] > 125 ? "#14141a" : "#ffffff";
 }
 
-/** Where a value lies on a score's scale: 1 is the end that means more similar. */
+/** The position of a value on a score's scale: 1 is the end that means more similar. */
 function position(value, {scale, higherIsSimilar}) {
   const bend = scale.is_log ? Math.log : (x) => x;
   const clipped = Math.min(Math.max(value, scale.low), scale.high);

@@ -1,4 +1,4 @@
-/* What a view shows as SQL, CSV, PNG or SVG, on the clipboard; as a file where a browser has none. */
+/* Copy the content of a view as SQL, CSV, PNG or SVG to the clipboard, or save a file if the clipboard cannot be used. */
 
 const quoted = (text) => `'${text.replaceAll("'", "''")}'`;
 const field = (value) => typeof value === "number" ? (Number.isNaN(value) ? "" : String(Number(value.toPrecision(state.sweep.isRounded ? 6 : 17)))) : /[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : String(value);
@@ -62,7 +62,7 @@ function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-/** Copy one view in one form, say so. */
+/** Copy one view in one form, and announce it. */
 async function copyView(view, form) {
   const chart = charts.find(({name, canvas}) => name === view && canvas.isConnected), source = TEXTS[view] ?? chart;
   const text = form === "SVG" ? chart.svg() : form === "SQL" ? source.sql() : form === "CSV" ? source.csv() : null;
@@ -73,7 +73,7 @@ async function copyView(view, form) {
   return worked;
 }
 
-/** Views that are tables: their texts. */
+/** The texts of views that are tables. */
 const TEXTS = {answers: {sql: () => answersSql(), csv: () => answersCsv()}};
 
 for (const place of document.querySelectorAll(".copy")) {

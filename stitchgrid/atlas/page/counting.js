@@ -1,8 +1,8 @@
-/* What is counted from values: best sources, claims that mislead, one number for a pair of networks. */
+/* Results that are computed from values: best sources, misleading claims, the mean of a pair of networks. */
 
-const TIE = 1e-6; // scores nearer than this share the best place
+const TIE = 1e-6; // scores that differ by at most this are equally good
 
-/** Which of the layer pairs (rows are sources) hold the best source of their column; ties all do. */
+/** Which of the layer pairs (rows are sources) are the best source of their column; of a tie, all are. */
 function bestSources(values, start, rows, columns, higherIsSimilar, leftOut) {
   const best = new Uint8Array(rows * columns);
   if (higherIsSimilar === null) return best;
@@ -43,8 +43,9 @@ function meanBest(values, start, rows, columns, higherIsSimilar, leftOut) {
 const NO_CLAIM = 0, SUPPORTED = 1, UNCHECKED = 2, MISLEADING = 3;
 
 /**
- * What a trained stitch says of layer pair k: a claim when it keeps enough of the target's accuracy; misleading when all
- * that was computed denies it, unchecked when nothing was. The rule of the query `misleading`.
+ * Whether a trained stitch makes a claim about layer pair k. It claims similarity if it keeps enough of the target's
+ * accuracy. The claim is misleading if all computed evidence denies it, unchecked if there is none. This is the rule of
+ * the query `misleading`.
  */
 function claimOf(k, {relative, direct, detectors}, limits, slack = 0) {
   const kept = relative[k];
@@ -64,7 +65,7 @@ function claimOf(k, {relative, direct, detectors}, limits, slack = 0) {
   return known === 0 ? UNCHECKED : denied === known ? MISLEADING : SUPPORTED;
 }
 
-/** Count the claims of layer pairs from ... to - 1. */
+/** Count the claims about the layer pairs from `from` to `to` - 1. */
 function countClaims(from, to, claimant, limits, slack = 0) {
   const found = {claims: 0, misleading: 0, unchecked: 0};
   for (let k = from; k < to; k++) {

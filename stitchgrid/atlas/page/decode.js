@@ -8,7 +8,7 @@ function fromBase64(text) {
   return bytes;
 }
 
-/** Decompress gzip with what the browser brings. */
+/** Decompress gzip with the browser's own decoder. */
 async function gunzip(bytes) {
   if (typeof DecompressionStream === "undefined") throw new Error("this browser cannot decompress data (it lacks DecompressionStream); any browser of 2023 or later can");
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));

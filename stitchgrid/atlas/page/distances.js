@@ -1,11 +1,11 @@
 /* Distances between layers, and a map of them: classical multidimensional scaling. */
 
-/** A distance made of a score: the angle whose cosine is a similarity, or a distance as it is; none is below 0. */
+/** The distance for a score: the angle whose cosine is the similarity, or the score itself if it is a distance. */
 function distanceOf(value, higherIsSimilar) {
   return higherIsSimilar ? Math.acos(Math.min(Math.max(value, -1), 1)) : Math.max(value, 0);
 }
 
-/** Fill in unknown distances (NaN) by the shortest way over a third point, else by the largest that is known. */
+/** Replace each unknown distance (NaN) by the shortest path through a third point, else by the largest known distance. */
 function completed(distances, size) {
   const full = Float64Array.from(distances);
   let largest = 0, missing = 0, unlinked = 0;

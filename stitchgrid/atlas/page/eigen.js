@@ -1,4 +1,4 @@
-/* The largest eigenvalues of a symmetric matrix: Lanczos with full orthogonalisation, then Jacobi on what it found. */
+/* The largest eigenvalues of a symmetric matrix: Lanczos with full orthogonalisation, then Jacobi on its small matrix. */
 
 const LANCZOS_STEPS = 36, JACOBI_SWEEPS = 30;
 
@@ -8,7 +8,7 @@ function leadingEigenvectors(matrix, size, wanted) {
   let next = seeded(size, 0), reach = 0;
   for (let n = 0; n < steps; n++) {
     reach = orthonormalise(next, basis);
-    if (reach <= 1e-12 * Math.sqrt(size) || n === 0) next = fresh(size, n, basis); // all of one invariant space is found
+    if (reach <= 1e-12 * Math.sqrt(size) || n === 0) next = fresh(size, n, basis); // the invariant subspace is complete
     else if (n) small[n * steps + n - 1] = small[(n - 1) * steps + n] = reach;
     basis.push(next);
     const image = times(matrix, next, size);
@@ -26,7 +26,7 @@ function leadingEigenvectors(matrix, size, wanted) {
   };
 }
 
-/** Numbers that look drawn by chance and are always the same. */
+/** Pseudo-random numbers in [-1, 1), the same for the same seed. */
 function seeded(size, seed) {
   let word = (seed + 1) * 2654435761 >>> 0;
   return Float64Array.from({length: size}, () => {
@@ -41,7 +41,7 @@ function fresh(size, seed, basis) {
   return vector;
 }
 
-/** Make a vector orthogonal to a basis (twice, against rounding) and of length 1; return the length that was left. */
+/** Make a vector orthogonal to a basis (twice, against rounding) and of length 1; return its length before scaling. */
 function orthonormalise(vector, basis) {
   for (let turn = 0; turn < 2; turn++) {
     for (const other of basis) {

@@ -1,4 +1,4 @@
-/* Elements. Text only ever arrives as text nodes: names in a store may be anything. */
+/* Elements. Text is only inserted as text nodes, because names in a store may hold any characters. */
 
 const $ = (id) => document.getElementById(id);
 
@@ -17,7 +17,7 @@ const headOf = (content, properties = {}) => make("th", {scope: "col", ...proper
 /** A button that is text. */
 const textButton = (text, onclick, properties = {}) => make("button", {type: "button", className: "quiet", onclick, ...properties}, text);
 
-/** Tell people who listen to the page. */
+/** Announce a text to users of screen readers. */
 function announce(text) {
   $("live").textContent = text;
 }

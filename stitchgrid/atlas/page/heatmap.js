@@ -1,8 +1,8 @@
 /* Heat maps: one score of one pair of networks, sources down, targets across. */
 
-const LARGEST = 44, READABLE = 34, MARKED = 5, GAPPED = 7; // sides of a square in pixels, from which on they hold more
+const LARGEST = 44, READABLE = 34, MARKED = 5, GAPPED = 7; // side of a square in pixels: largest; with numbers; marks; gaps
 
-/** What a square shows: its place on the scale (NaN: nothing) and the colours to mix from. */
+/** What squares show: position on the scale (NaN: no value), table of colours, and number. */
 function shownBy(c, minus) {
   const {sweep} = state, choice = sweep.choices[c];
   if (minus === null || minus === c) return {place: (k) => position(choice.values[k], choice), table: SIMILARITY, value: (k) => choice.values[k]};
@@ -13,10 +13,10 @@ function shownBy(c, minus) {
   };
 }
 
-/** Whether a square repeats another one: a symmetric score of a network with itself needs one triangle. */
+/** Whether a square repeats another one, in the upper triangle of a symmetric score of a network with itself. */
 const repeats = (choice, {source, target}, i, j) => choice.isSymmetric && source === target && j > i;
 
-/** Draw the squares of a block into a box of `side` pixels a square. */
+/** Draw the squares of a block; each has a side of `side` pixels. */
 function paintSquares(pen, block, c, {left, top, side, minus = null, marks = true}) {
   const choice = state.sweep.choices[c], {start, rows, columns} = block, {place, table, value} = shownBy(c, minus), theirs = inks();
   if (pen instanceof SvgPen) {
@@ -65,7 +65,7 @@ function paintGaps(pen, {rows, columns}, choice, {left, top, side}) {
   pen.stroke();
 }
 
-/** No value: hatched; a cross where the cell failed. */
+/** Draw a square without a value: hatched, with a cross if the cell failed. */
 function paintMissing(pen, why, x, y, side) {
   const theirs = inks(), lost = why === "failed" || why === "quarantined";
   for (let d = 3; d < 2 * side - 2; d += 5) line(pen, [[x + Math.max(0.5, d - side), y + Math.min(d, side - 1)], [x + Math.min(d, side - 1), y + Math.max(0.5, d - side)]], {ink: theirs.hatch});
@@ -73,7 +73,7 @@ function paintMissing(pen, why, x, y, side) {
   if (lost) for (const [p, q] of [[a, b], [b, a]]) line(pen, [[x + p, y + a], [x + q, y + b]], {ink: theirs.accent, width: Math.min(1.8, side / 5)});
 }
 
-/** A dot on the best source of each target layer; a frame around what misleads. */
+/** Draw a dot on the best source of each target layer, and a frame around misleading claims. */
 function paintMarks(pen, block, c, {left, top, side, place, table}) {
   const {sweep, limits} = state, choice = sweep.choices[c], best = sweep.best(c, block.p), n = sweep.claimantOf(c), theirs = inks();
   const width = Math.max(1, Math.min(2, side / 7));
@@ -87,7 +87,7 @@ function paintMarks(pen, block, c, {left, top, side, place, table}) {
   });
 }
 
-/** The crosshair over a layer pair of the block: pinned thick, pointed at thin. */
+/** Draw the crosshair on layer pairs of the block: thick for the pinned one, thin for the one under the pointer. */
 function paintCross(pen, block, {left, top, side}) {
   for (const [k, isPin] of [[state.pin, true], [state.hover, false]]) {
     if (k === null || k < block.start || k >= block.start + block.rows * block.columns) continue;

@@ -26,7 +26,7 @@ addEventListener("keydown", (event) => {
   else if (event.key === "]") nextScore(1);
 });
 
-/** Layers whose name holds all the words, those of the two networks first. */
+/** Layers whose names contain all the words; layers of the chosen target and source come first. */
 function findLayers(text) {
   const {sweep, source, target} = state, words = text.toLowerCase().split(/\s+/).filter(Boolean), found = [];
   if (!words.length) return [];
@@ -42,7 +42,7 @@ function findLayers(text) {
   return found;
 }
 
-/** Pin a layer as the target, with its best source; as a source, where it is the target of nothing. */
+/** Pin a layer as the target, with its best source; pin it as a source if it is a target of no pair. */
 function pinLayer({network, layer}) {
   const {sweep, choice} = state, pairs = Array.from(sweep.sources.keys());
   const fits = (ends) => pairs.filter((p) => ends[p] === network).sort((a, b) => (sweep.sources[b] === state.source) - (sweep.sources[a] === state.source));

@@ -1,8 +1,8 @@
-/* A page that a server made asks it for what is new; pages that are written to files do without this module. */
+/* A page from a server asks the server for new data; pages that are written to files do not have this module. */
 
 const live = {version: "", timer: 0};
 
-/** Ask once; what is new takes the place of what was there, and the reader goes on looking at the same. */
+/** Ask once; new data replace the old ones, and the view stays the same. */
 async function askAgain() {
   try {
     const answer = await fetch("data", {headers: {"If-None-Match": `"${live.version}"`}, cache: "no-store"});
@@ -12,9 +12,9 @@ async function askAgain() {
       data.sweeps = found.sweeps;
       await showSweeps();
     } else if (answer.status !== 304) throw new Error((await answer.text()).trim());
-    tellLive(`Follows the store; last looked at ${new Date().toLocaleTimeString()}.`);
+    tellLive(`This page shows new results of the store; last update ${new Date().toLocaleTimeString()}.`);
   } catch (problem) {
-    tellLive(`No longer follows the store, asks again: ${problem.message || "no answer"}`);
+    tellLive(`No new results from the store; trying again: ${problem.message || "no answer"}`);
   }
   live.timer = setTimeout(askAgain, 1000 * data.live.seconds);
 }
@@ -26,6 +26,6 @@ function tellLive(text) {
 
 function followStore() {
   live.version = data.live.version;
-  tellLive("Follows the store: what a launch has done appears here.");
+  tellLive("This page shows new results of the store while a launch runs.");
   live.timer = setTimeout(askAgain, 1000 * data.live.seconds);
 }

@@ -1,9 +1,9 @@
-/* Map: every layer of every network as a point, near where layers are similar; a line along each network. */
+/* Map: every layer of every network is a point; similar layers are near each other; a line joins each network's layers. */
 
 const MAP_HEIGHT = 520, MOST_POINTS = 1200, FEW_NETWORKS = 8;
 let layerMap = null, nearLayer = null;
 
-/** Layers on the map: all, or where they are too many the last of so many in a row. */
+/** Layers on the map: all, or if they are too many, the last of every `stage` consecutive layers. */
 function mappedLayers() {
   const networks = state.sweep.networks.map((network, n) => [network, n]).filter(([{isTwin}]) => !isTwin), total = networks.reduce((sum, [{layers}]) => sum + layers.length, 0);
   const stage = Math.max(1, Math.ceil(total / MOST_POINTS)), points = [];
@@ -11,7 +11,7 @@ function mappedLayers() {
   return {points, stage};
 }
 
-/** Distances between the mapped layers by one score, both directions averaged; NaN where neither was computed. */
+/** Distances between the mapped layers by one score, averaged over both directions; NaN if neither was computed. */
 function layerDistances(c, points) {
   const {sweep} = state, size = points.length, {values, higherIsSimilar} = sweep.choices[c], sums = new Float64Array(size * size), counts = new Uint8Array(size * size);
   const members = sweep.networks.map(() => []);
@@ -31,7 +31,7 @@ function layerDistances(c, points) {
   return sums.map((sum, at) => at % (size + 1) === 0 ? 0 : counts[at] ? sum / counts[at] : NaN);
 }
 
-/** Places of the layers by one score, kept for as long as the page is open. */
+/** Positions of the layers by one score; they are computed once. */
 function mapOf(c) {
   const {sweep} = state;
   sweep.maps ??= new Map();
@@ -43,7 +43,7 @@ function mapOf(c) {
   return sweep.maps.get(c);
 }
 
-/** Merges and leaves of the networks by one score: the mean of the best sources, both ways. */
+/** Dendrogram of the networks by one score: the mean of the best sources, averaged over both directions. */
 function treeOf(c) {
   const {sweep} = state;
   sweep.trees ??= new Map();
@@ -139,10 +139,10 @@ function drawMap() {
   if (c === null) return;
   const {stage, missing, unlinked, kept, size} = mapOf(c), choice = sweep.choices[c];
   const kind = choice.higherIsSimilar ? "the angle whose cosine is the score" : "the score itself";
-  $("map-words").textContent = `Classical multidimensional scaling of ${plural(size, "layer")}; the distance is ${kind}${choice.isSymmetric ? "" : ", the mean of both directions, for it is not symmetric"}. `
-    + `A line runs along each network, ${networkInk(0) ? "its dots grow with depth" : "its dots brighten with depth"}. The two axes keep ${Math.round(kept * 100)} % of the spread. `
-    + `${stage > 1 ? `Of ${stage} layers in a row the last one is shown. ` : ""}${missing ? `${Math.round(missing / (size * (size - 1) || 1) * 100)} % of the distances were not computed: the shortest way over a third layer stands for them${unlinked ? ", and where there is none, the largest distance: how networks that were never compared lie to one another says nothing" : ""}.` : ""} `
-    + "The tree joins networks by the mean of their best sources, both ways (average linkage).";
+  $("map-words").textContent = `Classical multidimensional scaling of ${plural(size, "layer")}; the distance is ${kind}${choice.isSymmetric ? "" : ", averaged over both directions, because it is not symmetric"}. `
+    + `A line joins the layers of each network; ${networkInk(0) ? "dots grow with depth" : "dots are brighter with depth"}. The two axes keep ${Math.round(kept * 100)} % of the spread. `
+    + `${stage > 1 ? `Of every ${stage} consecutive layers, the last one is shown. ` : ""}${missing ? `${Math.round(missing / (size * (size - 1) || 1) * 100)} % of the distances were not computed: each is replaced by the shortest path through a third layer${unlinked ? ", or, if there is none, by the largest distance. So the relative position of networks that were never compared means nothing" : ""}.` : ""} `
+    + "The dendrogram joins networks by the mean score of their best sources, in both directions (average linkage).";
   layerMap ??= new Chart($("layer-map"), {
     name: "map", label: "Map of all layers", measure: () => MAP_HEIGHT, paint: paintMap, over: overMap, move: (place) => pointMap(layerAt(place)),
     press: (place) => {
@@ -160,7 +160,7 @@ function drawMap() {
 
 const sweep_name = (n) => state.sweep.networks[n].name;
 
-/** Scores that a map can be made of: symmetric indices; where there are none, whatever says which end is more similar. */
+/** Scores for a map: symmetric ones; if there are none, all that have a direction. */
 function distancesOf(sweep) {
   const ranked = sweep.scores.filter((c) => sweep.choices[c].higherIsSimilar !== null), symmetric = ranked.filter((c) => sweep.choices[c].isSymmetric);
   return symmetric.length ? symmetric : ranked;

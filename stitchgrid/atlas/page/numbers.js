@@ -1,4 +1,4 @@
-/* Numbers in words. */
+/* Numbers as text. */
 
 const grouped = new Intl.NumberFormat("en");
 const plural = (number, noun) => `${grouped.format(number)} ${noun}${number === 1 ? "" : "s"}`;
@@ -7,14 +7,14 @@ const spelled = (value) => value > 0 ? "∞" : value < 0 ? "−∞" : "–";
 /** A value with the six digits that the page keeps of every number. */
 const exact = (value) => Number.isFinite(value) ? String(Number(value.toPrecision(6))) : spelled(value);
 
-/** Three digits, as the command `answer` writes them; what is no more than rounding is 0. */
+/** Three digits, as in the command `answer`; a rounding error is 0. */
 function short(value) {
   if (!Number.isFinite(value)) return spelled(value);
   if (Math.abs(value) < 1e-9) return "0";
   return String(Number(value.toPrecision(3)));
 }
 
-/** What fits into a square. */
+/** A number that fits into a square. */
 function brief(value) {
   const size = Math.abs(value);
   if (!Number.isFinite(value)) return spelled(value);
@@ -24,7 +24,7 @@ function brief(value) {
 
 const interval = (low, high) => Number.isFinite(low) && Number.isFinite(high) ? `${short(low)} to ${short(high)}` : "";
 
-/** Round numbers from low to high, both ends included where they are round. */
+/** Round numbers between low and high; the ends are included if they are round. */
 function ticks(low, high, most) {
   const rough = (high - low) / Math.max(1, most);
   if (!(rough > 0) || !Number.isFinite(rough)) return [low];
@@ -35,5 +35,5 @@ function ticks(low, high, most) {
   return found;
 }
 
-/** Text cut from the left: names of layers and seeds differ at their ends. */
+/** A text cut at its beginning, because names of layers and seeds differ at their ends. */
 const tail = (name, length) => name.length <= length ? name : "…" + name.slice(1 - length);

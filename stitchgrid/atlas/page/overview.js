@@ -1,8 +1,8 @@
-/* Overview: one square for each ordered pair of networks, the mean score of the best sources. */
+/* Overview: one square for each ordered pair of networks, with the mean score of the best sources. */
 
 let overviewMap = null;
 
-/** By networks (source, target) the mean of the best sources' scores, NaN where they were not compared. */
+/** Matrix (source, target) of the mean score of the best sources; NaN where networks were not compared. */
 function networkMatrix(c) {
   const {sweep} = state, size = sweep.networks.length, summary = sweep.summary(c), matrix = new Float64Array(size * size).fill(NaN);
   for (let p = 0; p < summary.length; p++) matrix[sweep.sources[p] * size + sweep.targets[p]] = summary[p];
@@ -23,7 +23,7 @@ function networkOrder(c) {
   return ids.sort((a, b) => means[b] - means[a] || given(a, b));
 }
 
-/** What both drawing and pointing need: networks in order, their names' room, the side of a square. */
+/** The layout for drawing and for pointer events: networks in order, room for their names, the side of a square. */
 function overviewLayout(width) {
   const {sweep, choice: c, order} = state, key = [sweep.serial, c, order, width].join("|");
   if (overviewLayout.key !== key) {
@@ -114,7 +114,7 @@ function overviewCsv() {
 
 function drawOverview() {
   const {sweep, choice: c} = state;
-  $("overview-words").textContent = `Each square is a source (row) for a target (column): ${choiceName(sweep.choices[c])} of the best source layer, averaged over the target's layers. Choose one to look into it.`;
+  $("overview-words").textContent = `Each square is a pair of a source (row) and a target (column): ${choiceName(sweep.choices[c])} of the best source layer, averaged over the target's layers. Choose a square to see the pair.`;
   overviewMap ??= new Chart($("overview-map"), {
     name: "overview", label: "Matrix of networks; arrow keys move through the pairs",
     measure: (width) => { const {top, side, rows} = overviewLayout(width); return top + side * rows.length + 2; },

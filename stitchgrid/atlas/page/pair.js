@@ -1,4 +1,4 @@
-/* One pair of networks: the chosen score large, all others beside it, one crosshair over all. */
+/* One pair of networks: a large heat map of the chosen score, small ones of all scores, one crosshair in all. */
 
 const SMALL_SIDE = 170, LETTER = 11, LONGEST_LABEL = 150;
 let largeMap = null, smallMaps = [];
@@ -37,7 +37,7 @@ function overLarge(pen, {width}) {
   paintMarked(pen, block, layout);
 }
 
-/** Small rings on the cells that were brushed in the scatter; where squares are too small for rings, a tint. */
+/** Draw rings on the cells that the reader marked in the scatter plot; if squares are too small, tint them. */
 function paintMarked(pen, block, {left, top, side}) {
   if (!state.marked) return;
   const {start, rows, columns} = block, cells = state.marked.cells.subarray(start, start + rows * columns), {accent} = inks();
@@ -138,9 +138,9 @@ function drawPair() {
 function pairWords() {
   const {sweep, choice: c, minus} = state, choice = sweep.choices[c];
   if (current() < 0) return ["Choose two networks that were compared."];
-  if (minus !== null && minus !== c) return [`${choiceName(choice)} minus ${choiceName(sweep.choices[minus])}, each on its own scale from least (0) to most similar (1): orange where the first calls the layers more alike, purple where the second does.`];
-  const half = choice.isSymmetric && state.source === state.target ? " The score is symmetric: of a network with itself one triangle says all." : "";
-  return [`Each square takes a layer of ${sweep.networks[state.source].name} (rows, the source) for a layer of ${sweep.networks[state.target].name} (columns, the target). Layers run from input to output.${half}`];
+  if (minus !== null && minus !== c) return [`${choiceName(choice)} minus ${choiceName(sweep.choices[minus])}, each on its own scale from least (0) to most similar (1). Orange: the first score rates the layers as more similar; purple: the second.`];
+  const half = choice.isSymmetric && state.source === state.target ? " The score is symmetric, so one triangle is enough for a network with itself." : "";
+  return [`Each square compares a layer of ${sweep.networks[state.source].name} (rows, the source) with a layer of ${sweep.networks[state.target].name} (columns, the target). Layers run from input to output.${half}`];
 }
 
 function refreshPair() {

@@ -1,4 +1,4 @@
-/* A pen that writes SVG: the part of a canvas context that the views use, so that one drawing serves both. */
+/* A pen that writes SVG. It has the methods of a canvas context that the views use, so the same code draws both. */
 
 const number = (value) => String(Math.round(value * 100) / 100);
 const escaped = (text) => text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f]/g, "\ufffd").replace(/[&<>"]/g, (letter) => `&#${letter.charCodeAt(0)};`);

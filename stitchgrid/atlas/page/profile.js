@@ -3,7 +3,7 @@
 const PROFILE_TOP = 58, PROFILE_BOTTOM = 44, PROFILE_HEIGHT = 350;
 let ownProfile = null, allProfile = null;
 
-/** The target layer that is looked at: the pinned one, else the one pointed at, else the middle one. */
+/** The target layer of the profile: the pinned one, else the one under the pointer, else the last one, or the middle. */
 function profiledLayer(block) {
   for (const k of [state.pin, state.hover]) {
     const at = k === null ? null : state.sweep.locate(k);
@@ -37,7 +37,7 @@ function paintAxes(pen, frame, {values, say, title, under}) {
   write(pen, under, (frame.left + frame.right) / 2, frame.bottom + 34, {align: "center"});
 }
 
-/** Lines and bands of the chosen score: its own, its untrained twin's, and what shuffled images reach. */
+/** Lines and bands of the chosen score: its values and intervals, its untrained twin, and shuffled images. */
 function ownLines(block, j) {
   const {sweep, choice: c} = state, choice = sweep.choices[c], {evidence} = choice, {twin} = sweep.networks[block.source];
   const p = twin === null ? -1 : sweep.pairOf(twin, block.target);
@@ -171,7 +171,7 @@ function profileCsv() {
 const profileSql = () => selectSql("source_layer, source_depth, matcher, metric, seed, value, low, high", "results",
   [`sweep = ${quoted(state.sweep.name)}`, ...networksSql(), `target_layer = ${quoted(state.sweep.networks[state.target].layers[drawProfile.j].name)}`], "matcher, metric, seed, source_index");
 
-/** Follow the pointer to another target layer; else only the line moves. */
+/** Draw the profile again if the pointer is on another target layer; else move only the line. */
 function followProfile() {
   const p = current();
   if (p >= 0 && ownProfile && profiledLayer(state.sweep.block(p)) !== drawProfile.j) drawProfile();

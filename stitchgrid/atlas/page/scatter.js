@@ -1,4 +1,4 @@
-/* Scatter: any two scores of the same layer pairs; a brush marks cells, thresholds recount what misleads. */
+/* Scatter plot: any two scores of the same layer pairs; a brush marks cells, and thresholds change the counted claims. */
 
 const SCATTER_HEIGHT = 430, NEAR = 7, FEW_DOTS = 4000;
 let scatterMap = null, spots = null, held = null;
@@ -17,7 +17,7 @@ function scatterFrame(width) {
 
 const decades = ({low, high}) => Array.from({length: Math.floor(Math.log10(high)) - Math.ceil(Math.log10(low)) + 1}, (_, n) => 10 ** (Math.ceil(Math.log10(low)) + n));
 
-/** Layer pairs in view, with their places; rows that lack one of the two scores are left out. */
+/** Layer pairs in view, with their positions; pairs that lack one of the two scores are left out. */
 function findSpots(frame) {
   const {sweep, scope} = state, p = current(), [xs, ys] = [sweep.choices[state.x].values, sweep.choices[state.y].values];
   const [from, to] = scope === "all" ? [0, sweep.size] : p < 0 ? [0, 0] : [sweep.starts[p], sweep.starts[p + 1]];
@@ -31,7 +31,7 @@ function findSpots(frame) {
   return found;
 }
 
-/** Draw spots: discs where they are few, else one dot a place, the darker the more there are. */
+/** Draw spots: discs if they are few, else one pixel per position, darker where there are more spots. */
 function paintSpots(pen, wanted, ink, size = 2.6) {
   if (spots.count <= FEW_DOTS) {
     pen.save();
@@ -57,7 +57,7 @@ function paintSpots(pen, wanted, ink, size = 2.6) {
   pen.drawImage(picture, 0, 0);
 }
 
-/** The trained matcher whose claims the two scores tell of. */
+/** The trained matcher whose claims are marked: that of an axis or of the chosen score, else the first; -1: none. */
 function judgedClaimant() {
   const {sweep, x, y, choice} = state;
   return [y, x, choice].map((c) => sweep.claimantOf(c)).find((n) => n >= 0) ?? (sweep.claimants.length ? 0 : -1);
@@ -82,7 +82,7 @@ function paintScatter(pen, {width}) {
   if (n >= 0) paintSpots(pen, misleads, theirs.accent, 3.2);
 }
 
-/** Thresholds that lie on one of the axes: which limit each is, where it stands, and how to read it from a place. */
+/** Thresholds on the axes: the name of each limit, its position, and a function from a position to its value. */
 function limitLines(frame) {
   const {sweep, limits, scope} = state, clean = sweep.networks[state.target].accuracy || NaN;
   return ["x", "y"].flatMap((side) => {
@@ -129,7 +129,7 @@ function nearestSpot(x, y) {
   return found;
 }
 
-/** Take hold of a threshold, or begin to brush. */
+/** Start to drag a threshold, or start to brush. */
 function grab({x, y}, event) {
   const near = state.sweep.claimants.length ? limitLines(scatterFrame(scatterMap.width)).find(({side, at}) => Math.abs((side === "x" ? x : y) - at) < NEAR) : null;
   held = near ? {limit: near} : {x, y, moved: false};

@@ -23,7 +23,7 @@ function describe() {
   $("title").textContent = sweep.name;
   $("lede").replaceChildren(`${facts.filter(Boolean).join(" · ")} · `, make("span", {className: lost || left ? "problem" : ""}, told));
   $("fold").hidden = !sweep.fold;
-  if (sweep.fold) $("fold").textContent = `The sweep has ${sweep.fold.num_cells.toLocaleString("en")} cells, more than the ${sweep.fold.most_cells.toLocaleString("en")} that a page shows layer by layer: ${sweep.fold.num_layers} layers in a row are folded into one stage, which shows the numbers of its last layer. Tables of answers, checks and claims count every layer where they say so; all cells are in the store.`;
+  if (sweep.fold) $("fold").textContent = `The sweep has ${sweep.fold.num_cells.toLocaleString("en")} cells, more than the ${sweep.fold.most_cells.toLocaleString("en")} that a page shows layer by layer. So every ${sweep.fold.num_layers} consecutive layers are folded into one stage, which shows the numbers of its last layer. The store has all cells.`;
   const remarks = sweep.networks.flatMap((network) => network.remarks.map((text) => make("li", {}, make("b", {}, network.name), `: ${text}`)));
   $("remarks").replaceChildren(...remarks);
   $("remarks").hidden = !remarks.length;
@@ -63,7 +63,7 @@ function explain() {
   if (!choice) return;
   const {scale, higherIsSimilar, direction} = choice, isDifference = minus !== null && minus !== c;
   const low = (scale.clips_low ? "≤ " : "") + short(scale.low), high = (scale.clips_high ? "≥ " : "") + short(scale.high);
-  const ends = isDifference ? ["second more alike", "first more alike"] : higherIsSimilar === false ? [high, low] : [low, high];
+  const ends = isDifference ? ["second: more similar", "first: more similar"] : higherIsSimilar === false ? [high, low] : [low, high];
   const ramp = make("canvas", {className: "ramp", width: STEPS, height: 1}), pen = ramp.getContext("2d");
   for (let k = 0; k < STEPS; k++) {
     pen.fillStyle = colour(k / (STEPS - 1), isDifference ? DIFFERENCE : SIMILARITY);
@@ -77,7 +77,7 @@ function explain() {
     make("span", {}, make("i", {className: "hatch"}), "no value"), make("span", {}, make("i", {className: "cross"}, "×"), "failed"));
 }
 
-/** Where a reader starts: the first score, and the first two trained networks that were compared, two different ones if any were. */
+/** The initial state: the first score, and the first pair of trained networks, of two different ones if there is such a pair. */
 function beginning(sweep) {
   const trained = (p) => !sweep.networks[sweep.sources[p]].isUntrained && !sweep.networks[sweep.targets[p]].isUntrained;
   const all = Array.from(sweep.sources, (_, p) => p), across = (p) => sweep.sources[p] !== sweep.targets[p];
@@ -108,7 +108,7 @@ async function follow() {
 }
 
 async function start() {
-  $("footer").textContent = `Made by stitchgrid ${data.version}. ${data.live ? "The page loads its data from this machine alone." : "The page holds all its data and loads nothing."}`;
+  $("footer").textContent = `Made by stitchgrid ${data.version}. ${data.live ? "The page loads its data only from this machine." : "The page holds all its data and loads nothing else."}`;
   $("sweep").addEventListener("change", () => open(Number($("sweep").value)));
   for (const name of ["source", "target"]) $(name).addEventListener("change", () => {
     const {source, target} = compared(Number($("source").value), Number($("target").value), name);
@@ -128,7 +128,7 @@ async function start() {
   if (data.live) followStore();
 }
 
-/** Show the sweeps there are: the one that the hash names, or the first. */
+/** List the sweeps, and show the one that the hash names, or the first. */
 async function showSweeps() {
   opened.clear();
   if (!data.sweeps.length) {
@@ -143,7 +143,7 @@ async function showSweeps() {
   await follow();
 }
 
-/** Draw anew when the page gets another width, other colours, or goes to paper. */
+/** Draw again when the page gets another width or other colours, or is printed. */
 function watchPage() {
   let width = innerWidth;
   addEventListener("resize", () => {

@@ -1,4 +1,4 @@
-/* What the reader looks at. Every view listens to the parts that it shows; the URL's hash keeps what can be sent on. */
+/* The state of the page. Every view listens to the parts that it shows; the URL's hash keeps the parts worth sharing. */
 
 const state = {
   sweep: null, choice: 0, source: 0, target: 0, pin: null, hover: null, // pin and hover: number of a layer pair
@@ -8,7 +8,7 @@ const SENT = ["sweep", "choice", "source", "target", "pin", "minus", "every", "x
 const listeners = [];
 let changed = new Set(), frame = 0, hashTimer = 0, isReading = false;
 
-/** Call `update` once in the frame after any of these parts of the state changed. */
+/** Call `update` once in the next frame after any of these parts of the state has changed. */
 function listen(names, update) {
   listeners.push({names: names.split(" "), update});
 }
@@ -30,7 +30,7 @@ function flush() {
   for (const {names: wanted, update} of listeners) if (wanted.some((name) => names.has(name))) update(names);
   if (isReading) return;
   if (SENT.some((name) => names.has(name))) writeHash();
-  else if (names.has("limits")) { // which are dragged: browsers take it amiss when an address changes at every step
+  else if (names.has("limits")) { // limits are dragged, and browsers refuse too many changes of the address
     clearTimeout(hashTimer);
     hashTimer = setTimeout(writeHash, 300);
   }
@@ -38,7 +38,7 @@ function flush() {
 
 const current = () => state.sweep.pairOf(state.source, state.target);
 
-/** The pair of networks nearest to what is asked for: where they were not compared, another one with the same target, else source. */
+/** The given pair of networks if it was compared; else a compared pair that shares the `first` side, or a side, with it. */
 function compared(source, target, first = "source") {
   const {sweep} = state;
   if (sweep.pairOf(source, target) >= 0 || !sweep.sources.length) return {source, target};
@@ -47,7 +47,7 @@ function compared(source, target, first = "source") {
   return {source: sweep.sources[p], target: sweep.targets[p]};
 }
 
-/** Look at a pair of networks; a pin in another pair goes. */
+/** Show a pair of networks, and remove a pin in another pair. */
 function goTo(source, target) {
   const p = state.sweep.pairOf(source, target);
   const keeps = state.pin !== null && p >= 0 && state.sweep.locate(state.pin).p === p;
@@ -71,8 +71,8 @@ function spokenValue(c, k) {
   return Number.isNaN(value) ? `${choiceName(choice)}: no value, ${WHY[state.sweep.noteOf(c, k).state] ?? ""}` : `${choiceName(choice)} ${exact(value)}`;
 }
 
-/* The hash: sweep, metric (matcher.metric), pair (SOURCE,TARGET), pin (SOURCE_LAYER,TARGET_LAYER); what is not as at the beginning:
-   minus, x, y, distance (each matcher.metric,number among those of this name), every, scope, order, and the limits by name */
+/* The hash: sweep, metric (matcher.metric), pair (SOURCE,TARGET), pin (SOURCE_LAYER,TARGET_LAYER); and what differs from
+   the initial state: minus, x, y, distance (each matcher.metric,number among those of this name), every, scope, order, limits */
 
 function metricWord(c) {
   const {matcher, metric} = state.sweep.choices[c], peers = state.sweep.choices.map((_, n) => n).filter((n) => state.sweep.choices[n].matcher === matcher && state.sweep.choices[n].metric === metric);
@@ -81,7 +81,7 @@ function metricWord(c) {
 
 const PICKED = ["minus", "x", "y", "distance"], LIMIT_NAMES = ["claim", "residual", "ood"];
 
-/** What the hash has of everything that a reader set, but for metric, pair and pin. */
+/** The parts of the hash for everything that a reader has changed, except metric, pair and pin. */
 function furtherParts(write) {
   const first = beginning(state.sweep), parts = [];
   for (const name of PICKED) {
@@ -115,7 +115,7 @@ function writeHash() {
   try {
     history.replaceState(null, "", hashText());
   } catch {
-    // A page inside another one may have no address of its own.
+    // A page in an iframe may have no address of its own.
   }
 }
 
@@ -126,19 +126,19 @@ function readHash(text) {
     try {
       found[key] = rest.join("=").split(",").map(decodeURIComponent);
     } catch {
-      // Not one of ours.
+      // A part that this page did not write.
     }
   }
   return found;
 }
 
-/** The choice of a name, matcher.metric, and number among those of that name; null where there is none. */
+/** The choice with a name, matcher.metric, and a number among the choices of that name; null if there is none. */
 function choiceOf(words, variant) {
   const {choices} = state.sweep, word = words?.join(","), peers = choices.map((_, n) => n).filter((n) => `${choices[n].matcher}.${choices[n].metric}` === word);
   return peers.length ? peers[Math.min(Number(variant) || 0, peers.length - 1)] : null;
 }
 
-/** Apply what a hash says of a sweep's view; what it names that is not there is passed over. */
+/** Apply a hash to the state; unknown names are ignored. */
 function applyHash({metric, variant, pair, pin: layers, ...further}) {
   const {networks} = state.sweep, changes = {hover: null, pin: null}, choice = choiceOf(metric, variant?.[0]);
   if (choice !== null) changes.choice = choice;

@@ -1,4 +1,4 @@
-/* One sweep of the page: networks, choices, and which number stands for which layer pair. */
+/* One sweep of the page: networks, choices, and the numbering of layer pairs. */
 
 const DIVERGED = "diverged", TWIN = "@untrained";
 
@@ -37,7 +37,7 @@ class Sweep {
     return this.pairs[source * this.networks.length + target] ?? -1;
   }
 
-  /** Where the layer pairs of a pair of networks begin, how many rows (source layers) and columns they have. */
+  /** The block of a pair of networks: its first layer pair, and its numbers of rows (source layers) and columns. */
   block(p) {
     const source = this.sources[p], target = this.targets[p];
     return {p, source, target, start: this.starts[p], rows: this.networks[source].layers.length, columns: this.networks[target].layers.length};
@@ -62,7 +62,7 @@ class Sweep {
 
   noteOf(c, k) { return this.notes[this.choices[c].notes[k]]; }
 
-  /** Whether a layer pair is nobody's best source under a choice: its training diverged. */
+  /** A function that says whether a layer pair cannot be a best source under a choice because its training diverged. */
   leftOut(c) {
     const {notes} = this.choices[c], {diverged} = this;
     return this.hasDiverged ? (k) => diverged[notes[k]] === 1 : () => false;
@@ -78,7 +78,7 @@ class Sweep {
     return this.bests.get(key);
   }
 
-  /** By pair of networks the mean score of the best sources; NaN where nothing is known. */
+  /** For each pair of networks, the mean score of the best sources; NaN if there is no value. */
   summary(c) {
     const choice = this.choices[c];
     choice.summary ??= Float64Array.from(this.sources, (_, p) => {
@@ -88,14 +88,14 @@ class Sweep {
     return choice.summary;
   }
 
-  /** What the rule of misleading claims looks at, by layer pair, for one trained matcher and seed. */
+  /** The values that the rule of misleading claims needs, by layer pair, for one trained matcher and seed. */
   claimant(n) {
     const found = this.claimants[n];
     if (found.judged) return found.judged;
     const values = (c) => c === null ? null : this.choices[c].values, whole = values(found.relativeAccuracy), part = values(found.accuracy);
     const leftOut = this.leftOut(found.choices[0]), relative = new Float64Array(this.size).fill(NaN), direct = new Float64Array(this.size).fill(NaN);
     for (let p = 0; p < this.sources.length; p++) {
-      if (this.networks[this.sources[p]].name.endsWith(TWIN)) continue; // claims nothing
+      if (this.networks[this.sources[p]].name.endsWith(TWIN)) continue; // twins make no claims
       const clean = this.networks[this.targets[p]].accuracy || NaN;
       for (let k = this.starts[p]; k < this.starts[p + 1]; k++) {
         if (leftOut(k)) continue;
@@ -110,7 +110,7 @@ class Sweep {
     return found.judged;
   }
 
-  /** What matcher and seed n claims of layer pair k. */
+  /** The claim of claimant n (a trained matcher and seed) about layer pair k. */
   claim(n, k, limits) {
     return claimOf(k, this.claimant(n), limits, this.isRounded ? 1e-7 : 0);
   }

@@ -1,8 +1,8 @@
-/* Tables: the numbers behind the heat map, the diagonal, and claims that mislead. */
+/* Tables: the numbers of the heat map, the diagonal, and misleading claims. */
 
-const MOST_SQUARES = 10000; // that a table holds
+const MOST_SQUARES = 10000; // most squares in a table
 
-/** The chosen heat map as a table, made when somebody opens it. */
+/** Show the chosen heat map as a table, if the reader has opened it. */
 function drawTable() {
   const p = current(), {sweep, choice: c} = state;
   if (!$("table-box").open || p < 0) return $("pair-table").replaceChildren();
@@ -41,7 +41,7 @@ function judged(one, network) {
   return button;
 }
 
-/** A number out of a number that leads to the heat map where to see it; a star where some are not known. */
+/** A button "part of whole" that shows the heat map; a star if some values are unknown. */
 function counted(c, source, target, part, whole, unknown, names) {
   return make("button", {
     type: "button", className: part ? "count lost" : "count", title: names.join("\n"),

@@ -1,11 +1,12 @@
-/* The scatter's controls: which two scores, and the thresholds with what they count. */
+/* The controls of the scatter plot: its two scores, and the thresholds with the claims that they count. */
 
 const LIMITS = [
-  ["claim", "keeps this share of the target's accuracy: a claim", 0, 1.2, 0.01], ["residual", "direct's residual denies it from", 0, 1.5, 0.01],
-  ["ood", "AUROC further than this from 0.5 denies it", 0, 0.5, 0.01],
+  ["claim", "share of the target's accuracy from which a stitch makes a claim", 0, 1.2, 0.01],
+  ["residual", "residual of direct from which it denies the claim", 0, 1.5, 0.01],
+  ["ood", "distance of an AUROC from 0.5 above which it denies the claim", 0, 0.5, 0.01],
 ];
 
-/** The scores that stand against each other at the beginning: direct's residual and what a trained stitch claims, where there are such. */
+/** The initial axes: direct's residual and the accuracy of a trained stitch, if the sweep has both. */
 function firstAxes(sweep) {
   const first = sweep.claimants[0], scores = sweep.scores.length > 1 ? sweep.scores : sweep.choices.map((_, c) => c);
   return {x: first?.direct[0] ?? scores[0] ?? 0, y: first ? first.accuracy ?? first.relativeAccuracy : scores[1] ?? scores[0] ?? 0};
@@ -14,7 +15,7 @@ function firstAxes(sweep) {
 function offerAxes() {
   const {sweep} = state;
   for (const side of ["x", "y"]) $(side).replaceChildren(...choiceOptions());
-  $("scatter").hidden = sweep.choices.length < 2; // one score has nothing to stand against
+  $("scatter").hidden = sweep.choices.length < 2; // a scatter plot needs two scores
 }
 
 function drawScatter() {
@@ -30,11 +31,11 @@ function drawScatter() {
   count();
 }
 
-/** Count claims of every trained matcher in view by the present thresholds. */
+/** Count the claims in view of every trained matcher, with the present thresholds. */
 function count() {
   const {sweep, limits} = state, p = current(), [from, to] = state.scope === "all" ? [0, sweep.size] : p < 0 ? [0, 0] : [sweep.starts[p], sweep.starts[p + 1]];
   const marked = state.marked ? ` ${plural(state.marked.count, "layer pair")} marked by the brush, ringed in the heat map.` : "";
-  $("scatter-words").textContent = `Each dot is a layer pair. Draw a box to mark the pairs in it.${sweep.claimants.length ? " Drag a dashed threshold to see what it would count." : ""}${marked}`;
+  $("scatter-words").textContent = `Each dot is a layer pair. Draw a box to mark the pairs in it.${sweep.claimants.length ? " Drag a dashed threshold to count claims with another one." : ""}${marked}`;
   $("thresholds").hidden = !sweep.claimants.length;
   if (!sweep.claimants.length) return;
   if (!$("counts")) layThresholds();

@@ -1,17 +1,17 @@
-/* The tip: everything about one layer pair. It follows the pointer; what is pinned stays in a sheet. */
+/* The tip: everything about one layer pair. It follows the pointer; the pinned layer pair has a sheet. */
 
 const WHY = {
   absent: "not part of the sweep", undefined: "undefined here", failed: "failed", quarantined: "quarantined",
   running: "running", pending: "not computed yet",
 };
-const MOST_SCORES = 24; // that a tip lists
+const MOST_SCORES = 24; // most scores that a tip lists
 let pointer = null;
 
 function layerText(network, {name, depth, kind, shape}) {
   return [make("b", {}, make("bdi", {}, network.name)), " ", make("bdi", {}, name), make("span", {className: "faint"}, ` depth ${depth.toFixed(2)}, ${kind} ${shape.join("×")}`)];
 }
 
-/** Elements that tell all about layer pair k. */
+/** Elements with everything about layer pair k. */
 function tell(k, {most = MOST_SCORES} = {}) {
   const {sweep, choice: c} = state, at = sweep.locate(k), choice = sweep.choices[c], value = choice.values[k], note = sweep.noteOf(c, k);
   const [f, g] = [sweep.networks[at.source], sweep.networks[at.target]];
@@ -40,7 +40,7 @@ function claimTexts(k) {
   });
 }
 
-/** Every score of a pair: those by which layers are ranked first, then the other metrics (folded where all are told). */
+/** A table of all scores of a pair: first those that rank layers, then the other metrics (folded if all are listed). */
 function scoreTable(k, most) {
   const {sweep} = state, others = sweep.choices.map((_, c) => c).filter((c) => !sweep.choices[c].isScore && !Number.isNaN(sweep.choices[c].values[k]));
   const table = (numbers) => make("table", {className: "scores"}, make("tbody", {}, ...numbers.map((c) => {

@@ -1,4 +1,4 @@
-/* Dendrogram of networks: which are alike, by the same score as the map. */
+/* Dendrogram of networks: which are similar, by the same score as the map. */
 
 let treeMap = null;
 
