@@ -85,7 +85,7 @@ def write_whole(path: Path, data: bytes) -> None:
         OSError: If that cannot be done, or another user has put a link, a pipe or a file there; nothing has changed.
     """
     try:
-        folder, name = _followed(path)
+        folder, name, _ = _followed(path)
         try:
             _write(folder, name, data)
         finally:
@@ -95,40 +95,84 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-def _followed(path: Path) -> tuple[int, str]:
-    """Return the open folder and the name to which a path leads; follow no link that another user has put there.
+def real_place(path: Path) -> Path:
+    """Return the path without links to which a path leads; make the folders on the way to it that are missing.
 
-    Links of root are followed, and links to folders that belong to the owner of the folder in which they lie.
+    The same links are followed as by `write_whole`.
+
+    Raises:
+        OSError: If that cannot be done, or another user has put a link, or a file of that name, there.
     """
-    here = os.open("/" if path.is_absolute() else ".", FOLDER)
+    try:
+        folder, name, where = _followed(path, makes_folders=True)
+        try:
+            with suppress(FileNotFoundError):
+                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if not _is_trusted(found, folder, is_last=True):
+                    raise _foreign("pipe" if stat.S_ISFIFO(found.st_mode) else "file", name, found)
+        finally:
+            os.close(folder)
+    except OSError as problem:
+        problem.filename = str(path)
+        raise
+    return where / name
+
+
+def real_folder(path: Path) -> Path:
+    """Return the path without links of a folder, which is made if it is missing, as `real_place` does.
+
+    Raises:
+        OSError: If that cannot be done, or another user has put a link there.
+    """
+    return real_place(path / "_").parent
+
+
+def _followed(path: Path, *, makes_folders: bool = False) -> tuple[int, str, Path]:
+    """Return the open folder and the name to which a path leads, and where the folder lies.
+
+    Links of root are followed, and links to folders that belong to the owner of the folder in which they lie; no other
+    link that another user has put there.
+    """
+    here, where = (os.open("/", FOLDER), Path("/")) if path.is_absolute() else (os.open(".", FOLDER), Path.cwd())
     ahead = [part for part in reversed(path.parts) if part != "/"]
     try:
         for _ in range(MOST_LINKS):
             while len(ahead) > 1:
-                try:
-                    below = os.open(ahead[-1], FOLDER | os.O_NOFOLLOW, dir_fd=here)
-                except OSError:
-                    if _link_at(here, ahead[-1]) is None:
-                        raise
+                if (below := _open_folder(here, ahead[-1], makes=makes_folders)) is None:
                     break
                 os.close(here)
-                here = below
-                ahead.pop()
+                here, where = below, where / ahead.pop()
             name = ahead.pop() if ahead else "."
             found = _link_at(here, name)
             if found is None:
-                return here, name
+                return here, name, where
             if not _is_trusted(found, here, is_last=not ahead):
                 raise _foreign("link", name, found)
             target = Path(os.readlink(name, dir_fd=here))
             ahead += [part for part in reversed(target.parts) if part != "/"]
             if target.is_absolute():
                 os.close(here)
-                here = os.open("/", FOLDER)
+                here, where = os.open("/", FOLDER), Path("/")
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     except BaseException:
         os.close(here)
         raise
+
+
+def _open_folder(around: int, name: str, *, makes: bool) -> int | None:
+    """Return an open folder in another one, made if it is missing and asked for; None if it is a link."""
+    try:
+        return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=around)
+    except FileNotFoundError:
+        if not makes:
+            raise
+    except OSError:
+        if _link_at(around, name) is None:
+            raise
+        return None
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=around)
+    return _open_folder(around, name, makes=False)
 
 
 def _link_at(folder: int, name: str) -> os.stat_result | None:

@@ -10,7 +10,7 @@ from stitchgrid.atlas.page import render_page
 from stitchgrid.atlas.reading import read_sweep
 from stitchgrid.catalog import Catalog
 from stitchgrid.errors import InputError
-from stitchgrid.paths import write_whole
+from stitchgrid.paths import real_folder, write_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +80,8 @@ def draw_figures(grids: Sequence[SweepGrids], folder: Path, options: FigureOptio
 
     selections = select(grids, options)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return tuple(write_figures(selections, options, folder))
+        place = real_folder(folder)
+        return tuple(folder / path.name for path in write_figures(selections, options, place))
     except OSError as problem:
         where = problem.filename or folder
         raise InputError(f"cannot write {where}: {problem.strerror}; name another place.") from problem

@@ -18,6 +18,7 @@ from stitchgrid import __version__
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.catalog.views import VIEWS
 from stitchgrid.errors import InputError
+from stitchgrid.paths import real_place
 
 NOTE = "export"  # table of a DuckDB file that marks the file as an export
 WITHOUT_SWEEP = {
@@ -36,7 +37,8 @@ def export_duckdb(catalog: Catalog, path: Path, sweeps: Sequence[str] = ()) -> d
         QueryError: If there is no such sweep.
     """
     statements = _statements(catalog, sweeps)
-    if path.exists() and not _is_export(path):
+    place = _place(path)
+    if place.exists() and not _is_export(place):
         raise InputError(f"{path} exists and is not an export of stitchgrid; name another file.")
 
     def write(beside: Path) -> dict[str, int]:
@@ -54,9 +56,9 @@ def export_duckdb(catalog: Catalog, path: Path, sweeps: Sequence[str] = ()) -> d
             connection.execute(f"create table {NOTE} as select {what}", told)
         return counts
 
-    with _beside(path) as beside:
+    with _beside(place) as beside:
         counts = _until_sound(catalog, lambda: write(beside))
-        beside.replace(path)
+        beside.replace(place)
     return counts
 
 
@@ -69,9 +71,10 @@ def export_parquet(catalog: Catalog, folder: Path, sweeps: Sequence[str] = ()) -
     """
     statements = _statements(catalog, sweeps)
     own_files = {f"{name}.parquet" for name in VIEWS}
-    if folder.exists() and not folder.is_dir():
+    place = _place(folder)
+    if place.exists() and not place.is_dir():
         raise InputError(f"wanted a folder, but {folder} is a file; name another one.")
-    if folder.exists() and (others := sorted({path.name for path in folder.iterdir()} - own_files)):
+    if place.exists() and (others := sorted({path.name for path in place.iterdir()} - own_files)):
         raise InputError(f"wanted a new or empty folder, but {folder} has {others[0]!r} in it; name another one.")
 
     def write(beside: Path) -> dict[str, int]:
@@ -85,9 +88,9 @@ def export_parquet(catalog: Catalog, folder: Path, sweeps: Sequence[str] = ()) -
 
         return catalog.export(statements, take)
 
-    with _beside(folder) as beside:
+    with _beside(place) as beside:
         counts = _until_sound(catalog, lambda: write(beside))
-        _exchange(beside, folder)
+        _exchange(beside, place)
     return counts
 
 
@@ -112,7 +115,22 @@ def _statements(catalog: Catalog, sweeps: Sequence[str]) -> dict[str, str]:
     return {view: WITHOUT_SWEEP.get(view, usual).format(view=view, names=names) for view in VIEWS}
 
 
+def _place(path: Path) -> Path:
+    """Return where an export is to lie: the path without links, of which none was put there by another user."""
+    try:
+        return real_place(path)
+    except OSError as problem:
+        raise _unwritable(path, problem) from problem
+
+
+def _unwritable(path: Path, problem: OSError | duckdb.Error) -> InputError:
+    reason = getattr(problem, "strerror", None) or str(problem).splitlines()[0]
+    return InputError(f"cannot write {path}: {reason}; name another place.")
+
+
 def _is_export(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with duckdb.connect(str(path), read_only=True) as connection:
             tables = {row[0] for row in connection.execute("show tables").fetchall()}
@@ -126,11 +144,9 @@ def _beside(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; whatever is still there at the end is removed."""
     beside = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
     except (OSError, duckdb.IOException) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem).splitlines()[0]
-        raise InputError(f"cannot write {path}: {reason}; name another place.") from problem
+        raise _unwritable(path, problem) from problem
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         for one in (beside, beside.with_name(f"{beside.name}.wal")):

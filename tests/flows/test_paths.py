@@ -4,6 +4,8 @@ import os
 import stat
 
 import pytest
+from helpers_flow import run
+from helpers_store import make_synthetic_store
 
 from stitchgrid.cli.files_out import write_file
 from stitchgrid.errors import InputError
@@ -94,6 +96,57 @@ def test_no_link_or_pipe_of_another_user_leads_the_writing_elsewhere(tmp_path, p
         write_file(path, b"new")
     assert precious.read_bytes() == b"precious"
     assert list(mine.iterdir()) == [precious]
+
+
+def put_file(path, _, owner):
+    path.touch()
+    os.chown(path, owner, owner)
+
+
+@as_root
+@pytest.mark.parametrize("put", [put_link, put_link_to_folder, put_link_behind_a_link, put_pipe, put_file])
+@pytest.mark.parametrize("kind", ["duckdb", "parquet"])
+def test_no_export_goes_where_another_user_leads_it(tmp_path, put, kind):
+    store = make_synthetic_store(tmp_path / "grid").store
+    shared = folder_of(tmp_path / "shared", 0, 0o1777)
+    (mine := tmp_path / "mine").mkdir()
+    path = folder_of(shared / "there", SOMEBODY, 0o1777) / "out"
+    put(path, mine / "out", SOMEBODY)
+    what = {put_pipe: "pipe", put_file: "file"}.get(put, "link")
+    shown = run("export", f"--{kind}", path, "--store", store.uri, code=2).output
+    assert f"cannot write {path}: " in shown
+    assert f" is a {what} of another user, user {SOMEBODY}, and might lead the writing elsewhere" in shown
+    assert not list(mine.iterdir())
+
+
+@as_root
+@pytest.mark.parametrize("is_last", [True, False])
+def test_no_figures_go_where_another_user_leads_them(tmp_path, is_last):
+    store = make_synthetic_store(tmp_path / "grid").store
+    shared = folder_of(tmp_path / "shared", 0, 0o1777)
+    (mine := tmp_path / "mine").mkdir()
+    put_link(shared / "way", mine, SOMEBODY)
+    figures = shared / "way" if is_last else shared / "way/figures"
+    page = tmp_path / "atlas.html"
+    shown = run("atlas", "--out", page, "--figures", figures, "--store", store.uri, code=2).output
+    assert "is a link of another user" in shown
+    assert not list(mine.iterdir())
+
+
+def test_a_pipe_of_ones_own_is_no_export_and_not_waited_for(tmp_path):
+    store = make_synthetic_store(tmp_path / "grid").store
+    os.mkfifo(tmp_path / "out.duckdb")
+    shown = run("export", "--duckdb", tmp_path / "out.duckdb", "--store", store.uri, code=2).output
+    assert "out.duckdb exists and is not an export of stitchgrid; name another file" in shown
+
+
+def test_an_export_through_a_link_of_ones_own_leaves_the_link(tmp_path):
+    store = make_synthetic_store(tmp_path / "grid").store
+    (tmp_path / "out.duckdb").symlink_to("new/there.duckdb")
+    for _ in range(2):
+        run("export", "--duckdb", tmp_path / "out.duckdb", "--store", store.uri)
+        assert (tmp_path / "out.duckdb").is_symlink()
+        assert (tmp_path / "new/there.duckdb").is_file()
 
 
 @as_root
