@@ -1,10 +1,10 @@
 -- Which source layer matches each target layer best, under each matcher?
 -- Best is the highest accuracy for trained stitchers, the lowest residual for least-squares ones, and by its own
--- direction for an index; seeds are averaged. Of num_tied layers that share the best score, the target layer itself
--- is named if it is among them. accuracy is the stitched network's, where there is one.
+-- direction for an index; seeds are averaged. If num_tied layers share the best score, the target layer itself is
+-- named if it is one of them. accuracy is the stitched network's, where there is one.
 -- The rest is from the view answers: margin is how much better the best is than the next, whatever the direction,
--- candidates are the layers that are as good at 95 %, p is that of shuffled images. Of several seeds it is the least
--- favourable: the smallest margin, most candidates, largest p, worst verdict. NULL where seeds name other layers.
+-- candidates are the layers that are as good at 95 %, p is that of shuffled images. With several seeds, the least
+-- favourable counts: smallest margin, most candidates, largest p, worst verdict. NULL where seeds name other layers.
 -- param sweep = ''  one sweep; '' is all of them
 -- param matcher = ''  one matcher; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie

@@ -1,6 +1,6 @@
 -- Where did the time go?
--- Seconds of work per matcher and device, as shared among the cells that had it in common; a cell that two sweeps share
--- was computed once and counts in each.
+-- Seconds of work per matcher and device; work that cells have in common is divided among them. A cell that two sweeps
+-- share was computed once and counts in each.
 -- param sweep = ''  one sweep; '' is all of them
 -- columns: sweep, matcher, device, num_cells, total_seconds, seconds_per_cell, percent
 with costs as (

@@ -1,9 +1,8 @@
 -- Between two networks, does a layer find its best source at the same relative depth?
--- mean_depth_gap is the mean of best source depth less target depth, mean_distance of its absolute value, both in shares
--- of a network's depth; rank_correlation is Spearman's, over target layers, of a target's depth with its best source's,
--- null where all have the same.
--- Of sources that tie the nearest in depth counts.
--- chance_distance is the mean distance if every source layer were as likely. best_score averages the best sources'.
+-- mean_depth_gap is the mean of the best source's depth minus the target's, mean_distance the mean of its absolute
+-- value, both as shares of a network's depth. rank_correlation is Spearman's, over target layers, of a target's depth
+-- with its best source's; NULL where all have the same depth. If sources tie, the nearest in depth counts.
+-- chance_distance is the mean distance if every source layer were as likely. best_score is the mean of the best scores.
 -- param sweep = ''  one sweep; '' is all of them
 -- param matcher = ''  one matcher; '' is all of them
 -- param within = false  list a network with itself too

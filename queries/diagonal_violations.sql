@@ -1,7 +1,7 @@
 -- For how many layers of a network is the best source within that network not the layer itself?
 -- Counted per network and matcher; a tie that includes the layer itself is no violation. A layer is judged when its
--- match with itself has a score; num_missing counts the scores not there (yet). violations says which layers, each
--- with the source that is preferred to it.
+-- match with itself has a score; num_missing counts the scores that are missing so far. violations lists the layers,
+-- each with the source that is preferred to it.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
 -- param diverged = false  count cells whose training diverged, too

@@ -1,6 +1,6 @@
 -- What failed, and why?
--- Cells that have an error and no value stored after it, by reason; attempts counts the times a worker began the
--- cell's shard, at most. example_* is one of the cells.
+-- Cells that have an error and no value stored after it, by reason; attempts is the highest number of times that a
+-- worker began a cell's shard. example_* is one of the cells.
 -- param sweep = ''  one sweep; '' is all of them
 -- columns: sweep, status, error, num_cells, matchers, attempts, example_source, example_target, example_cell_id
 select

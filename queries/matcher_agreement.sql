@@ -1,6 +1,6 @@
 -- Do two matchers order the layer pairs alike?
--- Spearman's rank correlation of their scores over all layer pairs that both have, each turned so that more is more
--- similar; ties (to nine digits) share their mean rank. NULL where one of them gives every pair the same score.
+-- Spearman's rank correlation of their scores over all layer pairs that both have, with signs changed so that higher is
+-- more similar; ties (to nine digits) share their mean rank. NULL where one of them gives every pair the same score.
 -- param sweep = ''  one sweep; '' is all of them
 -- param pairs = 'all'  all layer pairs, or only those 'within' one network or 'across' two
 -- param diverged = false  count cells whose training diverged, too

@@ -1,10 +1,10 @@
 -- Are stitched representations like those that the target itself produces?
 -- Cells that were scored, by matcher, detector and relation of the two layers: self (one layer with itself), within
 -- (two layers of one network), corresponding (the same layer of two networks of one architecture, both trained or both
--- not), across (any others). A detector's AUROC is 0.5 where stitched and own rows cannot be told apart: in is an AUROC within tolerance
--- of 0.5, left one above (out of the distribution), collapsed one below (nearer to the centre than the target's own
--- rows, as shrunken rows are). num_cells - num_scored have no AUROC. Accuracies are those of the stitched networks.
--- Untrained twins are controls and not counted.
+-- not), across (any others). A detector's AUROC is 0.5 where stitched and own rows cannot be distinguished: in is an
+-- AUROC within tolerance of 0.5, left one above (out of the distribution), collapsed one below (nearer to the centre
+-- than the target's own rows, as shrunken rows are). num_cells - num_scored have no AUROC. Accuracies are those of the
+-- stitched networks. Untrained twins are controls and not counted.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 0.1  distance from 0.5 up to which rows are in the distribution
 -- param diverged = false  count cells whose training diverged, too

@@ -3,8 +3,9 @@
 -- untrained one with one that is not); seed_correspondence counts each pair by itself. Best is the highest accuracy for
 -- trained stitchers, the lowest residual for least-squares ones, and by its own direction for an index; seeds of a
 -- matcher are averaged; a tie that includes the corresponding layer is no violation. num_later and num_earlier: the
--- preferred source lies nearer to the output, or to the input. chance_share is what a matcher that chooses at random would violate. Scores and accuracies
--- are means over judged layers, own with the corresponding layer. Sources of reduced rank are left out.
+-- preferred source lies nearer to the output, or to the input. chance_share is the share that a random choice would
+-- violate. Scores and accuracies are means over judged layers, own with the corresponding layer. Sources of reduced
+-- rank are left out.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
 -- param diverged = false  count cells whose training diverged, too

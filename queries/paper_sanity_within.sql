@@ -2,9 +2,9 @@
 -- Over all networks that were compared with themselves; diagonal_violations counts each by itself. Best is the highest
 -- accuracy for trained stitchers, the lowest residual for least-squares ones, and by its own direction for an index;
 -- seeds are averaged; a tie that includes the layer itself is no violation. num_later and num_earlier: the preferred
--- source lies nearer to the output, or to the input, than the layer. chance_share is what a matcher that chooses at
--- random would violate. Scores and accuracies are means over judged layers, own with the layer itself. Sources of
--- reduced rank are left out.
+-- source lies nearer to the output, or to the input, than the layer. chance_share is the share that a random choice
+-- would violate. Scores and accuracies are means over judged layers, own with the layer itself. Sources of reduced rank
+-- are left out.
 -- param sweep = ''  one sweep; '' is all of them
 -- param tolerance = 1e-6  scores nearer than this are a tie
 -- param diverged = false  count cells whose training diverged, too

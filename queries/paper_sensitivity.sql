@@ -1,9 +1,9 @@
 -- Does a matcher see it when a layer loses the directions that carry the labels?
 -- One row for a layer's approximation of lower rank, matched with the whole layer (Ding, Denain & Steinhardt 2021, as
 -- Balogh & Jelasity 2025 use it). accuracy_loss is what a linear probe of the layer loses by the same approximation;
--- dissimilarity is the score turned so that more is less similar. A matcher that is sensitive orders dissimilarities
--- as the losses: `stitchgrid report` adds Spearman's and Kendall's rank correlation. Only ranks below the layer's
--- width, and only where the sweep has probes of the same rank; params are those of the matcher without its rank.
+-- dissimilarity is the score with its sign changed where needed, so that higher is less similar. A sensitive matcher
+-- orders dissimilarities as the losses: `stitchgrid report` adds Spearman's and Kendall's rank correlation. Only ranks
+-- below the layer's width, where the sweep has probes of the same rank; params are the matcher's, without its rank.
 -- param sweep = ''  one sweep; '' is all of them
 -- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, matcher, metric, model, layer, rank, width, score, dissimilarity, accuracy_loss, full_accuracy

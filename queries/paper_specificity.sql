@@ -1,9 +1,9 @@
--- Does a matcher find layers of two seeds more alike, the nearer what can be read off them linearly?
+-- Does a matcher find layers of two seeds more alike, the nearer the accuracies of their linear probes?
 -- One row for a layer pair of two networks that differ in their seed (Ding, Denain & Steinhardt 2021). accuracy_gap is
--- the absolute difference of the accuracies of their linear probes; dissimilarity is the score turned so that more is
--- less similar. A matcher that is specific to what matters orders dissimilarities as the gaps: `stitchgrid report`
--- adds Spearman's and Kendall's rank correlation. Only where the sweep has probes; sources of reduced rank are left
--- out.
+-- the absolute difference of these accuracies; dissimilarity is the score with its sign changed where needed, so that
+-- higher is less similar. A matcher that is specific to what matters orders dissimilarities as the gaps:
+-- `stitchgrid report` adds Spearman's and Kendall's rank correlation. Only where the sweep has probes; sources of
+-- reduced rank are left out.
 -- param sweep = ''  one sweep; '' is all of them
 -- param diverged = false  count cells whose training diverged, too
 -- columns: sweep, matcher, metric, source_model, source_layer, target_model, target_layer, score, dissimilarity

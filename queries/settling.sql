@@ -1,7 +1,7 @@
 -- When, in training, does each layer become what it is at the end?
 -- Of networks that are checkpoints of one training (`steps` in a job): how similar each layer is to itself at the last
--- step. reached is how much of the way it has come: 0 as at the first step, 1 as at the last. settled_step is the first
--- step from which on it stays at `share` of the way or above. Seeds of matchers are averaged.
+-- step. reached is how far the layer has come: 0 as at the first step, 1 as at the last. settled_step is the first step
+-- from which on it stays at `share` or above. Seeds of matchers are averaged.
 -- param sweep = ''  one sweep; '' is all of them
 -- param matcher = ''  one matcher; '' is all of them
 -- param share = 0.9  of the way, from which on a layer counts as settled

@@ -16,12 +16,14 @@ def units_before(resolution: Resolution, plan: Plan, artefacts: ArtefactReader) 
 def artefact_keys(resolution: Resolution, artefacts: ArtefactReader) -> dict[str, list[str]]:
     """Return the keys of the artefacts that a sweep needs, by kind, as far as a store has them."""
     networks = resolution.sweep.networks
-    prints = [(one.plain_id or one.network_id, one.fingerprint) for one in networks if one.fingerprint is not None]
+    fingerprints = [
+        (one.plain_id or one.network_id, one.fingerprint) for one in networks if one.fingerprint is not None
+    ]
     wanted = {
         "network": [one.artefact for one in networks if one.artefact is not None],
         "evaluation": [unit.unit_id for unit in resolution.evaluations()],
         "probe": [unit.unit_id for unit in resolution.probes()],
         "detector": [unit.unit_id for unit in resolution.detectors()],
-        "fingerprint": [key for plain_id, found in prints for key in keys_of(plain_id, found, artefacts)],
+        "fingerprint": [key for plain_id, found in fingerprints for key in keys_of(plain_id, found, artefacts)],
     }
     return {kind: sorted({key for key in keys if artefacts.has_artefact(kind, key)}) for kind, keys in wanted.items()}

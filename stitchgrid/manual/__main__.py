@@ -1,4 +1,4 @@
-"""Writes what is generated in the pages anew: `python -m stitchgrid.manual`."""
+"""Writes the generated parts of the pages again: `python -m stitchgrid.manual`."""
 
 from stitchgrid.manual import FOLDER, TOPICS, page
 from stitchgrid.manual.generated import filled

@@ -1,4 +1,4 @@
-"""Calling a network that does not map images alone to class scores alone: constants, the output that counts, types.
+"""Adapt a network that takes more than images, or returns more than class scores, so that images give scores alone.
 
 The network's class is replaced by one derived from it whose `forward` takes images and returns class scores. Its
 modules, their names and the names in its state dict stay those of the user's network.
@@ -39,14 +39,14 @@ def adapt(
     """Let a network be called with images alone and return the scores alone; return the same network.
 
     Args:
-        module: The user's network. What an earlier call made of it is undone.
-        interface: Constants for further arguments, and which of the things it returns are the scores.
-        casts_to: The type to which images are cast, where its own forward does not take float32.
-        is_column: Whether it returns one score an image as (N,), which becomes (N, 1).
+        module: The user's network. The effect of an earlier call is undone.
+        interface: Constants for further arguments, and which of the network's outputs holds the scores.
+        casts_to: The type to which images are cast, where the network's own forward does not take float32.
+        is_column: Whether the network returns one score per image as (N,), which becomes (N, 1).
         averaged: Axes of positions, over which its scores are averaged.
 
     Raises:
-        InputError: If its forward does not take these arguments, or needs others.
+        InputError: If the network's forward does not take these arguments, or needs others.
     """
     own = author_class(module)
     module.__class__ = own
@@ -75,9 +75,9 @@ def adapt(
 
 
 def _output(module: nn.Module, interface: Interface) -> str | int | tuple[str, ...] | None:
-    """Return what counts of what a network returns: what the job says, else what its library has by that name.
+    """Return which output of a network holds the scores: the one that the job names, else its library's default.
 
-    Several names stand for the first that is there.
+    Of several names, the first that the network returns counts.
     """
     said: tuple[str, ...] | None = getattr(module, "default_output", None)
     return said if interface.output is None else interface.output
@@ -112,14 +112,15 @@ def _arguments(module: nn.Module, interface: Interface) -> tuple[str | None, dic
         raise InputError(
             f"{name}'s forward also needs {', '.join(map(repr, missing))}; give constants for all but the images in "
             f"the model's table, such as inputs = {{ {line} }}: a list becomes a float tensor, repeated for each "
-            'image, { value = [0], dtype = "int64" } one of another type, a number, bool or string is passed as it is.'
+            'image; { value = [0], dtype = "int64" } makes a tensor of another type; a number, bool or string is '
+            "passed as it is."
         )
     is_first = not free or not named or free[0] is named[0]
     return None if is_first else free[0].name, constants
 
 
 def further_arguments(module: nn.Module) -> tuple[list[str], list[str]]:
-    """Return the names of arguments of a network's own forward beside the first: those given, and a few others."""
+    """Return names of arguments of a network's own forward after the first: those with a constant, and a few others."""
     given: tuple[str, ...] = getattr(type(module), "_given", ())
     try:
         parameters = list(inspect.signature(author_class(module).forward).parameters.values())[2:]
@@ -149,7 +150,7 @@ def repeat_for(images: Tensor, value: str) -> Tensor:
     return tensor.expand(len(images), *tensor.shape).clone()
 
 
-@lru_cache(maxsize=256)  # a host would wait for a device at each batch
+@lru_cache(maxsize=256)  # else the host would wait for the device at each batch
 def _constant(value: str, device: torch.device) -> Tensor:
     given = json.loads(value)
     wanted = given.get("dtype", "float32") if isinstance(given, dict) else "float32"
@@ -165,10 +166,10 @@ def _constant(value: str, device: torch.device) -> Tensor:
 
 
 def _picked(made: Any, output: str | int | tuple[str, ...]) -> Any:
-    """Return one of the things that a network returned, by key, attribute or position; parts of a path by dots.
+    """Return one output of a network, named by key, attribute or position; dots separate the parts of a path.
 
     Raises:
-        InputError: If there is no such thing.
+        InputError: If there is no such output.
     """
     if isinstance(output, tuple):
         there = [value for word in output if (value := _or_none(made, word)) is not None]
@@ -202,7 +203,7 @@ def _item(made: Any, word: str | int) -> Any:
 
 
 def parts_of(made: Any) -> dict[str | int, Any]:
-    """Return the things that a network returned by the words that name them, none for a single thing."""
+    """Return the outputs of a network by key, field name or position; an empty dict for a single output."""
     if isinstance(made, Mapping):
         return {key: value for key, value in made.items() if isinstance(key, str | int)}
     fields = getattr(made, "_fields", None)
@@ -231,7 +232,7 @@ def described(made: Any) -> str:
 
 
 def output_line(made: Any, num_images: int) -> str | None:
-    """Return the line of a job file that names the class scores among the things a network returned, None for none."""
+    """Return the line of a job file that names the class scores among a network's outputs, None where none does."""
 
     def is_scores(value: Any) -> bool:
         return isinstance(value, Tensor) and value.dim() in {1, 2} and len(value) == num_images
@@ -244,6 +245,6 @@ def runs(call: Callable[[], Any]) -> bool:
     """Return whether a call ends without an error."""
     try:
         call()
-    except (Exception, SystemExit):  # a network refuses by anything
+    except (Exception, SystemExit):  # a network may refuse its input with any exception
         return False
     return True

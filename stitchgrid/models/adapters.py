@@ -17,14 +17,20 @@ from stitchgrid.models.sharded import ADAPTER
 _TENSORS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PARTS = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B)(\.default)?\.weight")
-_NAMES = re.compile(r"(?:[A-Za-z0-9_.|-]|\\\.)+")  # regular expressions that are names, or several
+_NAMES = re.compile(r"(?:[A-Za-z0-9_.|-]|\\\.)+")  # regular expressions that are plain names, with | between them
 _Rank = Annotated[int, Field(ge=1, le=10**6, strict=True)]
 _Alpha = Annotated[float, Field(ge=-1e9, le=1e9)]
-_UNKNOWN = ("use_dora", "use_qalora", "lora_bias", "arrow_config", "monteclora_config")  # that change what is computed
+_UNKNOWN = (
+    "use_dora",
+    "use_qalora",
+    "lora_bias",
+    "arrow_config",
+    "monteclora_config",
+)  # settings that change what is computed
 
 
 class _Config(BaseModel):
-    """What counts of an adapter's configuration."""
+    """The entries of an adapter's configuration that are used."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -49,14 +55,14 @@ class _Adapter:
     config: _Config
 
     def scale(self, module: str) -> float:
-        """Return by what the product of the two matrices is multiplied: alpha / rank, or alpha / sqrt(rank)."""
+        """Return the factor of the product of the two matrices: alpha / rank, or alpha / sqrt(rank)."""
         rank = _of_pattern(self.config.rank_pattern, module, self.config.r)
         alpha = _of_pattern(self.config.alpha_pattern, module, self.config.lora_alpha)
         return alpha / (rank**0.5 if self.config.use_rslora else rank)
 
 
 def _of_pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
-    """Return the value of the first key that names a layer, or the end of its name after a dot; `|` parts names."""
+    """Return the value of the first key that is a layer's name, or its end after a dot; `|` separates names."""
     for names, value in (patterns or {}).items():
         if any(f".{module}".endswith(f".{name}") for name in names.replace("\\.", ".").split("|")):
             return value
@@ -64,7 +70,7 @@ def _of_pattern(patterns: Mapping[str, float] | None, module: str, default: floa
 
 
 def merge_adapter(module: nn.Module, folder: Path, load: Callable[[Path], dict[str, Tensor]]) -> None:
-    """Add an adapter to the weights of its network: W + scale * B A for each pair, other tensors in place of the old.
+    """Add an adapter to the weights of its network: W + scale * B A for each pair; other tensors replace the old ones.
 
     Args:
         module: The network with the weights that the adapter was trained on.
@@ -72,7 +78,7 @@ def merge_adapter(module: nn.Module, folder: Path, load: Callable[[Path], dict[s
         load: Reads a file of safetensors.
 
     Raises:
-        InputError: If it is no adapter of this kind, or does not fit the network.
+        InputError: If the folder holds no adapter of this kind, or the adapter does not fit the network.
     """
     adapter = _Adapter(folder=folder, config=_config(folder))
     path = folder / _TENSORS
@@ -128,7 +134,7 @@ def _weight(state: Mapping[str, Tensor], name: str, path: Path, shape: tuple[int
 def _merged(weight: Tensor, parts: Mapping[str, Tensor], adapter: _Adapter, name: str) -> Tensor:
     """Return W + scale * B A in float32; of a convolution (O,I,h,w), A is (r,I,h,w) and B (O,r,1,1)."""
     if len(parts) < 2:
-        raise InputError(f"{adapter.folder} has one half of the adapter of {name} alone: lora_{next(iter(parts))}.")
+        raise InputError(f"{adapter.folder} has only one half of the adapter of {name}: lora_{next(iter(parts))}.")
     a, b = (parts[part].float().flatten(1) for part in "AB")
     is_turned = bool(adapter.config.fan_in_fan_out)
     rows = weight.T if is_turned else weight

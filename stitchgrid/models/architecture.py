@@ -28,7 +28,7 @@ FORMS = (
     "FILE.py:function"
 )
 
-_held: dict[tuple[str, str], Code] = {}  # (base, architecture) -> code that was compared with what was planned
+_held: dict[tuple[str, str], Code] = {}  # (base, architecture) -> code that was checked against the plan
 
 
 def find_function(spec: NetworkSpec) -> Callable[..., Any]:
@@ -65,19 +65,19 @@ def _live_function(name: str, *, is_twin: bool) -> Callable[[], Any]:
 
 
 def code_digest(spec: NetworkSpec) -> str:
-    """Return a digest of the code behind an architecture: all that is the user's own, else the word itself.
+    """Return a digest of the code behind an architecture: of all the user's own code, else of the word itself.
 
-    Where the code lies does not matter. Code that imports nothing of the user's is known by its file alone.
+    Where the code lies does not matter. Code that imports no other code of the user's is identified by its file alone.
     """
     where, name = ("", "") if spec.is_features else _parts(spec.architecture)
     if spec.is_features or where in LIBRARIES:
         return digest(spec.architecture)
     if where == HUGGINGFACE:
         return huggingface_digest(name, spec.base)
-    if where == LIVE:  # its code is not known: what it computes is told by its fingerprint
+    if where == LIVE:  # its code is not known: its fingerprint says what it computes
         module = live_network(name)
         word = f"{type(module).__module__}.{type(module).__qualname__}"
-        # A twin is what its module, or the one that was given for it, makes: nothing else tells one from another.
+        # Twins differ by the weights of the twin that was given, else of the module, and by nothing else.
         weights = (state_digest(module if (twin := live_twin(name)) is None else twin),) if spec.is_twin else ()
         return digest(LIVE, word, *weights)
     code = find_code(spec)
@@ -91,7 +91,7 @@ def code_digest(spec: NetworkSpec) -> str:
 
 
 def names_code(spec: NetworkSpec) -> bool:
-    """Return whether an architecture is a function of a file or module, hence code that is run, and of no library.
+    """Return whether an architecture names a function of a user's file or module, whose code is then run.
 
     Raises:
         JobFileError: If there is no such architecture.
@@ -125,7 +125,7 @@ def find_code(spec: NetworkSpec) -> Code | None:
 
 @contextmanager
 def holding(spec: NetworkSpec) -> Iterator[None]:
-    """Have the code behind `spec` as it is now run within a block, whatever becomes of its files meanwhile.
+    """Within a block, run the code behind `spec` as it is now, even if its files change meanwhile.
 
     Raises:
         JobFileError: If there is no such architecture.
@@ -138,7 +138,7 @@ def holding(spec: NetworkSpec) -> Iterator[None]:
 
 @contextmanager
 def holding_codes(codes: Mapping[tuple[str, str], Code]) -> Iterator[None]:
-    """Have this code, by folder and word, run within a block, but for what is held already."""
+    """Within a block, run this code, by folder and architecture word; code that is held already stays as it is."""
     new = {key: code for key, code in codes.items() if key not in _held}
     _held.update(new)
     try:
@@ -182,7 +182,7 @@ def _library_function(library: str, name: str) -> Callable[..., Any]:
 
 
 def _load(code: Code, word: str) -> ModuleType:
-    """Return the module of a user's own code, run now unless it has been."""
+    """Return the module of a user's own code; it runs now unless it has run before."""
     try:
         return own_world(code).load(code.entry.name)
     except KeyboardInterrupt:
@@ -197,7 +197,7 @@ def _load(code: Code, word: str) -> ModuleType:
 
 
 def line_of(problem: BaseException) -> str:
-    """Return where in a user's own code an error was raised, as text to put behind it."""
+    """Return where in a user's own code an error was raised, as text that follows its message."""
     frames = traceback.extract_tb(problem.__traceback__)
     own = [frame for frame in frames if is_own_file(frame.filename)]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
@@ -217,7 +217,7 @@ def _import(where: str, word: str) -> ModuleType:
 
 
 def misfit(function: Callable[..., Any], args: dict[str, Any]) -> str | None:
-    """Return what is wrong with calling `function` with `args`, or None; what a library checks later is not seen."""
+    """Return what is wrong with calling `function` with `args`, or None; later checks of a library are not seen."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # built in C

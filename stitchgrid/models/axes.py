@@ -1,8 +1,8 @@
-"""The algebra of axes: what each axis of a tensor stands for, and what becomes of it.
+"""The algebra of axes: what each axis of a tensor stands for, and how operations change it.
 
-Shapes alone do not tell: a map may be (N,C,H,W) or, in Swin, (N,H,W,C), windows of tokens have four axes too, and one
-token more than a grid holds may or may not be a class token. So axes are followed from the images on
-(`axis_inference.py`), and what cannot be followed is unknown, never guessed.
+Shapes alone do not say what an axis is: a map may be (N,C,H,W) or, in Swin, (N,H,W,C); windows of tokens have four
+axes too; and one token more than a grid holds may or may not be a class token. So axes are followed from the images
+on (`axis_inference.py`), and an axis that cannot be followed is unknown, never guessed.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -12,7 +12,7 @@ from math import prod
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Factor:
-    """A share of one letter: N images, C features, H rows, W columns, ? unknown.
+    """One factor of an axis, all of one letter: N images, C features, H rows, W columns, ? unknown.
 
     An axis of 56 rows in windows of 7 splits into (H, 8, stride 7) and (H, 7, stride 1).
     """
@@ -113,7 +113,7 @@ def _images_first(axes: Axes) -> AxisReading | None:
 
 
 def put_back(axes: Axes | None) -> AxisReading | None:
-    """Return how a tensor in windows, or groups of channels, is read as a map (N,H,W,C); None where it is none.
+    """Return how a tensor in windows, or groups of channels, is read as a map (N,H,W,C); None where it cannot be.
 
     Every factor of its axes must be known. `windows` are the sizes of all factors in their order (-1: images), the
     order in which they make up N, H, W and C, the sizes of these, and those of the tensor's own axes.
@@ -138,7 +138,7 @@ def put_back(axes: Axes | None) -> AxisReading | None:
 
 
 def _from_slowest(factors: Sequence[Factor], letter: str) -> tuple[int, ...] | None:
-    """Return the places of a letter's factors from the slowest to the fastest; None where they are not all of it."""
+    """Return the places of a letter's factors from the slowest to the fastest; None where one is missing."""
     places = sorted((k for k, one in enumerate(factors) if one.letter == letter), key=lambda k: -factors[k].stride)
     stride = 1
     for place in reversed(places):
@@ -206,7 +206,7 @@ def _halves(axis: Axis, size: int) -> tuple[Axis, Axis] | None:
 
 
 def permuted(axes: Axes, order: Sequence[int]) -> Axes | None:
-    """Return axes in another order, None where it is none."""
+    """Return axes in another order, None where `order` is no permutation of them."""
     places = [position % len(axes) for position in order]
     return tuple(axes[place] for place in places) if sorted(places) == list(range(len(axes))) else None
 
@@ -246,16 +246,16 @@ def scaled(axes: Axes, shape: Sequence[int]) -> Axes | None:
 
 
 def coarser(axes: Axes, gone: Collection[int]) -> Axes:
-    """Return axes after the entries along some of them became one: of rows in patches, the grid of the patches is left.
+    """Return axes after all entries along some of them were pooled into one: rows in patches leave the grid of patches.
 
-    What is left of rows or columns of which others than whole patches became one is unknown.
+    Where something other than whole patches was pooled, the rows or columns that are left are unknown.
 
     >>> patches = reshaped(fresh((2, 8, 3), "NHC"), (2, 4, 2, 3))
     >>> coarser(patches, {2})[1]
     Axis(factors=(Factor(letter='H', size=4, stride=1),), num_prefix=0)
     """
     pooled = sorted((factor for place in gone for factor in axes[place].factors), key=lambda one: one.stride)
-    patches: dict[str, int] = {}  # letter -> how many of its rows or columns became one
+    patches: dict[str, int] = {}  # letter -> how many of its rows or columns were pooled into one
     for factor in pooled:
         if factor.stride == patches.get(factor.letter, 1):
             patches[factor.letter] = factor.stride * factor.size
@@ -273,7 +273,7 @@ def coarser(axes: Axes, gone: Collection[int]) -> Axes:
 
 
 def joined(axes: Axes, at: int, more: int, *, in_front: bool) -> Axes:
-    """Return axes with `more` entries joined to the one at `at`: of features, or constant tokens in front of a grid."""
+    """Return axes with `more` entries joined to axis `at`: features, or constant tokens in front of a grid."""
     made = list(axes)
     if axes[at].is_only("C"):
         made[at] = fresh((axes[at].size + more,), "C")[0]

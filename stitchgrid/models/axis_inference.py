@@ -43,7 +43,7 @@ _RESHAPING = {"reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze",
 _PERMUTING = {"permute", "Permute"}
 _TRANSPOSING = {"transpose", "swapaxes", "swapdims"}
 _AVERAGING = {"mean", "sum", "amax", "amin"}
-_RANKING = {"max", "min", "median"}  # with an axis they return the values and where they were
+_RANKING = {"max", "min", "median"}  # with an axis they return the values and their positions
 _RESIZING = {"chunk", "split", "tensor_split", "narrow", "pad"}
 _JOINING = {"cat", "concat", "concatenate"}
 _MULTIPLYING = {"matmul", "bmm"}
@@ -65,7 +65,7 @@ def _reading(axes: Axes | None) -> AxisReading | None:
 
 
 class _Follower:
-    """Follows axes from the input to the output, again where users of a tensor tell what the way to it did not."""
+    """Follows axes from input to output; repeats this where operations on a tensor show what its axes are."""
 
     def __init__(self, trace: Trace, probed: Mapping[fx.Node, Probed]):
         self.trace, self.probed = trace, probed
@@ -101,7 +101,7 @@ class _Follower:
         return found
 
     def _made(self, node: fx.Node, shape: tuple[int, ...]) -> Axes | None:
-        """Return the axes of what an operation makes, where its inputs' axes and its kind tell."""
+        """Return the axes of what an operation makes, where they follow from its kind and its inputs' axes."""
         where = self._puts_features(node)
         if node is self.trace.input or (where == "first" and len(shape) == 4):
             return fresh(shape, "NCHW")
@@ -205,7 +205,7 @@ class _Follower:
         return (*axes[:-1], features) if path == (0,) else (fresh(shape[:1], "?")[0], axes[images], features)
 
     def _attended(self, node: fx.Node, shape: tuple[int, ...]) -> Axes | None:
-        """Return the axes of what learned queries, the same for all images, find among an image's tokens."""
+        """Return the axes of what attention returns whose learned queries are the same for all images."""
         keys, values = (self.axes.get(given) if isinstance(given, fx.Node) else None for given in node.args[1:3])
         if keys is None or values is None or len(keys) != len(shape):
             return None
@@ -239,7 +239,7 @@ def recurrent_part(trace: Trace, node: fx.Node) -> tuple[fx.Node, tuple[int, ...
 def puts_features(module: nn.Module) -> str | None:
     """Return whether a module puts features `first`, after the images, or `last`; None where it does not say.
 
-    One with parts says so where all of them that do are of one mind.
+    A module with parts answers as its parts do, where all parts that have an answer agree.
     """
     parts = list(module.modules())
     if any(isinstance(part, Permute) for part in parts):
@@ -250,7 +250,7 @@ def puts_features(module: nn.Module) -> str | None:
 
 
 def _name(node: fx.Node) -> str:
-    """Return the name of a function or method; that of a module says nothing here."""
+    """Return the name of a function or method; an empty one for a module."""
     if node.op == "call_method":
         return str(node.target)
     if node.op == "call_function":
@@ -259,14 +259,14 @@ def _name(node: fx.Node) -> str:
 
 
 def _ranked(node: fx.Node) -> fx.Node | None:
-    """Return the `max` along an axis, or its like, whose values these are."""
+    """Return the `max`, `min` or `median` along an axis whose values a node takes, None where it takes none."""
     made, which = (*node.args, None, None)[:2]
     is_values = (_name(node) == "getattr" and which == "values") or (_name(node) == "getitem" and which == 0)
     return made if is_values and isinstance(made, fx.Node) and _name(made) in _RANKING else None
 
 
 def _is_known(key: Any) -> bool:
-    """Return whether an index is an integer or a slice between integers, none of which is worked out in the graph."""
+    """Return whether an index is an integer or a slice between integers, none of which the graph computes."""
     parts = (key.start, key.stop, key.step) if isinstance(key, slice) else (key,)
     return isinstance(key, int | slice) and all(part is None or isinstance(part, int) for part in parts)
 
@@ -279,7 +279,7 @@ def _integers(node: fx.Node, *words: str) -> list[int]:
 
 
 def _unread(axes: Axes, shape: Sequence[int]) -> Axes | None:
-    """Return unknown axes behind that of the images, None where the images are no longer the first."""
+    """Return the axis of the images and unknown axes after it, None where that axis is no longer the first."""
     if not axes[0].is_only("N") or axes[0].size != shape[0]:
         return None
     return (axes[0], *fresh(shape[1:], "?" * (len(shape) - 1)))

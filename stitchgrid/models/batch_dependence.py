@@ -1,4 +1,4 @@
-"""Which module of a network makes an image depend on the others of its batch: found by hooks on all of them."""
+"""Find the module of a network that makes an image depend on the others of its batch, by hooks on all modules."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -14,7 +14,7 @@ _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blame:
-    """The first module whose output depends on the batch although what it is given does not."""
+    """The first module whose output depends on the batch although its input does not."""
 
     module: str  # its path
     type: str
@@ -33,24 +33,24 @@ class _Call:
 def find_blame(
     network: CutNetwork, images: Tensor, *, precision: Callable[[], AbstractContextManager[None]], tolerance: float
 ) -> Blame | None:
-    """Return the module at fault, the innermost one; None if it cannot be told.
+    """Return the innermost module at fault; None if it cannot be found.
 
     Args:
         network: The network.
-        images: Images (N, C, H, W) that make it differ, among others.
-        precision: What it is run in.
+        images: Images (N, C, H, W), some of which the network maps differently in another batch.
+        precision: Makes the context that sets the precision in which the network runs.
         tolerance: Relative difference that rounding may make.
     """
     try:
         together = _watch(network, images, precision)
         parts = [images[::2], images[1::2]]  # each with half of the neighbours
         apart = [_watch(network, part, precision) for part in parts if len(part)]
-    except Exception:  # it is refused anyway: what fails here must not hide why
+    except Exception:  # the network is refused in any case: a failure here must not hide why
         return None
     if any([call.path for call in calls] != [call.path for call in together] for calls in apart):
         return None
     whole = len(images)
-    for position, call in enumerate(together):  # in the order of their end, so the innermost first
+    for position, call in enumerate(together):  # calls that ended first come first, so inner ones before outer ones
         others = [calls[position] for calls in apart]
         if _differ(call.returned, [one.returned for one in others], whole, tolerance) and not _differ(
             call.given, [one.given for one in others], whole, tolerance
@@ -87,7 +87,7 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def _differ(together: list[Tensor], apart: list[list[Tensor]], num_images: int, tolerance: float) -> bool:
-    """Return whether an image's numbers differ by what batch it is in; whatever has no axis of images is left out."""
+    """Return whether an image's values differ between batches; tensors without an axis of images are left out."""
     for position, whole in enumerate(together):
         parts = [some[position] if position < len(some) else None for some in apart]
         if any(part is None for part in parts) or not whole.is_floating_point():

@@ -27,7 +27,7 @@ _LAYERS = (  # layers of torch.nn: what is derived from one is a layer too, and 
 def block_calls(calls: Sequence[Call], cuts: Collection[int]) -> list[tuple[Call, int]]:
     """Return the calls of innermost repeated modules with a cut inside, each with the position of its last cut.
 
-    Calls are counted, not modules: a block that is applied again and again is repeated.
+    Calls are counted, not modules: a block that is applied several times counts as repeated.
     """
     inner = [call for call in calls if call.has_weights and not call.is_leaf and _is_block(call.type)]
     num_calls = Counter(call.type for call in inner)

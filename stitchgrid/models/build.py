@@ -1,4 +1,4 @@
-"""A network specification -> the network, with its weights; frozen for good unless it is to be trained."""
+"""A network specification -> the network, with its weights; frozen unless it is to be trained."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ _WEIGHTS_ARGUMENTS = {
 
 
 def build_network(spec: NetworkSpec, *, state: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Return the network of `spec` on the CPU, frozen for good.
+    """Return the network of `spec` on the CPU, frozen.
 
     Args:
         spec: What a job file says of the network.
@@ -123,7 +123,7 @@ def default_preprocess(spec: NetworkSpec) -> Preprocess:
 
 
 def _arguments(spec: NetworkSpec, *, download: bool) -> dict[str, Any]:
-    """Return the arguments with what a library itself would add for its weights, downloaded here or not."""
+    """Return the arguments, with those that a library itself adds for its weights, even if they are not downloaded."""
     args: dict[str, Any] = json.loads(spec.args)
     library = library_of(spec)
     if any(word in args for word in _WEIGHTS_ARGUMENTS.get(library or "", ())):

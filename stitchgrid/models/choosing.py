@@ -23,11 +23,11 @@ def choose_tensors(
         module: The network.
         path: The file.
         word: The file as the job names it.
-        key: Where in the file the tensors are; None: found out.
-        strip: What is in front of their names; None: found out.
+        key: Where in the file the tensors are; None: it is searched for.
+        strip: The prefix of their names that is removed; None: it is searched for.
 
     Raises:
-        InputError: If nothing in it fits, or several readings that differ in values do: says what to write.
+        InputError: If no reading fits, or several that differ in values do; the error says what to write.
     """
     outline = Outline(module)
     readings = find_readings(content, outline, key=key, strip=strip)
@@ -96,7 +96,7 @@ def _how(reading: CheckpointReading) -> str:
 
 
 def _to_write(word: str, reading: CheckpointReading, others: Sequence[CheckpointReading] = ()) -> str:
-    """Return what a job has to say to have this reading, in distinction from others."""
+    """Return the line of a job file that selects this reading among others."""
     keys = [one.key for one in others]
     is_by_key = not others or keys.count(reading.key) == 1
     words = [f"key = {json.dumps(reading.key)}"] if reading.key or is_by_key else []

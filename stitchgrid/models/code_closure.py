@@ -1,7 +1,7 @@
-"""All of a user's own code behind a network: the file or module that a job names, and what it imports of the user's.
+"""All of a user's own code behind a network: the file or module that a job names, and the own modules it imports.
 
-It is found without running any of it, so that it can be compared with what a sweep was planned with beforehand. What
-the syntax does not show, such as `import_module` of a name that is computed, is not part of it.
+It is found without running any of it, so that it can be compared with the code of a sweep's plan before it runs. An
+import that the syntax does not show, such as `import_module` of a computed name, is not part of it.
 """
 
 import sys
@@ -50,16 +50,18 @@ class Code:
 
     function: str
     entry: Module
-    is_own: bool  # the entry; an installed one is known by its own file alone
+    is_own: bool  # whether the entry is the user's; an installed one is identified by its own file alone
     modules: dict[str, Module]  # users' own, by name
     needs: dict[str, frozenset[str]]  # own module -> own modules that it imports, and the packages it is in
-    libraries: frozenset[str]  # top-level names of what else it imports
+    libraries: frozenset[str]  # top-level names of the other packages it imports
     folders: tuple[Path, ...] = ()  # searched before sys.path: those of a file, and of its job
-    not_beside: str = ""  # a top-level name that is looked for in sys.path alone: an installed one, of the file as well
+    not_beside: str = (
+        ""  # a top-level name that the file shares with an installed package: looked for in sys.path alone
+    )
 
     @cached_property
     def digest(self) -> str:
-        """Digest of function, entry and everything counted; of a self-contained one, of function and entry alone."""
+        """Digest of function, entry and the other modules that count, where there are any."""
         others = sorted((name, one.content) for name, one in self._counted.items() if name != self.entry.name)
         return digest(self.function, self.entry.content, *(part for pair in others for part in pair))
 
@@ -79,7 +81,7 @@ class Code:
         return {name: one for name, one in self.modules.items() if one.counts or name == self.entry.name}
 
     def key(self, name: str) -> str:
-        """Return what decides what a module becomes when it is run: it and all own modules that it needs."""
+        """Return a digest of all that decides what running a module makes: it and all own modules that it needs."""
         reached, waiting = {name}, [name]
         while waiting:
             new = self.needs.get(waiting.pop(), frozenset()) - reached
@@ -130,7 +132,7 @@ def file_code(path: Path, function: str, *, base: Path) -> Code:
 
 
 def module_code(where: str, function: str) -> Code | None:
-    """Return the code behind a function of a module, None where the module is not found, or not without running it."""
+    """Return the code behind a function of a module, None where the module is not found without running code."""
     sent()
     search = Search()
     found = search.find(where)
@@ -176,7 +178,7 @@ def _module(name: str, spec: ModuleSpec, copies: dict[Path, Path]) -> Module | N
 
 
 def _twice(place: str, copies: dict[Path, Path]) -> list[str]:
-    """Return a package's folder and, of one that was sent along, the folder it was copied from if it is there."""
+    """Return a package's folder and, if the package was sent along, the folder it was copied from where that exists."""
     original = original_of(Path(place), copies)
     return [place, str(original)] if original is not None and original.is_dir() else [place]
 

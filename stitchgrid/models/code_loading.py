@@ -1,10 +1,11 @@
-"""Runs users' own code: from the very bytes that its digest is of, and each network's modules apart from all others'.
+"""Runs users' own code: from exactly the bytes of its digest, and each network's modules apart from all others'.
 
 Python keeps one module per name, in sys.modules. Two networks may each have a module `blocks`, and a file may be edited
-between two launches of one process. So every network's code is a world of its own: its modules are in sys.modules while
-its code is imported and networks are built, and its own import statements find them at any time. Modules that are equal
-in two worlds, with all that they import, are one module. Outside, sys.modules shows the modules of the latest world,
-so that pickle and inspect find them; names that are of different files in worlds in use are not shown.
+between two launches of one process. So each network's code runs in a world of its own: the world's modules are in
+sys.modules while its code is imported and networks are built, and import statements of its code find them at any time.
+Modules that are equal in two worlds, with all that they import, are one module. Outside of worlds, sys.modules shows
+the modules of the latest world, so that pickle and inspect find them; a name that stands for different files in worlds
+that are in use is not shown.
 """
 
 import builtins
@@ -32,13 +33,13 @@ from stitchgrid.records import digest
 _LOCK = RLock()
 _worlds: dict[str, "World"] = {}  # in the order in which they were made
 _active: list["World"] = []  # innermost last
-_thread: list[int] = []  # the one that they are active in
+_thread: list[int] = []  # the thread in which these worlds are active
 _shown: dict[str, "World"] = {}  # top-level name -> the world whose modules sys.modules shows outside
 _loaded: dict[str, ModuleType] = {}  # `Code.key` -> the module
 
 
 def own_world(code: Code) -> "World":
-    """Return the world of a network's own code, made when it is first asked for."""
+    """Return the world of a network's own code; it is made at the first request."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     key = digest(code.entry.name, *map(str, code.folders), *sorted(code.key(name) for name in code.modules))
@@ -60,7 +61,7 @@ class World:
         self.builtins = {**vars(builtins), "__import__": self._import}
 
     def load(self, name: str) -> ModuleType:
-        """Return a module of this world, run now unless it has been."""
+        """Return a module of this world; it runs now unless it has run before."""
         with self.active():
             if name not in self.modules:
                 try:
@@ -85,7 +86,7 @@ class World:
         return call
 
     def _note(self, made: Any) -> None:
-        """Remember that something made by this world is in use, as long as it is."""
+        """Remember a network made by this world for as long as it is in use."""
         for one in (made, *(getattr(made, name, None) for name in ("_orig_mod", "module"))):
             if hasattr(type(one), "named_parameters"):  # a network, and not its class or a function
                 self.users.add(one)
@@ -120,7 +121,7 @@ class World:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Have this world's modules, and no others' of own code, in sys.modules within a block."""
+        """Within a block, have this world's modules in sys.modules, and no own modules of other worlds."""
         with _LOCK:
             if _active and _active[-1] is self:
                 yield
@@ -149,7 +150,7 @@ class World:
             self._attach(name)
 
     def _attach(self, name: str) -> None:
-        """See that a package, which two worlds may share, has this world's submodule for an attribute."""
+        """Set a submodule of this world as the attribute of its package, which another world may share."""
         parent, _, last = name.rpartition(".")
         if parent not in self.modules:
             return
@@ -168,7 +169,7 @@ class World:
                 _loaded.setdefault(self.keys[name], module)
 
     def _show(self, hidden: dict[str, ModuleType]) -> None:
-        """Leave in sys.modules what is to be seen outside, given what was there before."""
+        """Put into sys.modules what code outside worlds is to see; `hidden` is what was there before."""
         for top in self.tops | _shown.keys() | {_top(name) for name in hidden}:
             hidden_modules = {name: module for name, module in hidden.items() if _top(name) == top}
             own_modules = {name: module for name, module in self.modules.items() if _top(name) == top}
@@ -208,7 +209,7 @@ class World:
         self.tops.add(top)
         if found.origin is None or not found.origin.endswith(".py"):
             return found
-        file = Path(found.origin)  # a name that the syntax did not show: as the file is now
+        file = Path(found.origin)  # a module that the syntax did not show: taken as its file is now
         inside = None if found.submodule_search_locations is None else tuple(found.submodule_search_locations)
         return self._spec(Module(name=name, file=file, content=file.read_bytes(), folders=inside))
 
@@ -263,7 +264,7 @@ def _find_outside(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
 
 
 def _candidates(name: str) -> dict[str, tuple[World, ModuleSpec]]:
-    """Return the top-level modules of a name that worlds in use have, by where they lie."""
+    """Return the top-level modules with a name in worlds that are in use, by the place where they lie."""
     return {
         str(spec.origin or spec.submodule_search_locations): (world, spec)
         for world in _worlds.values()
@@ -272,7 +273,7 @@ def _candidates(name: str) -> dict[str, tuple[World, ModuleSpec]]:
 
 
 class _Loaded(Loader):
-    """Loads a module that has been run already."""
+    """Loads a module that has run before."""
 
     def __init__(self, module: ModuleType):
         self.module = module

@@ -1,7 +1,7 @@
-"""Counts the operations of what runs, by torch's own table of them.
+"""Counts floating-point operations while code runs, by torch's own table of their costs.
 
-torch's counter loads torch's compiler when it is used first, to keep that off itself: longer than everything else that
-is done with a small network. Where the compiler is not there, nothing need be kept off.
+At its first use, torch's counter loads torch's compiler, only to switch it off within the counter. For a small network
+this takes longer than everything else. Where the compiler is not loaded, nothing has to be switched off.
 """
 
 import sys
@@ -17,9 +17,9 @@ _OPERATIONS: Mapping[Any, Callable[..., float]] = flop_registry
 
 
 class FlopCounter:
-    """Counts multiplications and additions of products and convolutions while it is entered, once.
+    """Counts multiplications and additions of products and convolutions while it is entered; it can be entered once.
 
-    A network that calls the compiler itself is to have run before it is made.
+    A network that calls the compiler itself has to run once before the counter is made.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class FlopCounter:
 
     @property
     def total(self) -> float:
-        """What was counted."""
+        """Number of operations counted so far."""
         return float(self._mode.get_total_flops())
 
     def __enter__(self) -> "FlopCounter":

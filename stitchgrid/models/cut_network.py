@@ -19,7 +19,7 @@ from stitchgrid.records import ORDINARY, Interface
 def cut_network(module: nn.Module, input_shape: tuple[int, int, int], interface: Interface = ORDINARY) -> CutNetwork:
     """Return the network with its cuts, for images of `input_shape` (channels, height, width).
 
-    Freezes it, lets it be called as `interface` says, and brings half and double weights to float32 where it runs so.
+    Freezes the network, adapts it to `interface`, and turns half and double weights into float32 where it runs so.
 
     Raises:
         InputError: If the network cannot be cut, refuses such images, or does not return class scores (N, classes).
@@ -60,8 +60,8 @@ def cut_network_on(
 ) -> CutNetwork:
     """Return the network with its cuts on a device; `name` is the model's, for errors.
 
-    Elsewhere than on a CPU, weights of convolutions lie in the channels-last memory format, as the images do: kernels
-    would bring them into it at each use.
+    On devices other than CPUs, weights of convolutions are stored in the channels-last memory format, as the images
+    are: otherwise kernels would convert the weights at each use.
 
     Raises:
         InputError: As `cut_network` does, or if there is not enough memory.
@@ -73,10 +73,10 @@ def cut_network_on(
 
 
 def prefer_channels_last(network: CutNetwork) -> None:
-    """Bring weights of convolutions into the channels-last memory format, where the network's own forward bears it.
+    """Bring weights of convolutions into the channels-last memory format, where the network's own forward still runs.
 
-    Maps take the format of their convolution's weight, and there are views that they do not have in this one. Halves
-    by a graph do without such views, those by hooks do not.
+    Maps take the format of their convolution's weight, and some calls of `view` fail on maps in channels-last. Halves
+    cut by a graph work without such views; halves cut by hooks do not, so their weights stay as they are.
     """
     if network.way != "graph":
         return
@@ -92,7 +92,7 @@ def prefer_channels_last(network: CutNetwork) -> None:
 
 
 def way_notice(name: str, way: str, reason: str = "") -> str | None:
-    """Return what to know of a network that is not cut by its graph.
+    """Return the notice about a network that is not cut by its graph, None for others.
 
     >>> way_notice("net", "graph")
     >>> way_notice("net", "hooks")
@@ -105,7 +105,7 @@ def way_notice(name: str, way: str, reason: str = "") -> str | None:
 
 
 def types_notice(name: str, types: str, precision: str) -> str | None:
-    """Return what to know of a network whose weights are not float32, None for others.
+    """Return the notice about a network whose weights are not float32, None for others.
 
     >>> types_notice("net", "bfloat16 weights, run in float32", "fp32")
     'net has bfloat16 weights, run in fp32'
@@ -114,7 +114,7 @@ def types_notice(name: str, types: str, precision: str) -> str | None:
 
 
 def _in_short(problem: InputError) -> str:
-    """Return what kept a network from being traced, without the advice."""
+    """Return why a network could not be traced, without the advice."""
     cause = problem.__cause__
     text = in_one_line(cause) if cause is not None else str(problem).split(";")[0]
     return text.strip().splitlines()[0].rstrip(".")

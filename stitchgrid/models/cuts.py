@@ -28,7 +28,7 @@ class Cut:
 
     layer: Layer
     position: int  # of the operation that makes it
-    images: int = 0  # which axis is that of the images, in the network itself
+    images: int = 0  # which axis is the axis of images, in the network itself
     dtype: torch.dtype = torch.float32  # in the network itself
     order: tuple[int, ...] = ()  # axes from the slowest to the fastest in memory, in the network itself
     windows: Windows | None = None  # how rows that are in windows in the network itself are put back
@@ -55,7 +55,7 @@ class Cut:
 
     @property
     def own_form(self) -> tuple[int, torch.dtype, tuple[int, ...], Windows | None]:
-        """How the network itself has it, for `as_made` and `as_seen`."""
+        """The form that the tensor has in the network itself, for `as_made` and `as_seen`."""
         return self.images, self.dtype, self.order, self.windows
 
 
@@ -65,18 +65,18 @@ class Call:
 
     path: str
     type: type[nn.Module]
-    is_leaf: bool  # its inside was not looked into
+    is_leaf: bool  # calls inside it were not recorded
     has_weights: bool
-    made: frozenset[int]  # positions of the operations between its begin and its end
-    output: int | None  # position of the one that made what it returned, where it made that itself
+    made: frozenset[int]  # positions of the operations between its beginning and its end
+    output: int | None  # position of the operation that made its result, None where the call did not make it itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operations:
-    """What a network does, one thing after another, and which module does it."""
+    """The operations of a network in order, and the calls of modules that carry them out."""
 
     nodes: tuple[str, ...]  # torchvision's node names
-    activations: frozenset[int]  # positions of ReLUs and their like
+    activations: frozenset[int]  # positions of ReLUs and other activation functions
     calls: tuple[Call, ...]  # in order of their end, so the deepest first
     recurrent: frozenset[int] = frozenset()  # positions of what recurrent layers return
 
@@ -91,7 +91,7 @@ class CutNetwork(ABC):
     way: str
     #: Why there is no graph.
     reason: str = ""
-    #: What to know of the types of its weights, where they are not float32.
+    #: A notice about the types of its weights, where they are not float32.
     types: str = ""
     #: Whether halves made from now on are compiled, where they are made by a graph: other speed, same values.
     compiles: bool = False
@@ -123,13 +123,13 @@ class CutNetwork(ABC):
     @property
     @abstractmethod
     def ends_in(self) -> str | None:
-        """The last operation of the network: "sigmoid", "softmax" (over the classes), or None: another, or not told."""
+        """The last operation of the network: "sigmoid", "softmax" (over the classes), or None (another, or unknown)."""
 
     def whole(self, images: Tensor) -> Tensor:
-        """Return the class scores (N, K) of float32 images by the network as its author wrote it, in float32.
+        """Return the class scores (N, K), in float32, that the network as its author wrote it gives float32 images.
 
         Raises:
-            InputError: If it fails, or does not return one row of scores an image.
+            InputError: If the network fails, or does not return one row of scores for each image.
         """
         name = type(self.module).__name__
         try:
@@ -151,7 +151,7 @@ class CutNetwork(ABC):
         """Return the cut at a node.
 
         Raises:
-            JobFileError: If there is none.
+            JobFileError: If there is no cut.
         """
         if node not in self._by_node:
             raise JobFileError(
@@ -161,7 +161,7 @@ class CutNetwork(ABC):
 
     @contextmanager
     def uncompiled(self) -> Iterator[None]:
-        """Run halves as they are for a while: compiling them anew for a few images of each number takes long."""
+        """Within a block, do not compile halves: compiling again for each small number of images takes long."""
         before, self.compiles = self.compiles, False
         try:
             yield
@@ -169,10 +169,10 @@ class CutNetwork(ABC):
             self.compiles = before
 
     def lay_tokens(self, tokens: Tokens) -> None:
-        """Read sequences of as many tokens as a job says there are as it says: some before a grid.
+        """Read sequences as the job's `tokens` says, some tokens before a grid, where they have that many tokens.
 
         Raises:
-            InputError: If no sequence has as many.
+            InputError: If no sequence has that many tokens.
         """
         num = tokens.prefix + tokens.grid[0] * tokens.grid[1]
         told = {"num_prefix": tokens.prefix, "grid": tokens.grid}
@@ -227,7 +227,7 @@ def as_seen(a: Tensor, images: int, dtype: torch.dtype, _: tuple[int, ...], wind
 def as_made(
     a: Tensor, images: int, dtype: torch.dtype, order: tuple[int, ...], windows: Windows | None = None
 ) -> Tensor:
-    """Return what `as_seen` returned as the network itself has it: its axes, their order in memory, and its type."""
+    """Undo `as_seen`: return its result with the network's own axes, their order in memory, and type."""
     if dtype.is_floating_point and dtype != torch.float32:
         a = a.to(dtype)
     if windows is not None:
@@ -243,7 +243,7 @@ def as_made(
 def make_layer(
     *, name: str, node: str, depth: float, shape: Sequence[int], flops: float, reading: AxisReading | None
 ) -> Layer:
-    """Return the record of a cut whose activation is read in this way, None: not at all."""
+    """Return the record of a cut whose activation is read by `reading`; None: it has no rows of features."""
     return Layer(
         name=name,
         node=node,

@@ -1,4 +1,4 @@
-"""Networks that learn what a layer's activations look like: classifiers, whose energy tells others from them.
+"""Networks that learn what a layer's activations look like: classifiers whose energy detects other activations.
 
 Shape suffixes: N images, T tokens, D features, K classes.
 """
@@ -19,10 +19,10 @@ HEADS = 3  # of attention, as in ViT-Tiny
 
 
 class Detector(nn.Module):
-    """A classifier of one layer's activations, and how well it did on those it was not trained on."""
+    """A classifier of one layer's activations, and how well it did on activations it was not trained on."""
 
     accuracy: Tensor  # on images kept out of training
-    sanity_auroc: Tensor  # how well its scores tell those from outliers of another kind than it was trained on
+    sanity_auroc: Tensor  # of those images against outliers of another kind than it was trained on
 
     def __init__(self, body: nn.Module):
         super().__init__()
@@ -46,7 +46,7 @@ class OfMaps(nn.Module):
     def __init__(self, layer: Layer, recipe: EnergyRecipe, size: tuple[int, int], num_classes: int):
         super().__init__()
         self.layer, self.size = layer, size
-        # whose strided 1x1 convolutions channels-last are trained past the end of their memory (oneDNN with AVX2)
+        # oneDNN with AVX2 trains strided 1x1 convolutions this narrow past the end of their memory in channels-last
         self.is_narrow = recipe.width < 8
         blocks = [2, 2, 2, 2]
         self.net = StemResNet(BasicBlock, blocks, num_classes=num_classes, width=recipe.width, in_channels=layer.width)
@@ -62,7 +62,7 @@ class OfMaps(nn.Module):
 
 
 class OfTokens(nn.Module):
-    """Blocks of ViT-Tiny, then its first token; features are first brought to its width where they differ."""
+    """Blocks of ViT-Tiny, whose first token is classified; a linear layer first adapts features of another width."""
 
     def __init__(self, layer: Layer, recipe: EnergyRecipe, num_classes: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""One run of a traced network on two images: what every operation makes, how much it costs, and whether it is right."""
+"""One run of a traced network on two images: what every operation makes and costs, and whether the scores agree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from stitchgrid.models.trace import Trace
 from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
 
 CHANNELS = (3, 1)  # that images can have
-NUM_IMAGES = 2  # more than one, so that the axis of the images can be told from others
+NUM_IMAGES = 2  # more than one, so that the axis of images differs from axes of size 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Probed:
 
 
 def probe_input(module: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    """Return two images of noise, always the same, where the network is."""
+    """Return two images of noise, always the same, on the network's device: float32 (2, C, H, W)."""
     weight = next(module.parameters(), torch.empty(0))
     return _noise(tuple(input_shape), weight.device).clone()
 
@@ -47,7 +47,7 @@ def _noise(input_shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def probe_run(module: nn.Module, input_shape: Sequence[int]) -> Any:
-    """Return what the network itself makes of the two images, attention as plain matrix products.
+    """Return what the network itself makes of the two images; attention runs as plain matrix products.
 
     Raises:
         InputError: If the network refuses images of that size.
@@ -55,9 +55,9 @@ def probe_run(module: nn.Module, input_shape: Sequence[int]) -> Any:
     try:
         with torch.no_grad(), quietly(), as_its_author_wrote_it(module), sdpa_kernel(SDPBackend.MATH):
             return module(probe_input(module, input_shape))
-    except InputError:  # says itself what is wrong with the model's table
+    except InputError:  # its message already says what is wrong with the model's table
         raise
-    except FAILURES as problem:  # networks refuse sizes by whatever their first failing operation raises
+    except FAILURES as problem:  # a network refuses a size with whatever its first failing operation raises
         raise InputError(
             f"{type(module).__name__} does not run on images of {_size(input_shape)} ({in_one_line(problem)}); "
             f"{_remedy(module, input_shape)}."
@@ -101,12 +101,12 @@ def is_scores(output: Any) -> bool:
 
 
 def position_axes(output: Any, input_shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the axes of positions in what a network made of the two images, none where it has none.
+    """Return the axes of positions in what a network made of the two images; empty where it has none.
 
-    (N, tokens, features), and (N, C, H, W) or (N, H, W, C): the height and width are in the ratio of the images'.
+    It is (N, tokens, features), or (N, C, H, W) or (N, H, W, C): the ratio of height to width is that of the images.
 
     Raises:
-        InputError: If that does not tell which axes these are.
+        InputError: If that ratio does not show which axes are height and width.
     """
     if not isinstance(output, Tensor) or output.dim() not in {3, 4} or output.shape[0] != NUM_IMAGES:
         return ()
@@ -120,8 +120,8 @@ def position_axes(output: Any, input_shape: Sequence[int]) -> tuple[int, ...]:
     ]
     if len(found) != 1:
         raise InputError(
-            f"nothing tells which axes of what it returns, {tuple(output.shape)} for {NUM_IMAGES} images, are height "
-            "and width, so that positions could be averaged; let its forward return one row an image."
+            f"it is not clear which axes of what it returns, {tuple(output.shape)} for {NUM_IMAGES} images, are height "
+            "and width, so positions cannot be averaged; let its forward return one row an image."
         )
     return found[0]
 
@@ -203,13 +203,13 @@ class _Runner(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule, name: str):
         super().__init__(graph)
         self.name = name
-        self.extra_traceback = False  # it would end up in messages for users
+        self.extra_traceback = False  # torch would add it to messages for users
         self.probed: dict[str, Probed] = {}
         self.counter = FlopCounter()
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        # attention as plain matrix products, as in `probe_output`: fused kernels are not counted alike, or at all, on
-        # every device
+        # attention as plain matrix products, as in `probe_output`: devices count fused kernels differently, or not at
+        # all
         with sdpa_kernel(SDPBackend.MATH), self.counter:
             return super().run(*args, **kwargs)
 

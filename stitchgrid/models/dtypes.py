@@ -16,18 +16,18 @@ from stitchgrid.records import Interface
 class Types:
     """How a network takes float32 images."""
 
-    said: str = ""  # what to know of it, for people
+    said: str = ""  # a notice for users
     casts_to: torch.dtype | None = None  # the type to which its images are cast
 
 
 def settle_types(module: nn.Module, input_shape: Sequence[int], interface: Interface) -> Types:
     """Let a network take float32 images: by weights in float32, else by its own forward, else by a cast of its images.
 
-    Half and double weights are measured in the job's precision. A network that casts to the type of its weights by
-    itself does not run with others, and is left as it is. `state_digest` must have been taken before.
+    Half and double weights are measured in the job's precision. A network whose forward itself casts to the type of its
+    weights does not run with other weights, and is left as it is. Take `state_digest` before this call.
 
     Raises:
-        InputError: If it runs in none of these ways.
+        InputError: If the network runs in none of these ways.
     """
     others = {value: value.data for value in _floating(module) if value.dtype != torch.float32}
     if not others:
@@ -55,7 +55,7 @@ def _floating(module: nn.Module) -> list[Tensor]:
 
 
 def _runs(module: nn.Module, input_shape: Sequence[int]) -> InputError | None:
-    """Return what a network says to float32 images, None where it runs."""
+    """Return the error with which a network refuses float32 images, None where it runs."""
     try:
         probe_run(module, input_shape)
     except InputError as problem:

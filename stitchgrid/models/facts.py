@@ -1,8 +1,8 @@
 """Architectures as lines of a table: size, parameters, and the layers at which they can be cut.
 
-What shipped architectures are like without arguments, for images of their usual size, lies beside this file in
-`architectures.json`, measured by `measure` with the versions of the libraries that it names. It is read where the same
-versions are installed, so that nothing heavy is imported.
+The file `architectures.json` beside this one holds the facts of shipped architectures without arguments, for images of
+their usual size. `measure` measured them with the versions of the libraries that the file names. Where these versions
+are installed, the file is read instead of importing anything heavy.
 """
 
 import json
@@ -21,20 +21,20 @@ COLUMNS = ("name", "depth", "kind", "axes", "shape", "tokens", "parameters")  # 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerFacts:
-    """A cut of a network, as people see it."""
+    """A cut of a network, as tables show it to users."""
 
     name: str
     depth: float  # position among all cuts, in [0, 1]
     kind: str  # map | tokens | vector | other
     axes: str  # of a batch: N images, C and D features, H rows, W columns, T tokens
     shape: str  # of one image's activation
-    tokens: str  # so many before a grid, and the grid; "" for other layers
+    tokens: str  # the number before a grid, and the grid: "1 + 14x14"; "" for other layers
     parameters: int | None  # of the module of this name; None where no module has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is told of an architecture."""
+    """What users are shown of an architecture."""
 
     parameters: int
     input_size: tuple[int, int]  # height, width
@@ -52,7 +52,10 @@ def usual_size(architecture: str) -> tuple[int, int]:
 
 
 def known_facts(architecture: str) -> Facts | None:
-    """Return what the shipped table says of an architecture without arguments, None where it says nothing true here."""
+    """Return the facts of an architecture without arguments from the shipped table, None where it has none that hold.
+
+    They do not hold where another version of the architecture's library is installed.
+    """
     found = _table()["architectures"].get(architecture)
     if found is None or not is_current(architecture.partition(":")[0]):
         return None
@@ -99,13 +102,13 @@ def _table() -> Mapping[str, Any]:
 def measure(
     spec: NetworkSpec, shape: tuple[int, int, int], interface: Interface, *, patterns: tuple[str, ...] = ("blocks",)
 ) -> Facts:
-    """Build an architecture, cut it, and return what there is to tell.
+    """Build an architecture, cut it, and return its facts.
 
     Args:
         spec: The network.
         shape: Channels, height and width of its images.
         interface: How its forward is called.
-        patterns: Which cuts to tell of, as `layers` in a job file.
+        patterns: Which cuts to list, as `layers` in a job file.
 
     Raises:
         InputError: If it cannot be built or cut.

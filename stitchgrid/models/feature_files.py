@@ -1,4 +1,4 @@
-"""Activations that were taken elsewhere: arrays by layer, one row an image, and which row is which image's.
+"""Activations that were computed elsewhere: arrays by layer, one row per image, and which row belongs to which image.
 
 Shape suffixes: N images, R rows of a file.
 """
@@ -70,7 +70,7 @@ class FeatureTable:
 
     @cached_property
     def ids(self) -> tuple[str, ...] | tuple[int, ...] | None:
-        """What tells the image of each row: names, or positions in the sorted split; None if the rows have none."""
+        """The image of each row, as a name or a position in the sorted split; None if the rows have no ids."""
         path = self.file.path
         beside = path / "ids.txt" if path.is_dir() else path.with_suffix(".ids.txt")
         found: tuple[str, ...] | tuple[int, ...]
@@ -90,7 +90,7 @@ class FeatureTable:
         return found
 
     def _listed(self, path: Path) -> tuple[str, ...]:
-        """Return the lines of a text."""
+        """Return the lines of a text file."""
         limits = self.file.limits
         try:
             if path.stat().st_size > self.num_rows * (limits.text + 1) + 1:
@@ -101,7 +101,7 @@ class FeatureTable:
 
     @cached_property
     def labels(self) -> Rows | None:
-        """The class of each row, where the file says it: a check of the order."""
+        """The class of each row, to check the order of rows; None where the file does not say it."""
         if self.prefix + "labels" not in self.file.names:
             return None
         values = self.file.read(self.prefix + "labels").ravel()
@@ -122,11 +122,11 @@ class FeatureTable:
 def open_tables(word: Path, splits: Sequence[str], limits: Limits) -> tuple[dict[str, FeatureTable], bool]:
     """Return the tables of the splits that have one, and whether all splits share a table.
 
-    `word` is a file or folder; {split} in it stands for the name of a split. Without, a folder may hold a file or
-    folder named like the split, and a file arrays named SPLIT/LAYER.
+    `word` is a file or folder; {split} in it stands for the name of a split. Without {split}, a folder may hold a file
+    or folder named like the split, and a file may hold arrays named SPLIT/LAYER.
 
     Raises:
-        InputError: If there is nothing, or nothing that can be read.
+        InputError: If there are no features, or none that can be read.
     """
     if "{split}" in str(word):
         paths = {split: Path(str(word).replace("{split}", split)) for split in splits}
@@ -154,7 +154,7 @@ def _of_split(folder: Path, split: str) -> Path | None:
 
 
 def find_rows(table: FeatureTable, split: Split, origin: Origin, *, num_drawn: int, order: str | None) -> Rows:
-    """Return which row of a table is that of each drawn image, (N,).
+    """Return the row of a table for each drawn image, (N,).
 
     Args:
         table: The arrays.
@@ -164,7 +164,7 @@ def find_rows(table: FeatureTable, split: Split, origin: Origin, *, num_drawn: i
         order: One of `ROWS`, where the job says it.
 
     Raises:
-        InputError: If rows and images do not match, or nothing tells which is which.
+        InputError: If rows and images do not match, or it is not clear which row belongs to which image.
     """
     if table.ids is not None and order is None:
         return _by_ids(table, table.ids, split, origin)
@@ -185,14 +185,14 @@ def find_rows(table: FeatureTable, split: Split, origin: Origin, *, num_drawn: i
         matching = {name: rows for name, rows in fitting.items() if np.array_equal(table.labels[rows], labels)}
         if not matching:
             raise InputError(
-                f"{table.where}: its `labels` are not those of the images, so that its rows are in another order "
+                f"{table.where}: its `labels` are not those of the images, so its rows are in another order "
                 f"({told}); name the images in an array `ids`: {LISTED} and their ids."
             )
         fitting = matching
     if len(fitting) > 1:
         raise InputError(
-            f"{table.where} has {table.num_rows} rows, and {told}: nothing tells whether they are in sorted or in "
-            'drawn order. Say it, args = { rows = "split" } or args = { rows = "drawn" }, or name the images in an '
+            f"{table.where} has {table.num_rows} rows, and {told}: it is not clear whether they are in sorted or in "
+            'drawn order. Write args = { rows = "split" } or args = { rows = "drawn" }, or name the images in an '
             f"array `ids`; {LISTED} in both orders, and their ids."
         )
     return next(iter(fitting.values()))

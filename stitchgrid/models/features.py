@@ -1,7 +1,7 @@
-"""Features as a network: activations of the drawn images read from files, where no network can be run.
+"""Features as a network: activations of the drawn images, read from files where no network can be run.
 
-Such a network has layers and their rows, and nothing behind them: no scores, no halves, no gradient. It runs on no
-image, but knows which rows are those of an image by the image's position in its split.
+Such a network has layers and their rows, and nothing behind them: no scores, no halves, no gradient. It does not run on
+images: it finds the rows of an image by the image's position in its split.
 
 Shape suffixes: N images.
 """
@@ -44,7 +44,7 @@ class ImagePositions:
 
 
 class FeaturesNetwork(CutNetwork):
-    """Layers whose activations are looked up."""
+    """Layers whose activations are looked up in files."""
 
     way = "features"
 
@@ -66,13 +66,13 @@ class FeaturesNetwork(CutNetwork):
         return tuple(self.all_rows(node, places.role)[places.at_N.cpu()].to(self._device) for node in nodes)
 
     def all_rows(self, node: str, role: Role) -> Tensor:
-        """Return the activations of all drawn images of a split, float32, on the CPU."""
+        """Return the activations of all drawn images of a role, float32, on the CPU."""
         if (role, node) not in self._held:
             self._held[role, node] = self._read(role, node)
         return self._held[role, node]
 
     def has_rows(self, role: Role) -> bool:
-        """Return whether there are rows of a split."""
+        """Return whether there are rows for the images of a role."""
         return role in self._roles
 
     @property
@@ -99,13 +99,13 @@ class Features:
 
     layers: tuple[Layer, ...]  # the selected ones
     num_layers: int  # all of them
-    roles: frozenset[Role]  # of which images there are rows
+    roles: frozenset[Role]  # the images for which there are rows
     read: Callable[[Role, str], Tensor]
     find_address: Callable[[], str]
 
     @cached_property
     def address(self) -> str:
-        """Digest of all arrays, which are read for it, and of what tells the order of their rows."""
+        """Digest of all arrays, which are read for it, and of what decides the order of their rows."""
         return self.find_address()
 
 
@@ -113,7 +113,7 @@ def open_features(spec: NetworkSpec, images: Images) -> Features:
     """Return the features of a network specification.
 
     Raises:
-        JobFileError: If `layers` or `args` name what is not there.
+        JobFileError: If `layers` or `args` name something that does not exist.
         InputError: If files are missing or damaged, or their rows do not match the images.
     """
     args = _args(spec)
@@ -166,7 +166,7 @@ def features_network(network: Network, images: Images, device: torch.device) -> 
 
 
 def noise_features(network: Network, device: torch.device) -> FeaturesNetwork:
-    """Return features of the same shapes that say nothing, for measuring speed."""
+    """Return features of the same shapes, filled with noise, to measure speed."""
 
     def read(_: Role, node: str) -> Tensor:
         (layer,) = (layer for layer in network.layers if layer.node == node)
@@ -176,14 +176,14 @@ def noise_features(network: Network, device: torch.device) -> FeaturesNetwork:
 
 
 class _Cyclic(FeaturesNetwork):
-    """Features of few images, which stand for any number."""
+    """Features of a few images, repeated for any number of images."""
 
     def rows(self, nodes: Sequence[str], places: ImagePositions) -> tuple[Tensor, ...]:
         return super().rows(nodes, ImagePositions(role=places.role, at_N=places.at_N % NUM_NOISE))
 
 
 def _address(table: FeatureTable, order: str | None) -> str:
-    """Return the digest of a table's arrays and of what decides which row is whose."""
+    """Return the digest of a table's arrays and of what decides which row belongs to which image."""
     if order is None and table.ids is not None:
         return digest(table.digest(), "ids", *map(repr, table.ids))
     if order is None and table.labels is not None:
@@ -238,7 +238,7 @@ def _layer(table: FeatureTable, name: str, axes: Mapping[str, str], spec: Networ
 
 
 def _check_alike(found: Mapping[Role, tuple[FeatureTable, Rows]], layers: Sequence[Layer]) -> None:
-    """Refuse layers that are not in both splits, or have another shape in each."""
+    """Refuse layers that are not in both splits, or whose shapes in the two differ."""
     if "fit" not in found:
         return
     (one, _), (other, _) = found["eval"], found["fit"]

@@ -1,7 +1,7 @@
-"""Fingerprints: what a network computes from a few images, by which a change is noticed that no code shows.
+"""Fingerprints: what a network computes from a few images. They show changes that weights and code do not show.
 
-A constant that code reads from a file, an environment variable, or a library's new version changes what a network
-computes, and neither its weights nor its code. A store keeps the first fingerprint of every network.
+A constant that code reads from a file, an environment variable, or a library's new version can change what a network
+computes, but changes neither its weights nor its code. A store keeps the first fingerprint of every network.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from stitchgrid.errors import InputError
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.records import Fingerprint, TensorSummary, canonical, digest
 
-NUM_IMAGES = 8  # of noise, and of the evaluation images
-TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 3e-2}  # relative; of networks that compute in a type of their own
+NUM_IMAGES = 8  # of noise, and as many of the evaluation images
+TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 3e-2}  # relative; for networks that compute in such a type
 DEFAULT_TOLERANCE = 1e-3
 DIGITS = 9  # of the numbers kept
 KIND = "fingerprint"  # of artefact
@@ -30,11 +30,11 @@ class FingerprintStore(Protocol):
     """Where fingerprints are kept."""
 
     def has_artefact(self, kind: str, key: str) -> bool:
-        """Return whether it is there."""
+        """Return whether an artefact is there."""
         ...
 
     def read_artefact(self, kind: str, key: str) -> bytes:
-        """Return its content."""
+        """Return the content of an artefact."""
         ...
 
 
@@ -64,7 +64,7 @@ def take_fingerprint(
 
 @torch.no_grad()
 def fingerprint_of_noise(network: CutNetwork, nodes: Sequence[str], *, device: torch.device) -> Fingerprint:
-    """Return the fingerprint without any images: the share of it that takes least."""
+    """Return the fingerprint of noise alone, without images: the cheapest part of it."""
     noise, _ = _look(network, nodes, noise_input(network.input_shape), device)
     return Fingerprint(input_shape=network.input_shape, noise=noise)
 
@@ -81,7 +81,7 @@ def _look(
 
 
 def summary(a: Tensor) -> TensorSummary:
-    """Return the summary of a tensor, whatever its memory format; the position of each number counts."""
+    """Return the summary of a tensor. Its memory format does not matter; the position of each number does."""
     exact = a.detach().double().cpu().reshape(-1)
     projection = (exact * _signs(len(exact))).sum() / math.sqrt(max(1, len(exact)))
     numbers = exact.mean(), exact.std(correction=0), projection
@@ -145,21 +145,21 @@ def tolerance_of(network: CutNetwork) -> float:
 def identify(
     plain_id: str, found: Fingerprint, kept: FingerprintStore, *, name: str, tolerance: float, as_another: bool
 ) -> tuple[str, Fingerprint]:
-    """Return the address of a network, and its fingerprint as the store has it, or is to have it.
+    """Return the address of a network, and its fingerprint as the store has it or will have it.
 
-    The first network that a store knows under `plain_id`, the digest of weights, code and so on, has that for its
-    address. One that computes something else although its weights and code are the same is another network.
+    `plain_id`, the digest of weights, code and so on, is the address of the first network that a store knows under it.
+    A network that computes something else although its weights and code are the same is another network.
 
     Args:
         plain_id: Digest of all of the network that is known without running it.
-        found: What it computes now.
+        found: What the network computes now.
         kept: The store.
         name: The model's name, for the error.
         tolerance: Relative difference that rounding may make.
         as_another: Whether a network that computes something else gets an address of its own.
 
     Raises:
-        InputError: If it computes something else, and `as_another` is off.
+        InputError: If the network computes something else, and `as_another` is off.
     """
     told, number = None, 0
     for number, (original, before) in enumerate(_versions(plain_id, kept, found), start=1):
@@ -171,15 +171,15 @@ def identify(
         return plain_id, found
     if not as_another:
         raise InputError(
-            f"{name} no longer computes what it did: {told}. Its weights and its own code are the same, so what "
-            "changed is something that they do not show: a file or environment variable that the code reads, or the "
-            "version of a library. Put it back, or use --update to have it measured as another network."
+            f"{name} no longer computes what it did: {told}. Its weights and its own code are the same, so "
+            "something else changed: a file or environment variable that the code reads, or the version of a library. "
+            "Restore that, or use --update to measure the model as another network."
         )
     return _address(plain_id, number, found), found
 
 
 def unregistered(plain_id: str, found: Fingerprint, kept: FingerprintStore, *, tolerance: float) -> dict[str, bytes]:
-    """Return what a store has to keep besides: content by key; nothing where it knows the network.
+    """Return the fingerprints that a store does not hold yet: content by key; empty where it knows the network.
 
     New evaluation images are kept for a network that is known by its noise.
     """
@@ -201,14 +201,14 @@ def keys_of(plain_id: str, found: Fingerprint, kept: FingerprintStore) -> list[s
 
 
 def keys_of_first(plain_id: str, found: Fingerprint) -> set[str]:
-    """Return the keys under which the first fingerprint of an address is kept: as it was, and of further images."""
+    """Return the keys of the first fingerprint of an address: the one kept first, and the one of these images."""
     return {_key(plain_id, 0, found), _images_key(plain_id, 0, found)}
 
 
 def _versions(plain_id: str, kept: FingerprintStore, found: Fingerprint) -> Iterator[tuple[Fingerprint, Fingerprint]]:
     """Yield the fingerprints that a store knows under an address for images of one size, the oldest first.
 
-    Each as it was kept first, and with the summaries that are known of the images found, or none.
+    Each comes twice: as it was kept first, and with the summaries of `found`'s images where they are known, else none.
     """
     number, digest_found = 0, found.images_digest
     while kept.has_artefact(KIND, key := _key(plain_id, number, found)):
@@ -233,7 +233,7 @@ def _images_key(plain_id: str, number: int, found: Fingerprint) -> str:
 
 
 def _address(plain_id: str, number: int, content: Fingerprint) -> str:
-    """Return the address of the network of so many that have one plain id; content alone decides it."""
+    """Return the address of a network by its number among those with one plain id; else its content decides it."""
     return plain_id if number == 0 else digest("network", plain_id, to_json(content))
 
 

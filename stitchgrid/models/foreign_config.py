@@ -1,4 +1,4 @@
-"""Configurations of networks that others wrote: what one may not say, since a library would open what it names."""
+"""Configurations of networks that others wrote: they may not name files or code, since a library would open these."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,13 +9,13 @@ from stitchgrid.json_files import read_json
 from stitchgrid.models.sharded import ADAPTER, INDEX, file_of_each
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
-DOCUMENTS = ("config.json", "generation_config.json", ADAPTER, *PROCESSORS)  # that libraries read in a folder
+DOCUMENTS = ("config.json", "generation_config.json", ADAPTER, *PROCESSORS)  # files that libraries read in a folder
 _FILES = ("checkpoint_path", "cache_dir", "file", "class_info_file", "repo_path")  # keys under which libraries open one
 _NETWORKS = ("architecture", "backbone")  # keys of a network of timm, which takes `local-dir:FOLDER` and `hf-hub:NAME`
 _WEIGHTS = ("transformers_weights",)  # keys of the file of the weights, beside the configuration
 _KERNELS = "_implementation"  # ends keys whose value may name a repository with compiled code
 _NEVER_OPENED = {"_name_or_path", "_commit_hash", "auto_map", "id2label", "label2id", "label_names", "architectures"}
-_STARTS = ("/", "~", "./", "../", "\\", "file:")  # of what can be nothing but a path
+_STARTS = ("/", "~", "./", "../", "\\", "file:")  # beginnings of texts that can only be paths
 _SAFE = (".safetensors", ".safetensors.index.json")
 
 
@@ -49,7 +49,7 @@ def check_files(folder: Path) -> None:
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Return all texts of a configuration, each with the keys that lead to it."""
+    """Yield all texts of a configuration, each with the keys that lead to it."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, Mapping):
@@ -62,7 +62,7 @@ def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _named(key: str, value: str) -> str | None:
-    """Return what a text names that is not opened, None if it is harmless."""
+    """Return what kind of forbidden thing a text names, None if it is harmless."""
     if not value:
         return None
     if key in _NETWORKS and ":" in value:

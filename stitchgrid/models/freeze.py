@@ -1,4 +1,4 @@
-"""Making a network frozen for good: eval mode, no gradients for weights, nothing in place."""
+"""Freeze a network: eval mode that stays, no gradients for weights, no operations in place."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ def _stay_in_eval(self: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Return `module` in eval mode for good: train() has no effect, parameters want no gradients, nothing is in place.
+    """Freeze `module` and return it: train() has no effect, parameters get no gradients, no operation is in place.
 
-    In place is off because a cached activation must not be overwritten by the layers after it. Attention's fast path
-    is off (for the whole process) because it changes values by 4e-6 depending on whether gradients are wanted.
-    Switching in place off changes what the few networks compute that use a tensor after overwriting it; cutting a
-    network finds that out (`as_its_author_wrote_it`).
+    Operations in place are off, because layers must not overwrite a cached activation before them. Attention's fast
+    path is off (for the whole process), because it changes values by 4e-6 depending on whether gradients are wanted.
+    Switching operations in place off changes what a network computes if it uses a tensor after overwriting it; few
+    networks do, and cutting a network finds out (`as_its_author_wrote_it`).
 
     Raises:
         InputError: If it is a TorchScript module, or cannot be brought into eval mode.
@@ -50,7 +50,7 @@ def freeze(module: nn.Module) -> nn.Module:
 
 
 def thaw(module: nn.Module) -> nn.Module:
-    """Return a frozen module as its author wrote it, in eval mode: what another process can be handed, and train."""
+    """Undo `freeze` but for eval mode and gradients, and return the module: another process can load and train it."""
     for part in module.modules():
         vars(part).pop("train", None)
         if vars(part).pop("was_inplace", False):
@@ -60,7 +60,7 @@ def thaw(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def as_its_author_wrote_it(module: nn.Module) -> Iterator[None]:
-    """Switch back on what `freeze` switched off in place."""
+    """Within a block, switch the operations in place on again that `freeze` switched off."""
     overwriting = [part for part in module.modules() if getattr(part, "was_inplace", False)]
     try:
         for part in overwriting:

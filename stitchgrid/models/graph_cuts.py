@@ -1,6 +1,6 @@
 """Cutting a network by its graph: every tensor through which all paths pass, and exact halves that share its weights.
 
-Values that do not change with the input (parameters, constants) do not count.
+Values that do not change with the input (parameters, constants) are left out of account.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ _FUNCTIONS = frozenset(  # of torch, torch.nn.functional and tensors
 
 
 _RESHAPING = frozenset({"reshape", "view", "flatten", "squeeze", "unsqueeze", "contiguous", "float", "double", "to"})
-SHAPES = 64  # of its input for which a half is compiled: stacks and batches, whole and last, with gradients or not
+SHAPES = 64  # most input shapes for which a half is compiled: stacks, batches, last batches, with gradients or not
 
 
 class GraphNetwork(CutNetwork):
@@ -49,7 +49,7 @@ class GraphNetwork(CutNetwork):
         operations = Operations(nodes=nodes, activations=activations, calls=trace.calls, recurrent=recurrent)
         super().__init__(module, input_shape, cuts, operations)
         self.trace, self.sizes = trace, sizes
-        self._parts: dict[tuple[Cut | None, ...], nn.Module] = {}  # by begin and outputs: making one takes a while
+        self._parts: dict[tuple[Cut | None, ...], nn.Module] = {}  # by first cut and outputs: making one takes a while
         self._compiled: dict[nn.Module, nn.Module] = {}
 
     def taps(self, nodes: Sequence[str]) -> Callable[[Tensor], tuple[Tensor, ...]]:  # noqa: D102
@@ -83,9 +83,13 @@ class GraphNetwork(CutNetwork):
         if not self.compiles:
             return part
         if part not in self._compiled:
-            torch._dynamo.config.suppress_errors = True  # what cannot be compiled here runs as it is, with a warning
+            torch._dynamo.config.suppress_errors = (
+                True  # a half that cannot be compiled here runs as it is, with a warning
+            )
             torch._dynamo.config.recompile_limit = SHAPES  # type: ignore[assignment,unused-ignore]
-            self._compiled[part] = cast(nn.Module, torch.compile(part, dynamic=False))  # for each shape, when it comes
+            self._compiled[part] = cast(
+                nn.Module, torch.compile(part, dynamic=False)
+            )  # compiled for each shape at its first use
         return self._compiled[part]
 
     def _plain_part(self, begin: Cut | None, outputs: Sequence[Cut]) -> nn.Module:
@@ -136,7 +140,7 @@ def _positions(
     readings: Mapping[fx.Node, AxisReading],
     sizes: Callable[[], Mapping[fx.Node, SymbolicSize]],
 ) -> tuple[list[int], Mapping[fx.Node, SymbolicSize]]:
-    """Return the positions of the cuts, and the sizes that may pass them by: only where this lets blocks be cut."""
+    """Return the positions of the cuts, and the sizes that may bypass them: none unless this makes more blocks cuts."""
 
     def found(known: Container[fx.Node]) -> tuple[list[int], int]:
         tensors = [k for k in _bottlenecks(trace, known) if probed[trace.nodes[k]].shape is not None]
@@ -173,7 +177,7 @@ def _cuts(
 
 
 def _shape(made: Probed, reading: AxisReading | None) -> tuple[int, ...]:
-    """Return the shape of one image's share, of the whole where that is not known."""
+    """Return the shape of one image's part, or of the whole tensor where the part is not known."""
     shape = made.shape or ()
     if reading is not None and reading.windows is not None:
         return reading.windows[2][1:]
@@ -183,9 +187,9 @@ def _shape(made: Probed, reading: AxisReading | None) -> tuple[int, ...]:
 
 
 def _bottlenecks(trace: Trace, known: Container[fx.Node] = frozenset()) -> list[int]:
-    """Return the positions of the nodes, but the input, after which they alone of all values made so far are needed.
+    """Return the positions of the nodes, but not of the input, whose value is the only one that later nodes need.
 
-    What is `known` to the rest of the network anyway does not count.
+    Values in `known`, which the rest of the network can make itself, do not count.
     """
     last_use = {node: k for k, user in enumerate(trace.nodes) for node in user.all_input_nodes}
     last_use[trace.output] = len(trace.nodes)
@@ -201,10 +205,10 @@ def _bottlenecks(trace: Trace, known: Container[fx.Node] = frozenset()) -> list[
 
 
 def _names(trace: Trace, positions: Sequence[int], stitchable: Sequence[int]) -> list[str]:
-    """Return the names of the cuts at these positions, each of another name.
+    """Return the names of the cuts at these positions; no two are the same.
 
-    That of the block whose output it is, else that of the deepest module. A module called more than once has no output
-    of its own, nor has one that returns what it was given.
+    A cut has the name of the block whose output it is, else that of the deepest module. A module that is called more
+    than once has no output of its own; nor has one that returns its input.
     """
     num_calls = Counter(call.path for call in trace.calls)
     by_output: dict[int, str] = {}

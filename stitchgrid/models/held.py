@@ -1,6 +1,6 @@
 """Networks that were cut while a sweep was planned, kept for a worker of this process: it need not build them again.
 
-They are the very networks that the plan's digests and fingerprints were taken of.
+The plan's digests and fingerprints were taken of these same networks.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def holding_cuts() -> Iterator[None]:
 
 
 def hold(network: Network, cut: CutNetwork) -> None:
-    """Keep a network, cut on the CPU, if such are kept here and there is room; one that lives here takes none."""
+    """Keep a network, cut on the CPU, within `holding_cuts` and while there is room; a live module takes no room."""
     held = _present.get()
     if held is None or _key(network) in held.cuts:
         return
@@ -47,7 +47,7 @@ def hold(network: Network, cut: CutNetwork) -> None:
 
 
 def held_cut(network: Network) -> CutNetwork | None:
-    """Return a network that was kept."""
+    """Return a network that was kept, None where it was not."""
     held = _present.get()
     return None if held is None else held.cuts.get(_key(network))
 
@@ -57,7 +57,7 @@ def _key(network: Network) -> tuple[str, ...]:
 
 
 def let_go() -> None:
-    """Keep nothing of what was kept so far: no worker of this process asks for it."""
+    """Drop all kept networks, and keep no more: no worker of this process asks for them."""
     held = _present.get()
     if held is not None:
         held.cuts.clear()

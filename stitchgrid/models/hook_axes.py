@@ -1,4 +1,4 @@
-"""How activations of modules are read where there is no graph to follow: by what the modules around them are."""
+"""How activations of modules are read where there is no graph to follow: by the kinds of the modules around them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,10 +13,11 @@ from stitchgrid.vision import Permute
 
 
 class CallReader:
-    """Tells how what a call returned is read.
+    """Finds how the output of a call is read.
 
-    A layer of torch.nn that says where it puts features does. Else the last leaf module up to there, and the first one
-    after, that say so of a tensor of this shape decide; where neither does, or they do not agree, nothing is known.
+    A layer of torch.nn whose kind says where it puts features decides. Else two leaf modules decide: the last one up to
+    the call and the first one after it that say so of a tensor of this shape. Where neither does, or they disagree,
+    nothing is known.
     """
 
     def __init__(self, network: nn.Module, calls: Sequence[ModuleCall]):

@@ -1,4 +1,4 @@
-"""Cutting a network that has no graph: at what its modules return, by hooks on them."""
+"""Cutting a network that has no graph: at the outputs of its modules, by hooks on them."""
 
 from collections.abc import Callable, Sequence
 
@@ -48,7 +48,7 @@ class HookedNetwork(CutNetwork):
         slots = {path: self._detours[path].at.slot for path in paths}
 
         def run(images: Tensor) -> tuple[Tensor, ...]:
-            images = images.contiguous()  # its own forward may ask for views that other memory formats do not have
+            images = images.contiguous()  # its own forward may call `view`, which fails in other memory formats
             found = capture(self.module, slots, images, to_end="" in keys) if keys else {}
             if missing := [path for path in paths if path not in found]:
                 raise InputError(
@@ -86,7 +86,7 @@ def _as_seen(a: Tensor, cut: Cut | None) -> Tensor:
 
 
 class _Rest(nn.Module):
-    """A network from one module's output on."""
+    """The rest of a network after one module's output."""
 
     def __init__(self, network: nn.Module, detour: Detour):
         super().__init__()
@@ -124,9 +124,8 @@ def cut_by_hooks(
     positions = [*detours, end]
     if len(positions) == 1:
         raise InputError(
-            f"none of the {len(set(nodes[: len(calls)]))} modules that {type(module).__name__} runs returns, called "
-            "once, a tensor that decides the scores alone; wanted blocks that are modules of their "
-            "own, called once."
+            f"none of the {len(set(nodes[: len(calls)]))} modules that {type(module).__name__} runs is called once and "
+            "returns a tensor that alone decides the scores; wanted blocks that are modules of their own, called once."
         )
     operations = _operations(trial, nodes)
     cuts = _cuts(trial, positions, operations, num_classes=expected.shape[1])

@@ -1,4 +1,4 @@
-"""What a module returned: one tensor, or a tuple, dictionary or object with the tensor that goes on in it."""
+"""What a module returned: one tensor, or a tuple, dictionary or object that holds the tensor that goes on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,21 +21,21 @@ class Returned:
     order: tuple[int, ...]  # axes from the slowest to the fastest in memory
     made_by: Node | None  # of autograd's graph: None where it does not depend on the images
     number: int = 0  # which of the tensors that this node made
-    images: int = 0  # which axis is that of the images
+    images: int = 0  # which axis is the axis of images
 
     @property
     def shape_of_image(self) -> tuple[int, ...]:
-        """Shape of one image's share."""
+        """Shape of one image's part."""
         return self.shape[: self.images] + self.shape[self.images + 1 :]
 
     def laid_out(self, a: Tensor) -> Tensor:
-        """Return a copy of `a`, images first, in new memory, whose axes are and lie there as the module has them."""
+        """Return a copy of `a` (images first) in new memory, with the module's axes and their order in memory."""
         a = a.movedim(0, self.images)
         dtype = a.dtype if self.dtype == torch.float32 else self.dtype  # a job's precision may be another than float32
         return torch.empty_permuted(a.shape, self.order, dtype=dtype, device=a.device).copy_(a)
 
     def zeros(self, num_images: int, device: torch.device, *, own_memory: bool) -> Tensor:
-        """Return zeros in its place for some images, which share one image's memory or can be overwritten."""
+        """Return zeros in its place for some images; without `own_memory` they share one image's memory."""
         rest = self.shape_of_image
         shape = (*rest[: self.images], num_images if own_memory else 1, *rest[self.images :])
         zeros = torch.empty_permuted(shape, self.order, dtype=self.dtype, device=device).zero_()
@@ -48,7 +48,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wrapping:
-    """What is around the tensor that goes on: a tuple, a list, a dictionary, an object such as transformers return."""
+    """The container of the tensor that goes on: a tuple, list, dictionary, or an object such as transformers return."""
 
     spec: pytree.TreeSpec
     slot: int  # which of its leaves is the tensor
@@ -60,7 +60,7 @@ class Wrapping:
         return not any(isinstance(one, Returned) for one in self.others)
 
     def is_like(self, other: "Wrapping | None") -> bool:
-        """Return whether the same is around the tensor of another run, with tensors where it has tensors."""
+        """Return whether the container of another run is the same, with tensors in the same places."""
         return (
             other is not None
             and (self.spec, self.slot) == (other.spec, other.slot)
@@ -68,7 +68,7 @@ class Wrapping:
         )
 
     def wrap(self, tensor: Tensor, num_images: int) -> Any:
-        """Return a tensor with the same around it, zeros in place of other tensors."""
+        """Return a tensor in the same container, with zeros in place of other tensors."""
         leaves = [
             one.zeros(num_images, tensor.device, own_memory=True) if isinstance(one, Returned) else one
             for one in self.others
@@ -95,9 +95,9 @@ def _leaf(value: Any, slot: int) -> Any:
 
 
 def described(value: Any, slot: int | None) -> tuple[Returned | None, Wrapping | None]:
-    """Return what a module returned without the values: the tensor at `slot`, by default the first one, and the rest.
+    """Describe what a module returned, without values: the tensor at `slot`, by default the first, and its container.
 
-    Nothing where it has no tensor of numbers with more than one axis.
+    Both are None where there is no floating-point tensor with more than one axis.
     """
     if isinstance(value, Tensor):
         return of_tensor(value), None
@@ -115,7 +115,7 @@ def _can_go_on(leaf: Any) -> bool:
 
 
 def of_tensor(value: Tensor) -> Returned:
-    """Return a tensor without its values."""
+    """Describe a tensor, without its values."""
     return Returned(
         shape=tuple(value.shape),
         dtype=value.dtype,
@@ -126,9 +126,9 @@ def of_tensor(value: Tensor) -> Returned:
 
 
 def images_axis(shapes: Sequence[tuple[int, ...] | None], num_images: Sequence[int]) -> int | None:
-    """Return the axis of a tensor that has as many entries as there were images, in every run; the others are alike.
+    """Return the one axis of a tensor that has as many entries as there were images in every run.
 
-    None where there is no such axis alone, or there was no tensor in one of the runs.
+    None where there is not exactly one, where other axes differ between runs, or where a run had no tensor.
 
     >>> images_axis([(5, 2, 7), (5, 3, 7)], [2, 3])
     1

@@ -1,4 +1,4 @@
-"""Running a network under hooks: what every module returned, and runs in which modules return something else."""
+"""Running a network under hooks: what every module returns, and runs in which modules return given values instead."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -25,17 +25,17 @@ class ModuleCall:
 
     path: str
     module: nn.Module
-    begin: int  # number of calls that had ended when it began: those from there to its own position lie inside it
+    begin: int  # number of calls that had ended when it began: calls from there to its own position lie inside it
     given: tuple[int, ...] | None  # shape of the first tensor among its arguments
     returned: Returned | None  # the tensor that goes on; None: there is none
-    wrapping: Wrapping | None  # what is around it; None: nothing
-    same: tuple[int, ...]  # positions of the calls inside that returned this very tensor
-    passed_on: bool  # it returned what it was given
+    wrapping: Wrapping | None  # the container of that tensor; None: it was returned alone
+    same: tuple[int, ...]  # positions of the calls inside that returned this same tensor
+    passed_on: bool  # it returned its input
     flops: float  # from the images to its end, one image
 
     @property
     def slot(self) -> int | None:
-        """Which leaf of what it returned is the tensor that goes on, None where it returned nothing else."""
+        """Which leaf of the container is the tensor that goes on, None where it was returned alone."""
         return None if self.wrapping is None else self.wrapping.slot
 
 
@@ -56,7 +56,9 @@ class _Watch:
     def __init__(self, counter: FlopCounter, num_images: int, slots: Mapping[str, int]):
         self.counter, self.num_images, self.slots = counter, num_images, slots
         self.calls: list[ModuleCall] = []
-        self.values: list[tuple[Any, int]] = []  # what they returned: kept, so that no other tensor takes its identity
+        self.values: list[
+            tuple[Any, int]
+        ] = []  # the returned tensors: kept, so that no new tensor takes their identity
         self.running: list[tuple[nn.Module, int, list[tuple[Any, int]]]] = []
 
     def began(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -64,9 +66,9 @@ class _Watch:
         self.running.append((module, len(self.calls), given))
 
     def ended(self, path: str, module: nn.Module, value: Any) -> Any:
-        """Note a call; return what goes on in place of a tensor that was passed on.
+        """Note a call; return its value, or a copy of it where the module returned its input and autograd records it.
 
-        In autograd's graph that is a copy of it: other ways from the tensor on do not pass through the module.
+        In autograd's graph, the copy separates the way through this module from other ways that the tensor takes.
         """
         while self.running[-1][0] is not module:  # calls that ended in an exception that the network caught
             self.running.pop()
@@ -98,7 +100,7 @@ class _Watch:
 
 
 def _state(value: Any) -> tuple[Any, int]:
-    """Return a value with a number that grows when it is overwritten."""
+    """Return a value and a number that grows each time the value is overwritten."""
     return value, value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
@@ -109,9 +111,9 @@ def _is_same(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
 def watch(
     network: nn.Module, images: Tensor, *, gradients: bool, slots: Mapping[str, int] = MappingProxyType({})
 ) -> HookRun:
-    """Run a network and return what its modules did, with autograd's graph of it or else with its costs.
+    """Run a network and return the calls of its modules, with autograd's graph if `gradients`, else with their costs.
 
-    `slots` says of modules, by path, which leaf of what they return goes on; by default the first tensor.
+    `slots` says, by path of a module, which leaf of its output goes on; by default the first tensor.
     """
     counter = FlopCounter()
     seen = _Watch(counter, len(images), slots)
@@ -120,7 +122,7 @@ def watch(
         stack.enter_context(quietly())
         if gradients:
             images = images.detach().clone().requires_grad_() * 1  # no longer a leaf, which must not be overwritten
-        # attention as plain matrix products: fused kernels are not counted alike, or at all, on every device
+        # attention as plain matrix products: devices count fused kernels differently, or not at all
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         for path, module in network.named_modules():
             if module is not network:
@@ -139,7 +141,7 @@ def watch(
     )
 
 
-class _AllCaptured(BaseException):  # no error, and not for networks that catch every Exception
+class _AllCaptured(BaseException):  # not an Exception, which some networks catch
     """The last activation that was asked for is there."""
 
 
@@ -171,7 +173,7 @@ def capture(network: nn.Module, slots: Slots, images: Tensor, *, to_end: bool) -
 
 @contextmanager
 def _forwards(replacements: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Let modules do something else for a while."""
+    """Within a block, replace the forward of modules."""
     own = {module: vars(module).get("forward") for module in replacements}  # None: that of its class
     try:
         for module, forward in replacements.items():
@@ -189,13 +191,18 @@ class Detour:
     """How to run a network from one module's output on, without the work before it."""
 
     at: ModuleCall
-    skipped: Mapping[nn.Module, Sequence[ModuleCall | None]]  # per module, its calls before; None: it is really run
-    own_memory: bool  # whether the zeros in place of what is skipped may be overwritten, and do not share memory
-    noise: bool = False  # whether the images before are noise, for what does not run on zeros
+    skipped: Mapping[
+        nn.Module, Sequence[ModuleCall | None]
+    ]  # per module, its calls before; None: this call really runs
+    own_memory: bool  # whether the zeros that replace skipped outputs have memory of their own, to be overwritten
+    noise: bool = False  # whether the placeholder images are noise, for networks that do not run on zeros
     input_shape: tuple[int, ...]
 
     def run(self, network: nn.Module, a: Tensor, *, images: Tensor | None = None) -> Tensor:
-        """Return the scores of a network with `a` for the module's output; `images` do not count, by default blank."""
+        """Return the scores of a network with `a` as the module's output.
+
+        `images` run through the part before it and do not change the scores; by default they are zeros or noise.
+        """
         made, wrapping = self.at.returned, self.at.wrapping
         assert made is not None
         reached = False
@@ -233,7 +240,7 @@ class Detour:
 
 
 def capture_behind(network: nn.Module, detour: Detour, slots: Slots, a: Tensor) -> dict[str, Tensor]:
-    """Return copies of what modules return behind one whose output is `a`, and under "" the scores."""
+    """Return copies of what modules return after the one whose output is `a`, and under "" the scores."""
     found: dict[str, Tensor] = {}
     modules = dict(network.named_modules())
 
@@ -253,7 +260,7 @@ def capture_behind(network: nn.Module, detour: Detour, slots: Slots, a: Tensor) 
 def skipped_before(
     calls: Sequence[ModuleCall], begin: int, skippable: frozenset[int]
 ) -> dict[nn.Module, list[ModuleCall | None]]:
-    """Return, for `Detour`, the outermost of the skippable calls that had ended when a call began."""
+    """Return, for `Detour`, the outermost skippable calls that had ended when a call began."""
     before: list[tuple[ModuleCall, bool]] = []
     position = begin - 1
     while position >= 0:
@@ -267,7 +274,7 @@ def skipped_before(
 
 
 class Patience(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
-    """Counts operations, and ends a run that takes more than a limit: a loop until some value is reached may not."""
+    """Counts operations, and ends a run that takes more than a limit: a loop that waits for a value may never end."""
 
     def __init__(self, limit: float = float("inf")):
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
 """Trials of a network that has no graph: at which of its modules it can be cut, and how it is run from there on.
 
-A module's output is a cut if the network, given that output in place of its own, returns the scores that belong to it
-whatever the images: noise, other noise, none. Autograd's graph tells besides whether another path passes by, which
-numbers do not where a head is still zero.
+A module's output is a cut if the network, given a captured output in its place, returns the scores that belong to it,
+whatever images run before it: noise, other noise, zeros. In addition, autograd's graph shows whether another path
+bypasses the module. Scores do not show this where a head's weights are still zero.
 """
 
 from collections import Counter
@@ -34,12 +34,14 @@ _NUM_IMAGES = (2, 3, 2)  # of the runs
 
 
 class NoiseTrial:
-    """What some runs of a network on noise tell."""
+    """What some runs of a network on noise show."""
 
     def __init__(self, module: nn.Module, input_shape: Sequence[int], expected: Tensor):
         self.module, self.input_shape = module, input_shape
         images = probe_input(module, input_shape)
-        more = torch.cat([images.flip(0), images[:1] / 2])  # so that a number of images is not taken for a size
+        more = torch.cat(
+            [images.flip(0), images[:1] / 2]
+        )  # three images, so that no fixed size looks like the number of images
         noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
         self.others = -noise.to(images.device, images.dtype)  # of other sign, for branches on a sum
         self.graph = self._watch(more)
@@ -50,7 +52,7 @@ class NoiseTrial:
         self.turns = [_by_turn(run.calls) for run in self.runs]
         self.run = replace(self.run, calls=tuple(map(self._with_images, self.turns[0], self.run.calls)))
         self.turns[0] = _by_turn(self.run.calls)
-        self.depends = _leads(self.graph, around=None)  # else nothing can be told from autograd's graph
+        self.depends = _leads(self.graph, around=None)  # if not, autograd's graph shows nothing
         self._check_scores(images, expected)
         self.outputs = self._outputs()
         self.candidates = self._candidates()
@@ -91,9 +93,9 @@ class NoiseTrial:
             ) from problem
 
     def _slots(self) -> dict[str, int]:
-        """Return, of the modules that return several tensors, which of these all paths pass through, if not the first.
+        """Return, for modules that return several tensors, which one all paths pass through, if it is not the first.
 
-        Nothing where autograd's graph does not tell.
+        Empty where autograd's graph does not show it.
         """
         found: dict[str, int] = {}
         for call in self.graph.calls:
@@ -113,10 +115,10 @@ class NoiseTrial:
         return found
 
     def _outputs(self) -> list[int | None]:
-        """Return, for each call, the position of the one that stands for what it returned.
+        """Return, for each call, the position of the call that its output is attributed to.
 
-        It is the last call inside it that returned that tensor, if its module is called only once, else itself. What
-        was passed on was made by none; a layer of torch.nn makes something of its own even so.
+        It is the last call inside it that returned the same tensor and whose module is called only once, else the call
+        itself. A call that returned its input has none, unless it is a layer of torch.nn.
         """
         found: list[int | None] = []
         for k, call in enumerate(self.run.calls):
@@ -130,7 +132,7 @@ class NoiseTrial:
         return all((path, 0) in run and (path, 1) not in run for run in self.turns)
 
     def _images_axis(self, path: str, turn: int) -> int | None:
-        """Return the axis of the images in what a module returned, in every run; None where there is none alone."""
+        """Return the axis of images in what a module returned; None where not every run has the same single one."""
         calls = [run.get((path, turn)) for run in self.turns]
         first = calls[0]
         shapes = [call.returned.shape if call and call.returned else None for call in calls]
@@ -148,7 +150,7 @@ class NoiseTrial:
         return replace(call, returned=call.returned.of(images), wrapping=wrapping)
 
     def _wrapped_images(self, key: tuple[str, int], wrapping: Wrapping) -> Wrapping:
-        """Return what is around a tensor with the axes of the images of the other tensors in it."""
+        """Return the container of a tensor, with the axes of images of the other tensors in it."""
         runs = [run[key].wrapping for run in self.turns]
 
         def told(k: int, one: object) -> object:
@@ -159,7 +161,7 @@ class NoiseTrial:
         return replace(wrapping, others=tuple(told(k, one) for k, one in enumerate(wrapping.others)))
 
     def _keeps_images_apart(self, path: str, turn: int) -> bool:
-        """Return whether a module's call returns, in every run, a tensor with an axis of its own for the images."""
+        """Return whether a module's call returns a tensor with an axis of images in every run."""
         return self._images_axis(path, turn) is not None
 
     def _made_by(self, path: str, turn: int) -> Node | None:
@@ -184,7 +186,7 @@ class NoiseTrial:
         return found[-1] if found else None
 
     def _skippable(self) -> frozenset[int]:
-        """Return the positions of the calls in whose place zeros can be returned: they only tell of the images."""
+        """Return the positions of the calls that can return zeros instead: they only carry values of the images."""
         turns = _by_turn(self.run.calls)
         return frozenset(
             position
@@ -221,7 +223,7 @@ class NoiseTrial:
                 return all(_close(rest(found[call.path].movedim(images, 0)), found[""]) for found in captured)
         except torch.OutOfMemoryError:
             raise
-        except FAILURES:  # a network run on what it was not made for stops in any way
+        except FAILURES:  # a network that gets unexpected values may raise anything
             return False
 
 
@@ -232,7 +234,7 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 def _by_turn(calls: Sequence[ModuleCall]) -> dict[tuple[str, int], ModuleCall]:
-    """Return calls by their module's path and how many calls of it came before, in order of their end."""
+    """Return calls by their module's path and the number of its earlier calls, in the order in which they ended."""
     num = Counter[str]()
     found = {}
     for call in calls:
@@ -242,9 +244,9 @@ def _by_turn(calls: Sequence[ModuleCall]) -> dict[tuple[str, int], ModuleCall]:
 
 
 def _leads(run: HookRun, *, around: Node | None, number: int | None = None) -> bool:
-    """Return whether gradients find a way from the scores to the images that passes `around` a node.
+    """Return whether a path of gradients leads from the scores to the images without passing through `around`.
 
-    With `number`, one that passes around this of the tensors that the node made: recurrent layers make several at once.
+    With `number`, the path must avoid only that tensor of those that the node made: recurrent layers make several.
     """
     seen: set[Node | None] = {around, None} if number is None else {None}
     waiting = [run.scores]

@@ -1,7 +1,7 @@
 """Vision networks of transformers: from a folder as `save_pretrained` writes it, or from the Hugging Face hub by name.
 
-Only configurations and safetensors are read, never pickles. No code of a folder or repository is run, and nobody is
-asked whether it may be; a configuration that names paths is refused.
+Only configurations and safetensors are read, never pickles. No code of a folder or repository runs, and the user is
+never asked to allow it; a configuration that names paths is refused.
 """
 
 import contextlib
@@ -22,12 +22,17 @@ from stitchgrid.models.registry import HUGGINGFACE
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.records import Preprocess, canonical, digest
 
-OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")  # the first of these is what counts
+OUTPUTS = (
+    "logits",
+    "image_embeds",
+    "pooler_output",
+    "last_hidden_state",
+)  # the first of these that exists holds the scores
 _CONFIG = "config.json"
 _WANTED = "the configuration of a network"
-_NO_SAY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}  # of a configuration, in what is computed
+_NO_SAY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}  # keys that do not change what is computed
 _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
-_TOLERANCE = 0.05  # mean difference of preprocessed images: resizing with or without rounding to 8 bits moves 0.02
+_TOLERANCE = 0.05  # mean difference of preprocessed images: rounding to 8 bits after resizing, or not, makes 0.02
 
 
 def huggingface_function(name: str, base: str) -> Callable[..., nn.Module]:
@@ -46,7 +51,7 @@ def huggingface_function(name: str, base: str) -> Callable[..., nn.Module]:
 
 
 def where_of(name: str, base: str) -> str:
-    """Return the folder with a configuration that a word names, else the word: a name of the hub.
+    """Return the folder with a configuration that a word names, else the word itself, as a name of the hub.
 
     Raises:
         InputError: If it is a folder without a configuration, or cannot be a name of the hub.
@@ -75,13 +80,13 @@ def huggingface_digest(name: str, base: str) -> str:
 def huggingface_preprocess(name: str, base: str) -> Preprocess:
     """Return the size and normalisation of the image processor that is published with the weights.
 
-    What comes out is compared with what the processor itself makes of an image.
+    The result is compared with the output of the processor itself on an image.
 
     Raises:
-        JobFileError: If there is no image processor, or it does what a `preprocess` cannot say.
+        JobFileError: If there is no image processor, or it does something that a `preprocess` cannot express.
     """
     where = where_of(name, base)
-    _config_dict(where)  # which is read in place of an image processor's
+    _config_dict(where)  # checked, since transformers reads it where the image processor has no file of its own
     if _is_folder(where):
         check_files(Path(where))
         for file in (path for name in PROCESSORS if (path := Path(where, name)).exists()):
@@ -101,8 +106,8 @@ def huggingface_preprocess(name: str, base: str) -> Preprocess:
     if difference < _TOLERANCE:
         return best
     raise JobFileError(
-        f"the image processor of {HUGGINGFACE}:{name} ({type(processor).__name__}) does what a `preprocess` cannot "
-        "say; give the model a `preprocess`."
+        f"the image processor of {HUGGINGFACE}:{name} ({type(processor).__name__}) does something that a "
+        "`preprocess` cannot express; give the model a `preprocess`."
     )
 
 
@@ -171,13 +176,13 @@ def _load(kind: Any, config: Any, where: str) -> nn.Module:
         local_files_only=_is_folder(where),
         trust_remote_code=False,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are told below
+        ignore_mismatched_sizes=True,  # the error below names them
         dtype=torch.float32,
     )
     with _read(where):
         module, info = load()
         if info["missing_keys"] and all(".pooler." in f".{key}" for key in info["missing_keys"]):
-            with contextlib.suppress(TypeError):  # its class always has one
+            with contextlib.suppress(TypeError):  # a class that always has a pooler takes no such argument
                 module, info = load(add_pooling_layer=False)
     wrong = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if wrong:
@@ -209,13 +214,13 @@ def _of_hub(name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _read(where: str) -> Iterator[None]:
-    """Turn what goes wrong while something is read within the block into an error that says where, and what to do."""
+    """Turn exceptions while reading within the block into an error that says where, and what to do."""
     try:
         with _quiet():
             yield
     except (InputError, JobFileError, KeyboardInterrupt):
         raise
-    except Exception as problem:  # transformers and its hub fail by many types
+    except Exception as problem:  # transformers and its hub raise errors of many types
         if is_out_of_memory(problem):
             raise
         if _is_folder(where):
@@ -228,12 +233,12 @@ def _read(where: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Let transformers say and ask nothing within the block: what is wrong is said in errors.
+    """Within a block, let transformers print and ask nothing: its problems become errors.
 
-    Where it would ask whether to run code of a folder or repository, it gives up instead.
+    Where it would ask whether to run code of a folder or repository, it fails instead.
     """
     logging, remote_code = _transformers().utils.logging, _transformers().dynamic_module_utils
-    seconds = remote_code.TIME_OUT_REMOTE_CODE  # that it waits for an answer; 0: it does not ask
+    seconds = remote_code.TIME_OUT_REMOTE_CODE  # how long it waits for an answer; 0: it does not ask
     level, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -252,7 +257,7 @@ def _is_folder(where: str) -> bool:
 
 
 def _readings(config: Mapping[str, Any]) -> Iterator[Preprocess]:
-    """Return what an image processor's configuration may mean: classes of it read one key in different ways."""
+    """Yield the possible meanings of an image processor's configuration: its classes read one key in different ways."""
     is_resized, is_cropped = config.get("do_resize"), config.get("do_center_crop")
     size, crop = _sides(config.get("size")), _sides(config.get("crop_size"))
     is_scaled = config.get("do_normalize")
@@ -289,8 +294,11 @@ def _numbers(values: Any) -> tuple[float, ...] | None:
 
 
 def _difference(processor: Any, reading: Preprocess) -> float:
-    """Return the mean difference of an image to what the processor itself makes of it; infinity for another size."""
-    columns, rows = torch.linspace(0, 3, 360), torch.linspace(0, 3, 300)[:, None]  # smooth: half a pixel is little
+    """Return the mean difference of an image preprocessed by a reading and by the processor; inf if sizes differ."""
+    columns, rows = (
+        torch.linspace(0, 3, 360),
+        torch.linspace(0, 3, 300)[:, None],
+    )  # smooth: a shift by half a pixel changes little
     waves = [torch.sin(rows * (1 + k / 2) + columns * (1 - k / 2)) for k in range(3)]
     pixels = ((torch.stack(waves) + 1) * 127).to(torch.uint8)
     try:

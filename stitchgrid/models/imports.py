@@ -22,8 +22,8 @@ def imports_of(content: bytes, package: str) -> tuple[Import, ...]:
     """Return the imports of a source whose `__package__` is `package`; none of a source that cannot be parsed.
 
     Imports inside functions count, and so do calls of `import_module` and `__import__`, under whatever name, with a
-    literal. What runs under typing's `TYPE_CHECKING` or `__name__ == "__main__"` alone does not: importing the module
-    never runs it.
+    literal. Code that runs only under typing's `TYPE_CHECKING` or `__name__ == "__main__"` does not count: importing
+    the module never runs it.
 
     >>> imports_of(b"from . import blocks; import torch.nn as nn", "pkg")
     (Import(module='pkg', names=('blocks',)), Import(module='torch.nn', names=()))
@@ -101,7 +101,7 @@ def _walk(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom | ast.Call]:
 
 
 def _importers(tree: ast.Module) -> frozenset[str]:
-    """Return the names under which a source calls what imports a module by its name."""
+    """Return the names under which a source calls functions that import a module by its name."""
     found, before = set(IMPORTERS), 0
     while len(found) > before:
         before = len(found)
@@ -115,7 +115,7 @@ def _importers(tree: ast.Module) -> frozenset[str]:
 
 
 def _bindings(node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
-    """Yield what a node gives a name, with the value: assignments of all kinds, and defaults of parameters."""
+    """Yield each target that a node binds, with its value: assignments of all kinds, and defaults of parameters."""
     if isinstance(node, ast.Assign):
         for target in node.targets:
             several = isinstance(target, ast.Tuple | ast.List) and isinstance(node.value, ast.Tuple | ast.List)
@@ -136,14 +136,14 @@ def _bindings(node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
 
 
 def _is_lookup(value: ast.AST, importers: set[str]) -> bool:
-    """Return whether a value is made of an importer: looked up by name, a partial function of it, a static method."""
+    """Return whether a value comes from an importer: a lookup by name, a partial function of it, a static method."""
     return isinstance(value, ast.Call) and any(
         _last_name(one) in importers or (isinstance(one, ast.Constant) and one.value in importers) for one in value.args
     )
 
 
 def _is_typings(tree: ast.Module) -> bool:
-    """Return whether TYPE_CHECKING is typing's in a source: then what it guards is never run."""
+    """Return whether TYPE_CHECKING in a source is the one of typing: the code that it guards then never runs."""
     from_typing, other_stars = [0], [-1]  # lines
     for node in ast.walk(tree):
         bound = [target for target, _ in _bindings(node)]

@@ -1,4 +1,4 @@
-"""What is looked into when a network is traced, and what is one operation, whatever it does inside."""
+"""Which parts of a network tracing looks into, and which it treats as one operation, whatever they do inside."""
 
 import sys
 from collections.abc import Callable
@@ -20,7 +20,7 @@ class Leaves:
 
 
 def timm_leaves(module: nn.Module) -> Leaves | None:
-    """Return timm's own list of what its networks need untouched, None for a network without any part of timm."""
+    """Return timm's own list of parts that must not be traced into, None for a network without any part of timm."""
     if "timm" not in sys.modules or not any(type(part).__module__.startswith("timm.") for part in module.modules()):
         return None
     layers = import_module("timm.layers")
@@ -28,15 +28,15 @@ def timm_leaves(module: nn.Module) -> Leaves | None:
 
 
 def encoder_forward(encoder: nn.TransformerEncoder) -> Callable[..., Tensor]:
-    """Return the forward of an encoder without what it asks about its input's values and shape.
+    """Return the forward of an encoder without its branches on the values and shape of its input.
 
-    Those questions lead to other kernels for nested tensors and in training, and to a guess whether a mask is causal.
+    Those branches choose other kernels for nested tensors and in training, and guess whether a mask is causal.
     """
 
     def forward(
         src: Tensor, mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool | None = None
     ) -> Tensor:
-        """Return what the layers make of the input, one after the other."""
+        """Return the output of the layers, applied one after the other."""
         if mask is not None or src_key_padding_mask is not None or is_causal:
             raise TypeError("an encoder with masks is not looked into")
         for layer in encoder.layers:

@@ -1,4 +1,4 @@
-"""A live module -> a module of its own, of the same weights or initialised anew: the user's own is never touched."""
+"""A live module -> a copy with the same weights or newly initialised ones: the user's module is never changed."""
 
 from copy import deepcopy
 
@@ -9,7 +9,7 @@ from stitchgrid.errors import InputError, is_out_of_memory, one_line
 
 
 def live_copy(module: nn.Module) -> nn.Module:
-    """Return a copy of a module whose parameters lie in the memory of the module's own, on their device.
+    """Return a copy of a module; its parameters share the memory of the module's own, on their device.
 
     Mode, hooks, settings and gradients of the copy are its own. Buffers are copied: a forward may write into them.
 
@@ -19,7 +19,7 @@ def live_copy(module: nn.Module) -> nn.Module:
     memo: dict[int, object] = {}
     for parameter in module.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
-    for part in module.modules():  # what a pass has left behind, with its graph, is not copied by Python
+    for part in module.modules():  # Python does not copy tensors with a graph, which a pass may have left
         left = (value for value in vars(part).values() if isinstance(value, Tensor) and value.grad_fn is not None)
         memo |= {id(value): value.detach() for value in left}
     try:
@@ -28,8 +28,8 @@ def live_copy(module: nn.Module) -> nn.Module:
         if is_out_of_memory(problem):
             raise
         raise InputError(
-            f"{type(module).__name__} cannot be copied by copy.deepcopy ({one_line(problem)}), and what you give is "
-            "never changed itself; take out what it holds besides layers, such as open files, locks or generators."
+            f"{type(module).__name__} cannot be copied by copy.deepcopy ({one_line(problem)}), and the module you give "
+            "is never changed itself; remove what it holds besides layers, such as open files, locks or generators."
         ) from problem
     return made
 
@@ -38,11 +38,11 @@ def live_copy(module: nn.Module) -> nn.Module:
 def initialised_copy(module: nn.Module) -> nn.Module:
     """Return a copy of a module with weights as they are before any training, drawn by torch's default generator.
 
-    Every module that has parameters of its own is told to draw them (`reset_parameters`), in order, parts before the
-    whole, so that what an outer one sets of its parts holds.
+    The `reset_parameters` of every module is called, in order, parts before the module that holds them: values that
+    the outer module sets for its parts then remain.
 
     Raises:
-        InputError: If some parameters are drawn by nobody, or Python cannot copy the module.
+        InputError: If a module with parameters has no `reset_parameters`, or Python cannot copy the module.
     """
     made = live_copy(module)
     for tensor in made.parameters():

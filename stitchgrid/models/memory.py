@@ -19,7 +19,7 @@ if sys.platform != "win32":
 
 
 class OutOfMemoryError(InputError):
-    """A network does not fit; the workers' side knows the error by this name, and tries its unit once more."""
+    """A network does not fit into memory; workers recognise the error by this name and try its unit once more."""
 
 
 @contextmanager
@@ -52,12 +52,12 @@ def count_bytes(module: nn.Module) -> int:
 
 
 def kept_bytes(module: nn.Module, input_shape: Sequence[int]) -> int:
-    """Return the bytes that a pass of one image leaves for the way back of a gradient to the input, weights left out.
+    """Return the bytes that one image's forward pass keeps for the backward pass to the input, without weights.
 
-    0 where no gradient passes: what is trained through such a network fails by itself.
+    0 where gradients cannot pass: training through such a network fails with an error of its own.
     """
     own = {value.untyped_storage().data_ptr() for value in [*module.parameters(), *module.buffers()]}
-    there: set[int] = set()  # where tensors that were counted lie, while they do
+    there: set[int] = set()  # addresses of the counted tensors that still exist
     sizes: list[int] = []
 
     def count(tensor: Tensor) -> None:
@@ -72,7 +72,7 @@ def kept_bytes(module: nn.Module, input_shape: Sequence[int]) -> int:
     try:
         with quietly(), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
             module(images.requires_grad_() * 1)
-    except FAILURES as problem:  # a network's own forward may refuse by anything
+    except FAILURES as problem:  # a network's own forward may raise anything
         if is_out_of_memory(problem):
             raise
         return 0

@@ -46,15 +46,15 @@ class CompiledLoader(ExtensionFileLoader):
         self.content = content
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the module, loaded from a copy of the bytes given that nobody else can reach.
+        """Return the module, loaded from a private copy of the given bytes.
 
         Raises:
-            ImportError: If this process has loaded the file when it was another.
+            ImportError: If this process has loaded the file with other content.
         """
         wanted = digest(self.content)
         if _compiled.setdefault(self.path, wanted) != wanted:
             raise ImportError(
-                f"{self.path} has changed since this process looked at it; start a new one", name=spec.name
+                f"{self.path} has changed since this process loaded it; start a new process", name=spec.name
             )
         module = super().create_module(ModuleSpec(spec.name, self, origin=_as_file(self.content)))
         module.__file__ = self.path
@@ -64,7 +64,9 @@ class CompiledLoader(ExtensionFileLoader):
 def _as_file(content: bytes) -> str:
     """Return the path of a file of this process's own that holds the bytes for as long as the process lives."""
     if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("stitchgrid")  # kept open: the system's loader knows what it loaded by this path
+        descriptor = os.memfd_create(
+            "stitchgrid"
+        )  # kept open: the system's loader identifies what it loaded by this path
         path = f"/proc/self/fd/{descriptor}"
     else:
         descriptor, path = tempfile.mkstemp(dir=private_folder(), suffix=".so")

@@ -12,7 +12,7 @@ from pkgutil import get_importer
 
 from stitchgrid.models.registry import LIBRARIES
 
-#: What stitchgrid itself runs on is never a user's own code, wherever it is installed.
+#: Packages that stitchgrid itself runs on are never a user's own code, wherever they are installed.
 NEVER_OWN = {
     *sys.stdlib_module_names,
     *sys.builtin_module_names,
@@ -27,7 +27,7 @@ class Search:
     """The import system's search, with folders in front of sys.path; remembers what it found."""
 
     def __init__(self, folders: Sequence[Path] = (), *, not_in_folders: str = ""):
-        importlib.invalidate_caches()  # of folders: a file may be younger than the clock's tick
+        importlib.invalidate_caches()  # of folders: a new file may leave its folder's time stamp the same
         self.folders = tuple(map(str, folders))
         self.not_in_folders = not_in_folders  # a top-level name that is looked for in sys.path alone
         self._found: dict[str, ModuleSpec | None] = {}
@@ -60,7 +60,7 @@ class Search:
 
 
 def on_path(name: str, path: Iterable[str]) -> ModuleSpec | None:
-    """Return the spec of a module in these folders; of a namespace package where they hold parts of one alone."""
+    """Return the spec of a module in these folders, or of a namespace package where they hold only parts of one."""
     parts: list[str] = []
     for entry in path:
         finder = get_importer(entry or str(Path.cwd()))

@@ -27,9 +27,9 @@ _FLAGS = (
 
 @contextmanager
 def settings_kept(seed: int) -> Iterator[None]:
-    """Undo within a block what it does to the process, and send what it prints to stderr: stdout is for results.
+    """Undo the changes that a block makes to the process, and send its prints to stderr: stdout is for results.
 
-    Every generator of random numbers starts from `seed` within it: what is drawn must not depend on what ran before.
+    Within the block, every random generator starts from `seed`, so that draws do not depend on code that ran before.
     """
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))
@@ -62,7 +62,7 @@ def _device() -> torch.device | None:
 
 
 class Defaults:
-    """What importing a module has set for the process: it holds where its networks are built, and nowhere else."""
+    """Settings of the process that importing a module has changed: they hold only while its networks are built."""
 
     def __init__(self) -> None:
         self.dtype: torch.dtype | None = None
@@ -72,7 +72,7 @@ class Defaults:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Note what a block changes; sys.path is put back, so that what is found never depends on what ran."""
+        """Note the changes of a block; sys.path is restored, so that searches do not depend on code that ran before."""
         dtype, device, self._before = torch.get_default_dtype(), _device(), list(sys.path)
         try:
             yield
@@ -86,7 +86,7 @@ class Defaults:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Apply what was noted; `settings_kept` undoes it."""
+        """Apply the noted settings; `settings_kept` undoes them."""
         if self.dtype is not None:
             torch.set_default_dtype(self.dtype)
         if self.device is not None:
@@ -94,12 +94,12 @@ class Defaults:
         yield
 
     def extra_paths(self) -> list[str]:
-        """Return what has been added to sys.path, by now if changes are being noted."""
+        """Return the paths added to sys.path; while changes are noted, those added so far."""
         return self.paths if self._before is None else [path for path in sys.path if path not in self._before]
 
     @contextmanager
     def searching(self) -> Iterator[None]:
-        """Search the paths noted, too, within a block."""
+        """Within a block, also search the noted paths."""
         added = [path for path in self.paths if path not in sys.path]
         sys.path += added
         try:

@@ -1,8 +1,8 @@
 """Proof of a network on real images, before anything is measured with it.
 
-Its scores and activations at the selected cuts must be functions of each image alone, the same twice, and its halves
-must make the whole. What is stitched runs in stacks and batches of any size: a network that looks at its batch would
-give other numbers in each.
+Its scores and its activations at the selected cuts must depend on each image alone and be the same in two runs, and its
+halves must give the scores of the whole. Stitched networks run in stacks and batches of any size: a network that
+depends on its batch would give other values in each.
 
 Shape suffixes: N images.
 """
@@ -25,14 +25,14 @@ TOLERANCES = {  # relative, of an image's activations: by the type in which a ne
     torch.bfloat16: 3e-2,
 }
 OF_PRECISION = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 3e-2}
-MAX_FLIPPED = 0.02  # share of images that rounding may tip over, where a network decides by argmin or routing
-MIN_LOOKED_AT = 50  # images from which that share can be told
-ROUNDING = 1e-6  # of the input, by which rounding elsewhere in a network is imitated
-SMALL_BATCH = 10  # images, of batches unlike full ones
-NUM_NUDGES = 20  # by rounding, of an image that may lie on the edge of a decision
-BATCH = 50  # images run together to tell that share
-MAX_SCORE_ERROR = 0.1  # relative, by which rounding may change scores that are to be trusted
-MARGIN = 10  # times what such rounding changes, is no more than rounding
+MAX_FLIPPED = 0.02  # share of images for which rounding may change a decision, of a network with argmin or routing
+MIN_LOOKED_AT = 50  # fewest images that show this share
+ROUNDING = 1e-6  # relative change of the input that imitates rounding elsewhere in a network
+SMALL_BATCH = 10  # images, of batches that are compared with full ones
+NUM_NUDGES = 20  # such changes tried on an image that may lie on the edge of a decision
+BATCH = 50  # images run together to find the share of MAX_FLIPPED
+MAX_SCORE_ERROR = 0.1  # largest relative change of scores that can count as rounding
+MARGIN = 10  # a difference up to this many times what the change by ROUNDING makes counts as rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class Sample:
     ordinary: Tensor  # from the beginning and the end of the first batch
     extreme: Tensor  # the darkest and the brightest
     batch: Callable[[], Tensor]  # the first full batch: it begins and ends with the ordinary ones
-    more: Callable[[], Tensor]  # many, from the first one on, for what happens to few of them
-    in_full: Callable[[], tuple[Tensor, Tensor]]  # scores as they come out in full batches: of ordinary and extreme
-    # ones, and of those many; all images that are measured pass once for it
+    more: Callable[[], Tensor]  # many images, from the first on, to find what happens to only a few
+    in_full: Callable[[], tuple[Tensor, Tensor]]  # scores in full batches: of ordinary and extreme images, and of
+    # those of `more`; all images that are measured pass through the network once for it
 
 
 @dataclass(kw_only=True)
@@ -52,11 +52,11 @@ class Findings:
     """What a proof found."""
 
     problems: list[str] = field(default_factory=list)  # why the network is refused
-    remarks: list[str] = field(default_factory=list)  # what is to be known of it
+    remarks: list[str] = field(default_factory=list)  # notices about it
 
 
 class Proof:
-    """The checks, one after the other: the first that fails ends it."""
+    """The checks, one after the other: the first that fails ends the proof."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Proof:
         tolerance: float,
         halves: bool = True,
     ):
-        self.has_halves = halves  # whether anything is to be run through them
+        self.has_halves = halves  # whether the sweep runs anything through the halves
         self.network, self.names, self.precision = network, dict(nodes), precision
         self.names.setdefault(network.logits, "the scores")
         self.nodes = [*nodes, *([network.logits] if network.logits not in nodes else [])]
@@ -77,7 +77,7 @@ class Proof:
 
     @torch.no_grad()
     def run(self, sample: Sample) -> Findings:
-        """Return what is wrong with the network on these images, and what is to be said of it."""
+        """Return the problems of the network on these images, and the remarks about it."""
         checks = (
             self._finite,
             self._twice,
@@ -108,7 +108,7 @@ class Proof:
     # The checks -------------------------------------------------------------------------------------------------------
 
     def _finite(self, sample: Sample) -> None:
-        """See that activations and scores are finite."""
+        """Check that activations and scores are finite."""
         for images in (sample.ordinary, sample.extreme):
             for node, a in zip(self.nodes, self._taps(images), strict=True):
                 if not torch.isfinite(a).all():
@@ -120,7 +120,7 @@ class Proof:
                     return
 
     def _whole(self, sample: Sample) -> None:
-        """See that the graph or hooks give what the network's own forward does."""
+        """Check that the graph or hooks give the same scores as the network's own forward."""
         images = torch.cat([sample.ordinary, sample.extreme])
         with self.precision():
             whole = self.network.whole(images)
@@ -136,7 +136,7 @@ class Proof:
         )
 
     def _twice(self, sample: Sample) -> None:
-        """See that the same images give the same twice."""
+        """Check that the same images give the same activations in two runs."""
         images = torch.cat([sample.ordinary, sample.extreme])
         first, again = self._taps(images), self._taps(images)
         self._hold(
@@ -152,7 +152,7 @@ class Proof:
         )
 
     def _any_number(self, sample: Sample) -> None:
-        """See that one image alone runs, and a short batch, as the last one may be."""
+        """Check that the network runs on one image alone, and on a short batch, as the last one may be."""
         for num in (1, 3):
             images = sample.ordinary[:num]
             try:
@@ -171,7 +171,7 @@ class Proof:
                     return
 
     def _alone(self, sample: Sample) -> None:
-        """See that an image's activations are the same in a batch, in one in reverse, and alone."""
+        """Check that an image's activations are the same in a batch, in the reversed batch, and alone."""
         images = torch.cat([sample.ordinary, sample.extreme])
         together = self._taps(images)
         reverse = [a.flip(0) for a in self._taps(images.flip(0))]
@@ -182,7 +182,7 @@ class Proof:
                 return
 
     def _in_full_batches(self, sample: Sample) -> None:
-        """See that images have in full batches the scores that they have alone, and many those of small batches."""
+        """Check that images have the same scores in full batches as alone, and many of them as in small batches."""
         (scores, more_scores), end = sample.in_full(), self.nodes[-1:]
         images = torch.cat([sample.ordinary, sample.extreme])
         if bool((relative_error(scores, self._by_itself[-1]) > self.tolerance).any()):
@@ -196,7 +196,7 @@ class Proof:
             self._hold([more_scores], [small], end, many, self._depends, more=sample.more)
 
     def _in_first_batch(self, sample: Sample) -> None:
-        """See that the first full batch gives its ordinary images what each of them gets alone."""
+        """Check that the first full batch gives its ordinary images the activations that each has alone."""
         batch, num = sample.batch(), len(sample.ordinary)
         places = [*range(num - num // 2), *range(len(batch) - num // 2, len(batch))]
         together = [a[places].clone() for a in self._taps(batch)]
@@ -207,9 +207,9 @@ class Proof:
         return f"an image's activations depend on the other images of its batch, from {self.names[node]} on"
 
     def _halves(self, sample: Sample) -> None:
-        """See that the halves at each selected cut make the whole."""
+        """Check that the halves at each selected cut give the scores of the whole network."""
         batches = [sample.ordinary, sample.extreme]
-        if self.network.way == "hooks":  # what comes before a cut is not run as it was
+        if self.network.way == "hooks":  # the part before a cut does not run as it did
             batches += list(torch.split(sample.extreme, 1))
         for images in batches:
             taken = self._taps(images)
@@ -225,7 +225,7 @@ class Proof:
             "comes after a cut must depend on the activation there alone, not on the image or on what ran before"
         )
 
-    # What is the same -------------------------------------------------------------------------------------------------
+    # Comparisons ------------------------------------------------------------------------------------------------------
 
     def _hold(
         self,
@@ -239,11 +239,11 @@ class Proof:
         blamed: Tensor | None = None,
         forgives: bool = True,
     ) -> bool:
-        """Compare activations at some cuts, image by image; the first cut at which they differ is told with `text`.
+        """Compare activations at some cuts, image by image; `text` reports the first cut at which they differ.
 
-        With `more` images to look at, a few that rounding tips over are forgiven. The module at fault is looked for on
-        the images `blamed`, by default these. What rounding may make is forgiven where a network is known to give the
-        same twice.
+        With `more` images to look at, a few may differ if rounding changes a decision for them. The module at fault is
+        searched on the images `blamed`, by default these. `forgives` accepts differences that rounding may make; it is
+        off while it is not known whether two runs of the network agree.
         """
         for node, one, other in zip(nodes, wanted, came, strict=True):
             if one.shape != other.shape:
@@ -266,14 +266,14 @@ class Proof:
         sign = (torch.randint(2, images.shape, generator=generator) * 2 - 1).to(images)
         at = self.nodes.index(node)
         floor_N = relative_error(self._taps(images)[at], self._taps(images * (1 + ROUNDING * sign))[at])
-        most = MAX_SCORE_ERROR if node == self.network.logits else float("inf")  # a cut may hold nothing but rounding
+        most = MAX_SCORE_ERROR if node == self.network.logits else float("inf")  # a cut may hold rounding errors alone
         if bool((error_N <= torch.clamp(MARGIN * floor_N.median(), max=most)).all()):
             self._remark(f"rounding alone changes its activations at {self.names[node]} by up to {error_N.max():.1g}")
             return True
         return False
 
     def _are_few(self, images: Tensor) -> bool:
-        """Return whether no more images differ alone from what they are in a batch than hard decisions may tip over."""
+        """Return whether few images differ between alone and a batch, each because rounding changes a decision."""
         if len(images) < MIN_LOOKED_AT:
             return False
         errors = torch.zeros(len(images), dtype=torch.float64)
@@ -294,7 +294,7 @@ class Proof:
         return True
 
     def _is_on_an_edge(self, image: Tensor) -> bool:
-        """Return whether rounding of an image that is alone tips it over, too: a decision that hangs by a hair."""
+        """Return whether rounding of the image changes its activations as well: a decision lies on its edge."""
         generator = torch.Generator().manual_seed(4)
         plain = self._taps(image)
         for _ in range(NUM_NUDGES):
@@ -320,11 +320,11 @@ def _said(blame: Blame) -> str:
 def relative_error(wanted: Tensor, came: Tensor) -> Tensor:
     """Return, for each image, how far two tensors are apart, as a share of the first's size: (N,), float64.
 
-    Size is that of the image's own numbers, or of a typical image's where that is more: one that is all zeros but for
-    rounding would differ from itself.
+    The size is the norm of the image's own values, or the mean norm of all images where that is larger: an image with
+    nothing but rounding errors would otherwise differ from itself.
     """
     one, other = (a.double().flatten(1) for a in (wanted, came.to(wanted.device)))
-    scale = one.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)  # squares of 1e-200 and 1e200 are none
+    scale = one.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)  # squares of 1e-200 or 1e200 leave float64
     one, other = one / scale, other / scale
     size_N = torch.linalg.vector_norm(one, dim=1)
     size_N = torch.maximum(size_N, size_N.mean())

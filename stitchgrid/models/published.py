@@ -30,10 +30,10 @@ class Published(ABC):
 
     @abstractmethod
     def fetching(self) -> dict[str, Any]:
-        """Return the arguments with which the library downloads and loads them; torchvision's are downloaded by now.
+        """Return the arguments with which the library downloads and loads the weights; downloads torchvision's itself.
 
         Raises:
-            InputError: If they cannot be downloaded.
+            InputError: If the weights cannot be downloaded.
         """
 
     @abstractmethod
@@ -42,10 +42,10 @@ class Published(ABC):
 
 
 def find_published(spec: NetworkSpec) -> Published | None:
-    """Return the published weights that `spec` names, or None where it names none: a checkpoint of that name is first.
+    """Return the published weights that `spec` names, None where it names none; a file of that name takes precedence.
 
     Raises:
-        JobFileError: If it looks like a name of published weights and is none.
+        JobFileError: If a word looks like a name of published weights and is none.
     """
     library = library_of(spec)
     if library == "torchvision" and _TORCHVISION_NAME.fullmatch(spec.weights) and not _is_file(spec):
@@ -65,7 +65,7 @@ class _OfTorchvision(Published):
     def __init__(self, spec: NetworkSpec):
         from torchvision.models import get_model_weights
 
-        find_function(spec)  # an unknown architecture is named as such
+        find_function(spec)  # raises the error of an unknown architecture
         self.spec = spec
         self.name = spec.architecture.partition(":")[2]
         known = get_model_weights(self.name).__members__
@@ -104,7 +104,7 @@ class _OfTorchvision(Published):
     def fetching(self) -> dict[str, Any]:
         try:
             with contextlib.redirect_stdout(sys.stderr):  # where it says what it downloads; stdout is for results
-                torch.hub.load_state_dict_from_url(  # into torch's cache, having seen that they are tensors alone
+                torch.hub.load_state_dict_from_url(  # into torch's cache; `weights_only` accepts tensors alone
                     self.entry.url, map_location="cpu", progress=False, check_hash=True, weights_only=True
                 )
         except Exception as problem:  # no network, no space, a proxy's page instead of the file, ...
@@ -135,7 +135,7 @@ class _OfTimm(Published):
         if not is_plain or config.interpolation not in INTERPOLATIONS:
             raise JobFileError(
                 f"{self.spec.architecture} wants its images cropped by {config.crop_mode!r} to {size[0]}x{size[1]}, "
-                f"{config.interpolation}, which is not there; give the model a `preprocess`."
+                f"{config.interpolation}, which a `preprocess` cannot do; give the model another `preprocess`."
             )
         scaled = tuple(math.floor(side / config.crop_pct) for side in size)
         return Preprocess(

@@ -25,7 +25,7 @@ class CheckpointReading:
     """One way to read a checkpoint."""
 
     key: str  # where in the file: "state_dict", "ema.shadow"; "" for the file itself
-    strip: str  # what is stripped from its names
+    strip: str  # the prefix that is stripped from its names
     tensors: dict[str, Tensor]  # by the network's names; those not under `strip` are left out
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -38,7 +38,7 @@ class CheckpointReading:
 
     @property
     def num_wrong(self) -> int:
-        """How many names do not fit."""
+        """Number of names that do not fit."""
         return len(self.missing) + len(self.unexpected) + len(self.misshapen)
 
     def lacks_only(self, names: Collection[str]) -> bool:
@@ -86,7 +86,7 @@ class Outline:
 
 
 def find_sets(content: Any) -> Iterator[tuple[str, dict[str, Tensor] | list[Tensor]]]:
-    """Return every dictionary or list of tensors in what a file holds, with the keys that lead to it."""
+    """Yield every dictionary or list of tensors in the content of a file, with the keys that lead to it."""
     waiting: list[tuple[str, Any, int]] = [("", content, 0)]
     seen: set[int] = set()
     while waiting and len(seen) < MAX_SETS:
@@ -109,12 +109,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_name(name: object) -> bool:
-    """Return whether a network's tensor may have a name: the ways to strip one grow with the square of its parts."""
+    """Return whether a name is short enough for a tensor: the time to strip it grows with the square of its parts."""
     return isinstance(name, str) and len(name) <= LONGEST_NAME and name.count(".") < MOST_PARTS
 
 
 def find_readings(content: Any, outline: Outline, *, key: str | None, strip: str | None) -> list[CheckpointReading]:
-    """Return the readings of what a file holds, best first, of those that the job names."""
+    """Return the readings of a file's content, best first; with `key` or `strip`, only those that match."""
     found: list[CheckpointReading] = []
     for where, tensors in find_sets(content):
         if key is not None and not _is_key(where, key):
@@ -154,7 +154,7 @@ def _of_list(where: str, values: Sequence[Tensor], outline: Outline) -> list[Che
 def _of_prefix(
     where: str, prefix: str, tensors: Mapping[str, Tensor], outline: Outline, *, lenient: bool
 ) -> Iterator[CheckpointReading]:
-    """Return tensors without a prefix: by the names there are and, if these do not fit, without wrappers inside."""
+    """Yield readings without a prefix: by the names as they are and, if these do not fit, without wrappers' parts."""
     under = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     if not under:
         return
@@ -195,7 +195,7 @@ def of_equal_values(a: CheckpointReading, b: CheckpointReading, outline: Outline
 def completed(
     reading: CheckpointReading, others: Sequence[CheckpointReading], outline: Outline
 ) -> CheckpointReading | None:
-    """Return averaged parameters with the buffers of the raw weights beside them; None where those differ."""
+    """Return averaged parameters with the buffers of the raw weights in the file; None where these buffers differ."""
     if not others or not reading.lacks_only(outline.buffers):
         return None
     first, *rest = others
@@ -206,7 +206,7 @@ def completed(
 
 
 def _shared(lists: Sequence[Sequence[str]]) -> list[str]:
-    """Return what all lists begin with.
+    """Return the beginning that all lists share.
 
     >>> _shared([["a", "b"], ["a", "c"]])
     ['a']

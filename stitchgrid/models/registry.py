@@ -23,7 +23,7 @@ SOURCES = (*LIBRARIES, HUGGINGFACE)
 
 
 def library_names(library: str) -> list[str]:
-    """Return the names of a library's classifiers, without the library's own; none when it is not installed.
+    """Return the names of a library's classifiers, without the library's prefix; empty when it is not installed.
 
     >>> library_names("stitchgrid")[:3]
     ['resnet110', 'resnet18', 'resnet20']
@@ -63,12 +63,12 @@ def architecture_names(pattern: str = "*") -> list[str]:
     return [word for word in words if fnmatchcase(word, wanted)]
 
 
-#: Library -> the weights of its networks where a user says none; "train": by a recipe.
+#: Library -> the weights of its networks where a user names none; "train": trained by a recipe.
 USUAL_WEIGHTS = {"torchvision": "DEFAULT", "timm": "pretrained", "stitchgrid": "train"}
 
 
 def usual_weights(architecture: str) -> str:
-    """Return the weights of a network of which none are said: those of its library; `random` for own code.
+    """Return the weights of a network for which a user names none: those of its library; `random` for own code.
 
     >>> usual_weights("torchvision:resnet18"), usual_weights("nets.py:small")
     ('DEFAULT', 'random')

@@ -12,12 +12,11 @@ def select_layers(network: CutNetwork, patterns: Sequence[str]) -> tuple[Cut, ..
     """Return the cuts that any of the patterns names, in order of execution.
 
     A pattern is "blocks" (the last cut inside each innermost repeated module, else each activation, else each recurrent
-    layer), "all", a glob
-    (tried on the blocks first, then on all cuts), the name of a cut in either spelling, or the path of a module, which
-    stands for its last cut.
+    layer), "all", a glob (tried on the blocks first, then on all cuts), the name of a cut in either spelling, or the
+    path of a module, which stands for its last cut.
 
     Raises:
-        JobFileError: If a pattern names no cut; lists every such pattern with what is near it.
+        JobFileError: If a pattern names no cut; the error lists every such pattern with names near it.
     """
     chosen: set[Cut] = set()
     problems = []
@@ -32,7 +31,7 @@ def select_layers(network: CutNetwork, patterns: Sequence[str]) -> tuple[Cut, ..
 
 
 def later_blocks(network: CutNetwork, node: str) -> list[str]:
-    """Return the nodes of the blocks behind a node, in order of execution; the scores are none."""
+    """Return the nodes of the blocks behind a node, in order of execution; the scores are no block."""
     position = network.cut(node).position
     return [cut.node for cut in _blocks(network) if cut.position > position and cut.node != network.logits]
 
@@ -77,7 +76,7 @@ def _blocks(network: CutNetwork) -> list[Cut]:
 
 
 def _explain(network: CutNetwork, pattern: str) -> str:
-    """Return why a pattern names no cut, and what is near it."""
+    """Return why a pattern names no cut, and the names near it."""
     names = [cut.name for cut in network.cuts if cut.can_be_stitched]
     if pattern == "blocks":
         return f"'blocks': {_why_no_blocks(network)}; name layers, or use \"all\""
@@ -99,7 +98,7 @@ def _explain(network: CutNetwork, pattern: str) -> str:
 def _why_no_blocks(network: CutNetwork) -> str:
     calls, every = network.operations.calls, range(len(network.operations.nodes))
     if repeated := [call.path for call, _ in block_calls(calls, every)]:
-        return f"{repeated[0]!r} and its like are no cuts: {_cause(network, repeated[0])}"
+        return f"{repeated[0]!r} and the modules like it are no cuts: {_cause(network, repeated[0])}"
     return "no module is repeated, and no activation and no recurrent layer is a cut"
 
 
@@ -108,7 +107,9 @@ def _cause(network: CutNetwork, name: str) -> str:
     if found and not found[0].dtype.is_floating_point:
         return "its values are whole numbers"
     if found:
-        return "it has no rows of features (windows or groups of channels), or nothing tells which axis is theirs"
+        return (
+            "it has no rows of features (windows or groups of channels), or it is not clear which axis holds features"
+        )
     if network.way == "hooks":
         return (
             "another path (a shortcut or branch) runs beside it, it is called more than once, or it returns something "
@@ -118,7 +119,7 @@ def _cause(network: CutNetwork, name: str) -> str:
 
 
 def _positions(network: CutNetwork, name: str) -> list[int]:
-    """Return where in the graph a node lies, or what a module makes; nothing for what is never run."""
+    """Return the position of a node, or of the operations inside a module; empty for one that never runs."""
     made = {position for call in network.operations.calls if call.path == name for position in call.made}
     named = {position for position, node in enumerate(network.operations.nodes) if node == name}
     return sorted(made | named)

@@ -24,14 +24,14 @@ def load_folder(folder: Path, limits: Limits, load: Callable[[Path], dict[str, T
         load: Reads one file.
 
     Raises:
-        InputError: If there is no such file, several without an index, or one that the index does not fit.
+        InputError: If there is no such file, several without an index, or one that does not match the index.
     """
     if folder.name.endswith(INDEX):
         return _load_shards(folder, limits, load)
     if (folder / ADAPTER).is_file():
         raise InputError(
             f"{folder} is an adapter of a network, not its weights: name both, as in weights = {{ file = "
-            f'"the network\'s checkpoint", adapter = "{folder.name}" }} ("pretrained" of a library).'
+            f'"the network\'s checkpoint", adapter = "{folder.name}" }}; the file may be "pretrained" of a library.'
         )
     indices = sorted(path for path in folder.iterdir() if path.name.endswith(INDEX))
     files = sorted(folder.glob("*.safetensors"))
@@ -75,10 +75,10 @@ def _load_shards(index: Path, limits: Limits, load: Callable[[Path], dict[str, T
 
 
 def file_of_each(index: Path) -> dict[str, str]:
-    """Return the name of every tensor of an index with that of its file, which lies beside the index.
+    """Return the file name of every tensor of an index, by the tensor's name; the files lie beside the index.
 
     Raises:
-        InputError: If it is no such index.
+        InputError: If the file is no index of safetensors.
     """
     names = read_json(index, "an index of safetensors").get("weight_map")
     if not isinstance(names, dict) or not names:

@@ -1,8 +1,9 @@
 """Weights as pages of one file per node: the system keeps each page in memory once, however many workers use it.
 
-A file holds the bytes of parameters and buffers in the order of their names, each from a multiple of 64 bytes on, where
-torch's own memory begins too: products may round otherwise elsewhere. It has no header. What lies where follows from
-the network that was built, and nothing is used unless all of it gives the digest that the file is named by.
+A file holds the bytes of parameters and buffers in the order of their names. Each begins at a multiple of 64 bytes, as
+torch's own memory does: from other addresses, products may round differently. The file has no header: the network that
+was built gives the place of each tensor. The file's name is the digest of its content, and a file that does not have
+this digest is not used.
 """
 
 import logging
@@ -22,19 +23,19 @@ _ALIGNMENT = 64  # bytes
 
 
 class SharedWeights:
-    """The part of the cache that holds weights. A cache that cannot be used only costs memory: each worker's own."""
+    """The part of the cache that holds weights. If it cannot be used, each worker keeps weights in its own memory."""
 
     def __init__(self, cache: Path):
         self._folder = cache / "weights"
 
     def share(self, module: nn.Module, digest: str, *, load: Callable[[], None] = lambda: None) -> None:
-        """Lay the weights of a frozen network on the CPU in the node's file of this digest.
+        """Let the weights of a frozen network on the CPU share the memory of the node's file of this digest.
 
-        Where the node has no such file, `load` is called to give the network its weights, and one is written if they
-        have the digest. Later changes of the network's weights are this process's own.
+        Where the node has no such file, `load` is called to give the network its weights, and a file is written if they
+        have the digest. Only this process sees later changes of the network's weights.
 
         Args:
-            module: The network; its weights do not count if there is a file.
+            module: The network; its weights are replaced if there is a file.
             digest: The weights' `state_digest`.
             load: Loads the weights into the network.
         """
@@ -103,13 +104,13 @@ def _places(state: Mapping[str, Tensor]) -> tuple[dict[str, int], int]:
 
 @torch.no_grad()
 def _lay_in(module: nn.Module, pages: Mapping[str, Tensor]) -> None:
-    """Let parameters and buffers have the memory of `pages`, and its values.
+    """Give parameters and buffers the memory and the values of `pages`.
 
-    They stay the objects they are: modules may share them, and keep views of them, which get the values.
+    They stay the same objects, since modules may share them; views that modules keep of them get the values too.
     """
     for name, value in module.state_dict(keep_vars=True).items():
         if name in pages:
             if not torch.equal(as_bytes(value), as_bytes(pages[name])):
                 value.copy_(pages[name])
-            if value.is_contiguous():  # in another memory format it is read by other kernels, so it keeps its own
+            if value.is_contiguous():  # other memory formats run by other kernels, so such a tensor keeps its own
                 value.data = pages[name]

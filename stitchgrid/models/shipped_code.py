@@ -47,7 +47,7 @@ def as_planned(path: Path) -> Path:
 
 
 def original_of(path: Path, copies: Mapping[Path, Path]) -> Path | None:
-    """Return what a path was copied from, None where it is no copy; `copies` has the folder that each was made of."""
+    """Return what a path was copied from, None where it is no copy; `copies` has the original of each copied folder."""
     return next((home / path.relative_to(copy) for copy, home in copies.items() if path.is_relative_to(copy)), None)
 
 

@@ -1,7 +1,7 @@
-"""Sizes in the graph of a network: integers that tell only how many images there are and how large they are.
+"""Sizes in the graph of a network: integers that depend only on the number and the size of the images.
 
-`batch, height, width = x.shape[0], x.shape[2], x.shape[3]` is often read once and used much later. Such integers are no
-path from the images to the scores: the rest of a network is told them anew for the images that it is given.
+`batch, height, width = x.shape[0], x.shape[2], x.shape[3]` is often read once and used much later. Such integers do not
+count as a path from the images to the scores: the rest of a network computes them again from its own input.
 """
 
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ _QUERIES = {"size", "dim", "numel", repeat_for.__name__}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SymbolicSize:
-    """An integer of a graph: the same for any number of images, or so many for each of them."""
+    """An integer of a graph: a constant, or a multiple of the number of images."""
 
-    fixed: int
-    each: int
+    fixed: int  # the constant; 0 for a multiple
+    each: int  # the amount for each image; 0 for a constant
 
 
 def varying(trace: Trace) -> frozenset[fx.Node]:
@@ -45,26 +45,26 @@ def _is_query(node: fx.Node) -> bool:
 def find_sizes(trace: Trace, module: nn.Module, input_shape: tuple[int, int, int]) -> dict[fx.Node, SymbolicSize]:
     """Return the sizes among the values of a graph, found by running it on two images and on three.
 
-    There are none where it does not run on three.
+    Empty where the graph does not run on three.
     """
     changing = varying(trace)
     nodes = [node for node in trace.nodes if node in trace.dependent and node not in changing]
     two = probe_input(module, input_shape)
     try:
         first, second = (_integers(trace, nodes, some) for some in (two, torch.cat([two, two[:1]])))
-    except FAILURES:  # networks refuse a number of images by whatever their first failing operation raises
+    except FAILURES:  # a network refuses a number of images with whatever its first failing operation raises
         return {}
     found = {node: _size(first[node], second[node]) for node in first.keys() & second.keys()}
     return {node: size for node, size in found.items() if size is not None}
 
 
 def copied_size(graph: fx.Graph, images: fx.Node, size: SymbolicSize) -> Any:
-    """Return what stands for a size in the graph of a half: an integer, or so many for each image it is given."""
+    """Return a size in the graph of a half: an integer, or a node that multiplies the number of images."""
     return graph.call_function(num_for, (images, size.each)) if size.each else size.fixed
 
 
 def num_for(images: Tensor, each: int) -> int:
-    """Return so many for each entry of the first axis.
+    """Return `each` times the number of images, the entries of the first axis.
 
     >>> num_for(torch.zeros(2, 3), 4)
     8

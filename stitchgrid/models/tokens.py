@@ -1,4 +1,4 @@
-"""What a network declares of its tokens: class and register tokens, and the grid of patches."""
+"""What a network declares about its tokens: class and register tokens, and the grid of patches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ _PREFIX_TOKENS = (  # parameters (1, T, D), or (D,) for one token
 
 
 class DeclaredTokens:
-    """Tells the layout of the sequences of one network; nothing is concluded from a token count alone."""
+    """Finds the layout of the token sequences of one network; a number of tokens alone never decides it."""
 
     def __init__(self, network: nn.Module):
         counts = (sum(_count(part, name) for name in _PREFIX_TOKENS) for part in network.modules())
@@ -26,7 +26,7 @@ class DeclaredTokens:
         the grid's with or without those before it.
         """
         for grid in (self.grid, last_map):
-            for num_prefix in (self.num_prefix, 0):  # 0: before the class token is put in front
+            for num_prefix in (self.num_prefix, 0):  # 0: in layers before the class token is added
                 if grid is not None and num_tokens == num_prefix + grid[0] * grid[1]:
                     return num_prefix, grid
         return 0, None

@@ -20,7 +20,7 @@ from stitchgrid.vision import NodePathTracer, default_tracer_kwargs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """The graph of a network, and which module made what."""
+    """The graph of a network, and the calls of modules that made its values."""
 
     nodes: tuple[fx.Node, ...]  # the input first, the output node left out; all are needed for the output
     input: fx.Node
@@ -57,7 +57,7 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
         return value
 
     def name_encoders(self) -> None:
-        """Give what an encoder returns the name that it has where it is not looked into: part of addresses."""
+        """Name the output of an encoder as if the encoder were one operation: the name is part of addresses."""
         nodes, taken = list(self.node_to_qualname), set(self.node_to_qualname.values())
         num_calls = Counter[str]()
         for path, module, begin, end, value in self.records:
@@ -76,7 +76,7 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
             made = set(nodes[begin:end])
             output = value.node if isinstance(value, fx.Proxy) else None
             while output is not None and (successor := successors.get(output)) in made:
-                output = successor  # what its output had become by its end
+                output = successor  # the value that replaced its output inside it
             found.append(
                 Call(
                     path=path,
@@ -91,9 +91,9 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision is untyped
 
 
 def _begun(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Let nodes of arguments be made when a module is called, as for an operation: their names are part of addresses.
+    """Create nodes of arguments when a module is called, as for an operation: their names are part of addresses.
 
-    torch.fx makes those of attributes, such as `x.mT`, where they are first used.
+    torch.fx creates nodes of attributes, such as `x.mT`, only where they are first used.
     """
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -169,7 +169,7 @@ def _defaults(module: nn.Module) -> dict[str, Any]:
 
 
 def _rename_targets(module: nn.Module, graph: fx.Graph) -> dict[str, Any]:
-    """Return what the nodes refer to, under names that no attribute of a graph module has, and let them use those."""
+    """Rename what the nodes refer to, to names that no attribute of a graph module has; return it by these names."""
     found: dict[str, Any] = {}
     names: dict[str, str] = {}
     for node in graph.nodes:
@@ -215,9 +215,9 @@ def _dependent(nodes: tuple[fx.Node, ...]) -> frozenset[fx.Node]:
 def ancestors(
     nodes: list[fx.Node], stop: fx.Node | None = None, known: Container[fx.Node] = frozenset()
 ) -> set[fx.Node]:
-    """Return the nodes and everything they are made from, not looking behind `stop` and what is `known`.
+    """Return the nodes and all nodes that they are made from; the search ends at `stop` and at nodes in `known`.
 
-    With `stop`, nor behind constants: any batch has as many of them as it has images.
+    With `stop`, it also ends at constants of a job file, which are repeated for each image of any batch.
     """
     found: set[fx.Node] = set()
     waiting = list(nodes)
@@ -255,7 +255,7 @@ def _let_views_copy(graph: fx.Graph) -> None:
 
 
 def _switch_off_flag(node: fx.Node) -> bool:
-    """Switch `inplace=True` off, wherever in a function's arguments it is; tell whether it was on."""
+    """Switch `inplace=True` off, wherever in a function's arguments it is; return whether it was on."""
     try:
         bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
     except (TypeError, ValueError):  # not a function, or built in C without a signature
@@ -268,7 +268,7 @@ def _switch_off_flag(node: fx.Node) -> bool:
 
 
 def _rename_function(node: fx.Node) -> bool:
-    """Call `torch.relu` instead of `torch.relu_`; tell whether it was such a function."""
+    """Call `torch.relu` instead of `torch.relu_`; return whether it was such a function."""
     name = getattr(node.target, "__name__", "")
     plain = None
     for home in (torch, F):
@@ -281,7 +281,7 @@ def _rename_function(node: fx.Node) -> bool:
 
 
 def _rename_method(node: fx.Node, name: str) -> bool:
-    """Call `add` instead of `add_`; tell whether it was such a method."""
+    """Call `add` instead of `add_`; return whether it was such a method."""
     method = str(node.target)
     if node.op != "call_method" or not method.endswith("_") or method.endswith("__"):
         return False

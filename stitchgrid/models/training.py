@@ -31,11 +31,11 @@ class TrainableImages(Protocol):
 
     @property
     def num(self) -> int:
-        """How many there are."""
+        """Number of images."""
 
     @property
     def labels(self) -> Tensor:
-        """Class of each, int64."""
+        """Class of each image, int64 (N,)."""
 
     def batch(self, start: Tensor, /) -> Tensor | list[Tensor]:
         """Return the images at these positions as uint8 (N, C, H, W), or one by one where sizes differ."""
@@ -46,7 +46,7 @@ TWIN_IMAGES, TWIN_BATCH = 1_000, 100  # from which the batch norms of untrained 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedNetwork:
-    """A trained network, frozen for good, and how it did on its own images in the last epoch, as it was trained."""
+    """A trained network, frozen, with its loss and accuracy on the training images while the last epoch trained it."""
 
     module: nn.Module
     loss: float
@@ -61,12 +61,12 @@ def train_network(
     device: torch.device | str = "cpu",
     on_epoch: Callable[[int, float, float], None] | None = None,
 ) -> TrainedNetwork:
-    """Return the network of `spec` trained by its recipe, frozen for good.
+    """Return the network of `spec` trained by its recipe, frozen.
 
     Args:
         spec: Architecture, seed and recipe.
-        images: What it is trained on.
-        preprocess: From uint8 pixels to what the network takes.
+        images: The training images.
+        preprocess: Turns uint8 pixels into the network's input.
         device: Where it is trained, and stays.
         on_epoch: Called after each epoch with its number from 1, loss and accuracy.
 
@@ -97,10 +97,10 @@ def initialise_twin(
     *,
     device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """Return the untrained twin of a network, frozen for good: what its architecture draws.
+    """Return the untrained twin of a network, frozen, with the weights that its architecture draws.
 
     Batch norms get the statistics of one pass over the first `TWIN_IMAGES` images, the mean over its batches, so that
-    activations have a scale; nothing else is in training mode.
+    activations have a sensible scale. All other modules are in eval mode.
     """
     with quietly():
         module = adapt(move(make_network(spec), torch.device(device), spec.name), spec.interface).eval()

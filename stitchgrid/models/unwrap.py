@@ -1,4 +1,4 @@
-"""What users' functions return -> the network itself, without what it was wrapped in for training or speed."""
+"""The result of a user's function -> the network itself, without wrappers for training or speed."""
 
 import inspect
 import sys
@@ -18,22 +18,22 @@ _WRAPPERS = (  # kind, attribute that holds the network
 
 
 def unwrapped(made: Any, word: str) -> nn.Module:
-    """Return the network in what an architecture returned.
+    """Return the network in the result of an architecture's function; `word` is the architecture, for errors.
 
     Raises:
-        InputError: If it is not a network, or one whose code is gone; `word` is the architecture.
+        InputError: If it is not a network, or one of torch.jit, which has no Python code.
     """
     module = unwrapped_from(made, f"{word} returned")
     for part in module.modules():
-        part._compiled_call_impl = None  # of module.compile(): it is the module itself that is cut and run
+        part._compiled_call_impl = None  # undoes module.compile(): the module itself is cut and run
     return module
 
 
 def unwrapped_from(made: Any, begin: str) -> nn.Module:
-    """Return the network in what it is wrapped in, as it is; `begin` is how an error about it begins.
+    """Return the network without its wrappers, unchanged; `begin` is how an error about it begins.
 
     Raises:
-        InputError: If it is not a network, or one whose code is gone.
+        InputError: If it is not a network, or one of torch.jit, which has no Python code.
     """
     while True:
         inner = next((getattr(made, name) for kind, name in (*_compiled(), *_WRAPPERS) if isinstance(made, kind)), None)
@@ -52,7 +52,7 @@ def unwrapped_from(made: Any, begin: str) -> nn.Module:
 
 
 def _compiled() -> Iterator[tuple[type, str]]:
-    """Yield what torch.compile makes, where the compiler was imported: if not, nothing can be of its kind."""
+    """Yield the class of compiled networks; nothing where the compiler was not imported, so that none can exist."""
     if (compiler := sys.modules.get("torch._dynamo.eval_frame")) is not None:
         yield compiler.OptimizedModule, "_orig_mod"
 

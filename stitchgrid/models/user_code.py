@@ -1,7 +1,7 @@
 """Code of users' own that a job names: staged in one folder, so that it reaches workers which do not see the files.
 
-The folder is a package that Ray puts where its workers import from. It holds what the sweep was planned with, so a file
-that is changed, moved or deleted afterwards makes no difference to them.
+The folder is a package that Ray puts where its workers import from. It holds the code that the sweep was planned with,
+so workers do not notice when a file is changed, moved or deleted afterwards.
 """
 
 import json
@@ -46,7 +46,7 @@ def staged(specs: Iterable[NetworkSpec]) -> Iterator[Path | None]:
 
 
 class _Staging:
-    """Copies own code into a package: what lies beside files apart from what is found in sys.path."""
+    """Copies own code into a package; modules beside files and modules of sys.path go into separate folders."""
 
     def __init__(self, package: Path):
         self.package = package

@@ -7,7 +7,7 @@ from contextlib import contextmanager, redirect_stdout
 from stitchgrid.errors import is_out_of_memory
 
 LONGEST = 300  # characters of an error's text
-FAILURES = (Exception, SystemExit)  # in which a network's forward may end
+FAILURES = (Exception, SystemExit)  # exceptions that a network's forward may raise
 
 
 @contextmanager
@@ -25,8 +25,8 @@ def in_one_line(problem: BaseException) -> str:
     """
     try:
         text = " ".join(str(problem).split())
-    except Exception:  # of a class of the user's
+    except Exception:  # the error's class may be the user's own
         text = ""
-    if len(text) > LONGEST and not is_out_of_memory(problem):  # which is told by its text
+    if len(text) > LONGEST and not is_out_of_memory(problem):  # which is recognised by its text
         text = f"{text[:LONGEST]}..."
     return f"{type(problem).__name__}: {text}" if text else type(problem).__name__

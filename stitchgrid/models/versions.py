@@ -12,9 +12,9 @@ _LIBRARIES = {"timm": {"timm"}, "huggingface": {"transformers"}}  # by the word 
 
 
 def library_versions(spec: NetworkSpec) -> dict[str, str]:
-    """Return distribution -> version of what the code of a network imports, sorted; torch and torchvision always.
+    """Return distribution -> version of the libraries of a network's code, sorted; torch and torchvision always.
 
-    Of users' own code, what it imports itself counts, not what those libraries import in turn.
+    For users' own code, these are the libraries that it imports itself, not those that they import in turn.
 
     Raises:
         InputError: If an own file is missing.

@@ -1,4 +1,4 @@
-"""Weights in and out: checkpoints of others, read without running any code of theirs, and our own artefacts."""
+"""Weights in and out: checkpoints of others, read without running code in them, and stitchgrid's own artefacts."""
 
 import hashlib
 import pickle
@@ -26,8 +26,8 @@ from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 _PICKLE_STARTS = (b"PK", b"\x80")  # torch.save's archive since 1.6, and a bare pickle
 _NUM_SHOWN = 4
-_NUM_TOLD = 300  # characters of what torch says
-_SMALL = 100_000_000  # bytes; what unpacks to less does no harm
+_NUM_TOLD = 300  # characters of torch's message, in errors
+_SMALL = 100_000_000  # bytes; a file that unpacks to less does no harm
 
 
 def load_checkpoint(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Any:
@@ -90,10 +90,10 @@ def load_adapter(module: nn.Module, folder: str | Path, limits: Limits = DEFAULT
 
 
 def check_finite(module: nn.Module, *, origin: str) -> None:
-    """Refuse weights that no network computes with; a buffer may hold infinities, as masks do.
+    """Refuse weights with which no network can compute; a buffer may hold infinities, as masks do.
 
     Raises:
-        InputError: If a parameter or a buffer holds NaN, or a parameter an infinity: names it.
+        InputError: If a parameter or a buffer holds NaN, or a parameter an infinity; the error names it.
     """
     wrong = []
     parameters = {id(value) for value in module.parameters()}
@@ -137,7 +137,7 @@ def _load_torch(path: Path, limits: Limits) -> Any:
         check_shapes(path, found, limits, harmless=_SMALL)
         return found
     except TooMuchError as problem:
-        raise InputError(f"{problem}, by views that repeat a few numbers; save its tensors by .contiguous().") from None
+        raise InputError(f"{problem}, by views that repeat a few numbers; call .contiguous() on its tensors.") from None
     except pickle.UnpicklingError as problem:
         if _head(path).startswith(_PICKLE_STARTS):
             raise InputError(
@@ -190,7 +190,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], *, origin: str) ->
     """Load every tensor of `state` into `module`; `origin` names the state in errors.
 
     Raises:
-        InputError: If the state belongs to another architecture: names the keys that do not fit.
+        InputError: If the state belongs to another architecture; the error names the keys that do not fit.
     """
     outline = Outline(module)
     reading = outline.read("", "", state)
@@ -210,7 +210,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], *, origin: str) ->
 
 
 def _check_types(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
-    """Refuse tensors that have other values in the types of the network, or none."""
+    """Refuse tensors whose values the types of the network cannot hold."""
     held = module.state_dict(keep_vars=True)
     given = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if some := [name for name, value in given.items() if value.is_quantized]:
@@ -227,7 +227,7 @@ def _check_types(module: nn.Module, state: Mapping[str, Tensor], origin: str) ->
 
 
 def tracked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what outputs depend on: all of a state but batch norm's counters of batches."""
+    """Return the tensors of a state that outputs depend on: all but batch norm's counters of batches."""
     return {name: value for name, value in state.items() if not name.endswith(UNTRACKED)}
 
 

@@ -1,4 +1,4 @@
-"""Job -> sweep: networks are built once, cut and hashed, images are drawn; every problem is named at once."""
+"""Job -> sweep: networks are built once, cut and hashed, images are drawn; one error names every problem."""
 
 from stitchgrid.resolve.artefacts import Anew, ArtefactReader, not_made
 from stitchgrid.resolve.images import open_job_images, open_outliers

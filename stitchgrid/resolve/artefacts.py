@@ -1,4 +1,4 @@
-"""What a store keeps of networks, and what of it is still to be made."""
+"""Artefacts of networks that a store keeps, and those that still have to be made."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,27 +10,27 @@ Maker = TypeVar("Maker", bound=OfNetwork | TrainNetwork)  # of one artefact
 
 
 class ArtefactReader(Protocol):
-    """Where trained networks are kept."""
+    """A store of artefacts, such as trained networks."""
 
     def has_artefact(self, kind: str, key: str) -> bool:
-        """Return whether it is there."""
+        """Return whether an artefact is there."""
         ...
 
     def read_artefact(self, kind: str, key: str) -> bytes:
-        """Return its content."""
+        """Return the content of an artefact."""
         ...
 
     def artefact_generation(self, kind: str, key: str) -> int:
-        """Return the generation of the cells for which it was made anew, 0 where it was not."""
+        """Return the generation of the cells for which an artefact was made anew, 0 where it was not."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anew:
-    """What is to be made anew, with the generation that it gets; what has it already is there."""
+    """What to make anew, with its new generation; an artefact that has this generation is not made again."""
 
-    networks: Mapping[str, int] = field(default_factory=dict)  # by name: what is trained, measured and probed of each
-    detectors: int = 0  # those of all target layers
+    networks: Mapping[str, int] = field(default_factory=dict)  # by name: its training, evaluation and probes
+    detectors: int = 0  # for those of all target layers
 
     def of_detector(self, network: str) -> int:
         """Return the generation that the detectors of a network get."""
@@ -47,7 +47,7 @@ def not_made(kind: str, units: Sequence[Maker], artefacts: ArtefactReader) -> li
 
 
 def is_made(kind: str, key: str, artefacts: ArtefactReader, generation: int) -> bool:
-    """Return whether an artefact is there, of this generation at least."""
+    """Return whether an artefact is there, of at least this generation."""
     return artefacts.has_artefact(kind, key) and (
         not generation or artefacts.artefact_generation(kind, key) >= generation
     )

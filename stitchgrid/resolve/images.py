@@ -13,17 +13,17 @@ from stitchgrid.records import DataSpec, EnergySpec, ProbeSpec
 
 
 def open_job_images(job: Job, *, cache: Path | None = None) -> Images:
-    """Return the images a job looks at, decoded as far as its matchers and recipes need them."""
+    """Return the images a job uses, decoded as far as its matchers and recipes need them."""
     return open_images(job.data_spec(), need_fit=fit_images_needed(job), wish_fit=fit_images_wished(job), cache=cache)
 
 
 def fit_images_wished(job: Job) -> int:
-    """Return how many fit images the job looks at where there are as many: those of untrained twins."""
+    """Return how many fit images the job uses if there are that many: those of untrained twins."""
     return TWIN_IMAGES if any(spec.is_twin for spec in job.network_specs()) else 0
 
 
 def fit_images_needed(job: Job) -> int | None:
-    """Return how many fit images the job looks at, None for all of them."""
+    """Return how many fit images the job uses, None for all of them."""
     specs = job.matcher_specs()
     stitchers = [spec for spec in specs if MATCHERS[spec.kind].family == "stitcher"]
     recipe = job.energy_recipe()
@@ -46,7 +46,7 @@ def open_outliers(spec: DataSpec, *, cache: Path | None = None) -> Split:
 
 
 def energy_spec(job: Job, images: Images, cache: Path | None) -> EnergySpec | None:
-    """Return what the detectors of a job are made by and from; None where it asks for none."""
+    """Return the recipe and the data of a job's detectors; None where it asks for no detectors."""
     recipe, outliers = job.energy_recipe(num_fit=images.num_fit_listed), job.outliers_spec()
     if recipe is None:
         return None

@@ -1,4 +1,4 @@
-"""Addresses of what is made once and kept: networks, their evaluations, probes and detectors."""
+"""Addresses of results that are computed once and kept: networks, their evaluations, probes and detectors."""
 
 from dataclasses import asdict
 
@@ -8,7 +8,7 @@ from stitchgrid.models.architecture import code_digest
 from stitchgrid.models.training import TWIN_IMAGES
 from stitchgrid.records import NetworkSpec, Preprocess, Sweep, canonical, digest
 
-EVALUATION_REVISION = 2  # raised when networks are proven by more than before
+EVALUATION_REVISION = 2  # raised when the proof of networks checks more than before
 PROBE_REVISION = 1  # raised when the maths of probes changes
 DETECTOR_REVISION = 1  # the same for detectors, and for cells that their scores decide
 TWIN_REVISION = 1  # the same for untrained twins
@@ -16,7 +16,7 @@ TRAINING_REVISION = 1  # raised when the training loop changes, so that stored n
 
 
 def detector_key(sweep: Sweep, target: int, layer: int) -> str:
-    """Return the address of a layer's detector: all that decides what it becomes."""
+    """Return the address of a layer's detector: a digest of all that decides its weights."""
     assert sweep.energy is not None
     network = sweep.networks[target]
     return digest(
@@ -66,5 +66,5 @@ def training_key(spec: NetworkSpec, preprocess: Preprocess, images: Images) -> s
 
 
 def twin_images(images: Images) -> Split:
-    """Return the images that give untrained twins their statistics: those for fitting, else those measured on."""
+    """Return the images that give untrained twins their statistics: the fit images, else the evaluation images."""
     return images.fit if images.fit.num else images.eval

@@ -1,4 +1,4 @@
-"""Networks of a sweep -> modules that run, held against their fingerprints."""
+"""Networks of a sweep -> modules that run, checked against their fingerprints."""
 
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ def load_network(
 ) -> CutNetwork:
     """Build a resolved network again, on a worker.
 
-    On the CPU its weights are memory that all workers of a node share; the store's are read from it once per node.
+    On the CPU, all workers of a node share the memory of its weights, and weights in the store are read once per node.
 
     Args:
         network: The network.
@@ -77,13 +77,13 @@ def _load_module(network: Network, artefacts: ArtefactReader, shared: SharedWeig
 
 
 def check_fingerprint(network: Network, cut: CutNetwork, images: Pictures, *, device: torch.device) -> None:
-    """See that a network computes on a worker what it did when the sweep was planned.
+    """Check that a network computes on a worker what it did when the sweep was planned.
 
     Raises:
-        InputError: If it does not.
+        InputError: If the network computes something else.
     """
     assert network.fingerprint is not None, f"{network.name} has no fingerprint"
-    if cut is held_cut(network):  # the very network that it was taken of
+    if cut is held_cut(network):  # the fingerprint was taken of this same object
         return
     pixels = images.batch(torch.arange(min(NUM_IMAGES, images.num), device=images.labels.device))
     seen = apply_preprocess(on_device(pixels, CPU), network.preprocess)
@@ -92,7 +92,7 @@ def check_fingerprint(network: Network, cut: CutNetwork, images: Pictures, *, de
     if told := difference(network.fingerprint, found, tolerance=tolerance_of(cut)):
         raise InputError(
             f"model {network.name!r} does not compute here what it did when the sweep was planned: {told}. A file or "
-            "environment variable that its code reads, or the version of a library, is another one on this node."
+            "environment variable that its code reads, or the version of a library, differs on this node."
         )
 
 

@@ -37,12 +37,12 @@ from stitchgrid.resolve.artefacts import ArtefactReader, is_made
 from stitchgrid.resolve.keys import network_id, training_key, twin_images
 from stitchgrid.resolve.loading import CPU
 
-FEATURES_SIDE = 32  # pixels, of images that differ in size: what features were made of is not known
+FEATURES_SIDE = 32  # pixels, noted for features where images differ in size: the true input size is not known
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Resolved:
-    """One network, and what has to be made or kept of it."""
+    """One network, with the training that it still needs and the fingerprints that the store has to keep."""
 
     network: Network
     to_train: TrainNetwork | None = None
@@ -52,7 +52,7 @@ class _Resolved:
 def resolve_network(
     spec: NetworkSpec, data: DataSpec, images: Images, artefacts: ArtefactReader, *, update: bool, generation: int
 ) -> _Resolved:
-    """Return the network of a specification, built, cut and identified, or what is to be trained first."""
+    """Return the network of a specification, built, cut and identified, or the training that has to come first."""
     if spec.is_features:
         return _Resolved(network=_features(spec, images))
     preprocess = spec.preprocess or default_preprocess(spec)
@@ -139,7 +139,7 @@ def _fingerprint(
 def _identified(
     network: Network, fingerprint: Fingerprint, artefacts: ArtefactReader, *, tolerance: float, update: bool
 ) -> _Resolved:
-    """Return a network under the address that the store knows it by, and what the store has to keep of it."""
+    """Return a network under its address in the store, with the fingerprints that the store has to keep."""
     plain_id = network.network_id
     address, kept = identify(
         plain_id, fingerprint, artefacts, name=network.name, tolerance=tolerance, as_another=update
@@ -157,7 +157,7 @@ def input_shape(preprocess: Preprocess, images: Images) -> tuple[int, int, int]:
         if preprocess.crop is None and not isinstance(preprocess.resize, tuple):
             raise InputError(
                 "the images differ in size, so a network needs preprocess = { resize = ..., crop = ... } "
-                "(or resize = [height, width]) to bring them to one."
+                "(or resize = [height, width]) to bring them to one size."
             )
         size = (4096, 4096)
     return (channels, *output_size(preprocess, *size))

@@ -1,4 +1,4 @@
-"""What is wrong with a job, seen once its networks and images are known."""
+"""Problems of a job that show once its networks and images are known."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -13,7 +13,7 @@ from stitchgrid.records import Network
 
 
 def problems_of_samples(job: Job, images: Images) -> list[str]:
-    """Return who asks for more images than there are."""
+    """Return the entries that ask for more images than there are."""
     fit, evaluation = ("fit", images.fit.num, job.data.fit.split), ("evaluation", images.eval.num, job.data.eval.split)
     asked = []
     for position, matcher in enumerate(job.matchers):
@@ -32,7 +32,7 @@ def problems_of_samples(job: Job, images: Images) -> list[str]:
 
 
 def problems_of_evidence(job: Job, images: Images) -> list[str]:
-    """Return what stands against intervals: groups of so few images that values without one are not defined."""
+    """Return the problems of intervals: groups with so few images that values without one group are undefined."""
     groups = job.intervals.groups
     if groups is None:
         return []
@@ -50,7 +50,7 @@ def problems_of_evidence(job: Job, images: Images) -> list[str]:
 
 
 def problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) -> list[str]:
-    """Return the matchers that have too few images, or say nothing of any two layers of the job."""
+    """Return the matchers that have too few images, or that cannot compare any two layers of the job."""
     found = []
     by_name = {network.name: network for network in networks}
     names = [spec.name for spec in job.network_specs()]
@@ -65,7 +65,9 @@ def problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) -> 
         reasons = (kind.why_not(*layers) for f, g in known for layers in product(f.layers, g.layers))
         first = next(reasons, None)
         if first and all(reasons):
-            found.append(f"matchers[{position}]: {first}; so it is with all layer pairs of the job: leave it out")
+            found.append(
+                f"matchers[{position}]: {first}; this holds for all layer pairs of the job: leave the matcher out"
+            )
         pairs = (layers for f, g in known for layers in product(f.layers, g.layers) if kind.why_not(*layers) is None)
         if missing := next(filter(None, (kind.not_installed(*layers) for layers in pairs)), None):
             found.append(f"matchers[{position}]: {missing}")
@@ -73,7 +75,7 @@ def problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) -> 
 
 
 def problems_of_features(job: Job, networks: Sequence[Network], images: Images) -> list[str]:
-    """Return what is asked of features that they cannot give: they have no rest that could be run, and fixed rows."""
+    """Return what a job asks of features that they cannot give: they have no tail to run, and their rows are fixed."""
     names = {network.name for network in networks if network.spec.is_features}
     if not names:
         return []
@@ -84,15 +86,15 @@ def problems_of_features(job: Job, networks: Sequence[Network], images: Images) 
     for name in dict.fromkeys(targets):
         if trained := [kind for kind in stitchers if MATCHERS[kind].is_trained]:
             found.append(
-                f"model {name!r} is features: no network lies behind its layers through which {', '.join(trained)} "
-                f"could be trained; {alone}, or leave these matchers out"
+                f"model {name!r} is features: no network lies behind its layers, so {', '.join(trained)} cannot be "
+                f"trained through it; {alone}, or leave these matchers out"
             )
         for spec in stitchers.values():
             tail = [metric for metric in spec.metrics if not needs_no_tail(spec.kind, metric)]
             is_asked = spec.metrics != default_metrics(spec.kind) and not MATCHERS[spec.kind].is_trained
             if tail and is_asked:
                 found.append(
-                    f"model {name!r} is features: no network lies behind its layers, so that {', '.join(tail)} of "
+                    f"model {name!r} is features: no network lies behind its layers, so {', '.join(tail)} of "
                     f"{spec.kind} into it cannot be measured; residual and r2 can: set metrics, or {alone}"
                 )
     if sources and (some := [spec.kind for spec in matchers if spec.values.get("augment", "none") != "none"]):
@@ -111,16 +113,16 @@ def problems_of_features(job: Job, networks: Sequence[Network], images: Images) 
 
 
 def problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) -> list[str]:
-    """Return what forbids stitching into networks whose classes are not those of the images."""
+    """Return the reasons against stitching into networks whose classes are not those of the images."""
     specs = job.network_specs()
     targets = {specs[target].name for _, target in job.pairs()}
     kinds = {spec.kind: MATCHERS[spec.kind] for spec in job.matcher_specs()}
     stitchers = [kind for kind, matcher in kinds.items() if matcher.family == "stitcher"]
     if job.data.labels in ("agreement", "none"):
         stitchers = [kind for kind in stitchers if kinds[kind].needs_labels]
-        way_out = '; labels = "agreement" does without labels, but not for kinds that are trained on them.'
+        way_out = '; labels = "agreement" needs no labels, except for kinds that are trained on them.'
     else:
-        way_out = ', or set labels = "agreement" in [data], to have its agreement alone reported.'
+        way_out = ', or set labels = "agreement" in [data], to report its agreement alone.'
     found: list[str] = []
     for network in networks:
         if network.is_labelled or network.name not in targets or network.spec.is_features:
@@ -141,11 +143,11 @@ def problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) 
 
 
 def _problems_without_classes(network: Network, kinds: Mapping[str, About]) -> list[str]:
-    """Return what forbids training maps into a network that knows no classes."""
+    """Return the reasons against training maps on labels into a network without classes."""
     trained = [kind for kind, matcher in kinds.items() if matcher.needs_labels]
     if not trained:
         return []
     return [
-        f"model {network.name!r} knows no classes (its head is {network.head.kind!r}), so {', '.join(trained)} into it "
+        f"model {network.name!r} has no classes (its head is {network.head.kind!r}), so {', '.join(trained)} into it "
         "cannot be trained on labels; use it as a source alone ([grid] pairs), or leave these matchers out."
     ]

@@ -1,4 +1,4 @@
-"""Job -> sweep, with every problem named at once."""
+"""Job -> sweep; one error names every problem."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -39,14 +39,14 @@ from stitchgrid.statistics.detector import training_flops
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """A sweep, and what has to be made before its cells have addresses."""
+    """A sweep, and the networks that have to be trained before its cells have addresses."""
 
-    sweep: Sweep  # networks still to be trained stand in with an id of their own
+    sweep: Sweep  # networks that are still to be trained have a provisional id
     untrained: tuple[TrainNetwork, ...]
     num_bad_images: int
     class_names: tuple[str, ...]  # of the images
     fingerprints: Mapping[str, bytes]  # that the store has to keep, by key
-    notices: tuple[str, ...]  # what to know of the images
+    notices: tuple[str, ...]  # about the images
     anew: Anew = NOTHING_ANEW
 
     def evaluations(self) -> list[EvaluateNetwork]:
@@ -77,7 +77,9 @@ class Resolution:
         sweep = self.sweep
         if sweep.probes is None:
             return []
-        recipe = canonical({**asdict(sweep.probes), "samples": None, "revision": PROBE_REVISION})  # data has the images
+        recipe = canonical(
+            {**asdict(sweep.probes), "samples": None, "revision": PROBE_REVISION}
+        )  # the data's digest covers the images
         num_images = max(sweep.num_probe_fit, sweep.num_fit_closed) + sweep.num_eval
         return [
             ProbeNetwork(
@@ -125,8 +127,8 @@ def resolve(
 ) -> Resolution:
     """Build every network of a job once, and return the sweep.
 
-    A network that computes something else than the store knows of it is refused or, with `update`, another network.
-    Trained networks that are to be made `anew` count as untrained until they are.
+    A network that computes something else than its fingerprint in the store is refused; with `update` it becomes
+    another network. Trained networks that are to be made `anew` count as untrained until they are made.
 
     Raises:
         JobFileError: With every problem found: architectures, checkpoints, layers, sizes, labels, fingerprints.
@@ -208,7 +210,7 @@ def _sweep(job: Job, data: DataSpec, images: Images, networks: tuple[Network, ..
 
 
 def _probe_data(images: Images, probes: ProbeSpec, num_closed: int) -> str:
-    """Return the digest of the images a probe is fitted on, those that decide what low rank keeps, and the last."""
+    """Return the digest of a probe's images: for fitting, for the axes that low rank keeps, and for evaluation."""
     fitted = min(probes.samples or num_closed, images.fit.num)
     deciding = num_closed if any(probes.ranks) else 0
     return digest(

@@ -1,10 +1,10 @@
-"""After how long a worker is taken to hang: learned from the units of the same run that have finished.
+"""After how many seconds a worker counts as hanging: learned from finished units of the same run.
 
-A unit is expected to take as long per FLOP as the slowest finished unit that cost at least an eighth as much, about:
-what a small unit spends on getting started says nothing of a large one. It may take 20 times that, and never less than
+A unit is expected to take as long per FLOP as the slowest finished unit that cost at least about an eighth as much: the
+start-up time of a small unit says nothing about a large one. The deadline is 20 times the expected time, and at least
 ten minutes: a machine that others use too, or one that swaps, must not lose its workers. Until such a unit has
-finished, an hour plus the unit's cost at 1 GFLOP/s is allowed. What is learned holds for units in flight too. Each
-deadline that a unit misses doubles its next one.
+finished, the deadline is an hour plus the time of the unit's cost at 1 GFLOP/s. New deadlines hold for units in flight
+too. Each deadline that a unit misses doubles its next one.
 """
 
 from collections.abc import Callable
@@ -23,29 +23,29 @@ def generous_deadline(unit: Unit) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadlineRule:
-    """How patient to be."""
+    """How long a unit may take."""
 
     first: Callable[[Unit], float] = generous_deadline  # while nothing is known
-    factor: float = 20.0  # times what is expected
+    factor: float = 20.0  # times the expected time
     floor_s: float = 600.0
 
 
 class Deadlines:
-    """What the units of one run have taught so far."""
+    """Deadlines, learned from the finished units of one run."""
 
     def __init__(self, rule: DeadlineRule):
         self.rule = rule
         self._slowest: dict[int, float] = {}  # binary order of magnitude of the cost -> most seconds per FLOP
 
     def learn(self, unit: Unit, seconds: float) -> bool:
-        """Take in how long a unit took; return whether others may be overdue earlier than it seemed before."""
+        """Note how long a unit took; return whether deadlines of other units may now be earlier."""
         size = _size(unit)
         is_new = size not in self._slowest
         self._slowest[size] = max(self._slowest.get(size, 0.0), seconds / max(unit.flops, 1.0))
         return is_new
 
     def allowed(self, unit: Unit, *, num_missed: int = 0) -> float:
-        """Return the seconds a unit may take that has missed some deadlines already."""
+        """Return the seconds that a unit may take after it has missed some deadlines."""
         rates = [rate for size, rate in self._slowest.items() if size >= _size(unit) - COMPARABLE]
         if not rates:
             seconds = self.rule.first(unit)

@@ -1,17 +1,19 @@
-"""The state machine: whoever drives it carries out the commands and reports what happened.
+"""The state machine: its caller carries out the commands and reports events.
 
 Its rules:
 
 * One unit in flight per worker, so that a death names one unit.
-* A death on a node that lives, or a missed deadline, is a strike: three of them (on at least two workers) and the unit
-  is cut in two, until the one cell at fault is alone and is quarantined. The halves of such a unit are cut again at
-  their first strike; a single cell always has three tries.
-* A node that goes away, or a worker that cannot be reached, counts apart and is never a strike.
-* A worker that cannot start is the pool's problem and no unit's.
-* An error that a unit raises would be raised again: it fails at once. Out of memory has one more try.
-* What is tried again goes to the tail, behind every unit that has not been tried.
+* A worker's death on a node that is up, or a missed deadline, is a strike. After three strikes (on at least two
+  workers) the unit is cut in two, until the one cell at fault is alone and is quarantined. The halves of such a unit
+  are cut again at their first strike; a single cell always has three tries.
+* The loss of a node, or of a worker that cannot be reached, is counted separately and is never a strike.
+* A worker that cannot start counts against the pool, not against a unit.
+* A unit that raises an error would raise it again, so it fails at once. After running out of memory it has one more
+  try.
+* A unit that is tried again goes to the end of the queue, behind every unit that has not been tried.
 
-Nothing here takes longer where there are more units or workers, but for a look at all workers when one may be overdue.
+The time for an event does not grow with the number of units or workers, except for checks of all workers for those
+that are overdue or idle.
 """
 
 from collections import defaultdict
@@ -52,13 +54,13 @@ Split = Callable[[Unit], tuple[Unit, Unit] | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How much is forgiven."""
+    """How many failures are tolerated."""
 
     max_strikes: int = 3
     min_strike_workers: int = 2
     max_unavailable: int = 5  # times a unit may be lost with its node
     max_false_starts: int = 3  # workers in a row that cannot start
-    idle_s: float | None = None  # a worker without work is let go after this; None: kept
+    idle_s: float | None = None  # seconds after which a worker without work is stopped; None: never
     max_held: int = 32  # networks a worker is taken to hold
 
 
@@ -75,7 +77,7 @@ class _History:
 
 
 class Scheduler:
-    """Decides for the units of one run; the workers may be there before it and stay after it."""
+    """Decides for the units of one run; workers may exist before it and outlive it."""
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class Scheduler:
         self._num_workers = num_workers
         self._split = split
         self._deadlines = Deadlines(deadlines or DeadlineRule())
-        self._next_look = inf  # no unit is overdue before
+        self._next_look = inf  # time before which no unit is overdue
         self._fail_fast = fail_fast
         self._policy = policy or Policy()
         self._names = names or (f"worker-{i}" for i in count(1))
@@ -119,9 +121,9 @@ class Scheduler:
         self._quarantined: list[UnitFailure] = []
 
     def handle(self, *events: Event) -> list[Command]:
-        """Take in what happened, in this order, and return what is to be done, in this order.
+        """Take in events, in their order, and return the commands to carry out, in their order.
 
-        The first call, with a Tick, gets things going. Events about workers that are gone are ignored.
+        The first call, with a Tick, starts the run. Events about workers that are gone are ignored.
         """
         for event in events:
             self._take_in(event)
@@ -131,7 +133,7 @@ class Scheduler:
         return commands
 
     def outcome(self) -> Outcome:
-        """Return what came of the units so far; those in flight are in none of its lists."""
+        """Return the results of the units so far; units in flight are in none of its lists."""
         return Outcome(
             finished=tuple(self._finished),
             failed=tuple(self._failed),
@@ -190,8 +192,10 @@ class Scheduler:
 
     def _remove(self, member: Member, reason: str) -> None:
         self._pool.remove(member)
-        self._commands.append(Kill(worker=member.name, reason=reason))  # also when dead: unreachable is not gone
-        if member.ready:  # a worker that did start earns its successor a try
+        self._commands.append(
+            Kill(worker=member.name, reason=reason)
+        )  # also when dead: an unreachable worker may still run
+        if member.ready:  # as this worker did start, its successor has a try
             self._false_starts = min(self._false_starts, self._policy.max_false_starts - 1)
 
     def _kill_overdue(self) -> None:
@@ -287,7 +291,7 @@ class Scheduler:
         self._commands.append(Quarantine(unit=unit, reason=reason))
         self._stopping |= self._fail_fast
 
-    # Who does what
+    # Handing out
 
     def _dispatch(self) -> None:
         wanted = not self._stopping and len(self._queue) > 0

@@ -1,4 +1,4 @@
-"""The scheduler's vocabulary: the events it is told, the commands it gives, and what came of all units in the end."""
+"""The scheduler's vocabulary: the events it takes in, the commands it gives, and the results of all units."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +22,7 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitFinished:
-    """A worker has done its unit and written what came of it."""
+    """A worker has finished its unit and written the results."""
 
     worker: str
     unit_id: str
@@ -48,12 +48,12 @@ class WorkerDied:
     worker: str
     cause: Cause
     detail: str = ""
-    log: str = ""  # where its process wrote, for whoever wants to know more
+    log: str = ""  # the log file of its process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """The time, in seconds since anything; to be told after the events that came before it."""
+    """The time, in seconds since any fixed moment; reported after the events that happened before it."""
 
     now: float
 
@@ -78,14 +78,14 @@ class StartWorker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopWorker:
-    """Let a worker go for which there is no work."""
+    """Stop a worker for which there is no work."""
 
     worker: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill:
-    """Make sure that a worker is gone; nothing more is to be heard of it."""
+    """Make sure that a worker has ended; whatever it still reports is ignored."""
 
     worker: str
     reason: str
@@ -111,7 +111,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bisect:
-    """For the record: a unit that kills its workers goes on as two."""
+    """For the record: a unit that kills its workers was cut in two."""
 
     unit: Unit
     halves: tuple[Unit, Unit]
@@ -129,7 +129,7 @@ class Fail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantine:
-    """A unit is given up: it kills its workers, or never comes back from them."""
+    """A unit is given up: it kills its workers, or is lost with them too often."""
 
     unit: Unit
     reason: str
@@ -144,7 +144,7 @@ class PoolFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """Every unit has ended, or those in flight when it was stopped have."""
+    """Every unit has ended; after a stop, every unit that was in flight."""
 
 
 Command = StartWorker | StopWorker | Kill | Submit | Retry | Bisect | Fail | Quarantine | PoolFailed | Done
@@ -164,9 +164,9 @@ class UnitFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of all units; a unit that was cut in two is found as its parts."""
+    """The results of all units; a unit that was cut in two appears as its parts."""
 
     finished: tuple[UnitReport, ...] = ()
     failed: tuple[UnitFailure, ...] = ()
     quarantined: tuple[UnitFailure, ...] = ()
-    unfinished: tuple[Unit, ...] = ()  # not begun, or lost and not tried again, when it was stopped
+    unfinished: tuple[Unit, ...] = ()  # not begun, or lost and not tried again, when the run stopped

@@ -11,7 +11,7 @@ class Member:
     """A worker that was started and is not known to be gone."""
 
     name: str
-    since: float  # when it came to be as it is: starting, idle, or busy with its unit
+    since: float  # when its present state began: starting, idle, or busy with its unit
     node: str = ""
     ready: bool = False
     unit: Unit | None = None
@@ -19,7 +19,7 @@ class Member:
 
 
 class WorkerPool:
-    """All members, counted; no question about them takes longer where there are more."""
+    """All members, with counts; the time of an answer does not grow with their number."""
 
     def __init__(self, *, max_held: int):
         self.max_held = max_held  # networks a worker is taken to hold
@@ -39,7 +39,7 @@ class WorkerPool:
 
     @property
     def num_busy(self) -> int:
-        """How many have a unit."""
+        """Number of members that have a unit."""
         return len(self._members) - len(self.idle) - self.num_starting
 
     def add(self, name: str, *, now: float) -> Member:

@@ -1,4 +1,4 @@
-"""The units that wait: those never tried by affinity and cost, then those to be tried again, first lost first."""
+"""Waiting units: those never tried come first, by affinity and cost; then those to be tried again, in their order."""
 
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
@@ -9,12 +9,12 @@ _Place = tuple[float, int]  # (-flops, position in the input): least first
 
 
 class UnitQueue:
-    """Waiting units; taking one costs no more than a look at the groups of units that share a network with it."""
+    """Waiting units; taking one looks only at groups of units that need a network which the worker holds."""
 
     def __init__(self, units: Sequence[Unit]):
         places = [((-unit.flops, position), unit) for position, unit in enumerate(units)]
         self._fresh: dict[_Place, Unit] = dict(sorted(places, key=lambda item: item[0]))
-        self._by_cost = deque(self._fresh)  # most costly first; what affinity took is dropped when met
+        self._by_cost = deque(self._fresh)  # most costly first; units that affinity took are dropped later
         self._groups: dict[frozenset[int], deque[_Place]] = {}  # units that need the same networks, most costly first
         self._touching: dict[int, dict[frozenset[int], None]] = {}  # network -> groups that need it
         for place, unit in self._fresh.items():
@@ -39,10 +39,10 @@ class UnitQueue:
     def take(self, held: Collection[int], num_workers: int) -> Unit | None:
         """Return the next unit for a worker that holds some networks, most recently used last; None when none waits.
 
-        It is the one that needs the fewest networks the worker lacks among those that need one it holds. Of several
-        that need no other, those count that need the network used last, and of these the most costly. The most costly
-        of all goes first when it would take longer than a worker's share of what waits: left for later, it would end
-        alone.
+        Among the units that need a network the worker holds, it is the one that needs the fewest networks the worker
+        lacks. Among several that lack none, units with the most recently used network come first, and among these the
+        most costly. The most costly unit of all goes first when it would take longer than a worker's share of all
+        waiting units: if it began later, it would still run when all others have ended.
         """
         if not self._fresh:
             return self._tail.popleft() if self._tail else None

@@ -1,4 +1,4 @@
-"""What a simulated run is like, and what came of it."""
+"""The settings of a simulated run, and its report."""
 
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
@@ -11,19 +11,19 @@ POSITIVE = ("num_workers", "workers_per_node", "flops_per_second")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationSettings:
-    """Workers, their speed, and how often what goes wrong."""
+    """Workers, their speed, and how often failures happen."""
 
     num_workers: int = 512
     workers_per_node: int = 8
     flops_per_second: float = 1e12  # of one worker
     spread: float = 0.3  # standard deviation of the logarithm of a unit's time; stragglers have 1 and more
     start_s: float = 30.0  # until a worker is ready
-    crashes_per_hour: float = 0.0  # of a worker at work, that are nobody's fault
-    hangs_per_hour: float = 0.0  # of a worker at work
+    crashes_per_hour: float = 0.0  # of a busy worker, not caused by its unit
+    hangs_per_hour: float = 0.0  # of a busy worker
     node_losses_per_hour: float = 0.0  # of a node
-    detection_s: float = 15.0  # until a lost node's workers are missed
-    node_return_s: float = 300.0  # until a lost node, or another in its place, is there
-    num_poison: int = 0  # cells that kill whoever computes them
+    detection_s: float = 15.0  # until the loss of a node's workers is noticed
+    node_return_s: float = 300.0  # until a lost node, or its replacement, is available
+    num_poison: int = 0  # cells that kill every worker that computes them
     deadlines: DeadlineRule = field(default_factory=DeadlineRule)
     seed: int = 0
 
@@ -38,7 +38,7 @@ def parse_settings(text: str) -> dict[str, float]:
     {'num_workers': 64, 'spread': 1.0}
 
     Raises:
-        InputError: If it names something else, or no number that can be meant.
+        InputError: If it names an unknown setting, or a value is not a possible number.
     """
     given: dict[str, float] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
@@ -64,7 +64,7 @@ class SimulatedPiece(NamedTuple):
 
 @dataclass(kw_only=True)
 class SimulationReport:
-    """What came of a simulated run; seconds of work are those of all workers together."""
+    """The results of a simulated run; seconds of work are summed over all workers."""
 
     num_units: int
     num_workers: int
@@ -90,11 +90,11 @@ class SimulationReport:
 
     @property
     def bound_s(self) -> float:
-        """No order of the same work on as many workers could end before."""
+        """Seconds before which no order of the same work on as many workers could end."""
         return self.start_s + max(self.useful_s / self.num_workers, self.longest_s) if self.num_attempts else 0.0
 
     def __str__(self) -> str:
-        """Return the report for people.
+        """Return the report as text.
 
         >>> print(SimulationReport(num_units=0, num_workers=2, start_s=1.0))
         simulated: 0 units on 2 workers end after 0.0 h (no order could end before 0.0 h)

@@ -1,7 +1,7 @@
-"""A run played through without a cluster: the real scheduler, workers that exist on paper, and time that costs nothing.
+"""Simulates a run without a cluster: the scheduler is the real one, workers and time are simulated.
 
-Tells what failures of which frequency would cost, and how busy how many workers could be kept. A unit takes its FLOPs
-at a worker's speed, times a log-normal factor of mean 1. Everything is drawn from one seed.
+The report shows how much work failures of a given frequency cost, and how busy a given number of workers can be. A unit
+takes the time of its FLOPs at a worker's speed, times a log-normal factor of mean 1. Everything is drawn from one seed.
 """
 
 from collections import deque
@@ -32,7 +32,7 @@ from stitchgrid.scheduler.messages import (
 )
 from stitchgrid.scheduler.simulated import SimulatedPiece, SimulationReport, SimulationSettings
 
-TICK_S = 10.0  # how often the time is told while a worker hangs
+TICK_S = 10.0  # seconds between two ticks while a worker hangs
 HOUR_S = 3600.0
 
 
@@ -48,14 +48,14 @@ class _Happening(NamedTuple):
 
 @dataclass(slots=True)
 class _Actor:
-    """A worker on paper."""
+    """A simulated worker."""
 
     node: int
     unit: Unit | None = None
     since: float = 0.0
     attempt: int = 0  # number of its unit among all that were given out
     hangs: bool = False
-    is_lost: bool = False  # with its node, and not missed yet
+    is_lost: bool = False  # lost with its node, which the scheduler does not know yet
 
 
 @dataclass(slots=True)
@@ -68,10 +68,10 @@ class _Node:
 
 
 def simulate(units: Sequence[Unit], settings: SimulationSettings) -> SimulationReport:
-    """Return what a run of these units would come to.
+    """Return the report of a simulated run of these units.
 
     Raises:
-        ValueError: If there are to be more poisonous cells than cells.
+        InputError: If the settings ask for more poisonous cells than there are cells.
 
     >>> simulate([], SimulationSettings(num_workers=2)).makespan_s
     0.0
@@ -80,7 +80,7 @@ def simulate(units: Sequence[Unit], settings: SimulationSettings) -> SimulationR
 
 
 class _World:
-    """Carries out the scheduler's commands, and decides by chance what comes of them."""
+    """Carries out the scheduler's commands, and draws their results at random."""
 
     def __init__(self, units: Sequence[Unit], settings: SimulationSettings):
         self.settings, self.rng = settings, Random(settings.seed)
@@ -130,7 +130,7 @@ class _World:
         return halves[0], halves[1]
 
     def run(self) -> SimulationReport:
-        """Play until every unit has ended."""
+        """Simulate until every unit has ended."""
         self._tell()
         while not self.over:
             happening = heappop(self.to_come)
@@ -197,7 +197,7 @@ class _World:
         actor, settings = self.actors[name], self.settings
         self.report.num_attempts += 1
         actor.unit, actor.since, actor.attempt = unit, self.now, self.report.num_attempts
-        if actor.is_lost:  # nothing will come of it
+        if actor.is_lost:  # the unit never ends
             return
         straggling = self.rng.lognormvariate(-(settings.spread**2) / 2, settings.spread)
         seconds = unit.flops / settings.flops_per_second * straggling
@@ -263,7 +263,7 @@ class _World:
             self.report.num_nodes_lost += 1
             node.lives = False
             self._expect(self.settings.node_return_s, "node_back", number)
-            for name in node.workers:  # they fall silent, and are missed after a while
+            for name in node.workers:  # they stop answering, which is noticed later
                 self.actors[name].is_lost = True
                 self._expect(self.settings.detection_s, "unreachable", name)
 

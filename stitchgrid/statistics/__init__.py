@@ -1,5 +1,5 @@
-"""What is read of layers while images pass: each statistic says of which layers, on how many images, and its cost.
+"""Descriptions of what is computed from layers while images pass: of which layers, on how many images, at which cost.
 
-The engine's accumulators are built from these descriptions; plans, memory, estimates and benchmarks add them up. No
-torch here.
+The engine's accumulators are built from these descriptions; plans, memory, estimates and benchmarks add them up. This
+package does not import torch.
 """

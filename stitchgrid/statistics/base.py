@@ -1,4 +1,4 @@
-"""What every statistic says of itself, and the units in which costs are told."""
+"""The base class of all statistics, and the units of their costs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -9,15 +9,15 @@ from stitchgrid.records import Layer, Sweep
 
 LayerKey = tuple[int, int]  # (position of the network in the sweep, position of the layer in the network)
 
-EXACT = 10.0  # cost of an operation on rows in float64, with all it needs, in operations of a network
-DRAWN = 0.2  # of that, where rows that were read are shuffled
+EXACT = 10.0  # cost of a float64 operation on rows, overhead included, in operations of a network
+DRAWN = 0.2  # of EXACT, for an operation on shuffled rows, which are read already
 BACKWARD = 1.0  # cost of a gradient with respect to a tail's input, in forward passes
 NUMBER_BYTES = 8  # of a float64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistic(ABC):
-    """What is found of some layers from the first images of a split."""
+    """A quantity that is computed for some layers from the first images of a split."""
 
     num_images: int
 
@@ -28,14 +28,14 @@ class Statistic(ABC):
 
     @abstractmethod
     def flops(self) -> float:
-        """Return what it takes while the images pass, in operations of a network."""
+        """Return its cost while the images pass, in operations of a network."""
 
     def shared_flops(self) -> float:
-        """Return the share of `flops` that other shards with some of the same layers take anew."""
+        """Return the part of `flops` that other shards with some of the same layers compute again."""
         return 0.0
 
     def held_bytes(self) -> int:
-        """Return the memory it takes once all images have passed, and values have been made of it."""
+        """Return its memory in bytes once all images have passed and values have been computed from it."""
         return 0
 
 
@@ -55,10 +55,10 @@ def layer_of(sweep: Sweep, key: LayerKey) -> Layer:
 
 
 def total_flops(statistics: Iterable[Statistic]) -> float:
-    """Return what several statistics take together."""
+    """Return the cost of several statistics together."""
     return sum(one.flops() for one in statistics)
 
 
 def total_bytes(statistics: Iterable[Statistic]) -> int:
-    """Return the memory that several statistics take together."""
+    """Return the memory in bytes that several statistics take together."""
     return sum(one.held_bytes() for one in statistics)

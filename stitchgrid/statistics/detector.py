@@ -1,4 +1,4 @@
-"""What a detector by energy costs: how large it is, what it takes to run and to make it."""
+"""Costs of a detector by energy: its size, and the operations to run and to train it."""
 
 from stitchgrid.records import Layer, Sweep
 from stitchgrid.statistics.base import num_rows
@@ -8,7 +8,7 @@ RESNET18_PARAMETERS = 11.2e6
 
 
 def detector_flops(sweep: Sweep, target: int, layer: int) -> float:
-    """Return the operations of a layer's detector for one image: of its matrix products and convolutions, about."""
+    """Return the approximate operations of a layer's detector for one image, in matrix products and convolutions."""
     assert sweep.energy is not None
     recipe, network = sweep.energy.recipe, sweep.networks[target]
     record = network.layers[layer]
@@ -22,7 +22,7 @@ def detector_flops(sweep: Sweep, target: int, layer: int) -> float:
 
 
 def detector_bytes(sweep: Sweep, layer: Layer) -> int:
-    """Return the size of the weights of a layer's detector, about."""
+    """Return the approximate size in bytes of the weights of a layer's detector."""
     assert sweep.energy is not None
     recipe = sweep.energy.recipe
     if layer.kind == "map":
@@ -33,7 +33,7 @@ def detector_bytes(sweep: Sweep, layer: Layer) -> int:
 
 
 def training_flops(sweep: Sweep, target: int, layer: int) -> float:
-    """Return the operations that making a layer's detector takes; a step costs a pass and twice that backward."""
+    """Return the operations of training a layer's detector; the backward pass costs twice as much as the forward."""
     assert sweep.energy is not None
     recipe, flops = sweep.energy.recipe, sweep.networks[target].layers[layer].flops
     one = 3 * detector_flops(sweep, target, layer) + flops

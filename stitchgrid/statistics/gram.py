@@ -1,4 +1,4 @@
-"""Gram matrices: the products of all images with all, one matrix per layer, and per rank to which it is reduced."""
+"""Gram matrices: the products of every image with every image, one matrix for each layer and each of its ranks."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ K = TypeVar("K")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GramLayer:
-    """A layer, and what its Gram matrices are made of."""
+    """A layer, and what its Gram matrices are computed from."""
 
     num_values: int  # of one image
     num_rows: int
@@ -28,12 +28,12 @@ class GramLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class Grams(Statistic):
-    """The Gram matrices of all layers over the first images, and what indices find of each of them."""
+    """The Gram matrices of all layers over the first images, and what indices compute from each of them."""
 
     of_layers: Mapping[LayerKey, GramLayer]
     kinds: Sequence[GramIndex[Any, Any]]
-    has_groups: bool = False  # values are found without each group of images, too
-    has_draws: bool = False  # and of images in another order
+    has_groups: bool = False  # values are also computed without each group of images
+    has_draws: bool = False  # values are also computed for shuffled images
 
     @property
     def layers(self) -> frozenset[LayerKey]:
@@ -51,11 +51,11 @@ class Grams(Statistic):
         return sum(len(layer.ranks) for layer in self.of_layers.values())
 
     def flops(self) -> float:
-        """Return the cost of half of all products of images, which mirror each other."""
+        """Return the cost of half of all products of images; the other half are their mirror images."""
         return float(self.num_images**2 * sum(layer.multiplied() for layer in self.of_layers.values()))
 
     def shared_flops(self) -> float:
-        """Return all of it: a layer's matrices are made anew by every shard."""
+        """Return all of it: every shard computes a layer's matrices again."""
         return self.flops()
 
     def activation_bytes(self, key: LayerKey) -> int:
@@ -63,14 +63,14 @@ class Grams(Statistic):
         return FLOAT32 * self.num_images * self.of_layers[key].num_values
 
     def passing_bytes(self, budget: int) -> int:
-        """Return the size of the activations that are kept at a time, within a budget or of a single layer."""
+        """Return the bytes of the activations that are kept at a time: within the budget, or of the largest layer."""
         of_layers = [self.activation_bytes(key) for key in self.of_layers]
         largest = max(of_layers, default=0)
         coordinates = largest * any(any(layer.ranks - {None}) for layer in self.of_layers.values())
         return max(min(budget, sum(of_layers)), largest) + coordinates
 
     def held_bytes(self) -> int:
-        """Return the size of all matrices and what is found of them, with one matrix more while it is made."""
+        """Return the bytes of all matrices, of what is computed from them, and of the one that is being computed."""
         matrix, each = NUMBER_BYTES * self.num_images**2, [one.prepared_bytes(self.num_images) for one in self.kinds]
         distances = matrix * any(kind.reads_distances for kind in self.kinds)
         found = sum(each) if self.has_draws else max(each, default=0)  # draws are compared with all of them
@@ -81,7 +81,7 @@ class Grams(Statistic):
 
 
 def gram_groups(grams: Sequence[Grams], budget: int) -> list[list[LayerKey]]:
-    """Return the layers of Gram matrices in groups whose activations are kept at a time: each takes a pass."""
+    """Return the layers of Gram matrices in groups: one pass a group, which keeps the activations of its layers."""
     sizes: dict[LayerKey, int] = {}
     for one in grams:
         for key in one.of_layers:
@@ -90,7 +90,7 @@ def gram_groups(grams: Sequence[Grams], budget: int) -> list[list[LayerKey]]:
 
 
 def in_groups(items: Iterable[K], size: Callable[[K], int], *, budget: int) -> list[list[K]]:
-    """Return the items in groups whose sizes together keep to the budget, or that stand alone."""
+    """Return the items in groups whose sizes together stay within the budget; a larger item is a group of its own."""
     groups: list[list[K]] = []
     free = -1
     for item in items:

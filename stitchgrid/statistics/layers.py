@@ -9,12 +9,12 @@ POOLING = 1.0  # operations in float64 on each number that is pooled
 
 @dataclass(frozen=True, kw_only=True)
 class RowAxes(Statistic):
-    """The principal axes of a layer's own rows, by which a source is reduced."""
+    """The principal axes of a layer's own rows, to which a source is reduced."""
 
     key: LayerKey
     num_rows: int
     width: int
-    num_ranks: int  # to which it is reduced
+    num_ranks: int  # number of ranks to which it is reduced
 
     @property
     def layers(self) -> frozenset[LayerKey]:

@@ -1,4 +1,4 @@
-"""Second moments of layer pairs: which layers are read side by side, and which of them are multiplied with which.
+"""Second moments of layer pairs: which layers are read side by side, and which are multiplied with each other.
 
 X are the features of all sources of a frame side by side, Y those of all targets.
 """
@@ -16,14 +16,16 @@ from stitchgrid.statistics.rows import Geometry, NumberedSpace, RowSpace
 
 Side = Literal["source", "target"]
 NO_AXES: frozenset[Side] = frozenset()
-BLOCK = 128  # features multiplied with those before them at a time, where half of all products are mirror images
+BLOCK = (
+    128  # features that are multiplied at a time with those before them, where half of all products are mirror images
+)
 READING = 2.0  # operations in float64 on each number of a row that is read
-RESAMPLING = 16.0  # and on each that is laid on other rows: interpolation reads four, and more on the way back
+RESAMPLING = 16.0  # and on each that is resampled to other rows: interpolation reads four, and its transpose more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageGroup:
-    """Every so many images of a split: those whose position, modulo `of`, is `number`."""
+    """A group of the images of a split: those whose position modulo `of` is `number`."""
 
     number: int
     of: int
@@ -42,7 +44,7 @@ class Frame:
     widths: tuple[int, ...]
     width: int  # of all of them
     squares: int  # number of products of each layer with itself
-    needs_sums: bool  # not where its rows are only laid on others
+    needs_sums: bool  # False where its rows are only resampled to others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,21 +54,21 @@ class Cross:
     space: RowSpace
     source: Frame
     target: Frame
-    axes: frozenset[Side]  # of which sides principal axes are found
+    axes: frozenset[Side]  # the sides whose principal axes are computed
 
     @property
     def is_laid(self) -> bool:
-        """Whether the source's rows are laid on the target's, with sums of their own."""
+        """Whether the source's rows are resampled to the target's; they then have sums of their own."""
         return self.space.rules is not None
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether all products have a mirror image, and each layer's with itself are among them."""
+        """Whether every product has a mirror image; the products of each layer with itself are then among them."""
         return self.source is self.target and not self.is_laid
 
     @property
     def brings_back(self) -> bool:
-        """Whether the target's rows are brought to the source's: a small source is never blown up."""
+        """Whether the target's rows are resampled to the source's instead, so that a small source is not enlarged."""
         rules, source, target = self.space.rules, self.space.source, self.space.target
         return rules is not None and source.num_rows < target.num_rows and keeps_means(target, rules)
 
@@ -82,7 +84,7 @@ class Cross:
 
     @property
     def blocks(self) -> list[slice]:
-        """The features of whole layers that are multiplied with those before them at a time, and with themselves."""
+        """Blocks of whole layers' features: each is multiplied with itself and with those before it at a time."""
         return mirrored_blocks(self.source.widths)
 
     @property
@@ -128,7 +130,7 @@ class Products:
 
     @cached_property
     def own_flops(self) -> float:
-        """Operations in float64 on one image's rows that depend on one layer alone: reading, laying, own products."""
+        """Operations in float64 on one image's rows that depend on one layer: reading, resampling, own products."""
         mirrored = {id(cross.source) for cross in self.crosses if cross.is_mirrored}
         total = 0.0
         for frame in self.frames:
@@ -142,7 +144,7 @@ class Products:
 
     @cached_property
     def bytes_per_image(self) -> int:
-        """Bytes of an image's rows in float64, with those of one frame laid on others."""
+        """Bytes of an image's rows in float64, with those of one resampled frame."""
         read = sum(frame.layout.num_rows * frame.width for frame in self.frames)
         laid = (cross.space.target.num_rows * cross.source.width for cross in self.crosses)
         return NUMBER_BYTES * (read + max(laid, default=0))
@@ -154,7 +156,7 @@ class Products:
 
     @cached_property
     def num_own(self) -> int:
-        """Numbers in the products of layers with themselves that have a place of their own."""
+        """Numbers in the products of layers with themselves that are stored separately."""
         mirrored = {id(cross.source) for cross in self.crosses if cross.is_mirrored}
         of_frames = sum(one.squares for one in self.frames if one.needs_sums and id(one) not in mirrored)
         return of_frames + sum(cross.source.squares for cross in self.crosses if cross.is_laid)
@@ -167,7 +169,7 @@ class Products:
 
     @cached_property
     def _widths_of_axes(self) -> list[int]:
-        """Widths of all layers of which principal axes are found, in every row space that asks for them."""
+        """Widths of all layers whose principal axes are computed, in every row space that asks for them."""
         own: dict[int, Frame] = {}
         laid: list[Frame] = []
         for cross in self.crosses:
@@ -181,7 +183,7 @@ class Products:
 
     @cached_property
     def num_axes(self) -> int:
-        """Numbers in the principal axes of all layers of which they are found."""
+        """Numbers in the principal axes of all layers whose axes are computed."""
         return sum(width**2 for width in self._widths_of_axes)
 
     @property
@@ -196,7 +198,7 @@ class Moments(Statistic):
 
     products: Products
     group: ImageGroup = ALL
-    #: Whether other moments are made of these: then sides have no axes of their own.
+    #: Whether other moments are computed from these; then no principal axes are computed for these themselves.
     is_part: bool = False
 
     @property
@@ -284,14 +286,14 @@ class PairsAsked:
     sources: tuple[LayerKey, ...]
     targets: tuple[LayerKey, ...]
     rules: Rules | None  # of a stitcher; None: rows are those of an index
-    axes: frozenset[Side] = NO_AXES  # of which sides principal axes are asked for
+    axes: frozenset[Side] = NO_AXES  # the sides whose principal axes are asked for
 
 
 def products_of(geometry: Geometry, asked: Iterable[PairsAsked]) -> Products:
-    """Return the frames and crosses by which the moments of some layer pairs are found.
+    """Return the frames and crosses from which the moments of some layer pairs are computed.
 
-    All sources of one layout are read side by side, as are all targets; in each row space all of the one are
-    multiplied with all of the other.
+    All sources of one layout are read side by side, and so are all targets; in each row space, all sources are
+    multiplied with all targets.
     """
     sources: dict[int, set[LayerKey]] = {}
     targets: dict[int, set[LayerKey]] = {}
@@ -322,7 +324,7 @@ def products_of(geometry: Geometry, asked: Iterable[PairsAsked]) -> Products:
     return Products(frames=tuple(frames.found.values()), crosses=crosses)
 
 
-FrameKey = tuple[int, frozenset[LayerKey]]  # what layers are read as, by its number, and the layers
+FrameKey = tuple[int, frozenset[LayerKey]]  # (number of what layers are read as, the layers)
 
 
 class _Frames:

@@ -24,11 +24,11 @@ class Needs:
     num_eval: int
     rank: int | None
     rules: Rules | None  # of a stitcher
-    #: The closed form by which maps are found, or from which training starts.
+    #: The closed form that computes the maps, or from whose maps training starts.
     closed: ClosedForm[Any] | None
     is_shuffled: bool
     runs_tail: bool
-    has_rows: bool  # whether its values are made of the second moments of evaluation rows
+    has_rows: bool  # whether its values are computed from second moments of evaluation rows
     is_affine: bool  # a stitcher whose residual follows from these moments
     asks_distances: bool
     asks_energies: bool
@@ -38,7 +38,7 @@ class Needs:
 
     @property
     def is_stitcher(self) -> bool:
-        """Whether it finds maps."""
+        """Whether it computes maps."""
         return self.rules is not None
 
     @property
@@ -58,7 +58,7 @@ class Needs:
 
     @property
     def may_go_by_rows(self) -> bool:
-        """Whether its maps are affine, and T(A) is there for the tail: their distance to B may be found from it."""
+        """Whether residuals may be computed row by row: maps are affine, and T(A) is computed for the tail anyway."""
         return self.is_affine and self.runs_tail and not self.is_shuffled
 
     @property
@@ -67,13 +67,13 @@ class Needs:
         return 0 if self.closed is None else min(self.closed.num_folds, self.num_fit)
 
     def rank_of(self, width: int) -> int | None:
-        """Return how many directions are left of a source so wide, None where that is all of them."""
+        """Return how many directions of a source of this width are kept, None for all of them."""
         return None if self.rank is None or self.rank >= width else self.rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellGrid:
-    """Cells of one matcher: from all of some sources to all of some targets."""
+    """Cells of one matcher: each of some sources with each of some targets."""
 
     needs: Needs
     sources: tuple[LayerKey, ...]

@@ -33,14 +33,14 @@ class Pass(Statistic):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceReading(Statistic):
-    """The passes of sources in the epochs of training, and at its end, where its loss is found once more."""
+    """The passes of sources in the epochs of training, and after it, to compute the loss once more."""
 
     keys: tuple[LayerKey, ...]
     bytes_per_image: int  # of their activations
     flops_per_image: float
     augment: str
     epochs: int
-    num_checked: int  # images of which the loss is found at the end
+    num_checked: int  # images whose loss is computed at the end
 
     @property
     def layers(self) -> frozenset[LayerKey]:
@@ -110,7 +110,7 @@ def reading_of(
 
 
 def pass_flops(sweep: Sweep, keys: Iterable[LayerKey]) -> float:
-    """Return the operations by which every network gets as far as the last of its layers, for one image."""
+    """Return the operations of one image's passes through each network as far as the last of its layers."""
     furthest: dict[int, float] = {}
     for key in keys:
         furthest[key[0]] = max(furthest.get(key[0], 0.0), layer_of(sweep, key).flops)

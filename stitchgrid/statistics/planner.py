@@ -1,4 +1,4 @@
-"""From cells to the statistics that they are made of: each of them once, whatever the number of cells that ask."""
+"""From cells to the statistics that they need: each statistic once, however many cells need it."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ AnyMoments = Moments | GroupedMoments
 
 
 def fit_moments(geometry: Geometry, asked: Iterable[CellGrid]) -> dict[FitKey, AnyMoments]:
-    """Return the moments of fit images that maps are found by, in folds where a kind divides them."""
+    """Return the moments of fit images from which maps are computed, in folds where a kind divides the images."""
     wanted = [((one.needs.num_fit, one.needs.num_folds), one) for one in asked if one.needs.closed is not None]
     found: dict[FitKey, AnyMoments] = {}
     for (num_images, num_folds), products in _by_key(geometry, wanted, is_fit=True).items():
@@ -81,7 +81,7 @@ def _by_key(geometry: Geometry, wanted: Iterable[tuple[K, CellGrid]], *, is_fit:
 
 
 def _pairs(asked: CellGrid, *, is_fit: bool) -> PairsAsked:
-    """Return the layer pairs of some cells, and of which sides the kind asks for axes of these moments."""
+    """Return the layer pairs of some cells, and the sides for which the kind asks for axes of these moments."""
     needs = asked.needs
     kind = needs.closed if is_fit else needs.kind
     axes: frozenset[Side] = NO_AXES if kind is None or (needs.is_stitcher and not is_fit) else kind.axes_of

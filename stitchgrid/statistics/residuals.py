@@ -1,6 +1,6 @@
-"""How residuals of affine maps are found: from moments of evaluation rows, or from T(A) where a tail is run on it.
+"""How residuals of affine maps are computed: from moments of evaluation rows, or from T(A) where a tail runs on it.
 
-Values are the same but for rounding; what costs less is done.
+Values are the same except for rounding; the cheaper way is used.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,9 +15,9 @@ from stitchgrid.statistics.stitched_network import RowErrorStatistic
 def cheaper(
     geometry: Geometry, moments: Sequence[CellGrid], either: Sequence[CellGrid]
 ) -> tuple[dict[int, AnyMoments], tuple[RowErrorStatistic, ...]]:
-    """Return the statistics of cells that need moments, and of others for which either will do.
+    """Return the cheaper statistics for cells that need `moments` and for cells that can use `either` way.
 
-    These are moments of all of them, or moments of the first and the distances of the others' rows.
+    These are moments for all cells, or moments for the first and row distances for the others.
     """
     of_all = evaluation_moments(geometry, [*moments, *either])
     if not either:

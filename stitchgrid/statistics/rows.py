@@ -13,12 +13,12 @@ POOLED = Layout(num_prefix=0, grid=None)  # the rows of a vector: one an image
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSpace:
-    """The rows in which two layers are compared: what each of them is read as, and what is done to the source's."""
+    """The rows in which two layers are compared: the layout of each layer, and how the source's is resampled."""
 
     source: Layout
     target: Layout
     pools: bool = False  # both are read as one pooled row an image
-    rules: Rules | None = None  # by which the source's rows are laid on the target's; None: they are compared as is
+    rules: Rules | None = None  # by which the source's rows are resampled to the target's; None: not resampled
 
 
 def index_space(source: Layer, target: Layer) -> RowSpace:
@@ -29,7 +29,7 @@ def index_space(source: Layer, target: Layer) -> RowSpace:
 
 
 def stitch_space(source: Layer, target: Layer, rules: Rules = DEFAULT_RULES) -> RowSpace:
-    """Return the rows between which a stitcher maps: the target's, and the source's laid on them."""
+    """Return the rows between which a stitcher maps: the target's, and the source's resampled to them."""
     source_layout, target_layout = layouts_of(source, target)
     is_laid = not is_identity(source_layout, target_layout, rules)
     return RowSpace(source=source_layout, target=target_layout, rules=rules if is_laid else None)
@@ -42,7 +42,7 @@ def space_between(source: Layer, target: Layer, rules: Rules | None) -> RowSpace
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NumberedSpace:
-    """A row space of a sweep, with numbers for itself and for what each of its sides is read as."""
+    """A row space of a sweep, with numbers for itself and for what each side is read as."""
 
     space: RowSpace
     number: int
@@ -84,7 +84,7 @@ class Geometry:
         self._alike: dict[tuple[LayerKey, ...], list[tuple[int, list[LayerKey]]]] = {}
 
     def alike(self, keys: tuple[LayerKey, ...]) -> list[tuple[int, list[LayerKey]]]:
-        """Return layers by what decides in which rows they are compared: a number for it, and the layers."""
+        """Return layers in groups that are compared in the same rows: the number of each group, and its layers."""
         if keys not in self._alike:
             found: dict[int, list[LayerKey]] = {}
             for key in keys:
@@ -103,7 +103,7 @@ class Geometry:
         return self._class_of[key]
 
     def space(self, source: int, target: int, rules: Rules | None) -> NumberedSpace:
-        """Return the rows in which layers of two such numbers are compared."""
+        """Return the rows in which layers of two groups, given by their numbers, are compared."""
         key = source, target, id(rules)
         if key not in self._spaces:
             space = space_between(self._examples[source], self._examples[target], rules)
@@ -113,7 +113,7 @@ class Geometry:
                 source=self._numbers.setdefault((space.source, space.pools), len(self._numbers)),
                 target=self._numbers.setdefault((space.target, space.pools), len(self._numbers)),
             )
-            self._spaces[key] = found, rules  # which keep their ids
+            self._spaces[key] = found, rules  # kept, so that no other object gets the id of the rules
         return self._spaces[key][0]
 
     def between(self, source: LayerKey, target: LayerKey, rules: Rules | None) -> RowSpace:

@@ -1,4 +1,4 @@
-"""All that a shard reads and runs, phase by phase: what it costs and what it holds is the sum of its parts."""
+"""All that a shard reads and runs, phase by phase: its cost and its memory are the sums of its parts."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class ShardStatistics:
     evaluation: tuple[AnyMoments, ...]
     shuffled: tuple[ShuffledMoments, ...]
     grams: tuple[Grams, ...]
-    tails: tuple[Statistic, ...]  # and what is measured of what they are fed
+    tails: tuple[Statistic, ...]  # and what is measured on their inputs
     passes: tuple[Statistic, ...]
     num_products: int  # numbers in the products of all sources with all targets
     num_maps: int  # of each pair, those of shuffled images too
@@ -56,11 +56,11 @@ class ShardStatistics:
         yield from chain(self.evaluation, self.shuffled, self.grams, self.tails, self.passes)
 
     def flops(self) -> float:
-        """Return what all of them take, in operations of a network."""
+        """Return the cost of all of them, in operations of a network."""
         return sum(one.flops() for one in self)
 
     def shared_flops(self) -> float:
-        """Return what other shards of the same networks take anew."""
+        """Return the part of `flops` that other shards of the same networks compute again."""
         return sum(one.shared_flops() for one in self)
 
     def moment_bytes(self) -> int:
@@ -123,7 +123,7 @@ class Collector:
         return asked.needs.may_go_by_rows and self._has_scores(asked.targets[0])  # all of one network
 
     def _has_scores(self, key: LayerKey) -> bool:
-        """Return whether there is anything behind a layer: features end there."""
+        """Return whether a network lies behind a layer; features have none."""
         return self.sweep.networks[key[0]].head.has_scores
 
     def _fit_passes(self, of_pairs: Sequence[Statistic], of_targets: Sequence[Statistic]) -> Iterator[Pass]:
@@ -199,7 +199,7 @@ class Collector:
         yield from readings.values()
 
     def _tails(self, targets: dict[LayerKey, Target]) -> Iterator[Statistic]:
-        """Yield what is run behind the stitch, and what is measured there."""
+        """Yield what runs behind the stitch, and what is measured there."""
         num_tails, num_distances, num_energies = (
             sum(getattr(one, what) for one in self.needs) for what in ("runs_tail", "asks_distances", "asks_energies")
         )
@@ -236,9 +236,3 @@ class Collector:
             tail_flops=self.sweep.networks[key[0]].flops - layer.flops,
             sources=sources,
         )
-
-
-def _sources(targets: dict[LayerKey, Target]) -> frozenset[LayerKey]:
-    """Return all layers that are stitched into some targets."""
-    sides = {id(some): some for target in targets.values() for some in target.sources}
-    return frozenset(key for some in sides.values() for key in some.keys)

@@ -1,4 +1,4 @@
-"""What running and training stitched networks takes, and scoring what they feed their targets."""
+"""Costs of running and training stitched networks, and of scoring the activations T(A) that their tails get."""
 
 from dataclasses import dataclass
 
@@ -57,7 +57,7 @@ class TailStatistic(Statistic):
         return frozenset({self.target.key})
 
     def flops(self) -> float:
-        """Return the cost of the maps, of the tail behind them, and of sums over what the maps make."""
+        """Return the cost of the maps, of the tail behind them, and of sums over T(A)."""
         one = self.target.map_flops + self.target.num_sources * (
             self.target.tail_flops + CHECKS * self.target.num_values
         )
@@ -88,7 +88,7 @@ class Training(Statistic):
 
     target: Target
     epochs: int
-    num_checked: int  # images of which the loss is found at the end
+    num_checked: int  # images whose loss is computed at the end
 
     @property
     def layers(self) -> frozenset[LayerKey]:
@@ -115,7 +115,7 @@ class Distances(Statistic):
         return frozenset({self.target.key})
 
     def flops(self) -> float:
-        """Return the cost of products of pooled rows, in float64: the map and the whitening are one."""
+        """Return the cost of products of pooled rows, in float64; one product does both the map and the whitening."""
         widths = self.num_matchers * self.target.source_width + self.target.width
         pooled = POOLING * self.target.num_values
         return EXACT * self.num_images * (2.0 * widths * self.target.width + pooled)

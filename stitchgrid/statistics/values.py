@@ -1,4 +1,4 @@
-"""What it takes to make values of statistics once all images have passed: decompositions, in float64."""
+"""Costs of computing values from statistics once all images have passed: decompositions, in float64."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -11,11 +11,11 @@ from stitchgrid.statistics.needs import Needs, all_needs, of_blocks
 from stitchgrid.statistics.planner import evaluation_moments, fit_moments
 from stitchgrid.statistics.rows import Geometry
 
-EIGEN = 10.0  # operations of an eigendecomposition of a symmetric matrix, in cubes of its side, about
+EIGEN = 10.0  # about, operations of an eigendecomposition of a symmetric matrix, in cubes of its side
 
 
 def values_flops(sweep: Sweep, block: Block, matchers: Sequence[int]) -> float:
-    """Return the float64 operations of decompositions, whose number does not depend on that of the images."""
+    """Return the float64 operations of decompositions, which are needed once, not for each image."""
     geometry, needs = Geometry(sweep), all_needs(sweep)
     asked = list(of_blocks((needs[matcher] for matcher in matchers), [block]))
     moments = [*fit_moments(geometry, asked).values(), *evaluation_moments(geometry, asked).values()]
@@ -27,7 +27,7 @@ def values_flops(sweep: Sweep, block: Block, matchers: Sequence[int]) -> float:
 
 
 def _pair_flops(geometry: Geometry, needs: Needs, sources: Sequence[LayerKey], targets: Sequence[LayerKey]) -> float:
-    """Return what one matcher takes for each pair of layers, and each layer; mirror images share a value."""
+    """Return the operations of one matcher for each layer pair and each layer; mirror images share a value."""
     sweep, kind = geometry.sweep, needs.kind
     num_groups, num_draws = sweep.groups or 0, sweep.shuffles * needs.is_shuffled
     is_shared = kind.about.symmetric and needs.rank is None

@@ -1,4 +1,4 @@
-"""Artefacts: what is computed once and used by many cells, under a key; the first writer wins."""
+"""Artefacts: results that are computed once, kept under a key and used by many cells; the first writer wins."""
 
 from collections.abc import Iterator
 
@@ -16,15 +16,15 @@ MANIFEST = ".manifest"
 class Artefacts:
     """All artefacts of a store.
 
-    Data are written under their own digest and a manifest names them: the manifest decides who was first, and a
-    reader can tell damaged data from good ones although the key says nothing about the content.
+    Data are written under their own digest, and a manifest names them: the manifest decides which writer was first, and
+    a reader can recognise damaged data although the key says nothing about the content.
     """
 
     def __init__(self, files: Files):
         self.files = files
 
     def has(self, kind: str, key: str) -> bool:
-        """Return whether the artefact is there."""
+        """Return whether the store has the artefact."""
         return self.files.exists(StoreLayout.manifest(kind, key))
 
     def generation(self, kind: str, key: str) -> int:
@@ -40,9 +40,9 @@ class Artefacts:
         return int(found.get("generation", 0))
 
     def write(self, kind: str, key: str, data: bytes, *, generation: int = 0) -> bool:
-        """Write an artefact unless there is one; return whether this call's data are the artefact now.
+        """Write an artefact unless there is one; return whether this call's data are now the artefact.
 
-        One of an earlier generation is replaced.
+        An artefact of an earlier generation is replaced.
         """
         is_there = self.has(kind, key)
         if is_there and (not generation or self.generation(kind, key) >= generation):
@@ -86,7 +86,7 @@ def artefact_keys(files: Files) -> Iterator[tuple[str, str]]:
 
 
 def artefact_content(files: Files, kind: str, key: str) -> bytes:
-    """Return the data of an artefact that is what its manifest says, and what an artefact of its kind has to be.
+    """Return the data of an artefact, checked against its manifest and against the form of its kind.
 
     Raises:
         DamagedFileError: If its manifest or its data are damaged.

@@ -1,4 +1,4 @@
-"""What the parts of a store say about cells, in a form that answers a million questions quickly."""
+"""The status of cells by the rows of a store, in a form that answers a million questions quickly."""
 
 import json
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ SEPARATOR = "\x1f"
 
 @dataclass(frozen=True, slots=True)
 class MadeWith:
-    """What values were computed with."""
+    """The versions with which values were computed."""
 
     package: str  # version of stitchgrid
     libraries: tuple[tuple[str, str], ...] | None  # name and version of each, sorted; None: not noted
 
 
 class Outcomes:
-    """Which metrics of which cells are stored, of which computation and by what, and which cells failed last."""
+    """Which metrics of which cells are stored, from which computation and versions, and which cells failed last."""
 
     def __init__(self, rows: PartRows):
         self.damaged: tuple[Damage, ...] = rows.damaged
@@ -40,7 +40,7 @@ class Outcomes:
         self._which: list[int] = found.which.tolist()
         self._position: dict[str, int] = dict(zip(ids.to_pylist(), range(len(ids)), strict=True))
         last_at = found.last_at.take(pa.array(list(found.failures), pa.int64())).to_pylist()
-        # An error stands until a value is stored after it.
+        # An error counts until a value is stored after it.
         self._failures: dict[int, CellFailure] = {
             cell: failure
             for (cell, failure), last in zip(found.failures.items(), last_at, strict=True)
@@ -58,12 +58,12 @@ class Outcomes:
         return None if found is None else found.error
 
     def quarantined(self, cell_id: str) -> bool:
-        """Return whether the error that stands is a quarantine."""
+        """Return whether the cell's latest error counts and is a quarantine."""
         found = self._failure(cell_id)
         return found is not None and found.status == "quarantined"
 
     def generation(self, cell_id: str) -> int | None:
-        """Return the generation of what is stored of a cell, 0 where it was never asked for again; None of nothing."""
+        """Return the generation of a cell's rows: 0 if it was never computed again, None if it has no rows."""
         position = self._position.get(cell_id)
         return None if position is None else self._generations.get(position, 0)
 
@@ -73,7 +73,7 @@ class Outcomes:
         return max(self._generations.values(), default=0)
 
     def made_with(self, cell_id: str) -> frozenset[MadeWith]:
-        """Return by what the cell's values were computed: mostly one, several where metrics were added later."""
+        """Return the versions that computed the cell's values: one entry, or several if metrics were added later."""
         position = self._position.get(cell_id)
         sets, which = self._origins
         return frozenset() if position is None else sets[which[position]]
@@ -94,7 +94,7 @@ class Outcomes:
 
     @cached_property
     def _origins(self) -> tuple[list[frozenset[MadeWith]], Numbers]:
-        """The distinct sets of what values were computed with, few, and which of them each cell has."""
+        """The distinct sets of versions, which are few, and the position of each cell's set among them."""
         values = self._table.filter(pa.array(value_mask(self._table)))
         columns = encoded(values["version"]), encoded(values["libraries"])
         version, libraries = (as_numbers(one.indices.fill_null(-1)).astype(np.int64) for one in columns)

@@ -1,4 +1,4 @@
-"""Verify every file of a store: what is damaged, what is merely not the store's, and what to do about it."""
+"""Verify every file of a store: which are damaged, which do not belong to the store, and what to do about them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -52,21 +52,21 @@ from stitchgrid.store.unlisted_files import count_missing
 
 RESUME = "resume the sweep: its cells are computed again"
 RELAUNCH = "launch the job file again: no result is lost"
-RECOMPACT = "nothing: no result is lost, and it is made anew"
+RECOMPACT = "nothing: no result is lost, and the file is made again"
 UNFOLLOWED = "no command follows or opens it; what it held of the store is missing"
 UNNOTED = "nothing: no result is lost"
 SWEEP_FOLDERS = ("journal", "claims", "logs")
 HEARTBEAT = "heartbeat.json"
 ASK_AGAIN = "ask again with --recompute, if its cells are not there yet"
-TAKE_BACK = "--repair, or the next compaction, takes it back"
-UNFINISHED = f"a merge or compaction goes on or was stopped: run it again; {TAKE_BACK}"
-LEFT_OVER = "all its rows are in the store besides; the next compaction, or 'stitchgrid gc', deletes it"
+TAKE_BACK = "--repair, or the next compaction, recovers its rows"
+UNFINISHED = f"a merge or compaction is still running or was stopped: run it again; {TAKE_BACK}"
+LEFT_OVER = "all its rows are also in other files of the store; the next compaction, or 'stitchgrid gc', deletes it"
 UNLISTED = "no snapshot lists it"
 UNSEEN = {
     NO_PERMISSION: "ask its owner to let others read it; nobody else can say whether it is sound",
     NO_ANSWER: "check again when its file system answers",
 }
-HARMLESS = "no reader looks at it; delete it when you like"
+HARMLESS = "no reader uses it; delete it when you like"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +78,8 @@ class FileFinding:
     advice: str  # what to do, once `check --repair` has set the file aside
     is_damage: bool = True
     goes_with: tuple[str, ...] = field(default=())  # further files that are worthless without this one
-    is_unseen: bool = False  # nobody knows whether it is as it should be: it may not be read, or nothing answers
-    is_sound: bool = False  # the file is as it should be, but readers do not know of it: repair takes it back
+    is_unseen: bool = False  # it could not be verified: no permission, or its file system does not answer
+    is_sound: bool = False  # the file is sound, but no snapshot lists it: repair recovers its rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +96,12 @@ class Report:
 
     @property
     def unseen(self) -> tuple[FileFinding, ...]:
-        """Return what could not be verified from here."""
+        """Return the files that could not be verified from here."""
         return tuple(one for one in self.findings if one.is_unseen)
 
     @property
     def damage(self) -> tuple[FileFinding, ...]:
-        """Return what is wrong, without what is harmless."""
+        """Return the findings that are damage, without the harmless ones."""
         return tuple(one for one in self.findings if one.is_damage)
 
 
@@ -156,7 +156,7 @@ class Checker:
                     yield from found or (self._unlisted(full) if full in unlisted else ())
 
     def _unlisted(self, name: str) -> Iterator[FileFinding]:
-        """Yield what to say of a sound data file that no snapshot lists."""
+        """Yield the finding about a sound data file that no snapshot lists."""
         found = contents(self.files)
         promise = DataName.parse(name.rpartition("/")[2])
         missing = count_missing(self.files, found, name)
@@ -169,7 +169,7 @@ class Checker:
             yield FileFinding(file=name, problem=UNLISTED, advice=LEFT_OVER, is_damage=False)
 
     def _was_listed(self, name: str) -> bool:
-        """Return whether a manifest that counts no more lists a file, as those of old stores do."""
+        """Return whether a manifest that no longer counts lists a file; old stores keep such manifests."""
         snapshots = Snapshots(self.files)
         for one in snapshots.names():
             try:
@@ -180,7 +180,7 @@ class Checker:
         return False
 
     def _owners(self, snapshot: Snapshot) -> dict[str, str]:
-        """Return the sweeps of the extracts that are of the latest plan of theirs."""
+        """Return the sweep of each extract that was made from the latest plan of its sweep."""
         results = [one for tier in snapshot.tiers for one in tier.results.items()]
         found = {}
         for sweep, extract in (*snapshot.cells.items(), *results):
@@ -342,7 +342,7 @@ class Checker:
 
 
 def _judged(found: FileFinding) -> FileFinding:
-    """Return a finding, as no damage where its file could not be seen."""
+    """Return a finding, but not as damage if its file could only not be read from here."""
     advice = next((advice for why, advice in UNSEEN.items() if found.problem.startswith(why)), None)
     return found if advice is None else replace(found, advice=advice, is_damage=False, is_unseen=True)
 

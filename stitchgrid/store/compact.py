@@ -1,10 +1,10 @@
 """Merge loose parts into snapshots: data files first, then the manifest that makes them count, then deletion.
 
-What else holds rows is merged with them: snapshots that were copied here from another store, and data files that no
-snapshot lists, be it because a manifest was lost or because a compaction was stopped.
+Other rows are merged with them: those of snapshots that were copied here from another store, and those of data files
+that no snapshot lists, because a manifest was lost or a compaction was stopped.
 
-A compaction that is stopped anywhere leaves the store as it was or as it is to be, apart from files that nobody names.
-Of two at once the first to publish wins, and the other drops its work.
+A compaction that is stopped at any point leaves the store in its old or its new state, apart from files that no
+manifest names. Of two compactions at the same time, the first to publish wins, and the other drops its work.
 """
 
 from collections.abc import Iterator
@@ -54,9 +54,9 @@ class Compaction:
         self.tiers: list[Tier] = []
         self.is_beaten = False  # by another compaction, which published first
         self.written: list[str] = []
-        self.touched: list[Numbers] = []  # prints of the cells with new rows
+        self.touched: list[Numbers] = []  # hashes of the cells with new rows
         self.has_lost = False  # a tier
-        self._prints: dict[str, Numbers] = {}  # file of a tier -> prints of its cells
+        self._hashes: dict[str, Numbers] = {}  # file of a tier -> hashes of its cells
         self.number = 0
 
     def run(self) -> Compacted:
@@ -94,7 +94,7 @@ class Compaction:
         return snapshot.number + 1
 
     def _is_as(self, found: Snapshot, snapshot: Snapshot) -> bool:
-        """Return whether a snapshot would say nothing that the one found does not say, under a name of its content."""
+        """Return whether a snapshot adds nothing to the one found, and the manifests found have digests as names."""
         is_numbered = any(_has_number_alone(name) for name in found.names - found.follows)
         is_same = (snapshot.tiers, snapshot.cells) == (found.tiers, found.cells)
         return is_same and not (self.reader.read_parts or found.loose or is_numbered)
@@ -127,7 +127,7 @@ class Compaction:
             if tier.file not in here:
                 self.has_lost = True
             elif ids is not None:
-                self._prints[tier.file] = id_hashes(ids)
+                self._hashes[tier.file] = id_hashes(ids)
                 kept.append(tier)
             else:
                 try:
@@ -144,7 +144,7 @@ class Compaction:
             return None
 
     def _take(self, found: Contents) -> None:
-        """Bring into the tiers all rows that may not be in them yet."""
+        """Add to the tiers all rows that may not be in them yet."""
         unlisted = [tier for tier in unlisted_tiers(self.files, found.snapshot) if _number_of(tier) < self.number]
         for table in self.reader.of_parts(found.loose):
             self._add(table)
@@ -152,9 +152,9 @@ class Compaction:
             self._add(table)
 
     def _add(self, table: pa.Table, onto: list[Tier] | None = None) -> int:
-        """Make rows a tier, merged with smaller ones and with those that hold later duplicates.
+        """Make rows a tier, merged with smaller tiers and with tiers that hold later duplicates.
 
-        Return how many rows no tier has, or only as a later one.
+        Return the number of rows that no tier holds, or holds only as later duplicates.
         """
         tiers = self.tiers if onto is None else onto
         if not table.num_rows:
@@ -163,7 +163,7 @@ class Compaction:
         together = []
         mine = id_hashes(table["cell_id"])
         for tier in list(tiers):
-            if not meet(mine, self._prints[tier.file]):
+            if not meet(mine, self._hashes[tier.file]):
                 continue
             table, is_needed = self._compare(table, tier)
             if is_needed:
@@ -182,9 +182,9 @@ class Compaction:
         return int(table.num_rows)
 
     def _compare(self, table: pa.Table, tier: Tier) -> tuple[pa.Table, bool]:
-        """Return the rows without those that a tier has earlier, or of a higher generation of their cell.
+        """Return the rows without those that a tier holds earlier, or in a higher generation of their cell.
 
-        Also whether it has rows that are to go themselves.
+        Also return whether the tier itself has rows that are to be removed.
         """
         if (old := self.reader.rows(tier)) is None:
             return table, False
@@ -212,17 +212,17 @@ class Compaction:
         return table.filter(pa.array(keep)), False
 
     def _wanted(self, table: pa.Table, old: pa.Table) -> pa.Table:  # noqa: ARG002
-        """Return the rows that may come beside those which a tier has of their cells."""
+        """Return the rows that may be added to the rows that a tier has of the same cells."""
         return table
 
     def _write(self, table: pa.Table) -> Iterator[Tier]:
-        """Yield the tiers that rows become: one, unless readers would not take a file so large."""
+        """Yield the tiers that rows become: one, unless readers would refuse so large a file."""
         table = without_duplicates(table)
         table = table.take(pa.array(order_by(table, ROWS_ORDER))).combine_chunks()
         for file, rows in self.snapshots.write_rows(self.number, table):
             ids = pc.unique(rows["cell_id"])
-            self._prints[file] = id_hashes(ids)
-            self.touched.append(self._prints[file])
+            self._hashes[file] = id_hashes(ids)
+            self.touched.append(self._hashes[file])
             ids_file = self.snapshots.write_extract(self.number, pa.table({"cell_id": ids}))
             self.written += [file, ids_file]
             yield Tier(file=file, num_rows=rows.num_rows, ids=ids_file)
@@ -243,5 +243,5 @@ def _number_of(tier: Tier) -> int:
 
 
 def compact(files: Files) -> Compacted:
-    """Merge all loose parts of a store that are sound; errors as those of `Compaction.run`."""
+    """Merge all loose parts of a store that are sound; raises what `Compaction.run` raises."""
     return Compaction(files).run()

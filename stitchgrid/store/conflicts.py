@@ -1,4 +1,4 @@
-"""Cells that two stores have with different values: what is beyond rounding, and what one of them computed again."""
+"""Cells with different values in two stores: differences beyond rounding, and cells that one of them computed again."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SHOWN = ("cell_id", "matcher", "source_layer", "target_layer", "metric")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conflict:
-    """One value that two stores do not agree on."""
+    """One value that differs between two stores."""
 
     cell_id: str
     matcher: str
@@ -35,7 +35,7 @@ class Conflict:
 
 
 class Comparison:
-    """Rows of another store beside those of this one, each with one error or value a cell and metric."""
+    """Rows of another store beside those of this one; in each, a cell and metric have one error or value."""
 
     def __init__(self, here: pa.Table, there: pa.Table):
         """Compare tables of one schema, that of parts."""
@@ -81,7 +81,7 @@ class Comparison:
 
 
 def _are_same(one: Numbers, other: Numbers) -> Numbers:
-    """Return where values are the same but for rounding; NaN, which also stands for NULL, is itself."""
+    """Return where values are the same except for rounding; NaN, which also stands for NULL, equals NaN."""
     with np.errstate(invalid="ignore", over="ignore"):
         scale = np.maximum(1.0, np.maximum(np.abs(one), np.abs(other)))
         is_near = np.isfinite(one) & np.isfinite(other) & (np.abs(one - other) <= TOLERANCE * scale)

@@ -1,4 +1,4 @@
-"""What readers of a store do with a file that is not what it should be: they leave it out, and name it."""
+"""Damaged files of a store: readers leave them out and name them."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Damage:
 
     @property
     def is_forbidden(self) -> bool:
-        """Whether it may be sound, and only not be read by this user."""
+        """Whether the file may be sound, but this user may not read it."""
         return self.reason.startswith(NO_PERMISSION)
 
     def __str__(self) -> str:

@@ -13,7 +13,7 @@ from stitchgrid.store.schemas import IDS, lost_columns
 from stitchgrid.store.table_checks import most_bytes, read_footer, read_table
 from stitchgrid.store.tiers import Tier
 
-WRITER = b"stitchgrid.writer"  # in the footer: nothing is read from it, and no other file has the same
+WRITER = b"stitchgrid.writer"  # a key of the footer; no one reads its value, which differs between writers
 ROW_GROUP = 32_768  # rows that are skipped or read together
 
 
@@ -22,7 +22,7 @@ class DataFiles:
 
     def __init__(self, files: Files):
         self.files = files
-        # Of two writers of the same rows, who is beaten deletes its files: those of the other must not be the same.
+        # Of two writers of the same rows, the loser deletes its files: the files of the winner must have other names.
         self._writer = uuid.uuid4().hex
 
     def data_files(self) -> list[str]:
@@ -30,7 +30,7 @@ class DataFiles:
         return [f"{SNAPSHOT_DATA}/{name}" for name in self.files.names(SNAPSHOT_DATA) if DataName.parse(name)]
 
     def write_rows(self, number: int, table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-        """Write the data files for the snapshot that will have this number; yield their names, and what is in them."""
+        """Write the data files for the snapshot that will have this number; yield their names and their rows."""
         for data, rows in readable_files(table, self._bytes):
             yield self._write(SNAPSHOT_DATA, number, data, rows), rows
 
@@ -93,5 +93,5 @@ class DataFiles:
 
 
 def parquet_bytes_in_groups(table: pa.Table) -> bytes:
-    """Return a table as a Parquet file whose groups of rows can be skipped."""
+    """Return a table as a Parquet file in groups of rows, which readers can skip."""
     return parquet_bytes(table, row_group_size=ROW_GROUP)

@@ -1,7 +1,7 @@
-"""Every kind of JSON that is read from a store: a pydantic model each, and the one reader that checks it.
+"""Every kind of JSON that is read from a store: a pydantic model for each, and the one reader that checks them.
 
-Numbers are finite, texts are texts, names of files are those of the kind that belongs there; what is nested too deeply
-is refused by the parser, which needs no stack for it. Keys that this version does not know are left as they are,
+Numbers are finite, texts are texts, and names of files are of the kind that belongs there. The parser refuses documents
+that are nested too deeply, and needs no stack for that. Keys that this version does not know are left as they are,
 since a later version may have written them.
 """
 
@@ -108,13 +108,13 @@ class RequestDocument(Document):
 
 
 class RequestsDocument(Document):
-    """What is asked for again of a sweep."""
+    """The requests to compute cells of a sweep again."""
 
     requests: list[RequestDocument]
 
 
 class MetricDocument(Document):
-    """What a sweep says of a metric."""
+    """What a sweep's plan says about a metric."""
 
     name: Short
     higher_is_similar: bool | None
@@ -123,7 +123,7 @@ class MetricDocument(Document):
 
 
 class KindDocument(Document):
-    """What a sweep says of a kind of matcher."""
+    """What a sweep's plan says about a kind of matcher."""
 
     kind: Short
     family: Literal["index", "stitcher"]
@@ -141,7 +141,7 @@ class KindDocument(Document):
 
 
 class CodeDocument(Document):
-    """Which own code a job named: digests of that of each network, of files that give images, of single modules."""
+    """The own code that a job named: digests for each network, for files that give images, and for single modules."""
 
     own_code: dict[Text, Short] = {}
     own_data: dict[Text, Short] = {}
@@ -159,12 +159,12 @@ class InfoDocument(CodeDocument):
 
 
 def job_digest(job: Mapping[str, Any]) -> str:
-    """Return the digest of a job, whatever its name is: a merge may give it another one."""
+    """Return the digest of a job without its name: a merge may give it another one."""
     return _json_digest(job, without="name")
 
 
 def plan_digest(manifest: Mapping[str, Any]) -> str:
-    """Return the digest of the manifest of a revision."""
+    """Return the digest of the manifest of a revision, without the digest in it."""
     return _json_digest(manifest, without="digest")
 
 
@@ -181,8 +181,8 @@ class PlanDocument(Document):
     num_rows: dict[Short, Count]
     sha256: dict[Short, Sha256]
     info: InfoDocument
-    job: Sha256 | None = None  # digest of the job, whatever its name is; None: of an earlier version
-    digest: Sha256 | None = None  # of all else of this; None: of an earlier version
+    job: Sha256 | None = None  # digest of the job without its name; None: written by an earlier version
+    digest: Sha256 | None = None  # of all other entries; None: written by an earlier version
 
     @model_validator(mode="before")
     @classmethod
@@ -193,7 +193,7 @@ class PlanDocument(Document):
 
 
 class ArtefactDocument(Document):
-    """Which file is an artefact."""
+    """The manifest of an artefact: which file holds its data."""
 
     digest: Digest
     num_bytes: Count | None = None
@@ -218,7 +218,7 @@ class TierDocument(Document):
 
 
 class SnapshotBody(Document):
-    """What one compaction left."""
+    """The content of a snapshot, which one compaction wrote."""
 
     tiers: list[TierDocument]
     cells: dict[SweepName, ExtractDocument]
@@ -266,9 +266,9 @@ class EvaluationDocument(Document):
     @model_validator(mode="after")
     def _has_what_it_is_judged_by(self) -> Self:
         if self.accuracy is None and (self.is_at_chance or self.order):
-            raise ValueError("no accuracy, by which it is judged")
+            raise ValueError("no accuracy to judge it by")
         if self.chance is None and self.is_at_chance:
-            raise ValueError("no accuracy of chance, by which it is judged")
+            raise ValueError("no accuracy of chance to judge it by")
         return self
 
 
@@ -328,7 +328,7 @@ LONGEST = {  # bytes
     ClaimDocument: 64 * KB,
     ArtefactDocument: 64 * KB,
     BeatDocument: 16 * MB,
-    RoundDocument: 8 * MB,  # one of a unit has 100 to 200 bytes
+    RoundDocument: 8 * MB,  # an attempt of one unit has 100 to 200 bytes
     PlanDocument: 16 * MB,
     SnapshotDocument: 32 * MB,  # 100,000 names of parts have 10 MB
 }
@@ -353,10 +353,10 @@ def longest(kind: type[Document]) -> int:
 
 
 def json_object(data: bytes, kind: type[Document] = Document) -> dict[str, Any]:
-    """Return the JSON object in a file, which is what a document of its kind has to be.
+    """Return the JSON object in a file, checked against the form of its kind.
 
     Raises:
-        DamagedFileError: If it is not.
+        DamagedFileError: If it is no JSON object, or does not have this form.
     """
     may_be_nan = kind in OF_ARTEFACTS.values()
     try:
@@ -382,5 +382,5 @@ def problems(value: Mapping[str, Any], kind: type[Document]) -> str:
 
 
 def _said(problem: ErrorDetails) -> str:
-    """Return what is wrong with one value; the pattern of a name tells people little."""
+    """Return what is wrong with one value, without the patterns of names, which tell users little."""
     return "not a name that belongs there" if problem["type"] == "string_pattern_mismatch" else problem["msg"]

@@ -1,7 +1,7 @@
-"""One value a cell and metric, whatever was written twice: the earliest of the last time that the cell was asked for.
+"""One value for each cell and metric, even if rows were written twice: the earliest row of the highest generation.
 
-A cell that is computed again gets rows of a higher generation. From the first of them on, be it a value or an error,
-no row of a lower one counts: values, and the evidence for them, are of one computation.
+A cell that is computed again gets rows of a higher generation. As soon as the first of them is stored, a value or an
+error, no row of a lower generation counts: values and the evidence for them come from one computation.
 """
 
 from collections.abc import Sequence
@@ -76,9 +76,9 @@ def is_earliest(values: pa.Table) -> Numbers:
 
 
 def repeated(rows: pa.Table, known: pa.Table) -> Numbers:
-    """Return which rows are among the known ones: of the same cell and metric, of one moment, with the same value.
+    """Return which rows are among the known ones: the same cell, metric, moment and value.
 
-    Of errors, of which a cell may have had several at one moment, the message is what tells them apart.
+    A cell may have several errors of one moment; these differ by their message.
     """
     both = pa.concat_tables([known, rows]).unify_dictionaries()
     key = _one_number(both, ("cell_id", "metric", "created_at"))
@@ -112,7 +112,7 @@ def _one_number(rows: pa.Table, columns: Sequence[str], found: Numbers | None = 
 
 
 def _same(one: pa.ChunkedArray, other: pa.ChunkedArray) -> Numbers:
-    """Return where two columns have the same value; NULL is NULL, and what is no number is itself."""
+    """Return where two columns have the same value; NULL equals NULL, and NaN equals NaN."""
     if pa.types.is_dictionary(one.type):
         one, other = one.cast(one.type.value_type), other.cast(one.type.value_type)
     same = as_numbers(pc.fill_null(pc.equal(one, other), False)) | as_numbers(

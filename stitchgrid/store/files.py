@@ -1,4 +1,4 @@
-"""Files of a store by relative name: the little that a store asks of a file system, and a folder that gives it."""
+"""Files of a store by relative name: the few operations that a store needs, and a folder that offers them."""
 
 import os
 import stat
@@ -28,13 +28,13 @@ class FileFacts:
 class Files(Protocol):
     """Where a store is kept: files that are complete or not there at all, by names with `/` between folders.
 
-    Every method raises a StoreError where the place cannot be reached or refuses. Names that begin with a dot are
-    never listed.
+    Every method raises a StoreError where the place cannot be reached or refuses access. Names that begin with a dot
+    are never listed.
     """
 
     @property
     def uri(self) -> str:
-        """What reopens the place in another process, and names it in messages; holds no secret."""
+        """The text that reopens the place in another process and names it in messages; it holds no secret."""
 
     def where(self, name: str) -> str:
         """Return the file's full name for people."""
@@ -54,7 +54,7 @@ class Files(Protocol):
     def names(self, folder: str) -> list[str]:
         """Return the sorted names (without the folder) of its complete files; none if there is no folder.
 
-        What is no regular file is among them, so that whoever reads it says why it cannot be read.
+        Entries that are no regular files are among them, so that reading them raises an error that says why.
         """
 
     def folders(self, folder: str) -> list[str]:
@@ -101,12 +101,12 @@ class LocalFiles:
         return str(self.path(name))
 
     def exists(self, name: str) -> bool:
-        """Return whether the file is there; what is no regular file does not count."""
+        """Return whether the file is there; only regular files count."""
         self._parts(name)
         try:
             os.close(below.open_file(self._held, name))
         except (FileNotFoundError, NotADirectoryError, below.NotRegularError, ValueError):
-            return False  # ValueError: of a root that no folder can be
+            return False  # ValueError: the path of the root is invalid
         except OSError as problem:
             raise unreadable(self.root, name, problem) from problem
         return True
@@ -131,7 +131,7 @@ class LocalFiles:
         return (read_or_problem(self, name, longest) for name in names)
 
     def names(self, folder: str) -> list[str]:
-        """Return the sorted names (without the folder) of its files, also of what is no regular one."""
+        """Return the sorted names (without the folder) of its files, also of entries that are no regular files."""
         return sorted(name for name, is_folder in self._entries(folder) if not is_folder)
 
     def folders(self, folder: str) -> list[str]:
@@ -139,10 +139,10 @@ class LocalFiles:
         return sorted(name for name, is_folder in self._entries(folder) if is_folder)
 
     def kind(self, name: str) -> int | None:
-        """Return what of `stat`'s kinds something of a store is, without following links; None if it is not there.
+        """Return the kind of an entry of a store, one of `stat`'s, without following links; None if it is not there.
 
         Raises:
-            StoreError: If that cannot be told.
+            StoreError: If the kind cannot be read.
         """
         *folders, last = self._parts(name)
         try:
@@ -156,7 +156,7 @@ class LocalFiles:
             ) from problem
 
     def is_no_folder(self, folder: str) -> bool:
-        """Return whether something else, a link or a file, is in the place of a folder: then it counts as empty."""
+        """Return whether a link or a file is in the place of a folder; the folder then counts as empty."""
         try:
             with below.opened(self._held, self._parts(folder)):
                 return False
@@ -166,7 +166,7 @@ class LocalFiles:
             return False
 
     def is_strange(self, name: str) -> bool:
-        """Return whether something has this name that is no regular file of the store, or a folder in its place."""
+        """Return whether the entry of this name is neither file nor folder, or is a folder in the place of a file."""
         *folders, last = self._parts(name)
         try:
             with below.opened(self._held, folders) as folder:
@@ -196,7 +196,7 @@ class LocalFiles:
         return FileFacts(num_bytes=found.st_size, age_seconds=time.time() - found.st_mtime)
 
     def prune(self, folder: str) -> None:
-        """Remove a folder and those inside it, as far as they are empty, and no deeper than folders of a store lie."""
+        """Remove a folder and the folders inside it where they are empty, no deeper than a store's folders lie."""
         found = [folder]
         for one in found:  # which grows meanwhile
             if one.count("/") < below.DEEPEST:
@@ -207,7 +207,7 @@ class LocalFiles:
                 os.rmdir(last, dir_fd=opened)
 
     def strangers(self) -> list[below.Stranger]:
-        """Return what below the store is no file of any store, but for what was set aside."""
+        """Return all entries below the store that no store has, except those that were set aside."""
         return list(below.strangers(self._held, SET_ASIDE))
 
     def write_once(self, name: str, data: bytes) -> bool:
@@ -227,7 +227,7 @@ class LocalFiles:
                 finally:
                     below.remove(folder, partial)
                 if not won and below.kind_of(folder, last) not in (None, stat.S_IFREG):
-                    os.close(below.open_file(self._held, name))  # an error where nobody could read it
+                    os.close(below.open_file(self._held, name))  # raises the error if it cannot be read
         except OSError as problem:
             raise unwritable(self.root, name, problem) from problem
         return won
@@ -259,7 +259,7 @@ class LocalFiles:
             raise unwritable(self.root, name, problem, what="delete") from problem
 
     def move(self, name: str, to: str) -> bool:
-        """Give something of a store, be it a link or a pipe, another name in it; return False if that is taken."""
+        """Rename an entry of a store, even a link or a pipe; return False if the new name is taken."""
         (*folders, last), (*new_folders, new) = self._parts(name), self._parts(to)
         try:
             with below.opened(self._held, folders) as old, below.opened(self._held, new_folders, make=True) as there:
@@ -307,7 +307,7 @@ class LocalFiles:
         return f"the folder is not a store (no {name})" if self.root.is_dir() else "there is no such folder"
 
     def _entries(self, folder: str) -> list[tuple[str, bool]]:
-        """Return what is in a folder with whether it is a folder itself; a link is none, wherever it leads."""
+        """Return the entries of a folder, and whether each is a folder itself; a link never counts as one."""
         try:
             with below.opened(self._held, self._parts(folder)) as opened, os.scandir(opened) as entries:
                 found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
@@ -318,7 +318,7 @@ class LocalFiles:
         return [(name, is_folder) for name, is_folder in found if not name.startswith(".") and below.is_name(name)]
 
     def _parts(self, name: str) -> list[str]:
-        """Return the folders of a name and its last part; a StoreError if it does not name what is in the store."""
+        """Return the folders of a name and its last part; a StoreError if it could lead out of the store."""
         parts = name.split("/") if name else []
         if not all(map(below.is_name, parts)):  # a damaged manifest may name anything
             raise StoreError(f"{name!r} is no file of the store {self.root}; run stitchgrid check.")

@@ -1,8 +1,8 @@
-"""A folder out of which no name leads: opened step by step, along no link, and of files only regular ones.
+"""Access to a folder that no name can leave: folders are opened step by step, without links, and only regular files.
 
 A store may come from anybody. A link in it could lead a reader, a writer or a deletion elsewhere, and opening a pipe
-would wait for whoever writes to it. So folders below the root are never links. A file may be a link to a regular file
-of the same store, as tools that share equal content leave them; it is read, and whoever writes replaces the link.
+would wait for its writer. So folders below the root are never links. A file may be a link to a regular file of the same
+store, as tools that share equal content make them; readers follow the link, and writers replace it.
 """
 
 import errno
@@ -22,14 +22,14 @@ NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, err
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 PARTIAL = ".partial"  # ends the hidden name of a file that is being written
-CLOSED = "cannot be looked into"
+CLOSED = "cannot be opened"
 LEFT = "left by a writer that was stopped"
 DEEPEST = 16  # folders below each other; a store has no more than five
-FOLDERS = re.compile(  # what is never a file in a store
+FOLDERS = re.compile(  # names that only folders have in a store
     r"set-aside|(parts|snapshots)(/v1)?|snapshots/v1/(data|extracts)|artefacts(/(network|evaluation|fingerprint|probe|detector))?"
     r"|sweeps|sweeps/[^/]+/(journal|claims|logs|\d{4,})"
 )
-FILES = re.compile(  # what is never a folder in a store
+FILES = re.compile(  # names that only files have in a store
     r"parts/v1/[^/]+\.parquet|snapshots/v1/\d{6,9}(-[0-9a-f]{32})?\.json|snapshots/v1/(data|extracts)/[^/]+\.parquet"
     r"|artefacts/(network|evaluation|fingerprint|probe|detector)/[^/]+\.(manifest|json|safetensors)"
     r"|sweeps/[^/]+/((heartbeat|recompute)\.json|\d{4,}/(job\.json|plan\.json|(cells|models|layers|probes)\.parquet))"
@@ -48,7 +48,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stranger:
-    """What lies below a store and is no file of any: a link, a pipe, what a stopped writer left."""
+    """An entry below a store that no store has: a link, a pipe, a file that a stopped writer left."""
 
     name: str  # relative to the store
     problem: str
@@ -56,11 +56,11 @@ class Stranger:
 
 
 class NotRegularError(OSError):
-    """There is something of this name, and it is not a regular file of the store."""
+    """The entry of this name is not a regular file of the store."""
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text can be a file's name that is shown, sent and stored.
+    """Return whether a text can be the name of a file that can be shown, sent and stored.
 
     >>> is_name("a b"), is_name(".."), is_name("\\udcff")
     (True, False, False)
@@ -74,7 +74,7 @@ def is_name(text: str) -> bool:
 
 @contextmanager
 def opened(root: Root, folders: Sequence[str], *, make: bool = False) -> Iterator[int]:
-    """Open a folder below a root, whose own path may have links; `make` makes what is missing below it.
+    """Open a folder below a root, whose own path may have links; `make` creates folders that are missing below it.
 
     Raises:
         UnseenError: If the root is another folder by now, or gone.
@@ -100,7 +100,7 @@ def _step(here: int, folder: str, *, make: bool) -> int:
         made = True
         try:
             os.mkdir(folder, dir_fd=here)
-        except FileExistsError:  # made by somebody else at this moment
+        except FileExistsError:  # another process made it at this moment
             made = False
         new = os.open(folder, FOLDER | os.O_NOFOLLOW, dir_fd=here)
         if made:
@@ -113,7 +113,7 @@ def _step(here: int, folder: str, *, make: bool) -> int:
 
 
 def owner_of(root: Path, name: str) -> str:
-    """Return in words whose a file is, and with which mode: the first on its way that may not be read or entered."""
+    """Return in words the owner and mode of a file, or of the first folder on its path that may not be entered."""
     here = root
     for part in ("", *name.split("/")):
         here = here / part
@@ -128,10 +128,10 @@ def owner_of(root: Path, name: str) -> str:
 
 
 def share_as(folder: int, made: int, *, is_folder: bool = False) -> None:
-    """Give what was made in an open folder the folder's group, and its mode, whatever this process's umask.
+    """Give a new entry of an open folder the folder's group and mode, whatever this process's umask is.
 
-    A store that several people share stays theirs together, and a private one private. Where the owner or the file
-    system refuses, it stays as it is.
+    So a store that several people share stays shared, and a private one stays private. Where the owner or the file
+    system does not allow it, the entry stays as it is.
     """
     around = os.fstat(folder)
     mode = stat.S_IMODE(around.st_mode) & (0o3777 if is_folder else 0o666)
@@ -143,7 +143,7 @@ def share_as(folder: int, made: int, *, is_folder: bool = False) -> None:
 
 
 def sync(folder: int) -> None:
-    """Have the entries of an open folder written to the disk, where its file system knows of such a thing."""
+    """Write the entries of an open folder to the disk, where its file system offers this."""
     try:
         os.fsync(folder)
     except OSError as problem:
@@ -152,10 +152,10 @@ def sync(folder: int) -> None:
 
 
 def kind_of(folder: int, name: str) -> int | None:
-    """Return what of `stat`'s kinds something in an open folder is, without following links; None if it is not there.
+    """Return the kind of an entry in an open folder, one of `stat`'s, without following links; None if there is none.
 
     Raises:
-        OSError: If that cannot be told.
+        OSError: If the kind cannot be read.
     """
     try:
         return stat.S_IFMT(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
@@ -183,14 +183,14 @@ def open_file(root: Root, name: str) -> int:
 def _open_regular(folder: int, name: str) -> int:
     descriptor = os.open(name, FILE, dir_fd=folder)
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-    if kind != stat.S_IFREG:  # put there since it was looked at
+    if kind != stat.S_IFREG:  # put there after the kind was read
         os.close(descriptor)
         raise _not_regular(kind)
     return descriptor
 
 
 def _open_target(root: Root, name: str) -> int:
-    """Return a descriptor of the file of the store to which a link leads; what it passes is looked at again."""
+    """Return a descriptor of the file of the store to which a link leads; its path is checked step by step again."""
     top = os.path.realpath(root.path)
     target = os.path.realpath(f"{top}/{name}")
     if not target.startswith(top.rstrip("/") + "/"):
@@ -245,7 +245,7 @@ def link(folder: int, partial: str, name: str) -> bool:
 
 
 def strangers(root: Root, untouched: str) -> Iterator[Stranger]:
-    """Yield what below a root is not the store's, whatever its name; nothing of what is in the folder `untouched`."""
+    """Yield the entries below a root that no store has, whatever their names; the folder `untouched` is left out."""
     waiting = [""]
     while waiting:
         folder = waiting.pop()
@@ -267,7 +267,7 @@ def strangers(root: Root, untouched: str) -> Iterator[Stranger]:
 
 
 def _look(root: Root, path: Sequence[str]) -> list[tuple[str, int]]:
-    """Return the names in a folder, sorted, with their kinds; 0 for what is no regular file and no folder."""
+    """Return the names in a folder, sorted, with their kinds; 0 for all but regular files and folders."""
     with opened(root, path) as descriptor, os.scandir(descriptor) as entries:
         return sorted((entry.name, _kind(entry)) for entry in entries)
 
@@ -279,7 +279,7 @@ def _kind(entry: os.DirEntry[str]) -> int:
 
 
 def _stranger(root: Root, name: str, kind: int) -> Stranger | None:
-    """Return what is strange about something, None if nothing is."""
+    """Return why no store has such an entry, None if a store can have it."""
     last = name.rpartition("/")[2]
     if not is_name(last):
         return Stranger(name=name, problem="its name is no text", is_unsafe=False)
@@ -292,6 +292,6 @@ def _stranger(root: Root, name: str, kind: int) -> Stranger | None:
         return Stranger(name=name, problem=LEFT, is_unsafe=False) if is_left else None
     try:
         os.close(open_file(root, name))
-    except OSError as problem:  # a link whose target is gone or may not be read is of no more use
+    except OSError as problem:  # a link whose target is gone or may not be read is of no use either
         return Stranger(name=name, problem=problem.strerror or str(problem), is_unsafe=True)
     return None

@@ -1,9 +1,10 @@
-"""Free what no sweep refers to: rows, artefacts, files of earlier snapshots, and what stopped writers left.
+"""Delete what no sweep refers to: rows, artefacts, files of earlier snapshots, and files that stopped writers left.
 
-Rows of cells that were computed again since go, too.
+Earlier rows of cells that were computed again are deleted, too.
 
-While a launch is at any sweep of the store, rows and artefacts stay: it counts on those it found. Rows go by a
-compaction that leaves them out; everything else is deleted file by file, so that whoever is stopped begins again.
+While a launch works on any sweep of the store, rows and artefacts stay: the launch relies on those it found. A
+compaction removes rows by leaving them out. Everything else is deleted file by file, so a collection that was stopped
+can run again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,12 +33,12 @@ from stitchgrid.store.tiers import Snapshot, Tier
 from stitchgrid.store.unlisted_files import PARTS_AT_ONCE, TakingBack, count_missing
 
 ROWS = pa.schema([("cell_id", TEXT), ("generation", pa.int64())])
-OLD_SECONDS = 3600.0  # after which a file that nobody names is one that nobody will name
+OLD_SECONDS = 3600.0  # age at which no manifest is still to come for a file that none names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freed:
-    """Things of one kind that nobody needs."""
+    """Rows or files of one kind that nobody needs."""
 
     what: str
     num: int
@@ -49,12 +50,12 @@ class Collected:
     """What was freed, or would be."""
 
     freed: tuple[Freed, ...]
-    kept: tuple[str, ...]  # why something was kept that may be needed by nobody
+    kept: tuple[str, ...]  # reasons why something was kept although perhaps nobody needs it
     num_bytes: int
 
 
 def collect(files: Files, *, dry_run: bool = False) -> Collected:
-    """Free what no sweep refers to; with `dry_run` only say what that is.
+    """Delete what no sweep refers to; with `dry_run` only report it.
 
     Raises:
         StoreError: If the store cannot be written, or a launch began meanwhile.
@@ -67,7 +68,7 @@ def collect(files: Files, *, dry_run: bool = False) -> Collected:
     freed.append(_delete(files, "files of earlier snapshots", earlier, dry_run=True))
     if not dry_run and (num_rows or len(found.snapshot.names - found.snapshot.follows) > 1):
         _compact(files, references)
-    if not dry_run:  # what the compaction left of the rows among them
+    if not dry_run:  # among them the files that the compaction replaced
         _delete(files, "", list(dict.fromkeys(_of_snapshots(files))), dry_run=False)
     kinds = (
         ("artefacts", _artefacts(files, references)),
@@ -96,7 +97,8 @@ def _delete(files: Files, what: str, names: Sequence[str], *, dry_run: bool) -> 
 def _unneeded_rows(files: Files, found: Contents, references: References) -> tuple[int, int]:
     """Return how many rows do not count or are of no sweep's cell, and their share of the bytes of their files.
 
-    Rows do not count where their cell was computed again. Which cells sweeps have may not be known.
+    Earlier rows of a cell that was computed again do not count. Where the cells of sweeps are not known, only these are
+    reported.
     """
     num_rows, num_bytes = 0, 0.0
     again = _again(files, found)
@@ -158,12 +160,12 @@ class RowCollection(TakingBack):
             if (table := self.reader.rows(tier)) is None:
                 self.tiers.append(tier)
                 continue
-            self.touched.append(self._prints[tier.file])
+            self.touched.append(self._hashes[tier.file])
             self._add(table)
         super()._take(found)
 
     def _is_needed(self, tier: Tier) -> bool:
-        """Return whether all rows of a tier are; one whose ids cannot be read any more is looked at row by row."""
+        """Return whether sweeps have all cells of a tier; if its ids cannot be read, its rows are checked."""
         ids = self._read_ids(tier)
         return ids is not None and bool(pc.all(pc.is_in(ids, value_set=self.references.cells)).as_py())
 
@@ -197,7 +199,7 @@ def _compact(files: Files, references: References) -> None:
 
 
 def _artefacts(files: Files, references: References) -> Iterator[str]:
-    """Yield the files of artefacts that no sweep has; manifests first, so that none names what is gone."""
+    """Yield the files of artefacts that no sweep has; manifests first, so that none names a missing file."""
     if not references.are_artefacts_known:
         return
     for kind, key in artefact_keys(files):
@@ -217,7 +219,7 @@ def _data_of(files: Files, kind: str, key: str) -> str | None:
 
 
 def _of_snapshots(files: Files) -> Iterator[str]:
-    """Yield the files of snapshots that count no more, and extracts and copied rows that nobody lists."""
+    """Yield the files of snapshots that no longer count, and extracts and copied rows that no snapshot lists."""
     snapshots = Snapshots(files)
     found = contents(files)
     snapshot = found.snapshot
@@ -237,7 +239,7 @@ def _of_snapshots(files: Files) -> Iterator[str]:
 
 
 def _num_missing(files: Files, found: Contents, tier: Tier) -> int:
-    """Return how many rows of a file that nobody lists are nowhere else; 1 where it cannot be told."""
+    """Return how many rows of a file that no snapshot lists are nowhere else; 1 where they cannot be counted."""
     try:
         return count_missing(files, found, tier.file)
     except (DamagedFileError, StoreError):
@@ -248,11 +250,11 @@ def _lost(files: Files) -> Iterator[str]:
     found = contents(files)
     for tier in unlisted_tiers(files, found.snapshot):
         if _num_missing(files, found, tier):
-            yield f"{tier.file} has rows that are nowhere else: take it back with 'stitchgrid check --repair'"
+            yield f"{tier.file} has rows that are nowhere else: recover them with 'stitchgrid check --repair'"
 
 
 def _left(files: Files, references: References) -> Iterator[str]:
-    """Yield what writers that were stopped left: half-written files, data without a manifest, halves of sweeps."""
+    """Yield what stopped writers left: half-written files, data without a manifest, parts of removed sweeps."""
     if isinstance(files, LocalFiles):
         yield from (one.name for one in files.strangers() if one.problem == LEFT and _is_old(files, one.name))
     named = {_data_of(files, kind, key) for kind, key in artefact_keys(files)}

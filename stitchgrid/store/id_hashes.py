@@ -1,6 +1,6 @@
-"""Cells of many rows in little memory: 64 bits of each id, by which it is seen fast that two tables share no cell.
+"""Hashes of cell ids, 64 bits each: they show fast and in little memory that two tables share no cell.
 
-That they do share one is as good as certain, and whoever needs to know looks at the ids.
+If two tables share a hash, they almost certainly share a cell; code that has to be certain compares the ids.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 
 
 
 def id_hashes(ids: pa.Array | pa.ChunkedArray) -> Numbers:
-    """Return 64 bits of each distinct id, sorted; those of an id are the same whatever others are beside it."""
-    unique: Numbers = np.unique(prints_of_each(ids))
+    """Return the hashes of the distinct ids, uint64, sorted; the hash of an id does not depend on other ids."""
+    unique: Numbers = np.unique(hashes_of_each(ids))
     return unique
 
 
-def prints_of_each(ids: pa.Array | pa.ChunkedArray) -> Numbers:
-    """Return 64 bits of every id, in their order."""
+def hashes_of_each(ids: pa.Array | pa.ChunkedArray) -> Numbers:
+    """Return the hash of every id, uint64, in their order."""
     array = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
     array = array.cast(TEXT)
     is_usual = pc.fill_null(pc.equal(pc.binary_length(array), ID_DIGITS), False)
@@ -39,7 +39,7 @@ def prints_of_each(ids: pa.Array | pa.ChunkedArray) -> Numbers:
 
 
 def _of_usual(array: pa.Array) -> Numbers:
-    """Return 64 bits of each of ids that are all of the usual length."""
+    """Return the hash of every id; all ids have the usual length."""
     if not len(array):
         return _bits([])
     begin = int(np.frombuffer(array.buffers()[1], np.int32)[array.offset])
@@ -53,7 +53,7 @@ def _bits(numbers: Sequence[int]) -> Numbers:
 
 
 def meet(one: Numbers, other: Numbers) -> bool:
-    """Return whether two tables, of which these are the prints, share a cell."""
+    """Return whether two tables with these hashes, which are sorted, share a cell."""
     few, many = sorted((one, other), key=len)
     if not len(few) or few[0] > many[-1] or many[0] > few[-1]:
         return False

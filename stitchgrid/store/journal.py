@@ -50,11 +50,11 @@ class Journal:
         return [f"{folder}/{name}" for folder in folders for name in self.files.names(folder) if is_round(name)]
 
     def write_heartbeat(self, sweep: str, beat: Mapping[str, Any]) -> None:
-        """Say what is going on now."""
+        """Write what a launch is doing now."""
         self.files.replace(StoreLayout.heartbeat(sweep), canonical(dict(beat)).encode())
 
     def read_heartbeat(self, sweep: str) -> dict[str, Any] | None:
-        """Return what was going on last, None if nothing is known."""
+        """Return the last heartbeat, None if there is none that can be read."""
         name = StoreLayout.heartbeat(sweep)
         try:
             return read_document(self.files, name, BeatDocument) if self.files.exists(name) else None

@@ -5,7 +5,7 @@ store.json                                          what makes a folder a store
 parts/v1/SHARD-DIGEST-ROWS.parquet                  rows of one shard: the name is the manifest
 snapshots/v1/NNNNNN-DIGEST.json                     parts merged: written once; counts unless a later one follows it
 snapshots/v1/data/NNNNNN-DIGEST-ROWS.parquet        their rows
-snapshots/v1/extracts/NNNNNN-DIGEST-ROWS.parquet    the same as views need them: can be thrown away
+snapshots/v1/extracts/NNNNNN-DIGEST-ROWS.parquet    the same as views need them: can be deleted
 artefacts/KIND/KEY.manifest                         which file is the artefact: written last, the first writer wins
 artefacts/KIND/KEY-DIGEST.SUFFIX                    its data
 sweeps/NAME/0001/job.json                           the job as edited, written first
@@ -13,9 +13,9 @@ sweeps/NAME/0001/code.json                          own code that the job named 
 sweeps/NAME/0001/{cells,models,layers,probes}.parquet   what the job means
 sweeps/NAME/0001/plan.json                          manifest of the revision: its existence means completeness
 sweeps/NAME/journal/LAUNCH/000001.json              attempts that were about to start, one file a dispatch round
-sweeps/NAME/heartbeat.json                          what is going on now
-sweeps/NAME/recompute.json                          cells that are asked for again, until they are there
-sweeps/NAME/claims/000001.json                      who works on the sweep: the highest number
+sweeps/NAME/heartbeat.json                          what the launch is doing now
+sweeps/NAME/recompute.json                          requests to compute cells again, until that is done
+sweeps/NAME/claims/000001.json                      which launch works on the sweep: the highest number
 sweeps/NAME/logs/SHARD/001.log                      what its worker noted, one file an attempt
 set-aside/...                                       damaged files, under the names they had; nobody reads them
 ```
@@ -40,7 +40,7 @@ JOB = "job.json"
 PLAN = "plan.json"
 CODE = "code.json"
 REQUESTS = "recompute.json"
-TABLES = ("cells", "models", "layers", "probes")  # the last where there are any
+TABLES = ("cells", "models", "layers", "probes")  # the last one only where there are probes
 SUFFIXES = {
     "network": ".safetensors",
     "evaluation": ".json",
@@ -80,7 +80,7 @@ def is_safe(name: str) -> bool:
 
 
 def numbered(name: str, *, width: int, suffix: str = "") -> int | None:
-    """Return the number that a name is, with zeros in front and a suffix behind; None if it is not written so.
+    """Return the number in a name that is a number with leading zeros and a suffix; None for any other name.
 
     >>> numbered("000012.json", width=6, suffix=".json"), numbered("12.json", width=6, suffix=".json")
     (12, None)
@@ -221,7 +221,7 @@ class StoreLayout:
 
     @classmethod
     def requests(cls, sweep: str) -> str:
-        """Return where it is noted what is asked for again of a sweep."""
+        """Return where the requests to compute cells of a sweep again lie."""
         return f"{cls.sweep(sweep)}/{REQUESTS}"
 
     @classmethod

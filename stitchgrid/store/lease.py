@@ -1,9 +1,9 @@
-"""Who works on a sweep: numbered claims, of which the highest counts; a claim is never changed.
+"""Which launch works on a sweep: numbered claims, of which the highest counts; a claim is never changed.
 
-A claim is written once, so that of two who want the same number one gets it. It stands as long as its launch is alive:
-on the machine where it runs its process tells, elsewhere whether its heartbeat changes between two looks. Clocks are
-never compared: those of two machines may be minutes apart. A launch that was taken for dead and is not finds the higher
-number and stops.
+A claim is written once, so that only one launch gets each number. It holds as long as its launch is alive. On the
+machine of the launch, its process shows this; on other machines, a heartbeat that changes between two readings does.
+Clocks are never compared: those of two machines may be minutes apart. A launch that is wrongly taken for dead finds the
+higher number and stops.
 """
 
 import getpass
@@ -24,12 +24,12 @@ from stitchgrid.store.files import Files
 from stitchgrid.store.journal import Journal
 from stitchgrid.store.layout import HIGHEST, SWEEPS, StoreLayout, is_safe, numbered
 
-SILENCE_S = 60.0  # without a new heartbeat, of one every five seconds, after which a launch elsewhere counts as gone
-LOOK_S = 1.0  # between two looks
-HEARTBEAT_IS_FRESH = timedelta(seconds=90)  # for what is shown; who may take a sweep is never told by a clock
-SECOND_LOOK_S = 6.0  # time for a heartbeat
-MOST_SKEW = timedelta(hours=14)  # a clock that takes its zone for another
-SKEW_S = 30.0  # between two machines' clocks, from which on it is named
+SILENCE_S = 60.0  # a launch elsewhere counts as gone after this time without a heartbeat; one is due every five seconds
+LOOK_S = 1.0  # between two readings of heartbeats
+HEARTBEAT_IS_FRESH = timedelta(seconds=90)  # only for what is shown: no clock decides which launch may have a sweep
+SECOND_LOOK_S = 6.0  # time in which a heartbeat is due
+MOST_SKEW = timedelta(hours=14)  # of a clock that is set to a wrong time zone
+SKEW_S = 30.0  # difference between two machines' clocks from which on messages mention it
 START_TIME = 18  # its place in /proc/PID/stat, behind the state
 UNKNOWN = "unknown"
 
@@ -51,7 +51,7 @@ class Claim:
 
 
 class LeaseError(StoreError):
-    """Somebody else works on the sweep."""
+    """Another launch works on the sweep."""
 
 
 class Leases:
@@ -66,26 +66,26 @@ class Leases:
         return max((number for name in names if (number := claim_number(name)) is not None), default=0)
 
     def holder(self, sweep: str, *, say: Callable[[str], None] = lambda _: None) -> Claim | None:
-        """Return the claim of whoever works on the sweep, None if nobody does; as `holders`."""
+        """Return the claim of the launch that works on the sweep, None if none does; found as by `holders`."""
         return self.holders([sweep], say=say).get(sweep)
 
     def holders(self, sweeps: Collection[str], *, say: Callable[[str], None] = lambda _: None) -> dict[str, Claim]:
-        """Return the claims of those who work on sweeps, by sweep.
+        """Return the claims of the launches that work on sweeps, by sweep.
 
-        Whether launches of other machines are alive is known when their heartbeats change: that is waited for, for all
-        together and SILENCE_S seconds at most, and `say` is told so.
+        A launch of another machine is alive if its heartbeat changes. This call waits for such changes, for all sweeps
+        at the same time and SILENCE_S seconds at most, and calls `say` with a text about it.
         """
         latest = {sweep: claim for sweep in sweeps if (claim := self._latest(sweep)) is not None}
         found = {s: one for s, one in latest.items() if not (_is_gone(one) or self._is_over(s, one))}
         unsure = [sweep for sweep, claim in found.items() if not is_here(claim)]
         for sweep in unsure:
             whose = f"Sweep {sweep!r} was claimed by {found.pop(sweep)}"
-            say(f"{whose}; it takes up to {SILENCE_S:.0f} s to see whether that is alive.")
+            say(f"{whose}; it takes up to {SILENCE_S:.0f} s to see whether that launch is alive.")
         alive = self.changing(unsure, SILENCE_S) if unsure else ()
         return found | {sweep: claim for sweep in alive if (claim := self._latest(sweep)) is not None}
 
     def changing(self, sweeps: Collection[str], seconds: float) -> set[str]:
-        """Return the sweeps in which something is said or claimed within so many seconds: they are worked on."""
+        """Return the sweeps whose heartbeat or claim changes within these seconds: launches work on them."""
         before = {sweep: self._sign_of_life(sweep) for sweep in sweeps}
         end, found = monotonic() + seconds, set[str]()
         while len(found) < len(before) and monotonic() < end:
@@ -101,12 +101,12 @@ class Leases:
     ) -> Claim:
         """Claim a sweep; `force` takes it from a launch that is alive, which then stops by itself.
 
-        `say` is told what is waited for.
+        `say` gets a text if this call has to wait.
 
         Raises:
             LeaseError: If another launch has it.
         """
-        number = self.last_number(sweep) + 1  # looked up first: who claims in between gets it
+        number = self.last_number(sweep) + 1  # read first: a launch that claims in between gets the number
         if not force:
             self.require_free(sweep, say=say)
         if number > HIGHEST:
@@ -121,14 +121,14 @@ class Leases:
         return mine
 
     def running(self) -> dict[str, Claim]:
-        """Return who works on which sweep of the store now, on sweeps that have no job yet, too; as `holders`."""
+        """Return the claims of all launches at work in the store, by sweep, even by one that has no job yet."""
         return self.holders([name for name in self.files.folders(SWEEPS) if is_safe(name)])
 
     def require_free(self, sweep: str, *, say: Callable[[str], None] = lambda _: None) -> None:
-        """Return when nobody works on a sweep; `say` is told what is waited for until that is known.
+        """Make sure that no launch works on a sweep; `say` gets a text if this call has to wait to know it.
 
         Raises:
-            LeaseError: If somebody does.
+            LeaseError: If a launch works on it.
         """
         if (other := self.holder(sweep, say=say)) is not None:
             raise LeaseError(
@@ -138,25 +138,25 @@ class Leases:
             )
 
     def wait_until_free(self, sweep: str, *, say: Callable[[str], None]) -> None:
-        """Return when nobody works on a sweep any more, however long that takes."""
+        """Wait until no launch works on a sweep any more, however long that takes."""
         is_said = False
         while (other := self.holder(sweep)) is not None:
             if not is_said:
-                say(f"Waiting until {other} is through with sweep {sweep!r}.")
+                say(f"Waiting until {other} has finished sweep {sweep!r}.")
             is_said = True
             sleep(LOOK_S)
 
     def heartbeat(self, sweep: str, now: datetime) -> dict[str, Any] | None:
-        """Return what the launch that is at a sweep said last; None if none is known to be at it."""
+        """Return the last heartbeat of the launch that works on a sweep; None if none is known to work on it."""
         beat, claim = self.journal.read_heartbeat(sweep), self._latest(sweep)
         if beat is None or beat.get("is_over") or not is_fresh(beat, now):
             return None
         return None if claim is not None and claim.launch == beat.get("launch") and _is_gone(claim) else beat
 
     def heartbeats(self, sweeps: Collection[str], now: datetime) -> dict[str, dict[str, Any]]:
-        """Return what launches that are at these sweeps said last, by sweep.
+        """Return the last heartbeats of the launches that work on these sweeps, by sweep.
 
-        Where a heartbeat of another machine is old by its clock, which may be wrong, a second look is taken.
+        A heartbeat of another machine that is old by its clock, which may be wrong, is read a second time.
         """
         found = {sweep: beat for sweep in sweeps if (beat := self.heartbeat(sweep, now)) is not None}
         unsure = [sweep for sweep in sweeps if sweep not in found and self._may_be_alive(sweep, now)]
@@ -171,7 +171,7 @@ class Leases:
         return claim is not None and is_recent and not (beat.get("is_over") or is_here(claim))
 
     def successor(self, sweep: str, mine: Claim) -> Claim | None:
-        """Return the claim that has taken the place of mine, None while mine stands."""
+        """Return the claim that has replaced `mine`, None while `mine` holds."""
         latest = self._latest(sweep)
         return latest if latest is not None and latest.number > mine.number else None
 
@@ -182,7 +182,7 @@ class Leases:
         try:
             found = read_document(self.files, StoreLayout.claim(sweep, number), ClaimDocument)
             return Claim(number=number, **{one.name: found[one.name] for one in fields(Claim) if one.name != "number"})
-        except (DamagedFileError, StoreError):  # whoever it was, it counts as long as it could be alive
+        except (DamagedFileError, StoreError):  # an unreadable claim counts as long as its launch may be alive
             return Claim(number=number, launch=UNKNOWN, user=UNKNOWN, host=UNKNOWN, pid=0, process="", at=UNKNOWN)
 
     def _is_over(self, sweep: str, claim: Claim | None) -> bool:
@@ -204,16 +204,16 @@ class Leases:
 
 
 def claim_number(name: str) -> int | None:
-    """Return the number of the claim that a file is, None if it is none."""
+    """Return the number of the claim in a file of this name, None if it is no name of a claim."""
     return numbered(name, width=6, suffix=".json")
 
 
 def moment(text: object) -> datetime | None:
-    """Return the moment that a text says, of a clock of UTC where it says none; None if it says no moment."""
+    """Return the moment that a text in ISO 8601 names, in UTC if it has no time zone; None if it names no moment."""
     try:
         at = datetime.fromisoformat(str(text))
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):  # of a year that no calendar of another zone has
+    except (ValueError, OverflowError):  # no moment, or one outside the calendar in UTC
         return None
 
 
@@ -224,7 +224,7 @@ def is_fresh(beat: Mapping[str, Any], now: datetime) -> bool:
 
 
 def is_here(claim: Claim) -> bool:
-    """Return whether a claim was made among the process ids that this process sees."""
+    """Return whether a claim was made on this machine and in the process namespace of this process."""
     return bool(claim.process) and claim.process.rpartition("/")[0] == _process(os.getpid()).rpartition("/")[0]
 
 
@@ -257,7 +257,7 @@ def _user() -> str:
 
 
 def _process(pid: int) -> str:
-    """Return what no other process, past or future, on this machine or another, has; "" where there is no such one."""
+    """Return an identity that no other process has, past or future, on any machine; "" if there is no such process."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         space = Path("/proc/self/ns/pid").readlink()

@@ -1,4 +1,4 @@
-"""What workers noted while they did their units: a text for each attempt, for people."""
+"""Logs of workers: one text for each attempt at a unit, for users to read."""
 
 from stitchgrid.errors import StoreError
 from stitchgrid.store.damage import Damage
@@ -16,7 +16,7 @@ class Logs:
         self.files = files
 
     def write(self, sweep: str, unit_id: str, text: str) -> None:
-        """Keep the text of one attempt beside those of earlier ones; its end counts where it is long."""
+        """Keep the text of one attempt beside those of earlier ones; of a long text, only the end is kept."""
         folder = self._folder(sweep, unit_id)
         data = text[-MAX_CHARACTERS:].encode()
         write_next(self.files, lambda number: f"{folder}/{number:03d}.log", data, after=len(self.files.names(folder)))
@@ -28,7 +28,7 @@ class Logs:
         return "\n".join(self._text(f"{folder}/{name}") for name in names) if names else None
 
     def problems(self, sweep: str, unit_id: str) -> list[Damage]:
-        """Return which texts are longer than any that a worker wrote; `read` shows none of them."""
+        """Return the logs that are longer than any log of a worker; `read` does not show them."""
         folder = self._folder(sweep, unit_id)
         sizes = ((f"{folder}/{name}", self._size(f"{folder}/{name}")) for name in self._texts(folder))
         return [

@@ -22,13 +22,13 @@ CELLS_AT_ONCE = 400_000  # of plans held at a time: bounds the memory
 
 
 class MaterializedViews:
-    """Makes what a snapshot lacks of its extracts."""
+    """Makes the extracts that a snapshot lacks."""
 
     def __init__(self, snapshots: Snapshots, number: int):
         self.snapshots, self.number = snapshots, number
         self.damaged: list[Damage] = []
         self.written: list[str] = []
-        self._of_tiers: dict[str, Numbers] = {}  # prints, by the file of ids
+        self._of_tiers: dict[str, Numbers] = {}  # hashes of cells, by the file of ids
         self._of_plans: dict[str, Numbers] = {}  # by sweep
         self._stamps: dict[str, tuple[int, str]] = {}  # of the sweeps with a plan
         self._here = {f"{EXTRACTS}/{name}" for name in snapshots.files.names(EXTRACTS)}
@@ -36,10 +36,10 @@ class MaterializedViews:
     def make(
         self, tiers: Sequence[Tier], previous: Snapshot, touched: Sequence[Numbers] | None
     ) -> tuple[list[Tier], dict[str, Extract]]:
-        """Return the tiers with the extracts that belong to them, and those of the cells.
+        """Return the tiers with the extracts of their rows, and the extracts of the sweeps' cells.
 
-        `touched` are prints of cells of which rows came since the previous snapshot; None: rows went, nobody knows
-        which.
+        `touched` are hashes of the cells that got rows since the previous snapshot; None: rows were lost, and it is not
+        known which.
         """
         found = {}
         looked_at: set[str] = set()
@@ -61,7 +61,7 @@ class MaterializedViews:
         return [replace(tier, results={s: tier.results[s] for s in found}) for tier in tiers], found
 
     def _plans(self, tiers: Sequence[Tier], previous: Snapshot, is_touched: bool) -> Iterator[dict[str, StoredPlan]]:
-        """Yield the latest plan of every sweep of which an extract is missing, stale or may be, some at a time."""
+        """Yield the latest plan of every sweep with extracts that are, or may be, missing or stale; some at a time."""
         sweeps = Sweeps(self.snapshots.files)
         plans: dict[str, StoredPlan] = {}
         for sweep in sweeps.names():
@@ -113,13 +113,13 @@ class MaterializedViews:
         return self._write(plan, states_of(plan.sweep, plan.cells, rows))
 
     def _of_tier(self, tier: Tier) -> Numbers:
-        """Return the prints of the cells of a tier."""
+        """Return the hashes of the cells of a tier."""
         if tier.ids not in self._of_tiers:
             self._of_tiers[tier.ids] = id_hashes(self.snapshots.ids(tier))
         return self._of_tiers[tier.ids]
 
     def _of_plan(self, plan: StoredPlan) -> Numbers:
-        """Return the prints of the cells of a plan."""
+        """Return the hashes of the cells of a plan."""
         if plan.sweep not in self._of_plans:
             self._of_plans[plan.sweep] = id_hashes(plan.cells["cell_id"])
         return self._of_plans[plan.sweep]

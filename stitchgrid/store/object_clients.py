@@ -1,7 +1,7 @@
 """The two S3 clients: pyarrow reads and lists; boto3 writes where it is installed, since it can write conditionally.
 
-Neither is imported before a store in a bucket is opened, and both are told to try once: `ObjectFiles` tries again, with
-one patience for both.
+Neither is imported before a store in a bucket is opened. Both try each request once; `ObjectFiles` repeats requests, by
+the same rules for both.
 """
 
 import os
@@ -45,7 +45,7 @@ class ObjectClients:
 
     @property
     def writing(self) -> Writing:
-        """What writes."""
+        """The client that writes."""
         with self._lock:
             if self._writing is None:
                 try:
@@ -63,7 +63,7 @@ class ObjectClients:
     def reading(self) -> Any:
         """The `pyarrow.fs.S3FileSystem` that reads, with the credentials that boto3 finds now."""
         with self._lock:
-            _ = self.writing  # decides who finds credentials
+            _ = self.writing  # decides which library finds credentials
             keys = None if self._session is None else self._keys()
             if self._reading is None or self._reading[0] != keys:
                 self._reading = keys, _file_system(self.address, keys)
@@ -137,7 +137,7 @@ class BotoWriting:
             if code in ("NotImplemented", "501"):
                 raise StoreError(
                     f"the object store of the bucket {self._bucket!r} cannot write on the condition that there is no "
-                    "such object (If-None-Match); use a newer version of it, or uninstall boto3 to do without."
+                    "such object (If-None-Match); use a newer version of it, or uninstall boto3 to write without."
                 ) from problem
             raise
         return True
@@ -148,7 +148,7 @@ class BotoWriting:
 
 
 class ArrowWriting:
-    """Writing by pyarrow, which knows no condition: another writer within the same instant goes unnoticed."""
+    """Writing by pyarrow, which has no conditional writes: another writer within the same instant goes unnoticed."""
 
     def __init__(self, clients: ObjectClients):
         self._clients = clients
@@ -158,7 +158,7 @@ class ArrowWriting:
         """Write an object, whether or not there is one.
 
         Beyond 10 MB pyarrow sends several pieces, and on an error joins those that arrived. Only files whose name or
-        manifest holds their digest are that large, so that a short one is never taken for a good one.
+        manifest holds their digest are that large, so that readers notice a file that was cut short.
         """
         stream = self._clients.reading.open_output_stream(f"{self._bucket}/{key}")
         stream.write(data)

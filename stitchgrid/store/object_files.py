@@ -23,9 +23,9 @@ Answer = TypeVar("Answer")
 
 
 class ObjectFiles:
-    """Objects below a prefix: each appears whole, by one PUT, or not at all; a folder is what names share.
+    """Objects below a prefix: each appears whole, by one PUT, or not at all; a folder is a shared beginning of names.
 
-    Requests that fail for a reason that may pass are repeated, for a minute at most.
+    Requests that fail for a temporary reason are repeated, for a minute at most.
     """
 
     def __init__(self, address: ObjectAddress):
@@ -66,7 +66,7 @@ class ObjectFiles:
     def read_many(self, names: Iterable[str], longest: int = LONGEST_FILE) -> Iterator[bytes | StoreError]:
         """Yield what each object holds, in the order of the names, or the error that reading it raised.
 
-        Several are read at a time, since each is a journey there and back.
+        Several are read at a time, since each read takes a round trip.
         """
         with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
             reading: deque[Future[bytes | StoreError]] = deque()
@@ -147,10 +147,10 @@ class ObjectFiles:
         return [info for info in found if not info.base_name.startswith(".")]
 
     def _ask(self, verb: str, name: str, request: Callable[[], Answer]) -> Answer:
-        """Return the answer to a request, repeated while its errors may pass.
+        """Return the answer to a request, which is repeated while its errors may be temporary.
 
         Raises:
-            StoreError: If they do not.
+            StoreError: If an error lasts.
         """
         start = monotonic()
         for pause in pauses(self._random):

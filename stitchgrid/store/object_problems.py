@@ -1,6 +1,6 @@
 """What errors of the two S3 clients mean, what to do about them, and for how long it is worth trying again.
 
-pyarrow tells errors in prose and boto3 in codes; both are understood here, and neither is imported.
+pyarrow describes errors in texts, boto3 in codes. This module understands both and imports neither library.
 """
 
 import re
@@ -15,8 +15,8 @@ ARROW_OWN_CODE = re.compile(r"Unable to parse ExceptionName: (\w+)")
 CURL_CODE = re.compile(r"curlCode: (\d+)")
 CURL_NEVER_REACHED = {"5", "6", "7"}  # proxy or host not found, connection refused
 
-BUSY_SECONDS = 60.0  # a server that is overloaded, or falls silent, recovers
-ABSENT_SECONDS = 8.0  # one that is not there at all is more likely misspelt
+BUSY_SECONDS = 60.0  # for a server that is overloaded or stops answering: it may recover
+ABSENT_SECONDS = 8.0  # for a server that cannot be reached at all: its name is probably wrong
 
 DENIED = {
     "accessdenied",
@@ -33,7 +33,7 @@ DENIED = {
 }
 ELSEWHERE = {"permanentredirect", "authorizationheadermalformed", "illegallocationconstraintexception"}
 BUSY = {
-    "conditionalrequestconflict",  # two conditional writes at once: the answer is known when one is through
+    "conditionalrequestconflict",  # two conditional writes at once: the result is known when one has ended
     "internalerror",
     "internalfailure",
     "operationaborted",
@@ -56,7 +56,7 @@ SILENT = {"ReadTimeoutError", "ConnectionClosedError", "HTTPClientError", "Respo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What went wrong, for people."""
+    """An error in words for users."""
 
     reason: str
     remedy: str
@@ -95,7 +95,7 @@ def _explained(error: BaseException, *, bucket: str, endpoint: str | None) -> Pr
 
 
 def pauses(random: Random) -> Iterator[float]:
-    """Yield seconds to wait between attempts: twice as long each time, up to ten, and never two clients in step."""
+    """Yield seconds to wait between attempts: doubled each time, ten at most, and random so that clients differ."""
     pause = 0.1
     while True:
         yield pause * random.uniform(0.5, 1)
@@ -127,7 +127,7 @@ def _answered(error: BaseException, code: str, status: int, bucket: str) -> Prob
 
 
 def _codes(error: BaseException) -> tuple[str, int, str]:
-    """Return an error's code in small letters, its HTTP status (0 if unknown) and curl's code."""
+    """Return an error's code in lower case, its HTTP status (0 if unknown) and curl's code."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # boto3's ClientError
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

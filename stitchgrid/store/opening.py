@@ -1,4 +1,4 @@
-"""From what a user wrote after --store to the files of a store of a format that this version understands."""
+"""From the text that a user wrote after --store to the files of a store in a format that this version understands."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,8 +17,8 @@ def open_files(uri: str | Path, *, create: bool) -> Files:
     """Return the files of a store; `create` makes it where there is none, and checks that it can be written.
 
     Raises:
-        NoStoreError: If there is none, and none is to be made.
-        StoreError: If it cannot be reached or written, or is of a kind that this version cannot use.
+        NoStoreError: If there is no store, and `create` is off.
+        StoreError: If the store cannot be reached or written, or has a kind or format that this version cannot use.
     """
     files = _files_at(str(uri))
     if create:
@@ -33,7 +33,7 @@ def open_files(uri: str | Path, *, create: bool) -> Files:
 
 
 def raise_format(files: Files) -> None:
-    """Note in an old store that versions which would overlook files of it cannot read it any more."""
+    """Mark an old store as one of this format, so that versions which would overlook some of its files refuse it."""
     if int(read_document(files, MARKER, Marker)["format"]) < FORMAT:
         files.replace(MARKER, _marker())
 
@@ -53,7 +53,7 @@ def _files_at(uri: str) -> Files:
         from stitchgrid.store.object_files import ObjectFiles
 
         return ObjectFiles(parse_address(uri))
-    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without what may be a password
+    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without a part that may hold a password
     raise StoreError(
         f"stores at {parts.scheme}:// are not supported by this version of stitchgrid ({__version__}), got {place!r}; "
         "name a folder that all workers can see, or s3://bucket/prefix."
@@ -65,7 +65,7 @@ def _check_format(files: Files) -> None:
         found = int(read_document(files, MARKER, Marker)["format"])
     except DamagedFileError as problem:
         raise StoreError(
-            f"{MARKER} in the store {files.uri} is damaged ({problem}); if it is a store, replace the file by "
+            f"{MARKER} in the store {files.uri} is damaged ({problem}); if the folder is a store, replace the file by "
             f'{{"format":{FORMAT}}}.'
         ) from problem
     if found > FORMAT:

@@ -1,4 +1,4 @@
-"""Why a file of a folder cannot be read or written, and what people can do about it."""
+"""Why a file of a folder cannot be read or written, and what users can do about it."""
 
 import errno
 import os
@@ -63,18 +63,20 @@ def no_room(root: Path, problem: OSError) -> tuple[str, str]:
 
 
 def has_no_inodes(root: Path) -> bool:
-    """Return whether the file system of a folder has room for bytes, and none for another file."""
+    """Return whether the file system of a folder has room for bytes, but not for another file."""
     while not root.exists() and root != root.parent:
         root = root.parent
     try:
         found = os.statvfs(root)
     except OSError:
         return False
-    return found.f_files > 0 and found.f_favail == 0 and found.f_bavail > 0  # some count no files: 0 of 0
+    return (
+        found.f_files > 0 and found.f_favail == 0 and found.f_bavail > 0
+    )  # some file systems do not count files: 0 of 0
 
 
 def squashed(root: Path) -> str | None:
-    """Return what to do where root is refused, as by file servers that give it no rights; None for anybody else."""
+    """Return what to do where a file server gives root no rights; None for any other user."""
     if os.geteuid() != 0:
         return None
     try:

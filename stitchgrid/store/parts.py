@@ -23,7 +23,7 @@ AT_ONCE = 256  # parts whose bytes are held at a time while threads read them
 CHECKED_AT_ONCE = 32  # parts all of whose columns are in memory
 BYTES_AT_ONCE = 64 * MB
 LONGEST_PART = 512 * MB
-MOST_TABLE = 256 * MB  # in memory, of a file that is written: readers take more, and may join columns to it
+MOST_TABLE = 256 * MB  # bytes in memory of the rows of one new file; readers accept more, and may join columns to it
 MOST_PART_ROWS = 2_000_000  # that one part holds: their columns are in memory at once
 
 
@@ -44,27 +44,29 @@ def parquet_bytes(table: pa.Table, *, row_group_size: int | None = None, compres
 
 
 def part_bytes(table: pa.Table) -> bytes:
-    """Return a table as the file of a part: of small files, Snappy's are read twice as fast as Zstandard's."""
+    """Return a table as the file of a part, in Snappy: small files are read twice as fast as in Zstandard."""
     return parquet_bytes(table, compression="snappy")
 
 
 def read_rows(data: bytes, columns: Sequence[str]) -> pa.Table:
-    """Return these columns of a file of rows, text columns as dictionaries; errors as those of `read_table`."""
+    """Return these columns of a file of rows, text columns as dictionaries; raises what `read_table` raises."""
     return sound(with_all(read_unchecked(data, PART, columns), columns), PART)
 
 
 def with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Return these columns in this order; those that came after the version of its schema are NULL."""
+    """Return these columns in this order; columns that are newer than the version of its schema are NULL."""
     present = frozenset(table.column_names)
     missing = [name for name in columns if name not in present]
     if lost := lost_columns(missing, present, table.schema.metadata):
         raise DamagedFileError(f"lacks the columns {lost}")
-    for name in ("cell_id", "status"):  # which no cast to the schema would bear
+    for name in ("cell_id", "status"):  # a cast to the schema would fail on these
         if name in present and name in columns and (num := table[name].null_count):
             raise DamagedFileError(f"has no {name} in {num} rows")
     table, usual = with_nulls(table, PART, missing).select(list(columns)), no_rows(columns).schema
     may_be_null = [field.with_nullable(usual.field(field.name).nullable) for field in table.schema]
-    return table.cast(pa.schema(may_be_null, metadata=table.schema.metadata))  # whatever the file says of that
+    return table.cast(
+        pa.schema(may_be_null, metadata=table.schema.metadata)
+    )  # whether or not the file says that columns may be NULL
 
 
 def part_table(rows: Sequence[Row]) -> pa.Table:
@@ -73,7 +75,7 @@ def part_table(rows: Sequence[Row]) -> pa.Table:
 
 
 def readable_files(table: pa.Table, to_bytes: Callable[[pa.Table], bytes]) -> Iterator[tuple[bytes, pa.Table]]:
-    """Yield the files that rows of results become, and the rows of each: one, unless readers would not take it.
+    """Yield the files that rows of results become, and the rows of each: one file, unless readers would refuse it.
 
     Rows may hold errors of thousands of letters, and lists of thousands of numbers.
     """
@@ -106,16 +108,16 @@ class Parts:
         self.files = files
 
     def write(self, shard_id: str, rows: Sequence[Row]) -> str:
-        """Write the rows of a shard; return the name of the part, or of the last one where they are too many for one.
+        """Write the rows of a shard; return the name of the part, or of the last part if the rows need several.
 
-        The same rows twice are the same file.
+        Writing the same rows twice makes the same file.
         """
         assert rows, "a part holds at least one row"
         name = None
         for start in range(0, len(rows), MOST_PART_ROWS):
             for data, table in readable_files(part_table(rows[start : start + MOST_PART_ROWS]), part_bytes):
                 name = PartName(shard=shard_id, digest=content_digest(data), num_rows=table.num_rows)
-                # Replaces rather than skips: where a damaged file has the name, this heals it.
+                # Replaces rather than skips: if a damaged file has the name, this repairs it.
                 self.files.replace(StoreLayout.part(name), data)
         return str(name)
 
@@ -124,7 +126,7 @@ class Parts:
         return [name for name in self.files.names(PARTS) if name.endswith(".parquet")]
 
     def read(self, columns: Sequence[str], names: Sequence[str]) -> PartRows:
-        """Return these columns of the parts of these names, and what was left out because it is damaged."""
+        """Return these columns of the parts of these names, and the damaged parts that were left out."""
         damaged: list[Damage] = []
         found = list(self._whole(columns, names, damaged))
         table = _sound_together(columns, found, damaged)
@@ -141,7 +143,7 @@ class Parts:
     def _whole(
         self, columns: Sequence[str], names: Sequence[str], damaged: list[Damage]
     ) -> Iterator[tuple[str, pa.Table]]:
-        """Yield the parts that are what their names say, with their names; their content is not looked at yet."""
+        """Yield the parts whose bytes match their names, with their names; their content is not checked yet."""
         schema = no_rows(columns).schema
 
         def rows_or_damage(name: str, data: bytes | StoreError) -> pa.Table | Damage:
@@ -184,7 +186,7 @@ def _sound_together(columns: Sequence[str], parts: Sequence[tuple[str, pa.Table]
     """Return the rows of the parts whose content is sound."""
     table = _together(columns, parts)
     try:
-        check_content(table, PART, [part.num_rows for _, part in parts])  # at once: a thousand times as fast
+        check_content(table, PART, [part.num_rows for _, part in parts])  # all parts together: a thousand times as fast
     except DamagedFileError:
         return _together(columns, _sound(parts, damaged))
     return table

@@ -1,7 +1,7 @@
-"""What the tables of a plan say, looked at before anybody counts on it: names, positions, parameters and numbers.
+"""Checks of the tables of a plan before anything relies on them: names, positions, parameters and numbers.
 
-Readers look up layers by name and squares by position: what is missing, twice or out of range is damage. Numbers that
-were measured and are not finite are undefined, hence NULL, as a network that overflows may have written them.
+Readers look up layers by name and squares by position: entries that are missing, repeated or out of range are damage.
+Measured numbers that are not finite count as undefined (NULL): a network that overflows may have written them.
 """
 
 import json
@@ -24,7 +24,7 @@ DEEPEST_PARAMS = 4  # objects and lists in one another
 LARGEST_PARAM = 1e300
 MOST_SHOWN = 80  # characters of what is wrong
 LONGEST_SHAPE = 32  # sides of a layer
-LARGEST = MOST  # of a side of a layer, and of anything that is counted
+LARGEST = MOST  # of a side of a layer, and of any count
 COUNTS = ("generation", "num_fit", "num_eval", "num_rows", "num_parameters", "num_classes", "num_cuts", "num_iter")
 DEPTHS = ("depth", "layer_depth", "source_depth", "target_depth")
 SHARES = ("accuracy", "fit_accuracy", "chance")  # of images
@@ -33,10 +33,10 @@ SIDES = ("source", "target")
 
 
 def check_values(table: pa.Table) -> None:
-    """Look at what single columns of any table of a store say.
+    """Check single columns of any table of a store.
 
     Raises:
-        DamagedFileError: If parameters are not a JSON object of sane size, or a count, depth or shape is none.
+        DamagedFileError: If parameters are not a JSON object of sane size, or a count, depth or shape is invalid.
     """
     names = frozenset(table.column_names)
     if "params" in names:
@@ -58,7 +58,7 @@ def _check_range(name: str, column: pa.ChunkedArray, low: float, high: float) ->
         raise DamagedFileError(f"has a {name} that is no number")
     found = pc.min_max(column).as_py()
     if found["min"] is not None and not low <= found["min"] <= found["max"] <= high:
-        raise DamagedFileError(f"has a {name} of {found['min']} to {found['max']}; it is {low} to {high}")
+        raise DamagedFileError(f"has a {name} of {found['min']} to {found['max']}; wanted {low} to {high}")
 
 
 def _check_shapes(column: pa.ChunkedArray) -> None:
@@ -89,7 +89,7 @@ def params_problem(text: str) -> str:
         return f"{len(text)} characters; none have more than {LONGEST_PARAMS}"
     try:
         value = from_json(text, allow_inf_nan=False)
-        json.loads(text)  # what readers use, which takes less digits
+        json.loads(text)  # readers use this parser, which accepts fewer digits
     except (ValueError, RecursionError):
         return "not readable as JSON"
     if not isinstance(value, dict):
@@ -137,7 +137,7 @@ def with_undefined(table: pa.Table) -> pa.Table:
 
 
 def check_plan(tables: Mapping[str, pa.Table]) -> None:
-    """Look at whether tables of a plan fit one another, as far as they are given.
+    """Check that the given tables of a plan fit one another.
 
     Raises:
         DamagedTableError: With the first table that does not fit.
@@ -163,7 +163,7 @@ def check_plan(tables: Mapping[str, pa.Table]) -> None:
 
 
 class DamagedTableError(DamagedFileError):
-    """A table of a plan whose content is not what the other tables say."""
+    """A table of a plan that contradicts the other tables."""
 
     def __init__(self, table: str, problem: str):
         self.file = f"{table}.parquet"
@@ -189,10 +189,10 @@ class LayerPositions:
             raise DamagedFileError("has layers of a network that are not numbered 0, 1, 2, ...")
 
     def check_cells(self, cells: pa.Table) -> None:
-        """Look at the layers that cells, or results, name.
+        """Check the layers that cells, or results, name.
 
         Raises:
-            DamagedFileError: If a layer is none of its network's, or has another position.
+            DamagedFileError: If a network does not have a layer, or has it at another position.
         """
         for side in SIDES:
             if not self.have(cells, f"{side}_model", f"{side}_layer", f"{side}_index"):
@@ -209,7 +209,7 @@ class LayerPositions:
         return bool(np.all((self._sorted[at] == keys) & (self._index[at] == as_numbers(table[index]))))
 
     def _keys(self, table: pa.Table, model: str, layer: str) -> Numbers:
-        """Return a number for each layer that is named, below zero where there is no such network or layer."""
+        """Return a number for each named layer; -1 where there is no such network or layer."""
         models, layers = (
             self._positions(table[name], known) for name, known in ((model, self._models), (layer, self._layers))
         )

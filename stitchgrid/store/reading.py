@@ -16,8 +16,8 @@ from stitchgrid.store.tiers import Snapshot
 
 Found = TypeVar("Found")
 
-MANY_PARTS = 1_000  # loose ones, above which reading them takes longer than it should
-ATTEMPTS = 5  # each costs a whole compaction by somebody else
+MANY_PARTS = 1_000  # number of loose parts above which reading them takes too long
+ATTEMPTS = 5  # each one fails only if another process finishes a whole compaction meanwhile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +39,16 @@ def contents(files: Files) -> Contents:
 
 
 def _no_folders(files: Files) -> list[Damage]:
-    """Return which folders are none, but links or files, out of which nothing is read."""
+    """Return the folders that are links or files instead; nothing is read from them."""
     if not isinstance(files, LocalFiles):
         return []
-    reason = "it, or a folder above it, is a link or a file, which nobody follows"
+    reason = "it, or a folder above it, is a link or a file, and nothing is read from it"
     folders = (PARTS, SNAPSHOTS, SNAPSHOT_DATA, EXTRACTS, SWEEPS)
     return [Damage(file=folder, reason=reason) for folder in folders if files.is_no_folder(folder)]
 
 
 def stable(files: Files, read: Callable[[Contents], Found]) -> Found:
-    """Return what `read` makes of the contents; reads anew where a compaction took away what it was reading."""
+    """Return the result of `read` on the contents; reads again if a compaction deleted files meanwhile."""
     for _ in range(ATTEMPTS):
         found = contents(files)
         result = read(found)

@@ -1,4 +1,4 @@
-"""Cells of a sweep that were asked for again, noted until all of them are there: a launch that was stopped goes on."""
+"""Requests to compute cells of a sweep again, kept until all are computed: a launch that was stopped can go on."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,21 +15,21 @@ from stitchgrid.store.layout import StoreLayout
 class RecomputeRequest:
     """Cells that are to be computed again."""
 
-    globs: tuple[str, ...]  # over the kinds of matchers and the names of models; "all"
-    generation: int  # of the rows that answer it: above that of every row which was there before
+    globs: tuple[str, ...]  # of kinds of matchers and names of models; "all"
+    generation: int  # of the rows that answer the request: above that of every earlier row
 
 
 class RecomputeRequests:
-    """What is asked for again of all sweeps of a store."""
+    """The requests for all sweeps of a store."""
 
     def __init__(self, files: Files):
         self.files = files
 
     def read(self, sweep: str) -> tuple[RecomputeRequest, ...]:
-        """Return what is asked for again and may not be there yet.
+        """Return the requests of a sweep that may not be answered yet.
 
         Raises:
-            StoreError: If the note is damaged or cannot be read.
+            StoreError: If the file of the requests is damaged or cannot be read.
         """
         name = StoreLayout.requests(sweep)
         if not self.files.exists(name):
@@ -44,10 +44,10 @@ class RecomputeRequests:
         return tuple(RecomputeRequest(globs=tuple(one["globs"]), generation=one["generation"]) for one in found)
 
     def write(self, sweep: str, requests: Sequence[RecomputeRequest]) -> None:
-        """Note what is asked for again, in the place of what was noted."""
+        """Store these requests in place of the earlier ones."""
         body = {"requests": [asdict(one) for one in requests]}
         self.files.replace(StoreLayout.requests(sweep), canonical(body).encode())
 
     def forget(self, sweep: str) -> None:
-        """Note that all that was asked for is there."""
+        """Delete the requests of a sweep, all of which are answered."""
         self.files.delete(StoreLayout.requests(sweep))

@@ -1,4 +1,4 @@
-"""What the sweeps of a store refer to, and why that may not be known."""
+"""Cells and artefacts that the sweeps of a store refer to, and why these may not be known."""
 
 from dataclasses import dataclass, field
 
@@ -19,22 +19,22 @@ class References:
 
     cells: pa.Array  # distinct ids
     artefacts: frozenset[tuple[str, str]]  # kind and key
-    of_rows: tuple[str, ...] = field(default=())  # why it is not known which rows are needed; then all are
-    of_artefacts: tuple[str, ...] = field(default=())  # why it is not known which artefacts are needed
+    of_rows: tuple[str, ...] = field(default=())  # reasons why it is not known which rows are needed; then all are kept
+    of_artefacts: tuple[str, ...] = field(default=())  # reasons why it is not known which artefacts are needed
 
     @property
     def are_rows_known(self) -> bool:
-        """Return whether rows of other cells are needed by nobody."""
+        """Return whether no sweep needs rows of other cells."""
         return not self.of_rows
 
     @property
     def are_artefacts_known(self) -> bool:
-        """Return whether other artefacts are needed by nobody."""
+        """Return whether no sweep needs other artefacts."""
         return not self.of_rows and not self.of_artefacts
 
 
 def read_references(files: Files) -> References:
-    """Return what the sweeps of a store refer to."""
+    """Return the cells and artefacts that the sweeps of a store refer to."""
     sweeps = Sweeps(files)
     running = Leases(files, Journal(files)).running()
     of_rows = [f"sweep {sweep!r} is being computed by {who}; run gc after it" for sweep, who in running.items()]
@@ -45,7 +45,7 @@ def read_references(files: Files) -> References:
         numbers = _revisions(files, sweep)
         planned = [number for number in numbers if files.exists(StoreLayout.revision(sweep, number, PLAN))]
         if numbers and numbers[-1:] != planned[-1:] and sweep not in running:
-            of_rows.append(f"sweep {sweep!r} is not planned to its end: resume it, or remove it")
+            of_rows.append(f"the plan of sweep {sweep!r} is not complete: resume the sweep, or remove it")
         for number in planned:
             try:
                 found = sweeps.read_plan(sweep, number)
@@ -58,7 +58,7 @@ def read_references(files: Files) -> References:
             if noted is None:
                 of_artefacts.append(
                     f"sweep {sweep!r} (revision {number}) was planned by an earlier version, which did not note its "
-                    "artefacts: remove it and launch its job again, which computes no finished cell"
+                    "artefacts: remove the sweep and launch its job again; no finished cell is computed again"
                 )
             artefacts |= {(kind, key) for kind, keys in (noted or {}).items() for key in keys}
     return References(

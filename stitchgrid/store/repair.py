@@ -1,4 +1,4 @@
-"""Set damaged files of a store aside, so that what they held is computed again; take back what no snapshot lists."""
+"""Set damaged files of a store aside, so that their content is computed again; recover files that no snapshot lists."""
 
 import stat
 from collections.abc import Iterable, Iterator
@@ -16,24 +16,24 @@ from stitchgrid.store.limits import GB
 from stitchgrid.store.snapshots import number_of
 from stitchgrid.store.unlisted_files import take_back
 
-LONGEST_NAME = 200  # bytes of a name of what is set aside, to which a number and a writer's own come
-LONGEST_COPY = 1 * GB  # a longer file is renamed, where files have names
+LONGEST_NAME = 200  # bytes of the name of a file that is set aside; a number and a writer's suffix may follow
+LONGEST_COPY = 1 * GB  # a longer file is renamed instead of copied, if the store is a folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """What became of damaged files."""
+    """What a repair did with damaged files."""
 
     moved: tuple[str, ...]  # names below `set-aside/`
     stuck: tuple[str, ...]  # why a file could not be moved
-    blocked: tuple[str, ...] = ()  # why a folder for what is set aside could not have its name
-    taken_back: tuple[str, ...] = ()  # sound files that readers did not know of, whose rows count now
+    blocked: tuple[str, ...] = ()  # why a folder below `set-aside/` could not have its usual name
+    taken_back: tuple[str, ...] = ()  # sound files that no snapshot listed, whose rows count now
 
 
 def set_aside(files: Files, report: Report) -> Repair:
-    """Move what is damaged to `set-aside/`, where no reader looks; where a snapshot lost a file, write the next one.
+    """Move damaged files to `set-aside/`, which no reader reads; if a snapshot lost a file, write the next snapshot.
 
-    What is sound but listed by no snapshot becomes part of the next one.
+    Sound files that no snapshot lists become part of the next one.
 
     Raises:
         StoreError: If the store cannot be written.
@@ -44,10 +44,12 @@ def set_aside(files: Files, report: Report) -> Repair:
     )
     sound = tuple(one.file for one in report.findings if one.is_sound)
     names.sort(key=lambda name: name != SET_ASIDE)  # if that is a link, nothing can be moved before it is gone
-    listed = {f"{SNAPSHOTS}/{name}" for name in files.names(SNAPSHOTS)}  # without folders, which are in the way
+    listed = {
+        f"{SNAPSHOTS}/{name}" for name in files.names(SNAPSHOTS)
+    }  # without folders that have the name of a manifest
     manifests = [name for name in names if _is_manifest(name) and name in listed]
     repair = _move_all(files, [name for name in names if name not in manifests])
-    is_last = any(number_of(name.rpartition("/")[2]) == HIGHEST for name in manifests)  # which none can follow
+    is_last = any(number_of(name.rpartition("/")[2]) == HIGHEST for name in manifests)  # which no snapshot can follow
     last = _move_all(files, manifests if is_last else ())
     if sound:
         take_back(files)
@@ -81,11 +83,11 @@ def _move_all(files: Files, names: Iterable[str]) -> Repair:
 
 
 def _move(files: Files, name: str, blocked: list[str]) -> str | None:
-    """Move one file; return its new name, None if there is none. What was set aside before under the name stays.
+    """Move one file; return its new name, None if there is no such file. Files that were set aside before stay.
 
-    What is in the place of a folder that this takes is noted in `blocked`, and another folder made.
+    An entry in the place of a folder that this needs is noted in `blocked`, and a folder of another name is made.
 
-    Of a link the link is moved, and never what it leads to.
+    If the file is a link, the link itself is moved, never its target.
     """
     if isinstance(files, LocalFiles) and (
         name == SET_ASIDE or files.is_strange(name) or files.size(name) > LONGEST_COPY
@@ -116,7 +118,7 @@ def _with_number(name: str, number: int) -> str:
 
 
 def _blocks(files: Files, folder: str, blocked: list[str]) -> bool:
-    """Return whether something that is no folder has the name of one, noted in `blocked`."""
+    """Return whether an entry that is no folder has this name, and note it in `blocked`."""
     kind = files.kind(folder) if isinstance(files, LocalFiles) else None
     if kind in (None, stat.S_IFDIR):
         return False
@@ -125,12 +127,12 @@ def _blocks(files: Files, folder: str, blocked: list[str]) -> bool:
 
 
 def _called(kind: int | None) -> str:
-    """Return what people call something of one of `stat`'s kinds."""
+    """Return a name for one of `stat`'s kinds of entries."""
     return "a link" if kind == stat.S_IFLNK else below.KINDS.get(kind or 0, "a file")
 
 
 def _is_written(files: Files, aside: str, data: bytes) -> bool:
-    """Write what is set aside, or find it there already; False where something else, be it a pipe, has the name."""
+    """Write a file that is set aside, or find it there already; False if another entry, even a pipe, has the name."""
     if isinstance(files, LocalFiles) and files.is_strange(aside):
         return False
     return files.write_once(aside, data) or read_or_problem(files, aside) == data
@@ -143,4 +145,4 @@ def _rename(files: LocalFiles, name: str, blocked: list[str]) -> str:
     if kind == stat.S_IFREG:
         return next(one for one in map(partial(_with_number, name), count(2)) if files.move(name, one))
     files.delete(name)
-    return f"nothing: {name} was {_called(kind)}, and is no more"
+    return f"nothing: {name} was {_called(kind)}, and was deleted"

@@ -1,4 +1,4 @@
-"""What the views join, joined once: rows of a sweep's cells with their names, and its cells with their status."""
+"""The tables of the views, joined once: rows of a sweep's cells with their names, and its cells with their status."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ CELLS_ORDER = ("matcher", "source_model", "target_model", "target_index", "sourc
 
 
 def results_of(sweep: str, cells: pa.Table, rows: pa.Table) -> pa.Table:
-    """Return the values of a sweep's cells with its names for them, in the order in which maps are read."""
+    """Return the values of a sweep's cells with its names for them, in the order in which heat maps are read."""
     values = rows.filter(pa.array(value_mask(rows)))
     found = [_named(sweep, some, values) for some in _distinct_ids(cells)]
     table = pa.concat_tables(found) if found else RESULTS.empty_table()
@@ -24,7 +24,7 @@ def results_of(sweep: str, cells: pa.Table, rows: pa.Table) -> pa.Table:
 
 
 def states_of(sweep: str, cells: pa.Table, rows: pa.Table) -> pa.Table:
-    """Return a sweep's cells with what rows say of them, in the order in which maps are read."""
+    """Return a sweep's cells with their status by the rows, in the order in which heat maps are read."""
     ids = pc.unique(cells["cell_id"])
     found = row_status(rows, ids)
     position = cell_positions(cells["cell_id"], ids)
@@ -38,7 +38,7 @@ def states_of(sweep: str, cells: pa.Table, rows: pa.Table) -> pa.Table:
 
 
 def state_columns(found: RowStatus, position: Numbers) -> pa.Table:
-    """Return what is known of the cells at these positions: stored, last_at, failed_at, failed_as, failed_with."""
+    """Return the status of the cells at these positions: stored, last_at, failed_at, failed_as, failed_with."""
     return pa.table({**_what_is_stored(found, position), **_what_failed(found, position)})
 
 
@@ -82,7 +82,7 @@ def _asks_for(wanted: pa.ChunkedArray, position: Numbers, metric: pa.ChunkedArra
 
 
 def _kinds(lists: pa.ChunkedArray) -> tuple[list[frozenset[str]], Numbers]:
-    """Return the distinct sets in a column of lists of texts, few, and which of them each row has."""
+    """Return the distinct sets (few) in a column of lists of texts, and the position of each row's set among them."""
     joined = encoded(pc.binary_join(lists.cast(pa.list_(TEXT)), SEPARATOR))
     kinds = [frozenset(text.split(SEPARATOR)) - {""} for text in joined.dictionary.to_pylist()]
     return kinds, codes(pa.chunked_array([joined]))
@@ -108,7 +108,7 @@ def _what_failed(found: RowStatus, position: Numbers) -> dict[str, pa.Array]:
 
 
 def _status(table: pa.Table) -> pa.ChunkedArray:
-    """Return done where all is stored, the error's status where it stands, else pending."""
+    """Return done where all metrics are stored, the error's status where the latest error counts, else pending."""
     wanted, which_wanted = _kinds(table["metrics"])
     stored, which_stored = _kinds(table["stored"])
     covers = np.array([[have >= want for want in wanted] for have in stored], dtype=bool)

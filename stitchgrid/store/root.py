@@ -1,4 +1,4 @@
-"""The folder that a store is in: the same one for as long as the store is open, wherever its path leads by then."""
+"""The folder of a store: it stays the same folder while the store is open, even if its path leads elsewhere later."""
 
 import os
 import weakref
@@ -10,11 +10,11 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Root:
-    """A folder by its path, opened anew each time, and only if it is the one that was opened first.
+    """A folder by its path, opened again each time, and only if it is the folder that was opened first.
 
-    Whoever can rename a folder of the path could put another store in its place between two steps of a deletion. The
+    A user who can rename a folder of the path could put another store in its place between two steps of a deletion. The
     first descriptor is kept open, so that no other folder gets the number of this one; nothing is read through it, so
-    that processes may share it. Another process is sent the path alone.
+    processes may share it. Only the path is sent to another process.
     """
 
     def __init__(self, path: Path):
@@ -28,7 +28,7 @@ class Root:
         """Return a new descriptor of the folder.
 
         Raises:
-            UnseenError: If another folder is in its place, or none any more.
+            UnseenError: If another folder is in its place, or it is gone.
             OSError: If it cannot be opened.
         """
         try:
@@ -50,7 +50,7 @@ class Root:
 
     def _lost(self, what: str) -> UnseenError:
         return UnseenError(
-            f"the store at {self.path} was replaced meanwhile: {what}; nothing more is read or written there: see who "
-            "can rename folders of this path, and begin again.",
+            f"the store at {self.path} was replaced meanwhile: {what}; nothing more is read or written there: find "
+            "out who can rename folders of this path, and begin again.",
             why=NO_ANSWER,
         )

@@ -1,4 +1,4 @@
-"""The rows of a store in tables that memory holds, each through the gate that all readers use."""
+"""The rows of a store in tables that fit into memory, each with the checks that all readers use."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -54,7 +54,7 @@ class RowReader:
                 yield table
 
     def rows(self, tier: Tier) -> pa.Table | None:
-        """Return the rows of a data file; None, noted, where it is damaged: then it is left as it is."""
+        """Return the rows of a data file; None if it is damaged, which is noted; the file stays as it is."""
         try:
             return self.snapshots.rows(tier, PART.names)
         except (DamagedFileError, StoreError) as problem:

@@ -1,4 +1,4 @@
-"""What rows say of cells: which metrics are stored, when the last was, and which error stands."""
+"""What rows say about cells: which metrics are stored, when the last one was stored, and the latest error."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ class CellFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowStatus:
-    """What is known of some cells, by their position."""
+    """The status of some cells, by their position."""
 
-    sets: tuple[frozenset[str], ...]  # the distinct sets of stored metrics, few
+    sets: tuple[frozenset[str], ...]  # the distinct sets of stored metrics; they are few
     which: Numbers  # position in `sets` of each cell
     last_at: pa.Array  # when its last value was stored; NULL where there is none
-    failures: dict[int, CellFailure]  # also those after which a value was stored
+    failures: dict[int, CellFailure]  # even if a value was stored later
 
 
 def row_status(rows: pa.Table, ids: pa.Array) -> RowStatus:
-    """Return what rows (of `COLUMNS` at least) say of the cells with these distinct ids."""
+    """Return the status of the cells with these distinct ids, by rows that have `COLUMNS` at least."""
     position = cell_positions(rows["cell_id"], ids)
     here = position >= 0
     is_value, is_error = value_mask(rows) & here, ~is_error_free(rows) & here
@@ -61,12 +61,12 @@ def is_error_free(rows: pa.Table) -> Numbers:
 
 
 def value_mask(rows: pa.Table) -> Numbers:
-    """Return which rows hold a value, be it an undefined one (NULL)."""
+    """Return which rows hold a value, even an undefined one (NULL)."""
     return is_error_free(rows) & as_numbers(rows["metric"].is_valid())
 
 
 def without_duplicates(rows: pa.Table) -> pa.Table:
-    """Return the rows that count: of the highest generation of their cell one value a metric, and all errors."""
+    """Return the rows that count: in the highest generation of a cell, one value for each metric, and all errors."""
     latest = is_latest(rows)
     if not latest.all():
         rows = rows.filter(pa.array(latest))
@@ -77,9 +77,9 @@ def without_duplicates(rows: pa.Table) -> pa.Table:
 
 
 def sets_of(texts: pa.ChunkedArray, position: Numbers, num_cells: int) -> tuple[tuple[frozenset[str], ...], Numbers]:
-    """Return the distinct sets of texts, none NULL, that cells have, few, and which of them each cell has.
+    """Return the distinct sets of texts that cells have, which are few, and the position of each cell's set among them.
 
-    `position` is that of each text's cell.
+    No text is NULL; `position` is the position of each text's cell.
     """
     names: Sequence[str] = encoded(texts).dictionary.to_pylist()
     present = np.zeros((num_cells, max(1, len(names))), dtype=bool)

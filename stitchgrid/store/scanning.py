@@ -1,7 +1,7 @@
-"""A store as datasets that are read when, and as far as, a query needs them.
+"""A store as datasets of which a query reads only what it needs, when it needs it.
 
-What a snapshot holds is scanned from its files, checked as they are opened; loose parts are read at once. A cell that
-both know is taken out of the snapshot: all its rows are among the loose ones.
+The rows of a snapshot are scanned in its files, which are checked when they are opened; loose parts are read at once. A
+cell that has rows in both is taken out of the snapshot: all its rows are then among the loose ones.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,24 +29,24 @@ from stitchgrid.store.tiers import Snapshot, Tier
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """All rows of a store, and what is ready of its sweeps."""
+    """All rows of a store, and the datasets of its sweeps that are ready."""
 
-    loose: pa.Table  # rows that are in no dataset; one value a cell and metric
+    loose: pa.Table  # rows that are in no dataset; one value for each cell and metric
     num_loose_parts: int
-    moved: pa.Array  # ids of the cells of which rows in the datasets do not count: they are among the loose ones
-    rows: ds.Dataset | None = None  # as parts have them
+    moved: pa.Array  # ids of the cells whose rows in the datasets do not count: they are among the loose ones
+    rows: ds.Dataset | None = None  # with the columns of parts
     results: ds.Dataset | None = None  # the values of the ready sweeps, named
     cells: ds.Dataset | None = None  # the cells of the ready sweeps with their status
     ready: frozenset[str] = frozenset()
     damaged: tuple[Damage, ...] = ()
-    found_late: list[Damage] = field(default_factory=list)  # while a dataset was read
-    look_closely: Callable[[], list[Damage]] = list  # reads every file of the datasets; what of them is damaged
+    found_late: list[Damage] = field(default_factory=list)  # damage that showed while a dataset was read
+    look_closely: Callable[[], list[Damage]] = list  # reads every file of the datasets, returns the damaged ones
 
 
 def scan(files: Files, columns: Sequence[str], bad: frozenset[str] = frozenset()) -> Scan:
     """Return a store to be scanned, without the files of these names.
 
-    Of loose rows only `columns` are read, what `row_status` needs among them.
+    Of loose rows, only `columns` are read, which must include the columns that `row_status` needs.
     """
     return stable(files, lambda found: _scan(files, found, columns, bad))
 
@@ -85,7 +85,7 @@ def _scan(files: Files, found: Contents, columns: Sequence[str], bad: frozenset[
 
 
 def _row_by_row(files: Files, columns: Sequence[str], num_loose: int) -> Scan:
-    """Return a store of which nothing can be scanned: all its rows are read."""
+    """Return a store that cannot be scanned: all its rows are read."""
     rows = read_rows(files, columns)
     nothing = pa.array([], pa.string())
     table = without_duplicates(rows.table)
@@ -93,7 +93,7 @@ def _row_by_row(files: Files, columns: Sequence[str], num_loose: int) -> Scan:
 
 
 def _ids(files: Files, snapshot: Snapshot, here: set[str]) -> list[pa.Array] | None:
-    """Return the ids of the cells of every tier; None if rows must be read one by one: something is amiss, or twice."""
+    """Return the ids of the cells of every tier; None if all rows must be read: files are missing, or rows repeated."""
     if snapshot.loose or any(tier.file not in here or tier.ids not in here for tier in snapshot.tiers):
         return None
     try:
@@ -114,7 +114,7 @@ def _is_ready(files: Files, snapshot: Snapshot, sweep: str, here: set[str]) -> b
 
 
 def _rows_of(files: Files, tier: Tier, cells: pa.Array, columns: Sequence[str]) -> pa.Table:
-    """Return these columns of the rows of some cells, few, without reading more than the row groups that hold them."""
+    """Return these columns of the rows of a few cells; reads only the row groups that hold them."""
     file, _ = open_table(Snapshots(files).opened(tier.file, PART), PART, columns)
     wanted = [no_rows(columns)]
     for group in range(file.num_row_groups):
@@ -138,12 +138,12 @@ class Datasets:
     def __init__(self, files: Files, found_late: list[Damage]):
         self._files = files
         self._schemas: dict[str, pa.Schema] = {}
-        self._sweeps: dict[str, str] = {}  # of files that are of one
+        self._sweeps: dict[str, str] = {}  # file -> its sweep, if it has one
         self._filesystem = fs.PyFileSystem(_Checked(Snapshots(files), self._schemas, found_late))
         self._format = ds.ParquetFileFormat()
 
     def make(self, schema: pa.Schema, files: Iterable[tuple[str, str | None]]) -> ds.Dataset | None:
-        """Return a dataset of files, each with the sweep that all its rows are of; None of none."""
+        """Return a dataset of files, each with the sweep of all its rows; None if there are no files."""
         files = list(files)
         self._schemas |= {name: schema for name, _ in files}
         self._sweeps |= {name: sweep for name, sweep in files if sweep is not None}
@@ -158,7 +158,7 @@ class Datasets:
         return ds.FileSystemDataset(fragments, schema, self._format, self._filesystem) if fragments else None
 
     def look_closely(self) -> list[Damage]:
-        """Return which of the files hold what no reader expects; a query reads only what it needs, and trusts it."""
+        """Return the files with content that no reader expects; a query checks only what it reads, and not closely."""
         found = []
         for name, schema in self._schemas.items():
             try:
@@ -177,10 +177,10 @@ class _Checked(fs.FileSystemHandler):  # type: ignore[misc]
         self.snapshots, self.schemas, self.found_late = snapshots, schemas, found_late
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        """Return a checked file; one without rows if it is damaged, noted for those who ask, and ask again without it.
+        """Return a checked file, or one without rows if it is damaged; the damage is noted, so the query can run again.
 
-        An exception raised here, in a thread of Arrow's, can stop it for good: to tell what it is takes Python's lock,
-        which the thread that starts the scan may hold, waiting for the first.
+        An exception raised here, in a thread of Arrow's, could block that thread for good: handling it takes Python's
+        lock, which the thread that started the scan may hold while it waits for this one.
         """
         try:
             return pa.BufferReader(self.snapshots.opened(path, self.schemas[path]))
@@ -189,7 +189,7 @@ class _Checked(fs.FileSystemHandler):  # type: ignore[misc]
             return pa.BufferReader(parquet_bytes(self.schemas[path].empty_table()))
 
     def get_type_name(self) -> str:
-        """Return what kind of file system this is."""
+        """Return the kind of this file system."""
         return "stitchgrid"
 
     def normalize_path(self, path: str) -> str:

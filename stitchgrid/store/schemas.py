@@ -13,8 +13,8 @@ NUMBERS = pa.list_(pa.float32())
 # images, and with images shuffled.
 EVIDENCE = (("low", pa.float64()), ("high", pa.float64()), ("replicates", NUMBERS), ("null", NUMBERS))
 
-# Which computation of its cell a row is of, where the cell was asked for again: of these the highest number counts, and
-# NULL is 0; and the versions of the libraries it was computed with.
+# The computation of its cell that a row comes from, if the cell was computed again: the highest number counts, and NULL
+# is 0. And the versions of the libraries that computed the row.
 ORIGIN = (("generation", pa.int64()), ("libraries", TEXT))
 
 PART = pa.schema(
@@ -53,8 +53,8 @@ PART = pa.schema(
 )
 VERSION_KEY = b"stitchgrid.part"
 LONGEST_VERSION = 4  # digits
-# Columns that came after version 1 -> the version of PART that brought them: NULL in files of rows of an earlier one. A
-# column that a file lacks otherwise is damage; one that this version does not know, of a later one, is ignored.
+# Columns that came after version 1 -> the version of PART that added them: NULL in files of earlier versions. Any other
+# missing column is damage; a column of a later version, which this version does not know, is ignored.
 ADDED: dict[str, int] = {name: 2 for name, _ in EVIDENCE} | {name: 3 for name, _ in ORIGIN}
 
 CELLS = pa.schema(
@@ -137,7 +137,7 @@ PROBES = pa.schema(
     ]
 )
 
-# What a snapshot keeps of a sweep, ready to be scanned: the rows of its cells, and its cells with their status.
+# The extracts that a snapshot keeps for a sweep: the rows of its cells, and its cells with their status.
 _UNNAMED = {"cell_id", "status", "error", "source_network", "target_network", "shard", *dict(ORIGIN)}
 _MEASURED = [name for name in PART.names if name not in {*_UNNAMED, *CELLS.names}]
 _NAMED = [name for name in CELLS.names if name not in ("metrics", "shard")]
@@ -152,14 +152,14 @@ CELL_STATES = pa.schema(
         *CELLS,
         ("stored", TEXTS),  # metrics
         ("last_at", TEXT),  # when the last of them was stored
-        ("failed_at", TEXT),  # the latest error, whether or not it stands
+        ("failed_at", TEXT),  # the latest error, even if a value was stored later
         ("failed_as", TEXT),  # failed or quarantined
         ("failed_with", TEXT),
         ("status", TEXT),  # done, failed, quarantined or pending
     ]
 )
 
-# In which no reader expects NULL, in whatever table they are.
+# Columns in which no reader expects NULL, in any table.
 REQUIRED = frozenset(
     {
         *("cell_id", "status", "sweep", "matcher", "params", "metrics", "stored", "flags", "shard", "data"),
@@ -168,7 +168,7 @@ REQUIRED = frozenset(
         *("device", "precision", "version", "created_at", "model", "layer", "layer_index"),
     }
 )
-# Names, digests and words, in whatever table they are: readers draw, sort and compare them.
+# Columns of names, digests and words, in any table: readers draw, sort and compare them.
 NAMES = frozenset(
     {
         *("cell_id", "status", "sweep", "matcher", "metric", "metrics", "stored", "flags", "shard", "data", "kind"),
@@ -180,7 +180,7 @@ NAMES = frozenset(
 IDS = pa.schema([("cell_id", TEXT)])
 
 SWEEP_TABLES = {"cells": CELLS, "models": MODELS, "layers": LAYERS}
-OPTIONAL_TABLES = {"probes": PROBES}  # of a sweep: not written where there is nothing in it
+OPTIONAL_TABLES = {"probes": PROBES}  # of a sweep: not written if empty
 ALL_TABLES = SWEEP_TABLES | OPTIONAL_TABLES
 # Columns that came after the first version of a sweep's tables: NULL where a file lacks them.
 ADDED_TO_TABLES = {
@@ -189,14 +189,14 @@ ADDED_TO_TABLES = {
 
 
 def with_nulls(table: pa.Table, schema: pa.Schema, columns: Iterable[str]) -> pa.Table:
-    """Return a table with these columns of a schema, all NULL, behind its own."""
+    """Return a table with these columns of a schema, all NULL, after its own columns."""
     for name in columns:
         table = table.append_column(schema.field(name), pa.nulls(table.num_rows, schema.field(name).type))
     return table
 
 
 def lost_columns(wanted: Iterable[str], there: Container[str], metadata: Mapping[bytes, bytes] | None) -> list[str]:
-    """Return which of the columns a file of rows lacks though its version has them."""
+    """Return the columns that a file of rows lacks although its version has them."""
     told = (metadata or {}).get(VERSION_KEY, b"1")
     version = int(told) if told.isdigit() and len(told) < LONGEST_VERSION else 1
     return sorted(name for name in wanted if name not in there and ADDED.get(name, 0) <= version)
@@ -217,7 +217,7 @@ def as_dictionaries(table: pa.Table) -> pa.Table:
 
 
 def no_rows(columns: Iterable[str]) -> pa.Table:
-    """Return these columns of no rows, text columns as dictionaries."""
+    """Return an empty table with these columns, text columns as dictionaries."""
     return _no_rows(tuple(columns))
 
 

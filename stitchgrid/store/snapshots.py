@@ -2,9 +2,10 @@
 
 A manifest is named by its content and lists the manifests that it follows. Every manifest that no other follows counts:
 usually one, and several where stores were copied into one another, until the next compaction merges them. Manifests of
-old stores have a number alone; of these the highest counts. A reader lists parts first and manifests then: whatever
-part was deleted before the listing is in a snapshot that it sees. Data files hold rows as parts do; extracts hold what
-readers would join from them, can be thrown away at any time, and are made anew by the next compaction.
+old stores have a number alone; of these the highest counts. A reader lists parts first and manifests second: every part
+that was deleted before the first listing is in a snapshot of the second. Data files hold rows as parts do. Extracts
+hold tables that readers would join from them; they can be deleted at any time, and the next compaction makes them
+again.
 """
 
 import json
@@ -35,9 +36,9 @@ class Snapshots(DataFiles):
     """All snapshots of a store."""
 
     def newest(self) -> tuple[Snapshot, tuple[Damage, ...]]:
-        """Return what counts, `EMPTY` where there is no snapshot, and which manifests that may count are damaged.
+        """Return the snapshot that counts, or `EMPTY`, and the damaged manifests that might count.
 
-        Where one is damaged every data file that is there counts: rows may then be there twice.
+        If one is damaged, all data files count; rows may then appear twice.
         """
         names = self.names()
         if not names:
@@ -84,8 +85,8 @@ class Snapshots(DataFiles):
     def publish(self, snapshot: Snapshot) -> str | None:
         """Write the manifest of a snapshot, which follows all manifests that it knows; return its name.
 
-        None, and it does not count, where another compaction was faster. Both may count where they write within the
-        same instant: then their rows are merged by the next one.
+        None, and the snapshot does not count, if another compaction was faster. If both write within the same instant,
+        both may count; the next compaction then merges their rows.
         """
         body = {
             "tiers": [asdict(tier) for tier in snapshot.tiers],
@@ -114,7 +115,7 @@ class Snapshots(DataFiles):
         return None
 
     def _is_first(self, name: str, snapshot: Snapshot) -> bool:
-        """Return whether a manifest that was just written counts, though others may have come at the same time."""
+        """Return whether a manifest that was just written counts, even if others came at the same time."""
         others = set(self.names()) - snapshot.names
         return max(others, key=lambda one: (number_of(one), one), default=name) == name
 
@@ -123,15 +124,15 @@ class Snapshots(DataFiles):
         if number > HIGHEST:
             last = next(iter(self.names()[-1:]), manifest_name(number - 1))
             raise StoreError(
-                f"no snapshot can follow {manifest_file(last)} in the store {self.files.uri}: nobody "
-                "counts so far; delete that file, and compact again."
+                f"no snapshot can follow {manifest_file(last)} in the store {self.files.uri}: no store "
+                "counts that far; delete that file, and compact again."
             )
 
     def delete_unneeded(self, snapshot: Snapshot, merged: Iterable[str]) -> None:
         """Delete what a published snapshot makes superfluous: parts, data files that were merged, old extracts.
 
-        Files of the snapshots before it stay for those who read them. An extract carries the number of its snapshot:
-        what an earlier number left and nobody names is nobody's.
+        Files of the snapshots before it stay for processes that read them. An extract carries the number of its
+        snapshot: an extract with an earlier number that no manifest names is deleted.
         """
         for name in sorted(snapshot.replaces):
             self.files.delete(f"{PARTS}/{name}")
@@ -178,6 +179,6 @@ def manifest_name(number: int) -> str:
 
 
 def unlisted_tiers(files: Files, snapshot: Snapshot) -> list[Tier]:
-    """Return the data files that neither a snapshot nor those that it follows need."""
+    """Return the data files that neither a snapshot nor the snapshots before it need."""
     known = snapshot.files() | snapshot.before
     return [as_tier(name) for name in Snapshots(files).data_files() if name not in known]

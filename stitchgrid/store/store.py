@@ -1,4 +1,4 @@
-"""A store: everything that sweeps asked for, computed and are computing, in one place that many machines may share."""
+"""A store: the plans, results and progress of sweeps, in one place that many machines may share."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,20 +49,20 @@ class Store:
         """Return the store at a folder or an `s3://` URI; `create` makes it where there is none, and checks it.
 
         Raises:
-            NoStoreError: If there is none, and none is to be made.
-            StoreError: If it cannot be reached or written, or is of a kind that this version cannot use.
+            NoStoreError: If there is no store, and `create` is off.
+            StoreError: If the store cannot be reached or written, or has a kind or format that this version cannot use.
         """
         return cls(open_files(uri, create=create))
 
     @property
     def uri(self) -> str:
-        """What to give to `open` in another process; holds no secret."""
+        """The text with which `open` opens the store in another process; it holds no secret."""
         return self.files.uri
 
     # Parts ------------------------------------------------------------------------------------------------------------
 
     def write_part(self, shard_id: str, rows: Sequence[Row]) -> str:
-        """Write the rows of a shard; return the part's name. The same rows twice are the same part."""
+        """Write the rows of a shard; return the part's name. Writing the same rows twice makes one part."""
         return self._parts.write(shard_id, rows)
 
     def part_paths(self) -> list[Path]:
@@ -71,28 +71,28 @@ class Store:
         return [self.files.path(f"{PARTS}/{name}") for name in self._parts.names()]
 
     def read_parts(self, columns: Sequence[str] = tuple(PART.names)) -> PartRows:
-        """Return these columns of all rows, some of which may be there twice, and what was left out as damaged."""
+        """Return these columns of all rows, of which some may appear twice, and the damaged files left out."""
         return read_rows(self.files, columns)
 
     def scan(self, columns: Sequence[str] = tuple(PART.names), without: frozenset[str] = frozenset()) -> Scan:
-        """Return all rows, to be read when a query needs them; files of these names are left out.
+        """Return all rows as datasets, which are read when a query needs them, without the files of these names.
 
-        Of rows that are in no snapshot yet these columns are read, `row_status.COLUMNS` at least.
+        Of rows that are in no snapshot yet, these columns are read; they must include `row_status.COLUMNS`.
         """
         return scan(self.files, columns, without)
 
     def outcomes(self) -> Outcomes:
-        """Return what is stored of every cell."""
+        """Return the status of every cell."""
         return Outcomes(read_rows(self.files, COLUMNS))
 
-    # Upkeep -----------------------------------------------------------------------------------------------------------
+    # Maintenance ------------------------------------------------------------------------------------------------------
 
     def check(self) -> Report:
-        """Verify every file; return what is damaged, and what is there but not the store's."""
+        """Verify every file; return the files that are damaged, and those that do not belong to the store."""
         return Checker(self.files).run()
 
     def set_aside(self, report: Report) -> Repair:
-        """Move what a check found damaged to where no reader looks; a StoreError if the store is read-only."""
+        """Move files that a check found damaged out of readers' way; a StoreError if the store is read-only."""
         return set_aside(self.files, report)
 
     def compact(self) -> Compacted:
@@ -104,7 +104,7 @@ class Store:
         return self.compact() if len(contents(self.files).loose) >= threshold else None
 
     def merge(self, others: Sequence["Store"]) -> Merged:
-        """Take other stores in, which stay as they are; return what came from each.
+        """Copy the content of other stores into this one; they do not change. Return what came from each.
 
         Raises:
             InputError: If one of them is this store.
@@ -119,13 +119,13 @@ class Store:
         """Forget a sweep; return how many files it had. Its rows and artefacts stay until `collect`.
 
         Raises:
-            LeaseError: If a launch is at the sweep.
+            LeaseError: If a launch works on the sweep.
             StoreError: If there is no such sweep, or the store cannot be written.
         """
         return remove(self.files, sweep)
 
     def collect(self, *, dry_run: bool = False) -> Collected:
-        """Free what no sweep refers to, or say what that is; a StoreError if the store cannot be written."""
+        """Delete what no sweep refers to, or only report it; a StoreError if the store cannot be written."""
         return collect(self.files, dry_run=dry_run)
 
     def _is(self, other: "Store") -> bool:
@@ -136,7 +136,7 @@ class Store:
     # Artefacts --------------------------------------------------------------------------------------------------------
 
     def has_artefact(self, kind: str, key: str) -> bool:
-        """Return whether the artefact is there."""
+        """Return whether the store has the artefact."""
         return self._artefacts.has(kind, key)
 
     def read_artefact(self, kind: str, key: str) -> bytes:
@@ -144,15 +144,19 @@ class Store:
         return self._artefacts.read(kind, key)
 
     def artefact_generation(self, kind: str, key: str) -> int:
-        """Return for which computation of its cells an artefact was made; a StoreError if that cannot be told."""
+        """Return the generation of the cells for which an artefact was made anew, 0 where it was not.
+
+        Raises:
+            StoreError: If its manifest is damaged or cannot be read.
+        """
         return self._artefacts.generation(kind, key)
 
     def write_artefact(
         self, kind: str, key: str, data: bytes, suffix: str | None = None, *, generation: int = 0
     ) -> bool:
-        """Write an artefact unless there is one; return whether this call's data are the artefact now.
+        """Write an artefact unless there is one; return whether this call's data are now the artefact.
 
-        One that was made for an earlier generation of its cells is replaced.
+        An artefact of an earlier generation of its cells is replaced.
         """
         assert suffix in (None, SUFFIXES[kind]), f"a {kind} is kept as {SUFFIXES[kind]}, not {suffix}"
         return self._artefacts.write(kind, key, data, generation=generation)
@@ -180,11 +184,11 @@ class Store:
         return self._sweeps.read_job(sweep, revision)
 
     def write_code(self, sweep: str, revision: int, record: Mapping[str, Any]) -> None:
-        """Note which own code a launch found behind a job that is not planned yet (`documents.CodeDocument`)."""
+        """Note the own code that a launch found behind a job without a plan, as a `documents.CodeDocument`."""
         self._sweeps.write_code(sweep, revision, record)
 
     def read_code(self, sweep: str) -> dict[str, Any]:
-        """Return which own code the latest job is known with, {} if none is; a StoreError if it cannot be read."""
+        """Return the own code that is noted for the latest job, {} if none is; a StoreError if it cannot be read."""
         return self._sweeps.read_code(sweep)
 
     def write_plan(
@@ -219,7 +223,7 @@ class Store:
     def journal(self, sweep: str, launch_id: str, attempts: Sequence[Mapping[str, Any]]) -> None:
         """Note the attempts of one dispatch round before they start.
 
-        Each names its `unit`, and a piece of a bisected shard the planned `shard` that it is a piece of.
+        Each names its `unit`; a piece of a shard that was cut in two also names the planned `shard` it belongs to.
         """
         self._journal.write(sweep, launch_id, attempts)
 
@@ -228,27 +232,27 @@ class Store:
         return self._journal.attempts(sweep)
 
     def write_heartbeat(self, sweep: str, beat: Mapping[str, Any]) -> None:
-        """Say what a launch is doing now: `at` (ISO 8601, UTC) and `running`, a list like that of `journal`."""
+        """Write what a launch is doing now: `at` (ISO 8601, UTC) and `running`, a list like that of `journal`."""
         self._journal.write_heartbeat(sweep, beat)
 
     def read_heartbeat(self, sweep: str) -> dict[str, Any] | None:
-        """Return what a launch was doing last, None if nothing is known."""
+        """Return the last heartbeat of a sweep, None if there is none that can be read."""
         return self._journal.read_heartbeat(sweep)
 
     # Logs -------------------------------------------------------------------------------------------------------------
 
     def write_log(self, sweep: str, unit_id: str, text: str) -> None:
-        """Keep what was noted while a unit of a sweep was done, after what earlier attempts left."""
+        """Keep the log of one attempt at a unit of a sweep, after those of earlier attempts."""
         self._logs.write(sweep, unit_id, text)
 
     def read_log(self, sweep: str, unit_id: str) -> str | None:
-        """Return what was noted at all attempts at a unit, None if nothing was."""
+        """Return the logs of all attempts at a unit, None if there are none."""
         return self._logs.read(sweep, unit_id)
 
     def log_problems(self, sweep: str, unit_id: str) -> list[Damage]:
-        """Return which logs of a unit are damaged: `read_log` says so in their place."""
+        """Return the logs of a unit that are damaged; `read_log` gives a message in their place."""
         return self._logs.problems(sweep, unit_id)
 
     def log_names(self, sweep: str) -> list[str]:
-        """Return the ids of the units of a sweep of which there are logs, sorted."""
+        """Return the ids of the units of a sweep that have logs, sorted."""
         return self._logs.names(sweep)

@@ -1,12 +1,12 @@
-"""Take other stores in: their sweeps, artefacts and rows.
+"""Merge other stores into one: their sweeps, artefacts and rows.
 
-Sweeps come first, so that whatever comes after belongs to one; then artefacts; then all rows in one compaction, whose
-manifest makes them count. Whoever is stopped merges again: what is there already is not written again. Nothing of the
-other stores changes. What of them is damaged is left out and named.
+Sweeps come first, so that everything after them belongs to a sweep; then artefacts; then all rows in one compaction,
+whose manifest makes them count. A merge that was stopped can run again: it does not write again what is there already.
+The other stores do not change. Their damaged files are left out and named.
 
-A cell that two stores have is one value, up to rounding. Where it is not, the values of the store that takes the others
-in stay, unless the other's are of a later computation (`--recompute`); both are counted. So it makes no difference in
-which order stores that agree are merged.
+A cell that two stores have should have the same values in both, up to rounding. Where it does not, the values of the
+store that is merged into stay, unless those of the other store come from a later computation (`--recompute`); cells of
+both kinds are counted. Stores that agree can be merged in any order with the same result.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from stitchgrid.store.damage import Damage, DamagedFileError
 from stitchgrid.store.documents import ArtefactDocument, read_document
 from stitchgrid.store.duplicates import Numbers, as_numbers, encoded, generations
 from stitchgrid.store.files import Files, LocalFiles
-from stitchgrid.store.id_hashes import prints_of_each
+from stitchgrid.store.id_hashes import hashes_of_each
 from stitchgrid.store.layout import StoreLayout
 from stitchgrid.store.limits import HIGHEST_GENERATION_TAKEN
 from stitchgrid.store.reading import ATTEMPTS, Contents, contents
@@ -45,14 +45,14 @@ class FromStore:
 
     uri: str
     sweeps: tuple[Taken, ...]
-    num_rows: int  # that were not here, or only as later ones
+    num_rows: int  # that were not here, or only as later duplicates
     num_artefacts: int
     num_logs: int  # files of logs and journals
-    num_differing: int  # cells with other values there, beyond rounding: those of the store that takes them in stay
-    num_replaced: int  # cells that were computed again there, so that none of the values here count any more
+    num_differing: int  # cells with other values there, beyond rounding: the values here stay
+    num_replaced: int  # cells that were computed again there, so that the values here no longer count
     differences: tuple[Conflict, ...]  # examples
     damaged: tuple[Damage, ...]  # files that were left out
-    left_out: tuple[str, ...]  # what else could not be taken in, with the reason
+    left_out: tuple[str, ...]  # other things that could not be merged, with the reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +60,14 @@ class Merged:
     """What a merge did."""
 
     stores: tuple[FromStore, ...]
-    damaged: tuple[Damage, ...]  # files of the store that took them in, left as they are
+    damaged: tuple[Damage, ...]  # files of the store that was merged into, left as they are
 
 
 def merge(into: Files, sources: Sequence[Files]) -> Merged:
-    """Take other stores in; return what came from each.
+    """Merge other stores into this one; return what came from each.
 
     Raises:
-        StoreError: If this store cannot be written, or compactions of others were faster each time.
+        StoreError: If this store cannot be written, or compactions of other processes were faster each time.
     """
     found = [_Source(into, source) for source in sources]
     for one in found:
@@ -83,7 +83,7 @@ def merge(into: Files, sources: Sequence[Files]) -> Merged:
 
 
 class _Source:
-    """One store that is taken in."""
+    """One store that is merged into another."""
 
     def __init__(self, into: Files, files: Files):
         self.into, self.files = into, files
@@ -91,7 +91,7 @@ class _Source:
         self.damaged: list[Damage] = []
         self.damaged_rows: list[Damage] = []
         self.left_out: list[str] = []
-        self.without: set[str] = set()  # networks whose rows stay where they are
+        self.without: set[str] = set()  # networks whose rows are left out
         self.num_artefacts = self.num_logs = self.num_rows = 0
         self.num_last = 0  # rows that no later computation could follow
         self.meeting = Meeting([])
@@ -144,7 +144,7 @@ class _Source:
         self.num_artefacts += Artefacts(self.into).write(kind, key, data)
 
     def _compare(self, kind: str, key: str) -> None:
-        """Note where this store has something else under the key of an artefact, and it matters."""
+        """Note where this store has another artefact under the same key, if the difference matters."""
         there, here = (
             read_document(files, StoreLayout.manifest(kind, key), ArtefactDocument)["digest"]
             for files in (self.files, self.into)
@@ -160,7 +160,7 @@ class _Source:
             self._compare_fingerprints(key)
 
     def _compare_fingerprints(self, key: str) -> None:
-        """Leave out the rows of a network that computes something else there than here, under the same address."""
+        """Leave out the rows of a network that computes something else there than here under the same address."""
         from stitchgrid.models.fingerprint import difference, from_json, keys_of_first
 
         here, there = (from_json(artefact_content(one, "fingerprint", key)) for one in (self.into, self.files))
@@ -184,7 +184,7 @@ class _Source:
         return found - {None}
 
     def wanted(self, rows: pa.Table) -> pa.Table:
-        """Return rows without those of networks that are left out, and of generations that leave no room."""
+        """Return rows without those of networks that are left out, and those of too high generations."""
         is_last = generations(rows) > HIGHEST_GENERATION_TAKEN
         if is_last.any():
             self.num_last += int(is_last.sum())
@@ -197,10 +197,10 @@ class _Source:
 
 
 class Meeting:
-    """What becomes of the cells that another store has, too."""
+    """Decides about the cells that this store and another one both have."""
 
     def __init__(self, here: Iterable[Numbers]):
-        self._here: Numbers = np.unique(np.concatenate([np.zeros(0, np.uint64), *here]))  # prints of its cells
+        self._here: Numbers = np.unique(np.concatenate([np.zeros(0, np.uint64), *here]))  # hashes of its cells
         self._differing: list[Numbers] = []
         self._replaced: list[Numbers] = []
         self.differences: list[Conflict] = []
@@ -216,11 +216,11 @@ class Meeting:
         return _num_distinct(self._replaced)
 
     def wanted(self, table: pa.Table, old: pa.Table) -> pa.Table:
-        """Return rows from there without those of cells that this store has with other values of as late a computation.
+        """Return rows from there without those of cells that this store has with other values of the same generation.
 
-        What another file of the same store has brought is no value of this one.
+        Values that another file of the same source brought do not count as values of this store.
         """
-        cells, known = _prints(table), _prints(old)
+        cells, known = _hashes(table), _hashes(old)
         num_blocks = 1 + (len(cells) + len(known)) // BLOCK_ROWS
         stays = np.ones(len(cells), dtype=bool)
         for block in range(num_blocks):
@@ -232,7 +232,7 @@ class Meeting:
         return table if stays.all() else table.filter(pa.array(stays))
 
     def _are_differing(self, table: pa.Table, old: pa.Table, cells: Numbers) -> Numbers:
-        """Return which rows are of cells with other values, noted; `cells` are the prints of the table's."""
+        """Return which rows are of cells with other values, and note them; `cells` are the hashes of the table's."""
         found = Comparison(old, table)
         self._replaced.append(np.unique(cells[found.is_replaced]))
         self._differing.append(np.unique(cells[found.is_differing]))
@@ -241,10 +241,10 @@ class Meeting:
         return found.is_differing
 
 
-def _prints(rows: pa.Table) -> Numbers:
-    """Return the print of the cell of each row."""
+def _hashes(rows: pa.Table) -> Numbers:
+    """Return the hash of the cell of each row."""
     ids = encoded(rows["cell_id"])
-    found: Numbers = prints_of_each(ids.dictionary.cast(TEXT))[as_numbers(ids.indices)]
+    found: Numbers = hashes_of_each(ids.dictionary.cast(TEXT))[as_numbers(ids.indices)]
     return found
 
 
@@ -253,18 +253,18 @@ def _num_distinct(found: Sequence[Numbers]) -> int:
 
 
 class RowMerge(Compaction):
-    """A compaction of a store that brings in the rows of others."""
+    """A compaction of a store that also adds the rows of other stores."""
 
     def __init__(self, files: Files, sources: Sequence[_Source]):
         super().__init__(files)
         self.sources = sources
-        self._meeting: Meeting | None = None  # with the store of which rows come in
+        self._meeting: Meeting | None = None  # with the store whose rows are being added
 
     def _take(self, found: Contents) -> None:
         super()._take(found)
         for source in self.sources:
             source.num_rows = source.num_last = 0
-            source.meeting = self._meeting = Meeting(self._prints[tier.file] for tier in self.tiers)
+            source.meeting = self._meeting = Meeting(self._hashes[tier.file] for tier in self.tiers)
             for _ in range(ATTEMPTS):
                 if self._take_source(source):
                     break
@@ -274,7 +274,7 @@ class RowMerge(Compaction):
         return table if self._meeting is None else self._meeting.wanted(table, old)
 
     def _take_source(self, source: _Source) -> bool:
-        """Bring in the rows of another store; return whether it was not compacted meanwhile."""
+        """Add the rows of another store; return False if that store was compacted meanwhile."""
         found, reader = contents(source.files), RowReader(source.files)
         tiers = [*found.snapshot.all_tiers, *unlisted_tiers(source.files, found.snapshot)]
         for table in reader.of_tiers({tier.file: tier for tier in tiers}.values()):

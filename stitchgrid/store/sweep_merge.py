@@ -1,9 +1,9 @@
-"""Take the sweeps of another store in: revisions, journals and logs; under another name where their own is taken.
+"""Merge the sweeps of another store: revisions, journals and logs; under another name where their own is taken.
 
-Revisions never change. Where both stores have a sweep of one name, and all revisions of this store's are the first ones
-of the other's, as of copies of which one went on, the sweep gets those that it lacks. Otherwise the sweep of this store
-stays, and nothing is put on top of it; the other one comes under a name with the digest of its plan behind, unless this
-store has all of it. What a launch noted of code behind a job without a plan stays there: that code is not run here.
+Revisions never change. If both stores have a sweep of one name, and the revisions here are the first ones there, as
+when one of two copies went on, the sweep gets the revisions that it lacks. Otherwise the sweep of this store stays as
+it is; the other sweep comes under a name that ends in the digest of its plan, unless this store has all of its cells.
+Notes of a launch about code behind a job without a plan are not copied: that code does not run here.
 """
 
 import json
@@ -23,24 +23,24 @@ from stitchgrid.store.lease import Leases
 from stitchgrid.store.logs import LONGEST, Logs
 from stitchgrid.store.sweeps import Sweeps, json_bytes
 
-HIGHEST_REVISION_TAKEN = HIGHEST // 2  # number of a revision: as many can follow it here
+HIGHEST_REVISION_TAKEN = HIGHEST // 2  # number of a revision, so that as many can follow it here
 DIGITS = 8  # of the digest in the name of a sweep whose own name is taken
 SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """A sweep of another store that is in this one now."""
+    """A sweep of another store that is now in this one."""
 
     sweep: str  # its name there
     name: str  # its name here
-    is_new: bool  # something of it was not here before
-    is_covered: bool = False  # this store's sweep of the name has all its cells, and stays as it is
+    is_new: bool  # whether revisions of it were not here before
+    is_covered: bool = False  # whether this store's sweep of the name has all its cells, and stays as it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
-    """What a store has of one revision, each file through the gate of readers."""
+    """The files of one revision that a store has, checked as readers check them."""
 
     job: bytes | None
     plan: bytes | None
@@ -48,16 +48,16 @@ class Revision:
 
 
 class SweepMerge:
-    """Copies what a store lacks of the sweeps of another."""
+    """Copies the files that a store lacks of the sweeps of another."""
 
     def __init__(self, into: Files, source: Files):
         self.into, self.source = into, source
         self.damaged: list[Damage] = []  # files of the source that were left out
-        self.left_out: list[str] = []  # sweeps that could not be taken in, with the reason
+        self.left_out: list[str] = []  # sweeps that could not be merged, with the reason
         self.num_logs = 0  # files of logs and journals
 
     def run(self) -> list[Taken]:
-        """Copy the sweeps; return what became of each.
+        """Copy the sweeps; return those that are in this store now.
 
         Raises:
             StoreError: If this store cannot be written.
@@ -80,7 +80,7 @@ class SweepMerge:
         here = self._history(self.into, name, [])
         is_covered = not _is_one(history, here)
         if is_covered and not self._is_covered(sweep, name):
-            self.left_out.append(f"sweep {sweep!r}: the name {name!r} stands for another sweep, too")
+            self.left_out.append(f"sweep {sweep!r}: another sweep has the name {name!r} here")
             return None
         missing = {} if is_covered else {k: one for k, one in history.items() if not _has(here.get(k), one)}
         if missing and (holder := Leases(self.into, Journal(self.into)).holder(name)) is not None:
@@ -111,7 +111,7 @@ class SweepMerge:
         return bool(pc.all(pc.is_in(_cells(there.cells), value_set=_cells(here.cells))).as_py())
 
     def _history(self, files: Files, sweep: str, damaged: list[Damage]) -> dict[int, Revision]:
-        """Return what is sound of the revisions of a sweep, by number; of this store also those of which nothing is."""
+        """Return the sound files of a sweep's revisions, by number; of this store, even revisions that have none."""
         numbers = filter(None, map(StoreLayout.revision_number, files.folders(StoreLayout.sweep(sweep))))
         found = {number: self._revision(files, sweep, number, damaged) for number in numbers}
         return {
@@ -179,7 +179,7 @@ class SweepMerge:
 
 
 def _document(files: Files, name: str, kind: type[Document], damaged: list[Damage]) -> bytes | None:
-    """Return a sound JSON file as it is; None where there is none, or where it is damaged, noted."""
+    """Return a sound JSON file as it is; None if there is none, or if it is damaged, which is noted."""
     try:
         if not files.exists(name):
             return None
@@ -202,7 +202,7 @@ def _sound(name: str, data: bytes | StoreError, damaged: list[Damage]) -> bytes 
 
 
 def _is_one(history: Mapping[int, Revision], here: Mapping[int, Revision]) -> bool:
-    """Return whether two stores have one sweep: the revisions of one are the first ones of the other's."""
+    """Return whether two stores have the same sweep: the revisions in one are the first ones in the other."""
     few, many = sorted((history, here), key=len)
     first = sorted(many)[: len(few)]
     return sorted(few) == first and all(_are_equal(history[number], here[number]) for number in few)
@@ -215,7 +215,7 @@ def _are_equal(one: Revision, other: Revision) -> bool:
 
 
 def _has(here: Revision | None, wanted: Revision) -> bool:
-    """Return whether a store has all that there is of a revision."""
+    """Return whether a store has all files of a revision that another one has."""
     if here is None:
         return False
     return not (wanted.job and not here.job) and not (wanted.plan and not here.plan)
@@ -234,7 +234,7 @@ def _renamed(history: Mapping[int, Revision], name: str) -> dict[int, Revision]:
 
 
 def _cells(cells: pa.Table) -> pa.Array:
-    """Return a text for each cell that says what it is and what a sweep calls it."""
+    """Return a text for each cell with its id, its metrics, and the names that a sweep gives it."""
     names = ("cell_id", "source_model", "source_layer", "target_model", "target_layer", "matcher", "params", "seed")
     texts: Sequence[pa.ChunkedArray] = [pc.fill_null(cells[name].cast(pa.string()), "") for name in names]
     metrics = pc.binary_join(cells["metrics"].cast(pa.list_(pa.string())), ",")

@@ -1,7 +1,7 @@
-"""Forget a sweep: its plan, name, journal and logs. Rows and artefacts stay; what no sweep refers to goes with `gc`.
+"""Remove a sweep: its plan, name, journal and logs. Rows and artefacts stay; `gc` deletes what no sweep refers to.
 
-A revision loses its plan first, the latest revision last: until then the sweep is what it was. Whoever is stopped
-removes the sweep again; its claim goes last, so that no launch begins meanwhile.
+Revisions are deleted in order, of each the plan first; the latest revision is the last, and until then the sweep stays
+what it was. A removal that was stopped can run again. The claim is deleted last, so that no launch begins meanwhile.
 """
 
 import uuid
@@ -23,7 +23,7 @@ def remove(files: Files, sweep: str) -> int:
     """Delete all files of a sweep; return how many there were.
 
     Raises:
-        LeaseError: If a launch is at the sweep.
+        LeaseError: If a launch works on the sweep.
         StoreError: If there is no such sweep, or a file of it cannot be deleted.
     """
     names = list(sweep_files(files, sweep))
@@ -35,7 +35,7 @@ def remove(files: Files, sweep: str) -> int:
         raise LeaseError(
             f"sweep {sweep!r} is being computed by {holder}; stop that launch or wait for its end, and remove it then."
         )
-    is_stopped = holder is not None  # a removal, after which the next one may go on at once
+    is_stopped = holder is not None  # the holder is an earlier removal, which this one may continue at once
     claim = leases.claim(sweep, f"{REMOVAL}{uuid.uuid4().hex[:6]}", force=is_stopped)
     if _has_unstamped(files, sweep):
         compact(files)
@@ -65,13 +65,13 @@ def sweep_files(files: Files, sweep: str) -> Iterator[str]:
 
 
 def remains(files: Files) -> list[str]:
-    """Return the folders of sweeps of which a removal that was stopped has left something, and no name."""
+    """Return the folders that a stopped removal left of sweeps that no longer exist."""
     known = set(Sweeps(files).names())
     return [name for name in files.folders(SWEEPS) if name not in known]
 
 
 def _has_unstamped(files: Files, sweep: str) -> bool:
-    """Return whether a snapshot has something ready of a sweep and does not say of which plan: an old one's."""
+    """Return whether a snapshot has an extract of a sweep that does not name its plan, as old stores have."""
     snapshot = Snapshots(files).newest()[0]
     extracts = [snapshot.cells.get(sweep), *(tier.results.get(sweep) for tier in snapshot.all_tiers)]
     return any(extract is not None and not extract.plan for extract in extracts)

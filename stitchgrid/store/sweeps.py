@@ -43,12 +43,12 @@ class StoredPlan:
     models: pa.Table
     layers: pa.Table
     probes: pa.Table
-    info: dict[str, Any]  # what the planner wanted kept
+    info: dict[str, Any]  # further facts that the planner stored
     created_at: str
     version: str  # of stitchgrid
 
     def holds(self, *, cells: pa.Table, models: pa.Table, layers: pa.Table, probes: pa.Table | None = None) -> bool:
-        """Return whether these are the very tables of the revision, row by row."""
+        """Return whether these tables equal those of the revision, row by row."""
         probes = ALL_TABLES["probes"].empty_table() if probes is None else probes
         given = {"cells": cells, "models": models, "layers": layers, "probes": probes}
         return all(
@@ -63,7 +63,7 @@ class Sweeps:
         self.files = files
 
     def names(self) -> list[str]:
-        """Return the names of the sweeps that have a job or, where that is lost, a plan; sorted."""
+        """Return the names of the sweeps that have a job or, if that is lost, a plan; sorted."""
         return [name for name in self.files.folders(SWEEPS) if is_safe(name) and self._may_be_known(name)]
 
     def latest_revision(self, sweep: str) -> int | None:
@@ -80,7 +80,7 @@ class Sweeps:
         latest = self.latest_revision(sweep) or 0
         self.require_next(sweep)
         digest = job_digest(json.loads(data))
-        while self._planned_job(sweep, latest + 1) not in (None, digest):  # whose own job is lost
+        while self._planned_job(sweep, latest + 1) not in (None, digest):  # a revision whose own job is lost
             latest += 1
         return write_next(self.files, lambda revision: StoreLayout.revision(sweep, revision, JOB), data, after=latest)
 
@@ -94,15 +94,15 @@ class Sweeps:
             )
 
     def write_code(self, sweep: str, revision: int, record: Mapping[str, Any]) -> None:
-        """Note which own code a launch found behind a job that is not planned yet, in the place of what was noted."""
+        """Note the own code that a launch found behind a job without a plan; replaces earlier notes."""
         if not self.files.exists(StoreLayout.revision(sweep, revision, PLAN)):
             self.files.replace(StoreLayout.revision(sweep, revision, CODE), json_bytes(record))
 
     def read_code(self, sweep: str) -> dict[str, Any]:
-        """Return which own code the latest job is known with: what is noted, else what the latest plan says; or {}.
+        """Return the own code of the latest job: as noted for it, else as the latest plan says; {} if neither does.
 
         Raises:
-            StoreError: If that cannot be read.
+            StoreError: If the note or the plan cannot be read.
         """
         latest = self.latest_revision(sweep)
         if latest is not None and latest > (self.latest_plan(sweep) or 0):
@@ -136,7 +136,7 @@ class Sweeps:
         """Return the job of a revision, by default of the latest.
 
         Raises:
-            StoreError: If there is none.
+            StoreError: If there is no job, or it is damaged.
         """
         revision = revision or self.latest_revision(sweep)
         if revision is None:
@@ -147,7 +147,7 @@ class Sweeps:
         return job
 
     def _planned_job(self, sweep: str, revision: int) -> str | None:
-        """Return the digest of the job that a revision was planned with; None where nothing says it."""
+        """Return the digest of the job that a revision was planned with; None if no manifest has it."""
         name = StoreLayout.revision(sweep, revision, PLAN)
         try:
             return read_document(self.files, name, PlanDocument).get("job") if self.files.exists(name) else None
@@ -207,7 +207,7 @@ class Sweeps:
             raise self._damaged(f"{StoreLayout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
 
     def read_info(self, sweep: str) -> dict[str, Any]:
-        """Return what the planner wanted kept with the latest complete revision, {} if there is none yet.
+        """Return the further facts that the planner stored with the latest complete revision, {} if there is none.
 
         Raises:
             StoreError: If its manifest is damaged.
@@ -221,7 +221,7 @@ class Sweeps:
             raise self._damaged(f"{StoreLayout.sweep(sweep)}/{revision:04d}", str(problem)) from problem
 
     def read_tables(self, sweep: str, names: Sequence[str]) -> dict[str, pa.Table]:
-        """Return some tables of the latest complete revision, {} if there is none; errors as those of `read_plan`."""
+        """Return some tables of the latest complete revision, {} if there is none; raises what `read_plan` raises."""
         revision = self.latest_plan(sweep)
         if revision is None:
             return {}
@@ -229,10 +229,10 @@ class Sweeps:
         return self._tables(sweep, revision, manifest, names)
 
     def check_cells(self, sweep: str, table: pa.Table) -> None:
-        """Look at whether an extract names layers as the latest complete revision does.
+        """Check that an extract names layers as the latest complete revision does.
 
         Raises:
-            DamagedFileError: If it does not.
+            DamagedFileError: If the extract does not.
             StoreError: If the revision cannot be read.
         """
         if layers := self.read_tables(sweep, ["layers"]):
@@ -281,7 +281,7 @@ class Sweeps:
         return [(JOB, OTHER_JOB)] if is_other else []
 
     def _may_be_known(self, sweep: str) -> bool:
-        """Return whether it is a sweep, or one that cannot be seen from here: whoever reads it is told why."""
+        """Return whether it is a sweep, or may be one that cannot be read from here: reading it then says why."""
         try:
             return self._is_known(sweep)
         except UnseenError:
@@ -329,7 +329,7 @@ class Sweeps:
 
 
 def _with_added(name: str, table: pa.Table) -> pa.Table:
-    """Return a sweep's table with all columns; those that came after it was written are NULL."""
+    """Return a sweep's table with all columns; columns that are newer than the table are NULL."""
     schema = ALL_TABLES[name]
     missing = [column for column in schema.names if column not in table.column_names]
     if lost := sorted(set(missing) - ADDED_TO_TABLES.get(name, frozenset())):
@@ -338,7 +338,7 @@ def _with_added(name: str, table: pa.Table) -> pa.Table:
 
 
 def _comparable(table: pa.Table, name: str) -> pa.Table:
-    """Return the table with its stored types, and with NULL for what is no number: it would differ from itself."""
+    """Return the table with its stored types, and with NULL for NaN, which would differ from itself."""
     schema = ALL_TABLES[name]
     table = _with_added(name, table).cast(schema)
     for index, field in enumerate(schema):

@@ -1,8 +1,9 @@
-"""Parquet files of a store: looked at before their data are read, and again before anybody counts on what they say.
+"""Parquet files of a store: checked before their data are read, and again before anything relies on their content.
 
-The footer says which columns there are, of which types, and how much memory they take; what asks for more than a
-file of a store needs is not read. Then texts are UTF-8, and nothing is NULL that every reader takes for granted. A
-file that promises less than its pages hold is refused by none of this; its digest tells only that it is whole.
+The footer says which columns a file has, their types, and how much memory they take; a file that asks for more than a
+file of a store needs is not read. After reading, texts must be UTF-8, and columns that every reader needs must not be
+NULL. These checks do not find a file whose pages hold more than its footer says; its digest only shows that it is
+complete.
 """
 
 from collections import deque
@@ -23,16 +24,16 @@ from stitchgrid.store.schemas import NAMES, REQUIRED, TEXT, TEXTS, text_columns
 
 MOST_ROWS = 16_000_000  # of one file
 MOST_GROUPS = 100_000
-FEW_GROUPS = 4  # of rows, which one thread reads sooner than several
+FEW_GROUPS = 4  # groups of rows, which one thread reads faster than several threads do
 MOST_TEXTS = 4 * MOST_ROWS  # in the lists of one column
-LONGEST_TEXT = 1 * MB  # bytes; an error, the longest there are, has thousands
+LONGEST_TEXT = 1 * MB  # bytes; errors, the longest texts, have thousands
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}  # bytes of a number
 SEEN: deque[tuple[Any, Any, "SchemaShape"]] = deque(maxlen=16)  # schemas of footers; most files of a store share one
 UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
 
 
 def most_bytes(num_rows: int) -> int:
-    """Return how many bytes so many rows of a store take at most, as a file, decoded, or in one column.
+    """Return how many bytes this number of rows takes at most, as a file, decoded, or in one column.
 
     A row that holds 10,000 values of shuffled images has 40 kB of them.
     """
@@ -41,7 +42,7 @@ def most_bytes(num_rows: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaShape:
-    """What the schema in a footer comes to."""
+    """The columns of the schema in a footer."""
 
     names: tuple[str, ...]  # of columns
     dictionaries: tuple[str, ...]  # columns that say they were dictionaries when they were written
@@ -50,9 +51,9 @@ class SchemaShape:
 
 
 def read_table(data: bytes, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return these columns of a Parquet file that has this schema, or those of it that are there.
+    """Return these columns of a Parquet file with this schema, by default all; columns that it lacks are left out.
 
-    Texts are dictionaries but for `cell_id`.
+    Texts are dictionaries, except `cell_id`.
 
     Raises:
         DamagedFileError: If it is not a Parquet file of this schema within the limits.
@@ -61,17 +62,17 @@ def read_table(data: bytes, schema: pa.Schema, columns: Sequence[str] | None = N
 
 
 def read_unchecked(data: bytes, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return columns of a Parquet file whose footer was looked at, and whose content `sound` is still to look at."""
+    """Return columns of a Parquet file; its footer is checked, its content is still to be checked by `sound`."""
     file, wanted, is_packed = _opened(data, schema, columns)
     try:
         table = file.read(columns=wanted, use_threads=file.num_row_groups > FEW_GROUPS)
     except UNREADABLE as problem:
         raise unreadable(problem) from problem
-    return sound(table, schema) if is_packed else table  # before anybody writes its texts out
+    return sound(table, schema) if is_packed else table  # before its texts are decoded
 
 
 def is_readable(data: bytes, table: pa.Table, schema: pa.Schema) -> bool:
-    """Return whether readers will take a file that was made of a table, whatever size its rows are."""
+    """Return whether readers will accept a file that was made from a table, whose rows may have any size."""
     try:
         if len(data) > most_bytes(table.num_rows):
             return False
@@ -85,7 +86,7 @@ def is_readable(data: bytes, table: pa.Table, schema: pa.Schema) -> bool:
 def open_table(
     data: bytes, schema: pa.Schema, columns: Sequence[str] | None = None
 ) -> tuple[pq.ParquetFile, list[str]]:
-    """Return a Parquet file to read rows from, and which of the columns it has; what is read goes through `sound`.
+    """Return a Parquet file to read rows from, and the columns it has; rows that are read have to pass `sound`.
 
     Reads from a `BufferReader`: pyarrow aborts the interpreter's exit after reading from a Python file object.
 
@@ -96,11 +97,11 @@ def open_table(
 
 
 def _opened(data: bytes, schema: pa.Schema, columns: Sequence[str] | None) -> tuple[pq.ParquetFile, list[str], bool]:
-    """Return what `open_table` does, and whether texts are read as dictionaries which the schema has as they are."""
+    """Return what `open_table` does, and whether texts are read as dictionaries that the schema has as plain texts."""
     expected = [name for name in text_columns(schema) if columns is None or name in columns]
     try:
         file = _file(data, expected)
-    except KeyError:  # it has not all of them
+    except KeyError:  # it does not have all of them
         file = _file(data, [])
     footer = file.metadata
     shape = _looked_at(footer, schema)
@@ -125,7 +126,7 @@ def _file(data: bytes, dictionaries: Sequence[str], footer: pq.FileMetaData | No
 
 
 def sound(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return what was read of a file of this schema; errors as those of `check_content`."""
+    """Return a table that was read from a file of this schema, once checked; raises what `check_content` raises."""
     check_content(table, schema)
     for index, name in enumerate(table.column_names):
         kind = schema.field(name).type
@@ -135,10 +136,10 @@ def sound(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def read_footer(data: bytes, schema: pa.Schema) -> tuple[pq.FileMetaData, SchemaShape]:
-    """Return the footer of a Parquet file whose columns are of these types and which asks for no more than its share.
+    """Return the footer of a Parquet file, and the columns it has.
 
     Raises:
-        DamagedFileError: If it is not such a file.
+        DamagedFileError: If its columns have other types, or take more memory than its rows may.
     """
     file = _file(data, [])
     shape = _looked_at(file.metadata, schema)
@@ -156,7 +157,7 @@ def _looked_at(footer: pq.FileMetaData, schema: pa.Schema) -> SchemaShape:
 
 
 def _shape(footer: pq.FileMetaData, schema: pa.Schema) -> SchemaShape:
-    """Return the shape of a file that has this schema; one that was seen lately is not looked at again."""
+    """Return the columns of a file that has this schema; one that was seen recently is not checked again."""
     wanted = id(schema), (footer.metadata or {}).get(b"ARROW:schema")
     for seen, known, shape in SEEN:
         if seen == wanted and known.equals(footer.schema):
@@ -190,7 +191,7 @@ def _check_types(found: pa.Schema, schema: pa.Schema) -> None:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return the type of what a column holds: data files of snapshots say that their texts were dictionaries."""
+    """Return the type of a column's values: data files of snapshots say that their texts were dictionaries."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
@@ -209,7 +210,7 @@ def _check_sizes(footer: pq.FileMetaData) -> None:
 
 
 def _packed(file: pq.ParquetFile, shape: SchemaShape, columns: Container[str]) -> list[str]:
-    """Return the paths of texts that are not read as dictionaries and whose file has them as such.
+    """Return the paths of texts that the file has as dictionaries although they are not read as such.
 
     A file of a few kilobytes may repeat one long text a million times.
     """
@@ -240,10 +241,10 @@ def _check_lists(file: pq.ParquetFile, shape: SchemaShape, columns: Container[st
 
 
 def _check_chunks(file: pq.ParquetFile, leaves: Sequence[int]) -> None:
-    """Refuse what the footer says of these columns where Arrow does.
+    """Refuse what the footer says about these columns where Arrow refuses it.
 
-    Asked for one column of a row group, pyarrow ends the process if that is not as it should be, sizes of histograms
-    for instance. A reader that is then asked for no rows says it with an exception, and decodes nothing.
+    If pyarrow is asked for one column of a row group, it ends the process if something in it is wrong, such as sizes of
+    histograms. A reader that is first asked for no rows raises an exception instead, and decodes nothing.
     """
     try:
         for number in range(file.num_row_groups if leaves else 0):
@@ -257,16 +258,16 @@ def _is_plain(chunk: pq.ColumnChunkMetaData) -> bool:
 
 
 def check_content(table: pa.Table, schema: pa.Schema, parts: Sequence[int] | None = None) -> None:
-    """Look at what a table of this schema says; `parts` are the rows of the files that it came from, one by default.
+    """Check the content of a table; `parts` are the numbers of rows of the files it came from, by default one file.
 
     Raises:
-        DamagedFileError: If a text is not UTF-8 or too long, something is NULL that no reader expects to be, or a value
-            is none of its column.
+        DamagedFileError: If a text is not UTF-8 or too long, a required value is NULL, or a value is not allowed in its
+            column.
     """
     try:
         table.validate(full=True)
     except (pa.ArrowException, ValueError) as problem:
-        raise DamagedFileError(f"holds what is no text or no list ({str(problem).splitlines()[0][:200]})") from problem
+        raise DamagedFileError(f"holds an invalid text or list ({str(problem).splitlines()[0][:200]})") from problem
     for name, column in zip(table.column_names, table.columns, strict=True):
         kind = schema.field(name).type
         if column.null_count and name in REQUIRED:
@@ -293,26 +294,26 @@ def longest_text(column: str) -> int:
 
 
 def _longest(texts: pa.ChunkedArray, most: int) -> int:
-    """Return how many bytes the longest of some texts has; of so few that none has more than `most`, of all."""
+    """Return how many bytes the longest of some texts has; the size of all texts, if that is at most `most`."""
     words = (chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk for chunk in texts.chunks)
     found = [one.nbytes if one.nbytes <= most else pc.max(pc.binary_length(one)).as_py() or 0 for one in words]
     return max(found, default=0)
 
 
 def _most_written(texts: pa.Array) -> int:
-    """Return how many bytes texts come to at most if every one of them were written out."""
+    """Return how many bytes texts take at most if each of them is written out."""
     return int(texts.dictionary.nbytes * len(texts) if pa.types.is_dictionary(texts.type) else texts.nbytes)
 
 
 def _check_length(name: str, column: pa.ChunkedArray, texts: pa.ChunkedArray, parts: Sequence[int]) -> None:
-    """Refuse texts that would together be longer than their part may have if every one of them were written out."""
+    """Refuse texts that are longer together than their part allows if each of them is written out."""
     for total, num_rows in zip(_written(column, texts, parts), parts, strict=True):
         if total > (most := most_bytes(num_rows)):
             raise DamagedFileError(f"has {total} bytes of text in {name}; its rows have no more than {most}")
 
 
 def _written(column: pa.ChunkedArray, texts: pa.ChunkedArray, parts: Sequence[int]) -> list[int]:
-    """Return how many bytes of text each part has in a column, whose texts may be those in its lists."""
+    """Return how many bytes of text each part has in a column; its texts may be in lists."""
     if len(parts) == 1:
         return [sum(int(_lengths(chunk).sum()) for chunk in texts.chunks)]
     starts = _sums([np.array(parts)])
@@ -337,6 +338,6 @@ def _lengths(texts: pa.Array) -> Numbers:
 
 
 def unreadable(problem: BaseException) -> DamagedFileError:
-    """Return what to say of a file that pyarrow cannot read."""
+    """Return the error about a file that pyarrow cannot read."""
     text = str(problem) or type(problem).__name__
     return DamagedFileError(f"not readable as Parquet ({text.splitlines()[0][:300]})")

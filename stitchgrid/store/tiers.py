@@ -12,14 +12,14 @@ from stitchgrid.store.schemas import CELL_STATES, IDS, RESULTS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extract:
-    """What a revision of a sweep sees of the rows of a snapshot, ready to be scanned."""
+    """A table for one revision of a sweep, made from the rows of a snapshot, so that queries need not join it."""
 
     revision: int
     file: str  # relative to the store
-    plan: str = ""  # digest of the revision's manifest: numbers come again where a sweep was removed; "" in old ones
+    plan: str = ""  # digest of the revision's manifest, since numbers repeat if a sweep was removed; "" in old ones
 
     def is_current(self, stamp: tuple[int, str] | None, here: Container[str]) -> bool:
-        """Return whether it is of this revision and plan, and its file is among those that are there."""
+        """Return whether it was made for this revision and plan, and its file is among those that exist."""
         return stamp == (self.revision, self.plan or (stamp or (0, ""))[1]) and self.file in here
 
 
@@ -35,16 +35,16 @@ class Tier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What one compaction left, or several that count together."""
+    """The result of one compaction, or of several that count together."""
 
     number: int
     tiers: tuple[Tier, ...] = ()
     cells: Mapping[str, Extract] = field(default_factory=dict)  # sweep -> its cells with their status
     replaces: frozenset[str] = frozenset()  # names of the parts whose rows are in the tiers
-    before: frozenset[str] = frozenset()  # files of those it follows, which stay for those who read them
-    follows: frozenset[str] = frozenset()  # names of the manifests that count no more
-    loose: tuple[Tier, ...] = ()  # of further snapshots: rows that may be in the tiers, too
-    names: frozenset[str] = frozenset()  # of all manifests that were there when it was read, itself among them
+    before: frozenset[str] = frozenset()  # files of the snapshots it follows, kept for processes that read them
+    follows: frozenset[str] = frozenset()  # names of the manifests that no longer count because of this one
+    loose: tuple[Tier, ...] = ()  # of further snapshots: their rows may also be in the tiers
+    names: frozenset[str] = frozenset()  # of all manifests that existed when it was read, its own included
 
     def schemas(self) -> dict[str, pa.Schema]:
         """Return the columns that each of its extracts has to have."""
@@ -68,16 +68,16 @@ EMPTY = Snapshot(number=0)
 
 
 def as_tier(file: str) -> Tier:
-    """Return a data file of which nobody says what is in it."""
+    """Return a data file as a tier without a list of its ids, as no manifest describes it."""
     promise = DataName.parse(file.rpartition("/")[2])
     assert promise is not None
     return Tier(file=file, num_rows=promise.num_rows, ids="")
 
 
 def joint(heads: Sequence[Snapshot]) -> Snapshot:
-    """Return snapshots that know nothing of each other as one: the tiers of the largest, and all others beside them.
+    """Return snapshots that do not follow each other as one: the tiers of the largest, and all others as loose tiers.
 
-    What they have ready of a sweep may be of another sweep of the same name.
+    Their extracts are dropped: they may be of another sweep of the same name.
     """
     first, *others = sorted(heads, key=lambda one: -sum(tier.num_rows for tier in one.tiers))
     tiers = {tier.file: replace(tier, results={}) for tier in first.tiers}

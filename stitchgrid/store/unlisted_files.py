@@ -1,4 +1,4 @@
-"""Data files that no snapshot lists: of which of their rows the store has no other copy, and taking them back."""
+"""Data files that no snapshot lists: the number of their rows without another copy, and how to recover them."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ SEPARATOR = "\x1f"
 
 
 def count_missing(files: Files, found: Contents, name: str) -> int:
-    """Return how many rows of a data file are nowhere else in the store, and count: of the highest generation.
+    """Return how many rows of a data file count (by their generation) and are nowhere else in the store.
 
     Raises:
         DamagedFileError: If the file is not what its name says.
@@ -53,7 +53,7 @@ def _known(files: Files, found: Contents, name: str) -> Iterator[pa.Table]:
 
 
 def _keys(rows: pa.Table) -> pa.Array:
-    """Return a text for each row: its cell, generation and metric; its moment for the last where it is an error."""
+    """Return a text for each row: its cell, generation and metric; for an error, its moment instead of the metric."""
     metric, at = (rows[name].cast(TEXT) for name in ("metric", "created_at"))
     which = pc.if_else(pa.array(value_mask(rows)), metric, pc.binary_join_element_wise("at", pc.fill_null(at, ""), " "))
     generation = pc.fill_null(rows["generation"], 0).cast(TEXT)

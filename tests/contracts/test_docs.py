@@ -132,7 +132,7 @@ def test_every_kind_has_a_card_that_says_when_not_to_use_it():
     assert list(cards) == list(MATCHERS)
     for kind, text in cards.items():
         written, _, of_the_code = text.partition(f"<!-- from the code: card {kind} -->")
-        assert re.search(r"^Not ", written, flags=re.M), kind
+        assert re.search(r"^Do not ", written, flags=re.M), kind
         assert MATCHERS[kind].source in of_the_code
 
 

@@ -21,6 +21,7 @@ NOT_USED = {
     "laying": "resampling",
     "misled": "misleading",
     "ours": "source, or what it is",
+    "prints": "hashes (of cell ids)",
     "pulse": "heartbeat",
     "theirs": "target, or what it is",
     "trying": "speed trial",

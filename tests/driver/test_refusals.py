@@ -124,7 +124,7 @@ def test_an_encoder_is_a_target_but_for_kinds_that_need_labels(tmp_path):
     )
     result = launch(tmp_path)
     assert result.exit_code == 2
-    assert "knows no classes (its head is 'embedding'), so task_loss into it cannot be trained" in result.stderr
+    assert "has no classes (its head is 'embedding'), so task_loss into it cannot be trained" in result.stderr
     job(tmp_path, "embeds", more='head = "embedding"')
     assert launch(tmp_path).exit_code == 0
     own = rows(
@@ -235,7 +235,7 @@ def test_what_code_does_not_show_is_noticed_and_measured_as_another_network_if_a
         assert result.exit_code == 2
         assert "model 'scaled'" in result.stderr
         assert "no longer computes what it did: on noise its activations at" in result.stderr
-        assert "use --update to have it measured as another network" in result.stderr
+        assert "use --update to measure the model as another network" in result.stderr
     result = launch(tmp_path, "--update")
     assert "computed 50 cells" in result.stdout
     second = rows(tmp_path, "select cell_id, value from results order by all")

@@ -127,7 +127,7 @@ def test_a_weight_that_is_stored_turned_around_is_adapted_so(tmp_path):
             {},
             r"adapts fc by matrices of \(7, 2\) and \(2, 4\), which do not give its weight \(5, 4\)",
         ),
-        (dict(list(pair("fc", 5, 4).items())[:1]), {}, r"has one half of the adapter of fc alone: lora_A"),
+        (dict(list(pair("fc", 5, 4).items())[:1]), {}, r"has only one half of the adapter of fc: lora_A"),
         ({"base_model.model.fc.lora_embedding_A": noise(2, 2)}, {}, r"holds fc.lora_embedding_A, a kind of adapter"),
         ({"base_model.model.head.bias": noise(3)}, {}, r"has head.bias \(3,\) where the network has \(2,\)"),
     ],

@@ -248,7 +248,7 @@ def test_an_order_that_nothing_tells_is_asked_for_and_labels_can_tell_it(tmp_pat
     images = open_job_images(load_job(str(write_job(tmp_path, whole, NETS, matchers("cka")))))
     drawn = np.arange(500, dtype=np.float32)[:, None]
     np.savez(tmp_path / "f.npz", layer=drawn)
-    with pytest.raises(sg.errors.InputError, match=r"500 rows.*nothing tells .*args = \{ rows = \"split\" \}"):
+    with pytest.raises(sg.errors.InputError, match=r"500 rows.*it is not clear .*args = \{ rows = \"split\" \}"):
         open_features(spec_of(tmp_path, whole, weights='"f.npz"'), images)
     for order, wanted in (("drawn", drawn), ("split", drawn[images.eval.places])):
         spec = spec_of(tmp_path, whole, weights='"f.npz"', args=f'{{ rows = "{order}" }}')
@@ -324,7 +324,7 @@ def test_objects_are_not_unpickled(tmp_path, made):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (matchers("task_loss"), "'given' is features: no network lies behind its layers through which task_loss could"),
+        (matchers("task_loss"), "'given' is features: no network lies behind its layers, so task_loss cannot be"),
         ('[[matchers]]\nkind = "direct"\nmetrics = ["accuracy", "residual"]\n', "accuracy of direct into it cannot be"),
         ('[[matchers]]\nkind = "task_loss"\naugment = "crop4_flip"\n[grid]\npairs = [["given", "other"]]\n',
          r"features of the images as they are, and task_loss augments them"),

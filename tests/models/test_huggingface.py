@@ -144,7 +144,7 @@ def test_an_image_processor_that_cannot_be_followed_or_is_not_there_is_told(fold
     shutil.copytree(folders / "vit", tmp_path / "n")
     transformers.MobileViTImageProcessor().save_pretrained(tmp_path / "n")  # swaps red and blue
     with pytest.raises(
-        JobFileError, match=r"huggingface:n \(MobileViTImageProcessor\) does what a `preprocess` cannot"
+        JobFileError, match=r"huggingface:n \(MobileViTImageProcessor\) does something that a `preprocess` cannot"
     ):
         default_preprocess(spec("n", tmp_path))
     with pytest.raises(JobFileError, match="huggingface:dino has no image processor that can be read"):

@@ -204,5 +204,5 @@ def test_blocks_that_are_no_cuts_are_named_with_the_reason():
         def forward(self, x):
             return torch.cat(self.second(*self.first(x, x)), 1).mean((2, 3))
 
-    with pytest.raises(JobFileError, match=r"'blocks': 'first' and its like are no cuts: another path .*use \"all\""):
+    with pytest.raises(JobFileError, match=r"'blocks': 'first' and the modules like it are no cuts.*use \"all\""):
         select_layers(cut_network(stirred(Coupled()), (3, 4, 4)), ["blocks"])

@@ -464,7 +464,7 @@ def test_a_compiled_module_is_part_of_the_code(tmp_path):
     library.unlink()  # writing into a library that is loaded would end this process
     library.write_bytes(changed)
     assert code_digest(spec("net.py:make", base=tmp_path)) != before
-    with pytest.raises(InputError, match=r"fast_t.*has changed since this process looked at it; start a new one"):
+    with pytest.raises(InputError, match=r"fast_t.*has changed since this process loaded it; start a new process"):
         width("net.py:make", tmp_path)
 
 

@@ -115,7 +115,7 @@ def test_what_is_in_the_place_of_the_folder_itself_makes_room(grid, tmp_path, wh
     put(grid / "set-aside", what, outside)
     assert re.search("^DAMAGED  set-aside$", run(grid, "check", codes=[1]).output, re.MULTILINE)
     said = run(grid, "check", "--repair").output
-    assert ("set aside as set-aside.2" if what == "a file" else f"set-aside was {what}, and is no more") in said
+    assert ("set aside as set-aside.2" if what == "a file" else f"set-aside was {what}, and was deleted") in said
     assert (grid / "set-aside" / part).read_text() == "damaged"
     assert list(outside.iterdir()) == []
     run(grid, "check")

@@ -108,7 +108,7 @@ def test_a_launch_of_another_machine_that_says_nothing_new_is_gone_and_that_is_w
     said = []
     assert store.leases.claim("s", "second", say=said.append).number == 2
     assert re.fullmatch(
-        r"Sweep 's' was claimed by launch first \(.*@elsewhere, .*to see whether that is alive\.", said[0]
+        r"Sweep 's' was claimed by launch first \(.*@elsewhere, .*to see whether that launch is alive\.", said[0]
     )
 
 
@@ -152,7 +152,7 @@ def test_one_waits_for_the_end_of_a_launch_as_long_as_it_takes(store):
         assert thread.is_alive()
     thread.join(5)
     assert not thread.is_alive()
-    assert said == [f"Waiting until {claim} is through with sweep 's'."]
+    assert said == [f"Waiting until {claim} has finished sweep 's'."]
 
 
 def test_a_sweep_whose_clock_is_off_is_seen_to_run_at_a_second_look(store):

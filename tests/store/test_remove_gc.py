@@ -267,7 +267,7 @@ def test_a_sweep_that_is_not_planned_to_its_end_keeps_everything(tmp_path):
     store.write_job("t", {"name": "t", "more": 1})
     before = rows_there(store)
     found = store.collect()
-    assert found.kept == ("sweep 't' is not planned to its end: resume it, or remove it",)
+    assert found.kept == ("the plan of sweep 't' is not complete: resume the sweep, or remove it",)
     assert rows_there(store) == before
 
 
@@ -340,7 +340,7 @@ def test_what_no_snapshot_lists_and_nobody_else_has_is_kept(tmp_path):
     expected = results(tmp_path)
     for path in (tmp_path / "snapshots/v1").glob("*.json"):
         path.unlink()
-    assert "take it back with 'stitchgrid check --repair'" in run("gc", "--store", tmp_path).stderr
+    assert "recover them with 'stitchgrid check --repair'" in run("gc", "--store", tmp_path).stderr
     run("check", "--repair", "--store", tmp_path)
     assert results(tmp_path) == expected
 

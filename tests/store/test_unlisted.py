@@ -142,7 +142,7 @@ def test_without_its_manifest_a_data_file_is_told_of_and_taken_back(tmp_path):
         path.unlink()
     [finding] = store.check().findings
     assert "rows are nowhere else" in finding.problem
-    assert "a merge or compaction goes on or was stopped" in finding.advice
+    assert "a merge or compaction is still running or was stopped" in finding.advice
     assert CliRunner().invoke(cli, ["check", "--repair", "--store", store.uri]).exit_code == 0
     assert results(store.uri) == expected
 

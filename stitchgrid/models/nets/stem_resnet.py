@@ -1,4 +1,4 @@
-"""ImageNet's residual networks made fit for small images: a 3x3 stem without stride, and no max pooling."""
+"""ImageNet's residual networks adapted to small images: a 3x3 stem without stride, and no max pooling."""
 
 from functools import partial
 from typing import Any

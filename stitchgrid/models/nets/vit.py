@@ -17,7 +17,7 @@ def vit_tiny(
 ) -> nn.Module:
     """Return a vision transformer with one class token.
 
-    Torchvision starts its head at zero: every class score of an untrained one is 0.
+    Torchvision initialises the head with zeros: every class score of an untrained network is 0.
     """
     if image_size % patch_size or hidden_dim % num_heads:
         raise ValueError(
