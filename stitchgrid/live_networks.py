@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stitchgrid.errors import InputError
+from stitchgrid.records import architecture_word
 
 LIVE = "live"  # the library of live networks, their weights, and the data set of live images
 
@@ -48,8 +49,8 @@ def live_name(architecture: str) -> str | None:
     >>> live_name("live:a"), live_name("stitchgrid:resnet20")
     ('a', None)
     """
-    library, _, name = architecture.partition(":")
-    return name if library == LIVE else None
+    origin, name = architecture_word(architecture)
+    return name if origin == LIVE else None
 
 
 def live_network(name: str) -> Any:

@@ -17,7 +17,7 @@ from stitchgrid.models.build import default_preprocess
 from stitchgrid.models.facts import usual_size
 from stitchgrid.models.registry import USUAL_WEIGHTS, usual_weights
 from stitchgrid.paths import named_path
-from stitchgrid.records import Network
+from stitchgrid.records import Network, architecture_word
 from stitchgrid.resolve import open_job_images, resolve
 
 MOST_TO_FIT, MOST_TO_REPORT = 2_000, 1_000  # images
@@ -36,8 +36,8 @@ class Wish:
     @property
     def library(self) -> str | None:
         """The library that the network comes from; None for the user's own code."""
-        word = self.architecture.partition(":")[0]
-        return word if word in USUAL_WEIGHTS else None
+        origin = architecture_word(self.architecture).origin
+        return origin if origin in USUAL_WEIGHTS else None
 
 
 def draft(file: Path, source: Wish, target: Wish, found: FoundImages, *, say: Callable[[str], None]) -> str:
@@ -187,7 +187,7 @@ def _are_one(wishes: tuple[Wish, Wish]) -> bool:
 
 def _names(wishes: tuple[Wish, Wish]) -> tuple[str, str]:
     """Return the networks' names: those of their functions, with -a and -b behind them where both are the same."""
-    words = [re.sub(r"[^A-Za-z0-9._-]", "-", wish.architecture.rpartition(":")[2]) or "network" for wish in wishes]
+    words = [re.sub(r"[^A-Za-z0-9._-]", "-", architecture_word(wish.architecture).name) or "network" for wish in wishes]
     return (words[0], words[1]) if words[0] != words[1] else (f"{words[0]}-a", f"{words[1]}-b")
 
 

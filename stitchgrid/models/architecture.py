@@ -18,10 +18,10 @@ from stitchgrid.models.code_loading import own_world
 from stitchgrid.models.huggingface import huggingface_digest, huggingface_function
 from stitchgrid.models.live_copy import initialised_copy, live_copy
 from stitchgrid.models.module_search import is_own_file
-from stitchgrid.models.registry import HUGGINGFACE, LIBRARIES, SOURCES, STITCHGRID, library_names, timm_tags
+from stitchgrid.models.registry import LIBRARIES, SOURCES, STITCHGRID, library_names, timm_tags
 from stitchgrid.models.shipped_code import sent
 from stitchgrid.models.weights import state_digest
-from stitchgrid.records import NetworkSpec, digest
+from stitchgrid.records import HUGGINGFACE, ArchitectureWord, NetworkSpec, architecture_word, digest
 
 FORMS = (
     "stitchgrid:NAME, torchvision:NAME, timm:NAME[.TAG], huggingface:NAME_OR_FOLDER, package.module:function or "
@@ -96,7 +96,7 @@ def names_code(spec: NetworkSpec) -> bool:
     Raises:
         JobFileError: If there is no such architecture.
     """
-    where = "" if spec.is_features else _parts(spec.architecture)[0]
+    where = "" if spec.is_features else _parts(spec.architecture).origin
     return bool(where) and where not in SOURCES and where != LIVE
 
 
@@ -150,18 +150,16 @@ def holding_codes(codes: Mapping[tuple[str, str], Code]) -> Iterator[None]:
 
 def library_of(spec: NetworkSpec) -> str | None:
     """Return the library that the architecture is of, one of SOURCES; None for users' own code and features."""
-    where = "" if spec.is_features else _parts(spec.architecture)[0]
+    where = "" if spec.is_features else _parts(spec.architecture).origin
     return where if where in SOURCES else None
 
 
-def _parts(word: str) -> tuple[str, str]:
-    where, colon, name = word.rpartition(":")
-    if word.startswith(f"{HUGGINGFACE}:"):  # folders may have any name
-        where, colon, name = word.partition(":")
-    if not (colon and where and name):
+def _parts(word: str) -> ArchitectureWord:
+    parts = architecture_word(word)
+    if not parts.origin:
         known = [f"{library}:{name}" for library in LIBRARIES for name in library_names(library)]
         raise JobFileError(f"unknown architecture {word!r}; wanted {FORMS}; {nearest(word, known)}.")
-    return where, name
+    return parts
 
 
 def _library_function(library: str, name: str) -> Callable[..., Any]:

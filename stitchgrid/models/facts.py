@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import Any
 
-from stitchgrid.records import Interface, Layer, NetworkSpec
+from stitchgrid.records import Interface, Layer, NetworkSpec, architecture_word
 
 TABLE = "architectures.json"
 COLUMNS = ("name", "depth", "kind", "axes", "shape", "tokens", "parameters")  # of a layer's line
@@ -48,7 +48,7 @@ def usual_size(architecture: str) -> tuple[int, int]:
     >>> usual_size("stitchgrid:tiny10"), usual_size("torchvision:resnet18")
     ((32, 32), (224, 224))
     """
-    return (32, 32) if architecture.startswith("stitchgrid:") else (224, 224)
+    return (32, 32) if architecture_word(architecture).origin == "stitchgrid" else (224, 224)
 
 
 def known_facts(architecture: str) -> Facts | None:
@@ -57,7 +57,7 @@ def known_facts(architecture: str) -> Facts | None:
     They do not hold where another version of the architecture's library is installed.
     """
     found = _table()["architectures"].get(architecture)
-    if found is None or not is_current(architecture.partition(":")[0]):
+    if found is None or not is_current(architecture_word(architecture).origin):
         return None
     lines = (LayerFacts(**dict(zip(COLUMNS, line, strict=True))) for line in found.get("layers", ()))
     height, width = found["input_size"]
@@ -68,8 +68,8 @@ def known_names(library: str) -> list[str] | None:
     """Return the names of a library's classifiers, sorted; None where the table is of another version of it."""
     if not is_current(library):
         return None
-    words = (word.partition(":") for word in _table()["architectures"])
-    return sorted(name for of, _, name in words if of == library)
+    words = map(architecture_word, _table()["architectures"])
+    return sorted(word.name for word in words if word.origin == library)
 
 
 def known_architectures() -> list[str]:

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from stitchgrid.errors import InputError, JobFileError, is_out_of_memory, nearest, one_line
 from stitchgrid.json_files import read_json
 from stitchgrid.models.foreign_config import PROCESSORS, check_config, check_files
-from stitchgrid.models.registry import HUGGINGFACE
 from stitchgrid.preprocess import apply_preprocess
-from stitchgrid.records import Preprocess, canonical, digest
+from stitchgrid.records import HUGGINGFACE, Preprocess, canonical, digest
 
 OUTPUTS = (
     "logits",

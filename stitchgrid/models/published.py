@@ -13,9 +13,8 @@ import torch
 from stitchgrid.errors import InputError, JobFileError, nearest
 from stitchgrid.models.architecture import find_function, library_of
 from stitchgrid.models.huggingface import huggingface_preprocess
-from stitchgrid.models.registry import HUGGINGFACE
 from stitchgrid.preprocess import INTERPOLATIONS
-from stitchgrid.records import NetworkSpec, Preprocess
+from stitchgrid.records import HUGGINGFACE, NetworkSpec, Preprocess, architecture_word
 
 PRETRAINED = "pretrained"  # the word where their names are part of the architecture: timm:NAME.TAG, huggingface:NAME
 _TORCHVISION_NAME = re.compile(r"(\w+_Weights\.)?[A-Z][A-Z0-9_]*")  # IMAGENET1K_V1, ResNet18_Weights.DEFAULT
@@ -67,7 +66,7 @@ class _OfTorchvision(Published):
 
         find_function(spec)  # raises the error of an unknown architecture
         self.spec = spec
-        self.name = spec.architecture.partition(":")[2]
+        self.name = architecture_word(spec.architecture).name
         known = get_model_weights(self.name).__members__
         entry = spec.weights.rpartition(".")[2]
         if entry not in known:
@@ -122,7 +121,7 @@ class _OfTimm(Published):
 
         find_function(spec)
         self.spec = spec
-        self.config: Any = timm.get_pretrained_cfg(spec.architecture.partition(":")[2])
+        self.config: Any = timm.get_pretrained_cfg(architecture_word(spec.architecture).name)
         if self.config is None or not self.config.has_weights:
             raise JobFileError(
                 f"timm publishes no weights for {spec.architecture}; name a checkpoint file as `weights`, or 'random'."
@@ -156,7 +155,7 @@ class _OfTimm(Published):
 class _OfHuggingFace(Published):
     def __init__(self, spec: NetworkSpec):
         find_function(spec)
-        self.place = spec.architecture.partition(":")[2], spec.base
+        self.place = architecture_word(spec.architecture).name, spec.base
 
     def preprocess(self) -> Preprocess:
         return huggingface_preprocess(*self.place)

@@ -4,6 +4,7 @@ from fnmatch import fnmatchcase
 from importlib.util import find_spec
 
 from stitchgrid.models.facts import known_names
+from stitchgrid.records import HUGGINGFACE, architecture_word
 
 STITCHGRID = {  # name in a job file -> module:function
     "resnet20": "stitchgrid.models.nets.resnet:resnet20",
@@ -18,7 +19,6 @@ STITCHGRID = {  # name in a job file -> module:function
     "tiny10": "stitchgrid.models.nets.tiny:tiny10",
 }
 LIBRARIES = ("stitchgrid", "torchvision", "timm")
-HUGGINGFACE = "huggingface"  # networks of transformers, by a name of its hub or a folder
 SOURCES = (*LIBRARIES, HUGGINGFACE)
 
 
@@ -73,4 +73,4 @@ def usual_weights(architecture: str) -> str:
     >>> usual_weights("torchvision:resnet18"), usual_weights("nets.py:small")
     ('DEFAULT', 'random')
     """
-    return USUAL_WEIGHTS.get(architecture.partition(":")[0], "random")
+    return USUAL_WEIGHTS.get(architecture_word(architecture).origin, "random")

@@ -16,7 +16,7 @@ from stitchgrid.models.architecture import find_code
 from stitchgrid.models.code_closure import Code, Module
 from stitchgrid.models.shipped_code import MANIFEST, MODULES, PACKAGE
 from stitchgrid.private_folder import private_space
-from stitchgrid.records import NetworkSpec
+from stitchgrid.records import NetworkSpec, architecture_word
 
 MAX_BYTES = 20_000_000
 MAX_FILES = 10_000
@@ -56,7 +56,7 @@ class _Staging:
     def add(self, spec: NetworkSpec, code: Code) -> None:
         """Copy the code of one network."""
         if code.folders:
-            path = Path(spec.base, spec.architecture.rpartition(":")[0])
+            path = Path(spec.base, architecture_word(spec.architecture).origin)
             _write(self._beside(path.parent) / path.name, code.entry.content)
         others = (module for name, module in code.modules.items() if not code.folders or name != code.entry.name)
         for module in others:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from stitchgrid.records.addresses import canonical
 
@@ -93,8 +93,31 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 FEATURES = "features"  # in place of an architecture: activations from files
+HUGGINGFACE = "huggingface"  # networks of transformers, by a name of its hub or a folder
 TWIN = "@untrained"  # a network's name with this suffix is the name of its untrained twin
 STEP = "@"  # separates the name of a network from the step of its training
+
+
+class ArchitectureWord(NamedTuple):
+    """The two parts of how a job file names an architecture; both are empty where there are not two."""
+
+    origin: str  # a library, `live`, a module that can be imported, or a file
+    name: str  # of the network or function in it
+
+
+def architecture_word(text: str) -> ArchitectureWord:
+    """Return the parts of `ORIGIN:NAME`.
+
+    >>> architecture_word("torchvision:resnet18")
+    ArchitectureWord(origin='torchvision', name='resnet18')
+    >>> architecture_word("nets/small.py:make").origin, architecture_word("huggingface:D:/nets").name
+    ('nets/small.py', 'D:/nets')
+    >>> architecture_word("features")
+    ArchitectureWord(origin='', name='')
+    """
+    # A folder of Hugging Face may have a colon in its name, and so may the path of a file.
+    origin, _, name = text.partition(":") if text.startswith(f"{HUGGINGFACE}:") else text.rpartition(":")
+    return ArchitectureWord(origin, name) if origin and name else ArchitectureWord("", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
