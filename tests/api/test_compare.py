@@ -322,8 +322,8 @@ def test_images_that_cannot_be_taken_are_refused_with_what_was_wanted(images, ho
         ({}, {}, "at least one network"),
         ({"a": net}, {}, "network 'a' is a function"),
         ({"a": net().state_dict()}, {}, "network 'a' is a OrderedDict, such as a state dict is"),
-        ({"a": net()}, {"layers": {"b": "all"}}, "`layers` names 'b', which is no network; "),
-        ({"a": net()}, {"head": {"b": "embedding"}}, "`head` names 'b', which is no network; "),
+        ({"a": net()}, {"layers": {"b": "all"}}, "`layers` names 'b', which is not a network; "),
+        ({"a": net()}, {"head": {"b": "embedding"}}, "`head` names 'b', which is not a network; "),
         ({"a": net()}, {"matchers": ["ckaa"]}, "did you mean 'cka'|cka"),
         ({"a": net()}, {"device": "cuda"}, "finds none"),
     ],
@@ -343,12 +343,12 @@ def test_a_store_cannot_make_live_networks_again(tmp_path):
     compare({"a": net(), "b": net(1)}, pixels(), store=tmp_path / "grid", name="mine")
     said = command("resume", "mine", "--store", tmp_path / "grid", "--address", "none", code=2).output
     assert "given to stitchgrid.compare by a Python session" in said
-    assert "cannot be resumed elsewhere" in " ".join(said.split())
+    assert "cannot resume the sweep" in " ".join(said.split())
     with pytest.raises(InputError, match=r"call stitchgrid\.compare again"):
         sg.resume("mine", tmp_path / "grid", address="none")
     elsewhere = sg.open(tmp_path / "grid")["mine"]
     assert elsewhere.matrix("a", "b", "cka").values.shape == (2, 2)
-    with pytest.raises(InputError, match="cannot be resumed elsewhere"):
+    with pytest.raises(InputError, match="cannot resume the sweep"):
         elsewhere.stitch("a", "layer1.0", "b", "layer1.0", "direct")
 
 
@@ -542,7 +542,7 @@ def test_what_nobody_draws_is_refused_and_the_way_out_works():
         sg.compare({"s": Scaled()}, pixels(), untrained=True, **how)
     run = sg.compare({"s": Scaled()}, pixels(), untrained={"s": Scaled()}, **how)
     assert "s@untrained" in run.networks["model"]
-    with pytest.raises(InputError, match="`untrained` names 't', which is no network"):
+    with pytest.raises(InputError, match="`untrained` names 't', which is not a network"):
         sg.compare({"s": Scaled()}, pixels(), untrained={"t": Scaled()}, **how)
     with pytest.raises(InputError, match="the untrained twin of 's' is"):
         sg.compare({"s": Scaled()}, pixels(), untrained={"s": Scaled}, **how)

@@ -267,8 +267,8 @@ def test_names_of_networks_are_legible_however_many_there_are(sizes):
         grids, score, found, (figure, layout) = heatmap_of(networks, all_pairs(networks), 3.25)
         assert_legible(figure)
     caption = caption_heatmap(grids, score, found, layout)
-    assert "Names are thinned out" in caption
-    assert "Frames are around a network with itself." in caption
+    assert "Some names are left out for lack of room" in caption
+    assert "Frames mark comparisons of a network with itself." in caption
 
 
 def test_networks_that_were_not_compared_stand_in_blocks_of_their_own():
@@ -444,7 +444,7 @@ def test_a_pair_that_was_not_compared_is_refused(tmp_path):
     rows = [make_row(cell, metric, 0.5) for cell in cells for metric in cell.metrics]
     grids = grids_of(write_sweep(tmp_path / "grid", cells, rows))
     with pytest.raises(
-        InputError, match="'net/0,net/1': no sweep compares these two in this order; did you mean 'net/"
+        InputError, match="'net/0,net/1': no sweep compares these two networks in this order; did you mean 'net/"
     ):
         select([grids], FigureOptions(pair="net/0,net/1"))
 

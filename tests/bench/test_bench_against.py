@@ -131,7 +131,7 @@ def test_threads_are_those_that_each_command_takes(job):
 
 
 def test_a_command_that_fails_says_why():
-    with pytest.raises(StitchgridError, match=r"script ended with 3: no such thing"):
+    with pytest.raises(StitchgridError, match=r"script ended with exit code 3: no such thing"):
         against._timed(
             [against.sys.executable, "-c", "import sys; print('no such thing', file=sys.stderr); sys.exit(3)"], "script"
         )

@@ -67,7 +67,7 @@ def test_what_cannot_be_done_is_said_and_the_prompt_goes_on(session, capfd):
     typed(session, "select nothing from cells;\r.tabels\rselect 6 * 7 as answer;\r")
     told = capfd.readouterr()
     assert "Error: DuckDB cannot run the query" in told.err
-    assert "Error: there is no .tabels; did you mean '.tables'" in told.err
+    assert "Error: there is no command .tabels; did you mean '.tables'" in told.err
     assert "42" in told.out
 
 

@@ -700,7 +700,7 @@ def test_a_token_that_is_wanted_and_missing_is_an_error_at_once(no_cluster, monk
     with pytest.raises(ClusterError, match=r"there is no token; put the cluster's token into ~/.ray/auth_token"):
         connection._authentication_mode()
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere/token")
-    with pytest.raises(ClusterError, match=r"RAY_AUTH_TOKEN_PATH names /nowhere/token, which is no file"):
+    with pytest.raises(ClusterError, match=r"RAY_AUTH_TOKEN_PATH names /nowhere/token, which is not a file"):
         connection._authentication_mode()
 
 

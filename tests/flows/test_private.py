@@ -284,7 +284,7 @@ def test_the_record_of_a_cluster_is_taken_from_this_user_alone(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(os, "geteuid", lambda: user + 1)
         patch.setattr(os, "fstat", lambda _: os.stat_result((stat.S_IFREG | 0o644, 0, 0, 1, user + 2, 0, 13, 0, 0, 0)))
-        with pytest.raises(ClusterError, match=r"no file of this user's.*name it: --address HOST:PORT"):
+        with pytest.raises(ClusterError, match=r"not a file of this user.*name it: --address HOST:PORT"):
             connection.find_cluster("auto")
     other = tmp_path / "other"
     record.rename(other)
@@ -295,7 +295,7 @@ def test_the_record_of_a_cluster_is_taken_from_this_user_alone(tmp_path, monkeyp
 
 def test_a_pipe_is_no_file_of_ones_own_and_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="no file of this user's"):
+    with pytest.raises(InputError, match="not a file of this user"):
         read_own(tmp_path / "pipe")
 
 

@@ -339,7 +339,7 @@ def test_a_clash_with_the_runtime_environment_of_a_submitted_job_is_explained(ow
 
     monkeypatch.setattr(ray, "init", refuse)
     with (
-        pytest.raises(ClusterError, match="`py_modules` too; give those as `working_dir`"),
+        pytest.raises(ClusterError, match="`py_modules`, too; give those as `working_dir`"),
         Connection("local", package=own),
     ):
         pass
