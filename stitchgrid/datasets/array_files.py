@@ -240,7 +240,7 @@ def _load_torch(path: Path, limits: Limits) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 check_unpacked(path, archive.infolist(), limits, harmless=HARMLESS_BYTES)
-        check_pickles(path)
+        check_pickles(path, limits)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old storage formats: nothing a user can act on
             found = torch.load(path, map_location="cpu", weights_only=True)

@@ -130,7 +130,7 @@ def _check_number(path: Path, num_tensors: int, limits: Limits) -> None:
 def _load_torch(path: Path, limits: Limits) -> Any:
     _check_unpacked(path, limits)
     try:
-        check_pickles(path)
+        check_pickles(path, limits)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old storage formats: nothing a user can act on
             found = torch.load(path, map_location="cpu", weights_only=True)
