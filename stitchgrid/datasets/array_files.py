@@ -32,7 +32,7 @@ _SAFETENSORS = {  # its names of types -> numpy's
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
 }
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, ZlibError)
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, zipfile.BadZipFile, ZlibError)
 
 
 class ArrayFile(ABC):
@@ -193,7 +193,7 @@ class _Safetensors(ArrayFile):
         try:
             with safe_open(self.path, framework="pt") as file:
                 yield file
-        except (SafetensorError, OSError) as problem:
+        except (SafetensorError, OSError, TypeError, ValueError, OverflowError) as problem:
             raise InputError(
                 f"cannot read {self.path} as safetensors ({type(problem).__name__}: {problem})."
             ) from problem
@@ -281,6 +281,8 @@ def _as_array(tensor: Any, path: Path, name: str) -> Array:
         return np.asarray(tensor.detach().numpy())
     except TypeError:  # bfloat16 and smaller ones
         return np.asarray(tensor.detach().float().numpy())
+    except ValueError as problem:
+        raise InputError(f"{path}, {name}: no array has the shape of this tensor ({problem}).") from problem
 
 
 def _checked(path: Path, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> tuple[tuple[int, ...], str]:

@@ -115,7 +115,7 @@ def _load_safetensors(path: Path, limits: Limits) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:  # reads names and shapes alone
             _check_number(path, len(file.keys()), limits)
         state: dict[str, Tensor] = safetensors.torch.load_file(path, device="cpu")
-    except (SafetensorError, OSError) as problem:
+    except (SafetensorError, OSError, TypeError, ValueError, OverflowError) as problem:  # shapes that torch has not
         raise _damaged(path, problem) from problem
     return state
 

@@ -15,6 +15,8 @@ from helpers_store import SWEEP, make_synthetic_store
 
 from stitchgrid.cli import cli
 from stitchgrid.store import Store
+from stitchgrid.store.damage import DamagedFileError
+from stitchgrid.store.documents import Document, EvaluationDocument, json_object
 from stitchgrid.store.layout import DataName, PartName, content_digest
 from stitchgrid.store.parts import parquet_bytes
 from stitchgrid.store.plan_checks import check_plan, check_values
@@ -256,3 +258,18 @@ def test_a_million_cells_are_looked_at_within_a_second():
     check_values(cells)
     check_plan({"layers": layers, "cells": cells})
     assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a":1e400}', "the number 1e400 is too large"),
+        ('{"a":{"b":[-1e999]}}', "the number -1e999 is too large"),
+        ('{"a":1,"a":1}', "it has a key twice"),
+        ('{"a":[{"b":1,"c":2,"b":3}]}', "it has a key twice"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Document, EvaluationDocument])
+def test_json_says_one_finite_thing_of_each_key(text, said, kind):
+    with pytest.raises(DamagedFileError, match=rf"^not readable as JSON \({said}\)"):
+        json_object(text.encode(), kind)
