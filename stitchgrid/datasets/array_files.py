@@ -32,7 +32,7 @@ _SAFETENSORS = {  # safetensors' name of a type -> numpy's
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
 }
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, ZlibError)
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, zipfile.BadZipFile, ZlibError)
 
 
 class ArrayFile(ABC):
@@ -197,7 +197,7 @@ class _Safetensors(ArrayFile):
         try:
             with safe_open(self.path, framework="pt") as file:
                 yield file
-        except (SafetensorError, OSError) as problem:
+        except (SafetensorError, OSError, TypeError, ValueError, OverflowError) as problem:
             raise InputError(
                 f"cannot read {self.path} as safetensors ({type(problem).__name__}: {problem})."
             ) from problem
@@ -244,7 +244,7 @@ def _load_torch(path: Path, limits: Limits) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 check_unpacked(path, archive.infolist(), limits, harmless=HARMLESS_BYTES)
-        check_pickles(path)
+        check_pickles(path, limits)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings of old storage formats, on which a user cannot act
             found = torch.load(path, map_location="cpu", weights_only=True)
@@ -283,6 +283,8 @@ def _as_array(tensor: Any, path: Path, name: str) -> Array:
         return np.asarray(tensor.detach().numpy())
     except TypeError:  # bfloat16 and smaller ones
         return np.asarray(tensor.detach().float().numpy())
+    except ValueError as problem:
+        raise InputError(f"{path}, {name}: no array has the shape of this tensor ({problem}).") from problem
 
 
 def _checked(path: Path, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> tuple[tuple[int, ...], str]:

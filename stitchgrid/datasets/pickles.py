@@ -1,37 +1,45 @@
 """Check the instructions of a pickle before it is loaded.
 
-`torch.load` runs no code of a checkpoint, but a few bytes of a file can make it allocate a `bytearray` of any size.
+`torch.load` runs no code of a checkpoint, but a few bytes of a file can make it allocate any amount of memory, and it
+hashes every key of the file.
 """
 
-import pickletools
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from stitchgrid.datasets.pickle_walk import PickleWalk, RefusedPickleError
 from stitchgrid.datasets.torch_files import check_directory
 from stitchgrid.errors import InputError
+from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 _NUM_PICKLES = (
     5  # in a row, in files of torch before 1.6: a number, a version, the system, the content, keys of storages
 )
 
 
-def check_pickles(path: Path) -> None:
-    """Refuse a file of torch.save's that makes a bytearray, which tensors never need.
+def check_pickles(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Refuse a file of torch.save's that makes what the file does not hold, or has keys that take for ever.
 
     Raises:
-        InputError: If one of its pickles names the type, or an archive may be read in two ways.
+        InputError: If one of its pickles does, or an archive may be read in two ways.
         Exception: Of zipfile's, if it is an archive that cannot be read; torch may read more of one than zipfile does.
+            Of any type, if the instructions of a pickle do not fit each other.
     """
-    for file in _pickles(path):
-        with suppress(ValueError):  # no pickle, or one that ends early: torch reads no further, either
-            if any(name == "GLOBAL" and names.endswith("bytearray") for name, names in _instructions(file)):
-                raise InputError(
-                    f"{path} makes a bytearray, which may take any amount of memory, so that it is not read; save the "
-                    "model's state_dict() with torch.save, or as .safetensors."
-                )
+    walk = PickleWalk(limits.tensors)
+    try:
+        for number, file in enumerate(_pickles(path), start=1):
+            found = walk.follow(file)
+            if number == _NUM_PICKLES and isinstance(found, list | tuple):
+                walk.check_keys(found)
+                if lost := walk.stored.difference(map(str, found)):
+                    raise RefusedPickleError(f"has {len(lost)} tensors without their numbers")
+    except RefusedPickleError as problem:
+        raise InputError(
+            f"{path} {problem}, so that it is not read; save the model's state_dict() with torch.save, or as "
+            ".safetensors."
+        ) from problem
 
 
 def _pickles(path: Path) -> Iterator[IO[bytes]]:
@@ -49,7 +57,3 @@ def _pickles(path: Path) -> Iterator[IO[bytes]]:
                 if member.filename.lower().endswith(".pkl"):  # torch does not tell small letters from capitals
                     with archive.open(member) as inner:
                         yield inner
-
-
-def _instructions(file: IO[bytes]) -> Iterator[tuple[str, str]]:
-    return ((instruction.name, str(argument)) for instruction, argument, _ in pickletools.genops(file))

@@ -115,7 +115,7 @@ def _load_safetensors(path: Path, limits: Limits) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:  # reads names and shapes alone
             _check_number(path, len(file.keys()), limits)
         state: dict[str, Tensor] = safetensors.torch.load_file(path, device="cpu")
-    except (SafetensorError, OSError) as problem:
+    except (SafetensorError, OSError, TypeError, ValueError, OverflowError) as problem:  # shapes that torch has not
         raise _damaged(path, problem) from problem
     return state
 
@@ -130,7 +130,7 @@ def _check_number(path: Path, num_tensors: int, limits: Limits) -> None:
 def _load_torch(path: Path, limits: Limits) -> Any:
     _check_unpacked(path, limits)
     try:
-        check_pickles(path)
+        check_pickles(path, limits)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old storage formats: nothing a user can act on
             found = torch.load(path, map_location="cpu", weights_only=True)

@@ -7,6 +7,7 @@ since a later version may have written them.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -352,6 +353,22 @@ def longest(kind: type[Document]) -> int:
     return LONGEST.get(kind, LONGEST_JSON)
 
 
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return number
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it has a key twice")
+    return found
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite)
+
+
 def json_object(data: bytes, kind: type[Document] = Document) -> dict[str, Any]:
     """Return the JSON object in a file, checked against the form of its kind.
 
@@ -361,6 +378,7 @@ def json_object(data: bytes, kind: type[Document] = Document) -> dict[str, Any]:
     may_be_nan = kind in OF_ARTEFACTS.values()
     try:
         value: JsonValue = from_json(data, allow_inf_nan=may_be_nan, cache_strings="keys")
+        _STRICT.decode(data.decode())  # pydantic's takes 1e400, and the last of equal keys
     except (ValueError, RecursionError) as problem:
         raise DamagedFileError(f"not readable as JSON ({problem})") from problem
     if not isinstance(value, dict):

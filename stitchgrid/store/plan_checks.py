@@ -6,6 +6,7 @@ Measured numbers that are not finite count as undefined (NULL): a network that o
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,8 @@ def check_values(table: pa.Table) -> None:
     """Check single columns of any table of a store.
 
     Raises:
-        DamagedFileError: If parameters are not a JSON object of sane size, or a count, depth or shape is invalid.
+        DamagedFileError: If parameters are not a JSON object of sane size, or a count, a depth, a shape, a number of
+            seconds or an interval is invalid.
     """
     names = frozenset(table.column_names)
     if "params" in names:
@@ -51,6 +53,10 @@ def check_values(table: pa.Table) -> None:
                 raise DamagedFileError(f"has no {name} in {table[name].null_count} rows")
     if "shape" in names:
         _check_shapes(table["shape"])
+    if "seconds" in names:
+        _check_range("seconds", table["seconds"], 0, LARGEST)
+    if {"low", "high"} <= names:
+        _check_intervals(table["low"], table["high"])
 
 
 def _check_range(name: str, column: pa.ChunkedArray, low: float, high: float) -> None:
@@ -59,6 +65,16 @@ def _check_range(name: str, column: pa.ChunkedArray, low: float, high: float) ->
     found = pc.min_max(column).as_py()
     if found["min"] is not None and not low <= found["min"] <= found["max"] <= high:
         raise DamagedFileError(f"has a {name} of {found['min']} to {found['max']}; wanted {low} to {high}")
+
+
+def _check_intervals(low: pa.ChunkedArray, high: pa.ChunkedArray) -> None:
+    """Check that each interval has either two ends in order or none."""
+    if not pc.all(pc.equal(pc.is_null(low), pc.is_null(high))).as_py():
+        raise DamagedFileError("has an interval of one end")
+    for name, column in (("low", low), ("high", high)):
+        _check_range(name, column, -sys.float_info.max, sys.float_info.max)
+    if pc.any(pc.less(high, low)).as_py():
+        raise DamagedFileError("has an interval whose low end is above its high end")
 
 
 def _check_shapes(column: pa.ChunkedArray) -> None:

@@ -161,9 +161,7 @@ def test_classes_come_in_the_order_of_the_job(root, cache):
     ],
 )
 def test_classes_that_are_not_those_of_the_images_are_refused(root, cache, classes, message):
-    with pytest.raises(
-        InputError, match=f"`classes` under .data. must name every class of the images once: {message}"
-    ):
+    with pytest.raises(InputError, match=f"`classes` under .data. must name every class of the images once: {message}"):
         open_images(spec_of(root, classes=classes), cache=cache)
 
 

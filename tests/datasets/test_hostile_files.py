@@ -2,9 +2,12 @@
 
 import ast
 import io
+import json
 import os
 import pickle
+import struct
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -380,3 +383,28 @@ def test_a_broken_pickle_hides_no_other(tmp_path):
             archive.writestr(*member)
     with pytest.raises(InputError, match="makes a bytearray"):
         load_checkpoint(tmp_path / "w.pt")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy's, before it refuses
+@pytest.mark.parametrize("shape", ["(0,99999999999999999999999)", "(0,9223372036854775808)", "(-1,0)", "(2**70,)"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_arrays_of_impossible_shapes_are_refused(tmp_path, shape, suffix):
+    header = f"{{'descr':'<f4','fortran_order':False,'shape':{shape}}}\n".encode()
+    content = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    if suffix == ".npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", content)
+    with pytest.raises(InputError, match=rf"cannot read .*x{suffix} as an {suffix} \(\w+Error: "):
+        open_arrays(path).read("x")
+
+
+@pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**62, 2**62], [0] + [1] * 100])
+def test_tensors_of_impossible_shapes_are_refused(tmp_path, shape):
+    header = json.dumps({"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(InputError, match=r"x\.safetensors(, x: no array has the shape| as safetensors \(TypeError)"):
+        open_arrays(tmp_path / "x.safetensors").read("x")
+    with suppress(InputError):  # nothing else; torch takes more shapes than numpy
+        load_checkpoint(tmp_path / "x.safetensors")

@@ -15,6 +15,8 @@ from helpers_store import SWEEP, make_synthetic_store
 
 from stitchgrid.cli import cli
 from stitchgrid.store import Store
+from stitchgrid.store.damage import DamagedFileError
+from stitchgrid.store.documents import Document, EvaluationDocument, json_object
 from stitchgrid.store.layout import DataName, PartName, content_digest
 from stitchgrid.store.parts import parquet_bytes
 from stitchgrid.store.plan_checks import check_plan, check_values
@@ -256,3 +258,48 @@ def test_a_million_cells_are_looked_at_within_a_second():
     check_values(cells)
     check_plan({"layers": layers, "cells": cells})
     assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a":1e400}', "the number 1e400 is too large"),
+        ('{"a":{"b":[-1e999]}}', "the number -1e999 is too large"),
+        ('{"a":1,"a":1}', "it has a key twice"),
+        ('{"a":[{"b":1,"c":2,"b":3}]}', "it has a key twice"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Document, EvaluationDocument])
+def test_json_says_one_finite_thing_of_each_key(text, said, kind):
+    with pytest.raises(DamagedFileError, match=rf"^not readable as JSON \({said}\)"):
+        json_object(text.encode(), kind)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"seconds": math.inf}, "has a seconds of inf to inf; it is 0 to"),
+        ({"seconds": math.nan}, "has a seconds that is no number"),
+        ({"seconds": -1.0}, "has a seconds of -1.0 to -1.0; it is 0 to"),
+        ({"low": math.nan, "high": math.inf}, "has a low that is no number"),
+        ({"low": 0.0, "high": math.inf}, "has a high of inf to inf"),
+        ({"low": 0.0, "high": None}, "has an interval of one end"),
+        ({"low": 1.0, "high": 0.5}, "has an interval whose low end is above its high end"),
+    ],
+)
+def test_times_and_intervals_are_possible(store, columns, said):
+    name = min(Path(store.uri, "parts/v1").iterdir())
+    table = pq.read_table(name)
+    for column, value in columns.items():
+        place = table.column_names.index(column)
+        table = table.set_column(place, table.schema.field(column), pa.array([value] * len(table), pa.float64()))
+    data = parquet_bytes(table)
+    name.unlink()
+    shard = PartName.parse(name.name).shard
+    new = name.with_name(str(PartName(shard=shard, digest=content_digest(data), num_rows=len(table))))
+    new.write_bytes(data)
+    for command in (["check"], ["sql", "select metric, value, seconds, low from measurements limit 1"]):
+        found = CliRunner().invoke(cli, [*command, "--store", store.uri])
+        assert said in " ".join(found.output.split()), (command, found.output)
+    with pytest.raises(DamagedFileError, match=f"^{said}"):
+        check_values(table)
