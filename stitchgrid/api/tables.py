@@ -144,16 +144,20 @@ class Matrix:
         from matplotlib.figure import Figure
 
         if ax is None:
-            size = (1.5 + 0.25 * len(self.columns), 1.2 + 0.25 * len(self.rows))
+            size = (max(3.25, 1.5 + 0.25 * len(self.columns)), max(2.75, 1.2 + 0.25 * len(self.rows)))
             ax = Figure(figsize=size, layout="constrained").add_subplot()
         drawn = ax.imshow(self.values, cmap="cividis_r" if self.higher_is_similar is False else "cividis")
         ax.set_xticks(range(len(self.columns)), self.columns, rotation=90, fontsize=7)
         ax.set_yticks(range(len(self.rows)), self.rows, fontsize=7)
-        ax.set(xlabel="target", ylabel="source")
-        ways = {True: " (higher is more similar)", False: " (lower is more similar)", None: ""}
+        ax.set_xlabel("target", fontsize=8)
+        ax.set_ylabel("source", fontsize=8)
+        ax.set_title(self.title, fontsize=8, wrap=True)
+        ways = {True: "higher is more similar", False: "lower is more similar", None: ""}
         figure = ax.get_figure()
         assert figure is not None
-        figure.colorbar(drawn, ax=ax, label=f"{self.title}{ways[self.higher_is_similar]}")
+        bar = figure.colorbar(drawn, ax=ax)
+        bar.ax.tick_params(labelsize=7)
+        bar.set_label(ways[self.higher_is_similar], fontsize=7)
         return ax
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers_flow import TINY_JOB
 from helpers_store import FAILED, SWEEP, make_synthetic_store
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import stitchgrid as sg
 from stitchgrid.api import answer_list, comparison, launches, measures, runs, stitches, tables
@@ -183,6 +184,23 @@ def test_a_matrix_has_the_values_of_the_store(run):
         run.matrix("x", some["target_model"], "cka")
     with pytest.raises(QueryError, match=r"there is no matcher 'CKA'"):
         run.matrix(some["source_model"], some["target_model"], "CKA")
+
+
+def test_the_heat_map_of_few_layers_has_room_for_its_texts():
+    names = ["stages.0.add", "stages.1.add", "pool"]
+    matrix = tables.Matrix(
+        np.eye(3), names, names, title="direct residual of wide/0 into deep/1", higher_is_similar=False
+    )
+    axes = matrix.plot()
+    figure = axes.get_figure()
+    drawn = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(drawn)
+    [bar] = [other for other in figure.axes if other is not axes]
+    assert bar.yaxis.label.get_window_extent(drawn).height <= bar.get_window_extent(drawn).height
+    for text in (axes.title, bar.yaxis.label, axes.xaxis.label, axes.yaxis.label):
+        ends = text.get_window_extent(drawn)
+        assert ends.x0 >= 0
+        assert ends.x1 <= figure.bbox.width
 
 
 def test_answers_networks_failures_status_and_the_page(run, tmp_path):
