@@ -32,7 +32,7 @@ FOLDERS = re.compile(  # names that only folders have in a store
 FILES = re.compile(  # names that only files have in a store
     r"parts/v1/[^/]+\.parquet|snapshots/v1/\d{6,9}(-[0-9a-f]{32})?\.json|snapshots/v1/(data|extracts)/[^/]+\.parquet"
     r"|artefacts/(network|evaluation|fingerprint|probe|detector)/[^/]+\.(manifest|json|safetensors)"
-    r"|sweeps/[^/]+/((heartbeat|recompute)\.json|\d{4,}/(job\.json|plan\.json|(cells|models|layers|probes)\.parquet))"
+    r"|sweeps/[^/]+/((heartbeat|recompute)\.json|\d{4,}/((job|plan|code)\.json|(cells|models|layers|probes)\.parquet))"
     r"|sweeps/[^/]+/(claims|journal/[^/]+)/\d{6,9}\.json|sweeps/[^/]+/logs/[^/]+/\d{3,}\.log"
 )
 NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}  # of a folder, in file systems

@@ -192,6 +192,7 @@ FILES = (
     "store.json",
     f"sweeps/{SWEEP}/0001/job.json",
     f"sweeps/{SWEEP}/0001/plan.json",
+    f"sweeps/{SWEEP}/0001/code.json",
     f"sweeps/{SWEEP}/0001/cells.parquet",
     f"sweeps/{SWEEP}/heartbeat.json",
     f"sweeps/{SWEEP}/journal/launch-1/000001.json",
