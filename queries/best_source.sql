@@ -1,7 +1,8 @@
 -- Which source layer matches each target layer best, under each matcher?
 -- Best is the highest accuracy for trained stitchers, the lowest residual for least-squares ones, and by its own
 -- direction for an index; seeds are averaged. If num_tied layers share the best score, the target layer itself is
--- named if it is one of them. accuracy is the stitched network's, where there is one.
+-- named if it is one of them. accuracy is the stitched network's, where there is one. Untrained twins come last; their
+-- verdict is NULL.
 -- The rest is from the view answers: margin is how much better the best is than the next, whatever the direction,
 -- candidates are the layers that are as good at 95 %, p is that of shuffled images. With several seeds, the least
 -- favourable counts: smallest margin, most candidates, largest p, worst verdict. NULL where seeds name other layers.
@@ -56,4 +57,4 @@ left join sure as s
     on s.sweep = b.sweep and s.source_model = b.source_model and s.target_model = b.target_model
     and s.target_layer = b.target_layer and s.matcher = b.matcher and s.params = b.params
     and s.samples is not distinct from b.samples and s.layers = [b.best_source_layer]
-order by b.sweep, b.source_model, b.target_model, b.matcher, b.params, b.samples, b.target_index
+order by b.sweep, suffix(b.source_model, '@untrained'), b.source_model, b.target_model, b.matcher, b.params, b.samples, b.target_index

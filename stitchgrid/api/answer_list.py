@@ -1,7 +1,7 @@
 """Answers as a list that a notebook shows."""
 
 from stitchgrid.api.tables import html_table
-from stitchgrid.catalog.answers import Answer, Check
+from stitchgrid.catalog.answers import Answer, Check, in_short
 from stitchgrid.errors import InputError
 from stitchgrid.printable import in_one_line
 
@@ -60,7 +60,7 @@ class Answers(list[Answer]):
         return in_one_line(self.only.sentence)
 
     def __repr__(self) -> str:
-        return "\n".join(in_one_line(one.sentence) for one in self) if self else "no answers"
+        return "\n".join(in_short(self)) if self else "no answers"
 
     def _repr_html_(self) -> str:
         rows = (
@@ -69,7 +69,7 @@ class Answers(list[Answer]):
                 f"{one.source_model} {one.source_layer}",
                 one.label,
                 one.verdict,
-                one.sentence,
+                f"{one.sentence} {one.why}".rstrip(),
             )
             for one in self
         )

@@ -12,6 +12,8 @@ from torch import nn
 
 from stitchgrid.api.runs import Run
 from stitchgrid.api.torch_settings import as_it_was
+from stitchgrid.catalog import Catalog
+from stitchgrid.catalog.findings import diverged
 from stitchgrid.datasets import Images
 from stitchgrid.datasets.archives import open_image_folder
 from stitchgrid.datasets.in_memory import given, live_images
@@ -169,12 +171,17 @@ def _run(
         opened = Store.open(folder or os.fspath(store or ""), create=True)
         where = Placement(address="none", cpus_per_worker=torch.get_num_threads())
         with live.present(), as_it_was(device):
-            Launch(job, opened, where, Display(quiet=not progress)).run(update=True, retry_failed=retry_failed)
+            display = Display(quiet=not progress)
+            Launch(job, opened, where, display).run(update=True, retry_failed=retry_failed)
     except BaseException:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     run = Run(opened, job.name, live=live)
+    if progress and any(MATCHERS[matcher.kind].is_trained for matcher in job.matchers):
+        with Catalog(opened) as catalog:
+            for line in diverged(catalog, job.name):
+                display.say(line)
     if folder is not None:
         finalize(run, shutil.rmtree, folder, ignore_errors=True)
     return run

@@ -133,7 +133,8 @@ class Run:
 
     def answers(self) -> Table:
         """Return the best source layer for every target layer, source network and matcher, with its evidence."""
-        return self._of("answers")
+        order = "target_model, target_index, source_model, matcher, params, samples, seed"  # as `read_answers` sorts
+        return self.sql(f"select * exclude (sweep) from answers where sweep = $sweep order by {order}")
 
     def _of(self, view: str) -> Table:
         return self.sql(f"select * exclude (sweep) from {view} where sweep = $sweep")

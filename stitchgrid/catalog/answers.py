@@ -71,6 +71,22 @@ class Answer:
     untrained_value: float | None
     verdict: str
     checks: tuple[Check, ...]
+    num_sources: int = 1  # source layers among which the best was chosen
+    num_diverged: int = 0  # source layers left out because their cells diverged
+    num_failed: int = 0  # ... because their cells failed
+    num_pending: int = 0  # ... because their cells are not computed yet
+    has_twin: bool = False  # whether the sweep has an untrained twin of the source network
+    r2: float | None = None  # share of the target's variance that the map explains, where the sweep has it
+
+    @property
+    def best(self) -> str:
+        """The best source layer."""
+        return self.source_layer
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """The 95 % interval of the value; None where no intervals were asked for."""
+        return self.low, self.high
 
     def passed(self, name: str) -> bool | None:
         """Return whether a check passed; None if it was not computed or does not apply."""
@@ -87,10 +103,23 @@ class Answer:
         return tuple(check.name for check in self.checks if check.is_missing and check.name in NEEDED)
 
     @property
+    def unknown(self) -> str:
+        """The missing checks as words; empty if there are none."""
+        return f"not known: {', '.join(self.missing)}" if self.missing else ""
+
+    @property
+    def why(self) -> str:
+        """Names of the checks that failed and, if the answer is weak, of those that are missing; else empty."""
+        failed = f"failed: {', '.join(check.name for check in self.failed)}" if self.failed else ""
+        return "; ".join(filter(None, (failed, self.unknown if self.verdict == "weak" else "")))
+
+    @property
     def sentence(self) -> str:
         """The answer as an English sentence, for people who do not know the field."""
         way = "higher" if self.higher_is_similar else "lower"
         parts = [f"{self.metric} is {short_number(self.value)}{_interval(self.low, self.high)} ({way} is more similar)"]
+        if self.r2 is not None and self.metric == "residual":
+            parts.append(f"r2 is {short_number(self.r2)} (0 is no better than the mean)")
         if self.runner_up is not None:
             margin = "" if self.margin is None else f"; margin {short_number(self.margin)}"
             parts.append(f"next best {self.runner_up}{margin}{_interval(self.margin_low, self.margin_high)}")
@@ -98,7 +127,16 @@ class Answer:
             parts.append(f"untrained twin reaches {short_number(self.untrained_value)}")
         if self.p is not None:
             parts.append(f"p with shuffled images {short_number(self.p)}")
-        return f"{self.title}: {self.verdict}. Its {'; '.join(parts)}."
+        return f"{self.title}: {self.verdict}. Its {'; '.join(parts)}.{self._omitted}"
+
+    @property
+    def _omitted(self) -> str:
+        counts = {"diverged": self.num_diverged, "failed": self.num_failed, "not computed yet": self.num_pending}
+        if not any(counts.values()):
+            return ""
+        told = ", ".join(f"{num} {word}" for word, num in counts.items() if num)
+        every = self.num_sources + sum(counts.values())
+        return f" Best of {self.num_sources} of {every} source layers: of the others, {told}."
 
     @property
     def title(self) -> str:
@@ -249,7 +287,22 @@ def in_words(answers: Sequence[Answer]) -> list[str]:
     for answer in answers:
         lines += [answer.sentence, *(f"    {check.name}: {check.detail}" for check in answer.failed)]
         if answer.missing and answer.verdict == "weak":
-            lines.append(f"    not known: {', '.join(answer.missing)}")
+            lines.append(f"    {answer.unknown}")
+    return list(map(in_one_line, lines))
+
+
+def in_short(answers: Sequence[Answer]) -> list[str]:
+    """Return a sentence for each answer, below it why it is not supported, and at the end how to know more."""
+    lines = [line for one in answers for line in (one.sentence, *([f"    {one.why}"] if one.why else []))]
+    weak = [one for one in answers if one.verdict == "weak"]
+    options = {
+        "groups=20": any(one.low is None and {"localised", "above_untrained"} & {*one.missing} for one in weak),
+        "shuffled=40": any(one.p is None and not one.is_trained for one in weak),
+        "untrained=True": any(not one.has_twin for one in weak),
+    }
+    wanted = ", ".join(name for name, is_wanted in options.items() if is_wanted)
+    if wanted:
+        lines.append(f"Not known: compare(..., {wanted}) computes it; a job has [intervals] and [controls] for it.")
     return list(map(in_one_line, lines))
 
 

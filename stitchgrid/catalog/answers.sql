@@ -16,11 +16,15 @@ found as materialized (
     join matchers as m using (matcher)
     where
         value is not null and not isnan(value)
-        and (metric = m.score_metric or metric in ('variance_ratio', 'ood_mahalanobis_auroc', 'ood_energy_auroc'))
+        and (
+            metric = m.score_metric
+            or metric in ('r2', 'variance_ratio', 'ood_mahalanobis_auroc', 'ood_energy_auroc')
+        )
 ),
 watched as (
     select
         sweep, cell_id,
+        max(value) filter (where metric = 'r2') as r2,
         max(value) filter (where metric = 'variance_ratio') as variance_ratio,
         max(value) filter (where metric = 'ood_mahalanobis_auroc') as mahalanobis,
         max(value) filter (where metric = 'ood_energy_auroc') as energy,
@@ -56,6 +60,46 @@ ranked as materialized (
         ) as position,
         count(*) over (partition by place, is_twin) as num_sources
     from tied
+),
+-- Why a planned cell may have no place among the source layers. Only values say on how many samples a cell was computed.
+planned as (
+    select
+        c.sweep, c.target_model, c.target_layer, coalesce(t.original, c.source_model) as network,
+        t.original is not null as is_twin, c.matcher, c.params, c.seed, c.source_layer, f.samples,
+        case
+            when f.has_diverged then 'diverged'
+            when f.cell_id is null and c.status in ('failed', 'quarantined') then 'failed'
+            when f.cell_id is null and c.status <> 'done' then 'pending'
+        end as reason
+    from cells as c
+    left join twins as t on t.sweep = c.sweep and t.model = c.source_model
+    left join (
+        select
+            r.sweep, r.cell_id, list_contains(r.flags, 'diverged') as has_diverged,
+            if(m.family = 'index', r.num_eval, coalesce(r.num_fit, r.num_eval)) as samples
+        from results as r
+        join matchers as m on m.matcher = r.matcher and m.score_metric = r.metric
+    ) as f on f.sweep = c.sweep and f.cell_id = c.cell_id
+),
+left_out as (
+    select
+        p.place,
+        count(distinct q.source_layer) filter (where not q.is_twin and reason = 'diverged') as num_diverged,
+        count(distinct q.source_layer) filter (where not q.is_twin and reason = 'failed') as num_failed,
+        count(distinct q.source_layer) filter (where not q.is_twin and reason = 'pending') as num_pending,
+        count(distinct q.source_layer) filter (where q.is_twin and reason = 'diverged') as num_twin_diverged,
+        count(distinct q.source_layer) filter (where q.is_twin and reason = 'failed') as num_twin_failed,
+        count(distinct q.source_layer) filter (where q.is_twin and reason = 'pending') as num_twin_pending
+    from (
+        select distinct place, sweep, target_model, target_layer, network, matcher, params, samples, seed from placed
+    ) as p
+    join planned as q
+        on q.sweep = p.sweep and q.target_model = p.target_model and q.target_layer = p.target_layer
+        and q.network = p.network and q.matcher = p.matcher and q.params = p.params
+        and q.seed is not distinct from p.seed
+    anti join ranked as r on r.place = p.place and r.is_twin = q.is_twin and r.source_layer = q.source_layer
+    where q.reason is not null and coalesce(q.samples = p.samples, q.samples is null)
+    group by p.place
 ),
 best as materialized (
     select * from ranked where position = 1 and not is_twin
@@ -162,7 +206,18 @@ networks as (
 known as (
     select
         b.*, n.* exclude (place), s.* exclude (place), a.* exclude (place),
-        w.variance_ratio, w.mahalanobis, w.energy, w.warnings, d.direct_residual,
+        w.r2, w.variance_ratio, w.mahalanobis, w.energy, w.warnings, d.direct_residual,
+        coalesce(o.num_diverged, 0) as num_diverged, coalesce(o.num_failed, 0) as num_failed,
+        coalesce(o.num_pending, 0) as num_pending,
+        concat_ws(
+            ', ', nullif(num_diverged, 0) || ' diverged', nullif(num_failed, 0) || ' failed',
+            nullif(num_pending, 0) || ' not computed yet'
+        ) as omitted,
+        concat_ws(
+            ', ', nullif(o.num_twin_diverged, 0) || ' diverged', nullif(o.num_twin_failed, 0) || ' failed',
+            nullif(o.num_twin_pending, 0) || ' not computed yet'
+        ) as twin_omitted,
+        exists (from twins as t where t.sweep = b.sweep and t.original = b.source_model) as has_twin,
         {'name': f.model, 'is_untrained': f.is_untrained, 'has_classes': f.has_classes, 'accuracy': f.accuracy,
          'chance': f.chance, 'is_at_chance': f.is_at_chance} as f,
         {'name': g.model, 'is_untrained': g.is_untrained, 'has_classes': g.has_classes, 'accuracy': g.accuracy,
@@ -179,6 +234,7 @@ known as (
     from best as b
     join watched as w on w.sweep = b.sweep and w.cell_id = b.cell_id
     left join rivals as n on n.place = b.place
+    left join left_out as o on o.place = b.place
     left join shuffled as s on s.place = b.place
     left join agreement as a on a.place = b.place
     left join direct as d
@@ -205,7 +261,7 @@ judged as (
         greatest(mahalanobis, energy) <= $most_auroc as in_distribution,
         variance_ratio >= $least_variance_ratio as not_collapsed,
         if(is_trained, direct_residual < $most_residual, null) as undenied,
-        len(warnings) = 0 as sound
+        len(warnings) = 0 and omitted = '' as sound
     from known
 ),
 told as (
@@ -242,12 +298,15 @@ told as (
             else 'Not computed: it needs the interval of the difference to every other source layer.'
         end as of_localised,
         case
+            when untrained_value is null and twin_omitted <> ''
+                then 'Not computed: of the cells of the untrained twin, ' || twin_omitted || '.'
+            when untrained_value is null and has_twin then 'Not computed: no cell of the untrained twin has a value.'
             when untrained_value is null then 'Not computed: there is no untrained twin.'
             else 'The untrained twin reaches ' || format('{:.3g}', untrained_value) || ' (' || twin_layer
                 || '), a difference of ' || format('{:.3g}', twin_difference) || coalesce(
                     ', 95 % interval ' || format('{:.3g}', twin_low) || ' to ' || format('{:.3g}', twin_high),
                     ' without an interval'
-                ) || '.'
+                ) || if(twin_omitted = '', '', '; of its other source layers, ' || twin_omitted) || '.'
         end as of_above_untrained,
         case
             when is_trained then 'Not computed: maps are not trained again on shuffled images.'
@@ -287,7 +346,15 @@ told as (
             else 'Direct matching leaves a residual of ' || format('{:.3g}', direct_residual)
                 || ' between the same layers; below $most_residual is wanted.'
         end as of_undenied,
-        if(sound, 'Nothing is flagged.', 'Flagged: ' || array_to_string(warnings, ', ') || '.') as of_sound
+        concat_ws(
+            ' ', if(sound, 'Nothing is flagged.', null),
+            if(len(warnings) > 0, 'Flagged: ' || array_to_string(warnings, ', ') || '.', null),
+            if(
+                omitted = '', null,
+                'Best of ' || num_sources || ' of ' || (num_sources + num_diverged + num_failed + num_pending)
+                    || ' source layers: of the others, ' || omitted || '.'
+            )
+        ) as of_sound
     from judged
 )
 select
@@ -303,5 +370,6 @@ select
         else 'weak'
     end as verdict,
     [$checks] as checks,
-    num_sources, higher_is_similar
+    num_sources, higher_is_similar, num_diverged, num_failed, num_pending, has_twin,
+    r2
 from told

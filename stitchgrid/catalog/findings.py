@@ -34,21 +34,21 @@ def findings(catalog: Catalog, sweep: str) -> list[str]:
         judged[row["matcher"]] += row["num_judged"]
         violated[row["matcher"]] += row["num_violations"]
     if not any(judged.values()):
-        return _diverged(catalog, sweep)
+        return diverged(catalog, sweep)
     width = max(map(len, judged))
     return [
-        *_diverged(catalog, sweep),
+        *diverged(catalog, sweep),
         "Within one network, the best source for a layer is not the layer itself:",
         *(f"  {matcher:{width}}  for {violated[matcher]} of {judged[matcher]} layers" for matcher in judged),
     ]
 
 
-def _diverged(catalog: Catalog, sweep: str) -> list[str]:
+def diverged(catalog: Catalog, sweep: str) -> list[str]:
     """Return a line about the cells whose training diverged; empty if there are none."""
     [row] = catalog.query(DIVERGED, {"sweep": sweep}).to_pylist()
     if not row["num"]:
         return []
     return [
         f"{row['num']} cells of {row['matchers']} diverged: their training ended no better than a constant prediction, "
-        "so the lines below leave them out; lower lr, or train for longer."
+        "so answers and best layers leave them out; lower lr, or train for longer."
     ]

@@ -1,17 +1,19 @@
 """What to add to a job so that all checks of its answers are computed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stitchgrid.catalog.answers import Answer
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.catalog.verdict_rules import FEWEST_DRAWS, IS_TWIN
+from stitchgrid.live_networks import live_name
 
 PLANNED = """
 select matcher, any_value(m.trained) as is_trained,
        bool_or(len(list_filter(metrics, lambda x: starts_with(x, 'ood_'))) > 0) as has_ood
 from cells join matchers as m using (matcher) where sweep = $sweep group by matcher
 """
+ARCHITECTURES = "select distinct architecture from models where sweep = $sweep"
 TWINS = f"select count(*) as num from models where sweep = $sweep and {IS_TWIN}"
 
 
@@ -19,23 +21,44 @@ TWINS = f"select count(*) as num from models where sweep = $sweep and {IS_TWIN}"
 class Addition:
     """Something to add to a job, so that more checks are computed."""
 
-    what: str  # text to write into the job, or a command to run
+    what: str  # text to write into the job, or what to run
     why: str
+    argument: str = ""  # the same as an argument of `stitchgrid.compare`
 
 
 UNTRAINED = Addition(
-    what="[controls] untrained = true", why="compares with untrained twins: does architecture alone give the match?"
+    what="[controls] untrained = true",
+    why="compares with untrained twins: does architecture alone give the match?",
+    argument="untrained=True",
 )
-SHUFFLED = Addition(what="[controls] shuffled = 40", why="compares with shuffled images: does chance give the match?")
+SHUFFLED = Addition(
+    what="[controls] shuffled = 40",
+    why="compares with shuffled images: does chance give the match?",
+    argument="shuffled=40",
+)
 MORE_DRAWS = Addition(
-    what="[controls] shuffled = 40", why=f"with fewer than {FEWEST_DRAWS} draws no p can be below 0.05"
+    what="[controls] shuffled = 40",
+    why=f"with fewer than {FEWEST_DRAWS} draws no p can be below 0.05",
+    argument="shuffled=40",
 )
-GROUPS = Addition(what="[intervals] groups = 20", why="gives intervals: which layers are as good as the best?")
+GROUPS = Addition(
+    what="[intervals] groups = 20",
+    why="gives intervals: which layers are as good as the best?",
+    argument="groups=20",
+)
 OOD = Addition(
     what='[diagnostics] ood = ["mahalanobis"]', why="tells whether stitched rows stay in the target's distribution"
 )
-DIRECT = Addition(what='[[matchers]] kind = "direct"', why="checks the trained matchers, which alone prove nothing")
-OTHERS = Addition(what='[[matchers]] kind = "cka_unbiased"', why="is a second opinion that needs no training")
+DIRECT = Addition(
+    what='[[matchers]] kind = "direct"',
+    why="checks the trained matchers, which alone prove nothing",
+    argument='matchers=[..., "direct"]',
+)
+OTHERS = Addition(
+    what='[[matchers]] kind = "cka_unbiased"',
+    why="is a second opinion that needs no training",
+    argument='matchers=[..., "cka_unbiased"]',
+)
 
 
 def additions(catalog: Catalog, sweep: str, answers: Sequence[Answer]) -> list[Addition]:
@@ -66,6 +89,21 @@ def additions(catalog: Catalog, sweep: str, answers: Sequence[Answer]) -> list[A
         ),
     )
     found = list(dict.fromkeys(what for is_missing, is_asked, what in wanted if is_missing and not is_asked))
+    if is_live(catalog, sweep):
+        found = [replace(one, what=one.argument) for one in found if one.argument]
     if any(is_missing and is_asked for is_missing, is_asked, _ in wanted):
-        found.append(Addition(what=f"stitchgrid resume {sweep}", why="computes what the job asks for and is missing"))
+        found.append(Addition(what=way_on(catalog, sweep), why="computes what was asked for and is missing"))
     return found
+
+
+def is_live(catalog: Catalog, sweep: str) -> bool:
+    """Return whether the networks of a sweep were given to `stitchgrid.compare`, so that no command can resume it."""
+    rows = catalog.query(ARCHITECTURES, {"sweep": sweep}).to_pylist()
+    return any(live_name(row["architecture"]) is not None for row in rows)
+
+
+def way_on(catalog: Catalog, sweep: str) -> str:
+    """Return what computes the cells of a sweep that are missing, a command or a call."""
+    if is_live(catalog, sweep):
+        return "stitchgrid.compare(...), called again with the same networks,"
+    return f"stitchgrid resume {sweep}"

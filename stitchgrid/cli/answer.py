@@ -11,11 +11,25 @@ from stitchgrid.cli.output import say, warn_of_store
 from stitchgrid.paths import named_path
 
 if TYPE_CHECKING:
+    from stitchgrid.catalog import Catalog
     from stitchgrid.catalog.answers import Answer
     from stitchgrid.catalog.missing_checks import Addition
 
 
-@click.command()
+class _Answer(click.Command):
+    """Says which option takes a layer."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as problem:
+            if problem.option_name == "--layer":
+                problem.possibilities = ["--target MODEL:LAYER"]
+            raise
+
+
+@click.command(cls=_Answer)
 @click.argument("sweep", required=False, shell_complete=complete_sweeps)
 @click.option(
     "--target",
@@ -57,7 +71,7 @@ def answer(
     """
     from stitchgrid.catalog import Catalog
     from stitchgrid.catalog.answers import as_table, find_wanted, read_answers
-    from stitchgrid.catalog.missing_checks import additions
+    from stitchgrid.catalog.missing_checks import additions, is_live
     from stitchgrid.store import Store
 
     with Catalog(Store.open(store)) as catalog:
@@ -66,13 +80,17 @@ def answer(
         wanted = find_wanted(catalog, sweeps, target=target, source=source, kinds=kinds)
         found = {name: [one for one in answers if wanted.takes(one)] for name, answers in everything.items()}
         lacking = {name: additions(catalog, name, answers) for name, answers in found.items()}
+        places = {name: "call of compare" if is_live(catalog, name) else "job" for name in found}
+        notes = {name: _notes(catalog, name, answers) for name, answers in found.items()}
         warn_of_store(catalog)
     form = format_of(form, out)
     if form != "table":
         answers = [one for name in sweeps for one in found[name]]
         emit(as_table(answers, short=form == "markdown"), form, out, every=every)
         return
-    text = "\n\n".join("\n".join(_lines(name, found[name], lacking[name])) for name in sweeps)
+    text = "\n\n".join(
+        "\n".join(_lines(name, found[name], lacking[name], notes[name], places[name])) for name in sweeps
+    )
     text = text or "The store holds no planned sweep: launch a job first."
     if out is None:
         say(text)
@@ -80,14 +98,24 @@ def answer(
         write_file(named_path(out), f"{text}\n".encode())
 
 
-def _lines(sweep: str, answers: "list[Answer]", lacking: "list[Addition]") -> list[str]:
+def _notes(catalog: "Catalog", sweep: str, answers: "list[Answer]") -> list[str]:
+    """Return what to know about a sweep without answers, and about cells that diverged."""
+    from stitchgrid.catalog.findings import diverged
+    from stitchgrid.catalog.missing_checks import way_on
+
+    nothing = [] if answers else [f"{sweep}: no answers yet; '{way_on(catalog, sweep)}' computes what is missing."]
+    return [*nothing, *diverged(catalog, sweep)]
+
+
+def _lines(sweep: str, answers: "list[Answer]", lacking: "list[Addition]", notes: list[str], place: str) -> list[str]:
     from stitchgrid.catalog.answers import in_words
 
     if not answers:
-        return [f"{sweep}: no answers yet; 'stitchgrid resume {sweep}' computes what is missing."]
+        return notes
     lines = [f"{sweep}:", *in_words(answers)]
+    lines += ["", *notes] if notes else []
     if lacking:
         width = max(len(one.what) for one in lacking)
-        lines += ["", "What to add to the job, so that more checks are computed:"]
+        lines += ["", f"What to add to the {place}, so that more checks are computed:"]
         lines += [f"  {one.what:{width}}  {one.why}" for one in lacking]
     return lines

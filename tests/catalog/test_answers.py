@@ -1,16 +1,17 @@
 """The view `answers` against the same answers found with numpy and scipy."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from time import perf_counter
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from helpers_answers import DRAWS, GROUPS, LAYERS, OOD, TWIN, PlannedCell, Planted, drawn, oracle
-from helpers_store import make_synthetic_store
+from helpers_store import make_row, make_synthetic_store
 
 from stitchgrid.catalog import Catalog, load_question
+from stitchgrid.catalog.answers import read_answers
 from stitchgrid.catalog.verdict_rules import CHECKS
 from stitchgrid.store import Store
 
@@ -67,9 +68,9 @@ def test_cells_that_diverged_are_named_by_the_other_view_alone(tmp_path):
     diverged = {cell.cell_id for cell in planted.cells if "diverged" in cell.flags}
     assert diverged
     best = answers(store, "all_answers")
-    flagged = [row for row in best.values() if "diverged" in row["checks"][-1]["detail"]]
+    flagged = [row for row in best.values() if "Flagged: diverged" in row["checks"][-1]["detail"]]
     assert flagged
-    assert not any("diverged" in row["checks"][-1]["detail"] for row in answers(store).values())
+    assert not any("Flagged: diverged" in row["checks"][-1]["detail"] for row in answers(store).values())
 
 
 # One answer, looked at closely ----------------------------------------------------------------------------------------
@@ -307,6 +308,71 @@ def test_draws_that_do_not_fit_leave_p_unknown(tmp_path, null):
     assert told["above_shuffled"] == "Not computed: draws of some source layers are missing or undefined."
 
 
+def into_direct(source, *layers):
+    return lambda cell: cell.matcher == "direct" and cell.source_model == source and cell.source_layer in layers
+
+
+def sentence_of(store):
+    with Catalog(store) as catalog:
+        [found] = [one for one in read_answers(catalog, "planted") if one.matcher == "direct"]
+    return found.sentence
+
+
+def test_source_layers_whose_cells_diverged_are_told_and_make_it_weak(tmp_path):
+    planted = changed(
+        plain(), lambda cell: replace(cell, flags=("diverged",)), where=into_direct("a", "l0", "l2", "l3")
+    )
+    row, told = the_answer(tmp_path, planted)
+    assert (row["verdict"], row["num_sources"], row["checks"]["sound"]) == ("weak", 1, False)
+    assert told["sound"] == "Best of 1 of 4 source layers: of the others, 3 diverged."
+    assert sentence_of(Store.open(tmp_path)).endswith(f" {told['sound']}")
+
+
+def test_source_layers_whose_cells_failed_or_are_not_computed_are_told(tmp_path):
+    planted = plain()
+    [failed] = filter(into_direct("a", "l3"), planted.cells)
+    [pending] = filter(into_direct("a", "l2"), planted.cells)
+    store = changed(planted, unstored, where=lambda cell: cell in (failed, pending)).write(tmp_path)
+    store.write_part(failed.shard, [make_row(failed, None, None, status="failed", error="broken", num_fit=200)])
+    [row] = [row for key, row in answers(store).items() if key[3] == "direct"]
+    assert row["verdict"] == "weak"
+    expected = "Best of 2 of 4 source layers: of the others, 1 failed, 1 not computed yet."
+    assert row["checks"][-1]["detail"] == expected
+    assert sentence_of(store).endswith(expected)
+
+
+def unstored(cell):
+    """Return the cell as planned, without rows."""
+    return Unstored(**{one.name: getattr(cell, one.name) for one in fields(cell)})
+
+
+class Unstored(PlannedCell):
+    def rows(self):
+        return []
+
+
+def test_the_check_against_the_twin_says_why_it_has_no_value(tmp_path):
+    twins = into_direct(f"a{TWIN}", *LAYERS)
+    diverged = changed(plain(), lambda cell: replace(cell, flags=("diverged",)), where=twins)
+    row, told = the_answer(tmp_path / "all", diverged)
+    assert (row["verdict"], row["checks"]["above_untrained"]) == ("weak", None)
+    assert told["above_untrained"] == "Not computed: of the cells of the untrained twin, 4 diverged."
+    one = into_direct(f"a{TWIN}", "l0")
+    _, told = the_answer(tmp_path / "one", changed(plain(), lambda cell: replace(cell, flags=("diverged",)), where=one))
+    assert told["above_untrained"].endswith("; of its other source layers, 1 diverged.")
+    alone = replace(plain(), cells=[cell for cell in plain().cells if not twins(cell)])
+    _, told = the_answer(tmp_path / "no cells", alone)
+    assert told["above_untrained"] == "Not computed: no cell of the untrained twin has a value."
+    own = [cell for cell in alone.cells if cell.source_model == "a"]
+    _, told = the_answer(tmp_path / "none", Planted(cells=own, models={"a": {}, "b": {}}))
+    assert told["above_untrained"] == "Not computed: there is no untrained twin."
+
+
+def test_the_sentence_names_r2_beside_the_residual(tmp_path):
+    store = changed(plain(), valued(r2=0.81), where=is_best).write(tmp_path)
+    assert "r2 is 0.81 (0 is no better than the mean)" in sentence_of(store)
+
+
 @pytest.mark.parametrize("value", [math.nan, None])
 def test_a_value_that_is_none_is_no_candidate(tmp_path, value):
     planted = changed(
@@ -348,7 +414,7 @@ def test_too_few_draws_are_told(tmp_path):
     planted = changed(plain(), lambda cell: replace(cell, null=list(cell.null)[:9]))
     row, told = the_answer(tmp_path, planted)
     assert row["p"] == 0.1
-    assert told["above_shuffled"].endswith("p = 0.1. A p below 0.05 takes 20 draws.")
+    assert told["above_shuffled"].endswith("p = 0.1. A p below 0.05 needs 20 draws.")
 
 
 def test_a_store_of_before_has_weak_answers(tmp_path):

@@ -303,8 +303,17 @@ def _checks(planted: Planted, key: Key, one: dict[str, Any], every: Mapping[Key,
         "in_distribution": max(aurocs) <= 0.6 if aurocs else None,
         "not_collapsed": None if ratio is None else ratio >= 0.25,
         "undenied": min(direct) < 0.25 if direct and trained_kind else None,
-        "sound": not UNSOUND & set(best.flags),
+        "sound": not UNSOUND & set(best.flags) and not _is_left_out(planted, key),
     }
+
+
+def _is_left_out(planted: Planted, key: Key) -> bool:
+    """Return whether a source layer of the question diverged."""
+    return any(
+        (*cell.pair[2:], cell.source_model, cell.matcher, cell.params, cell.samples, cell.seed) == key
+        and "diverged" in cell.flags
+        for cell in planted.cells
+    )
 
 
 def _is_classless(planted: Planted, key: Key) -> bool:
