@@ -25,7 +25,8 @@ class _Answer(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as problem:
             if problem.option_name == "--layer":
-                problem.possibilities = ["--target MODEL:LAYER"]
+                told = "No such option: --layer; name the layer with its network, --target MODEL:LAYER."
+                raise click.UsageError(told, ctx) from problem
             raise
 
 
@@ -88,9 +89,8 @@ def answer(
         answers = [one for name in sweeps for one in found[name]]
         emit(as_table(answers, short=form == "markdown"), form, out, every=every)
         return
-    text = "\n\n".join(
-        "\n".join(_lines(name, found[name], lacking[name], notes[name], places[name])) for name in sweeps
-    )
+    told = (_lines(name, found[name], lacking[name], notes[name], places[name]) for name in sweeps)
+    text = "\n\n".join(map("\n".join, told))
     text = text or "The store holds no planned sweep: launch a job first."
     if out is None:
         say(text)

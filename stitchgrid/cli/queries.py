@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 import click
 
 from stitchgrid.cli.complete import complete_queries, complete_sweeps
-from stitchgrid.cli.files_out import emit, write_answer, write_file
+from stitchgrid.cli.files_out import emit, format_of, is_terminal, write_answer, write_file
 from stitchgrid.cli.options import OUTPUT, STORE
 from stitchgrid.cli.output import say, warn_of_store
 from stitchgrid.paths import named_path
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from stitchgrid.store import Store
 
 
@@ -52,8 +54,17 @@ def query(
 
     given = dict(_key_value(param) for param in params)
     with Catalog(Store.open(store)) as catalog:
-        emit(catalog.ask(asked, given), form, out, every=every)
+        table = catalog.ask(asked, given)
+        if asked.columns and format_of(form, out) == "table" and (out is not None or not is_terminal()):
+            table = _without_constant_params(table)
+        emit(table, form, out, every=every)
         warn_of_store(catalog)
+
+
+def _without_constant_params(table: "pa.Table") -> "pa.Table":
+    """Leave out the long columns of parameters that are the same in all rows; a terminal lists them below the rows."""
+    names = [name for name in table.column_names if name == "params" or name.endswith("_params")]
+    return table.drop_columns([name for name in names if len(table[name].unique()) <= 1])
 
 
 def _key_value(text: str) -> tuple[str, str]:

@@ -10,9 +10,11 @@ import pytest
 from click.testing import CliRunner
 from helpers_answers import LAYERS, TWIN, Planted, drawn
 from helpers_store import make_synthetic_store
-from test_answers import changed, is_best, plain, valued, with_networks
+from test_answers import changed, is_best, plain, unstored, valued, with_networks
 
+from stitchgrid.api.answer_list import Answers
 from stitchgrid.catalog import Catalog
+from stitchgrid.catalog.answers import read_answers
 from stitchgrid.catalog.verdict_rules import CHECKS
 from stitchgrid.cli import cli
 from stitchgrid.store import Store
@@ -37,6 +39,45 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory):
     return drawn(3).write(tmp_path_factory.mktemp("grid"))
+
+
+def test_an_option_for_a_layer_is_told():
+    result = CliRunner().invoke(cli, ["answer", "planted", "--layer", "l1"])
+    assert result.exit_code == 2
+    assert "No such option: --layer; name the layer with its network, --target MODEL:LAYER." in result.output
+
+
+def test_cells_that_diverged_are_told_below_the_answers(tmp_path):
+    planted = changed(plain(), lambda cell: replace(cell, flags=("diverged",)), where=is_best)
+    text = run(planted.write(tmp_path)).stdout
+    assert "Best of 3 of 4 source layers: of the others, 1 diverged." in text
+    assert "1 cells of direct diverged" in text
+    every = changed(plain(), lambda cell: replace(cell, flags=("diverged",)))
+    assert "16 cells of cka_unbiased, direct diverged" in run(every.write(tmp_path / "all")).stdout
+
+
+def test_live_networks_are_not_resumed(tmp_path):
+    live = {name: {"architecture": f"live:{name}"} for name in ("a", "b", f"a{TWIN}")}
+    planted = with_networks(changed(plain(), lambda cell: replace(cell, null=None, replicates=None)), **live)
+    text = run(replace(planted, info={"groups": 8, "shuffles": 0}).write(tmp_path)).stdout
+    assert "resume" not in text
+    assert "stitchgrid.compare(...), called again with the same networks," in text
+    assert "What to add to the call of compare" in text
+    assert "\n  shuffled=40 " in text
+    empty = replace(planted, cells=[unstored(cell) for cell in planted.cells])
+    assert "stitchgrid.compare(...)" in run(empty.write(tmp_path / "empty")).stdout
+
+
+def test_python_prints_why_an_answer_is_weak(tmp_path):
+    store = changed(plain(), lambda cell: replace(cell, null=None, replicates=None)).write(tmp_path)
+    with Catalog(store) as catalog:
+        found = Answers(read_answers(catalog, "planted"))
+    lines = repr(found).splitlines()
+    assert len(lines) == 2 * len(found) + 1
+    assert lines[1] == "    not known: localised, above_untrained, above_shuffled"
+    assert lines[-1].startswith("Not known: compare(..., groups=20, shuffled=40) computes it")
+    assert lines[1].strip() in found._repr_html_()
+    assert (found[0].best, found[0].interval) == ("l1", (None, None))
 
 
 # Formats --------------------------------------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ from time import perf_counter
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from helpers_answers import DRAWS, GROUPS, LAYERS, OOD, TWIN, PlannedCell, Planted, drawn, oracle
 from helpers_store import make_row, make_synthetic_store
 
 from stitchgrid.catalog import Catalog, load_question
 from stitchgrid.catalog.answers import read_answers
 from stitchgrid.catalog.verdict_rules import CHECKS
+from stitchgrid.cli import cli
 from stitchgrid.store import Store
 
 KEY = ("target_model", "target_layer", "source_model", "matcher", "params", "samples", "seed")
@@ -474,6 +476,22 @@ def test_best_source_has_the_least_favourable_evidence_of_all_seeds(tmp_path):
         assert row["verdict"] == max((one["verdict"] for one in mine), key=order.index)
     assert agreed > 40
     assert agreed < len(rows)  # twins have no answers of their own, and seeds may name other layers
+
+
+def test_a_pipe_gets_no_constant_params_in_a_table_and_twins_come_last(tmp_path):
+    store = plain().write(tmp_path)
+
+    def asked(*arguments):
+        return CliRunner().invoke(cli, ["query", "best_source", *arguments, "--store", str(store.uri)]).stdout
+
+    assert "params" not in asked()
+    assert "params" in asked("--format", "csv")
+    sources = [line.split(",")[1] for line in asked("--format", "csv").splitlines()[1:]]
+    assert sources == ["a", "a", f"a{TWIN}", f"a{TWIN}"]
+    mine = tmp_path / "mine.sql"
+    mine.write_text("select 1 as params")
+    found = CliRunner().invoke(cli, ["query", str(mine), "--store", str(store.uri)])
+    assert "params" in found.stdout
 
 
 def test_best_source_without_evidence_has_margins_alone(tmp_path):
