@@ -546,3 +546,11 @@ def test_what_nobody_draws_is_refused_and_the_way_out_works():
         sg.compare({"s": Scaled()}, pixels(), untrained={"t": Scaled()}, **how)
     with pytest.raises(InputError, match="the untrained twin of 's' is"):
         sg.compare({"s": Scaled()}, pixels(), untrained={"s": Scaled}, **how)
+
+
+def test_cells_that_diverged_are_told(capfd):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    matcher = {"kind": "task_loss", "epochs": 1, "lr": 1e3}
+    sg.compare({"net": net}, torch.rand(64, 3, 8, 8), torch.arange(64) % 5, layers=["1"], matchers=[matcher])
+    assert "1 cells of task_loss diverged" in " ".join(capfd.readouterr().err.split())
