@@ -161,7 +161,9 @@ class Proof:
                 if is_out_of_memory(problem) or breaks_worker(problem):
                     raise
                 why = batch_norms_told(self.network.module)
-                self._refuse(f"it fails on a batch of {_images(num)} ({type(problem).__name__}: {first_line(problem)}){why}")
+                self._refuse(
+                    f"it fails on a batch of {_images(num)} ({type(problem).__name__}: {first_line(problem)}){why}"
+                )
                 return
             for node, a in zip(self.nodes, taken, strict=True):
                 if a.dim() < 2 or len(a) != len(images):
