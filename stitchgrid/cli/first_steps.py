@@ -154,13 +154,12 @@ def _answer(question: str, default: str | None = None) -> str:
 @STORE
 @click.option(
     "--address",
-    default="local",
-    show_default=True,
     metavar="local|auto|HOST:PORT|none",
-    help="Where a launch would compute; none: in this process, so Ray is not checked.",
+    help="Where a launch would compute; none: in this process, so Ray is not checked. Default: as a launch decides for "
+    "the JOBFILE; without one, local.",
 )
 @click.pass_context
-def doctor(ctx: click.Context, /, jobfile: str | None, store: str, address: str) -> None:
+def doctor(ctx: click.Context, /, jobfile: str | None, store: str, address: str | None) -> None:
     """Check this machine and, with a JOBFILE, its images and networks: one line each, exit code 1 if any fails.
 
     It decodes images, loads weights, and checks each network on real images as a launch would. It trains and stores
@@ -183,13 +182,13 @@ def doctor(ctx: click.Context, /, jobfile: str | None, store: str, address: str)
 
         job = load_job(jobfile)
     failed = 0
-    for finding in examine_machine(store, address):
+    for finding in examine_machine(store, address or ("local" if job is None else None)):
         say(str(finding))
         failed += finding.state == "FAIL"
     if job is not None:
         from stitchgrid.driver.job_check import examine_job
 
-        for finding in examine_job(job, store):
+        for finding in examine_job(job, store, address):
             say(str(finding))
             failed += finding.state == "FAIL"
     if failed:

@@ -15,8 +15,9 @@ from helpers_flow import TINY_JOB
 from PIL import Image
 
 from stitchgrid.cli import cli
+from stitchgrid.cluster import placement
 from stitchgrid.datasets.found_images import find_images
-from stitchgrid.driver import machine_check
+from stitchgrid.driver import job_check, machine_check
 from stitchgrid.errors import InputError
 from stitchgrid.jobfile import load_job
 from stitchgrid.manual import FOLDER
@@ -249,6 +250,25 @@ def test_a_torchvision_that_does_not_fit_torch_is_named_with_the_remedy(here, wo
     assert f"cannot be imported with torch {version('torch')} (RuntimeError: operator torchvision::nms does not" in told
     assert "Install both again in one command" in told
     assert told.startswith("FAIL  torchvision: ") == (words == ("doctor",))
+
+
+def test_doctor_asks_for_ray_only_where_a_launch_of_the_job_would(here, monkeypatch):
+    asked = []
+
+    def examine(address):
+        asked.append(address)
+        return machine_check.Finding(what="Ray", told="answered")
+
+    monkeypatch.setattr(machine_check, "examine_ray", examine)
+    monkeypatch.setattr(job_check, "examine_ray", examine)
+    (here / "job.toml").write_text(TINY_JOB)
+    assert "ok    Ray: not needed: the job is small enough for one process" in run("doctor", "job.toml").output
+    assert asked == []
+    monkeypatch.setattr(placement, "SMALL_S", 0.0)  # now no job is small
+    assert "ok    Ray: answered" in run("doctor", "job.toml").output
+    run("doctor", "job.toml", "--address", "auto")
+    run("doctor")
+    assert asked == ["local", "auto", "local"]
 
 
 def test_doctor_fails_where_something_is_missing(here, monkeypatch):
