@@ -6,8 +6,11 @@ process that takes more time than torchvision itself. A stand-in takes its place
 
 import sys
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
+
+from stitchgrid.errors import StitchgridError, one_line
 
 _COMPILER = "torch._dynamo.utils"
 
@@ -32,19 +35,33 @@ def _imported() -> ModuleType:
     return import_module(_COMPILER)
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 if "torchvision" not in sys.modules:
     sys.modules.setdefault(_COMPILER, _Later(_COMPILER))
 
-# Not torchvision.transforms.v2, which imports the compiler itself and computes the same.
-from torchvision.models.feature_extraction import NodePathTracer, _set_default_tracer_kwargs  # noqa: E402
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet  # noqa: E402
-from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer  # noqa: E402
-from torchvision.ops import Permute  # noqa: E402
-from torchvision.transforms import InterpolationMode  # noqa: E402
-from torchvision.transforms.functional import center_crop, resize  # noqa: E402
-
-if isinstance(sys.modules.get(_COMPILER), _Later):
-    del sys.modules[_COMPILER]  # later imports get the module itself
+try:
+    # Not torchvision.transforms.v2, which imports the compiler itself and computes the same.
+    from torchvision.models.feature_extraction import NodePathTracer, _set_default_tracer_kwargs
+    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+    from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer
+    from torchvision.ops import Permute
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.functional import center_crop, resize
+except Exception as problem:  # a build for another torch fails in many ways: RuntimeError, ImportError, OSError, ...
+    raise StitchgridError(
+        f"torchvision {_version('torchvision')} cannot be imported with torch {_version('torch')} "
+        f"({one_line(problem)}): they do not fit together. Install both again in one command, with the same "
+        "--index-url or without one: pip install --force-reinstall torch torchvision"
+    ) from problem
+finally:
+    if isinstance(sys.modules.get(_COMPILER), _Later):
+        del sys.modules[_COMPILER]  # later imports get the module itself
 
 #: The modules that torchvision's tracer takes as leaves by default.
 default_tracer_kwargs = _set_default_tracer_kwargs

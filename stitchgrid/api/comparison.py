@@ -70,14 +70,16 @@ def compare(
             a DataLoader (its data set is used), a tuple (images, labels), or the path of a folder that has a folder of
             image files for each class. Floating-point images go to the networks unchanged; bytes and image files are
             scaled to [0, 1] first.
-        labels: Class of each image, (N,), whole numbers from 0 on. None: the labels that the images come with, if any.
-            Without labels, stitched networks are compared with the target only. False: labels are ignored.
+        labels: Class of each image, (N,): its position among a network's scores, a whole number from 0 to K - 1.
+            None: the labels that the images come with, if any. Without labels, stitched networks are compared with the
+            target only. False: labels are ignored.
         matchers: Kinds, or tables as in a job file: {"kind": "task_loss", "epochs": 5}.
         layers: "blocks", "all", a glob or several globs; for all networks, or a mapping by name of network.
         fit: The images on which maps are fitted, if a matcher fits maps. A number: that many of `images`, which are
             then not evaluated (default: half of them). Or other images, in any form that `images` takes; a folder must
             lie beside the folder of `images`.
-        samples: How many images are evaluated, drawn by `seed`; None: all of them.
+        samples: How many images are evaluated, drawn by `seed`; None: all of them. Kinds that compare every image with
+            every other one, such as cka, still use 1000 of them at most: {"kind": "cka", "samples": "all"} lifts that.
         pairs: "all", "across" (default for several networks), "within" (default for one), or
             [(source, target), ...].
         store: A folder or s3://bucket/prefix that keeps the values; values that it holds already are not computed
@@ -107,7 +109,8 @@ def compare(
 
     Raises:
         InputError: If networks, images or labels are missing, are not of a type named above, or do not fit together.
-        JobFileError: If matchers, layers or other words are unknown, or a network cannot be cut.
+        JobFileError: If matchers, layers or other words are unknown, a network cannot be cut, or labels are numbers
+            that no network has as classes.
         StitchgridError: If the store cannot be used.
         KeyboardInterrupt: If it was interrupted; a store that you name keeps what is finished.
 

@@ -57,6 +57,14 @@ class StitchMap(nn.Module):
         """Whether it has W and b."""
         return not hasattr(self, "adapter")
 
+    def extra_repr(self) -> str:
+        """Return where the map begins and ends, the shapes of one image's activations there, and their features."""
+        source, target = self._layers
+        return (
+            f"{source.name} {tuple(source.shape)} -> {target.name} {tuple(target.shape)}, "
+            f"features={source.width} -> {target.width}"
+        )
+
     def forward(self, a: Tensor) -> Tensor:
         """Return T(A) for activations A (N, ...) of the source's layer, in the floating-point type of A."""
         source, target = self._layers

@@ -10,7 +10,7 @@ from stitchgrid.cli.complete import complete_architectures, complete_jobs, compl
 from stitchgrid.cli.options import STORE
 from stitchgrid.cli.output import say
 from stitchgrid.cli.streams import answering
-from stitchgrid.errors import InputError
+from stitchgrid.errors import InputError, StitchgridError
 
 WIDEST = 110  # characters of the longest line that is easy to read
 
@@ -95,6 +95,10 @@ def init(
         raise InputError(f"{file} exists already and was not changed; name another file.")
     source, source_weights = _network("first", "source", source, source_weights, yes=yes)
     target, target_weights = _network("second", "target", target, target_weights, yes=yes)
+    from stitchgrid.models.registry import check_weights
+
+    for architecture, weights in ((source, source_weights), (target, target_weights)):
+        check_weights(architecture, weights, file.absolute().parent)
     images = images or _asked("Images: a folder, an archive, or a known data set such as digits", "images", yes=yes)
 
     say("Reading the images, and building both networks without their weights ...", err=True)
@@ -150,13 +154,12 @@ def _answer(question: str, default: str | None = None) -> str:
 @STORE
 @click.option(
     "--address",
-    default="local",
-    show_default=True,
     metavar="local|auto|HOST:PORT|none",
-    help="Where a launch would compute; none: in this process, so Ray is not checked.",
+    help="Where a launch would compute; none: in this process, so Ray is not checked. Default: as a launch decides for "
+    "the JOBFILE; without one, local.",
 )
 @click.pass_context
-def doctor(ctx: click.Context, /, jobfile: str | None, store: str, address: str) -> None:
+def doctor(ctx: click.Context, /, jobfile: str | None, store: str, address: str | None) -> None:
     """Check this machine and, with a JOBFILE, its images and networks: one line each, exit code 1 if any fails.
 
     It decodes images, loads weights, and checks each network on real images as a launch would. It trains and stores
@@ -167,21 +170,25 @@ def doctor(ctx: click.Context, /, jobfile: str | None, store: str, address: str)
       stitchgrid doctor
       stitchgrid doctor job.toml
     """
-    from stitchgrid.driver.machine_check import examine_machine
-
+    try:
+        from stitchgrid.driver.machine_check import examine_machine
+    except StitchgridError as problem:  # torchvision does not fit torch: nothing can be imported that checks the rest
+        say(f"FAIL  torchvision: {problem}")
+        say("This check failed, and no other can be made before it is mended.", err=True)
+        ctx.exit(1)
     job = None
     if jobfile is not None:
         from stitchgrid.jobfile import load_job
 
         job = load_job(jobfile)
     failed = 0
-    for finding in examine_machine(store, address):
+    for finding in examine_machine(store, address or ("local" if job is None else None)):
         say(str(finding))
         failed += finding.state == "FAIL"
     if job is not None:
         from stitchgrid.driver.job_check import examine_job
 
-        for finding in examine_job(job, store):
+        for finding in examine_job(job, store, address):
             say(str(finding))
             failed += finding.state == "FAIL"
     if failed:

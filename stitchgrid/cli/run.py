@@ -9,6 +9,7 @@ from stitchgrid.cli.complete import complete_jobs, complete_sweeps
 from stitchgrid.cli.files_out import emit
 from stitchgrid.cli.options import HOW, RECOMPUTE, STORE, USUAL_STORE, WHERE
 from stitchgrid.cli.output import say, say_begin
+from stitchgrid.cli.status import is_in_store, require_sweep
 from stitchgrid.cli.streams import going_on
 from stitchgrid.printable import in_one_line
 
@@ -78,6 +79,7 @@ def resume(ctx: click.Context, /, sweep: str, store: str, retry_failed: bool, **
     Example:
       stitchgrid resume quickstart
     """
+    require_sweep(sweep, store)  # at once: what a launch imports takes long
     say_begin(sweep)
     from stitchgrid.api.launches import stored_job
 
@@ -260,9 +262,9 @@ def _run_launch(
     **where: Any,
 ) -> int:
     """Run a launch and show its summary; return the exit code. `done` receives the numbers of done and failed cells."""
-    from stitchgrid.api.launches import run_job
-
     try:
+        from stitchgrid.api.launches import run_job
+
         run = run_job(
             job,
             store,
@@ -276,7 +278,11 @@ def _run_launch(
             recompute=recompute,
         )
     except KeyboardInterrupt:
-        say(f"\nInterrupted; what is finished is kept. Go on with: {_command('resume', job.name, store)}", err=True)
+        if is_in_store(job.name, store):
+            kept = f"what is finished is kept. Go on with: {_command('resume', job.name, store)}"
+        else:
+            kept = "nothing was kept, as the sweep had not begun. Start again with the same command."
+        say(f"\nInterrupted; {kept}", err=True)
         return 130
     summary = run.summary
     assert summary is not None, "a launch has one"

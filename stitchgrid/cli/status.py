@@ -5,7 +5,28 @@ import click
 from stitchgrid.cli.complete import complete_sweeps
 from stitchgrid.cli.options import STORE
 from stitchgrid.cli.output import say, warn_of_store
+from stitchgrid.errors import StitchgridError
 from stitchgrid.printable import in_one_line
+
+
+def is_in_store(sweep: str, store: str) -> bool:
+    """Return whether a store is there and has a sweep of this name; False as well where it cannot be read."""
+    try:
+        require_sweep(sweep, store)
+    except StitchgridError:
+        return False
+    return True
+
+
+def require_sweep(sweep: str, store: str) -> None:
+    """Check that a store has a sweep, without what a launch imports.
+
+    Raises:
+        StoreError: If there is no such store or sweep; the error names the known ones.
+    """
+    from stitchgrid.store import Store
+
+    Store.open(store).read_job(sweep)
 
 
 @click.command()

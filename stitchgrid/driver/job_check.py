@@ -5,9 +5,11 @@ from functools import cache
 
 import torch
 
+from stitchgrid.cluster.placement import Placement
 from stitchgrid.datasets import Images
 from stitchgrid.datasets.device_images import near
-from stitchgrid.driver.machine_check import Finding, fail
+from stitchgrid.driver.machine_check import Finding, examine_ray, fail
+from stitchgrid.driver.missing_artefacts import units_before
 from stitchgrid.driver.network_remarks import network_remarks
 from stitchgrid.driver.preview import EmptyStore, open_if_there
 from stitchgrid.engine.host import set_up_torch
@@ -16,14 +18,19 @@ from stitchgrid.engine.workspace import Workspace
 from stitchgrid.errors import JobFileError, StitchgridError, is_out_of_memory, one_line
 from stitchgrid.jobfile import Job
 from stitchgrid.models.cuts import CutNetwork
+from stitchgrid.planning import make_plan
 from stitchgrid.precision import choose_device
+from stitchgrid.profiling.assumed_speed import planned_speed, speed_there
 from stitchgrid.resolve import ArtefactReader, Resolution, load_network, open_job_images, resolve
+from stitchgrid.store import Store
 
 SHOWN = 5  # names of classes in a message
 
 
-def examine_job(job: Job, store_uri: str) -> Iterator[Finding]:
+def examine_job(job: Job, store_uri: str, address: str | None = None) -> Iterator[Finding]:
     """Yield findings about a job's device, images and networks; works in this process, trains and stores nothing.
+
+    Where no `address` is given, Ray is examined as well if a launch would use it for this job.
 
     A network that the store holds is proven as it is stored. A network that is still to be trained gets a note.
     """
@@ -40,15 +47,31 @@ def examine_job(job: Job, store_uri: str) -> Iterator[Finding]:
         return
     yield from _of_images(images)
     try:
-        artefacts: ArtefactReader = open_if_there(store_uri) or EmptyStore()
+        store = open_if_there(store_uri)
+        artefacts: ArtefactReader = store or EmptyStore()
         resolution = resolve(job, images, artefacts)
+        where = settled_place(job, resolution, store) if address is None else None
     except JobFileError as problem:
         yield from (fail("job", one) for one in problem.problems or (str(problem),))
         return
     except StitchgridError as problem:
         yield fail("networks", problem)
         return
+    if where == "local":
+        yield examine_ray("local")
+    elif where is not None:
+        yield Finding(what="Ray", told="not needed: the job is small enough for one process")
     yield from _of_networks(resolution, images, artefacts, device)
+
+
+def settled_place(job: Job, resolution: Resolution, store: Store | None) -> str | None:
+    """Return the address at which a launch computes a job if the user names none: "local", or "none" without Ray."""
+    where = Placement()
+    speed = planned_speed(store, job.name, update=True) or speed_there(job.numerics.device, where)
+    done = store.outcomes() if store else EmptyStore()
+    plan = make_plan(resolution.sweep, done, retry_failed=False, speed=speed)
+    before = units_before(resolution, plan, store or EmptyStore())
+    return where.settled((plan.flops + sum(unit.flops for unit in before)) / plan.speed).address
 
 
 def _of_images(images: Images) -> Iterator[Finding]:

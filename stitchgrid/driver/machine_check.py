@@ -42,12 +42,16 @@ def fail(what: str, told: object) -> Finding:
     return Finding(what=what, told=" ".join(str(told).split()), state="FAIL")
 
 
-def examine_machine(store_uri: str, address: str) -> Iterator[Finding]:
-    """Yield a finding for each thing that a launch needs of this machine, as soon as it is known."""
+def examine_machine(store_uri: str, address: str | None) -> Iterator[Finding]:
+    """Yield a finding for each thing that a launch needs of this machine, as soon as it is known.
+
+    Ray is left out where no `address` is given: whether a launch needs it is decided by the job.
+    """
     yield _versions()
     yield _torch()
     yield _gpus()
-    yield _ray(address)
+    if address is not None:
+        yield examine_ray(address)
     yield _store(store_uri)
     yield from _disks(store_uri)
     yield _cache()
@@ -91,7 +95,8 @@ def _gpus() -> Finding:
     return Finding(what="GPUs", told="none; networks run on the CPU")
 
 
-def _ray(address: str) -> Finding:
+def examine_ray(address: str) -> Finding:
+    """Return whether a worker of Ray answers at an address; "none" asks for no Ray."""
     if address == "none":
         return Finding(what="Ray", told="not asked for (--address none)")
     from stitchgrid.cluster import call_remotely

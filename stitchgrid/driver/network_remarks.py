@@ -6,7 +6,7 @@ from typing import Any
 from stitchgrid.datasets import natural_order
 from stitchgrid.models.cut_network import types_notice, way_notice
 from stitchgrid.models.versions import library_versions
-from stitchgrid.records import NO_HEAD, Head, Network
+from stitchgrid.records import NO_HEAD, Head, Network, Preprocess
 
 SHOWN = 12  # classes named in an order
 
@@ -38,7 +38,7 @@ def network_remarks(
     if found.get("is_at_chance"):
         remarks.append(
             f"at chance: accuracy {found['accuracy']:.3f} on {len(class_names)} classes, where guesses without the "
-            f"images reach {found['chance']:.3f}"
+            f"images reach {found['chance']:.3f}{_unprepared(network)}"
         )
     if found.get("order") and len(found["order"]["classes"]) == len(class_names):
         remarks.append(_order(found["order"], found["accuracy"], class_names))
@@ -64,6 +64,13 @@ def versions_changed(network: Network, found: Mapping[str, Any] | None) -> str |
     return (
         f"was measured with other versions of libraries ({'; '.join(changed)}); by its fingerprint it computes the same"
     )
+
+
+def _unprepared(network: Network) -> str:
+    """Return a hint at a frequent cause of wrong answers: nothing says how the network's images are prepared."""
+    if network.spec.is_features or network.preprocess != Preprocess(channels=network.preprocess.channels):
+        return ""
+    return "; no `preprocess` is given for it: images must be prepared as in its training (resize, crop, mean and std)"
 
 
 def _head(head: Head) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stitchgrid.models.cuts import CutNetwork
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
+_NO_STATISTICS = "without running statistics (track_running_stats)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,22 @@ def find_blame(
         ):
             return Blame(module=call.path or "its own forward", type=type(call.module).__name__, cause=_cause(call))
     return None
+
+
+def batch_norms_told(network: nn.Module) -> str:
+    """Return why a network may fail on a single image, and what to do: "; the likely cause ..."; empty if unknown."""
+    found = [path or "the network" for path, module in network.named_modules() if _normalises_by_batch(module)]
+    if not found:
+        return ""
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return (
+        f"; the likely cause is {found[0]}{more}, which normalises by the batch at hand: a BatchNorm {_NO_STATISTICS}. "
+        "Train the network with running statistics, or with a norm of each image, such as GroupNorm"
+    )
+
+
+def _normalises_by_batch(module: nn.Module) -> bool:
+    return isinstance(module, _BATCH_NORM) and module.running_mean is None
 
 
 def _watch(network: CutNetwork, images: Tensor, precision: Callable[[], AbstractContextManager[None]]) -> list[_Call]:
@@ -111,8 +128,8 @@ def _far(one: Tensor, other: Tensor, tolerance: float) -> bool:
 
 def _cause(call: _Call) -> str:
     module = call.module
-    if isinstance(module, _BATCH_NORM) and module.running_mean is None:
-        return "normalises by the batch at hand: it is a BatchNorm without running statistics (track_running_stats)"
+    if _normalises_by_batch(module):
+        return f"normalises by the batch at hand: it is a BatchNorm {_NO_STATISTICS}"
     if isinstance(module, nn.Softmax | nn.LogSoftmax) and module.dim == 0:
         return "is a softmax over the axis of the images"
     own = any(True for _ in module.children())

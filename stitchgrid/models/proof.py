@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stitchgrid.errors import breaks_worker, is_out_of_memory
-from stitchgrid.models.batch_dependence import Blame, find_blame
+from stitchgrid.models.batch_dependence import Blame, batch_norms_told, find_blame
 from stitchgrid.models.cuts import CutNetwork
 
 TOLERANCES = {  # relative, of an image's activations: by the type in which a network computes
@@ -160,7 +160,10 @@ class Proof:
             except Exception as problem:
                 if is_out_of_memory(problem) or breaks_worker(problem):
                     raise
-                self._refuse(f"it fails on a batch of {_images(num)} ({type(problem).__name__}: {first_line(problem)})")
+                why = batch_norms_told(self.network.module)
+                self._refuse(
+                    f"it fails on a batch of {_images(num)} ({type(problem).__name__}: {first_line(problem)}){why}"
+                )
                 return
             for node, a in zip(self.nodes, taken, strict=True):
                 if a.dim() < 2 or len(a) != len(images):

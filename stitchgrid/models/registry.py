@@ -2,9 +2,12 @@
 
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from pathlib import Path
 
+from stitchgrid.errors import InputError, nearest
 from stitchgrid.models.facts import known_names
-from stitchgrid.records import HUGGINGFACE, architecture_word
+from stitchgrid.paths import named_path
+from stitchgrid.records import HUGGINGFACE, NetworkSpec, architecture_word
 
 STITCHGRID = {  # name in a job file -> module:function
     "resnet20": "stitchgrid.models.nets.resnet:resnet20",
@@ -65,6 +68,8 @@ def architecture_names(pattern: str = "*") -> list[str]:
 
 #: Library -> the weights of its networks where a user names none; "train": trained by a recipe.
 USUAL_WEIGHTS = {"torchvision": "DEFAULT", "timm": "pretrained", "stitchgrid": "train"}
+#: How the names of checkpoints usually end.
+CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
 def usual_weights(architecture: str) -> str:
@@ -74,3 +79,30 @@ def usual_weights(architecture: str) -> str:
     ('DEFAULT', 'random')
     """
     return USUAL_WEIGHTS.get(architecture_word(architecture).origin, "random")
+
+
+def check_weights(architecture: str, weights: str | None, folder: Path) -> None:
+    """Check that the weights that a user names for a network are there or published.
+
+    Paths are as seen from the current folder, or from `folder`, that of the job file.
+
+    Raises:
+        JobFileError: If the network's library publishes no weights of that name.
+        InputError: If there is no such file; the error has the nearest name of a checkpoint beside it.
+    """
+    origin = architecture_word(architecture).origin
+    if weights is None or weights in ("random", "train") or weights == USUAL_WEIGHTS.get(origin):
+        return
+    path = named_path(weights)
+    if (origin, weights) == (HUGGINGFACE, "pretrained") or path.exists() or (folder / path).exists():
+        return
+    if origin == "torchvision" and path.suffix.lower() not in CHECKPOINTS:
+        from stitchgrid.models.published import find_published
+
+        spec = NetworkSpec(name="", entry="", architecture=architecture, weights=weights, base=str(folder))
+        if find_published(spec) is not None:
+            return
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"there are no weights {weights}: there is no folder {path.parent}. Nothing was written.")
+    there = (one.name for one in path.absolute().parent.iterdir() if one.suffix.lower() in CHECKPOINTS)
+    raise InputError(f"there are no weights {weights}; {nearest(path.name, there)}. Nothing was written.")

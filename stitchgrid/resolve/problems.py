@@ -5,6 +5,7 @@ from itertools import product
 
 from stitchgrid.datasets import Images
 from stitchgrid.jobfile import Job
+from stitchgrid.live_networks import live_name
 from stitchgrid.matchers.evidence import FEWEST_PER_GROUP
 from stitchgrid.matchers.protocol import About
 from stitchgrid.matchers.registry import MATCHERS, default_metrics, images_used, implementation, kind_of, needs_no_tail
@@ -112,9 +113,11 @@ def problems_of_features(job: Job, networks: Sequence[Network], images: Images) 
     return found
 
 
-def problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) -> list[str]:
-    """Return the reasons against stitching into networks whose classes are not those of the images."""
-    specs = job.network_specs()
+def problems_of_labels(job: Job, networks: Sequence[Network], images: Images) -> list[str]:
+    """Return the reasons against labels that no network has, and against stitching into networks of other classes."""
+    if wrong := _wrong_labels(networks, images):
+        return [wrong]
+    specs, num_classes = job.network_specs(), images.num_classes
     targets = {specs[target].name for _, target in job.pairs()}
     kinds = {spec.kind: MATCHERS[spec.kind] for spec in job.matcher_specs()}
     stitchers = [kind for kind, matcher in kinds.items() if matcher.family == "stitcher"]
@@ -123,6 +126,9 @@ def problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) 
         way_out = '; labels = "agreement" needs no labels, except for kinds that are trained on them.'
     else:
         way_out = ', or set labels = "agreement" in [data], to report its agreement alone.'
+    alone = "use it as a source alone ([grid] pairs)"
+    if _are_live(networks):  # the user wrote no job
+        way_out, alone = ", or give labels=False, to report its agreement alone.", "use it as a source alone (`pairs`)"
     found: list[str] = []
     for network in networks:
         if network.is_labelled or network.name not in targets or network.spec.is_features:
@@ -133,13 +139,48 @@ def problems_of_labels(job: Job, networks: Sequence[Network], num_classes: int) 
         if not stitchers:
             continue
         has_any_head = network.spec.is_untrained or network.spec.recipe
-        other_head = f"give it num_classes = {num_classes} in args, " if has_any_head else ""
+        other_head = f"give it num_classes = {num_classes} in args, or " if has_any_head else ""
         found.append(
             f"model {network.name!r}: the images have {num_classes} classes, the network {network.num_classes}, so "
-            f"that {', '.join(stitchers)} into it cannot be compared with labels; {other_head}or use it as a source "
-            f"alone ([grid] pairs){way_out}"
+            f"that {', '.join(stitchers)} into it cannot be compared with labels; {other_head}{alone}{way_out}"
         )
     return found
+
+
+def notice_of_labels(job: Job, networks: Sequence[Network], images: Images) -> str | None:
+    """Return a sentence if the images have classes, but not those of any network; None otherwise."""
+    if job.data.labels != "classes" or (num := _most_classes(networks, images)) is None:
+        return None
+    return (
+        f"the images have {images.num_classes} classes, and the networks {num}: no network is measured against the "
+        "labels, so accuracies are left out"
+    )
+
+
+def _wrong_labels(networks: Sequence[Network], images: Images) -> str | None:
+    """Return what is wrong with labels that are numbers without names, given from Python; None if nothing is."""
+    num = _most_classes(networks, images) if images.may_know_more and _are_live(networks) else None
+    if num is None:
+        return None
+    labels = [split.labels for split in (images.fit, images.eval) if split.num]
+    lowest, highest = min(int(one.min()) for one in labels), max(int(one.max()) for one in labels)
+    return (
+        f"labels must be whole numbers from 0 to {num - 1}, as no network has more than {num} classes; they go from "
+        f"{lowest} to {highest}. Give the position of each image's class among the scores, or labels=False to compare "
+        "without labels."
+    )
+
+
+def _most_classes(networks: Sequence[Network], images: Images) -> int | None:
+    """Return the largest number of classes of a network; None if a network has those of the images, or none has any."""
+    own = [network for network in networks if network.head.has_classes and not network.spec.is_features]
+    if not images.is_labelled or not own or any(network.is_labelled for network in networks):
+        return None
+    return max(network.num_classes for network in own)
+
+
+def _are_live(networks: Sequence[Network]) -> bool:
+    return any(live_name(network.spec.architecture) is not None for network in networks)
 
 
 def _problems_without_classes(network: Network, kinds: Mapping[str, About]) -> list[str]:

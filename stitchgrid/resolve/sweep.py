@@ -28,6 +28,7 @@ from stitchgrid.resolve.images import energy_spec, fit_images_needed, fit_images
 from stitchgrid.resolve.keys import DETECTOR_REVISION, EVALUATION_REVISION, PROBE_REVISION, detector_key
 from stitchgrid.resolve.networks import resolve_network
 from stitchgrid.resolve.problems import (
+    notice_of_labels,
     problems_of_evidence,
     problems_of_features,
     problems_of_kinds,
@@ -150,20 +151,21 @@ def resolve(
         fingerprints |= found.fingerprints
         if found.to_train is not None:
             untrained[found.to_train.unit_id] = found.to_train
-    problems += problems_of_labels(job, networks, images.num_classes)
+    problems += problems_of_labels(job, networks, images)
     problems += problems_of_features(job, networks, images)
     problems += problems_of_samples(job, images)
     problems += problems_of_evidence(job, images)
     problems += problems_of_kinds(job, networks, images)
     if problems:
         raise JobFileError(f"job {job.name!r} cannot run:", problems)
+    notice = notice_of_labels(job, networks, images)
     return Resolution(
         sweep=_sweep(job, data, images, tuple(networks), energy_spec(job, images, cache)),
         untrained=tuple(untrained.values()),
         num_bad_images=images.num_bad,
         class_names=images.class_names,
         fingerprints=fingerprints,
-        notices=images.notices,
+        notices=(*images.notices, *([] if notice is None else [notice])),
         anew=anew,
     )
 

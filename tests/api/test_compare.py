@@ -226,6 +226,27 @@ def test_labels_may_lack_some_of_the_classes():
     assert all(0 <= accuracy <= 1 for accuracy in run.networks["accuracy"])
 
 
+@pytest.mark.parametrize("matchers", [["cka"], ["direct"]])
+def test_labels_that_no_network_has_are_refused_in_words_of_python(matchers):
+    with pytest.raises(JobFileError) as caught:
+        compare({"a": net(), "b": net(1)}, pixels(), labels() + 3, matchers=matchers)
+    said = str(caught.value)
+    assert "labels must be whole numbers from 0 to 9, as no network has more than 10 classes" in said
+    assert "they go from 3 to 12. Give the position" in said
+    assert "labels=False to compare without labels" in said
+    assert not any(word in said for word in ("[grid]", "[data]"))
+
+
+def test_classes_by_name_that_no_network_has_are_told_and_cost_only_accuracies(capsys):
+    images = Pairs(pixels(), labels() % 4)
+    images.classes = ["cat", "dog", "cow", "hen"]
+    run = compare([net()], images, matchers=["cka"], progress=True)
+    assert "the images have 4 classes, and the networks 10: no network is measured" in capsys.readouterr().err
+    assert len(values(run)) == 4
+    with pytest.raises(JobFileError, match=r"alone \(`pairs`\), or give labels=False"):
+        compare([net()], images, matchers=["direct"])
+
+
 def test_images_of_any_number_of_channels_are_what_the_network_takes():
     module = nn.Sequential(nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     run = compare([module], torch.randn(48, 5, 8, 8), layers="all", matchers=["cka"])
@@ -438,6 +459,7 @@ def test_a_map_takes_activations_to_the_targets_shape():
     run = compare({"a": net(), "b": net(1)}, pixels(), matchers=["direct"])
     stitch = run.stitch("a", "layer1.0", "b", "layer2.0", "direct")
     a = torch.randn(5, 4, 8, 8)
+    assert repr(stitch.map) == "StitchMap(layer1.0 (4, 8, 8) -> layer2.0 (8, 4, 4), features=4 -> 8)"
     came = stitch.map(a)
     assert came.shape == (5, 8, 4, 4)
     rows = nn.functional.interpolate(a.double(), size=(4, 4), mode="bilinear").movedim(1, -1).numpy()

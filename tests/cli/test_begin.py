@@ -1,8 +1,10 @@
 """The first minutes: the page `start` word by word, the example with cells, `init` and `doctor`."""
 
+import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from helpers_flow import TINY_JOB
 from PIL import Image
 
 from stitchgrid.cli import cli
+from stitchgrid.cluster import placement
 from stitchgrid.datasets.found_images import find_images
-from stitchgrid.driver import machine_check
+from stitchgrid.driver import job_check, machine_check
 from stitchgrid.errors import InputError
 from stitchgrid.jobfile import load_job
 from stitchgrid.manual import FOLDER
@@ -172,6 +175,19 @@ def test_init_says_what_is_missing_or_wrong(here):
     assert not (here / "job.toml").exists()
 
 
+@pytest.mark.parametrize("option", ["--source-weights", "--target-weights"])
+def test_init_refuses_missing_weights_at_once_with_the_nearest_file(here, option):
+    (here / "small.pt").touch()
+    words = ["--source", "own.py:small", "--target", "own.py:small", "--images", "gone", "--yes"]
+    done = run("init", *words, option, "smal.pt", code=2)
+    assert "there are no weights smal.pt; did you mean 'small.pt'? known: small.pt. Nothing was written." in done.output
+    assert "no folder gone" in run("init", *words, option, "gone/small.pt", code=2).output
+    published = ["--source", "torchvision:resnet18", "--target", "torchvision:resnet18", *words[4:]]
+    assert "did you mean 'IMAGENET1K_V1'" in run("init", *published, option, "IMAGENET1K_V7", code=2).output
+    assert "no images 'gone'" in run("init", *words, option, "small.pt", code=2).output  # the weights are there
+    assert not (here / "job.toml").exists()
+
+
 @pytest.mark.parametrize(
     ("files", "told"),
     [
@@ -215,6 +231,44 @@ def test_doctor_looks_at_the_machine(here):
 @pytest.mark.ray
 def test_doctor_has_a_worker_of_ray_answer(here):
     assert re.search(r"^ok    Ray: a worker on \S+ answered after \d+ s", run("doctor").output, flags=re.M)
+
+
+@pytest.mark.parametrize("words", [("doctor",), ("launch", "quickstart")])
+def test_a_torchvision_that_does_not_fit_torch_is_named_with_the_remedy(here, words):
+    broken = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (here / "torchvision").mkdir()
+    (here / "torchvision" / "__init__.py").write_text(broken)
+    (here / "grid").mkdir()
+    paths = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "stitchgrid.cli", *words]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=200, check=False
+    )
+    told = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "Traceback" not in told
+    assert f"cannot be imported with torch {version('torch')} (RuntimeError: operator torchvision::nms does not" in told
+    assert "Install both again in one command" in told
+    assert told.startswith("FAIL  torchvision: ") == (words == ("doctor",))
+
+
+def test_doctor_asks_for_ray_only_where_a_launch_of_the_job_would(here, monkeypatch):
+    asked = []
+
+    def examine(address):
+        asked.append(address)
+        return machine_check.Finding(what="Ray", told="answered")
+
+    monkeypatch.setattr(machine_check, "examine_ray", examine)
+    monkeypatch.setattr(job_check, "examine_ray", examine)
+    (here / "job.toml").write_text(TINY_JOB)
+    assert "ok    Ray: not needed: the job is small enough for one process" in run("doctor", "job.toml").output
+    assert asked == []
+    monkeypatch.setattr(placement, "SMALL_S", 0.0)  # now no job is small
+    assert "ok    Ray: answered" in run("doctor", "job.toml").output
+    run("doctor", "job.toml", "--address", "auto")
+    run("doctor")
+    assert asked == ["local", "auto", "local"]
 
 
 def test_doctor_fails_where_something_is_missing(here, monkeypatch):

@@ -5,11 +5,14 @@ import sys
 
 import pytest
 import torch
+from click.testing import CliRunner
 from helpers_flow import TINY_JOB, run
 from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
 from stitchgrid import vision
+from stitchgrid.cli import cli
+from stitchgrid.store import Store
 
 HEAVY = ("torch._dynamo", "sklearn", "scipy.stats", "scipy.optimize", "ray", "matplotlib", "sympy")
 
@@ -64,11 +67,11 @@ def test_images_are_resized_as_by_the_newer_transforms(mode, size):
     assert torch.equal(vision.center_crop(images, size), v2.functional.center_crop(images, size))
 
 
-@pytest.mark.parametrize("command", ["launch", "plan", "resume", "bench"])
+@pytest.mark.parametrize("command", ["launch", "plan", "bench"])
 def test_work_says_that_it_has_begun_before_anything_heavy_is_loaded(command, tmp_path):
-    """What is said first comes before torch is there; a job of that name is not in the store, nor its images."""
+    """What is said first comes before torch is there; the images of the job are not."""
     (tmp_path / "job.toml").write_text(TINY_JOB.replace('"digits"', '"imagefolder"\nroot = "nowhere"'))
-    what = "s" if command == "resume" else str(tmp_path / "job.toml")
+    what = str(tmp_path / "job.toml")
     code = (
         "import sys, stitchgrid.cli.run as run\n"
         "begin = run.say_begin\n"
@@ -82,6 +85,38 @@ def test_work_says_that_it_has_begun_before_anything_heavy_is_loaded(command, tm
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[0] == "[]"
     assert done.stderr.startswith("s: reading images and networks\n")
+
+
+def test_a_sweep_that_is_not_there_is_said_before_anything_heavy_is_loaded(tmp_path):
+    code = (
+        "import sys; from click.testing import CliRunner; from stitchgrid.cli import cli\n"
+        "from stitchgrid.store import Store\n"
+        "def resume():\n"
+        f"    done = CliRunner().invoke(cli, ['resume', 'jobb', '--store', {str(tmp_path / 'grid')!r}])\n"
+        "    print('torch' in sys.modules, done.exit_code, done.output.strip())\n"
+        f"resume(); Store.open({str(tmp_path / 'grid')!r}, create=True).write_job('job', {{}}); resume()"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line[: len("False 1 Error: no store")] for line in said] == [
+        "False 1 Error: no store",
+        "False 1 Error: no sweep",
+    ]
+    assert "did you mean 'job'" in said[1]
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_an_interrupt_says_whether_anything_is_kept(tmp_path, monkeypatch, has_begun):
+    def interrupted(job, store, *_, **__):
+        if has_begun:
+            Store.open(store, create=True).write_job(job.name, {})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stitchgrid.api.launches.run_job", interrupted)
+    (tmp_path / "job.toml").write_text(TINY_JOB)
+    done = CliRunner().invoke(cli, ["launch", str(tmp_path / "job.toml"), "--store", str(tmp_path / "grid")])
+    assert done.exit_code == 130
+    again = "nothing was kept, as the sweep had not begun. Start again with the same command."
+    assert ("what is finished is kept. Go on with: stitchgrid resume" if has_begun else again) in done.output
 
 
 def test_images_that_are_not_there_are_said_before_anything_heavy_is_loaded(tmp_path):

@@ -1,5 +1,7 @@
 """How good networks are by themselves: against chance, in another order of classes, and what is said of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -93,6 +95,9 @@ def test_what_is_to_be_said_of_a_network():
     assert network_remarks(network(), {**MEASURED, "is_at_chance": False}, NAMES) == []
     assert network_remarks(network(weights="random"), None, NAMES)[0].startswith("untrained")
     assert "at chance: accuracy 0.083 on 12 classes" in network_remarks(network(), MEASURED, NAMES)[0]
+    assert "no `preprocess` is given for it" in network_remarks(network(), MEASURED, NAMES)[0]
+    prepared = replace(network(), preprocess=Preprocess(mean=(0.5,), std=(0.5,)))
+    assert "preprocess" not in network_remarks(prepared, MEASURED, NAMES)[0]
     assert "cannot be traced" in network_remarks(network(way="hooks"), None, NAMES)[0]
     assert (
         "probabilities" in network_remarks(network(head=Head(kind="probabilities", is_probability=True)), None, ())[0]

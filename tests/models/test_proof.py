@@ -193,6 +193,14 @@ def test_batch_norm_without_statistics_is_named_as_the_cause():
     assert "2.1 (BatchNorm2d) normalises by the batch at hand: it is a BatchNorm without running statistics" in problem
 
 
+def test_batch_norm_without_statistics_that_fails_on_one_image_is_named_as_the_cause():
+    module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    module.append(nn.BatchNorm1d(5, track_running_stats=False)).append(nn.Linear(5, 5))
+    [problem] = prove(module, layers="0").problems
+    assert "it fails on a batch of one image (ValueError: Expected more than 1 value per channel" in problem
+    assert "the likely cause is 3, which normalises by the batch at hand: a BatchNorm without running stat" in problem
+
+
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_a_network_that_looks_at_each_image_alone_is_not_refused(name):
     assert not prove(after(INDEPENDENT[name](4))).problems
