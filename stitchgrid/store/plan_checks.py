@@ -69,7 +69,7 @@ def _check_range(name: str, column: pa.ChunkedArray, low: float, high: float) ->
 
 def _check_intervals(low: pa.ChunkedArray, high: pa.ChunkedArray) -> None:
     """Check that each interval has either two ends in order or none."""
-    if not pc.all(pc.equal(pc.is_null(low), pc.is_null(high))).as_py():
+    if pc.any(pc.not_equal(pc.is_null(low), pc.is_null(high))).as_py():
         raise DamagedFileError("has an interval of one end")
     for name, column in (("low", low), ("high", high)):
         _check_range(name, column, -sys.float_info.max, sys.float_info.max)

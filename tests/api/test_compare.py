@@ -474,7 +474,7 @@ def test_a_stitch_of_a_launched_sweep_needs_nothing_but_its_store(tmp_path):
     assert not np.allclose(first, second)
     for given, told in [
         (("a", "layer1.0", "b", "layer1.0", "task_loss"), "choose one task_loss by `seed` and parameters"),
-        (("a", "layer1.0", "b", "layer1.0", "cka"), "'cka' is no stitcher"),
+        (("a", "layer1.0", "b", "layer1.0", "cka"), "'cka' is not a stitcher"),
         (("a", "layer1.0", "b", "layer1.0", "direct"), "does not have it"),
         (("a", "layer9", "b", "layer1.0", "ridge"), "network 'a' has no layer 'layer9' in this sweep"),
         (("c", "layer1.0", "b", "layer1.0", "ridge"), "has no network 'c'"),

@@ -416,7 +416,7 @@ def test_hostile_names_stay_text_in_every_format(tmp_path):
         (("--pair", "net/0,nett/1"), r"there is no network 'nett/1'; did you mean 'net/1'\?"),
         (("--width", "0.5"), r"1 to 20 inches wide, got 0\.5"),
         (("--width", "nan"), r"1 to 20 inches wide, got nan"),
-        (("--format", "pfd"), r"not written as 'pfd'; did you mean 'pdf'\?"),
+        (("--format", "pfd"), r"there is no format 'pfd' for figures; did you mean 'pdf'\?"),
         (("--format", ","), r"a figure needs a format: pdf, svg, png"),
     ],
 )

@@ -438,10 +438,13 @@ def test_parameters_take_the_type_of_their_default():
     [
         ({}, r"query 'q' needs a value for 'must'; give it as --param must=VALUE"),
         ({"must": "x", "tpo": "3"}, r"query 'q' has no parameter 'tpo'; did you mean 'top'"),
-        ({"must": "x", "top": "many"}, r"'top' of query 'q' is a whole number, got 'many'; for example --param top=20"),
-        ({"must": "x", "top": "1.5"}, r"'top' of query 'q' is a whole number, got '1\.5'"),
-        ({"must": "x", "limit": "small"}, r"'limit' of query 'q' is a number, got 'small'"),
-        ({"must": "x", "sure": "maybe"}, r"is true or false, got 'maybe'; for example --param sure=true"),
+        (
+            {"must": "x", "top": "many"},
+            r"'top' of query 'q' must be a whole number, got 'many'; for example --param top=20",
+        ),
+        ({"must": "x", "top": "1.5"}, r"'top' of query 'q' must be a whole number, got '1\.5'"),
+        ({"must": "x", "limit": "small"}, r"'limit' of query 'q' must be a number, got 'small'"),
+        ({"must": "x", "sure": "maybe"}, r"must be true or false, got 'maybe'; for example --param sure=true"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(given, message):

@@ -281,4 +281,4 @@ def test_a_command_is_run_at_the_end_whatever_came(tmp_path):
 def test_a_notification_that_fails_is_said_and_changes_no_exit_code(tmp_path):
     (tmp_path / "job.toml").write_text(JOB)
     how = ["--store", tmp_path / "grid", "--address", "none", "--notify", "exit 3"]
-    assert "The command of --notify ended with 3." in run("launch", tmp_path / "job.toml", *how).output
+    assert "The command of --notify ended with exit code 3." in run("launch", tmp_path / "job.toml", *how).output

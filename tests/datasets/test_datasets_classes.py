@@ -202,7 +202,7 @@ def test_a_folder_that_links_to_one_around_it_is_not_followed_and_no_pipe_is_wai
     (root / "train/cat/loop").symlink_to(root / "train/cat")
     (root / "train/cat/more").symlink_to(root / "test/cat")
     os.mkfifo(root / "train/dog/pipe.png")
-    with pytest.raises(InputError, match=r"1 unreadable image: train/dog/pipe\.png \(no regular file\)"):
+    with pytest.raises(InputError, match=r"1 unreadable image: train/dog/pipe\.png \(not a regular file\)"):
         open_images(spec_of(root), cache=cache)
     images = open_images(spec_of(root, on_bad_image="skip"), cache=cache)
     assert (images.fit.num, images.num_bad) == (18 + 4, 1)

@@ -362,7 +362,7 @@ def test_arrays_whose_names_say_too_little_are_asked_for(tmp_path, cache):
             tmp_path / f"{split}.npz", x=np.zeros((3, 4, 4), np.uint8), data=np.zeros((3, 4, 4), np.uint8), y=[0, 1, 2]
         )
     with pytest.raises(
-        InputError, match=r"x and data may both be the images of split 'test'; say which, keys = \{ images"
+        InputError, match=r"x and data may both be the images of split 'test'; choose one, such as keys = \{ images"
     ):
         opened("arrays", tmp_path, cache)
 

@@ -353,9 +353,9 @@ def link_to(target):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (make_pipe, "no regular file"),
-        (link_to("/dev/zero"), "no regular file"),
-        (link_to("/dev/tty"), "no regular file|cannot be read"),
+        (make_pipe, "not a regular file"),
+        (link_to("/dev/zero"), "not a regular file"),
+        (link_to("/dev/tty"), "not a regular file|cannot be read"),
         (link_to("/nowhere/at/all"), "cannot be read, or is a link"),
         (link_to("loop.png"), "cannot be read, or is a link"),
         (link_to("/proc/self/mem"), "cannot be read, or is a link"),

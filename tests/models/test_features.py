@@ -371,7 +371,10 @@ def test_features_that_changed_since_the_sweep_was_planned_are_not_taken(tmp_pat
 def test_keys_that_say_how_a_network_is_run_are_refused(tmp_path, key):
     given = "" if "weights" in key else 'weights = "x.npz"\n'
     job = write_job(tmp_path, HEAD, GIVEN, f"{given}{key}\n", matchers("cka"))
-    with pytest.raises(sg.errors.JobFileError, match=r"features are read, not run|a file or folder of activations"):
+    with pytest.raises(
+        sg.errors.JobFileError,
+        match=r"features are read from files, and no network is run|a file or folder of activations",
+    ):
         load_job(str(job))
 
 

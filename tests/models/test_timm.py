@@ -158,7 +158,7 @@ def test_the_preprocessing_published_with_weights_is_found():
 
 
 def test_a_preprocessing_that_cannot_be_followed_is_named():
-    with pytest.raises(JobFileError, match=r"cropped by 'border' to .*give the model a `preprocess`"):
+    with pytest.raises(JobFileError, match=r"cropped by 'border' to .*give the model another `preprocess`"):
         default_preprocess(spec("timm:deepseek_vit_412m.deepseek_v4_1_flash", weights="pretrained"))
 
 

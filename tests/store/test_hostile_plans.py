@@ -278,9 +278,9 @@ def test_json_says_one_finite_thing_of_each_key(text, said, kind):
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"seconds": math.inf}, "has a seconds of inf to inf; it is 0 to"),
+        ({"seconds": math.inf}, "has a seconds of inf to inf; wanted 0 to"),
         ({"seconds": math.nan}, "has a seconds that is no number"),
-        ({"seconds": -1.0}, "has a seconds of -1.0 to -1.0; it is 0 to"),
+        ({"seconds": -1.0}, "has a seconds of -1.0 to -1.0; wanted 0 to"),
         ({"low": math.nan, "high": math.inf}, "has a low that is no number"),
         ({"low": 0.0, "high": math.inf}, "has a high of inf to inf"),
         ({"low": 0.0, "high": None}, "has an interval of one end"),

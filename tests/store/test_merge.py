@@ -271,7 +271,7 @@ def test_no_revision_comes_on_top_of_a_sweep_that_it_does_not_continue(tmp_path,
     before = content_of(tmp_path / "into/sweeps/s")
     found = run("merge", tmp_path / "from", "--store", tmp_path / "into")
     [name] = set(Store.open(tmp_path / "into").sweep_names()) - {"s"}
-    assert f"s is {name} here" in found.stdout
+    assert f"s is called {name} here" in found.stdout
     assert content_of(tmp_path / "into/sweeps/s") == before
     assert sorted(path.name for path in (tmp_path / f"into/sweeps/{name}").iterdir()) == theirs
     assert Store.open(tmp_path / "into").check().findings == ()

@@ -49,7 +49,7 @@ def test_what_one_may_not_read_is_left_out_with_one_warning_that_says_whose_it_i
     assert said
     assert warned.count("Warning: left out") == 1
     assert f"which belongs to user {SOMEBODY}, mode 0" in warned
-    assert "So were 1 more." in warned
+    assert "1 more could not be read." in warned
     assert "damaged" not in warned
 
 
