@@ -359,10 +359,8 @@ def test_other_values_of_a_cell_are_counted_and_those_here_stay(tmp_path, at, co
     first = min(changed, key=lambda cell: cell.cell_id)
     for _ in range(2):
         found = run("merge", tmp_path / "from", "--store", tmp_path / "into", code=1)
-        told = (
-            f"{tmp_path / 'from'}: {len(changed)} cells have other values there than here, beyond rounding; those here"
-        )
-        assert told in found.stderr
+        told = f"{tmp_path / 'from'}: {len(changed)} cells have other values there than here, beyond rounding; "
+        assert f"{told}the values here stay:" in found.stderr
         layers = f"{first.matcher} {first.source_layer} -> {first.target_layer}"
         assert f"{layers}, accuracy: 0.5 here, 0.75 there (cell {first.cell_id})" in found.stderr
         assert values_of(tmp_path / "into") == before
