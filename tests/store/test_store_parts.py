@@ -26,7 +26,7 @@ generated_rows = st.builds(
     Row,
     **{
         "value": st.none() | number,
-        "seconds": st.none() | number,
+        "seconds": st.none() | st.floats(min_value=0, allow_nan=False, allow_infinity=False),
         "higher_is_similar": st.none() | st.booleans(),
         "flags": st.lists(text, max_size=3).map(tuple),
         "seed": st.none() | whole,
