@@ -1,7 +1,8 @@
 """Answers as a list that a notebook shows."""
 
 from stitchgrid.api.tables import html_table
-from stitchgrid.catalog.answers import Answer, Check, in_short
+from stitchgrid.catalog.answers import Answer, Check
+from stitchgrid.catalog.missing_checks import in_short
 from stitchgrid.errors import InputError
 from stitchgrid.printable import in_one_line
 
@@ -27,7 +28,7 @@ class Answers(list[Answer]):
     @property
     def best(self) -> str:
         """The best source layer of the only answer."""
-        return self.only.source_layer
+        return self.only.best
 
     @property
     def runner_up(self) -> str | None:
@@ -42,7 +43,7 @@ class Answers(list[Answer]):
     @property
     def interval(self) -> tuple[float | None, float | None]:
         """The 95 % interval of the value; None where no intervals were asked for."""
-        return self.only.low, self.only.high
+        return self.only.interval
 
     @property
     def checks(self) -> tuple[Check, ...]:

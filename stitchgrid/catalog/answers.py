@@ -291,21 +291,6 @@ def in_words(answers: Sequence[Answer]) -> list[str]:
     return list(map(in_one_line, lines))
 
 
-def in_short(answers: Sequence[Answer]) -> list[str]:
-    """Return a sentence for each answer, below it why it is not supported, and at the end how to know more."""
-    lines = [line for one in answers for line in (one.sentence, *([f"    {one.why}"] if one.why else []))]
-    weak = [one for one in answers if one.verdict == "weak"]
-    options = {
-        "groups=20": any(one.low is None and {"localised", "above_untrained"} & {*one.missing} for one in weak),
-        "shuffled=40": any(one.p is None and not one.is_trained for one in weak),
-        "untrained=True": any(not one.has_twin for one in weak),
-    }
-    wanted = ", ".join(name for name, is_wanted in options.items() if is_wanted)
-    if wanted:
-        lines.append(f"Not known: compare(..., {wanted}) computes it; a job has [intervals] and [controls] for it.")
-    return list(map(in_one_line, lines))
-
-
 def short_interval(low: float | None, high: float | None) -> str | None:
     """Return an interval with three digits; None where there is no interval."""
     return None if low is None or high is None else f"{short_number(low)} to {short_number(high)}"

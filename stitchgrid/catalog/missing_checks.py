@@ -7,6 +7,7 @@ from stitchgrid.catalog.answers import Answer
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.catalog.verdict_rules import FEWEST_DRAWS, IS_TWIN
 from stitchgrid.live_networks import live_name
+from stitchgrid.printable import in_one_line
 
 PLANNED = """
 select matcher, any_value(m.trained) as is_trained,
@@ -36,11 +37,7 @@ SHUFFLED = Addition(
     why="compares with shuffled images: does chance give the match?",
     argument="shuffled=40",
 )
-MORE_DRAWS = Addition(
-    what="[controls] shuffled = 40",
-    why=f"with fewer than {FEWEST_DRAWS} draws no p can be below 0.05",
-    argument="shuffled=40",
-)
+MORE_DRAWS = replace(SHUFFLED, why=f"with fewer than {FEWEST_DRAWS} draws no p can be below 0.05")
 GROUPS = Addition(
     what="[intervals] groups = 20",
     why="gives intervals: which layers are as good as the best?",
@@ -94,6 +91,21 @@ def additions(catalog: Catalog, sweep: str, answers: Sequence[Answer]) -> list[A
     if any(is_missing and is_asked for is_missing, is_asked, _ in wanted):
         found.append(Addition(what=way_on(catalog, sweep), why="computes what was asked for and is missing"))
     return found
+
+
+def in_short(answers: Sequence[Answer]) -> list[str]:
+    """Return a sentence for each answer, below it why it is not supported, and at the end how to know more."""
+    lines = [line for one in answers for line in (one.sentence, *([f"    {one.why}"] if one.why else []))]
+    weak = [one for one in answers if one.verdict == "weak"]
+    options = {
+        GROUPS: any(one.low is None and {"localised", "above_untrained"} & {*one.missing} for one in weak),
+        SHUFFLED: any(one.p is None and not one.is_trained for one in weak),
+        UNTRAINED: any(not one.has_twin for one in weak),
+    }
+    wanted = ", ".join(what.argument for what, is_wanted in options.items() if is_wanted)
+    if wanted:
+        lines.append(f"Not known: compare(..., {wanted}) computes it; a job has [intervals] and [controls] for it.")
+    return list(map(in_one_line, lines))
 
 
 def is_live(catalog: Catalog, sweep: str) -> bool:
