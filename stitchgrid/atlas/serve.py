@@ -23,6 +23,8 @@ from stitchgrid.store import Store
 
 HOST = "127.0.0.1"
 EVERY = 5.0  # seconds between two requests of a page for new data
+IDLE = 15.0  # seconds after which a connection on which nothing arrives is closed
+MOST = 64  # connections at a time; further ones are closed at once
 SHARE = 4.0  # after reading the store for t seconds, it is read again no earlier than SHARE * t seconds later
 HEADERS = {
     "Cache-Control": "no-store",
@@ -83,6 +85,7 @@ class AtlasServer(ThreadingHTTPServer):
 
     def __init__(self, following: LivePage, port: int = 0):
         self.following, self.token = following, secrets.token_urlsafe(24)
+        self._free = threading.BoundedSemaphore(MOST)
         try:
             super().__init__((HOST, port), _Handler)
         except OSError as problem:
@@ -95,6 +98,20 @@ class AtlasServer(ThreadingHTTPServer):
         """Address of the page."""
         return f"http://{HOST}:{self.server_port}/{self.token}/"
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, or close the connection if there are `MOST` others."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer the requests of a connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print nothing if a browser closes its connection before it has the answer."""
         if not isinstance(sys.exception(), OSError):
@@ -103,9 +120,9 @@ class AtlasServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: AtlasServer
-    protocol_version = "HTTP/1.1"
+    protocol_version = default_request_version = "HTTP/1.1"  # not 0.9, which has no headers
     server_version, sys_version = "stitchgrid", ""
-    timeout = 60
+    timeout = IDLE
 
     def do_GET(self) -> None:
         # Against DNS rebinding: a name of another site that resolves to 127.0.0.1 arrives in the Host header.
@@ -138,13 +155,19 @@ class _Handler(BaseHTTPRequestHandler):
         if len(body) > 10_000 and "gzip" in self.headers.get("Accept-Encoding", ""):
             body, headers = gzip.compress(body, 1), {**headers, "Content-Encoding": "gzip"}
         self.send_response(status)
-        for name, value in {**HEADERS, **headers}.items():
+        for name, value in headers.items():
             self.send_header(name, value)
         if status is not HTTPStatus.NOT_MODIFIED:
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def end_headers(self) -> None:
+        """Add the headers of every answer, also of errors that the standard library answers."""
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing, because a logged address holds the secret token."""

@@ -39,7 +39,7 @@ LOOKS_AROUND = re.compile(
 )
 WORD = re.compile(r"\w+")
 BATCH_ROWS = 100_000  # rows in one batch of an export
-READING = {"SELECT", "EXPLAIN"}  # DESCRIBE, SHOW, SUMMARIZE, FROM and VALUES are parsed as SELECT
+READING = "SELECT"  # DESCRIBE, SHOW, SUMMARIZE, FROM and VALUES are parsed as SELECT
 ADVICE = f'The views are {", ".join(VIEWS)}; "describe results" lists the columns of one.'
 
 
@@ -311,12 +311,27 @@ def _check_reads_only(statements: list[Any]) -> set[str]:
             "named: pivot results on metric in ('cka', 'pwcca') using first(value)."
         )
     kind = statements[0].type.name
-    if kind not in READING:
+    if kind == "EXPLAIN":  # it can run the statement, and DuckDB counts SET, LOAD and VACUUM as statements that read
+        explained = _explained(statements[0].query)
+        kind = explained[0].type.name if len(explained) == 1 else "EXPLAIN of something else"
+    if kind != READING:
         raise QueryError(
             f"only statements that read are allowed (SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN), "
             f"got {kind}; results are written to a file with --out."
         )
     return set(statements[0].named_parameters)
+
+
+def _explained(sql: str) -> list[Any]:
+    """Return the statement that an EXPLAIN statement explains, parsed: what follows EXPLAIN and its options."""
+    text = sql.encode()  # DuckDB counts bytes
+    starts = [start for start, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment]
+    ends = [*starts[1:], len(text)]
+    tokens = [text[start:end].decode().lower() for start, end in zip(starts, ends, strict=True)]
+    first = 2 if tokens[1].startswith("analyze") else 1
+    if tokens[first].startswith("(") and tokens[first + 1].startswith(("analyze", "format")):
+        first = next(k for k, token in enumerate(tokens) if token.startswith(")")) + 1
+    return list(duckdb.extract_statements(text[starts[first] :].decode()))
 
 
 def _values_for(names: set[str], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -18,7 +19,9 @@ from stitchgrid.printable import as_markdown, in_one_line, indented, printable
 
 NULL_MARK = "-"  # NULL in a table for people; a text that is only a dash is shown in quotes
 CRLF = "\r\n"
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # last: full-width
+#: Places where a spreadsheet may see a formula. Where the language of a spreadsheet writes a comma in numbers, a
+#: semicolon separates cells, also within quotes. The last four signs are full-width.
+FORMULA_STARTS = re.compile('(?:^|(?<=;))(?="*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20])')
 
 
 def render(table: pa.Table, format: str, *, width: int | None = None, every: bool = False) -> str | bytes:
@@ -59,9 +62,9 @@ def _as_csv(table: pa.Table) -> str:
 def _for_spreadsheets(table: pa.Table) -> str:
     """Return CSV in which every text is printable and in one line, and no text is a formula.
 
-    A text that begins like a formula gets an apostrophe in front.
+    A text that begins like a formula, or goes on like one after a semicolon, gets an apostrophe there.
     """
-    return _written(table, lambda text: in_one_line(f"'{text}" if text.startswith(FORMULA_STARTS) else text))
+    return _written(table, lambda text: in_one_line(FORMULA_STARTS.sub("'", text)))
 
 
 def _written(table: pa.Table, as_cell: Callable[[str], str]) -> str:

@@ -2,15 +2,14 @@
 
 import io
 import re
-import shutil
 import xml.etree.ElementTree as ET
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
 from helpers_answers import TWIN, drawn
+from helpers_page import hash_of, hash_parts, ready, settle
 from helpers_store import (
     ERROR,
     FAILED,
@@ -30,29 +29,7 @@ from stitchgrid.atlas.reading import read_sweep
 from stitchgrid.catalog import Catalog, load_question
 from stitchgrid.store import Store
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the page is not tested")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the page is not tested")
 VIEWS = ("overview-map", "large", "small", "profile-one", "profile-all", "scatter-map", "layer-map", "tree")
-READS = "getImageData"  # of which Chromium says that tests do it often
-CLIPBOARD = """
-window.copied = [];
-Object.defineProperty(navigator, "clipboard", {value: {
-  writeText: async (text) => { window.copied.push(text); },
-  write: async ([item]) => {
-    const blob = await item.getType("image/png");
-    window.copied.push([...new Uint8Array(await blob.arrayBuffer())]);
-  },
-}});
-"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -70,57 +47,10 @@ def planted_file(planted, tmp_path_factory):
     return write(planted, tmp_path_factory.mktemp("page") / "planted.html")
 
 
-@pytest.fixture
-def visit(browser):
-    """Return a function that opens a page; whatever it says, asks for or does wrong fails the test."""
-    contexts, problems = [], []
-
-    def visit(path, hash_="", *, width=1440, height=1000, **options):
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.add_init_script(CLIPBOARD)
-        page.on("console", lambda message: problems.append(message.text) if READS not in message.text else None)
-        page.on("pageerror", lambda problem: problems.append(f"error: {problem}"))
-        page.on("request", lambda request: problems.append(request.url) if not is_own(request.url, path) else None)
-        page.goto(path.as_uri() + hash_)
-        ready(page)
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not problems
-
-
-def is_own(url, path):
-    return url.split("#")[0].startswith(path.as_uri()) or url.startswith("blob:")
-
-
-def ready(page):
-    page.wait_for_selector('body[data-ready="true"]', state="attached", timeout=20_000)
-    settle(page)
-
-
-def settle(page):
-    """Wait until what was asked for is drawn."""
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
 def write(store, path):
     with Catalog(store) as catalog:
         write_atlas(catalog, catalog.sweeps, path)
     return path
-
-
-def hash_of(metric, pair, pin=None, sweep=SWEEP):
-    words = {"sweep": [sweep], "metric": [metric], "pair": pair, **({"pin": pin} if pin else {})}
-    return "#" + "&".join(f"{key}={','.join(quote(word, safe='') for word in found)}" for key, found in words.items())
-
-
-def hash_parts(page):
-    text = page.evaluate("decodeURIComponent(location.hash.slice(1))")
-    return dict(part.split("=", 1) for part in text.split("&"))
 
 
 def press(page, *keys):

@@ -5,15 +5,17 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
+from helpers_page import hash_of, hash_parts, settle
 from helpers_store import SWEEP, find_cell, make_synthetic_store, plan_tables, planned_cells, rows_of
-from test_atlas_page import browser, hash_of, hash_parts, settle, visit  # noqa: F401
 
-from stitchgrid.atlas.serve import HOST, AtlasServer, LivePage
+from stitchgrid.atlas.serve import HEADERS, HOST, AtlasServer, LivePage
 from stitchgrid.catalog import Catalog
 from stitchgrid.errors import InputError, QueryError
 from stitchgrid.store import Store
@@ -59,6 +61,19 @@ def get(server, path, **headers):
     return answer.status, body, dict(answer.getheaders())
 
 
+def exchange(server, request):
+    """Return what the server answers to these bytes, until it closes the connection."""
+    with socket.create_connection((HOST, server.server_port), timeout=20) as connection:
+        answer = b""
+        try:
+            connection.sendall(request)
+            while data := connection.recv(10_000):
+                answer += data
+        except ConnectionError:
+            pass
+        return answer.decode()
+
+
 def test_the_page_is_that_of_the_store_and_may_ask_its_server_alone(store, served):
     server = served(store)
     status, page, headers = get(server, f"/{server.token}/")
@@ -88,6 +103,31 @@ def test_a_name_of_another_site_that_leads_here_is_refused(store, served):
     assert status == 421
     assert "stitchgrid atlas --serve" in body
     assert get(server, f"/{server.token}/", Host=f"localhost:{server.server_port}")[0] == 200
+
+
+@pytest.mark.parametrize("sent", [b"POST / HTTP/1.1\r\n\r\n", b"nothing of HTTP\r\n\r\n", b"GET /" + b"a" * 70_000])
+def test_what_is_no_request_for_the_page_gets_an_error_with_the_same_headers(store, served, sent):
+    answer = exchange(served(store), sent)
+    assert re.match(r"HTTP/1.1 (501|400|414) ", answer)
+    for name, value in HEADERS.items():
+        assert answer.count(f"{name}: {value}\r\n") == 1
+
+
+def test_connections_beyond_a_number_are_closed_and_the_others_are_answered(store, served, monkeypatch):
+    monkeypatch.setattr("stitchgrid.atlas.serve.MOST", 2)
+    server = served(store)
+    held = [socket.create_connection((HOST, server.server_port), timeout=20) for _ in range(2)]
+    try:
+        assert exchange(server, b"") == ""
+        held[0].sendall(f"GET /{server.token}/data HTTP/1.1\r\nHost: {HOST}:{server.server_port}\r\n\r\n".encode())
+        assert held[0].recv(15) == b"HTTP/1.1 200 OK"
+    finally:
+        for connection in held:
+            connection.close()
+    deadline = time.monotonic() + 20
+    while (answer := exchange(server, b"nothing of HTTP\r\n\r\n")) == "" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert answer.startswith("HTTP/1.1 400 "), "a place that is free again is taken"
 
 
 def test_it_listens_on_the_loopback_device_alone(store, served):
@@ -143,7 +183,7 @@ def test_a_store_that_goes_away_is_said_to_the_page(store, served, tmp_path):
     assert "grid" in body
 
 
-def test_what_is_done_appears_while_the_reader_goes_on_looking(growing, served, visit):  # noqa: F811
+def test_what_is_done_appears_while_the_reader_goes_on_looking(growing, served, visit):
     fill(growing, *SHARDS[:1])
     server = served(growing)
     page = visit(Address(server.url), hash_of("cka.cka", ["net/1", "net/0"], ["conv1", "conv1"]))

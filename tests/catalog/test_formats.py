@@ -164,6 +164,15 @@ def test_no_text_is_a_formula_for_spreadsheets(start):
     assert "'" + start not in render(table, "csv"), "which loses nothing"
 
 
+@pytest.mark.parametrize("start", ["=", '"=', '""@', "\uff0b"])
+def test_no_text_is_a_formula_where_semicolons_separate_cells(start):
+    text = f"a;{start}1+cmd|' /C calc'!A0;b"
+    [row] = csv.reader(io.StringIO(render(pa.table({"a": [text]}), "spreadsheet").split("\n", 1)[1]))
+    assert row == [text.replace(";", ";'", 1)]
+    [row] = csv.reader(io.StringIO(render(pa.table({"a": ["a; =1;b=c;"]}), "spreadsheet").split("\n", 1)[1]))
+    assert row == ["a; =1;b=c;"], "no formula"
+
+
 FORGING = "net\nForged: all sound\r\x1b[2J\u202e"
 IN_ONE_LINE = "net\\nForged: all sound\ufffd\ufffd[2J\ufffd"
 
