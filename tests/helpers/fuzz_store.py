@@ -1,7 +1,8 @@
 """A seeded fuzzer of stores: changes any file of a small store, drives commands, and looks at what must hold.
 
 `python tests/helpers/fuzz_store.py FIRST_SEED NUM` runs by hand, in no more memory than `MEMORY` beyond what the
-libraries take; it ends with 1 where a round failed. Most rounds call the readers, one in `WHOLE` runs whole commands.
+libraries take; it ends with 1 where a round failed. Most rounds call the readers, one in `WHOLE` runs whole commands,
+and one in `MERGED` merges.
 """
 
 import importlib
@@ -34,12 +35,24 @@ UNIT = next(iter(planned_cells())).shard
 SECONDS = 30
 MEMORY = 2 * 2**30
 WHOLE = 20
+MERGED = 10  # one round in so many merges the changed store into a sound one
 VALUES = "select cell_id, metric, value from results"
 CHEAP = (["status"], ["sql", "select count(*) as n, sum(value) from results"], ["logs", SWEEP, UNIT], ["check"])
 OTHERS = (
     ["status", "--format", "json"],
     ["query", "progress"],
     ["query", "failures"],
+    ["query", "best_source", "--param", "matcher=direct"],
+    ["answer"],
+    ["answer", "--format", "json"],
+    ["diff", f"{{sound}}:{SWEEP}", SWEEP],
+    ["diff", SWEEP, f"{{sound}}:{SWEEP}", "--format", "csv"],
+    ["export", "--parquet", "p"],
+    ["export", "--duckdb", "e.duckdb"],
+    ["merge", "{sound}"],
+    ["remove", SWEEP],
+    ["gc"],
+    ["gc", "--dry-run"],
     ["atlas", "--out", "a.html"],
     ["report", "--format", "markdown", "--out", "r.md"],
     ["compact"],
@@ -50,6 +63,7 @@ READERS: tuple[Callable[[Store], object], ...] = (
     lambda store: store.outcomes(),
     lambda store: store.read_parts(),
     lambda store: store.compact(),
+    lambda store: store.collect(),
     lambda store: query(store, "select status, count(*) from cells group by all"),
     lambda store: query(store, "select * from results"),
 )
@@ -274,11 +288,12 @@ def stored_values(grid: Path) -> dict:
     return {(row["cell_id"], row["metric"]): row["value"] for row in rows if row["status"] == "done"}
 
 
-def drive(grid: Path, commands) -> None:
+def drive(grid: Path, commands, *, made: Path) -> None:
     """Run commands; an AssertionError where one ends in anything but words."""
     for command in commands:
         start = time.monotonic()
-        result = CliRunner().invoke(cli, [*command, "--store", str(grid)])
+        words = [word.replace("{sound}", str(made / "grid")) for word in command]
+        result = CliRunner().invoke(cli, [*words, "--store", str(grid)])
         trace = "".join(traceback.format_exception(result.exception)) if result.exception else ""
         assert result.exception is None or isinstance(result.exception, SystemExit), f"{command}\n{trace}"
         assert result.exit_code in (0, 1, 2), f"{command}: {result.exit_code}"
@@ -305,24 +320,46 @@ def repair(store: Store) -> None:
     store.set_aside(store.check())
 
 
-def look(grid: Path, rng: random.Random, sound: dict) -> None:
-    """Drive what reads a changed store, repair it, and look at the values that are left."""
+def look(grid: Path, made: Path, rng: random.Random, sound: dict) -> None:
+    """Drive what reads a changed store, merge or repair it, and look at the values that are left."""
     is_whole = rng.randrange(WHOLE) == 0
+    if rng.randrange(MERGED) == 0:
+        merge(grid, made, is_whole=is_whole, sound=sound)
     if is_whole:
-        drive(grid, rng.sample(CHEAP, 1) + rng.sample(OTHERS, 1))
-        drive(grid, [REPAIR])
+        drive(grid, rng.sample(CHEAP, 1) + rng.sample(OTHERS, 1), made=made)
+        drive(grid, [REPAIR], made=made)
     else:
         drive_readers(grid, [rng.choice([*READERS, read_sweep]), repair])
     if not (grid / "store.json").is_file() or not can_be_opened(grid):
         return
     if is_whole:
-        drive(grid, [["check"]])
+        drive(grid, [["check"]], made=made)
     else:
         drive_readers(grid, [Store.check])
-    found = (values if is_whole or rng.randrange(5) == 0 else stored_values)(grid)
+    require_sound(grid, sound, values if is_whole or rng.randrange(5) == 0 else stored_values)
+
+
+def merge(grid: Path, made: Path, *, is_whole: bool, sound: dict) -> None:
+    """Merge the changed store into a copy of the sound one, which keeps all of its values and takes no other."""
+    into = grid.parent / "into"
+    shutil.copytree(made / "grid", into)
+    try:
+        if is_whole:
+            drive(into, [["merge", str(grid)], ["check"]], made=made)
+        else:
+            drive_readers(into, [lambda store: store.merge([Store.open(grid)])])
+        assert require_sound(into, sound, stored_values) == sound, "a value was lost in merging"
+    finally:
+        shutil.rmtree(into)
+
+
+def require_sound(grid: Path, sound: dict, read: Callable[[Path], dict]) -> dict:
+    """Return the values of a store, each of which is that of the sound store."""
+    found = read(grid)
     for key, value in found.items():
         assert key in sound, f"a value of nobody: {key}"
         assert value is None or value == sound[key], f"a wrong number: {key}: {value}, not {sound[key]}"
+    return found
 
 
 def fuzz(made: Path, place: Path, seed: int, sound: dict) -> str:
@@ -335,7 +372,7 @@ def fuzz(made: Path, place: Path, seed: int, sound: dict) -> str:
     try:
         done += [change(grid, rng) for _ in range(rng.choice([1, 1, 1, 2, 4]))]
         with chdir(place), watching():
-            look(grid, rng, sound)
+            look(grid, made, rng, sound)
         assert not WATCHED, WATCHED
         assert [one.name for one in (place / "outside").iterdir()] == ["a"]
         assert (place / "outside" / "a").read_text() == "SECRET"
@@ -371,6 +408,7 @@ def main(first: int, num: int) -> int:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["STITCHGRID_CACHE"] = str(Path(folder, "cache"))
         made, place = Path(folder, "made"), Path(folder, "place")
         made.mkdir()
         place.mkdir()
