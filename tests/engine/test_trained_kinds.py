@@ -129,7 +129,7 @@ def test_kinds_that_follow_the_target_need_no_labels(zoo, kind):
     rows = run(zoo, sweep)
     assert not any(row.error for row in rows)
     came, drawn = (measured(run(zoo, one), one, "agreement") for one in (sweep, before))
-    assert sum(came.values()) > sum(drawn.values()) + 5  # of 25 layer pairs
+    assert sum(came.values()) > sum(drawn.values()) + 3  # of 25 layer pairs
 
 
 def test_what_comes_behind_a_layer_is_found_by_graph(zoo):

@@ -279,7 +279,7 @@ def test_the_engine_has_the_values_of_the_reference_far_from_zero_and_at_any_sca
     wanted: dict[str, dict[str, float]] = {}
     for _, of_pair in groupby(moved, key=lambda cell: (cell.target_key, cell.source_key)):
         wanted |= textbook.values(list(of_pair))
-    wider = dict.fromkeys(ROUNDED, 3e-3 if place == "small" else 1e-5)
+    wider = dict.fromkeys(ROUNDED, 3e-3) if place == "small" else {}
     assert not unlike(sweep, rows, lambda cell: wanted[cell.cell_id], wider=wider)
 
 

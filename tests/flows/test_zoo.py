@@ -10,6 +10,7 @@ from stitchgrid.cli import cli
 from stitchgrid.store import Store
 
 JOB = Path(__file__).parents[2] / "jobs" / "zoo_smoke.toml"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * 3600)]  # its launch takes an hour of two cores
 NUM_NETWORKS, NUM_LAYERS, NUM_MATCHERS = 14, 3, 5
 
 
@@ -26,8 +27,6 @@ def ask(store, sql):
         return catalog.query(sql).to_pylist()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
 def test_every_ordered_pair_of_families_has_finite_values_by_every_matcher(store):
     (cells,) = ask(store, "select count(*) as num, count(*) filter (where status = 'done') as done from cells")
     assert cells["num"] == cells["done"] == (NUM_NETWORKS * NUM_LAYERS) ** 2 * NUM_MATCHERS
@@ -40,8 +39,6 @@ def test_every_ordered_pair_of_families_has_finite_values_by_every_matcher(store
     assert undefined == []
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
 def test_a_layer_is_itself_where_the_fit_rows_span_it_and_flagged_where_they_do_not(store):
     found = ask(
         store,
@@ -61,8 +58,6 @@ def test_a_layer_is_itself_where_the_fit_rows_span_it_and_flagged_where_they_do_
         assert row["agreement"] == 1
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
 def test_all_kinds_of_shapes_meet(store):
     found = {row["alignment"] for row in ask(store, "select distinct alignment from results where matcher = 'direct'")}
     wanted = {"identity", "bilinear", "map_to_tokens+cls_pool+bilinear", "tokens_to_map+cls_left_out+bilinear"}

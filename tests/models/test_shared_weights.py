@@ -305,5 +305,6 @@ def test_processes_that_load_at_once_read_the_store_once_and_share_the_pages(cac
         assert counts["Shared_Clean"] + counts["Shared_Dirty"] >= num_kb
     with torch.no_grad():
         alone = load(network, store, cache=tmp_path / "another").module(torch.ones(2, 3, 32, 32))
-    assert {scored for _, scored in found} == {alone.numpy().tobytes()}
+    for _, scored in found:  # to rounding: where tensors lie in memory decides about the order of sums
+        torch.testing.assert_close(torch.frombuffer(bytearray(scored), dtype=torch.float32).reshape(alone.shape), alone)
     assert store.num_reads == 2
