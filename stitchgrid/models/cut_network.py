@@ -8,7 +8,7 @@ from stitchgrid.models.adapt import adapt
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.dry_run import NUM_IMAGES, checked_scores, position_axes, probe_output, probe_run
 from stitchgrid.models.dtypes import settle_types
-from stitchgrid.models.freeze import freeze
+from stitchgrid.models.freeze import check_stays_in_eval, freeze
 from stitchgrid.models.graph_cuts import cut_by_graph
 from stitchgrid.models.hook_cuts import cut_by_hooks
 from stitchgrid.models.memory import move
@@ -22,11 +22,13 @@ def cut_network(module: nn.Module, input_shape: tuple[int, int, int], interface:
     Freezes the network, adapts it to `interface`, and turns half and double weights into float32 where it runs so.
 
     Raises:
-        InputError: If the network cannot be cut, refuses such images, or does not return class scores (N, classes).
+        InputError: If the network cannot be cut, refuses such images, does not return class scores (N, classes), or
+            puts parts of itself into training mode.
     """
     adapt(freeze(module), interface)
     types = settle_types(module, input_shape, interface)
     output = probe_run(module, input_shape)
+    check_stays_in_eval(module)
     if isinstance(output, Tensor) and output.shape == (NUM_IMAGES,):  # one score an image
         adapt(module, interface, casts_to=types.casts_to, is_column=True)
         output = output.reshape(-1, 1)

@@ -11,8 +11,10 @@ from stitchgrid.errors import InputError
 from stitchgrid.models.user_forward import FAILURES, in_one_line
 
 
-def _stay_in_eval(self: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001  # signature of nn.Module.train
-    """Ignore the request: a frozen network's statistics and dropout must not move."""
+def _stay_in_eval(self: nn.Module, mode: bool = True) -> nn.Module:
+    """Ignore the request, because a frozen network's statistics and dropout must not move, but note it."""
+    if mode:
+        self.asked_to_train = True  # type: ignore[assignment]  # Module has no such attribute
     return self
 
 
@@ -40,6 +42,7 @@ def freeze(module: nn.Module) -> nn.Module:
             "from, as it was before it was exported or packed."
         ) from problem
     for part in module.modules():
+        vars(part).pop("asked_to_train", None)
         if getattr(part, "inplace", False) is True:
             part.inplace = False  # type: ignore[assignment]  # some modules have it, Module does not
             part.was_inplace = True  # type: ignore[assignment]
@@ -49,10 +52,26 @@ def freeze(module: nn.Module) -> nn.Module:
     return module
 
 
+def check_stays_in_eval(module: nn.Module) -> None:
+    """Check that the forward of a frozen network, which has run, puts no part of it into training mode.
+
+    Raises:
+        InputError: If it does: its scores are made by statistics of the batch at hand, or by chance.
+    """
+    for path, part in module.named_modules():
+        if part.training or vars(part).pop("asked_to_train", False):
+            what = f"{path} ({type(part).__name__})" if path else "itself"
+            raise InputError(
+                f"the forward of {type(module).__name__} puts {what} into training mode, where scores depend on the "
+                "other images of a batch, or on chance; take train() out of its forward."
+            )
+
+
 def thaw(module: nn.Module) -> nn.Module:
     """Undo `freeze` but for eval mode and gradients, and return the module: another process can load and train it."""
     for part in module.modules():
-        vars(part).pop("train", None)
+        for name in ("train", "asked_to_train"):
+            vars(part).pop(name, None)
         if vars(part).pop("was_inplace", False):
             part.inplace = True  # type: ignore[assignment]
     return module

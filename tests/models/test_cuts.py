@@ -579,3 +579,37 @@ def test_what_stopped_a_networks_first_run_is_told_by_its_error(error, is_memory
     with pytest.raises(InputError, match=f"does not run on images of 8x8 .*{error}") as caught:
         cut_network(Fails(), (3, 8, 8))
     assert (is_out_of_memory(caught.value), breaks_worker(caught.value)) == (is_memory, is_broken)
+
+
+class Switching(nn.Module):
+    """A network whose forward does something to a batch norm before it uses it."""
+
+    def __init__(self, switch):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
+        self.switch = switch
+
+    def forward(self, x):
+        self.switch(self)
+        return self.fc(self.norm(self.conv(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("switch", "what"),
+    [
+        (lambda net: net.norm.train(), r"norm \(BatchNorm2d\)"),
+        (lambda net: net.train(True), "itself"),
+        (lambda net: setattr(net.norm, "training", True), r"norm \(BatchNorm2d\)"),
+    ],
+)
+def test_a_forward_that_puts_its_parts_into_training_mode_is_refused(switch, what):
+    reason = f"the forward of Switching puts {what} into training mode, where .*take train\\(\\) out of its forward"
+    with pytest.raises(InputError, match=reason):
+        cut_network(Switching(switch), (3, 8, 8))
+
+
+@pytest.mark.parametrize("switch", [lambda net: net.eval(), lambda net: net.train(net.training)])
+def test_a_forward_that_leaves_its_parts_in_eval_mode_is_not_refused(switch):
+    module = freeze(Switching(switch))
+    module.train()  # by somebody else, before
+    assert cut_network(module, (3, 8, 8)).way == "graph"
