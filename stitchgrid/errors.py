@@ -18,6 +18,8 @@ MEMORY_ERRORS = (
     "calling `cusolverDnCreate",
 )
 DEVICE_ERRORS = ("CUDA error", "HIP error", "CUDNN_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_EXECUTION_FAILED")
+#: Parts of those of CUDA and HIP that mean that the device is faulty, whatever was computed on it.
+HARDWARE_ERRORS = ("uncorrectable ECC error", "uncorrectable NVLink error")
 
 
 class StitchgridError(Exception):
@@ -166,6 +168,22 @@ def breaks_worker(problem: BaseException) -> bool:
     while link is not None:
         by_name = any(kind.__name__ == "AcceleratorError" for kind in type(link).__mro__)
         if (by_name or any(words in _message(link) for words in DEVICE_ERRORS)) and not _says_memory(link):
+            return True
+        link = link.__cause__ or link.__context__
+    return False
+
+
+def is_hardware_fault(problem: BaseException) -> bool:
+    """Return whether an error, or one that it was raised from, says that the device is faulty: no unit is to blame.
+
+    >>> is_hardware_fault(RuntimeError("CUDA error: uncorrectable ECC error encountered"))
+    True
+    >>> is_hardware_fault(RuntimeError("CUDA error: device-side assert triggered"))
+    False
+    """
+    link: BaseException | None = problem
+    while link is not None:
+        if any(words in _message(link) for words in HARDWARE_ERRORS):
             return True
         link = link.__cause__ or link.__context__
     return False

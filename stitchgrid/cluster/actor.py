@@ -10,9 +10,9 @@ from stitchgrid.cluster.dispatch import check_worker, close_worker, raised
 from stitchgrid.cluster.nodes import tell_neighbours
 from stitchgrid.cluster.protocol import WorkerProtocol
 from stitchgrid.cluster.sizing import ClusterSize
-from stitchgrid.errors import breaks_worker
+from stitchgrid.errors import breaks_worker, is_hardware_fault
 from stitchgrid.records import Unit, UnitReport
-from stitchgrid.scheduler import UnitRaised
+from stitchgrid.scheduler import Cause, UnitRaised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,7 @@ class Broken:
     """A unit raised an error after which the worker's process cannot compute anything."""
 
     error: str
+    cause: Cause = "crash"
 
 
 class WorkerActor:
@@ -91,6 +92,10 @@ class WorkerActor:
             return self._worker.run(unit, self._context[1])
         except Exception as error:
             event = raised("", unit, error)
+            if is_hardware_fault(error):
+                return Broken(
+                    error=f"the GPU of {socket.gethostname()} is faulty: {event.error}", cause="infrastructure"
+                )
             return Broken(error=event.error) if breaks_worker(error) else event
 
     def close(self) -> None:

@@ -253,7 +253,7 @@ class RayExecutor:
         if isinstance(answer, UnitReport):
             return UnitFinished(worker=name, unit_id=unit.unit_id, report=answer)
         if isinstance(answer, Broken):
-            return WorkerDied(worker=name, cause="crash", detail=answer.error)
+            return WorkerDied(worker=name, cause=answer.cause, detail=answer.error)
         return replace(answer, worker=name)
 
     def _welcome(self, name: str, hello: Hello, run: _Run) -> Event:

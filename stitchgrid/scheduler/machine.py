@@ -6,7 +6,8 @@ Its rules:
 * A worker's death on a node that is up, or a missed deadline, is a strike. After three strikes (on at least two
   workers) the unit is cut in two, until the one cell at fault is alone and is quarantined. The halves of such a unit
   are cut again at their first strike; a single cell always has three tries.
-* The loss of a node, or of a worker that cannot be reached, is counted separately and is never a strike.
+* The loss of a node, of a worker that cannot be reached, or of one whose GPU is faulty, is counted separately and is
+  never a strike.
 * A worker that cannot start counts against the pool, not against a unit.
 * A unit that raises an error would raise it again, so it fails at once. After running out of memory it has one more
   try.

@@ -5,7 +5,8 @@ from typing import Literal
 
 from stitchgrid.records import Unit, UnitReport
 
-# init: the worker could not be made. infrastructure: its node went away, or it cannot be reached. crash: anything else.
+# init: the worker could not be made. infrastructure: its node went away, it cannot be reached, or its GPU is faulty.
+# crash: anything else.
 Cause = Literal["init", "infrastructure", "crash"]
 
 

@@ -21,7 +21,14 @@ from stitchgrid.cluster.connection import Connection, find_cluster, quiet_driver
 from stitchgrid.cluster.dispatch import sigterm_interrupts
 from stitchgrid.cluster.sizing import ClusterSize, check_shares, choose_size
 from stitchgrid.cluster.worker_failures import classify_death, in_short
-from stitchgrid.errors import BrokenProcessError, ClusterError, InputError, breaks_worker, is_out_of_memory
+from stitchgrid.errors import (
+    BrokenProcessError,
+    ClusterError,
+    InputError,
+    breaks_worker,
+    is_hardware_fault,
+    is_out_of_memory,
+)
 from stitchgrid.scheduler import DeadlineRule
 
 TESTS = Path(__file__).parents[1] / "helpers"
@@ -267,6 +274,17 @@ def test_a_device_that_is_lost_in_process_ends_the_run_and_says_how_to_go_on():
     assert log.of("submitted") == ["a:finish", "b:cuda"]
 
 
+def test_a_faulty_gpu_in_process_is_named_and_no_unit_is_blamed():
+    with (
+        open_executor("none", factory=FakeWorker) as executor,
+        pytest.raises(
+            BrokenProcessError, match=r"^the GPU is faulty \(RuntimeError: CUDA error: uncorrectable ECC"
+        ) as caught,
+    ):
+        executor.run([make_unit("b", "ecc")], "context")
+    assert "b:ecc" not in str(caught.value)
+
+
 def test_a_worker_is_closed_at_the_end(tmp_path):
     with open_executor("none", factory=partial(FakeWorker, str(tmp_path))) as executor:
         executor.run([make_unit("a")], "context")
@@ -353,6 +371,19 @@ def test_a_broken_cuda_context_takes_its_process_with_it(on_ray):
     outcome = on_ray.run([make_unit("bad", "cuda"), make_unit("good")], "context", on_event=log.on_event)
     assert "CUDA error" in outcome.quarantined[0].reason
     assert log.of("worker_died") == ["bad:cuda"] * 3
+
+
+@pytest.mark.ray
+def test_a_faulty_gpu_is_held_against_no_unit(on_ray):
+    log = Log()
+    outcome = on_ray.run(
+        [make_unit("bad", "ecc", num_cells=4), make_unit("good")], "c", split=halve, on_event=log.on_event
+    )
+    assert names(outcome.quarantined) == ["bad:ecc"], "and it was not cut in two"
+    assert (
+        "unavailable: its worker or the store was lost 5 times; the last: the GPU of" in outcome.quarantined[0].reason
+    )
+    assert not log.of("bisected")
 
 
 @pytest.mark.ray
@@ -486,6 +517,24 @@ ASSERT = RuntimeError("CUDA error: device-side assert triggered")
 )
 def test_what_breaks_a_worker(problem, answer):
     assert breaks_worker(problem) is answer
+
+
+ECC = RuntimeError("CUDA error: uncorrectable ECC error encountered")
+
+
+@pytest.mark.parametrize(
+    ("problem", "answer"),
+    [
+        (ECC, True),
+        (RuntimeError("CUDA error: uncorrectable NVLink error detected during the execution"), True),
+        (ASSERT, False),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (chained(ValueError("no luck"), cause=ECC), True),
+    ],
+)
+def test_what_is_a_fault_of_the_hardware(problem, answer):
+    assert is_hardware_fault(problem) is answer
+    assert breaks_worker(problem) or not answer
 
 
 @pytest.mark.parametrize(

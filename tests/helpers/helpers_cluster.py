@@ -70,6 +70,8 @@ class FakeWorker:
             raise StoreError("cannot write")
         if do == "cuda":
             raise RuntimeError("CUDA error: device-side assert triggered")
+        if do == "ecc":
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
         if do == "crash":
             os._exit(3)
         if do == "exit":
