@@ -11,10 +11,12 @@ from click.testing import CliRunner
 from helpers_docs import JOB, PAGES, ROOT, blocks, check_command, commands_in, merged
 
 import stitchgrid as sg
-from stitchgrid.catalog import Catalog
-from stitchgrid.cli import cli
+from stitchgrid.catalog import Catalog, formats
+from stitchgrid.cli import cli, options
+from stitchgrid.datasets.registry import TORCHVISION, known_datasets
 from stitchgrid.errors import InputError
 from stitchgrid.jobfile import parse_job
+from stitchgrid.jobfile.tables import DataTable
 from stitchgrid.manual import FOLDER, TOPICS, overview, page, summary
 from stitchgrid.manual.generated import SECTIONS, filled
 from stitchgrid.matchers.params import Rules
@@ -134,6 +136,21 @@ def test_every_kind_has_a_card_that_says_when_not_to_use_it():
         written, _, of_the_code = text.partition(f"<!-- from the code: card {kind} -->")
         assert re.search(r"^Do not ", written, flags=re.M), kind
         assert MATCHERS[kind].source in of_the_code
+
+
+def test_every_kind_of_data_set_is_told():
+    own = [name for name in known_datasets() if name not in TORCHVISION]
+    told = DataTable.model_fields["dataset"].description
+    for name in own:
+        assert re.search(rf'^\| .*`"{name}"`', page("data"), flags=re.M), f"add a line on {name!r} to manual/data.md"
+        assert f"`{name}`" in told, f"name {name!r} in the text under `dataset` of DataTable"
+
+
+def test_every_format_of_tables_is_offered_and_told():
+    assert set(options.FORMATS) == {"table", *formats.FORMATS}, "cli/options.py and catalog/formats.py differ"
+    assert set(options.SUFFIXES.values()) <= set(options.FORMATS)
+    told = re.search(r"`--format ([\w|]+)`", page("sql"))[1].split("|")
+    assert set(told) == set(formats.FORMATS), "manual/sql.md names other formats"
 
 
 def test_a_change_in_the_code_is_noticed():

@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stitchgrid.matchers.measures import fit_rows, index_of_rows
-from stitchgrid.matchers.protocol import About, ClosedForm
-from stitchgrid.matchers.registry import KINDS, MATCHERS
+from stitchgrid.matchers.params import Rules
+from stitchgrid.matchers.protocol import About, ClosedForm, MomentIndex
+from stitchgrid.matchers.registry import KINDS, MATCHERS, kind_of
 from stitchgrid.matchers.stitchers.affine import residual
 from stitchgrid.moments import pair_moments
 from stitchgrid.records import Layer
 
 INDICES = [name for name, about in MATCHERS.items() if about.family == "index"]
 CLOSED_FORMS = [kind.about.kind for kind in KINDS if issubclass(kind, ClosedForm)]
+OF_MOMENTS = [kind.about.kind for kind in KINDS if issubclass(kind, MomentIndex | ClosedForm)]
 every_kind = pytest.mark.parametrize("kind", MATCHERS)
 every_index = pytest.mark.parametrize("kind", INDICES)
 every_closed_form = pytest.mark.parametrize("kind", CLOSED_FORMS)
@@ -96,17 +98,21 @@ def score(kind: str, x: Tensor, y: Tensor) -> float:
     return values(kind, x, y)[MATCHERS[kind].score]
 
 
-def of_oracle(kind: str, x: Tensor, y: Tensor) -> dict[str, float]:
+def oracle(kind: str, x: Tensor, y: Tensor) -> object:
+    """Return what the reference says of two layers: metrics of an index, weight and bias of a stitcher."""
     params = {
         name: value
         for name, value in MATCHERS[kind].params(**PARAMS.get(kind, {}))
         if name not in ("resize", "cls", "pool")
     }
     folder = "indices" if MATCHERS[kind].family == "index" else "stitchers"
-    oracle = getattr(import_module(f"stitchgrid.reference.{folder}.{kind}"), kind)
-    if folder == "indices":
-        return oracle(x.double(), y.double(), **params)
-    weight, bias = oracle(x.double(), y.double(), **params)
+    return getattr(import_module(f"stitchgrid.reference.{folder}.{kind}"), kind)(x.double(), y.double(), **params)
+
+
+def of_oracle(kind: str, x: Tensor, y: Tensor) -> dict[str, float]:
+    if MATCHERS[kind].family == "index":
+        return oracle(kind, x, y)
+    weight, bias = oracle(kind, x, y)
     mapped = x.double() @ weight + bias
     return {"residual": float((mapped - y.double()).square().sum() / y.double().square().sum())}
 
@@ -225,6 +231,41 @@ def test_many_pairs_together_give_what_each_gives_alone(kind):
     for position, (x, y) in enumerate(pairs):
         alone = values(kind, x, y)
         assert {name: value[position].item() for name, value in together.items()} == pytest.approx(alone, rel=1e-10)
+
+
+#: Shapes for which a kind's map is one of many, without a flag.
+ARBITRARY = {("permutation", "dead and doubled units")}
+
+
+@every_closed_form
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_map_of_a_stitcher_is_its_oracles_on_rows_that_it_was_not_fitted_on(kind, shape):
+    for x, y in (SHAPES[shape], SHAPES[shape][::-1]):
+        if not applies(MATCHERS[kind], x, y) or (kind, shape) in ARBITRARY:
+            continue
+        fit, (weight, bias) = fit_rows(kind, x, y, **PARAMS.get(kind, {})), oracle(kind, x, y)
+        if not any(map(bool, fit.doubts.values())):
+            rows = layer(20, x.shape[1], seed=77)
+            torch.testing.assert_close(fit.map(rows), rows @ weight + bias, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", OF_MOMENTS)
+def test_a_kind_reads_the_principal_axes_that_it_declares_and_no_others(kind):
+    """Their decomposition is part of what `plan` adds up, and what is held in memory."""
+    given = {"strength": 1.0} if kind == "ridge" else PARAMS.get(kind, {})
+    made = kind_of(kind)(MATCHERS[kind].params(**given))
+    moments = pair_moments(*related(80, 6, 6))
+    if isinstance(made, MomentIndex):
+        made.compare([moments])
+    else:
+        made.fit(moments)
+    read = {name for name, side in (("source", moments.x), ("target", moments.y)) if "axes" in vars(side)}
+    assert read == made.axes_of
+
+
+@every_kind
+def test_a_stitcher_takes_the_rules_of_alignment_and_an_index_does_not(kind):
+    assert issubclass(MATCHERS[kind].params, Rules) == (MATCHERS[kind].family == "stitcher")
 
 
 @every_kind
