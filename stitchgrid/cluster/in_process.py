@@ -6,7 +6,7 @@ from typing import Self
 
 from stitchgrid.cluster.dispatch import Dispatch, check_worker, close_worker, raised, sigterm_interrupts
 from stitchgrid.cluster.protocol import BeforeSubmit, OnEvent, Split, WorkerProtocol, ignore
-from stitchgrid.errors import BrokenProcessError, breaks_worker
+from stitchgrid.errors import BrokenProcessError, breaks_worker, type_and_message
 from stitchgrid.records import Unit
 from stitchgrid.scheduler import (
     Command,
@@ -107,6 +107,6 @@ def lost_device(unit: Unit, problem: BaseException) -> BrokenProcessError:
     """Return the error that says that a unit broke the device of this process, and how to continue."""
     return BrokenProcessError(
         f"unit {unit.unit_id} broke this process's device, so that it computes nothing more "
-        f"({type(problem).__name__}: {problem}); what is finished is stored. Continue with `stitchgrid resume` and "
+        f"({type_and_message(problem)}); what is finished is stored. Continue with `stitchgrid resume` and "
         "--address local: it replaces a broken worker, and finds the cell that breaks it."
     )

@@ -18,7 +18,7 @@ from stitchgrid.errors import InputError
 from stitchgrid.models.dry_run import probe_input
 from stitchgrid.models.hook_returned import Returned, Wrapping, images_axis
 from stitchgrid.models.hook_runs import Detour, HookRun, ModuleCall, Patience, capture, skipped_before, watch
-from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
+from stitchgrid.models.user_forward import FAILURES, error_line, quietly
 
 _LOOKED_INTO = (  # of torch.nn, by exact type
     nn.Sequential,
@@ -88,7 +88,7 @@ class NoiseTrial:
             return watch(self.module, images, gradients=False, slots=slots)
         except FAILURES as problem:
             raise InputError(
-                f"{self._name} fails on {len(images)} images of noise ({in_one_line(problem)}), though "
+                f"{self._name} fails on {len(images)} images of noise ({error_line(problem)}), though "
                 "not on others; its forward must take any number of images and any values."
             ) from problem
 

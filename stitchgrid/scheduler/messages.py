@@ -35,7 +35,7 @@ class UnitRaised:
 
     worker: str
     unit_id: str
-    error: str  # one line: kind and message
+    error: str  # its type and message, which may have several lines
     traceback: str = ""
     out_of_memory: bool = False
     unavailable: bool = False  # the store could not be reached or written: not the unit's fault
