@@ -30,6 +30,7 @@ from stitchgrid.engine import fit, shard
 from stitchgrid.engine.ledger import MAX_ERROR_CHARACTERS, Ledger
 from stitchgrid.engine.stitched import TailEvaluation
 from stitchgrid.engine.workspace import Workspace
+from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.registry import kind_of
 from stitchgrid.matchers.stitchers.direct import Direct
 from stitchgrid.moments import PairMoments
@@ -124,6 +125,23 @@ def test_a_tail_that_cannot_be_run_costs_the_stitches_that_end_in_it_alone(zoo, 
     }
     assert failed.keys() == ending
     assert_others_are_sound(rows, sound, failed)
+
+
+def test_a_tail_that_cannot_be_run_costs_no_distances_of_maps_that_need_no_tail(zoo, monkeypatch):
+    distances = OOD_METRICS["mahalanobis"]
+    adapted = matcher("task_loss", epochs=1, lr=1e-2, adapter="bottleneck", metrics=("accuracy", *distances))
+    asked = make_sweep(zoo, [("conv", "view")], [matcher("direct", metrics=("residual", *distances)), adapted])
+    wanted = {key: value for key, value in values(run(zoo, asked)).items() if key[1] != "accuracy"}
+
+    def fail(self, batch):
+        raise RuntimeError("broken tail")
+
+    monkeypatch.setattr(TailEvaluation, "take", fail)
+    rows = run(zoo, asked)
+    failed = failures(rows)
+    assert set(failed.values()) == {"RuntimeError: broken tail"}
+    assert failed.keys() == {cell_id for cell_id, cell in every_cell(asked).items() if cell.matcher == 1}
+    assert_close(values(rows), {key: value for key, value in wanted.items() if key[0] not in failed})
 
 
 class NoGradientStage(nn.Module):
