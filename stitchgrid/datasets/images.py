@@ -85,6 +85,11 @@ class Split:
             return None
         return int(self._sizes[0, 0]), int(self._sizes[0, 1])
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the pixels of all images."""
+        return int(self._bytes(np.arange(self.num)).sum())
+
     @overload
     def batch(self, start: int, stop: int) -> "Tensor | list[Tensor]": ...
     @overload
