@@ -150,6 +150,18 @@ Slots = Mapping[str, int | None]  # by path of a module: which leaf of what it r
 
 def capture(network: nn.Module, slots: Slots, images: Tensor, *, to_end: bool) -> dict[str, Tensor]:
     """Return copies of what the modules at these paths return, and under "" the scores if the run is to the end."""
+    with _capturing(network, slots, to_end=to_end) as found:
+        try:
+            with quietly():
+                scores = network(images)
+        except _AllCaptured:
+            return found
+    return found | {"": scores}
+
+
+@contextmanager
+def _capturing(network: nn.Module, slots: Slots, *, to_end: bool = True) -> Iterator[dict[str, Tensor]]:
+    """Within a block, collect copies of what the modules at these paths return; `capture` says what `to_end` means."""
     found: dict[str, Tensor] = {}
 
     def keep(path: str, value: Any) -> None:
@@ -161,14 +173,10 @@ def capture(network: nn.Module, slots: Slots, images: Tensor, *, to_end: bool) -
     modules = dict(network.named_modules())
     hooks = [modules[path].register_forward_hook(lambda _, __, value, path=path: keep(path, value)) for path in slots]
     try:
-        with quietly():
-            scores = network(images)
-    except _AllCaptured:
-        return found
+        yield found
     finally:
         for hook in hooks:
             hook.remove()
-    return found | {"": scores}
 
 
 @contextmanager
@@ -241,19 +249,8 @@ class Detour:
 
 def capture_behind(network: nn.Module, detour: Detour, slots: Slots, a: Tensor) -> dict[str, Tensor]:
     """Return copies of what modules return after the one whose output is `a`, and under "" the scores."""
-    found: dict[str, Tensor] = {}
-    modules = dict(network.named_modules())
-
-    def keep(path: str, value: Any) -> None:
-        if (tensor := tensor_in(value, slots[path])) is not None:
-            found[path] = tensor.clone()  # what comes after may overwrite it
-
-    hooks = [modules[path].register_forward_hook(lambda _, __, value, path=path: keep(path, value)) for path in slots]
-    try:
+    with _capturing(network, slots) as found:
         scores = detour.run(network, a)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found | {"": scores}
 
 
