@@ -252,6 +252,13 @@ def test_an_exit_within_a_unit_does_not_end_this_process():
     assert [failure.reason for failure in outcome.failed] == ["SystemExit: 3"]
 
 
+def test_an_error_whose_message_cannot_be_had_costs_its_unit_alone():
+    with open_executor("none", factory=FakeWorker) as executor:
+        outcome = executor.run([make_unit("a", "choke"), make_unit("b")], "context")
+    assert [failure.reason for failure in outcome.failed] == ["Speechless"]
+    assert len(outcome.finished) == 1
+
+
 def test_a_device_that_is_lost_in_process_ends_the_run_and_says_how_to_go_on():
     log = Log()
     units = [make_unit("a", flops=9.0), make_unit("b", "cuda", flops=5.0), make_unit("c")]

@@ -35,6 +35,13 @@ def halve(unit):
     )
 
 
+class Speechless(Exception):
+    """A user's own error whose message cannot be had."""
+
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
 @dataclass
 class FakeWorker:
     """Notes what it did in a file per unit, if it has a folder, and then does what the unit says."""
@@ -64,6 +71,8 @@ class FakeWorker:
                 print(os.getpid(), file=notes)
         if do == "raise":
             raise ValueError(f"{unit.unit_id} went wrong")
+        if do == "choke":
+            raise Speechless
         if do == "exhaust":
             raise MemoryError("no room")
         if do == "unwritable":

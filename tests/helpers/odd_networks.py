@@ -43,6 +43,28 @@ class Fails(Plain):
         return super().forward(x)
 
 
+class Leaves(Plain):
+    """Ends the process at bright images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.mean() > 0.4):
+            raise SystemExit("too bright for me")
+        return super().forward(x)
+
+
+class Speechless(Plain):
+    """Refuses bright images, without a word."""
+
+    class Error(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.mean() > 0.4):
+            raise self.Error
+        return super().forward(x)
+
+
 class Softmax(Plain):
     """Ends in probabilities."""
 
@@ -71,6 +93,14 @@ def squeezes() -> nn.Module:
 
 def fails() -> nn.Module:
     return Fails()
+
+
+def leaves() -> nn.Module:
+    return Leaves()
+
+
+def speechless() -> nn.Module:
+    return Speechless()
 
 
 def softmax() -> nn.Module:
