@@ -19,6 +19,7 @@ from stitchgrid.errors import InputError, JobFileError, is_out_of_memory, neares
 from stitchgrid.json_files import read_json
 from stitchgrid.models.foreign_config import PROCESSORS, check_config, check_files
 from stitchgrid.preprocess import apply_preprocess
+from stitchgrid.printable import first_few
 from stitchgrid.records import HUGGINGFACE, Preprocess, canonical, digest
 
 OUTPUTS = (
@@ -28,6 +29,7 @@ OUTPUTS = (
     "last_hidden_state",
 )  # the first of these that exists holds the scores
 _CONFIG = "config.json"
+_NUM_SHOWN = 4  # tensors in a message
 _WANTED = "the configuration of a network"
 _NO_SAY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}  # keys that do not change what is computed
 _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
@@ -185,10 +187,10 @@ def _load(kind: Any, config: Any, where: str) -> nn.Module:
                 module, info = load(add_pooling_layer=False)
     wrong = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if wrong:
-        shown = ", ".join(wrong[:4]) + (", ..." if len(wrong) > 4 else "")
         raise InputError(
             f"the weights of {where} lack {len(wrong)} of the tensors of {kind.__name__}, or have them in other "
-            f'shapes: {shown}; name the class that was saved as args = {{ class = ... }}, or weights = "random".'
+            f"shapes: {first_few(wrong, _NUM_SHOWN)}; name the class that was saved as args = {{ class = ... }}, or "
+            'weights = "random".'
         )
     found: nn.Module = module
     return found

@@ -255,7 +255,7 @@ def test_an_exit_within_a_unit_does_not_end_this_process():
 def test_an_error_whose_message_cannot_be_had_costs_its_unit_alone():
     with open_executor("none", factory=FakeWorker) as executor:
         outcome = executor.run([make_unit("a", "choke"), make_unit("b")], "context")
-    assert [failure.reason for failure in outcome.failed] == ["Speechless"]
+    assert [failure.reason for failure in outcome.failed] == ["SpeechlessError"]
     assert len(outcome.finished) == 1
 
 

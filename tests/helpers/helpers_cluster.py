@@ -35,7 +35,7 @@ def halve(unit):
     )
 
 
-class Speechless(Exception):
+class SpeechlessError(Exception):
     """A user's own error whose message cannot be had."""
 
     def __str__(self):
@@ -72,7 +72,7 @@ class FakeWorker:
         if do == "raise":
             raise ValueError(f"{unit.unit_id} went wrong")
         if do == "choke":
-            raise Speechless
+            raise SpeechlessError
         if do == "exhaust":
             raise MemoryError("no room")
         if do == "unwritable":
