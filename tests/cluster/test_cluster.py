@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from helpers_cluster import FakeWorker, broken_factory, halve, make_unit
+from helpers_cluster import FakeWorker, broken_factory, halve, make_unit, python_path
 
 import stitchgrid
 from stitchgrid.cluster import call_remotely, cluster_resources, connection, open_executor
@@ -24,9 +24,7 @@ from stitchgrid.cluster.worker_failures import classify_death, in_short
 from stitchgrid.errors import BrokenProcessError, ClusterError, InputError, breaks_worker, is_out_of_memory
 from stitchgrid.scheduler import DeadlineRule
 
-TESTS = Path(__file__).parents[1] / "helpers"
-PLACES = (TESTS, Path(__file__).parent, Path(__file__).parents[2])  # of what actors import
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PLACES))}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": python_path(__file__)}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,13 @@ from typing import ClassVar
 from stitchgrid.errors import StoreError
 from stitchgrid.records import Block, Shard, UnitReport
 
+ROOT = Path(__file__).parents[2]
+
+
+def python_path(test: str) -> str:
+    """Return the PYTHONPATH with which actors import what the tests of a file hand them."""
+    return os.pathsep.join(map(str, (Path(__file__).parent, Path(test).parent, ROOT)))
+
 
 def make_unit(name, do="finish", *, flops=1.0, num_cells=1, networks=(0, 1)):
     """Return a unit whose id says what its worker is to do."""
