@@ -16,7 +16,7 @@ from stitchgrid.catalog import Catalog
 from stitchgrid.catalog.findings import diverged
 from stitchgrid.datasets import Images
 from stitchgrid.datasets.archives import open_image_folder
-from stitchgrid.datasets.in_memory import given, live_images
+from stitchgrid.datasets.in_memory import draw_given, given
 from stitchgrid.display import Display
 from stitchgrid.driver import Launch, Placement
 from stitchgrid.errors import InputError, nearest
@@ -273,7 +273,7 @@ def _images(
         fit = (seen.num if samples is None else min(seen.num, 2 * samples)) // 2 if fits else 0
     if not isinstance(fit, int):
         fit = given("fit", fit)
-    found = live_images(seen, fit if fits else 0, seed=seed, num=samples, labelled=labels is not False)
+    found = draw_given(seen, fit if fits else 0, seed=seed, num=samples, labelled=labels is not False)
     if needing := [about.kind for about in kinds if about.needs_labels and not found.is_labelled]:
         raise InputError(f"{', '.join(needing)} needs labels for training, and the images have none; give `labels`.")
     splits = {"fit": {"split": "fit"}, "eval": {"split": "eval"}}
