@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 KEPT = "\n\t"
 MARKUP = re.compile(r"([\\`*\[\]|#~!$]|(?<![^\W_])_|_(?![^\W_]))")  # of Markdown
-LINKED = re.compile(
-    r"(\w)(:)(?=//)|(?<=\bwww)()(\.)|(\w)(@)(?=\w)", re.IGNORECASE
-)  # text that Markdown readers turn into links
+# Text that Markdown readers turn into links.
+LINKED = re.compile(r"(\w)(:)(?=//)|(?<=\bwww)()(\.)|(\w)(@)(?=\w)", re.IGNORECASE)
 ADDRESS = re.compile(r"(?<!\w)\w+://[^\s\"']+")  # sought only at beginnings of words: one may be very long
 USER = re.compile(r"(?<!\w)(\w+://)[^\s/?#]*@")
 PARAMETER = re.compile(r"([?&;#](?!(?:region|endpoint_override)=)(?:[\w.%-]+=)?)[^&?;#]+")

@@ -56,9 +56,8 @@ class _Watch:
     def __init__(self, counter: FlopCounter, num_images: int, slots: Mapping[str, int]):
         self.counter, self.num_images, self.slots = counter, num_images, slots
         self.calls: list[ModuleCall] = []
-        self.values: list[
-            tuple[Any, int]
-        ] = []  # the returned tensors: kept, so that no new tensor takes their identity
+        #: The returned tensors: kept, so that no new tensor takes their identity.
+        self.values: list[tuple[Any, int]] = []
         self.running: list[tuple[nn.Module, int, list[tuple[Any, int]]]] = []
 
     def began(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -199,9 +198,8 @@ class Detour:
     """How to run a network from one module's output on, without the work before it."""
 
     at: ModuleCall
-    skipped: Mapping[
-        nn.Module, Sequence[ModuleCall | None]
-    ]  # per module, its calls before; None: this call really runs
+    #: Per module, its calls before; None: this call really runs.
+    skipped: Mapping[nn.Module, Sequence[ModuleCall | None]]
     own_memory: bool  # whether the zeros that replace skipped outputs have memory of their own, to be overwritten
     noise: bool = False  # whether the placeholder images are noise, for networks that do not run on zeros
     input_shape: tuple[int, ...]

@@ -39,9 +39,7 @@ class NoiseTrial:
     def __init__(self, module: nn.Module, input_shape: Sequence[int], expected: Tensor):
         self.module, self.input_shape = module, input_shape
         images = probe_input(module, input_shape)
-        more = torch.cat(
-            [images.flip(0), images[:1] / 2]
-        )  # three images, so that no fixed size looks like the number of images
+        more = torch.cat([images.flip(0), images[:1] / 2])  # 3: no fixed size looks like the number of images
         noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
         self.others = -noise.to(images.device, images.dtype)  # of other sign, for branches on a sum
         self.graph = self._watch(more)

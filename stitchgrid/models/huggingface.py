@@ -22,12 +22,8 @@ from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.printable import first_few
 from stitchgrid.records import HUGGINGFACE, Preprocess, canonical, digest
 
-OUTPUTS = (
-    "logits",
-    "image_embeds",
-    "pooler_output",
-    "last_hidden_state",
-)  # the first of these that exists holds the scores
+# The first of these that exists holds the scores.
+OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")
 _CONFIG = "config.json"
 _NUM_SHOWN = 4  # tensors in a message
 _WANTED = "the configuration of a network"
@@ -296,10 +292,8 @@ def _numbers(values: Any) -> tuple[float, ...] | None:
 
 def _difference(processor: Any, reading: Preprocess) -> float:
     """Return the mean difference of an image preprocessed by a reading and by the processor; inf if sizes differ."""
-    columns, rows = (
-        torch.linspace(0, 3, 360),
-        torch.linspace(0, 3, 300)[:, None],
-    )  # smooth: a shift by half a pixel changes little
+    # Smooth: a shift by half a pixel changes little.
+    columns, rows = torch.linspace(0, 3, 360), torch.linspace(0, 3, 300)[:, None]
     waves = [torch.sin(rows * (1 + k / 2) + columns * (1 - k / 2)) for k in range(3)]
     pixels = ((torch.stack(waves) + 1) * 127).to(torch.uint8)
     try:

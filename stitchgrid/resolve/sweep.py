@@ -78,9 +78,8 @@ class Resolution:
         sweep = self.sweep
         if sweep.probes is None:
             return []
-        recipe = canonical(
-            {**asdict(sweep.probes), "samples": None, "revision": PROBE_REVISION}
-        )  # the data's digest covers the images
+        # Without `samples`: the data's digest covers the images.
+        recipe = canonical({**asdict(sweep.probes), "samples": None, "revision": PROBE_REVISION})
         num_images = max(sweep.num_probe_fit, sweep.num_fit_closed) + sweep.num_eval
         return [
             ProbeNetwork(

@@ -164,7 +164,7 @@ class UnitFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The results of all units; a unit that was cut in two appears as its parts."""
+    """The results of all units; a unit that was cut in two appears as its halves."""
 
     finished: tuple[UnitReport, ...] = ()
     failed: tuple[UnitFailure, ...] = ()
