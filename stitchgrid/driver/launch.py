@@ -136,8 +136,8 @@ class Launch:
                 cache=self.cache,
             )
             revision = self._revision()
-            if resolution.untrained:
-                stages.prepare("making networks", resolution.untrained, resolution.sweep)
+            if resolution.to_make:
+                stages.prepare("making networks", resolution.to_make, resolution.sweep)
                 with code.running():
                     resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
             self._keep_fingerprints(resolution)
