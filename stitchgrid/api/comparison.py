@@ -175,12 +175,12 @@ def _run(
         where = Placement(address="none", cpus_per_worker=torch.get_num_threads())
         with live.present(), as_it_was(device):
             display = Display(quiet=not progress)
-            Launch(job, opened, where, display).run(update=True, retry_failed=retry_failed)
+            summary = Launch(job, opened, where, display).run(update=True, retry_failed=retry_failed)
     except BaseException:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    run = Run(opened, job.name, live=live)
+    run = Run(opened, job.name, live=live, summary=summary)
     if progress and any(MATCHERS[matcher.kind].is_trained for matcher in job.matchers):
         with Catalog(opened) as catalog:
             for line in diverged(catalog, job.name):
