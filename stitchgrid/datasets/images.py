@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.datasets.natural_order import natural_order
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -195,8 +193,3 @@ class Images:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
-
-    @property
-    def natural_order(self) -> tuple[int, ...]:
-        """Positions of the class names in natural order, in which numbers are sorted by value."""
-        return natural_order(self.class_names)
