@@ -18,7 +18,7 @@ from stitchgrid.rows import NOTHING, Evidence, Remarks, make_row, now
 
 _log = logging.getLogger(__name__)
 
-MAX_ERROR_CHARACTERS = 2_000
+MAX_ERROR_CHARACTERS = 2_000  # of an error that was raised; those of whole units may have `rows.LONGEST_ERROR`
 SHARES = ("accuracy", "agreement")
 
 
