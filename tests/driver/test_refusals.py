@@ -101,7 +101,7 @@ def test_a_forward_that_fails_on_real_images_is_one_line_among_all_problems(tmp_
     assert "too bright" in lines[0]
 
 
-@pytest.mark.parametrize(("name", "said"), [("leaves", "SystemExit: too bright for me"), ("speechless", "(Error)")])
+@pytest.mark.parametrize(("name", "said"), [("leaves", "SystemExit: too grey for me"), ("speechless", "(Error)")])
 def test_however_a_forward_fails_on_real_images_it_is_one_line(tmp_path, name, said):
     job(tmp_path, name)
     result = launch(tmp_path)
