@@ -117,15 +117,25 @@ def one_line(problem: BaseException, *, longest: int = 400) -> str:
     >>> one_line(ValueError("two\\nlines")), one_line(SystemExit())
     ('ValueError: two lines', 'SystemExit')
     """
-    said = " ".join(_message(problem).split())
-    text = f"{type(problem).__name__}: {said}" if said else type(problem).__name__
+    text = " ".join(type_and_message(problem).split())
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
-def _message(problem: BaseException) -> str:
+def type_and_message(problem: BaseException) -> str:
+    """Return an error's type and message, or its type alone where it has no message.
+
+    >>> type_and_message(ValueError("two\\nlines")), type_and_message(MemoryError())
+    ('ValueError: two\\nlines', 'MemoryError')
+    """
+    said = message_of(problem)
+    return f"{type(problem).__name__}: {said}" if said.strip() else type(problem).__name__
+
+
+def message_of(problem: BaseException) -> str:
+    """Return an error's message; empty where it gives none, since the `__str__` of a user's own error may fail."""
     try:
         return str(problem)
-    except Exception:  # the `__str__` of a user's own error may fail
+    except Exception:
         return ""
 
 
@@ -149,7 +159,7 @@ def is_out_of_memory(problem: BaseException) -> bool:
 
 def _says_memory(problem: BaseException) -> bool:
     by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(problem).__mro__)
-    return by_name or isinstance(problem, MemoryError) or any(words in _message(problem) for words in MEMORY_ERRORS)
+    return by_name or isinstance(problem, MemoryError) or any(words in message_of(problem) for words in MEMORY_ERRORS)
 
 
 def breaks_worker(problem: BaseException) -> bool:
@@ -167,7 +177,7 @@ def breaks_worker(problem: BaseException) -> bool:
     link: BaseException | None = problem
     while link is not None:
         by_name = any(kind.__name__ == "AcceleratorError" for kind in type(link).__mro__)
-        if (by_name or any(words in _message(link) for words in DEVICE_ERRORS)) and not _says_memory(link):
+        if (by_name or any(words in message_of(link) for words in DEVICE_ERRORS)) and not _says_memory(link):
             return True
         link = link.__cause__ or link.__context__
     return False

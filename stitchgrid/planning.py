@@ -63,11 +63,6 @@ class Plan:
         return self.reasons.get("done", 0)
 
     @property
-    def num_failed(self) -> int:
-        """Number of cells that failed before and are left alone."""
-        return self.reasons.get("failed before, left alone", 0)
-
-    @property
     def flops(self) -> float:
         """Work that is left, in operations by the cost model."""
         return sum(shard.flops for shard in self.todo)

@@ -58,7 +58,7 @@ def apply_preprocess(
 
 
 def on_device(pixels: Tensor | Sequence[Tensor], device: torch.device) -> Tensor | list[Tensor]:
-    """Return images on a device, still as bytes: a quarter of the size of floats."""
+    """Return images on a device as they are: bytes have a quarter of the size of the floats they become."""
     return pixels.to(device) if isinstance(pixels, Tensor) else [image_CHW.to(device) for image_CHW in pixels]
 
 

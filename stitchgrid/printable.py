@@ -1,12 +1,12 @@
 """Makes text from elsewhere safe to show: names, errors and logs in a store may hold anything."""
 
 import re
+from collections.abc import Sequence
 
 KEPT = "\n\t"
 MARKUP = re.compile(r"([\\`*\[\]|#~!$]|(?<![^\W_])_|_(?![^\W_]))")  # of Markdown
-LINKED = re.compile(
-    r"(\w)(:)(?=//)|(?<=\bwww)()(\.)|(\w)(@)(?=\w)", re.IGNORECASE
-)  # text that Markdown readers turn into links
+# Text that Markdown readers turn into links.
+LINKED = re.compile(r"(\w)(:)(?=//)|(?<=\bwww)()(\.)|(\w)(@)(?=\w)", re.IGNORECASE)
 ADDRESS = re.compile(r"(?<!\w)\w+://[^\s\"']+")  # sought only at beginnings of words: one may be very long
 USER = re.compile(r"(?<!\w)(\w+://)[^\s/?#]*@")
 PARAMETER = re.compile(r"([?&;#](?!(?:region|endpoint_override)=)(?:[\w.%-]+=)?)[^&?;#]+")
@@ -49,6 +49,15 @@ def shortened(text: str, longest: int = 2_000) -> str:
         else f"{line[: longest - end]} ... ({len(line)} characters) {line[len(line) - end :]}"
         for line in text.split("\n")
     )
+
+
+def first_few(words: Sequence[str], most: int) -> str:
+    """Return the first words of a list, and dots if it has more.
+
+    >>> first_few(["a", "b", "c"], 2), first_few(["a", "b"], 2)
+    ('a, b, ...', 'a, b')
+    """
+    return ", ".join([*words[:most], *(["..."] if len(words) > most else [])])
 
 
 def is_text(text: str) -> bool:

@@ -35,8 +35,8 @@ NOTHING = Evidence()
 LONGEST_ERROR = 20_000  # characters that are kept
 
 
-def shortened(error: str) -> str:
-    """Return the text of an error, without its middle if it has more than `LONGEST_ERROR` characters."""
+def without_middle(error: str) -> str:
+    """Return the text of an error as rows keep it: without its middle if it has more than `LONGEST_ERROR` letters."""
     if len(error) <= LONGEST_ERROR:
         return error
     half = LONGEST_ERROR // 2
@@ -74,7 +74,7 @@ def make_row(
         metric=metric,
         value=value,
         higher_is_similar=None if metric is None else MATCHERS[spec.kind].metric(metric).higher_is_similar,
-        error=None if error is None else shortened(error),
+        error=None if error is None else without_middle(error),
         source_network=f.network_id,
         source_layer=f.layers[cell.source_layer].node,
         target_network=g.network_id,

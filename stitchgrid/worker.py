@@ -250,9 +250,10 @@ class Worker:
             try:
                 return compute(work)
             except Exception as problem:
-                is_hopeless = isinstance(problem, InputError) or work.batch_size == 1
-                if is_hopeless or not is_out_of_memory(problem):
-                    self._halvings = 0  # halvings that did not help are not kept for later shards
+                if not is_out_of_memory(problem):
+                    raise
+                if isinstance(problem, InputError) or work.batch_size == 1:  # less at a time does not help
+                    self._halvings = 0  # and is not kept for later units
                     raise
             self._halvings += 1
             if self._kept is not None:

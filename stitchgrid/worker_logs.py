@@ -27,9 +27,7 @@ def show_on_stderr() -> None:
     """Show warnings on stderr, or the level that $STITCHGRID_LOG names."""
     handler = logging.StreamHandler()
     handler.setFormatter(Printable("%(name)s: %(message)s"))
-    handler.setLevel(
-        wanted_level(logging.WARNING)
-    )  # of the handler alone, so that the level of stored logs does not change
+    handler.setLevel(wanted_level(logging.WARNING))  # not the logger's: stored logs have a level of their own
     logging.getLogger().addHandler(handler)
 
 

@@ -16,7 +16,7 @@ from stitchgrid.catalog import Catalog
 from stitchgrid.catalog.findings import diverged
 from stitchgrid.datasets import Images
 from stitchgrid.datasets.archives import open_image_folder
-from stitchgrid.datasets.in_memory import given, live_images
+from stitchgrid.datasets.in_memory import draw_given, given
 from stitchgrid.display import Display
 from stitchgrid.driver import Launch, Placement
 from stitchgrid.errors import InputError, nearest
@@ -175,12 +175,12 @@ def _run(
         where = Placement(address="none", cpus_per_worker=torch.get_num_threads())
         with live.present(), as_it_was(device):
             display = Display(quiet=not progress)
-            Launch(job, opened, where, display).run(update=True, retry_failed=retry_failed)
+            summary = Launch(job, opened, where, display).run(update=True, retry_failed=retry_failed)
     except BaseException:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    run = Run(opened, job.name, live=live)
+    run = Run(opened, job.name, live=live, summary=summary)
     if progress and any(MATCHERS[matcher.kind].is_trained for matcher in job.matchers):
         with Catalog(opened) as catalog:
             for line in diverged(catalog, job.name):
@@ -273,7 +273,7 @@ def _images(
         fit = (seen.num if samples is None else min(seen.num, 2 * samples)) // 2 if fits else 0
     if not isinstance(fit, int):
         fit = given("fit", fit)
-    found = live_images(seen, fit if fits else 0, seed=seed, num=samples, labelled=labels is not False)
+    found = draw_given(seen, fit if fits else 0, seed=seed, num=samples, labelled=labels is not False)
     if needing := [about.kind for about in kinds if about.needs_labels and not found.is_labelled]:
         raise InputError(f"{', '.join(needing)} needs labels for training, and the images have none; give `labels`.")
     splits = {"fit": {"split": "fit"}, "eval": {"split": "eval"}}

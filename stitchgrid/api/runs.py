@@ -12,7 +12,7 @@ import numpy as np
 from stitchgrid.api.answer_list import Answers
 from stitchgrid.api.tables import Matrix, Table
 from stitchgrid.catalog import Catalog, load_question
-from stitchgrid.catalog.answers import find_wanted, read_answers
+from stitchgrid.catalog.answers import ORDER, find_wanted, read_answers
 from stitchgrid.catalog.findings import findings, remarks
 from stitchgrid.catalog.progress import SweepProgress, read_progress
 from stitchgrid.errors import InputError, QueryError, nearest
@@ -133,8 +133,7 @@ class Run:
 
     def answers(self) -> Table:
         """Return the best source layer for every target layer, source network and matcher, with its evidence."""
-        order = "target_model, target_index, source_model, matcher, params, samples, seed"  # as `read_answers` sorts
-        return self.sql(f"select * exclude (sweep) from answers where sweep = $sweep order by {order}")
+        return self.sql(f"select * exclude (sweep) from answers where sweep = $sweep order by {ORDER}")
 
     def _of(self, view: str) -> Table:
         return self.sql(f"select * exclude (sweep) from {view} where sweep = $sweep")

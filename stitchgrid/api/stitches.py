@@ -190,7 +190,7 @@ def fit_again(
             check_same_code(store, job)
         images = open_job_images(job)
         found = resolve(job, images, store, update=live is not None)
-        if found.untrained:
+        if found.to_make:
             raise InputError(f"sweep {sweep!r} has networks that are not trained yet; resume it first.")
         cell = _cell(found.sweep, source, target, _matcher(found.sweep, matcher, seed, params))
         if cell.cell_id not in _planned(store, sweep):

@@ -9,15 +9,15 @@ import pyarrow.compute as pc
 
 from stitchgrid.atlas.grids import SweepGrids
 from stitchgrid.atlas.packing import Arrays
-from stitchgrid.catalog.answers import IDLE
+from stitchgrid.catalog.answers import IDLE, ORDER
 from stitchgrid.catalog.verdict_rules import CHECKS, NEEDED, VERDICTS
 
 #: An untrained twin is never the source of an answer: answers are compared with twins.
-ANSWERS = """
+ANSWERS = f"""
 select target_model, target_layer, source_model, source_layer, runner_up, matcher, params, samples, seed, margin,
        margin_low, margin_high, p, untrained_value, candidates, verdict, checks
 from answers where sweep = $sweep
-order by target_model, target_index, source_model, matcher, params, samples, seed
+order by {ORDER}
 """
 NUMBERS = ("margin", "margin_low", "margin_high", "p", "untrained_value")
 MOST_TEXTS = 400_000  # most letters of sentences about checks; with more, the page keeps only the outcomes

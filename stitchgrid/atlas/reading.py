@@ -50,6 +50,7 @@ join sizes as f on f.model = a.source_model
 join sizes as g on g.model = a.target_model
 where sweep = $sweep and (f.num - 1 - source_index) % $stage = 0 and (g.num - 1 - target_index) % $stage = 0
 """
+MOST_LAYERS = "select max(num) as num from (select count(*) as num from layers where sweep = $sweep group by model)"
 MOST_CELLS = 1_000_000  # most cells for which a page shows every layer
 STATUSES = "select status, count(*) as num_cells from cells where sweep = $sweep group by status order by status"
 ORIGIN = ("entry", "args", "weights_digest", "network_id", "preprocess", "head", "chance")
@@ -107,15 +108,19 @@ def read_sweep(catalog: Catalog, sweep: str) -> SweepGrids:
 
 
 def _fold(catalog: Catalog, sweep: str) -> Fold | None:
-    """Return how layers are folded into stages so that a page can show the cells; None: every layer is shown."""
+    """Return how layers are folded into stages so that a page can show the cells; None: every layer is shown.
+
+    At least the last layer of each network is shown, however many networks there are.
+    """
 
     def num_cells(stage: int) -> int:
         [row] = catalog.query(NUM_CELLS, {"sweep": sweep, "stage": stage}).to_pylist()
         return int(row["num"])
 
     whole = shown = num_cells(1)
+    [deepest] = catalog.query(MOST_LAYERS, {"sweep": sweep}).to_pylist()
     stage = 1
-    while shown > MOST_CELLS:
+    while shown > MOST_CELLS and stage < (deepest["num"] or 0):
         stage += 1
         shown = num_cells(stage)
     return Fold(num_layers=stage, num_cells=whole, most_cells=MOST_CELLS) if stage > 1 else None

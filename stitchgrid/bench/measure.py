@@ -141,8 +141,8 @@ def run_bench(
 
 def _resolved(job: Job, images: Images, store: Store | None, store_uri: str) -> Sweep:
     resolution = resolve(job, images, store or EmptyStore())
-    if resolution.untrained:
-        names = ", ".join(unit.spec.name for unit in resolution.untrained)
+    if resolution.to_make:
+        names = ", ".join(unit.spec.name for unit in resolution.to_make)
         raise InputError(f"{names}: not trained yet in store {store_uri}; launch the job first, then run bench.")
     return resolution.sweep
 

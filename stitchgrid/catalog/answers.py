@@ -13,11 +13,12 @@ from stitchgrid.errors import QueryError, nearest
 from stitchgrid.printable import in_one_line
 
 IDLE = "Does not apply"  # start of the sentence of a check that does not apply to the answer
-ROWS = """
+ORDER = "target_model, target_index, source_model, matcher, params, samples, seed"  # in which answers are listed
+ROWS = f"""
 select a.*, m.family, m.trained as is_trained
 from answers as a join matchers as m using (matcher)
 where sweep = $sweep
-order by target_model, target_index, source_model, matcher, params, samples, seed
+order by {ORDER}
 """
 NAMES = f"""
 select distinct target_model, target_layer, source_model, matcher from cells

@@ -11,7 +11,7 @@ with twins as (
 found as materialized (
     select
         r.*, m.score_metric, m.family, m.trained as is_trained, if(m.higher_is_similar, 1, -1) as sign,
-        if(m.family = 'index', r.num_eval, coalesce(r.num_fit, r.num_eval)) as samples
+        $samples as samples
     from results as r
     join matchers as m using (matcher)
     where
@@ -76,7 +76,7 @@ planned as (
     left join (
         select
             r.sweep, r.cell_id, list_contains(r.flags, 'diverged') as has_diverged,
-            if(m.family = 'index', r.num_eval, coalesce(r.num_fit, r.num_eval)) as samples
+            $samples as samples
         from results as r
         join matchers as m on m.matcher = r.matcher and m.score_metric = r.metric
     ) as f on f.sweep = c.sweep and f.cell_id = c.cell_id

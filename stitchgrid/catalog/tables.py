@@ -155,7 +155,7 @@ def _running(store: Store, sweeps: Sequence[str], now: datetime) -> Iterable[dic
 
 
 def _shard_of(unit: Mapping[str, Any]) -> str:
-    """Return the planned shard of a unit: a part of a split shard names that shard under `shard`."""
+    """Return the planned shard of a unit: a piece of a shard that was cut in two names that shard under `shard`."""
     return str(unit.get("shard") or unit.get("unit", ""))
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib.resources import files
 from string import Template
 
+from stitchgrid.catalog.views import SAMPLES
 from stitchgrid.records import TWIN
 
 CHECKS = (
@@ -30,6 +31,7 @@ FEWEST_DRAWS = 20  # draws of shuffled images: with fewer, no p is below 0.05
 _UNSOUND = ("diverged", "energy_unsound", "saturated", "underdetermined", "unsound")  # flags
 _RULES = {
     "twin": TWIN,
+    "samples": SAMPLES,
     "tie": "1e-6",  # scores that differ by at most this are equal; of equal best ones, the target layer itself wins
     "near": "1",  # steps of one block, among the selected layers
     "significant": "0.05",  # p of shuffled images

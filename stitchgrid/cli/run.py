@@ -1,6 +1,7 @@
 """Commands that compute, or show what a launch would compute: launch, resume, plan, bench."""
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,7 +61,7 @@ def launch(
     if dry_run:
         where = {name: flags[name] for name in ("address", "workers", "gpus_per_worker", "cpus_per_worker")}
         how = {"update": update, "retry_failed": retry_failed, "recompute": recompute}
-        _show_plan(job, store, where, command=_command("launch", jobfile, store), **how)
+        _show_plan(job, store, where, command=_command("launch", jobfile, store, *_set(overrides)), **how)
         return
     say_begin(job.name)
     ctx.exit(_launch(job, store, update=update, retry_failed=retry_failed, recompute=recompute, **flags))
@@ -140,7 +141,7 @@ def plan(
         update=True,
         retry_failed=retry_failed,
         recompute=recompute,
-        command=_command("launch", jobfile, store),
+        command=_command("launch", jobfile, store, *_set(overrides)),
         simulated=simulated,
     )
 
@@ -196,8 +197,7 @@ def bench(
 
     display = Display()
     if rival is not None:
-        launched = [jobfile, *(word for one in overrides for word in ("--set", one))]
-        measured = run_against(job, launched, rival, say=display.say)
+        measured = run_against(job, [jobfile, *_set(overrides)], rival, say=display.say)
         say(against_json(measured) if as_json else against_text(measured))
         return
     found = run_bench(
@@ -292,12 +292,16 @@ def _run_launch(
     return 0 if summary.num_done == summary.num_cells else 1
 
 
-def _command(verb: str, name: str, store: str, options: str = "") -> str:
-    """Return a command that can be pasted into a shell, even if the name begins like an option."""
-    where = "" if store == USUAL_STORE else f"--store {shlex.quote(store)}"
-    words = ["--", name] if name.startswith("-") else [name]
-    given = [word for word in (options, where) if word]
-    return " ".join(["stitchgrid", verb, *(given + words if len(words) > 1 else words + given)])
+def _command(verb: str, name: str, store: str, *options: str) -> str:
+    """Return a command that can be pasted into a shell, even if the name begins like an option or has spaces."""
+    given = [*options, *([] if store == USUAL_STORE else ["--store", store])]
+    words = [*given, "--", name] if name.startswith("-") else [name, *given]
+    return shlex.join(["stitchgrid", verb, *words])
+
+
+def _set(overrides: Sequence[str]) -> list[str]:
+    """Return the options that make these edits of a job."""
+    return [word for one in overrides for word in ("--set", one)]
 
 
 def _show_summary(run: "Run", store: str) -> None:
@@ -319,7 +323,7 @@ def _show_summary(run: "Run", store: str) -> None:
         say("\n" + "\n".join(map(in_one_line, lines)))
     run.refresh()  # frees the tables that were read
     say(f"\nThe store is {run.store}. Next:")
-    say(f"  {_command('atlas', summary.sweep, store, '--out atlas.html')}")
+    say(f"  {_command('atlas', summary.sweep, store, '--out', 'atlas.html')}")
     say(f"  {_command('answer', summary.sweep, store)}")
     say(f"  {_command('query', 'best_source', store)}")
     if summary.failures:

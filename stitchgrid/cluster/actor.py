@@ -10,7 +10,7 @@ from stitchgrid.cluster.dispatch import check_worker, close_worker, raised
 from stitchgrid.cluster.nodes import tell_neighbours
 from stitchgrid.cluster.protocol import WorkerProtocol
 from stitchgrid.cluster.sizing import ClusterSize
-from stitchgrid.errors import breaks_worker, is_hardware_fault
+from stitchgrid.errors import breaks_worker, is_hardware_fault, type_and_message
 from stitchgrid.records import Unit, UnitReport
 from stitchgrid.scheduler import Cause, UnitRaised
 
@@ -78,7 +78,7 @@ class WorkerActor:
                 self._context = (run, ray.get(context[0]))
                 check_worker(self._worker, self._context[1])
         except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
+            problem = type_and_message(error)
         return greet(problem)
 
     def run(self, unit: Unit, run: int) -> UnitReport | UnitRaised | Broken:

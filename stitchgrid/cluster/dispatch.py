@@ -9,7 +9,7 @@ from time import monotonic
 from types import FrameType
 
 from stitchgrid.cluster.protocol import Attempt, BeforeSubmit, OnEvent, Progress
-from stitchgrid.errors import ClusterError, StoreError, is_out_of_memory
+from stitchgrid.errors import ClusterError, StoreError, is_out_of_memory, type_and_message
 from stitchgrid.records import Unit
 from stitchgrid.scheduler import (
     Bisect,
@@ -117,7 +117,7 @@ def raised(worker: str, unit: Unit, problem: BaseException) -> UnitRaised:
     return UnitRaised(
         worker=worker,
         unit_id=unit.unit_id,
-        error=f"{type(problem).__name__}: {problem}",
+        error=type_and_message(problem),
         traceback="".join(traceback.format_exception(problem)),
         out_of_memory=is_out_of_memory(problem),
         unavailable=isinstance(problem, StoreError),

@@ -6,7 +6,7 @@ from typing import Self
 
 from stitchgrid.cluster.dispatch import Dispatch, check_worker, close_worker, raised, sigterm_interrupts
 from stitchgrid.cluster.protocol import BeforeSubmit, OnEvent, Split, WorkerProtocol, ignore
-from stitchgrid.errors import BrokenProcessError, breaks_worker, is_hardware_fault
+from stitchgrid.errors import BrokenProcessError, breaks_worker, is_hardware_fault, type_and_message
 from stitchgrid.records import Unit
 from stitchgrid.scheduler import (
     Command,
@@ -107,11 +107,11 @@ def lost_device(unit: Unit, problem: BaseException) -> BrokenProcessError:
     """Return the error that says that a unit broke the device of this process, and how to continue."""
     if is_hardware_fault(problem):
         return BrokenProcessError(
-            f"the GPU is faulty ({type(problem).__name__}: {problem}); what is finished is stored. Have it reset or "
+            f"the GPU is faulty ({type_and_message(problem)}); what is finished is stored. Have it reset or "
             "replaced, or take another machine; then continue with `stitchgrid resume`."
         )
     return BrokenProcessError(
         f"unit {unit.unit_id} broke this process's device, so that it computes nothing more "
-        f"({type(problem).__name__}: {problem}); what is finished is stored. Continue with `stitchgrid resume` and "
+        f"({type_and_message(problem)}); what is finished is stored. Continue with `stitchgrid resume` and "
         "--address local: it replaces a broken worker, and finds the cell that breaks it."
     )

@@ -6,7 +6,7 @@ from importlib import import_module
 from time import monotonic
 from typing import Any
 
-from stitchgrid.cluster.protocol import OnEvent, Progress
+from stitchgrid.cluster.protocol import GIVEN_BACK, OnEvent, Progress
 
 TAGS = ("sweep",)
 SECONDS = [1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0]  # boundaries of the histogram
@@ -72,9 +72,9 @@ class _Count:
             counter.inc(amount, self.tags)
 
     def _forget(self, event: Progress) -> None:
-        """Forget the worker whose unit has ended; events of failed units name only the unit."""
+        """Forget the worker that has its unit no longer; events of units that were given back name only the unit."""
         if event.kind in ("finished", "worker_died"):
             self.since.pop(event.worker, None)
-        elif event.kind in ("failed", "retried") and event.unit is not None:
+        elif event.kind in GIVEN_BACK and event.unit is not None:
             ended = event.unit.unit_id
             self.since = {worker: has for worker, has in self.since.items() if has[0] != ended}

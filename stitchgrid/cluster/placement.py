@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-SMALL_S = (
-    10.0  # seconds of work for one worker, at the assumed speed, below which starting Ray takes longer than it saves
-)
+# Seconds of work for one worker, at the assumed speed, below which starting Ray takes longer than it saves.
+SMALL_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)

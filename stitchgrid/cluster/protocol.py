@@ -24,6 +24,7 @@ Kind = Literal[
     "waiting",  # no worker is ready, for half a minute or more
     "tick",  # about once a second, even if nothing happens
 ]
+GIVEN_BACK: frozenset[Kind] = frozenset({"failed", "retried", "bisected", "quarantined"})  # no worker has the unit now
 
 
 class WorkerProtocol(Protocol):

@@ -11,6 +11,7 @@ from stitchgrid.cluster.actor import Hello, greet
 from stitchgrid.cluster.connection import Connection
 from stitchgrid.cluster.sizing import ClusterSize, check_shares, choose_size
 from stitchgrid.cluster.worker_failures import in_short
+from stitchgrid.errors import type_and_message
 
 WAIT_S = 60.0  # longest wait for free resources on the cluster
 RUN_S = 180.0  # longest wait for the function's answer
@@ -52,7 +53,7 @@ class Messenger:
         try:
             return cloudpickle.loads(function)(), ""
         except Exception as problem:
-            return None, f"{type(problem).__name__}: {problem}"
+            return None, type_and_message(problem)
 
 
 def call_remotely(

@@ -1,6 +1,5 @@
 """Images that are kept in an accelerator's memory, so that batches need no copy from the host."""
 
-from math import prod
 from typing import Protocol
 
 import torch
@@ -26,7 +25,7 @@ class Pictures(Protocol):
         ...
 
     def batch(self, start: Tensor) -> Tensor | list[Tensor]:
-        """Return the images at these positions as uint8 (N,3,H,W), or as a list of (3,H,W) where sizes differ."""
+        """Return the images at these positions, as `Split.batch` does."""
         ...
 
 
@@ -72,9 +71,8 @@ def near(images: Images, device: torch.device, *, sharing: int = 1) -> PicturePa
     Otherwise return `images` unchanged. `sharing` is the number of workers that share the device's memory.
     """
     splits = [split for split in (images.fit, images.eval) if split.num]
-    sizes = [split.size for split in splits]
-    if device.type != "cuda" or None in sizes:
+    if device.type != "cuda" or any(split.size is None for split in splits):
         return images
-    num_bytes = sum(3 * prod(size or ()) * split.num for size, split in zip(sizes, splits, strict=True))
+    num_bytes = sum(split.num_bytes for split in splits)
     free, total = torch.cuda.mem_get_info(device)
     return ResidentImages(images, device) if num_bytes <= SHARE * min(free, total // sharing) else images

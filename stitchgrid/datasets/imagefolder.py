@@ -17,10 +17,11 @@ from stitchgrid.datasets.pixels import Bounds
 from stitchgrid.datasets.sources import Decoded, Position, Unreadable
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import raise_by
-from stitchgrid.printable import printable
+from stitchgrid.printable import first_few, printable
 from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 OUTSIDE = "image outside of the class folders"
+SHOWN = 5  # names of empty class folders in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ class ImageFolderSource(ABC):
         """Refuse class folders without an image in any split: they may not be classes, and would shift the labels."""
         filled = {file.class_name for split in self._splits for file in self._files(split)}
         if empty := [name for name in self._class_names if name not in filled | self._named]:
-            shown = ", ".join(map(printable, empty[:5])) + (", ..." if len(empty) > 5 else "")
+            shown = first_few(list(map(printable, empty)), SHOWN)
             splits = " or ".join(repr(split) for split in self._splits)
             raise InputError(
                 f"{self.root}: no image in {len(empty)} of {len(self._class_names)} class folders, in split {splits}: "

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.datasets.natural_order import natural_order
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -84,6 +82,11 @@ class Split:
         if self.num == 0 or (self._sizes != self._sizes[0]).any():
             return None
         return int(self._sizes[0, 0]), int(self._sizes[0, 1])
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the pixels of all images."""
+        return int(self._bytes(np.arange(self.num)).sum())
 
     @overload
     def batch(self, start: int, stop: int) -> "Tensor | list[Tensor]": ...
@@ -190,8 +193,3 @@ class Images:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
-
-    @property
-    def natural_order(self) -> tuple[int, ...]:
-        """Positions of the class names in natural order, in which numbers are sorted by value."""
-        return natural_order(self.class_names)

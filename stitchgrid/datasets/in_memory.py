@@ -91,8 +91,8 @@ def _checked(what: str, images: Any) -> Tensor:
     return found.detach().cpu()
 
 
-def live_images(eval_images: Given, fit_images: Given | int, *, seed: int, num: int | None, labelled: bool) -> Images:
-    """Return both splits in drawn order.
+def draw_given(eval_images: Given, fit_images: Given | int, *, seed: int, num: int | None, labelled: bool) -> Images:
+    """Draw both splits from images that were given.
 
     Args:
         eval_images: The evaluation images.

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from stitchgrid.datasets.images import ImagePool, Listing
+from stitchgrid.printable import first_few
 
 SHOWN = 5  # names of classes, and kinds of files, in a sentence
 
@@ -21,8 +22,8 @@ def _absent(split: str, listing: Listing) -> list[str]:
     names = listing.absent
     if not names:
         return []
-    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-    return [f"split {split!r} has no images of {len(names)} of {len(listing.class_names)} classes: {shown}"]
+    counts = f"{len(names)} of {len(listing.class_names)} classes"
+    return [f"split {split!r} has no images of {counts}: {first_few(names, SHOWN)}"]
 
 
 def _left_out(split: str, listing: Listing) -> list[str]:

@@ -29,7 +29,7 @@ from stitchgrid.datasets.webdataset import WebDatasetSource
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import raise_by
 from stitchgrid.live_networks import LIVE, live_images
-from stitchgrid.printable import is_text, printable
+from stitchgrid.printable import first_few, is_text, printable
 from stitchgrid.records import DEFAULT_LIMITS, DataSpec, canonical, digest
 
 REVISION = "3"  # of the rules of listing, drawing and decoding; part of a cache key
@@ -231,7 +231,7 @@ def _too_many(role: str, asked: int | None, split: str, num: int, taken: int = 0
 
 
 def _some(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:SHOWN]) + (", ..." if len(names) > SHOWN else "") or "none"
+    return first_few(sorted(names), SHOWN) or "none"
 
 
 def _decode_into_cache(

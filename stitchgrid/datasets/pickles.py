@@ -14,9 +14,8 @@ from stitchgrid.datasets.torch_files import check_directory
 from stitchgrid.errors import InputError
 from stitchgrid.records import DEFAULT_LIMITS, Limits
 
-_NUM_PICKLES = (
-    5  # in a row, in files of torch before 1.6: a number, a version, the system, the content, keys of storages
-)
+# In a row, in files of torch before 1.6: a number, a version, the system, the content, keys of storages.
+_NUM_PICKLES = 5
 
 
 def check_pickles(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:

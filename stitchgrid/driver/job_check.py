@@ -20,6 +20,7 @@ from stitchgrid.jobfile import Job
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.planning import make_plan
 from stitchgrid.precision import choose_device
+from stitchgrid.printable import first_few
 from stitchgrid.profiling.assumed_speed import planned_speed, speed_there
 from stitchgrid.resolve import ArtefactReader, Resolution, load_network, open_job_images, resolve
 from stitchgrid.store import Store
@@ -76,7 +77,7 @@ def settled_place(job: Job, resolution: Resolution, store: Store | None) -> str 
 
 def _of_images(images: Images) -> Iterator[Finding]:
     names = images.class_names
-    some = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    some = first_few(names, SHOWN)
     size = images.eval.size
     told = f"{size[0]}x{size[1]} pixels" if size else "of several sizes"
     yield Finding(

@@ -64,15 +64,6 @@ class Launch:
         self._code: dict[str, Any] = {}  # the users' own code, as the store notes it
         self._shutdown = Shutdown(where.drain_seconds, display.say)
         self._again = Recomputation()
-        self._stages = Stages(
-            job,
-            store,
-            display,
-            launch_id=self.launch_id,
-            on_exit=self._exit,
-            shutdown=self._shutdown,
-            cache=cache,
-        )
 
     def run(
         self,
@@ -124,31 +115,42 @@ class Launch:
                     check_same_code(self.store, self.job)
                 images = open_job_images(self.job, cache=self.cache)
                 resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
-                if self._claim(force=force, wait=wait) > before + 1:  # another launch came and went meanwhile
+                heartbeat = self._claim(force=force, wait=wait)
+                if heartbeat.claim.number > before + 1:  # another launch came and went meanwhile
                     resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
                 self._settle(resolution, plan)
-                self._stages.placement = self.where
                 self._again.note(self.store, self.job.name)
-                self._stage_own_code(resolution)
+                package = self._stage_own_code(resolution)
             self._say_what_was_found(resolution)
-            self._stages.max_units = max(len(plan.shards), len(resolution.sweep.networks), len(resolution.detectors()))
+            stages = Stages(
+                self.job,
+                self.store,
+                self.display,
+                launch_id=self.launch_id,
+                on_exit=self._exit,
+                shutdown=self._shutdown,
+                heartbeat=heartbeat,
+                placement=self.where,
+                package=package,
+                max_units=max(len(plan.shards), len(resolution.sweep.networks), len(resolution.detectors())),
+                cache=self.cache,
+            )
             revision = self._revision()
-            if resolution.untrained:
-                self._stages.prepare("making networks", resolution.untrained, resolution.sweep)
+            if resolution.to_make:
+                stages.prepare("making networks", resolution.to_make, resolution.sweep)
                 with code.running():
                     resolution, plan = self._resolve(images, update=update, retry_failed=retry_failed)
             self._keep_fingerprints(resolution)
             sweep = resolution.sweep
-            measured = self._measure(resolution)
+            measured = self._measure(resolution, stages)
             remarks = self._say_remarks(resolution, measured)
             refused = {k: problem for k, found in enumerate(measured) if (problem := problem_of(found))}
-            self._stages.make("probe", "probing layers", _without(resolution.probes(), refused), sweep)
-            self._stages.make(
-                "detector", "training detectors", _without(resolution.detectors(), refused), sweep, noun="detectors"
-            )
+            stages.make("probe", "probing layers", _without(resolution.probes(), refused), sweep)
+            detectors = _without(resolution.detectors(), refused)
+            stages.make("detector", "training detectors", detectors, sweep, noun="detectors")
             self._write_plan(revision, plan, resolution, measured, remarks)
             plan = self._leave_out(plan, refused)
-            num_computed = self._stages.compute(plan, fail_fast=fail_fast) if plan.todo else 0
+            num_computed = stages.compute(plan, fail_fast=fail_fast) if plan.todo else 0
             self._again.settle(self.store, sweep, (cell for shard in plan.shards for cell in sweep.cells(shard)))
         return self._summary(plan, refused, num_computed, perf_counter() - start)
 
@@ -183,8 +185,8 @@ class Launch:
         if (told := require_place()) is not None:
             self.display.say(told)
 
-    def _claim(self, *, force: bool, wait: bool) -> int:
-        """Claim the sweep for this launch, start its heartbeat, and return the claim's number."""
+    def _claim(self, *, force: bool, wait: bool) -> Heartbeat:
+        """Claim the sweep for this launch, and return its heartbeat, which beats until the launch ends."""
         leases, say = self.store.leases, self.display.say
         while True:
             try:
@@ -194,17 +196,13 @@ class Launch:
                 if not wait:
                     raise
                 leases.wait_until_free(self.job.name, say=say)
-        self._stages.heartbeat = self._exit.enter_context(
-            Heartbeat(self.store, self.job.name, claim, on_lost=self._shutdown.stop)
-        )
-        return claim.number
+        return self._exit.enter_context(Heartbeat(self.store, self.job.name, claim, on_lost=self._shutdown.stop))
 
-    def _stage_own_code(self, resolution: Resolution) -> None:
-        """Record users' own code as it is now, and put a copy where workers on other nodes find it."""
+    def _stage_own_code(self, resolution: Resolution) -> Path | None:
+        """Record users' own code as it is now; return the folder of a copy for workers on other nodes, if any."""
         specs = [network.spec for network in resolution.sweep.networks]
         self._code = code_record(self.job, specs)
-        if self.where.address != "none":
-            self._stages.package = self._exit.enter_context(staged(specs))
+        return None if self.where.address == "none" else self._exit.enter_context(staged(specs))
 
     def _say_what_was_found(self, resolution: Resolution) -> None:
         sweep = resolution.sweep
@@ -248,7 +246,7 @@ class Launch:
             ):
                 raise StitchgridError("another launch has just stored another fingerprint of a network; launch again.")
 
-    def _measure(self, resolution: Resolution) -> list[dict[str, Any]]:
+    def _measure(self, resolution: Resolution, stages: Stages) -> list[dict[str, Any]]:
         """Return the evaluation of each network, after proving and measuring those that the store has none of.
 
         A network that cannot be measured costs only its own cells.
@@ -256,7 +254,7 @@ class Launch:
         units, sweep = resolution.evaluations(), resolution.sweep
         lost: dict[str, str] = {}
         if missing := not_made("evaluation", units, self.store):
-            outcome = self._stages.run("proving networks", missing, sweep, fail_fast=False)
+            outcome = stages.run("proving networks", missing, sweep, fail_fast=False)
             lost = {loss.unit.unit_id: loss.reason for loss in (*outcome.failed, *outcome.quarantined)}
         found = []
         for unit in units:

@@ -10,7 +10,7 @@ def units_before(resolution: Resolution, plan: Plan, artefacts: ArtefactReader) 
     """Return the units of work that come before the shards of a plan: networks, proofs, probes, detectors."""
     proofs = not_made("evaluation", resolution.evaluations(), artefacts) if plan.todo else ()
     probes = not_made("probe", resolution.probes(), artefacts)
-    return [*resolution.untrained, *proofs, *probes, *not_made("detector", resolution.detectors(), artefacts)]
+    return [*resolution.to_make, *proofs, *probes, *not_made("detector", resolution.detectors(), artefacts)]
 
 
 def artefact_keys(resolution: Resolution, artefacts: ArtefactReader) -> dict[str, list[str]]:

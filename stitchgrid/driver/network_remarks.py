@@ -6,6 +6,7 @@ from typing import Any
 from stitchgrid.datasets import natural_order
 from stitchgrid.models.cut_network import types_notice, way_notice
 from stitchgrid.models.versions import library_versions
+from stitchgrid.printable import first_few
 from stitchgrid.records import NO_HEAD, Head, Network, Preprocess
 
 SHOWN = 12  # classes named in an order
@@ -93,9 +94,7 @@ def _order(order: Mapping[str, Any], accuracy: float, class_names: Sequence[str]
     as_labelled = f"accuracy {accuracy:.3f} as labelled, {order['accuracy']:.3f} if its classes are in"
     natural = [class_names[label] for label in natural_order(class_names)]
     if all(one == other for one, other, is_seen in zip(meant, natural, order["is_seen"], strict=True) if is_seen):
-        return f'{as_labelled} natural order ({_some(meant)}): set class_order = "natural" in [data] if they are'
-    return f"{as_labelled} another order: set classes = [{_some([repr(name) for name in meant])}] in [data] if they are"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        told = f"{as_labelled} natural order ({first_few(meant, SHOWN)})"
+        return f'{told}: set class_order = "natural" in [data] if they are'
+    named = first_few([repr(name) for name in meant], SHOWN)
+    return f"{as_labelled} another order: set classes = [{named}] in [data] if they are"

@@ -215,7 +215,7 @@ def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_
     if sweep.probes is not None:
         yield _probes(sweep, num_unprobed)
     for what, is_twin in (("train", False), ("initialise", True)):
-        if names := [unit.spec.name for unit in resolution.untrained if unit.spec.is_twin == is_twin]:
+        if names := [unit.spec.name for unit in resolution.to_make if unit.spec.is_twin == is_twin]:
             yield f"networks to {what} first: {', '.join(names)}"
     yield f"cells: {plan.num_cells}, to compute {plan.num_todo}, done {plan.num_done}"
     yield from (f"  {count} {reason}" for reason, count in sorted(plan.reasons.items(), key=lambda one: -one[1]))

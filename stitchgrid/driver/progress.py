@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 from stitchgrid.cluster import Attempt, Progress
+from stitchgrid.cluster.protocol import GIVEN_BACK
 from stitchgrid.display import Stage
 from stitchgrid.errors import StoreError
 from stitchgrid.planning import planned_shard
@@ -75,7 +76,7 @@ class StageProgress:
                 self.happened[event.kind] += 1
             if event.kind in ("worker_died", "worker_stopped"):
                 self.workers.pop(event.worker, None)
-            elif event.kind == "failed" and event.unit is not None:
+            elif event.kind in GIVEN_BACK and event.unit is not None:
                 self._free(event.unit.unit_id)
             elif event.kind in ("worker_started", "worker_ready", "submitted", "finished"):
                 self._note_worker(event, self.workers.setdefault(event.worker, {"state": "starting", "num_units": 0}))

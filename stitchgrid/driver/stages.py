@@ -26,11 +26,6 @@ from stitchgrid.worker import Worker
 class Stages:
     """Runs the units of one launch, stage by stage, on workers that all stages share."""
 
-    placement: Placement  # where it computes; known before the first stage
-    package: Path | None = None  # the users' own code behind the networks, for workers on other nodes
-    max_units = 1  # more workers than this have nothing to do
-    heartbeat: Heartbeat | None = None
-
     def __init__(
         self,
         job: Job,
@@ -40,10 +35,30 @@ class Stages:
         launch_id: str,
         on_exit: ExitStack,
         shutdown: Shutdown,
+        heartbeat: Heartbeat,
+        placement: Placement,
+        package: Path | None,
+        max_units: int,
         cache: Path | None,
     ):
+        """Take what every stage needs.
+
+        Args:
+            job: The job.
+            store: Where its results go.
+            display: Where progress is shown.
+            launch_id: The launch, for the journal.
+            on_exit: Closes the workers at the end of the launch.
+            shutdown: What signals do meanwhile.
+            heartbeat: Tells what is going on.
+            placement: Where to compute, with an address.
+            package: The users' own code behind the networks, for workers on other nodes.
+            max_units: Most units of a stage: more workers would have nothing to do.
+            cache: Folder for images and weights; None: the usual one.
+        """
         self.job, self.store, self.display, self.launch_id, self.cache = job, store, display, launch_id, cache
-        self.on_exit, self.shutdown = on_exit, shutdown
+        self.on_exit, self.shutdown, self.heartbeat = on_exit, shutdown, heartbeat
+        self.placement, self.package, self.max_units = placement, package, max_units
         self._executor: Executor | None = None
 
     def _workers(self) -> Executor:
@@ -153,7 +168,6 @@ class Stages:
     def _observed(
         self, title: str, units: Sequence[Unit], noun: str, *, num_done: int, expected: float | None = None
     ) -> Iterator[StageProgress]:
-        assert self.heartbeat is not None
         total = sum(unit.num_cells for unit in units)
         with self.display.stage(title, total, noun, expected=expected) as stage:
             watch = StageProgress(self.store, self.job.name, self.launch_id, stage, num_done=num_done)

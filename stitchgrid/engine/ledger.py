@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 
 from stitchgrid.engine.workspace import Workspace
-from stitchgrid.errors import breaks_worker, is_out_of_memory
+from stitchgrid.errors import breaks_worker, is_out_of_memory, type_and_message
 from stitchgrid.matchers.evidence import evidence_name, jackknife_interval, metric_of, wilson_interval
 from stitchgrid.matchers.registry import stored_metrics_of
 from stitchgrid.records import Cell, Row
@@ -18,7 +18,7 @@ from stitchgrid.rows import NOTHING, Evidence, Remarks, make_row, now
 
 _log = logging.getLogger(__name__)
 
-MAX_ERROR_CHARACTERS = 2_000
+MAX_ERROR_CHARACTERS = 2_000  # of an error that was raised; those of whole units may have `rows.LONGEST_ERROR`
 SHARES = ("accuracy", "agreement")
 
 
@@ -96,7 +96,7 @@ class Ledger:
             failed = self.sound(cells)
             _log.info("%d cells of shard %s failed", len(failed), self.shard, exc_info=True)
             for cell in failed:
-                self[cell].error = f"{type(problem).__name__}: {problem}"[:MAX_ERROR_CHARACTERS]
+                self[cell].error = type_and_message(problem)[:MAX_ERROR_CHARACTERS]
 
     def rows(self) -> list[Row]:
         """Return one row per metric for each cell that has values, and one row for each other cell."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stitchgrid.engine.ledger import Ledger
 from stitchgrid.engine.pooling import pooled_own, pooled_source
-from stitchgrid.engine.stitched import FittedStitch
+from stitchgrid.engine.stitched import FittedStitch, pooled_when_run
 from stitchgrid.engine.workspace import Batch, Workspace
 from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.ood import Gaussian, detection, fit_gaussian
@@ -85,8 +85,11 @@ class DistanceCheck:
     def _score(self, position: int, batch: Batch) -> Tensor:
         """Return the scores of pooled T(A), (N,)."""
         stitch, of_affine = self.stitches[position], self._of_affine[position]
-        if of_affine is None:  # its rows were pooled when the tail was run
-            return self.gaussian.score(batch.found["pooled stitched", stitch.cell.cell_id])
+        if of_affine is None:
+            pooled_NE = pooled_when_run(batch, stitch)
+            if pooled_NE is None:  # its cell has failed, and the scores of other cells stay
+                return self._b_N[-1].new_full((len(batch.labels_N),), torch.nan)
+            return self.gaussian.score(pooled_NE)
         return of_affine(pooled_source(self.work, batch, stitch.cell.source_key, self.target, stitch.rules))
 
     def metrics(self) -> list[dict[str, float]]:

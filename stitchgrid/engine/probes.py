@@ -21,6 +21,7 @@ from torch import Tensor
 from stitchgrid.datasets.device_images import Pictures
 from stitchgrid.engine.low_rank import AxesGatherer
 from stitchgrid.engine.workspace import Batch, Workspace, batches
+from stitchgrid.errors import type_and_message
 from stitchgrid.matchers.alignment import pooled
 from stitchgrid.matchers.low_rank import Reduction
 from stitchgrid.records import ProbeSpec
@@ -125,7 +126,7 @@ def _probes_of(
                 found[kept] = _probe(spec, rows, labels, reduction)
             except ValueError as problem:  # one layer must not cost the others
                 _log.info("layer %s cannot be probed", work.layer(key).name, exc_info=True)
-                found[kept] = Probe(layer_index=0, rank=None, error=f"{type(problem).__name__}: {problem}")
+                found[kept] = Probe(layer_index=0, rank=None, error=type_and_message(problem))
         full_rank = ("full_rank",) if rank is not None and kept is None else ()
         probes.append(replace(found[kept], layer_index=key[1], rank=rank, flags=(*found[kept].flags, *full_rank)))
     return probes

@@ -43,19 +43,15 @@ class Resampling:
         self.keeps_means = keeps_means(target, rules)
         self._head_JS = _head(source, target, rules).to(device)
         source_grid, target_grid = source.grid or (1, 1), target.grid or (0, 0)
-        matvec = [side_weights(*lengths, rules).to(device) for lengths in zip(source_grid, target_grid, strict=True)]
-        self._there_HW, self._back_HW = matvec, [side.mT.contiguous() for side in matvec]
-        self._there_and_back_HW = [side.mT @ side for side in matvec]
+        sides = zip(source_grid, target_grid, strict=True)
+        self._there_HW = [side_weights(*lengths, rules).to(device) for lengths in sides]
+        self._back_HW = [side.mT.contiguous() for side in self._there_HW]
+        self._there_and_back_HW = [side.mT @ side for side in self._there_HW]
         has_kernels = device.type == "cpu" and rules.resize == "bilinear" and None not in (source.grid, target.grid)
         costs = KERNEL_COST * prod(target_grid), ADJOINT_KERNEL_COST * prod(target_grid)
         self._resizes = has_kernels and costs[0] < _cost(source_grid, target_grid)
         self._returns = has_kernels and costs[1] < _cost(target_grid, source_grid)
         self._goes_both_ways = self._resizes and self._returns and sum(costs) < _cost(source_grid, source_grid)
-
-    @property
-    def enlarges(self) -> bool:
-        """Whether the target has more rows."""
-        return self.source.num_rows < self.target.num_rows
 
     def matvec(self, x_NPD: Tensor) -> Tensor:
         """Return Lx: (N, Q, D)."""

@@ -14,7 +14,7 @@ from stitchgrid.engine.stitched import FittedStitch
 from stitchgrid.engine.train import train_maps
 from stitchgrid.engine.training_images import SourceReader, source_reader
 from stitchgrid.engine.workspace import Workspace, by_network, forward
-from stitchgrid.errors import InputError
+from stitchgrid.errors import InputError, type_and_message
 from stitchgrid.matchers.layouts import alignment_name, index_shaping, is_subsampled, is_upsampled, layout_of
 from stitchgrid.matchers.ood import is_underdetermined
 from stitchgrid.matchers.protocol import About, GramIndex
@@ -57,7 +57,7 @@ def run_shard(shard: Shard, work: Workspace) -> list[Row]:
     except Exception as problem:
         if is_process_error(problem):
             raise
-        _log.warning("%s: %s; the network pairs of this shard are tried one by one", type(problem).__name__, problem)
+        _log.warning("%s; the network pairs of this shard are tried one by one", type_and_message(problem))
         return [row for block in shard.blocks for row in run_shard(replace(shard, blocks=(block,)), work)]
     check_unchanged(work, ledger, cells)
     return ledger.rows()

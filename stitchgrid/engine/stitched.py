@@ -93,6 +93,11 @@ def pooled_stitched(batch: Batch, stitch: FittedStitch, t_NPE: Tensor, layer: La
     return batch.once(("pooled stitched", stitch.cell.cell_id), lambda: t_NPE[:, layer.num_prefix :].double().mean(1))
 
 
+def pooled_when_run(batch: Batch, stitch: FittedStitch) -> Tensor | None:
+    """Return what `pooled_stitched` found when the stitched network was run; None where it could not be run."""
+    return batch.found.get(("pooled stitched", stitch.cell.cell_id))
+
+
 class TailEvaluation:
     """Everything measured of the stitched networks that end in one target layer, summed over batches."""
 

@@ -22,7 +22,7 @@ from stitchgrid.statistics.base import LayerKey
 from stitchgrid.statistics.needs import CellGrid, Needs, all_needs
 from stitchgrid.statistics.rows import Geometry, RowSpace
 
-Pixels = Tensor | list[Tensor]  # uint8 (N, 3, H, W), or one (3, H, W) per image where sizes differ
+Pixels = Tensor | list[Tensor]  # as `Split.batch` returns them
 
 
 def no_detector(key: LayerKey) -> Detector:

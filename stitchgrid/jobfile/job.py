@@ -147,7 +147,7 @@ class Job:
         data = self.data
         return DataSpec(
             dataset=self._dataset(data.dataset),
-            root=self._root(data.root),
+            root=self._absolute(data.root),
             seed=self.seed,
             fit_split=data.fit.split,
             fit_samples=data.fit.samples,
@@ -162,7 +162,7 @@ class Job:
             limits=self.limits.to_record(),
             labels="none" if data.labels == "none" else "classes",
             keys=canonical(data.keys.model_dump(exclude_none=True) if data.keys else {}),
-            folder=self._root(data.folder),
+            folder=self._absolute(data.folder),
         )
 
     def outliers_spec(self) -> DataSpec | None:
@@ -172,7 +172,7 @@ class Job:
             return None
         return DataSpec(
             dataset=self._dataset(outliers.dataset),
-            root=self._root(outliers.root),
+            root=self._absolute(outliers.root),
             seed=self.seed,
             fit_split="",
             eval_split=outliers.split,
@@ -186,10 +186,10 @@ class Job:
     def _dataset(self, word: str) -> str:
         """Return the word for a data set; a user's own file gets its absolute path."""
         parts = own_parts(word)
-        return word if parts is None else f"{self._root(parts[0])}:{parts[1]}"
+        return word if parts is None else f"{self._absolute(parts[0])}:{parts[1]}"
 
-    def _root(self, root: str | None) -> str | None:
-        return None if root is None else str((self.base / Path(root).expanduser()).resolve())
+    def _absolute(self, path: str | None) -> str | None:
+        return None if path is None else str((self.base / Path(path).expanduser()).resolve())
 
     def network_specs(self) -> tuple[NetworkSpec, ...]:
         """Return the networks in the order of the file, an entry with seeds giving one per seed; then all twins."""
@@ -249,14 +249,11 @@ class Job:
 
     def _specs(self, model: ModelTable) -> list[NetworkSpec]:
         given = model.weights if isinstance(model.weights, CheckpointTable) else CheckpointTable(file="")
+        recipe = self.recipes[model.weights.train].to_record() if isinstance(model.weights, TrainTable) else None
+        # A word under `file` is a file of that name, not weights of that name, unless an adapter is merged into them.
         is_name = given.file.isidentifier() and given.adapter is None
-        recipe, file = (
-            None,
-            f"./{given.file}" if is_name else given.file,
-        )  # a file with that name, not weights of that name
-        if isinstance(model.weights, TrainTable):
-            recipe = self.recipes[model.weights.train].to_record()
-        elif isinstance(model.weights, str):
+        file = f"./{given.file}" if is_name else given.file
+        if isinstance(model.weights, str):
             file = model.weights
         return [
             NetworkSpec(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stitchgrid.matchers.layouts import DEFAULT_RULES, Grid, Layout, is_identity, layout_of
+from stitchgrid.matchers.layouts import DEFAULT_RULES, Grid, Layout, is_identity
 from stitchgrid.matchers.params import Rules
 from stitchgrid.records import Layer
 
@@ -40,11 +40,6 @@ def image_blocks(rows_NPD: Tensor) -> Sequence[Tensor]:
     """Return rows in blocks of a few images, whose float64 copies fit into the caches."""
     numbers = BLOCK_NUMBERS.get(rows_NPD.device.type, BLOCK_NUMBERS["cuda"])
     return torch.split(rows_NPD, max(1, numbers // max(1, rows_NPD[:1].numel())))
-
-
-def lay(a: Tensor, source: Layer, target: Layout, rules: Rules = DEFAULT_RULES) -> Tensor:
-    """Return activations of `source` as rows in the target's layout: (N, target.num_rows, D)."""
-    return resize_rows(rows_of(a, source), layout_of(source), target, rules)
 
 
 def resize_rows(rows_NPD: Tensor, source: Layout, target: Layout, rules: Rules = DEFAULT_RULES) -> Tensor:

@@ -49,9 +49,8 @@ def layouts_of(source: Layer, target: Layer) -> tuple[Layout, Layout]:
     if source_layout.num_prefix == target_layout.num_prefix or (source.num_prefix and target.num_prefix):
         grid = target_layout.grid if source.is_in_order_only else source_layout.grid
         return replace(source_layout, grid=grid), replace(target_layout, grid=grid)
-    line = Layout(
-        num_prefix=0, grid=(1, source_layout.num_rows)
-    )  # which tokens of one of them come before its grid is not known
+    # Which tokens of one of them come before its grid is not known: all are a line.
+    line = Layout(num_prefix=0, grid=(1, source_layout.num_rows))
     return line, line
 
 

@@ -20,13 +20,8 @@ _PARTS = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B)(\.default)?\.weight")
 _NAMES = re.compile(r"(?:[A-Za-z0-9_.|-]|\\\.)+")  # regular expressions that are plain names, with | between them
 _Rank = Annotated[int, Field(ge=1, le=10**6, strict=True)]
 _Alpha = Annotated[float, Field(ge=-1e9, le=1e9)]
-_UNKNOWN = (
-    "use_dora",
-    "use_qalora",
-    "lora_bias",
-    "arrow_config",
-    "monteclora_config",
-)  # settings that change what is computed
+# Settings that change what is computed.
+_UNKNOWN = ("use_dora", "use_qalora", "lora_bias", "arrow_config", "monteclora_config")
 
 
 class _Config(BaseModel):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.models.readings import CheckpointReading, Outline, completed, find_readings, find_sets, of_equal_values
+from stitchgrid.printable import first_few
 
 _NUM_SHOWN = 4
 
@@ -57,11 +58,7 @@ def misfit_words(reading: CheckpointReading) -> str:
         "unexpected": reading.unexpected,
         "of another shape": reading.misshapen,
     }
-    return "; ".join(f"{len(names)} {what}: {_shown(names)}" for what, names in kinds.items() if names)
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NUM_SHOWN]) + (", ..." if len(names) > _NUM_SHOWN else "")
+    return "; ".join(f"{len(names)} {what}: {first_few(names, _NUM_SHOWN)}" for what, names in kinds.items() if names)
 
 
 def _nothing(content: Any, path: Path, key: str | None, strip: str | None) -> str:
@@ -85,7 +82,8 @@ def _misfit(readings: Sequence[CheckpointReading], outline: Outline, path: Path,
     )
     more = {name.partition(".")[0] for name in best.unexpected} - outline.modules
     if more and word is not None and not best.missing and not best.misshapen:
-        said += f" To load it without {_shown(sorted(more))}, which the network does not have: {_to_write(word, best)}"
+        without = first_few(sorted(more), _NUM_SHOWN)
+        said += f" To load it without {without}, which the network does not have: {_to_write(word, best)}"
     near = [f"{_how(one) or ' as it is'} ({one.num_wrong} names wrong)" for one in others[:2] if one.tensors]
     return f"{said} Also read{', and'.join(near)}." if near else said
 

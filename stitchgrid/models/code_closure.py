@@ -55,9 +55,8 @@ class Code:
     needs: dict[str, frozenset[str]]  # own module -> own modules that it imports, and the packages it is in
     libraries: frozenset[str]  # top-level names of the other packages it imports
     folders: tuple[Path, ...] = ()  # searched before sys.path: those of a file, and of its job
-    not_beside: str = (
-        ""  # a top-level name that the file shares with an installed package: looked for in sys.path alone
-    )
+    #: A top-level name that the file shares with an installed package: looked for in sys.path alone.
+    not_beside: str = ""
 
     @cached_property
     def digest(self) -> str:

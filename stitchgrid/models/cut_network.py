@@ -12,7 +12,7 @@ from stitchgrid.models.freeze import check_stays_in_eval, freeze
 from stitchgrid.models.graph_cuts import cut_by_graph
 from stitchgrid.models.hook_cuts import cut_by_hooks
 from stitchgrid.models.memory import move
-from stitchgrid.models.user_forward import in_one_line
+from stitchgrid.models.user_forward import error_line
 from stitchgrid.records import ORDINARY, Interface
 
 
@@ -118,5 +118,5 @@ def types_notice(name: str, types: str, precision: str) -> str | None:
 def _in_short(problem: InputError) -> str:
     """Return why a network could not be traced, without the advice."""
     cause = problem.__cause__
-    text = in_one_line(cause) if cause is not None else str(problem).split(";")[0]
+    text = error_line(cause) if cause is not None else str(problem).split(";")[0]
     return text.strip().splitlines()[0].rstrip(".")

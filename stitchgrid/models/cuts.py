@@ -15,7 +15,7 @@ from stitchgrid.errors import InputError, JobFileError, breaks_worker, is_out_of
 from stitchgrid.models.adapt import described
 from stitchgrid.models.axes import AxisReading, Windows
 from stitchgrid.models.freeze import as_its_author_wrote_it
-from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
+from stitchgrid.models.user_forward import FAILURES, error_line, quietly
 from stitchgrid.records import Layer, Tokens
 
 KINDS = {"NCHW": "map", "NHWC": "map", "NTD": "tokens", "NDT": "tokens", "ND": "vector"}  # by axes
@@ -138,7 +138,7 @@ class CutNetwork(ABC):
         except FAILURES as problem:
             if isinstance(problem, InputError) or is_out_of_memory(problem) or breaks_worker(problem):
                 raise
-            raise InputError(f"{name} fails on {len(images)} images ({in_one_line(problem)}).") from problem
+            raise InputError(f"{name} fails on {len(images)} images ({error_line(problem)}).") from problem
         wanted = (len(images), self.num_classes)
         if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
             raise InputError(

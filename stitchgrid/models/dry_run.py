@@ -14,7 +14,7 @@ from stitchgrid.models.adapt import described, further_arguments, output_line, r
 from stitchgrid.models.counting import FlopCounter
 from stitchgrid.models.freeze import as_its_author_wrote_it
 from stitchgrid.models.trace import Trace
-from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
+from stitchgrid.models.user_forward import FAILURES, error_line, quietly
 
 CHANNELS = (3, 1)  # that images can have
 NUM_IMAGES = 2  # more than one, so that the axis of images differs from axes of size 1
@@ -59,7 +59,7 @@ def probe_run(module: nn.Module, input_shape: Sequence[int]) -> Any:
         raise
     except FAILURES as problem:  # a network refuses a size with whatever its first failing operation raises
         raise InputError(
-            f"{type(module).__name__} does not run on images of {_size(input_shape)} ({in_one_line(problem)}); "
+            f"{type(module).__name__} does not run on images of {_size(input_shape)} ({error_line(problem)}); "
             f"{_remedy(module, input_shape)}."
         ) from problem
 
@@ -171,7 +171,7 @@ def probe(trace: Trace, module: nn.Module, input_shape: Sequence[int], expected:
         raise
     except FAILURES as problem:
         raise InputError(
-            f"{type(module).__name__} fails when its traced graph is run ({in_one_line(problem)}); its forward must "
+            f"{type(module).__name__} fails when its traced graph is run ({error_line(problem)}); its forward must "
             "not depend on anything but its input."
         ) from problem
     if not torch.allclose(came.float(), expected, rtol=1e-4, atol=1e-5, equal_nan=True):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from stitchgrid.errors import InputError
-from stitchgrid.models.user_forward import FAILURES, in_one_line
+from stitchgrid.models.user_forward import FAILURES, error_line
 
 
 def _stay_in_eval(self: nn.Module, mode: bool = True) -> nn.Module:
@@ -38,7 +38,7 @@ def freeze(module: nn.Module) -> nn.Module:
         module.eval().requires_grad_(False)
     except FAILURES as problem:
         raise InputError(
-            f"{type(module).__name__} cannot be frozen ({in_one_line(problem)}); give the module that it was made "
+            f"{type(module).__name__} cannot be frozen ({error_line(problem)}); give the module that it was made "
             "from, as it was before it was exported or packed."
         ) from problem
     for part in module.modules():

@@ -83,13 +83,11 @@ class GraphNetwork(CutNetwork):
         if not self.compiles:
             return part
         if part not in self._compiled:
-            torch._dynamo.config.suppress_errors = (
-                True  # a half that cannot be compiled here runs as it is, with a warning
-            )
+            # A half that cannot be compiled here runs as it is, with a warning.
+            torch._dynamo.config.suppress_errors = True
             torch._dynamo.config.recompile_limit = SHAPES  # type: ignore[assignment,unused-ignore]
-            self._compiled[part] = cast(
-                nn.Module, torch.compile(part, dynamic=False)
-            )  # compiled for each shape at its first use
+            # It is compiled for each shape at its first use.
+            self._compiled[part] = cast(nn.Module, torch.compile(part, dynamic=False))
         return self._compiled[part]
 
     def _plain_part(self, begin: Cut | None, outputs: Sequence[Cut]) -> nn.Module:

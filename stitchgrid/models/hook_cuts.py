@@ -12,7 +12,7 @@ from stitchgrid.models.cuts import Call, Cut, CutNetwork, Operations, as_seen, h
 from stitchgrid.models.hook_axes import CallReader
 from stitchgrid.models.hook_runs import Detour, capture, capture_behind
 from stitchgrid.models.hook_trial import NoiseTrial, is_leaf
-from stitchgrid.models.user_forward import FAILURES, in_one_line
+from stitchgrid.models.user_forward import FAILURES, error_line
 
 _SCORES = "output"  # node of class scores that no module returns
 
@@ -111,7 +111,7 @@ def cut_by_hooks(
         raise
     except FAILURES as problem:
         raise InputError(
-            f"{type(module).__name__} fails when it is run again on noise ({in_one_line(problem)}); its forward must "
+            f"{type(module).__name__} fails when it is run again on noise ({error_line(problem)}); its forward must "
             "do the same whenever it is called, whatever the images."
         ) from problem
     calls = trial.run.calls

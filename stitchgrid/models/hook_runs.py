@@ -56,9 +56,8 @@ class _Watch:
     def __init__(self, counter: FlopCounter, num_images: int, slots: Mapping[str, int]):
         self.counter, self.num_images, self.slots = counter, num_images, slots
         self.calls: list[ModuleCall] = []
-        self.values: list[
-            tuple[Any, int]
-        ] = []  # the returned tensors: kept, so that no new tensor takes their identity
+        #: The returned tensors: kept, so that no new tensor takes their identity.
+        self.values: list[tuple[Any, int]] = []
         self.running: list[tuple[nn.Module, int, list[tuple[Any, int]]]] = []
 
     def began(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -150,6 +149,18 @@ Slots = Mapping[str, int | None]  # by path of a module: which leaf of what it r
 
 def capture(network: nn.Module, slots: Slots, images: Tensor, *, to_end: bool) -> dict[str, Tensor]:
     """Return copies of what the modules at these paths return, and under "" the scores if the run is to the end."""
+    with _capturing(network, slots, to_end=to_end) as found:
+        try:
+            with quietly():
+                scores = network(images)
+        except _AllCaptured:
+            return found
+    return found | {"": scores}
+
+
+@contextmanager
+def _capturing(network: nn.Module, slots: Slots, *, to_end: bool = True) -> Iterator[dict[str, Tensor]]:
+    """Within a block, collect copies of what the modules at these paths return; `capture` says what `to_end` means."""
     found: dict[str, Tensor] = {}
 
     def keep(path: str, value: Any) -> None:
@@ -161,14 +172,10 @@ def capture(network: nn.Module, slots: Slots, images: Tensor, *, to_end: bool) -
     modules = dict(network.named_modules())
     hooks = [modules[path].register_forward_hook(lambda _, __, value, path=path: keep(path, value)) for path in slots]
     try:
-        with quietly():
-            scores = network(images)
-    except _AllCaptured:
-        return found
+        yield found
     finally:
         for hook in hooks:
             hook.remove()
-    return found | {"": scores}
 
 
 @contextmanager
@@ -191,9 +198,8 @@ class Detour:
     """How to run a network from one module's output on, without the work before it."""
 
     at: ModuleCall
-    skipped: Mapping[
-        nn.Module, Sequence[ModuleCall | None]
-    ]  # per module, its calls before; None: this call really runs
+    #: Per module, its calls before; None: this call really runs.
+    skipped: Mapping[nn.Module, Sequence[ModuleCall | None]]
     own_memory: bool  # whether the zeros that replace skipped outputs have memory of their own, to be overwritten
     noise: bool = False  # whether the placeholder images are noise, for networks that do not run on zeros
     input_shape: tuple[int, ...]
@@ -241,19 +247,8 @@ class Detour:
 
 def capture_behind(network: nn.Module, detour: Detour, slots: Slots, a: Tensor) -> dict[str, Tensor]:
     """Return copies of what modules return after the one whose output is `a`, and under "" the scores."""
-    found: dict[str, Tensor] = {}
-    modules = dict(network.named_modules())
-
-    def keep(path: str, value: Any) -> None:
-        if (tensor := tensor_in(value, slots[path])) is not None:
-            found[path] = tensor.clone()  # what comes after may overwrite it
-
-    hooks = [modules[path].register_forward_hook(lambda _, __, value, path=path: keep(path, value)) for path in slots]
-    try:
+    with _capturing(network, slots) as found:
         scores = detour.run(network, a)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found | {"": scores}
 
 

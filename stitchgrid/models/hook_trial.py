@@ -18,7 +18,7 @@ from stitchgrid.errors import InputError
 from stitchgrid.models.dry_run import probe_input
 from stitchgrid.models.hook_returned import Returned, Wrapping, images_axis
 from stitchgrid.models.hook_runs import Detour, HookRun, ModuleCall, Patience, capture, skipped_before, watch
-from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
+from stitchgrid.models.user_forward import FAILURES, error_line, quietly
 
 _LOOKED_INTO = (  # of torch.nn, by exact type
     nn.Sequential,
@@ -39,9 +39,7 @@ class NoiseTrial:
     def __init__(self, module: nn.Module, input_shape: Sequence[int], expected: Tensor):
         self.module, self.input_shape = module, input_shape
         images = probe_input(module, input_shape)
-        more = torch.cat(
-            [images.flip(0), images[:1] / 2]
-        )  # three images, so that no fixed size looks like the number of images
+        more = torch.cat([images.flip(0), images[:1] / 2])  # 3: no fixed size looks like the number of images
         noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
         self.others = -noise.to(images.device, images.dtype)  # of other sign, for branches on a sum
         self.graph = self._watch(more)
@@ -88,7 +86,7 @@ class NoiseTrial:
             return watch(self.module, images, gradients=False, slots=slots)
         except FAILURES as problem:
             raise InputError(
-                f"{self._name} fails on {len(images)} images of noise ({in_one_line(problem)}), though "
+                f"{self._name} fails on {len(images)} images of noise ({error_line(problem)}), though "
                 "not on others; its forward must take any number of images and any values."
             ) from problem
 

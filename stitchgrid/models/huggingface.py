@@ -19,15 +19,13 @@ from stitchgrid.errors import InputError, JobFileError, is_out_of_memory, neares
 from stitchgrid.json_files import read_json
 from stitchgrid.models.foreign_config import PROCESSORS, check_config, check_files
 from stitchgrid.preprocess import apply_preprocess
+from stitchgrid.printable import first_few
 from stitchgrid.records import HUGGINGFACE, Preprocess, canonical, digest
 
-OUTPUTS = (
-    "logits",
-    "image_embeds",
-    "pooler_output",
-    "last_hidden_state",
-)  # the first of these that exists holds the scores
+# The first of these that exists holds the scores.
+OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")
 _CONFIG = "config.json"
+_NUM_SHOWN = 4  # tensors in a message
 _WANTED = "the configuration of a network"
 _NO_SAY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}  # keys that do not change what is computed
 _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
@@ -185,10 +183,10 @@ def _load(kind: Any, config: Any, where: str) -> nn.Module:
                 module, info = load(add_pooling_layer=False)
     wrong = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if wrong:
-        shown = ", ".join(wrong[:4]) + (", ..." if len(wrong) > 4 else "")
         raise InputError(
             f"the weights of {where} lack {len(wrong)} of the tensors of {kind.__name__}, or have them in other "
-            f'shapes: {shown}; name the class that was saved as args = {{ class = ... }}, or weights = "random".'
+            f"shapes: {first_few(wrong, _NUM_SHOWN)}; name the class that was saved as args = {{ class = ... }}, or "
+            'weights = "random".'
         )
     found: nn.Module = module
     return found
@@ -294,10 +292,8 @@ def _numbers(values: Any) -> tuple[float, ...] | None:
 
 def _difference(processor: Any, reading: Preprocess) -> float:
     """Return the mean difference of an image preprocessed by a reading and by the processor; inf if sizes differ."""
-    columns, rows = (
-        torch.linspace(0, 3, 360),
-        torch.linspace(0, 3, 300)[:, None],
-    )  # smooth: a shift by half a pixel changes little
+    # Smooth: a shift by half a pixel changes little.
+    columns, rows = torch.linspace(0, 3, 360), torch.linspace(0, 3, 300)[:, None]
     waves = [torch.sin(rows * (1 + k / 2) + columns * (1 - k / 2)) for k in range(3)]
     pixels = ((torch.stack(waves) + 1) * 127).to(torch.uint8)
     try:

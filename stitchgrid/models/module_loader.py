@@ -64,9 +64,8 @@ class CompiledLoader(ExtensionFileLoader):
 def _as_file(content: bytes) -> str:
     """Return the path of a file of this process's own that holds the bytes for as long as the process lives."""
     if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create(
-            "stitchgrid"
-        )  # kept open: the system's loader identifies what it loaded by this path
+        # Kept open: the system's loader identifies what it loaded by this path.
+        descriptor = os.memfd_create("stitchgrid")
         path = f"/proc/self/fd/{descriptor}"
     else:
         descriptor, path = tempfile.mkstemp(dir=private_folder(), suffix=".so")

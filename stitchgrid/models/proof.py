@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from stitchgrid.errors import breaks_worker, is_out_of_memory
+from stitchgrid.errors import breaks_worker, is_out_of_memory, message_of
 from stitchgrid.models.batch_dependence import Blame, batch_norms_told, find_blame
 from stitchgrid.models.cuts import CutNetwork
 
@@ -93,7 +93,7 @@ class Proof:
             except Exception as problem:  # the network's own code may fail in any way
                 if is_out_of_memory(problem) or breaks_worker(problem):
                     raise
-                self._refuse(f"it fails on real images ({type(problem).__name__}: {first_line(problem)})")
+                self._refuse(f"it fails on real images ({first_line(problem)})")
             if self.findings.problems:
                 break
         return self.findings
@@ -161,9 +161,7 @@ class Proof:
                 if is_out_of_memory(problem) or breaks_worker(problem):
                     raise
                 why = batch_norms_told(self.network.module)
-                self._refuse(
-                    f"it fails on a batch of {_images(num)} ({type(problem).__name__}: {first_line(problem)}){why}"
-                )
+                self._refuse(f"it fails on a batch of {_images(num)} ({first_line(problem)}){why}")
                 return
             for node, a in zip(self.nodes, taken, strict=True):
                 if a.dim() < 2 or len(a) != len(images):
@@ -342,8 +340,9 @@ def tolerance_for(network: CutNetwork, precision: str) -> float:
 
 
 def first_line(problem: BaseException) -> str:
-    """Return the first line of an error's text."""
-    return next(iter(str(problem).strip().splitlines()), "")
+    """Return an error's type and the first line of its text."""
+    said = next(iter(message_of(problem).strip().splitlines()), "")
+    return f"{type(problem).__name__}: {said}" if said else type(problem).__name__
 
 
 def _images(num: int) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 from stitchgrid.errors import InputError
 from stitchgrid.json_files import read_json
 from stitchgrid.limits import raise_by
+from stitchgrid.printable import first_few
 from stitchgrid.records import Limits
 
 WHOLE, ADAPTER = "model.safetensors", "adapter_config.json"
@@ -42,8 +43,8 @@ def load_folder(folder: Path, limits: Limits, load: Callable[[Path], dict[str, T
     if len(files) == 1:
         return load(files[0])
     found = [path.name for path in indices or files]
-    shown = ", ".join(found[:_NUM_SHOWN]) + (", ..." if len(found) > _NUM_SHOWN else "")
-    what = f"several ({shown}): name one of them" if found else "none; folders are read from safetensors alone"
+    several = f"several ({first_few(found, _NUM_SHOWN)}): name one of them"
+    what = several if found else "none; folders are read from safetensors alone"
     raise InputError(
         f"{folder} is a folder; wanted one with a {WHOLE}, or with files and their {INDEX[1:]}, got {what}."
     )

@@ -14,7 +14,7 @@ from stitchgrid.errors import InputError
 from stitchgrid.models.adapt import repeat_for
 from stitchgrid.models.cuts import Call
 from stitchgrid.models.leaves import ENCODERS, encoder_forward, timm_leaves
-from stitchgrid.models.user_forward import FAILURES, in_one_line, quietly
+from stitchgrid.models.user_forward import FAILURES, error_line, quietly
 from stitchgrid.vision import NodePathTracer, default_tracer_kwargs
 
 
@@ -119,7 +119,7 @@ def trace_network(module: nn.Module) -> Trace:
         targets = _rename_targets(module, graph)
     except FAILURES as problem:  # fx stops on user code in many ways
         raise InputError(
-            f"{name} cannot be traced by torch.fx ({in_one_line(problem)}); its forward must not branch "
+            f"{name} cannot be traced by torch.fx ({error_line(problem)}); its forward must not branch "
             "on values of its input. Functions that must not be looked into can be marked with torch.fx.wrap."
         ) from problem
     finally:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
-from stitchgrid.errors import is_out_of_memory
+from stitchgrid.errors import is_out_of_memory, message_of
 
 LONGEST = 300  # characters of an error's text
 FAILURES = (Exception, SystemExit)  # exceptions that a network's forward may raise
@@ -17,16 +17,13 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def in_one_line(problem: BaseException) -> str:
+def error_line(problem: BaseException) -> str:
     """Return an error's type and text in one line.
 
-    >>> in_one_line(ValueError("no such size\\n  at: 3"))
+    >>> error_line(ValueError("no such size\\n  at: 3"))
     'ValueError: no such size at: 3'
     """
-    try:
-        text = " ".join(str(problem).split())
-    except Exception:  # the error's class may be the user's own
-        text = ""
+    text = " ".join(message_of(problem).split())
     if len(text) > LONGEST and not is_out_of_memory(problem):  # which is recognised by its text
         text = f"{text[:LONGEST]}..."
     return f"{type(problem).__name__}: {text}" if text else type(problem).__name__

@@ -22,6 +22,7 @@ from stitchgrid.models.choosing import choose_tensors, misfit_words
 from stitchgrid.models.memory import memory_told
 from stitchgrid.models.readings import UNTRACKED, Outline
 from stitchgrid.models.sharded import INDEX, load_folder
+from stitchgrid.printable import first_few
 from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 _PICKLE_STARTS = (b"PK", b"\x80")  # torch.save's archive since 1.6, and a bare pickle
@@ -106,7 +107,7 @@ def check_finite(module: nn.Module, *, origin: str) -> None:
             what = "NaN" if torch.isnan(seen).any() else "infinity"
             wrong.append(f"{name} ({what} in {int(is_bad.sum())} of {value.numel()} values)")
     if wrong:
-        shown = ", ".join(wrong[:_NUM_SHOWN]) + (", ..." if len(wrong) > _NUM_SHOWN else "")
+        shown = first_few(wrong, _NUM_SHOWN)
         raise InputError(f"{origin} is not finite: {shown}; take a checkpoint from before training diverged.")
 
 

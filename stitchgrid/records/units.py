@@ -47,9 +47,8 @@ class Shard:
     flops: float  # by the cost model
     num_cells: int  # cells to compute, after finished ones are taken out
     wanted: frozenset[str] | None = None  # cell ids to compute; None: all
-    generations: tuple[
-        tuple[str, int], ...
-    ] = ()  # cell id -> generation, of cells that are, or were, computed again; others have 0
+    #: Cell id -> generation, of cells that are, or were, computed again; others have 0.
+    generations: tuple[tuple[str, int], ...] = ()
 
     @property
     def networks(self) -> frozenset[int]:

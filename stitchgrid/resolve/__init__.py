@@ -4,14 +4,13 @@ from stitchgrid.resolve.artefacts import Anew, ArtefactReader, not_made
 from stitchgrid.resolve.images import open_job_images, open_outliers
 from stitchgrid.resolve.keys import EVALUATION_REVISION, detector_key, network_id, training_key, twin_images
 from stitchgrid.resolve.loading import check_fingerprint, load_network
-from stitchgrid.resolve.sweep import Resolution, _sweep, resolve
+from stitchgrid.resolve.sweep import Resolution, resolve
 
 __all__ = [
     "EVALUATION_REVISION",
     "Anew",
     "ArtefactReader",
     "Resolution",
-    "_sweep",
     "check_fingerprint",
     "detector_key",
     "load_network",

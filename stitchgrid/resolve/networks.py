@@ -19,6 +19,7 @@ from stitchgrid.models.memory import kept_bytes
 from stitchgrid.models.proof import first_line
 from stitchgrid.models.select import select_layers
 from stitchgrid.models.training import TWIN_IMAGES
+from stitchgrid.models.user_forward import FAILURES
 from stitchgrid.models.weights import load_state, state_digest
 from stitchgrid.precision import few_threads
 from stitchgrid.preprocess import apply_preprocess, output_size
@@ -129,11 +130,10 @@ def _fingerprint(
     try:
         with few_threads(cut.flops):
             return take_fingerprint(cut, [layer.node for layer in layers], apply_preprocess(pixels, preprocess))
-    except Exception as problem:  # the network's own code may fail in any way
+    except FAILURES as problem:  # the network's own code may fail in any way
         if isinstance(problem, StitchgridError) or is_out_of_memory(problem):
             raise
-        said = f"{type(problem).__name__}: {first_line(problem)}"
-        raise InputError(f"it fails on the first evaluation images ({said}).") from problem
+        raise InputError(f"it fails on the first evaluation images ({first_line(problem)}).") from problem
 
 
 def _identified(

@@ -40,10 +40,10 @@ from stitchgrid.statistics.detector import training_flops
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """A sweep, and the networks that have to be trained before its cells have addresses."""
+    """A sweep, and the networks that have to be made before its cells have addresses."""
 
-    sweep: Sweep  # networks that are still to be trained have a provisional id
-    untrained: tuple[TrainNetwork, ...]
+    sweep: Sweep  # networks that are still to be made have a provisional id
+    to_make: tuple[TrainNetwork, ...]  # networks to train, and twins to initialise
     num_bad_images: int
     class_names: tuple[str, ...]  # of the images
     fingerprints: Mapping[str, bytes]  # that the store has to keep, by key
@@ -78,9 +78,8 @@ class Resolution:
         sweep = self.sweep
         if sweep.probes is None:
             return []
-        recipe = canonical(
-            {**asdict(sweep.probes), "samples": None, "revision": PROBE_REVISION}
-        )  # the data's digest covers the images
+        # Without `samples`: the data's digest covers the images.
+        recipe = canonical({**asdict(sweep.probes), "samples": None, "revision": PROBE_REVISION})
         num_images = max(sweep.num_probe_fit, sweep.num_fit_closed) + sweep.num_eval
         return [
             ProbeNetwork(
@@ -129,14 +128,14 @@ def resolve(
     """Build every network of a job once, and return the sweep.
 
     A network that computes something else than its fingerprint in the store is refused; with `update` it becomes
-    another network. Trained networks that are to be made `anew` count as untrained until they are made.
+    another network. Networks that are to be made `anew` are not known until they are made.
 
     Raises:
         JobFileError: With every problem found: architectures, checkpoints, layers, sizes, labels, fingerprints.
     """
     data = as_planned_now(job.data_spec())
     networks: list[Network] = []
-    untrained: dict[str, TrainNetwork] = {}  # by unit: networks that are alike but for their checkpoints share a twin
+    to_make: dict[str, TrainNetwork] = {}  # by unit: networks that are alike but for their checkpoints share a twin
     problems: list[str] = []
     fingerprints: dict[str, bytes] = {}
     for spec in job.network_specs():
@@ -149,8 +148,9 @@ def resolve(
             continue
         networks.append(found.network)
         fingerprints |= found.fingerprints
-        if found.to_train is not None:
-            untrained[found.to_train.unit_id] = found.to_train
+        if (unit := found.to_train) is not None:
+            known = to_make.get(unit.unit_id, unit)
+            to_make[unit.unit_id] = max(known, unit, key=lambda one: one.generation)
     problems += problems_of_labels(job, networks, images)
     problems += problems_of_features(job, networks, images)
     problems += problems_of_samples(job, images)
@@ -161,7 +161,7 @@ def resolve(
     notice = notice_of_labels(job, networks, images)
     return Resolution(
         sweep=_sweep(job, data, images, tuple(networks), energy_spec(job, images, cache)),
-        untrained=tuple(untrained.values()),
+        to_make=tuple(to_make.values()),
         num_bad_images=images.num_bad,
         class_names=images.class_names,
         fingerprints=fingerprints,

@@ -193,9 +193,8 @@ class Scheduler:
 
     def _remove(self, member: Member, reason: str) -> None:
         self._pool.remove(member)
-        self._commands.append(
-            Kill(worker=member.name, reason=reason)
-        )  # also when dead: an unreachable worker may still run
+        # Also when it is dead: a worker that cannot be reached may still run.
+        self._commands.append(Kill(worker=member.name, reason=reason))
         if member.ready:  # as this worker did start, its successor has a try
             self._false_starts = min(self._false_starts, self._policy.max_false_starts - 1)
 

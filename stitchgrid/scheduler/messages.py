@@ -36,7 +36,7 @@ class UnitRaised:
 
     worker: str
     unit_id: str
-    error: str  # one line: kind and message
+    error: str  # its type and message, which may have several lines
     traceback: str = ""
     out_of_memory: bool = False
     unavailable: bool = False  # the store could not be reached or written: not the unit's fault
@@ -165,7 +165,7 @@ class UnitFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The results of all units; a unit that was cut in two appears as its parts."""
+    """The results of all units; a unit that was cut in two appears as its halves."""
 
     finished: tuple[UnitReport, ...] = ()
     failed: tuple[UnitFailure, ...] = ()

@@ -14,11 +14,10 @@ from stitchgrid.matchers.params import Rules
 from stitchgrid.statistics.base import DRAWN, EXACT, NUMBER_BYTES, LayerKey, Statistic
 from stitchgrid.statistics.rows import Geometry, NumberedSpace, RowSpace
 
-Side = Literal["source", "target"]
-NO_AXES: frozenset[Side] = frozenset()
-BLOCK = (
-    128  # features that are multiplied at a time with those before them, where half of all products are mirror images
-)
+SideName = Literal["source", "target"]
+NO_AXES: frozenset[SideName] = frozenset()
+# Features that are multiplied at a time with those before them, where half of all products are mirror images.
+BLOCK = 128
 READING = 2.0  # operations in float64 on each number of a row that is read
 RESAMPLING = 16.0  # and on each that is resampled to other rows: interpolation reads four, and its transpose more
 
@@ -54,7 +53,7 @@ class Cross:
     space: RowSpace
     source: Frame
     target: Frame
-    axes: frozenset[Side]  # the sides whose principal axes are computed
+    axes: frozenset[SideName]  # the sides whose principal axes are computed
 
     @property
     def is_laid(self) -> bool:
@@ -286,7 +285,7 @@ class PairsAsked:
     sources: tuple[LayerKey, ...]
     targets: tuple[LayerKey, ...]
     rules: Rules | None  # of a stitcher; None: rows are those of an index
-    axes: frozenset[Side] = NO_AXES  # the sides whose principal axes are asked for
+    axes: frozenset[SideName] = NO_AXES  # the sides whose principal axes are asked for
 
 
 def products_of(geometry: Geometry, asked: Iterable[PairsAsked]) -> Products:
@@ -297,7 +296,7 @@ def products_of(geometry: Geometry, asked: Iterable[PairsAsked]) -> Products:
     """
     sources: dict[int, set[LayerKey]] = {}
     targets: dict[int, set[LayerKey]] = {}
-    spaces: dict[int, tuple[NumberedSpace, frozenset[Side]]] = {}
+    spaces: dict[int, tuple[NumberedSpace, frozenset[SideName]]] = {}
     for some in asked:
         alike_targets = geometry.alike(some.targets)
         for source_layer, source_keys in geometry.alike(some.sources):

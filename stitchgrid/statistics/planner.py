@@ -14,7 +14,7 @@ from stitchgrid.statistics.moments import (
     PairsAsked,
     Products,
     ShuffledMoments,
-    Side,
+    SideName,
     products_of,
 )
 from stitchgrid.statistics.needs import CellGrid
@@ -84,7 +84,7 @@ def _pairs(asked: CellGrid, *, is_fit: bool) -> PairsAsked:
     """Return the layer pairs of some cells, and the sides for which the kind asks for axes of these moments."""
     needs = asked.needs
     kind = needs.closed if is_fit else needs.kind
-    axes: frozenset[Side] = NO_AXES if kind is None or (needs.is_stitcher and not is_fit) else kind.axes_of
+    axes: frozenset[SideName] = NO_AXES if kind is None or (needs.is_stitcher and not is_fit) else kind.axes_of
     return PairsAsked(sources=asked.sources, targets=asked.targets, rules=needs.rules, axes=axes)
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import EXTRACTS, SNAPSHOT_DATA, DataName, content_digest
-from stitchgrid.store.parts import parquet_bytes, read_rows, readable_files
+from stitchgrid.store.parts import parquet_bytes, readable_files, rows_of_file
 from stitchgrid.store.schemas import IDS, lost_columns
 from stitchgrid.store.table_checks import most_bytes, read_footer, read_table
 from stitchgrid.store.tiers import Tier
@@ -84,7 +84,7 @@ class DataFiles:
 
     def rows(self, tier: Tier, columns: Sequence[str]) -> pa.Table:
         """Return these columns of the rows of a tier; text columns are dictionaries. Errors as those of `content`."""
-        return self._whole(tier.file, read_rows(self.content(tier.file), columns), columns)
+        return self._whole(tier.file, rows_of_file(self.content(tier.file), columns), columns)
 
     def ids(self, tier: Tier) -> pa.Array:
         """Return the ids of the cells of a tier. Errors as those of `content`."""

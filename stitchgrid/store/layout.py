@@ -41,13 +41,13 @@ PLAN = "plan.json"
 CODE = "code.json"
 REQUESTS = "recompute.json"
 TABLES = ("cells", "models", "layers", "probes")  # the last one only where there are probes
-SUFFIXES = {
+SUFFIXES = {  # kind of artefact -> suffix of its data
     "network": ".safetensors",
     "evaluation": ".json",
     "fingerprint": ".json",
     "probe": ".json",
     "detector": ".safetensors",
-}  # kind of artefact -> suffix of its data
+}
 
 HIGHEST = 999_999_999  # number of a snapshot, a revision or a claim
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")

@@ -70,9 +70,8 @@ def has_no_inodes(root: Path) -> bool:
         found = os.statvfs(root)
     except OSError:
         return False
-    return (
-        found.f_files > 0 and found.f_favail == 0 and found.f_bavail > 0
-    )  # some file systems do not count files: 0 of 0
+    counts_files = found.f_files > 0  # some file systems do not: 0 of 0
+    return counts_files and found.f_favail == 0 and found.f_bavail > 0
 
 
 def squashed(root: Path) -> str | None:

@@ -48,7 +48,7 @@ def part_bytes(table: pa.Table) -> bytes:
     return parquet_bytes(table, compression="snappy")
 
 
-def read_rows(data: bytes, columns: Sequence[str]) -> pa.Table:
+def rows_of_file(data: bytes, columns: Sequence[str]) -> pa.Table:
     """Return these columns of a file of rows, text columns as dictionaries; raises what `read_table` raises."""
     return sound(with_all(read_unchecked(data, PART, columns), columns), PART)
 
@@ -64,9 +64,8 @@ def with_all(table: pa.Table, columns: Sequence[str]) -> pa.Table:
             raise DamagedFileError(f"has no {name} in {num} rows")
     table, usual = with_nulls(table, PART, missing).select(list(columns)), no_rows(columns).schema
     may_be_null = [field.with_nullable(usual.field(field.name).nullable) for field in table.schema]
-    return table.cast(
-        pa.schema(may_be_null, metadata=table.schema.metadata)
-    )  # whether or not the file says that columns may be NULL
+    # Whether or not the file says that columns may be NULL.
+    return table.cast(pa.schema(may_be_null, metadata=table.schema.metadata))
 
 
 def part_table(rows: Sequence[Row]) -> pa.Table:

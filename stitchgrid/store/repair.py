@@ -44,9 +44,7 @@ def set_aside(files: Files, report: Report) -> Repair:
     )
     sound = tuple(one.file for one in report.findings if one.is_sound)
     names.sort(key=lambda name: name != SET_ASIDE)  # if that is a link, nothing can be moved before it is gone
-    listed = {
-        f"{SNAPSHOTS}/{name}" for name in files.names(SNAPSHOTS)
-    }  # without folders that have the name of a manifest
+    listed = {f"{SNAPSHOTS}/{name}" for name in files.names(SNAPSHOTS)}  # files: a folder may have a manifest's name
     manifests = [name for name in names if _is_manifest(name) and name in listed]
     repair = _move_all(files, [name for name in names if name not in manifests])
     is_last = any(number_of(name.rpartition("/")[2]) == HIGHEST for name in manifests)  # which no snapshot can follow

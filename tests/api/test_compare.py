@@ -47,6 +47,11 @@ def values(run):
     return {tuple(row.values())[:-1]: row["value"] for row in rows}
 
 
+def test_a_comparison_says_what_it_computed(tmp_path):
+    found = [compare({"f": net()}, pixels(), matchers=["cka"], store=tmp_path / "grid").summary for _ in range(2)]
+    assert [(one.num_cells, one.num_done, one.num_computed) for one in found] == [(4, 4, 4), (4, 4, 0)]
+
+
 # The user's own modules
 
 

@@ -460,6 +460,14 @@ def test_layers_fold_into_stages_where_a_page_would_hold_too_many_cells(store, t
     assert page.values(page.choice("direct", "residual")).tolist() == expected
 
 
+def test_the_last_layer_of_each_network_is_shown_however_many_cells_that_makes(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("stitchgrid.atlas.reading.MOST_CELLS", 1)
+    page, _ = write_page(store, tmp_path / "atlas.html")
+    sweep = page.sweeps[SWEEP]
+    assert sweep["fold"] == {"num_layers": len(LAYERS), "num_cells": 216, "most_cells": 1}
+    assert [[one["name"] for one in network["layers"]] for network in sweep["networks"]] == [[LAYERS[-1]]] * 2
+
+
 def test_every_layer_is_shown_where_a_page_can_hold_the_cells(page):
     assert page.sweeps[SWEEP]["fold"] is None
 

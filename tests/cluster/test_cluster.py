@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from helpers_cluster import FakeWorker, broken_factory, halve, make_unit
+from helpers_cluster import FakeWorker, broken_factory, halve, make_unit, python_path
 
 import stitchgrid
 from stitchgrid.cluster import call_remotely, cluster_resources, connection, open_executor
@@ -31,9 +31,7 @@ from stitchgrid.errors import (
 )
 from stitchgrid.scheduler import DeadlineRule
 
-TESTS = Path(__file__).parents[1] / "helpers"
-PLACES = (TESTS, Path(__file__).parent, Path(__file__).parents[2])  # of what actors import
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PLACES))}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": python_path(__file__)}
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +255,13 @@ def test_an_exit_within_a_unit_does_not_end_this_process():
     with open_executor("none", factory=FakeWorker) as executor:
         outcome = executor.run([make_unit("a", "exit"), make_unit("b")], "context")
     assert [failure.reason for failure in outcome.failed] == ["SystemExit: 3"]
+
+
+def test_an_error_whose_message_cannot_be_had_costs_its_unit_alone():
+    with open_executor("none", factory=FakeWorker) as executor:
+        outcome = executor.run([make_unit("a", "choke"), make_unit("b")], "context")
+    assert [failure.reason for failure in outcome.failed] == ["SpeechlessError"]
+    assert len(outcome.finished) == 1
 
 
 def test_a_device_that_is_lost_in_process_ends_the_run_and_says_how_to_go_on():

@@ -8,7 +8,7 @@ import torch
 from helpers_images import CLASSES, pack, pixels_of, spec_of, whole_digest, write_folder
 from PIL import Image
 
-from stitchgrid.datasets import Split, open_images
+from stitchgrid.datasets import Images, Split, open_images
 from stitchgrid.datasets.decoding import to_rgb
 from stitchgrid.datasets.device_images import ResidentImages, near
 from stitchgrid.datasets.sources import permutation
@@ -238,6 +238,21 @@ def test_images_lie_on_a_gpu_when_they_take_a_quarter_of_its_free_memory_at_most
     assert isinstance(found, ResidentImages) == is_near
     assert is_near or found is images
     assert torch.equal(found.eval.batch(torch.arange(4)), images.eval.batch(torch.arange(4)))
+
+
+@pytest.mark.parametrize(("spare", "is_near"), [(0, True), (-1, False)])
+def test_floating_point_images_take_four_bytes_a_number_on_a_gpu(monkeypatch, spare, is_near):
+    split = Split(
+        np.zeros(4 * 2 * 5 * 6 * 7, np.uint8),
+        np.arange(7) * 4 * 2 * 5 * 6,
+        np.full((7, 2), (5, 6)),
+        np.zeros(7, np.int64),
+        channels=2,
+    )
+    images = Images(fit=split, eval=split, class_names=(), num_bad=0, num_fit_listed=7)
+    found = near(images, a_gpu_with(4 * 2 * split.num_bytes + spare, monkeypatch))
+    assert split.num_bytes == split.batch(0, 7).nbytes
+    assert isinstance(found, ResidentImages) == is_near
 
 
 def test_workers_that_share_a_gpu_share_the_room_for_images(root, cache, monkeypatch):

@@ -101,6 +101,15 @@ def test_a_forward_that_fails_on_real_images_is_one_line_among_all_problems(tmp_
     assert "too bright" in lines[0]
 
 
+@pytest.mark.parametrize(("name", "said"), [("leaves", "SystemExit: too grey for me"), ("speechless", "(Error)")])
+def test_however_a_forward_fails_on_real_images_it_is_one_line(tmp_path, name, said):
+    job(tmp_path, name)
+    result = launch(tmp_path)
+    assert (result.exit_code, "Traceback" in result.output) == (2, False)
+    assert f"model '{name}': it fails on the first evaluation images" in result.stderr
+    assert said in result.stderr
+
+
 def test_heads_are_measured_by_what_fits_them(tmp_path):
     job(tmp_path, "plain", "softmax")
     assert launch(tmp_path).exit_code == 0

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers_cluster import SpeechlessError
 from helpers_engine import (
     MEAN,
     ConvStage,
@@ -30,6 +31,7 @@ from stitchgrid.engine import fit, shard
 from stitchgrid.engine.ledger import MAX_ERROR_CHARACTERS, Ledger
 from stitchgrid.engine.stitched import TailEvaluation
 from stitchgrid.engine.workspace import Workspace
+from stitchgrid.matchers.metrics import OOD_METRICS
 from stitchgrid.matchers.registry import kind_of
 from stitchgrid.matchers.stitchers.direct import Direct
 from stitchgrid.moments import PairMoments
@@ -124,6 +126,28 @@ def test_a_tail_that_cannot_be_run_costs_the_stitches_that_end_in_it_alone(zoo, 
     }
     assert failed.keys() == ending
     assert_others_are_sound(rows, sound, failed)
+
+
+def test_a_tail_that_cannot_be_run_costs_no_distances_of_maps_that_need_no_tail(zoo, monkeypatch):
+    distances, samples = OOD_METRICS["mahalanobis"], 60  # maps of as many images share a Gaussian
+    plain = matcher("direct", samples=samples, metrics=("residual", *distances))
+    how = {"adapter": "bottleneck", "metrics": ("accuracy", *distances)}
+    asked = make_sweep(
+        zoo, [("conv", "view")], [plain, matcher("task_loss", samples=samples, epochs=1, lr=1e-2, **how)]
+    )
+    wanted = values(run(zoo, asked))
+
+    def fail(self, batch):
+        raise RuntimeError("broken tail")
+
+    monkeypatch.setattr(TailEvaluation, "take", fail)
+    rows = run(zoo, asked)
+    failed = failures(rows)
+    assert set(failed.values()) == {"RuntimeError: broken tail"}
+    assert failed.keys() == {cell_id for cell_id, cell in every_cell(asked).items() if cell.matcher == 1}
+    came = {key: value for key, value in values(rows).items() if key[0] not in failed}
+    assert came.keys() == {key for key in wanted if key[0] not in failed}
+    assert_close(came, wanted)
 
 
 class NoGradientStage(nn.Module):
@@ -274,7 +298,7 @@ def test_what_breaks_a_whole_phase_fails_every_cell_once(zoo, sweep, monkeypatch
     assert failures(rows) == dict.fromkeys(every_cell(sweep), "OSError: disk gone")
 
 
-def test_an_endless_message_is_cut(zoo, sweep):
+def test_an_endless_message_is_cut_and_one_that_cannot_be_had_is_left_out(zoo, sweep):
     cells = list(every_cell(sweep).values())
     ledger = Ledger(workspace(zoo, sweep), cells, shard="unit", generations={})
     with ledger.failing(cells[:1]):
@@ -284,6 +308,9 @@ def test_an_endless_message_is_cut(zoo, sweep):
         raise KeyError("later")
     assert ledger[cells[0]].error.startswith("ValueError: xxx")  # the first error is the cause
     assert ledger.sound(cells) == cells[1:]
+    with ledger.failing(cells[1:2]):
+        raise SpeechlessError
+    assert ledger[cells[1]].error == "SpeechlessError"
 
 
 @pytest.mark.parametrize("batch_size", [7, 32, 90])

@@ -267,6 +267,24 @@ def test_what_less_at_a_time_cannot_help_is_raised(zoo, worker, monkeypatch, err
     assert tries == 2 * [32, 16, 8, 4, 2, 1][:num_tries]  # the next shard starts anew
 
 
+def test_what_was_learnt_about_memory_outlives_an_error_that_has_another_cause(zoo, worker, monkeypatch):
+    sweep = make_sweep(zoo, PAIRS[:1], CLOSED[:1])
+    tries: list[int] = []
+    errors = iter([MemoryError(), ValueError("no memory's fault")])
+
+    def fail_twice(shard: Shard, work: Workspace) -> list[Row]:
+        tries.append(work.halvings)
+        if (error := next(errors, None)) is not None:
+            raise error
+        return run_shard(shard, work)
+
+    monkeypatch.setattr(worker_module, "run_shard", fail_twice)
+    with pytest.raises(ValueError, match="no memory's fault"):
+        worker.rows(whole_shard(sweep), workspace(zoo, sweep))
+    worker.rows(whole_shard(sweep), workspace(zoo, sweep))
+    assert tries == [0, 1, 1]
+
+
 @pytest.mark.parametrize("halvings", [1, 3, 9])
 def test_training_in_micro_batches_gives_the_map_of_whole_batches(zoo, halvings):
     sweep = make_sweep(zoo, PAIRS[:1], [TRAINED])

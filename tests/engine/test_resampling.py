@@ -51,13 +51,6 @@ def test_means_stay_means_exactly_where_it_says_so():
         assert stays == one.keeps_means
 
 
-def test_only_more_rows_are_an_enlargement():
-    small, large = LAYOUTS[1], LAYOUTS[3]
-    assert Resampling(small, large, Rules(), device=CPU).enlarges
-    assert not Resampling(large, small, Rules(), device=CPU).enlarges
-    assert not Resampling(small, small, Rules(), device=CPU).enlarges
-
-
 def test_kernels_take_over_where_they_are_cheaper():
     near, small = Layout(num_prefix=1, grid=(28, 28)), Layout(num_prefix=0, grid=(4, 4))
     large = Layout(num_prefix=0, grid=(30, 30))

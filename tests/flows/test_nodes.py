@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers_cluster import FakeWorker, halve, make_unit
+from helpers_cluster import ROOT, FakeWorker, halve, make_unit, python_path
 
 from stitchgrid.cluster import open_executor
 from stitchgrid.cluster.connection import Settings
@@ -21,10 +21,8 @@ from stitchgrid.errors import ClusterError
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-TESTS = Path(__file__).parents[1] / "helpers"
-PLACES = (TESTS, Path(__file__).parent, Path(__file__).parents[2])  # of what actors import
 ENVIRONMENT = {
-    "PYTHONPATH": os.pathsep.join(map(str, PLACES)),  # actors import the fake worker
+    "PYTHONPATH": python_path(__file__),  # actors import the fake worker
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "secret" * 8,
     # Ray takes 64 s to miss a frozen node; 4 s are enough for tests.
@@ -321,7 +319,7 @@ class RayStart:
         raise AssertionError(said)
 
     def launch(self, store, *options):
-        job = PLACES[2] / "jobs" / "quickstart.toml"
+        job = ROOT / "jobs" / "quickstart.toml"
         command = [sys.executable, "-m", "stitchgrid.cli", "launch", str(job), "--store", str(store)]
         return subprocess.run(
             [*command, "--address", self.address, *options],

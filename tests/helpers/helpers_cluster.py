@@ -11,6 +11,13 @@ from typing import ClassVar
 from stitchgrid.errors import StoreError
 from stitchgrid.records import Block, Shard, UnitReport
 
+ROOT = Path(__file__).parents[2]
+
+
+def python_path(test: str) -> str:
+    """Return the PYTHONPATH with which actors import what the tests of a file hand them."""
+    return os.pathsep.join(map(str, (Path(__file__).parent, Path(test).parent, ROOT)))
+
 
 def make_unit(name, do="finish", *, flops=1.0, num_cells=1, networks=(0, 1)):
     """Return a unit whose id says what its worker is to do."""
@@ -33,6 +40,13 @@ def halve(unit):
         )
         for part in parts
     )
+
+
+class SpeechlessError(Exception):
+    """A user's own error whose message cannot be had."""
+
+    def __str__(self):
+        raise RuntimeError("no words")
 
 
 @dataclass
@@ -64,6 +78,8 @@ class FakeWorker:
                 print(os.getpid(), file=notes)
         if do == "raise":
             raise ValueError(f"{unit.unit_id} went wrong")
+        if do == "choke":
+            raise SpeechlessError
         if do == "exhaust":
             raise MemoryError("no room")
         if do == "unwritable":

@@ -43,6 +43,33 @@ class Fails(Plain):
         return super().forward(x)
 
 
+def is_grey(x: Tensor) -> bool:
+    """Return whether images are grey, as digits are, and noise and zeros are not."""
+    return bool(x.any()) and bool((x[:, 0] == x[:, 1]).all())
+
+
+class Leaves(Plain):
+    """Ends the process at grey images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_grey(x):
+            raise SystemExit("too grey for me")
+        return super().forward(x)
+
+
+class Speechless(Plain):
+    """Refuses grey images, without a word."""
+
+    class Error(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_grey(x):
+            raise self.Error
+        return super().forward(x)
+
+
 class Softmax(Plain):
     """Ends in probabilities."""
 
@@ -71,6 +98,14 @@ def squeezes() -> nn.Module:
 
 def fails() -> nn.Module:
     return Fails()
+
+
+def leaves() -> nn.Module:
+    return Leaves()
+
+
+def speechless() -> nn.Module:
+    return Speechless()
 
 
 def softmax() -> nn.Module:

@@ -185,6 +185,19 @@ def test_variables_are_expanded_in_the_file_of_a_checkpoint(monkeypatch):
     assert spec.weights == "/runs/a.pt"
 
 
+def test_variables_and_homes_are_expanded_wherever_a_job_has_a_path(monkeypatch):
+    monkeypatch.setenv("RUNS", "/runs")
+    monkeypatch.setenv("HOME", "/home/me")
+    adapted = {**VIT, "weights": {"file": "pretrained", "adapter": "~/lora"}}
+    [spec] = parse(models=[adapted]).network_specs()
+    assert spec.weights_adapter == "/home/me/lora"
+    listed = parse(data={"dataset": "list", "root": "${RUNS}/l.csv", "folder": "${RUNS}/images"}).data_spec()
+    assert (listed.root, listed.folder) == ("/runs/l.csv", "/runs/images")
+    own = parse(data={"dataset": "${RUNS}/mine.py:make", "outliers": {"dataset": "~/others.py:make"}})
+    assert own.data_spec().dataset == "/runs/mine.py:make"
+    assert own.data.outliers.dataset == "/home/me/others.py:make"
+
+
 def test_a_job_that_version_0_1_0_stored_is_read():
     stored = {
         "base": "/jobs", "name": "small", "seed": 0, "data": {"dataset": "digits", "fit": {"split": "train"}, "eval":

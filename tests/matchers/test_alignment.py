@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from stitchgrid.engine.stitched import stitch_rows
-from stitchgrid.matchers.alignment import install, lay, pooled, rows_of
+from stitchgrid.matchers.alignment import install, pooled, resize_rows, rows_of
 from stitchgrid.matchers.layouts import (
     DEFAULT_RULES,
+    Layout,
     alignment_name,
     index_shaping,
     is_subsampled,
@@ -34,6 +35,11 @@ def layer(
     return Layer(
         name="x", node="x", depth=0.5, kind=kind, axes=axes, shape=shape, flops=1.0, num_prefix=num_prefix, grid=grid
     )
+
+
+def lay(a: Tensor, source: Layer, target: Layout, rules: Rules = DEFAULT_RULES) -> Tensor:
+    """Return activations of a layer as rows in another layout: (N, target.num_rows, D)."""
+    return resize_rows(rows_of(a, source), layout_of(source), target, rules)
 
 
 LAYERS = {

@@ -73,6 +73,15 @@ def test_a_model_that_is_asked_for_again_is_trained_again_and_a_matcher_leaves_i
     assert "nothing to compute" in run("resume", "s", "--store", grid, "--address", "none").stdout
 
 
+def test_one_network_of_two_names_is_made_for_the_name_that_is_asked_for_again(tmp_path):
+    head, model = TRAINED_JOB.split("[[matchers]]")[0].split("[[models]]")
+    both = f"{head}[[models]]{model}[[models]]{model.replace('net', 'other', 1)}"
+    job = job_file(tmp_path, both + TRAINED_JOB[TRAINED_JOB.index("[[matchers]]") :])
+    said = run("launch", job, "--store", tmp_path / "grid", "--address", "none", "--recompute", "net").stdout
+    assert "16 of 16 cells are there" in said
+    assert manifest_of_network(tmp_path / "grid")["generation"] > 0
+
+
 def test_a_training_that_ends_in_other_weights_makes_the_next_revision_with_other_cells(trained, monkeypatch):
     job, grid = trained
     first, before = values(grid), manifest_of_network(grid)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from stitchgrid.catalog import VIEWS, Catalog
 from stitchgrid.cli import cli
 from stitchgrid.errors import StoreError
-from stitchgrid.rows import shortened
+from stitchgrid.rows import without_middle
 from stitchgrid.store import Store, compact, data_files, materialized_views, row_reader, table_checks
 from stitchgrid.store import parts as parts_module
 from stitchgrid.store.compact import Compaction
@@ -427,8 +427,8 @@ def test_a_file_of_more_rows_than_a_part_has_is_damage(tmp_path, monkeypatch):
 
 
 def test_a_very_long_error_is_kept_without_its_middle():
-    told = shortened("a" * 30_000 + "end")
+    told = without_middle("a" * 30_000 + "end")
     assert len(told) < 20_100
     assert told.endswith("end")
     assert "characters left out" in told
-    assert shortened("short") == "short"
+    assert without_middle("short") == "short"

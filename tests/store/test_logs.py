@@ -115,6 +115,18 @@ def test_workers_and_what_happened_are_told_for_the_heartbeat(store):
         assert told["happened"] == {"worker_died": 1, "retried": 1}
 
 
+@pytest.mark.parametrize("kind", ["failed", "retried", "bisected", "quarantined"])
+def test_a_unit_that_a_living_worker_gave_back_is_not_told_as_running(store, kind):
+    unit = TrainNetwork(unit_id="t", spec=None, data=None)
+    with Display().stage("computing", 1, "cells") as stage:
+        watch = StageProgress(store, "s", "launch", stage, num_done=0)
+        watch.on_event(Progress(kind="worker_ready", worker="a"))
+        watch.on_event(Progress(kind="submitted", worker="a", unit=unit))
+        watch.on_event(Progress(kind=kind, unit=unit, detail="out of memory"))
+        told = watch.tell()
+    assert ([one["state"] for one in told["workers"]], told["running"]) == (["ready"], [])
+
+
 def ask(store, *arguments):
     return CliRunner().invoke(cli, ["logs", *arguments, "--store", store.uri])
 

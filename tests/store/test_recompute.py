@@ -1,6 +1,7 @@
 """Cells that are asked for again: their new values are what every reader shows, once, wherever a launch is stopped."""
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +154,16 @@ def computed(tmp_path_factory):
     shutil.copytree(folder / "right", folder / "wrong")
     as_wrong(folder / "wrong")
     return folder / "right", folder / "wrong", job
+
+
+@pytest.mark.parametrize("command", [("plan",), ("launch", "--dry-run")])
+def test_the_command_that_computes_again_can_be_pasted_and_edits_the_job_in_the_same_way(computed, tmp_path, command):
+    _, wrong, job = computed
+    renamed = shutil.copy(job, tmp_path / "a job.toml")
+    said = run(*command, renamed, "--store", wrong, "--set", "numerics.batch_size=8").stdout
+    [line] = [line for line in said.splitlines() if "to compute them again: " in line]
+    words = ["stitchgrid", "launch", str(renamed), "--set", "numerics.batch_size=8", "--store", str(wrong)]
+    assert shlex.split(line.partition(": ")[2]) == [*words, "--recompute", "all"]
 
 
 def test_a_correction_is_computed_and_shown_and_the_old_rows_go_with_gc(computed, tmp_path):

@@ -12,16 +12,16 @@ VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def expand_variables(table: dict[str, Any], problems: Problems) -> None:
-    """Replace ${VAR}, and a leading ~, in the paths of images, weights and architectures; note what is not set."""
+    """Replace ${VAR}, and a leading ~, in all keys that may be paths; note variables that are not set."""
     data = table.get("data")
-    places = [("data", data, "root")]
+    places = [("data", data, key) for key in ("dataset", "root", "folder")]
     if isinstance(data, dict):
-        places.append(("data.outliers", data.get("outliers"), "root"))
+        places += [("data.outliers", data.get("outliers"), key) for key in ("dataset", "root")]
     models = table.get("models")
     for position, model in enumerate(models if isinstance(models, list) else []):
         places += [(f"models[{position}]", model, key) for key in ("weights", "features", "architecture")]
         if isinstance(model, dict):
-            places.append((f"models[{position}].weights", model.get("weights"), "file"))
+            places += [(f"models[{position}].weights", model.get("weights"), key) for key in ("file", "adapter")]
     for where, item, key in places:
         if isinstance(item, dict) and isinstance(text := item.get(key), str):
             for name in sorted(set(VARIABLE.findall(text)) - os.environ.keys()):

@@ -77,6 +77,14 @@ def test_what_a_run_tells_is_counted_and_told_on(kinds):
     assert len(told) == 12
 
 
+@pytest.mark.parametrize("kind", ["failed", "retried", "bisected", "quarantined"])
+def test_a_worker_that_gave_its_unit_back_is_not_busy(kinds, kind):
+    observe, unit = Metrics(kinds).observing(lambda _: None, sweep="depths"), make_unit("a")
+    observe(Progress(kind="submitted", worker="1", unit=unit))
+    observe(Progress(kind=kind, unit=unit))
+    assert kinds.made["workers_busy"].total == 0
+
+
 def test_metrics_that_fail_cost_nothing(kinds):
     told = []
     metrics = Metrics(kinds)
