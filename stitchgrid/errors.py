@@ -17,7 +17,8 @@ MEMORY_ERRORS = (
     "calling `cublasCreate",
     "calling `cusolverDnCreate",
 )
-DEVICE_ERRORS = ("CUDA error", "HIP error", "CUDNN_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_EXECUTION_FAILED")
+#: Parts of the errors after which a process can no longer use its device.
+LOST_DEVICE_ERRORS = ("CUDA error", "HIP error", "CUDNN_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_EXECUTION_FAILED")
 #: Parts of those of CUDA and HIP that mean that the device is faulty, whatever was computed on it.
 HARDWARE_ERRORS = ("uncorrectable ECC error", "uncorrectable NVLink error")
 
@@ -153,7 +154,7 @@ def is_out_of_memory(problem: BaseException) -> bool:
     while link is not None:
         if _says_memory(link):
             return True
-        link = link.__cause__
+        link = link.__cause__  # not __context__: lack of memory that was dealt with is no reason of what came later
     return False
 
 
@@ -177,7 +178,7 @@ def breaks_worker(problem: BaseException) -> bool:
     link: BaseException | None = problem
     while link is not None:
         by_name = any(kind.__name__ == "AcceleratorError" for kind in type(link).__mro__)
-        if (by_name or any(words in message_of(link) for words in DEVICE_ERRORS)) and not _says_memory(link):
+        if (by_name or any(words in message_of(link) for words in LOST_DEVICE_ERRORS)) and not _says_memory(link):
             return True
         link = link.__cause__ or link.__context__
     return False
@@ -193,7 +194,7 @@ def is_hardware_fault(problem: BaseException) -> bool:
     """
     link: BaseException | None = problem
     while link is not None:
-        if any(words in _message(link) for words in HARDWARE_ERRORS):
+        if any(words in message_of(link) for words in HARDWARE_ERRORS):
             return True
         link = link.__cause__ or link.__context__
     return False
