@@ -267,13 +267,13 @@ def change_after_planning(own, monkeypatch):
     plain = Launch._measure
 
     def change(*names):
-        def measure(self, resolution):
+        def measure(self, *arguments):
             if "gone" in names:
                 (own / "gone.py").unlink(missing_ok=True)
             if "changed" in names:
                 (own / "changed.py").write_text(NET)
                 (own / "helper_of_changed.py").unlink(missing_ok=True)
-            return plain(self, resolution)
+            return plain(self, *arguments)
 
         monkeypatch.setattr(Launch, "_measure", measure)
 
