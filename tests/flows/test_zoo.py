@@ -10,7 +10,7 @@ from stitchgrid.cli import cli
 from stitchgrid.store import Store
 
 JOB = Path(__file__).parents[2] / "jobs" / "zoo_smoke.toml"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * 3600)]  # its launch takes an hour of two cores
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 NUM_NETWORKS, NUM_LAYERS, NUM_MATCHERS = 14, 3, 5
 
 
