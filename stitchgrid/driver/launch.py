@@ -33,11 +33,12 @@ from stitchgrid.matchers.registry import MATCHERS, stored_metrics_of
 from stitchgrid.models.held import holding_cuts, let_go
 from stitchgrid.models.user_code import staged
 from stitchgrid.planning import Plan, make_plan
+from stitchgrid.printable import first_few
 from stitchgrid.profiling.assumed_speed import KEY, planned_speed, speed_there
 from stitchgrid.records import Unit
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.rows import lost_rows
-from stitchgrid.store import LeaseError, Store
+from stitchgrid.store import Damage, LeaseError, Store
 
 U = TypeVar("U", bound=Unit)
 
@@ -64,6 +65,7 @@ class Launch:
         self._code: dict[str, Any] = {}  # the users' own code, as the store notes it
         self._shutdown = Shutdown(where.drain_seconds, display.say)
         self._again = Recomputation()
+        self._left_out: tuple[Damage, ...] = ()  # files of the store that cannot be trusted
 
     def run(
         self,
@@ -160,6 +162,7 @@ class Launch:
         resolution = resolve(self.job, images, self.store, cache=self.cache, update=update, anew=anew)
         speed = planned_speed(self.store, self.job.name, update=update) or self._speed
         done = self.store.outcomes()
+        self._left_out = done.damaged
         plan = make_plan(resolution.sweep, done, retry_failed=retry_failed, again=again(resolution.sweep), speed=speed)
         check_same_cells(self.store, resolution.sweep, plan.shards, update=update or self._again.may_change(self.job))
         return resolution, plan
@@ -217,6 +220,11 @@ class Launch:
             self.display.say(notice)
         if resolution.num_bad_images:
             self.display.say(f"{resolution.num_bad_images} unreadable images were skipped")
+        if self._left_out:
+            self.display.say(
+                f"Warning: left out of the store: {first_few([str(one) for one in self._left_out], 3)}. Cells that are "
+                "missing now are computed again; 'stitchgrid check' says more."
+            )
 
     def _revision(self) -> int:
         """Return the number of the sweep's latest revision if it has this very job, else of a new revision with it."""

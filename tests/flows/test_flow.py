@@ -97,6 +97,19 @@ def test_resume_recomputes_only_what_is_missing_and_gets_the_same_values(here):
     assert len(sorted((folder / "grid" / "parts").rglob("*.parquet"))) == len(parts)
 
 
+def test_a_launch_says_which_files_it_does_not_trust_and_computes_what_they_held(here, tmp_path):
+    folder, _, _ = here
+    shutil.copytree(folder / "grid", tmp_path / "grid")
+    where = folder / "tiny.toml", "--store", tmp_path / "grid"
+    sound = values(tmp_path / "grid")
+    bad = Store.open(tmp_path / "grid").part_paths()[0]
+    bad.write_bytes(b"")
+    again = run("launch", *where, "--address", "none")
+    assert f"Warning: left out of the store: {bad.relative_to(tmp_path / 'grid')}: " in again.stderr
+    assert "computed again; 'stitchgrid check' says more" in again.stderr
+    assert values(tmp_path / "grid").keys() == sound.keys()
+
+
 def test_every_layer_stitched_to_itself_by_least_squares_is_itself(here):
     folder, _, _ = here
     with Catalog(Store.open(folder / "grid")) as catalog:
