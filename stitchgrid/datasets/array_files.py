@@ -280,11 +280,12 @@ def _as_array(tensor: Any, path: Path, name: str) -> Array:
             f"{' without values' if tensor.is_meta else ''}."
         )
     try:
-        return np.asarray(tensor.detach().numpy())
-    except TypeError:  # bfloat16 and smaller ones
-        return np.asarray(tensor.detach().float().numpy())
-    except ValueError as problem:
-        raise InputError(f"{path}, {name}: no array has the shape of this tensor ({problem}).") from problem
+        try:
+            return np.asarray(tensor.detach().numpy())
+        except TypeError:  # bfloat16 and smaller ones
+            return np.asarray(tensor.detach().float().numpy())
+    except (ValueError, NotImplementedError) as problem:
+        raise InputError(f"{path}, {name}: no array has the shape or type of this tensor ({problem}).") from problem
 
 
 def _checked(path: Path, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> tuple[tuple[int, ...], str]:

@@ -4,19 +4,20 @@
 hashes every key of the file.
 """
 
+import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from stitchgrid.datasets.pickle_walk import PickleWalk, RefusedPickleError
-from stitchgrid.datasets.torch_files import check_directory
+from stitchgrid.datasets.pickle_values import RefusedPickleError
+from stitchgrid.datasets.pickle_walk import PickleWalk, StoppedPickleError
+from stitchgrid.datasets.torch_files import are_ambiguous, check_directory
 from stitchgrid.errors import InputError
 from stitchgrid.records import DEFAULT_LIMITS, Limits
 
-_NUM_PICKLES = (
-    5  # in a row, in files of torch before 1.6: a number, a version, the system, the content, keys of storages
-)
+_NUM_HEADS = 3  # pickles before the content in files of torch before 1.6: a number, a version, the system
 
 
 def check_pickles(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -29,12 +30,14 @@ def check_pickles(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
     """
     walk = PickleWalk(limits.tensors)
     try:
-        for number, file in enumerate(_pickles(path), start=1):
-            found = walk.follow(file)
-            if number == _NUM_PICKLES and isinstance(found, list | tuple):
-                walk.check_keys(found)
-                if lost := walk.stored.difference(map(str, found)):
-                    raise RefusedPickleError(f"has {len(lost)} tensors without their numbers")
+        with path.open("rb") as file:
+            is_archive = file.read(2) == b"PK"
+            file.seek(0)
+            if is_archive:
+                check_directory(path)
+                _check_archive(walk, file)
+            else:
+                _check_stream(walk, file, path.stat().st_size)
     except RefusedPickleError as problem:
         raise InputError(
             f"{path} {problem}, so that it is not read; save the model's state_dict() with torch.save, or as "
@@ -42,18 +45,51 @@ def check_pickles(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         ) from problem
 
 
-def _pickles(path: Path) -> Iterator[IO[bytes]]:
-    """Yield an open file at the start of each of its pickles; the caller reads each pickle to its end."""
-    with path.open("rb") as file:
-        is_archive = file.read(2) == b"PK"
-        file.seek(0)
-        if not is_archive:
-            for _ in range(_NUM_PICKLES):
-                yield file
-            return
-        check_directory(path)
-        with zipfile.ZipFile(file) as archive:
-            for member in archive.infolist():
-                if member.filename.lower().endswith(".pkl"):  # torch does not tell small letters from capitals
-                    with archive.open(member) as inner:
-                        yield inner
+def _check_archive(walk: PickleWalk, file: IO[bytes]) -> None:
+    """Check each pickle, and that each of its storages is a member of the archive, with all its bytes."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if are_ambiguous(members):
+            raise RefusedPickleError("has two members of one name, or a member in two places")
+        sizes = {member.orig_filename: member.file_size for member in members}
+        for member in members:
+            if not member.orig_filename.lower().endswith(".pkl"):
+                continue
+            if not member.CRC:  # torch.save was told to compute none; None is not compared
+                member.CRC = None  # type: ignore[assignment]
+            with archive.open(member) as inner, suppress(StoppedPickleError):
+                walk.follow(inner)
+            folder = member.orig_filename[: -len(".pkl")]
+            held = {key: sizes[name] for key in walk.calls.stored if (name := f"{folder}/{key}") in sizes}
+            _check_held(walk.calls.stored, held)
+
+
+def _check_stream(walk: PickleWalk, file: IO[bytes], num_bytes: int) -> None:
+    """Check the pickles of a file of torch before 1.6, and that they list all storages of the content."""
+    with suppress(
+        tarfile.HeaderError
+    ):  # torch looks for a tar first, whose headers take Python before 3.11.10 for ever
+        tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+        raise RefusedPickleError("is a tar archive")
+    file.seek(0)
+    is_whole = False
+    with suppress(StoppedPickleError):
+        for _ in range(_NUM_HEADS + 1):
+            walk.follow(file)
+        is_whole = True
+    stored = walk.calls.stored
+    if (num_stored := sum(stored.values())) > num_bytes:
+        raise RefusedPickleError(f"has {num_bytes:,} bytes, and tensors of {num_stored:,}")
+    with suppress(StoppedPickleError):
+        found = walk.follow(file) if is_whole else []
+        if not isinstance(found, list | tuple) or not all(isinstance(key, str) for key in found):
+            raise RefusedPickleError("has no list of its tensors")
+        if is_whole:
+            _check_held(stored, {key: stored[key] for key in found if key in stored})
+
+
+def _check_held(stored: Mapping[str, int], held: Mapping[str, int]) -> None:
+    if lost := stored.keys() - held.keys():
+        raise RefusedPickleError(f"has {len(lost)} tensors without their numbers")
+    if some := [key for key, num_bytes in stored.items() if held[key] != num_bytes]:
+        raise RefusedPickleError(f"has {held[some[0]]:,} bytes of a tensor of {stored[some[0]]:,}")

@@ -182,7 +182,7 @@ def _head(path: Path) -> bytes:
 
 def _damaged(path: Path, problem: Exception) -> InputError:
     cause = str(problem).strip().split(". ")[0].splitlines()[:1]
-    what = ": ".join([type(problem).__name__, *cause])
+    what = ": ".join([type(problem).__name__, *cause])[:_NUM_TOLD]
     return InputError(f"{path} ({path.stat().st_size} bytes) is damaged, truncated or no checkpoint ({what}).")
 
 
