@@ -13,6 +13,7 @@ from stitchgrid.datasets.pickle_calls import Calls, ForeignNameError, named
 from stitchgrid.datasets.pickle_values import Dict, ForeignMade, Made, RefusedPickleError
 
 MOST_INSTRUCTIONS = 10_000_000  # of which one may make 100 bytes; a tensor takes about 30
+FREE_INSTRUCTIONS = 1_000_000  # beside one a byte of the file, which may be a packed archive
 LONGEST_NAME = 500  # characters; torch's message about a name that it does not know takes their square
 FREE_COPIES = 10_000  # items and characters
 
@@ -24,8 +25,9 @@ class StoppedPickleError(Exception):
 class PickleWalk:
     """Follows pickles of one file; nothing is hashed, compared or called."""
 
-    def __init__(self, most_tensors: int):
+    def __init__(self, most_tensors: int, num_bytes: int):
         self.calls = Calls(most_tensors)
+        self._num_bytes = num_bytes  # of the file
         self._most_instructions = max(MOST_INSTRUCTIONS, 100 * most_tensors)
         self._num_instructions = 0
 
@@ -45,13 +47,15 @@ class PickleWalk:
         while True:
             try:
                 instruction, argument, position = next(instructions)
-            except MemoryError as problem:
-                raise ValueError("a text is longer than the file") from problem
+            except MemoryError:
+                raise ValueError("a text is longer than the file") from None
             name = instruction.name
             if name == "STOP":
                 return self._stack.pop()
             self._follow(name, argument)
             self._num_instructions += 1
+            if self._num_instructions > FREE_INSTRUCTIONS + self._num_bytes:
+                raise RefusedPickleError(f"has {self._num_bytes:,} bytes, and more than a million values more")
             if self._num_instructions > self._most_instructions:
                 raise RefusedPickleError(
                     f"has more than {self._most_instructions:,} values; if it is sound, raise `tensors` under [limits]"

@@ -28,7 +28,8 @@ def check_pickles(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         Exception: Of zipfile's, if it is an archive that cannot be read; torch may read more of one than zipfile does.
             Of any type, if the instructions of a pickle do not fit each other.
     """
-    walk = PickleWalk(limits.tensors)
+    num_bytes = path.stat().st_size
+    walk = PickleWalk(limits.tensors, num_bytes)
     try:
         with path.open("rb") as file:
             is_archive = file.read(2) == b"PK"
@@ -37,7 +38,7 @@ def check_pickles(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
                 check_directory(path)
                 _check_archive(walk, file)
             else:
-                _check_stream(walk, file, path.stat().st_size)
+                _check_stream(walk, file, num_bytes)
     except RefusedPickleError as problem:
         raise InputError(
             f"{path} {problem}, so that it is not read; save the model's state_dict() with torch.save, or as "

@@ -289,6 +289,15 @@ def test_more_values_than_allowed_are_not_made(tmp_path, monkeypatch):
         load_checkpoint(tmp_path / "w.pt", Limits(tensors=10))
 
 
+def test_a_small_archive_does_not_unpack_to_millions_of_values(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data.pkl", b"\x80\x02](" + b"N" * 1_100_000 + b"e.")
+        archive.writestr("w/version", "3")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it is read"))
+    with pytest.raises(InputError, match=r"has 1,[0-9]{3} bytes, and more than a million values more"):
+        load_checkpoint(tmp_path / "w.pt")
+
+
 def test_indices_are_not_read_again_and_again(tmp_path, monkeypatch):
     monkeypatch.setattr(pickle_calls, "FREE_SCANS", 0)
     monkeypatch.setattr(pickle_calls, "MOST_SCANS", 1)
@@ -307,6 +316,13 @@ def test_a_pickle_that_ends_early_is_said_in_a_few_words(tmp_path, content):
     with pytest.raises(InputError, match="is damaged, truncated or no checkpoint") as caught:
         load_checkpoint(tmp_path / "w.pt")
     assert len(str(caught.value)) < 600
+
+
+def test_a_text_that_is_longer_than_memory_is_damage(tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"\x80\x04\x8d" + (2**62).to_bytes(8, "little") + b"x")
+    for read in (load_checkpoint, open_arrays):
+        with pytest.raises(InputError, match="is damaged"):
+            read(tmp_path / "w.pt")
 
 
 def test_what_own_code_allows_is_made_with_quick_keys(tmp_path):
