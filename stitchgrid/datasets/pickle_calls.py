@@ -18,12 +18,12 @@ from stitchgrid.datasets.pickle_values import (
     Dict,
     Foreign,
     ForeignMade,
-    Layout,
     Made,
     Name,
     Rebuilt,
     RefusedPickleError,
     Storage,
+    TensorLayout,
 )
 
 MOST_SCANS = 16  # numbers that torch reads of indices, values and scales, for each byte of the storages
@@ -45,7 +45,7 @@ class Calls:
         self.num_copied = 0  # items and characters that calls copy
         self._most_tensors = most_tensors
         self._num_made: Counter[str] = Counter()
-        self._num_scanned = 0
+        self._num_scanned = self._num_stored = 0  # numbers, and bytes of storages
         self.begin()
 
     def begin(self) -> None:
@@ -90,6 +90,7 @@ class Calls:
         storage, is_new = self._stored(key, length, item_bytes := ITEM_BYTES[found[1]])
         if is_new:
             self.stored[key] = storage.num_bytes
+            self._num_stored += storage.num_bytes
         for view in views:
             if view is None:
                 continue
@@ -139,7 +140,7 @@ class Calls:
 
     def _scan(self, num_elements: int) -> None:
         self._num_scanned += num_elements
-        if self._num_scanned > FREE_SCANS + MOST_SCANS * sum(self.stored.values()):
+        if self._num_scanned > FREE_SCANS + MOST_SCANS * self._num_stored:
             raise RefusedPickleError("reads the same numbers again and again")
 
     def _stored(self, key: Any, length: Any, item_bytes: int) -> tuple[Storage, bool]:
@@ -155,8 +156,8 @@ class Calls:
     def _plain(self, *_: Any) -> Made:
         return Made()
 
-    def _layout(self, _: Any) -> Layout:
-        return Layout()
+    def _layout(self, _: Any) -> TensorLayout:
+        return TensorLayout()
 
     def _set(self, items: Any) -> Made:
         self._dict(items)

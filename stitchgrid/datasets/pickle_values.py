@@ -50,7 +50,7 @@ class ForeignMade(Made):
     """What a call of the user's code made."""
 
 
-class Layout(Made):
+class TensorLayout(Made):
     """The layout of a tensor."""
 
 
@@ -159,7 +159,7 @@ def is_state(value: Any) -> bool:
 
 def is_layout(value: Any) -> bool:
     """Return whether a value is a layout."""
-    return isinstance(value, Layout)
+    return isinstance(value, TensorLayout)
 
 
 def is_storage(value: Any) -> bool:

@@ -1,15 +1,16 @@
-"""Check the instructions of a pickle before it is loaded.
+"""Load files of torch.save's, after a check of the instructions of their pickles.
 
 `torch.load` runs no code of a checkpoint, but a few bytes of a file can make it allocate any amount of memory, and it
 hashes every key of the file.
 """
 
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from stitchgrid.datasets.pickle_values import RefusedPickleError
 from stitchgrid.datasets.pickle_walk import PickleWalk, StoppedPickleError
@@ -18,6 +19,24 @@ from stitchgrid.errors import InputError
 from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 _NUM_HEADS = 3  # pickles before the content in files of torch before 1.6: a number, a version, the system
+
+
+def load_pickles(path: Path, limits: Limits = DEFAULT_LIMITS) -> Any:
+    """Return what a file of torch.save's holds, on the CPU, after a check of its pickles.
+
+    Raises:
+        InputError: As `check_pickles` does.
+        Exception: Of any type, if it is damaged; a `pickle.UnpicklingError` if it holds more than tensors and values.
+    """
+    import torch
+
+    check_pickles(path, limits)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old storage formats: nothing a user can act on
+            return torch.load(path, map_location="cpu", weights_only=True)
+    finally:  # torch would check the sparse tensors of a file that it could not read when it reads the next one
+        torch._utils._sparse_tensors_to_validate.clear()
 
 
 def check_pickles(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -67,10 +86,7 @@ def _check_archive(walk: PickleWalk, file: IO[bytes]) -> None:
 
 def _check_stream(walk: PickleWalk, file: IO[bytes], num_bytes: int) -> None:
     """Check the pickles of a file of torch before 1.6, and that they list all storages of the content."""
-    with suppress(
-        tarfile.HeaderError
-    ):  # torch looks for a tar first, whose headers take Python before 3.11.10 for ever
-        tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+    if _is_tar(file.read(tarfile.BLOCKSIZE)):  # torch looks for one first; Python before 3.11.10 reads some for ever
         raise RefusedPickleError("is a tar archive")
     file.seek(0)
     is_whole = False
@@ -87,6 +103,14 @@ def _check_stream(walk: PickleWalk, file: IO[bytes], num_bytes: int) -> None:
             raise RefusedPickleError("has no list of its tensors")
         if is_whole:
             _check_held(stored, {key: stored[key] for key in found if key in stored})
+
+
+def _is_tar(head: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _check_held(stored: Mapping[str, int], held: Mapping[str, int]) -> None:

@@ -325,6 +325,17 @@ def test_a_text_that_is_longer_than_memory_is_damage(tmp_path):
             read(tmp_path / "w.pt")
 
 
+def test_a_damaged_file_does_not_make_the_next_one_damaged(tmp_path):
+    indices = tensor(stored().replace(b"Float", b"Int"), (1, 1), (1, 1))
+    unsound = sparse(indices).replace(tensor(), tensor(shape=(1,))).replace(size(9), size(0))
+    write(tmp_path / "w.pt", b"\x80\x02](" + unsound + named("torch.device") + text("none") + b"\x85Re.")
+    torch.save({"w": torch.ones(2)}, tmp_path / "next.pt")
+    for read in (load_checkpoint, open_arrays):
+        with pytest.raises(InputError, match="is damaged"):
+            read(tmp_path / "w.pt")
+        read(tmp_path / "next.pt")
+
+
 def test_what_own_code_allows_is_made_with_quick_keys(tmp_path):
     namespace = named("argparse.Namespace") + b")\x81"
     with torch.serialization.safe_globals([argparse.Namespace]):
