@@ -68,14 +68,17 @@ class Calls:
         if name not in CALLS:
             if arguments or not name.endswith("Tensor"):  # with a number, it makes so much memory
                 raise RefusedPickleError(f"calls {name}, which may take memory that the file does not have")
-            return self._counted(name, Rebuilt())
+            self._count(name)
+            return Rebuilt()
         make, *wanted = CALLS[name]
         if len(arguments) > len(wanted) or not all(
             fits(argument) for fits, argument in zip(wanted, arguments, strict=False)
         ):
             raise RefusedPickleError(f"calls {name} with what torch.save never writes")
         made = make(self, *arguments)
-        return self._counted(name, made) if isinstance(made, Rebuilt) else made
+        if isinstance(made, Rebuilt):
+            self._count(name)
+        return made
 
     def refer(self, reference: Any) -> Storage:
         """Return what stands for a storage; its first reference says how long it is, as for torch.
@@ -100,7 +103,8 @@ class Calls:
             if not (kinds.is_size((start, length)) and (start + length) * item_bytes <= storage.num_bytes):
                 raise RefusedPickleError("has a part of numbers that are not in the file")
             storage, _ = self._stored(key, length, item_bytes)
-        return self._counted("storage", storage)
+        self._count("storage")
+        return storage
 
     def build(self, target: Any, state: Any) -> None:
         """Check what is set of an object after it was made.
@@ -130,13 +134,12 @@ class Calls:
         target.num_elements = max(target.num_elements, made.num_elements)
         target.is_expanded |= made.is_expanded
 
-    def _counted(self, kind: str, made: Any) -> Any:
+    def _count(self, kind: str) -> None:
         self._num_made[kind] += 1
         if self._num_made[kind] > self._most_tensors:
             raise RefusedPickleError(
                 f"makes more than {self._most_tensors:,} tensors; if it is sound, raise `tensors` under [limits]"
             )
-        return made
 
     def _scan(self, num_elements: int) -> None:
         self._num_scanned += num_elements
