@@ -2,7 +2,6 @@
 
 import math
 import pickle
-import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchgrid.datasets.natural_order import natural_order
-from stitchgrid.datasets.pickles import check_pickles
+from stitchgrid.datasets.pickles import load_pickles
 from stitchgrid.datasets.torch_files import check_shapes, is_expanded
 from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.limits import TooMuchError, check_unpacked, raise_by
@@ -236,18 +235,13 @@ class _Torch(ArrayFile):
 
 
 def _load_torch(path: Path, limits: Limits) -> Any:
-    import torch
-
     if path.stat().st_size > limits.checkpoint_bytes:
         raise InputError(f"{path} is larger than {limits.checkpoint_bytes:,} bytes; {raise_by('checkpoint_bytes')}.")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 check_unpacked(path, archive.infolist(), limits, harmless=HARMLESS_BYTES)
-        check_pickles(path, limits)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings of old storage formats, on which a user cannot act
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        found = load_pickles(path, limits)
         check_shapes(path, found, limits, harmless=HARMLESS_BYTES)
         return found
     except TooMuchError as problem:
@@ -280,11 +274,12 @@ def _as_array(tensor: Any, path: Path, name: str) -> Array:
             f"{' without values' if tensor.is_meta else ''}."
         )
     try:
-        return np.asarray(tensor.detach().numpy())
-    except TypeError:  # bfloat16 and smaller ones
-        return np.asarray(tensor.detach().float().numpy())
-    except ValueError as problem:
-        raise InputError(f"{path}, {name}: no array has the shape of this tensor ({problem}).") from problem
+        try:
+            return np.asarray(tensor.detach().numpy())
+        except TypeError:  # bfloat16 and smaller ones
+            return np.asarray(tensor.detach().float().numpy())
+    except (ValueError, NotImplementedError) as problem:
+        raise InputError(f"{path}, {name}: no array has the shape or type of this tensor ({problem}).") from problem
 
 
 def _checked(path: Path, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> tuple[tuple[int, ...], str]:

@@ -1,7 +1,8 @@
 """Checks of torch.save files: of the archive before torch reads it, and of the size of the loaded tensors."""
 
 import struct
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 _END = struct.Struct("<4sHHHHIIH")  # of an archive: sizes and place of its directory, and how long a comment is
 _END_64 = struct.Struct("<4sQHHIIQQQQ")
 _LOCATOR_64 = struct.Struct("<4sIQI")
+_FIELD = struct.Struct("<HH")  # of a member's extra data: kind and length
+_ZIP64 = 1
 
 
 def check_directory(path: Path) -> None:
@@ -49,6 +52,25 @@ def check_directory(path: Path) -> None:
                 "programs may find different members in it; save the model's state_dict() with torch.save, or as "
                 ".safetensors."
             )
+
+
+def are_ambiguous(members: Sequence[zipfile.ZipInfo]) -> bool:
+    """Return whether torch may take a member of an archive for another one than zipfile does.
+
+    torch finds members by name, whatever the case of its letters. Of several fields with large sizes and places, torch
+    takes the first; zipfile may take the second.
+    """
+    names = {member.orig_filename.lower() for member in members}
+    return len(names) < len(members) or any(_num_zip64(member.extra) > 1 for member in members)
+
+
+def _num_zip64(extra: bytes) -> int:
+    found = 0
+    while len(extra) >= _FIELD.size:
+        kind, length = _FIELD.unpack_from(extra)
+        found += kind == _ZIP64
+        extra = extra[_FIELD.size + length :]
+    return found
 
 
 def tensors_in(content: Any) -> Iterator["Tensor"]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import pickle
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from stitchgrid.datasets.pickles import check_pickles
+from stitchgrid.datasets.pickles import load_pickles
 from stitchgrid.datasets.torch_files import check_shapes
 from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.limits import TooMuchError, check_unpacked, raise_by
@@ -131,10 +130,7 @@ def _check_number(path: Path, num_tensors: int, limits: Limits) -> None:
 def _load_torch(path: Path, limits: Limits) -> Any:
     _check_unpacked(path, limits)
     try:
-        check_pickles(path, limits)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old storage formats: nothing a user can act on
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        found = load_pickles(path, limits)
         check_shapes(path, found, limits, harmless=_SMALL)
         return found
     except TooMuchError as problem:
@@ -183,7 +179,7 @@ def _head(path: Path) -> bytes:
 
 def _damaged(path: Path, problem: Exception) -> InputError:
     cause = str(problem).strip().split(". ")[0].splitlines()[:1]
-    what = ": ".join([type(problem).__name__, *cause])
+    what = ": ".join([type(problem).__name__, *cause])[:_NUM_TOLD]
     return InputError(f"{path} ({path.stat().st_size} bytes) is damaged, truncated or no checkpoint ({what}).")
 
 

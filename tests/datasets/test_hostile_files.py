@@ -374,14 +374,18 @@ def test_an_npz_whose_array_says_more_numbers_than_it_has_is_not_made_room_for(t
         open_arrays(tmp_path / "a.npz").read("x")
 
 
-def test_a_broken_pickle_hides_no_other(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"\xff", "is damaged"), (b"\x80\x02cos\nsystem\n.", "makes a bytearray")]
+)
+def test_a_broken_pickle_hides_no_other(tmp_path, monkeypatch, content, said):
     with_pickle(tmp_path / "w.pt", b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.", "archive")
     with zipfile.ZipFile(tmp_path / "w.pt") as archive:
-        members = [("w/a.pkl", b"\xff"), *((info.filename, archive.read(info)) for info in archive.infolist())]
+        members = [("w/a.pkl", content), *((info.filename, archive.read(info)) for info in archive.infolist())]
     with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
         for member in members:
             archive.writestr(*member)
-    with pytest.raises(InputError, match="makes a bytearray"):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it is read"))
+    with pytest.raises(InputError, match=said):
         load_checkpoint(tmp_path / "w.pt")
 
 
