@@ -19,7 +19,7 @@ from stitchgrid.display import Display
 from stitchgrid.driver.heartbeat import Heartbeat
 from stitchgrid.driver.missing_artefacts import artefact_keys, units_before
 from stitchgrid.driver.network_remarks import network_remarks, problem_of
-from stitchgrid.driver.preview import evidence_told, geometry_notices, matcher_lines
+from stitchgrid.driver.preview import damage_notices, evidence_told, geometry_notices, matcher_lines
 from stitchgrid.driver.recompute import Recomputation, recomputation
 from stitchgrid.driver.refused_networks import refusal, refused_by, without_refused
 from stitchgrid.driver.revision import HeldCode, check_same_cells, check_same_code, code_record
@@ -33,7 +33,6 @@ from stitchgrid.matchers.registry import MATCHERS, stored_metrics_of
 from stitchgrid.models.held import holding_cuts, let_go
 from stitchgrid.models.user_code import staged
 from stitchgrid.planning import Plan, make_plan
-from stitchgrid.printable import first_few
 from stitchgrid.profiling.assumed_speed import KEY, planned_speed, speed_there
 from stitchgrid.records import Unit
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
@@ -216,15 +215,10 @@ class Launch:
         )
         for line in (*matcher_lines(sweep), *evidence_told(sweep).values()):
             self.display.say(f"  {line}")
-        for notice in (*resolution.notices, *geometry_notices(sweep)):
+        for notice in (*resolution.notices, *geometry_notices(sweep), *damage_notices(self._left_out)):
             self.display.say(notice)
         if resolution.num_bad_images:
             self.display.say(f"{resolution.num_bad_images} unreadable images were skipped")
-        if self._left_out:
-            self.display.say(
-                f"Warning: left out of the store: {first_few([str(one) for one in self._left_out], 3)}. Cells that are "
-                "missing now are computed again; 'stitchgrid check' says more."
-            )
 
     def _revision(self) -> int:
         """Return the number of the sweep's latest revision if it has this very job, else of a new revision with it."""

@@ -25,13 +25,14 @@ from stitchgrid.matchers.layouts import is_known
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.planning import Plan, make_plan
+from stitchgrid.printable import first_few
 from stitchgrid.profiling.assumed_speed import planned_speed, speed_there
 from stitchgrid.profiling.speed_trial import SpeedTrial, measure_speed
 from stitchgrid.records import Network, ProbeNetwork, Sweep, TrainDetector
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate
 from stitchgrid.statistics.needs import images_of
-from stitchgrid.store import Outcomes, Store
+from stitchgrid.store import Damage, Outcomes, Store
 
 
 class EmptyStore:
@@ -111,6 +112,7 @@ def preview(
     num_unprobed, num_detectors = (sum(isinstance(unit, of) for unit in before) for of in (ProbeNetwork, TrainDetector))
     lines = list(_lines(job, store_uri, resolution, plan, num_unprobed=num_unprobed))
     if isinstance(done, Outcomes):
+        lines += damage_notices(done.damaged)
         lines += version_lines(plan, done, again=again, command=command or f"stitchgrid launch {job.name}")
     cost: Estimate | None = None
     where = where.settled((plan.flops + sum(unit.flops for unit in before)) / plan.speed)
@@ -178,6 +180,16 @@ def geometry_notices(sweep: Sweep) -> list[str]:
         "cells will fail; give their grid in its table, such as tokens = { prefix = 1, grid = [4, 4] }"
         for k, num in sorted(failing.items())
         if num
+    ]
+
+
+def damage_notices(damaged: Sequence[Damage]) -> list[str]:
+    """Return a line about files of the store that cannot be trusted or read; no line if there are none."""
+    if not damaged:
+        return []
+    return [
+        f"Warning: left out of the store: {first_few([str(one) for one in damaged], 3)}. Cells that are missing now are "
+        "computed again; 'stitchgrid check' says more."
     ]
 
 
