@@ -18,7 +18,7 @@ from stitchgrid.errors import InputError
 from stitchgrid.jobfile import parse_job
 from stitchgrid.jobfile.tables import DataTable
 from stitchgrid.manual import FOLDER, TOPICS, overview, page, summary
-from stitchgrid.manual.generated import SECTIONS, filled
+from stitchgrid.manual.generated import FILES, SECTIONS, filled
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.store import Store
@@ -129,13 +129,13 @@ def test_every_key_of_a_job_file_is_told_in_a_line():
             assert f"| `{name}` | " in page("job"), f"{section}: {name}"
 
 
-def test_every_kind_has_a_card_that_says_when_not_to_use_it():
-    cards = dict(re.findall(r"^### (\w+)\n\n(.*?)<!-- end -->", page("matchers"), flags=re.M | re.S))
-    assert list(cards) == list(MATCHERS)
-    for kind, text in cards.items():
-        written, _, of_the_code = text.partition(f"<!-- from the code: card {kind} -->")
-        assert re.search(r"^Do not ", written, flags=re.M), kind
-        assert MATCHERS[kind].source in of_the_code
+def test_every_kind_has_a_card_and_where_it_takes_arrays_a_typed_measure():
+    again = "run `python -m stitchgrid.manual`"
+    assert re.findall(r"^### (\w+)$", page("matchers"), flags=re.M) == list(MATCHERS), again
+    measures = FILES[-1].read_text()
+    assert filled(measures) == measures, again
+    typed = re.findall(r"^(\w+): (?:Index|Stitcher)$", measures, flags=re.M)
+    assert typed == [kind for kind, about in MATCHERS.items() if not about.is_trained], again
 
 
 def test_every_kind_of_data_set_is_told():
