@@ -70,10 +70,11 @@ def _named(word: str) -> FoundImages:
         return FoundImages(dataset=dataset, root=str(path.absolute()), fit_split="train", eval_split="test")
     if (splits := known_splits(word)) is not None:
         found = _of_splits(Path("data").absolute(), list(splits), word)
-        is_there = word == "digits" or Path("data").is_dir()
+        needs_root = word in TORCHVISION
+        is_there = not needs_root or Path("data").is_dir()
         return replace(
             found,
-            root=None if word == "digits" else found.root,
+            root=found.root if needs_root else None,
             download=not is_there and TORCHVISION[word].can_download,
         )
     raise InputError(

@@ -6,7 +6,7 @@ It stands between `<!-- from the code: NAME WORDS -->` and `<!-- end -->`, in Py
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from textwrap import wrap
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from stitchgrid.datasets.registry import DATASETS, OTHERS
 from stitchgrid.jobfile import questions, tables
 from stitchgrid.jobfile.values import Wanted
 from stitchgrid.manual import FOLDER, TOPICS
@@ -69,8 +70,7 @@ def filled(text: str) -> str:
 
 def _block(words: str) -> str:
     name, _, rest = words.partition(" ")
-    lines = {"keys": keys_table, "kinds": kinds_table, "cards": cards, "measures": measures}[name](rest)
-    return "\n".join(lines) + "\n"
+    return "\n".join(PARTS[name](rest)) + "\n"
 
 
 # Keys ---------------------------------------------------------------------------------------------------------------
@@ -149,6 +149,17 @@ def _bounds(about: Iterable[Any]) -> str:
     return "".join(f" {word} {bound:,}" for word, bound in told)
 
 
+# Data sets ----------------------------------------------------------------------------------------------------------
+
+
+def datasets_table(_: str) -> Iterator[str]:
+    """Yield a line for each kind of data set."""
+    yield "| `dataset` | is |"
+    yield "|---|---|"
+    own = {f'`"{name}"`': known.says for name, known in DATASETS.items()}
+    yield from (f"| {name} | {says} |" for name, says in (own | OTHERS).items())
+
+
 # Matchers -----------------------------------------------------------------------------------------------------------
 
 WIDTH = 120  # of the lines of a page
@@ -215,3 +226,12 @@ def measures(_: str) -> Iterator[str]:
     for about in MATCHERS.values():
         if not about.is_trained:
             yield f"{about.kind}: {about.family.capitalize()}"
+
+
+PARTS: dict[str, Callable[[str], Iterable[str]]] = {
+    "keys": keys_table,
+    "datasets": datasets_table,
+    "kinds": kinds_table,
+    "cards": cards,
+    "measures": measures,
+}

@@ -44,8 +44,8 @@ class Direct(ClosedForm[DirectParams]):
             "the map shrinks what it cannot match, so a high accuracy with a small `variance_ratio` says little"
         ),
         not_when=(
-            "N is not above D: the map is one of many (`underdetermined`) and fits by chance, and `ridge` is the better"
-            " choice"
+            "N is not above D: the map is one of many (`underdetermined`) and fits by chance, and `ridge` is the "
+            "better choice"
         ),
         params=DirectParams,
         metrics=OF_STITCHERS,

@@ -19,8 +19,8 @@ class FunctionalAlignment(Following[TrainingParams]):
         summary="affine map trained on the stitch and all later blocks of the target (FuLA)",
         source="Athanasiadis et al. 2025",
         use=(
-            "Functional alignment (FuLA) follows the target in the stitch and in all later blocks, all of equal weight,"
-            " so that it cannot take a path through the target that the target itself never takes."
+            "Functional alignment (FuLA) follows the target in the stitch and in all later blocks, all of equal "
+            "weight, so that it cannot take a path through the target that the target itself never takes."
         ),
         bias="none is known",
         not_when="its values are compared with the authors' numbers: their weights of the layers were not available",
