@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from stitchgrid.catalog.output_formats import OUTPUT_FORMATS
 from stitchgrid.datasets.registry import DATASETS, OTHERS
 from stitchgrid.jobfile import questions, tables
 from stitchgrid.jobfile.values import Wanted
@@ -149,6 +150,17 @@ def _bounds(about: Iterable[Any]) -> str:
     return "".join(f" {word} {bound:,}" for word, bound in told)
 
 
+# Formats ------------------------------------------------------------------------------------------------------------
+
+
+def formats_table(_: str) -> Iterator[str]:
+    """Yield a line for each format of tables."""
+    yield "| `--format` | usual for `--out` with | is |"
+    yield "|---|---|---|"
+    for one in OUTPUT_FORMATS.values():
+        yield f"| `{one.name}` | {f'`{one.suffix}`' if one.suffix else ''} | {one.says} |"
+
+
 # Data sets ----------------------------------------------------------------------------------------------------------
 
 
@@ -230,6 +242,7 @@ def measures(_: str) -> Iterator[str]:
 
 PARTS: dict[str, Callable[[str], Iterable[str]]] = {
     "keys": keys_table,
+    "formats": formats_table,
     "datasets": datasets_table,
     "kinds": kinds_table,
     "cards": cards,
