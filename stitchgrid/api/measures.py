@@ -314,4 +314,5 @@ mutual_knn: Index
 jaccard_knn: Index
 # end
 
+# A measure of each kind, so that none has to be written here.
 globals().update((kind, _measure(about)) for kind, about in MATCHERS.items() if not about.is_trained)

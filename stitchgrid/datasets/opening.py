@@ -18,7 +18,7 @@ from stitchgrid.datasets.image_files import start_no_programs
 from stitchgrid.datasets.images import ImagePool, Images, Listing, Origin
 from stitchgrid.datasets.notices import notices
 from stitchgrid.datasets.ranges import check_measured
-from stitchgrid.datasets.registry import DATASETS, known_datasets, own_parts
+from stitchgrid.datasets.registry import DATASETS, known_datasets, needs_root, own_parts
 from stitchgrid.datasets.sources import Source, Unlabelled
 from stitchgrid.datasets.torchvision_sets import TorchvisionSource
 from stitchgrid.datasets.user_dataset import OwnSource
@@ -110,7 +110,7 @@ def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
     if spec.dataset not in known_datasets():
         raise InputError(f"no data set {spec.dataset!r}; {nearest(spec.dataset, known_datasets())}.")
     known, root = DATASETS.get(spec.dataset), None if spec.root is None else Path(spec.root)
-    if root is None and (known is None or known.needs_root):
+    if root is None and needs_root(spec.dataset):
         raise InputError(f"data set {spec.dataset!r} needs a root: set `root` under [data] to where its images are.")
     if known is None:
         assert root is not None

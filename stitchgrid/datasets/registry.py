@@ -74,6 +74,7 @@ class DatasetKind:
     where: str  # module:class, called with root and splits, `bounds`, `named`, `limits` and `has_labels`
     says: str  # what it reads, in the manual
     needs_root: bool = True
+    splits: tuple[str, ...] | None = None  # None: only its files say them
     takes_keys: bool = False  # and with `keys`: the names that a job gives to its arrays, columns or members
     takes_folder: bool = False  # and with `folder`, at which its paths start
 
@@ -87,6 +88,7 @@ DATASETS: dict[str, DatasetKind] = {
     "digits": DatasetKind(
         where="sources:open_digits",
         needs_root=False,
+        splits=DIGITS_SPLITS,
         says="the 1,797 handwritten digits that ship with scikit-learn, 8x8 grey; splits `train` and `test`",
     ),
     "imagefolder": DatasetKind(
@@ -170,6 +172,15 @@ def known_splits(dataset: str) -> tuple[str, ...] | None:
     >>> known_splits("ImageNet")
     ('train', 'val')
     """
-    if dataset == "digits":
-        return DIGITS_SPLITS
+    if dataset in DATASETS:
+        return DATASETS[dataset].splits
     return tuple(TORCHVISION[dataset].splits) if dataset in TORCHVISION else None
+
+
+def needs_root(dataset: str) -> bool:
+    """Return whether a data set with a name of its own has files that a job must point to.
+
+    >>> needs_root("arrays"), needs_root("digits"), needs_root("data.py:make")
+    (True, False, False)
+    """
+    return dataset in TORCHVISION or (dataset in DATASETS and DATASETS[dataset].needs_root)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stitchgrid.datasets.registry import DATASETS, TORCHVISION, WITH_FOLDER, WITH_KEYS, known_splits, own_parts
+from stitchgrid.datasets.registry import TORCHVISION, WITH_FOLDER, WITH_KEYS, known_splits, needs_root, own_parts
 from stitchgrid.errors import nearest
 from stitchgrid.jobfile.problems import Problems
 from stitchgrid.jobfile.tables import DataTable, OutliersTable
@@ -39,14 +39,10 @@ def read_data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
     return data
 
 
-def _needs_root(dataset: str) -> bool:
-    return dataset in TORCHVISION or (dataset in DATASETS and DATASETS[dataset].needs_root)
-
-
 def _check_source(data: DataTable | OutliersTable, given: Mapping[str, Any], where: str, problems: Problems) -> None:
     """Note keys that a data set needs, and keys that it ignores; `given` is the table as it was written."""
     is_own = own_parts(data.dataset) is not None
-    if data.root is None and "root" not in given and _needs_root(data.dataset):
+    if data.root is None and "root" not in given and needs_root(data.dataset):
         problems.add(f"{where}.root", f"missing, but needed: where the images of {data.dataset} are")
     if isinstance(data, DataTable):
         if data.keys is not None and data.dataset not in WITH_KEYS:
