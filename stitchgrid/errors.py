@@ -3,24 +3,36 @@
 Anything else that escapes is a bug and keeps its traceback.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from typing import Literal
 
 from stitchgrid.printable import in_one_line
 
-#: Parts of error messages of torch, cuBLAS, cuDNN and similar libraries that mean that memory ran out.
-MEMORY_ERRORS = (
-    "can't allocate memory",
-    "CUDA error: out of memory",
-    "ALLOC_FAILED",
-    "ALLOCATION_FAILED",
-    "calling `cublasCreate",
-    "calling `cusolverDnCreate",
-)
-#: Parts of the errors after which a process can no longer use its device.
-LOST_DEVICE_ERRORS = ("CUDA error", "HIP error", "CUDNN_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_EXECUTION_FAILED")
-#: Parts of those of CUDA and HIP that mean that the device is faulty, whatever was computed on it.
-HARDWARE_ERRORS = ("uncorrectable ECC error", "uncorrectable NVLink error")
+Fault = Literal["memory", "lost device", "hardware"]
+
+#: What errors of torch, cuBLAS, cuDNN and similar libraries mean, by a part of their message. After "lost device" a
+#: process can no longer use its device, unless the message also says "memory"; after "hardware" no process can.
+FAULTS: dict[str, Fault] = {
+    "can't allocate memory": "memory",
+    "CUDA error: out of memory": "memory",
+    "ALLOC_FAILED": "memory",
+    "ALLOCATION_FAILED": "memory",
+    "calling `cublasCreate": "memory",
+    "calling `cusolverDnCreate": "memory",
+    "CUDA error": "lost device",
+    "HIP error": "lost device",
+    "CUDNN_STATUS_EXECUTION_FAILED": "lost device",
+    "CUBLAS_STATUS_EXECUTION_FAILED": "lost device",
+    "uncorrectable ECC error": "hardware",
+    "uncorrectable NVLink error": "hardware",
+}
+#: The same by the name of their type, so that torch need not be imported.
+FAULTY_TYPES: dict[str, Fault] = {
+    "MemoryError": "memory",
+    "OutOfMemoryError": "memory",
+    "AcceleratorError": "lost device",
+}
 
 
 class StitchgridError(Exception):
@@ -143,8 +155,6 @@ def message_of(problem: BaseException) -> str:
 def is_out_of_memory(problem: BaseException) -> bool:
     """Return whether an error, or one that it was raised from, says that there was not enough memory.
 
-    Errors of torch are recognised by name, so that torch need not be imported.
-
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
     (True, False)
     >>> is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"))
@@ -152,36 +162,24 @@ def is_out_of_memory(problem: BaseException) -> bool:
     """
     link: BaseException | None = problem
     while link is not None:
-        if _says_memory(link):
+        if _says("memory", link):
             return True
         link = link.__cause__  # not __context__: lack of memory that was dealt with is no reason of what came later
     return False
-
-
-def _says_memory(problem: BaseException) -> bool:
-    by_name = any(kind.__name__ == "OutOfMemoryError" for kind in type(problem).__mro__)
-    return by_name or isinstance(problem, MemoryError) or any(words in message_of(problem) for words in MEMORY_ERRORS)
 
 
 def breaks_worker(problem: BaseException) -> bool:
     """Return whether the process that raised an error can no longer be used, because its CUDA context is lost.
 
     After an assert, an illegal access or a failed kernel launch, every later call to the device fails too. Only lack of
-    memory leaves the context intact. Errors are recognised by name and text, so that torch need not be imported; those
-    that the error was raised from count as well.
+    memory leaves the context intact. Errors that the error was raised from count as well.
 
     >>> breaks_worker(RuntimeError("CUDA error: device-side assert triggered"))
     True
     >>> breaks_worker(RuntimeError("CUDA error: out of memory")), breaks_worker(ValueError("no CUDA device"))
     (False, False)
     """
-    link: BaseException | None = problem
-    while link is not None:
-        by_name = any(kind.__name__ == "AcceleratorError" for kind in type(link).__mro__)
-        if (by_name or any(words in message_of(link) for words in LOST_DEVICE_ERRORS)) and not _says_memory(link):
-            return True
-        link = link.__cause__ or link.__context__
-    return False
+    return any(_says("lost device", link) and not _says("memory", link) for link in _with_reasons(problem))
 
 
 def is_hardware_fault(problem: BaseException) -> bool:
@@ -192,9 +190,19 @@ def is_hardware_fault(problem: BaseException) -> bool:
     >>> is_hardware_fault(RuntimeError("CUDA error: device-side assert triggered"))
     False
     """
+    return any(_says("hardware", link) for link in _with_reasons(problem))
+
+
+def _with_reasons(problem: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and those that it was raised from or during."""
     link: BaseException | None = problem
     while link is not None:
-        if any(words in message_of(link) for words in HARDWARE_ERRORS):
-            return True
+        yield link
         link = link.__cause__ or link.__context__
-    return False
+
+
+def _says(fault: Fault, problem: BaseException) -> bool:
+    text = message_of(problem)
+    return any(means == fault and words in text for words, means in FAULTS.items()) or any(
+        FAULTY_TYPES.get(kind.__name__) == fault for kind in type(problem).__mro__
+    )

@@ -21,14 +21,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from stitchgrid.api.cautions import CAUTIONS
 from stitchgrid.api.tables import Array, Matrix
 from stitchgrid.errors import InputError
 from stitchgrid.matchers.describe import describe
 from stitchgrid.matchers.measures import fit_rows, gram_of_rows, index_of_rows
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.protocol import About, Fit, GramIndex, Kind, MomentIndex
-from stitchgrid.matchers.registry import kind_of
+from stitchgrid.matchers.registry import MATCHERS, kind_of
 from stitchgrid.matchers.stitchers.affine import AffineMap, r_squared, residual
 from stitchgrid.moments import PairMoments, pair_moments
 
@@ -61,7 +60,7 @@ class _Measure:
 
 def _docstring(about: About) -> str:
     """Return the docstring of a kind: shapes, range, direction, bias, when not to use it, source, parameters."""
-    caution, lines = CAUTIONS[about.kind], list(describe(about))
+    lines = list(describe(about))
     at = next(position for position, line in enumerate(lines) if line.startswith("parameters:"))
     own, gives = lines[at:], "one number, float; NaN where it is undefined"
     if about.family == "stitcher":  # plain rows need no rules of alignment, and have no metrics of networks
@@ -74,8 +73,6 @@ def _docstring(about: About) -> str:
             "",
             "takes: x (N, D) of the source, y (N, E) of the target; a row is an image or a position",
             f"gives: {gives}",
-            f"bias: {caution.bias}",
-            f"not when: {caution.not_when}",
             *lines[1:at],
             *own,
         ]
@@ -256,6 +253,10 @@ class Stitch:
         return self._map
 
 
+def _measure(about: About) -> Index | Stitcher:
+    return Index(about.kind) if about.family == "index" else Stitcher(about.kind)
+
+
 def _pair(x: Rows, y: Rows, about: About) -> tuple[Tensor, Tensor]:
     """Return both as tensors that fit together.
 
@@ -293,20 +294,25 @@ def _rows(rows: Rows, name: str) -> Tensor:
     return found
 
 
-cka = Index("cka")
-cka_unbiased = Index("cka_unbiased")
-cka_rbf = Index("cka_rbf")
-pwcca = Index("pwcca")
-svcca = Index("svcca")
-mean_cca = Index("mean_cca")
-procrustes = Index("procrustes")
-linear_regression = Index("linear_regression")
-soft_matching = Index("soft_matching")
-rsa = Index("rsa")
-mutual_knn = Index("mutual_knn")
-jaccard_knn = Index("jaccard_knn")
-direct = Stitcher("direct")
-orthogonal = Stitcher("orthogonal")
-ridge = Stitcher("ridge")
-reduced_rank = Stitcher("reduced_rank")
-permutation = Stitcher("permutation")
+# from the code: measures
+direct: Stitcher
+orthogonal: Stitcher
+ridge: Stitcher
+reduced_rank: Stitcher
+permutation: Stitcher
+cka: Index
+cka_unbiased: Index
+cka_rbf: Index
+pwcca: Index
+svcca: Index
+mean_cca: Index
+procrustes: Index
+linear_regression: Index
+soft_matching: Index
+rsa: Index
+mutual_knn: Index
+jaccard_knn: Index
+# end
+
+# A measure of each kind, so that none has to be written here.
+globals().update((kind, _measure(about)) for kind, about in MATCHERS.items() if not about.is_trained)

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stitchgrid.catalog.output_formats import OUTPUT_FORMATS
 from stitchgrid.catalog.terminal import is_number, terminal_table, whole_lines
 from stitchgrid.errors import QueryError, nearest, one_line
 from stitchgrid.printable import as_markdown, in_one_line, indented, printable
@@ -25,7 +26,7 @@ FORMULA_STARTS = re.compile('(?:^|(?<=;))(?="*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uf
 
 
 def render(table: pa.Table, format: str, *, width: int | None = None, every: bool = False) -> str | bytes:
-    """Return the table as `table`, `csv`, `spreadsheet`, `json`, `markdown` (text) or `parquet` (bytes).
+    """Return the table in one of `OUTPUT_FORMATS`, as text or bytes.
 
     With `width`, the columns of the reader's terminal, a `table` keeps to that width and shows its first rows, or all
     of them if `every`. Without `width` nothing is cut or left out.
@@ -33,12 +34,13 @@ def render(table: pa.Table, format: str, *, width: int | None = None, every: boo
     Raises:
         QueryError: If there is no such format, or it cannot hold a value.
     """
-    if format != "table" and format not in FORMATS:
-        raise QueryError(f"no output format {format!r}; {nearest(format, ['table', *FORMATS])}.")
+    if format not in OUTPUT_FORMATS:
+        raise QueryError(f"no output format {format!r}; {nearest(format, OUTPUT_FORMATS)}.")
     try:
-        if format == "table":
-            return _as_table(table) if width is None else terminal_table(table, _at_terminal, width=width, every=every)
-        return FORMATS[format](table)
+        if format == "table" and width is not None:
+            return terminal_table(table, _at_terminal, width=width, every=every)
+        written: str | bytes = globals()[OUTPUT_FORMATS[format].function](table)
+        return written
     except (OverflowError, ValueError, RecursionError, NotImplementedError, pa.ArrowException) as problem:
         raise QueryError(
             f"the result cannot be written as {format} ({one_line(problem)}); select the column as text "
@@ -46,7 +48,8 @@ def render(table: pa.Table, format: str, *, width: int | None = None, every: boo
         ) from problem
 
 
-def _as_table(table: pa.Table) -> str:
+def as_table(table: pa.Table) -> str:
+    """Return aligned columns with the number of rows."""
     texts = (map(_for_people, row) for row in _rows(table))
     rows = [[indented(first), *others] for first, *others in texts]
     right = [is_number(field.type) for field in table.schema]
@@ -55,11 +58,12 @@ def _as_table(table: pa.Table) -> str:
     return "\n".join([*lines, "", count, ""])
 
 
-def _as_csv(table: pa.Table) -> str:
+def as_csv(table: pa.Table) -> str:
+    """Return CSV with all digits; NULL is empty."""
     return _written(table, str)
 
 
-def _for_spreadsheets(table: pa.Table) -> str:
+def as_spreadsheet(table: pa.Table) -> str:
     """Return CSV in which every text is printable and in one line, and no text is a formula.
 
     A text that begins like a formula, or goes on like one after a semicolon, gets an apostrophe there.
@@ -78,32 +82,26 @@ def _written(table: pa.Table, as_cell: Callable[[str], str]) -> str:
     return "".join(f"{line.removesuffix(CRLF)}\n" for line in lines)
 
 
-def _as_json(table: pa.Table) -> str:
+def as_json(table: pa.Table) -> str:
+    """Return a list of objects, one a line; numbers that JSON cannot write are null."""
     names = table.column_names
     objects = [json.dumps(dict(zip(names, map(_plain, row), strict=True)), ensure_ascii=False) for row in _rows(table)]
     return "[" + ",\n ".join(objects) + "]\n"
 
 
-def _as_markdown(table: pa.Table) -> str:
+def as_markdown_table(table: pa.Table) -> str:
+    """Return a table of Markdown, with short values."""
     heads = [_markdown_cell(printable(name)) for name in table.column_names]
     rules = ["---:" if is_number(field.type) else "---" for field in table.schema]
     rows = [[_markdown_cell(_for_people(value)) for value in row] for row in _rows(table)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, rules, *rows))
 
 
-def _as_parquet(table: pa.Table) -> bytes:
+def as_parquet(table: pa.Table) -> bytes:
+    """Return the bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
-
-
-FORMATS: dict[str, Callable[[pa.Table], str | bytes]] = {
-    "csv": _as_csv,
-    "spreadsheet": _for_spreadsheets,
-    "json": _as_json,
-    "markdown": _as_markdown,
-    "parquet": _as_parquet,
-}
 
 
 def _rows(table: pa.Table) -> Iterable[tuple[Any, ...]]:

@@ -73,6 +73,7 @@ def answer(
     from stitchgrid.catalog import Catalog
     from stitchgrid.catalog.answers import as_table, find_wanted, read_answers
     from stitchgrid.catalog.missing_checks import additions, is_live
+    from stitchgrid.catalog.output_formats import OUTPUT_FORMATS
     from stitchgrid.store import Store
 
     with Catalog(Store.open(store)) as catalog:
@@ -87,7 +88,7 @@ def answer(
     form = format_of(form, out)
     if form != "table":
         answers = [one for name in sweeps for one in found[name]]
-        emit(as_table(answers, short=form == "markdown"), form, out, every=every)
+        emit(as_table(answers, short=OUTPUT_FORMATS[form].for_people), form, out, every=every)
         return
     told = (_lines(name, found[name], lacking[name], notes[name], places[name]) for name in sweeps)
     text = "\n\n".join(map("\n".join, told))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stitchgrid.cli.options import SUFFIXES
+from stitchgrid.catalog.output_formats import format_by_suffix
 from stitchgrid.cli.streams import answering
 from stitchgrid.paths import named_path, write_whole
 from stitchgrid.printable import printable
@@ -25,7 +25,7 @@ def format_of(form: str | None, out: str | None) -> str:
     >>> format_of(None, "answers.CSV"), format_of("json", "answers.csv"), format_of(None, None)
     ('csv', 'json', 'table')
     """
-    return form or SUFFIXES.get(Path(out or "").suffix.lower(), "table")
+    return form or format_by_suffix(Path(out or "").suffix).name
 
 
 def emit(table: "pa.Table", form: str | None, out: str | None, *, every: bool = False) -> None:

@@ -5,6 +5,8 @@ from typing import TypeVar
 
 import click
 
+from stitchgrid.catalog.output_formats import OUTPUT_FORMATS
+
 Command = TypeVar("Command", bound=Callable[..., object])
 
 STORE_VARIABLE, USUAL_STORE = "STITCHGRID_STORE", "./grid"
@@ -16,9 +18,6 @@ STORE = click.option(
     show_envvar=True,
     help="Where results are kept: a folder, or s3://bucket/prefix.",
 )
-
-SUFFIXES = {".csv": "csv", ".json": "json", ".md": "markdown", ".parquet": "parquet"}
-FORMATS = ("table", "csv", "spreadsheet", "json", "markdown", "parquet")
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -36,9 +35,9 @@ FORMAT_AND_FILE = together(
     click.option(
         "--format",
         "form",
-        type=click.Choice(FORMATS),
-        help="Format of the rows; default: by the suffix of --out, else table. spreadsheet: csv in which no text is a "
-        "formula.",
+        type=click.Choice(tuple(OUTPUT_FORMATS)),
+        help="Format of the rows; default: by the suffix of --out, else table. spreadsheet: "
+        f"{OUTPUT_FORMATS['spreadsheet'].says}.",
     ),
     click.option("--out", type=click.Path(dir_okay=False), help="Write to this file instead of stdout."),
 )

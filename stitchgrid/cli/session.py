@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from stitchgrid.catalog import VIEWS, Catalog, load_question
+from stitchgrid.catalog.output_formats import OUTPUT_FORMATS
 from stitchgrid.catalog.questions import overview
 from stitchgrid.cli.files_out import emit, format_of
-from stitchgrid.cli.options import FORMATS
 from stitchgrid.cli.output import say, warn_of_store
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.matchers.registry import MATCHERS
@@ -82,7 +82,7 @@ class Session:
             ".questions": ("[NAME]: the questions that ship, or the details of one", self._questions),
             ".ask": ("NAME [K=V]...: answer a question", self._ask),
             ".explain": ("SELECT ...: how DuckDB would run it", self._explain),
-            ".mode": (f"{'|'.join(FORMATS)}: the format of answers", self._mode),
+            ".mode": (f"{'|'.join(OUTPUT_FORMATS)}: the format of answers", self._mode),
             ".out": ("FILE: write the next answer to a file, in the format of its suffix", self._to_file),
             ".atlas": ("[FILE]: write the page of all sweeps", self._atlas),
             ".refresh": ("read the store again", self._refresh),
@@ -144,8 +144,8 @@ class Session:
     def _show(self, table: pa.Table) -> None:
         out, self._out = self._out, None
         form = format_of(None, out) if out and self._format == "table" else self._format
-        if form == "parquet" and out is None:
-            raise QueryError("parquet is not text; name a file with .out FILE, or choose another .mode.")
+        if not OUTPUT_FORMATS[form].is_text and out is None:
+            raise QueryError(f"{form} is not text; name a file with .out FILE, or choose another .mode.")
         emit(table, form, out)
         if out is not None:
             say(f"{out}: {table.num_rows} rows")
@@ -179,8 +179,8 @@ class Session:
             say(str(text).rstrip())
 
     def _mode(self, form: str) -> None:
-        if form not in FORMATS:
-            raise QueryError(f"there is no mode {form!r}; {nearest(form, FORMATS)}.")
+        if form not in OUTPUT_FORMATS:
+            raise QueryError(f"there is no mode {form!r}; {nearest(form, OUTPUT_FORMATS)}.")
         self._format = form
 
     def _to_file(self, out: str) -> None:

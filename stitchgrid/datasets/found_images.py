@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stitchgrid.datasets import open_images
 from stitchgrid.datasets.image_files import is_image
-from stitchgrid.datasets.registry import TORCHVISION, known_datasets, known_splits, own_parts
+from stitchgrid.datasets.registry import TORCHVISION, known_datasets, known_splits, needs_root, own_parts
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.paths import named_path
 from stitchgrid.records import DataSpec
@@ -70,11 +70,11 @@ def _named(word: str) -> FoundImages:
         return FoundImages(dataset=dataset, root=str(path.absolute()), fit_split="train", eval_split="test")
     if (splits := known_splits(word)) is not None:
         found = _of_splits(Path("data").absolute(), list(splits), word)
-        is_there = word == "digits" or Path("data").is_dir()
+        is_there = Path("data").is_dir()
         return replace(
             found,
-            root=None if word == "digits" else found.root,
-            download=not is_there and TORCHVISION[word].can_download,
+            root=found.root if needs_root(word) else None,
+            download=word in TORCHVISION and TORCHVISION[word].can_download and not is_there,
         )
     raise InputError(
         f"found no images {word!r}: there is no such folder or file, and no data set of that name; "

@@ -11,7 +11,7 @@ from PIL import EpsImagePlugin, Image, ImageFile
 
 from stitchgrid.printable import printable
 
-FORMATS = {  # Pillow's name -> suffixes; the content of a file, not its suffix, decides its format
+PILLOW_FORMATS = {  # Pillow's name -> suffixes; the content of a file, not its suffix, decides its format
     "BMP": ".bmp",
     "DIB": ".dib",
     "GIF": ".gif",
@@ -26,8 +26,8 @@ FORMATS = {  # Pillow's name -> suffixes; the content of a file, not its suffix,
     "TIFF": ".tif .tiff",
     "WEBP": ".webp",
 }
-IMAGE_SUFFIXES = frozenset(" ".join(FORMATS.values()).split())
-_OPENED = {*FORMATS, "MPO"}  # Pillow's name of a JPEG with several pictures, once it is open
+IMAGE_SUFFIXES = frozenset(" ".join(PILLOW_FORMATS.values()).split())
+_OPENED = {*PILLOW_FORMATS, "MPO"}  # Pillow's name of a JPEG with several pictures, once it is open
 
 
 def open_image(raw: bytes) -> ImageFile.ImageFile:
@@ -37,7 +37,7 @@ def open_image(raw: bytes) -> ImageFile.ImageFile:
         UnidentifiedImageError: If it has none of the formats that are read.
     """
     Image.init()  # loads all formats of this build of Pillow, which may lack some
-    return Image.open(io.BytesIO(raw), formats=[one for one in FORMATS if one in Image.OPEN])
+    return Image.open(io.BytesIO(raw), formats=[one for one in PILLOW_FORMATS if one in Image.OPEN])
 
 
 def check_format(image: Any) -> None:

@@ -10,22 +10,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stitchgrid.cache import default_cache
-from stitchgrid.datasets.archives import open_image_folder
-from stitchgrid.datasets.arrays import ArraysSource
 from stitchgrid.datasets.cache import PIXELS, ImageCache
 from stitchgrid.datasets.classes import arranged, check_labels
 from stitchgrid.datasets.decoding import expect_large_images
 from stitchgrid.datasets.drawing import Draw, draw_images
 from stitchgrid.datasets.image_files import start_no_programs
 from stitchgrid.datasets.images import ImagePool, Images, Listing, Origin
-from stitchgrid.datasets.lists import ListSource
 from stitchgrid.datasets.notices import notices
 from stitchgrid.datasets.ranges import check_measured
-from stitchgrid.datasets.registry import TORCHVISION, known_datasets, own_parts
-from stitchgrid.datasets.sources import DigitsSource, Source, Unlabelled
+from stitchgrid.datasets.registry import DATASETS, known_datasets, needs_root, own_parts
+from stitchgrid.datasets.sources import Source, Unlabelled
 from stitchgrid.datasets.torchvision_sets import TorchvisionSource
 from stitchgrid.datasets.user_dataset import OwnSource
-from stitchgrid.datasets.webdataset import WebDatasetSource
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.limits import raise_by
 from stitchgrid.live_networks import LIVE, live_images
@@ -109,16 +105,15 @@ def _draws(spec: DataSpec, need_fit: int | None, wish_fit: int) -> list[Draw]:
 
 
 def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
-    if spec.dataset == "digits":
-        return DigitsSource() if spec.has_labels else Unlabelled(DigitsSource())
     if own_parts(spec.dataset) is not None:
         return OwnSource(spec, splits)
     if spec.dataset not in known_datasets():
         raise InputError(f"no data set {spec.dataset!r}; {nearest(spec.dataset, known_datasets())}.")
-    if spec.root is None:
+    known, root = DATASETS.get(spec.dataset), None if spec.root is None else Path(spec.root)
+    if root is None and needs_root(spec.dataset):
         raise InputError(f"data set {spec.dataset!r} needs a root: set `root` under [data] to where its images are.")
-    root = Path(spec.root)
-    if spec.dataset in TORCHVISION:
+    if known is None:
+        assert root is not None
         found = TorchvisionSource(spec.dataset, root, splits, download=spec.download, bounds=spec.range)
         return found if spec.has_labels else Unlabelled(found)
     how: dict[str, Any] = {
@@ -127,20 +122,12 @@ def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
         "limits": spec.limits,
         "has_labels": spec.has_labels,
     }
-    if spec.dataset == "imagefolder":
-        return open_image_folder(root, splits, **how)
-    return _with_keys(spec, root, splits, {**how, "keys": json.loads(spec.keys)})
-
-
-def _with_keys(spec: DataSpec, root: Path, splits: Sequence[str], how: dict[str, Any]) -> Source:
-    """Return a source for data in which a job can name arrays, columns or members."""
-    if spec.dataset == "list":
-        return ListSource(root, splits, folder=None if spec.folder is None else Path(spec.folder), **how)
-    if spec.dataset == "parquet":
-        from stitchgrid.datasets.parquet import ParquetSource  # pyarrow takes a while to load
-
-        return ParquetSource(root, splits, **how)
-    return ArraysSource(root, splits, **how) if spec.dataset == "arrays" else WebDatasetSource(root, splits, **how)
+    if known.takes_keys:
+        how["keys"] = json.loads(spec.keys)
+    if known.takes_folder:
+        how["folder"] = None if spec.folder is None else Path(spec.folder)
+    source: Source = known.load()(root, splits, **how)
+    return source
 
 
 def _fetch(

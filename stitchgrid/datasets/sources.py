@@ -137,6 +137,11 @@ class DigitsSource:
         return permutation("digits", 0, 1_797)
 
 
+def open_digits(_root: Path | None, _splits: Sequence[str], *, has_labels: bool = True, **_how: object) -> Source:
+    """Return the digits; they have no root, and need no limits."""
+    return DigitsSource() if has_labels else Unlabelled(DigitsSource())
+
+
 def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return grey levels (N, 8, 8) and labels (N,), from the file of scikit-learn, whose import takes seconds."""
     found = find_spec("sklearn")

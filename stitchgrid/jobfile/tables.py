@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
+from stitchgrid.datasets.registry import DATASETS
 from stitchgrid.errors import nearest
 from stitchgrid.jobfile.values import (
     Architecture,
@@ -125,8 +126,9 @@ class KeysTable(JobTable):
 class DataTable(JobTable):
     """[data]: which images the networks look at."""
 
-    dataset: DatasetName
-    """`imagefolder`, `arrays`, `list`, `parquet`, `webdataset`, `digits`, a data set of torchvision, or your own"""
+    dataset: DatasetName = Field(
+        description=f"{', '.join(f'`{name}`' for name in DATASETS)}, a data set of torchvision, or your own"
+    )
     root: UserPath | None = None
     """where the images are, as seen from the job file; `${VAR}` and `~` are allowed"""
     fit: FitTable = FitTable()

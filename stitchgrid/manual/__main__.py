@@ -1,7 +1,6 @@
-"""Writes the generated parts of the pages again: `python -m stitchgrid.manual`."""
+"""Writes what pages and measures take from the code again: `python -m stitchgrid.manual`."""
 
-from stitchgrid.manual import FOLDER, TOPICS, page
-from stitchgrid.manual.generated import filled
+from stitchgrid.manual.generated import FILES, filled
 
-for topic in TOPICS:
-    (FOLDER / f"{topic}.md").write_text(filled(page(topic)), encoding="utf-8")
+for file in FILES:
+    file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,12 +1,13 @@
 """What pages of the manual take from the code: tables of keys, cards of matchers.
 
-It stands between `<!-- from the code: NAME WORDS -->` and `<!-- end -->`. `python -m stitchgrid.manual` writes it anew,
-and a test holds the pages to it.
+It stands between `<!-- from the code: NAME WORDS -->` and `<!-- end -->`, in Python between `# from the code: NAME` and
+`# end`. `python -m stitchgrid.manual` writes it anew, and a test holds the files to it.
 """
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from textwrap import wrap
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -15,14 +16,22 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from stitchgrid.catalog.output_formats import OUTPUT_FORMATS
+from stitchgrid.datasets.registry import DATASETS, OTHERS
 from stitchgrid.jobfile import questions, tables
 from stitchgrid.jobfile.values import Wanted
+from stitchgrid.manual import FOLDER, TOPICS
 from stitchgrid.matchers.describe import needs, range_in_words
 from stitchgrid.matchers.params import Rules, TrainingParams
 from stitchgrid.matchers.protocol import About, GramIndex
 from stitchgrid.matchers.registry import MATCHERS, kind_of
 
-BLOCK = re.compile(r"(?P<begin><!-- from the code: (?P<words>[^>]*) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.S)
+BLOCK = re.compile(
+    r"(?P<begin>^(?:<!--|#) from the code: (?P<words>[^>\n]*?)(?: -->)?\n)(?P<text>.*?)(?P<end>^(?:<!--|#) end)",
+    re.S | re.M,
+)
+#: The pages, and the module whose functions are those of the registry, with the type of each.
+FILES = (*(FOLDER / f"{topic}.md" for topic in TOPICS), FOLDER.parent / "api/measures.py")
 
 #: Of the job file, in the order of the manual, with the heading of each.
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -56,14 +65,13 @@ TOLD_BEFORE: dict[str, type[BaseModel]] = {"trained": questions.MatcherTable, "t
 
 
 def filled(text: str) -> str:
-    """Return a page with all that it takes from the code as the code has it now."""
+    """Return a file with all that it takes from the code as the code has it now."""
     return BLOCK.sub(lambda found: f"{found['begin']}{_block(found['words'])}{found['end']}", text)
 
 
 def _block(words: str) -> str:
     name, _, rest = words.partition(" ")
-    lines = {"keys": keys_table, "kinds": kinds_table, "card": card}[name](rest)
-    return "\n".join(lines) + "\n"
+    return "\n".join(PARTS[name](rest)) + "\n"
 
 
 # Keys ---------------------------------------------------------------------------------------------------------------
@@ -142,8 +150,31 @@ def _bounds(about: Iterable[Any]) -> str:
     return "".join(f" {word} {bound:,}" for word, bound in told)
 
 
+# Formats ------------------------------------------------------------------------------------------------------------
+
+
+def formats_table(_: str) -> Iterator[str]:
+    """Yield a line for each format of tables."""
+    yield "| `--format` | usual for `--out` with | is |"
+    yield "|---|---|---|"
+    for one in OUTPUT_FORMATS.values():
+        yield f"| `{one.name}` | {f'`{one.suffix}`' if one.suffix else ''} | {one.says} |"
+
+
+# Data sets ----------------------------------------------------------------------------------------------------------
+
+
+def datasets_table(_: str) -> Iterator[str]:
+    """Yield a line for each kind of data set."""
+    yield "| `dataset` | is |"
+    yield "|---|---|"
+    own = {f'`"{name}"`': known.says for name, known in DATASETS.items()}
+    yield from (f"| {name} | {says} |" for name, says in (own | OTHERS).items())
+
+
 # Matchers -----------------------------------------------------------------------------------------------------------
 
+WIDTH = 120  # of the lines of a page
 LETTERS = {"shift": "s", "scaling": "c", "permutation": "p", "rotation": "r", "linear": "l"}
 
 
@@ -170,13 +201,24 @@ def _invariances(about: About) -> str:
     return sides[0] if sides[0] == sides[1] else f"source {sides[0]}, target {sides[1]}"
 
 
-def card(kind: str) -> Iterator[str]:
-    """Yield what the code says of a kind: its formula, then its facts, then its parameters."""
-    about = MATCHERS[kind]
-    yield from inspect.cleandoc(kind_of(kind).__doc__ or "").splitlines()
+def cards(_: str) -> Iterator[str]:
+    """Yield what the code says of each kind: what one asks it, its formula, when not to use it, facts, parameters."""
+    for about in MATCHERS.values():
+        yield from ("", f"### {about.kind}", "")
+        yield from wrap(about.use, WIDTH, break_on_hyphens=False)
+        yield ""
+        yield from wrap(f"Do not use it where {about.not_when}.", WIDTH, break_on_hyphens=False)
+        yield ""
+        yield from inspect.cleandoc(kind_of(about.kind).__doc__ or "").splitlines()
+        yield ""
+        yield from _facts(about)
     yield ""
+
+
+def _facts(about: About) -> Iterator[str]:
     score = about.metric(about.score)
     yield f"- Ranks layers by `{score.name}`, {score.better} is more similar, range {range_in_words(score.bounds)}"
+    yield f"- Bias: {about.bias}"
     yield f"- Source and target {'may be exchanged' if about.symmetric else 'may not be exchanged'}"
     for side, some in zip(("source", "target"), about.invariances, strict=True):
         yield (
@@ -189,3 +231,20 @@ def card(kind: str) -> Iterator[str]:
         if name not in TrainingParams.model_fields:
             yield f"- `{name} = {_as_toml(field.default)}`: {field.description}"
     yield f"- Source: {about.source}"
+
+
+def measures(_: str) -> Iterator[str]:
+    """Yield the type of each measure of arrays."""
+    for about in MATCHERS.values():
+        if not about.is_trained:
+            yield f"{about.kind}: {about.family.capitalize()}"
+
+
+PARTS: dict[str, Callable[[str], Iterable[str]]] = {
+    "keys": keys_table,
+    "formats": formats_table,
+    "datasets": datasets_table,
+    "kinds": kinds_table,
+    "cards": cards,
+    "measures": measures,
+}

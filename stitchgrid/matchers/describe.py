@@ -82,6 +82,8 @@ def range_in_words(ends: Ends) -> str:
 def describe(about: About) -> Iterator[str]:
     """Yield the description of a kind, line by line."""
     yield f"{about.kind}: {about.summary}"
+    yield f"bias: {about.bias}"
+    yield f"not when: {about.not_when}"
     yield f"source: {about.source}"
     yield f"ranks layers by: {_score(about)}"
     yield f"order of the layers: {'does not matter' if about.symmetric else 'matters'}"

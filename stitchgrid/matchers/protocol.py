@@ -36,15 +36,21 @@ UP_TO_LINEAR: frozenset[Transform] = UP_TO_ROTATION | {"linear"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """The description of a kind, from which tests, pages and help texts are made."""
+    """The description of a kind, from which tests, pages and help texts are made.
+
+    In `bias` and `not_when`, N rows (images or positions) of a source with D features and a target with E are compared.
+    """
 
     kind: str
     family: Literal["index", "stitcher"]
     summary: str  # one line, for people
     source: str  # who defined it
+    use: str  # what one asks it, in sentences
+    bias: str  # of its score, on how many rows; the end of "Bias: "
+    not_when: str  # when a user should take another kind; the end of "Do not use it where "
     metrics: tuple[Metric, ...]
     score: str  # the metric by which layers are ranked
-    params: type[Params] = NoParams
+    params: type[Params] = NoParams  # of a stitcher: `Rules`, or a class made from it
     revision: int = 1  # raised when the maths changes, so that stored values are not mistaken for new ones
     symmetric: bool = False  # whether source and target may be exchanged
     #: Transformations of the source, and of the target, that do not change the score.
@@ -117,7 +123,9 @@ class Kind(ABC, Generic[P]):
 
     about: ClassVar[About]
     reads_target: ClassVar[bool] = False  # whether maps are trained on the target's activations on the same images
-    axes_of: ClassVar[frozenset[Literal["source", "target"]]] = frozenset()  # the sides whose principal axes it reads
+    #: The sides whose principal axes (`moments.x.axes`, `moments.y.axes`) it reads: `plan`, estimates and limits on
+    #: memory add up the decomposition and its result for these, and `flops` for each pair.
+    axes_of: ClassVar[frozenset[Literal["source", "target"]]] = frozenset()
 
     def __init__(self, params: P):
         self.params = params
@@ -137,7 +145,7 @@ class Kind(ABC, Generic[P]):
         return None
 
     def flops(self, sizes: Sizes) -> float:  # noqa: ARG002
-        """Return the float64 operations for one pair of layers, beyond the statistics that it reads."""
+        """Return the float64 operations for one pair of layers, beyond the statistics and axes that it reads."""
         return 0.0
 
 
@@ -180,10 +188,15 @@ class GramIndex(Kind[P], Generic[P, S]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """A map found in closed form."""
+    """A map found in closed form.
+
+    A map that any rows of the source determine needs neither `span` nor `doubts`. Least squares gives `span`: whether a
+    cell is `underdetermined` then depends on the rows on which it is evaluated. What is known once the map is fitted,
+    such as a tie that makes it one of many, is one of `doubts`: it becomes a flag of the cell.
+    """
 
     map: AffineMap
-    span: Span | None = None  # of the source's fit rows, if the map is arbitrary outside of it
+    span: Span | None = None  # of the source's fit rows; the map is arbitrary outside of it
     doubts: Mapping[str, Tensor] = field(default_factory=dict)  # flag -> whether it is to be set
     values: Mapping[str, Tensor] = field(default_factory=dict)  # of metrics that only this kind has
 

@@ -1,61 +1,50 @@
 """The kinds of matchers that a job file can name. Imports no torch.
 
-A new kind is one file in `indices/` or `stitchers/`, one oracle in `reference/`, and one line in `KINDS`.
+A new kind is one file in `indices/` or `stitchers/`, one oracle in `reference/`, and one line in `WHERE`.
 """
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 from stitchgrid.live_networks import live_name
 from stitchgrid.matchers.evidence import evidence_name
-from stitchgrid.matchers.indices.cka import CKA
-from stitchgrid.matchers.indices.cka_rbf import CKARBF
-from stitchgrid.matchers.indices.cka_unbiased import CKAUnbiased
-from stitchgrid.matchers.indices.jaccard_knn import JaccardKNN
-from stitchgrid.matchers.indices.linear_regression import LinearRegression
-from stitchgrid.matchers.indices.mean_cca import MeanCCA
-from stitchgrid.matchers.indices.mutual_knn import MutualKNN
-from stitchgrid.matchers.indices.procrustes import Procrustes
-from stitchgrid.matchers.indices.pwcca import PWCCA
-from stitchgrid.matchers.indices.rsa import RSA
-from stitchgrid.matchers.indices.soft_matching import SoftMatching
-from stitchgrid.matchers.indices.svcca import SVCCA
 from stitchgrid.matchers.metrics import CLASS_METRICS, OOD_METRICS, OUTPUT_METRICS, RESIDUAL_AT, residual_at
 from stitchgrid.matchers.protocol import About, Kind
-from stitchgrid.matchers.stitchers.direct import Direct
-from stitchgrid.matchers.stitchers.final_feature import FinalFeature
-from stitchgrid.matchers.stitchers.functional_alignment import FunctionalAlignment
-from stitchgrid.matchers.stitchers.orthogonal import Orthogonal
-from stitchgrid.matchers.stitchers.permutation import Permutation
-from stitchgrid.matchers.stitchers.reduced_rank import ReducedRank
-from stitchgrid.matchers.stitchers.ridge import Ridge
-from stitchgrid.matchers.stitchers.soft_label import SoftLabel
-from stitchgrid.matchers.stitchers.task_loss import TaskLoss
 from stitchgrid.records import Cell, Head, MatcherSpec, Network, Sweep
 
-KINDS: tuple[type[Kind[Any]], ...] = (  # in the order in which they are listed for users
-    Direct,
-    Orthogonal,
-    Ridge,
-    ReducedRank,
-    Permutation,
-    TaskLoss,
-    SoftLabel,
-    FinalFeature,
-    FunctionalAlignment,
-    CKA,
-    CKAUnbiased,
-    CKARBF,
-    PWCCA,
-    SVCCA,
-    MeanCCA,
-    Procrustes,
-    LinearRegression,
-    SoftMatching,
-    RSA,
-    MutualKNN,
-    JaccardKNN,
+WHERE = (  # module:class of each kind, in the order in which they are listed for users
+    "stitchers.direct:Direct",
+    "stitchers.orthogonal:Orthogonal",
+    "stitchers.ridge:Ridge",
+    "stitchers.reduced_rank:ReducedRank",
+    "stitchers.permutation:Permutation",
+    "stitchers.task_loss:TaskLoss",
+    "stitchers.soft_label:SoftLabel",
+    "stitchers.final_feature:FinalFeature",
+    "stitchers.functional_alignment:FunctionalAlignment",
+    "indices.cka:CKA",
+    "indices.cka_unbiased:CKAUnbiased",
+    "indices.cka_rbf:CKARBF",
+    "indices.pwcca:PWCCA",
+    "indices.svcca:SVCCA",
+    "indices.mean_cca:MeanCCA",
+    "indices.procrustes:Procrustes",
+    "indices.linear_regression:LinearRegression",
+    "indices.soft_matching:SoftMatching",
+    "indices.rsa:RSA",
+    "indices.mutual_knn:MutualKNN",
+    "indices.jaccard_knn:JaccardKNN",
 )
+
+
+def _load(where: str) -> type[Kind[Any]]:
+    module, _, name = where.partition(":")
+    kind: type[Kind[Any]] = getattr(import_module(f"stitchgrid.matchers.{module}"), name)
+    return kind
+
+
+KINDS = tuple(map(_load, WHERE))
 _BY_NAME = {kind.about.kind: kind for kind in KINDS}
 MATCHERS: dict[str, About] = {name: kind.about for name, kind in _BY_NAME.items()}
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from math import nan
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -36,6 +37,20 @@ from stitchgrid.reference.stitchers.trained import Follows, TextbookMap
 Key = tuple[int, int]  # network and layer, by position
 Pixels = Tensor | list[Tensor]
 Map = Callable[[Tensor], Tensor]  # of rows (N, P, D) to (N, P, E)
+
+
+def reads(oracle: ModuleType) -> str:
+    """Return in which rows an index's oracle is given two layers: `flattened` or `compared`.
+
+    Raises:
+        AttributeError: If it does not say so; the error has what to write.
+    """
+    if getattr(oracle, "READS", None) not in ("flattened", "compared"):
+        raise AttributeError(
+            f'{oracle.__name__} does not say in which rows it is given two layers; write READS = "flattened" (a row '
+            'is an image) or READS = "compared" (as a `MomentIndex` is given them).'
+        )
+    return str(oracle.READS)
 
 
 class Reference:
@@ -75,7 +90,7 @@ class Reference:
             a, b = (self._pass(key, self.images.eval, num_eval)[0] for key in (cell.source_key, cell.target_key))
             a = self._reduced(cell, a)
             oracle = import_module(f"stitchgrid.reference.indices.{spec.kind}")
-            if oracle.READS == "flattened":
+            if reads(oracle) == "flattened":
                 x, y = a.flatten(1), b.flatten(1)
             else:
                 x, y = compared(a, b, self._layer(cell.source_key), self._layer(cell.target_key))

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stitchgrid.catalog.formats import FORMATS, render
+from stitchgrid.catalog.formats import render
+from stitchgrid.catalog.output_formats import OUTPUT_FORMATS
 from stitchgrid.errors import QueryError
 from stitchgrid.printable import as_markdown, in_one_line
 
@@ -119,7 +120,7 @@ def test_markdown_escapes_what_would_break_the_table():
     ]
 
 
-@pytest.mark.parametrize("format", ["table", *FORMATS])
+@pytest.mark.parametrize("format", OUTPUT_FORMATS)
 def test_an_empty_table_still_has_its_columns(format):
     text = render(EMPTY, format)
     if format == "json":
@@ -214,7 +215,7 @@ UNUSUAL = (
 )
 
 
-@pytest.mark.parametrize("format", ["table", *FORMATS])
+@pytest.mark.parametrize("format", OUTPUT_FORMATS)
 @pytest.mark.parametrize("value", UNUSUAL)
 def test_a_value_is_written_or_refused_in_words(value, format):
     table = duckdb.sql(f"select {value} as v").to_arrow_table()

@@ -31,6 +31,8 @@ def test_a_kind_tells_all_that_a_user_can_set_and_read(kind):
     for metric in about.metric_names:
         assert f"  {metric}: " in text
     assert about.source in text
+    assert f"bias: {about.bias}" in text
+    assert f"not when: {about.not_when}" in text
     assert ("trained: by seeds" in text) == about.is_trained
 
 

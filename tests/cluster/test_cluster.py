@@ -556,11 +556,11 @@ def test_what_counts_as_out_of_memory(problem, answer):
     assert is_out_of_memory(problem) is answer
 
 
-# On Ray: errands
+# On Ray: remote calls
 
 
 @pytest.mark.ray
-def test_an_errand_is_run_in_a_process_with_a_workers_resources(cluster):
+def test_a_remote_call_is_run_in_a_process_with_a_workers_resources(cluster):
     found = call_remotely("local", lambda: (os.getpid(), os.environ["OMP_NUM_THREADS"]), workers=3, cpus_per_worker=1)
     assert found.problem == ""
     assert found.answer[0] != os.getpid()
@@ -569,7 +569,7 @@ def test_an_errand_is_run_in_a_process_with_a_workers_resources(cluster):
 
 
 @pytest.mark.ray
-def test_an_errand_that_raises_or_dies_or_finds_no_place_says_so_and_leaves_nothing_behind(cluster):
+def test_a_remote_call_that_raises_or_dies_or_finds_no_place_says_so_and_leaves_nothing_behind(cluster):
     import ray
 
     free = ray.available_resources().get("CPU", 0)
@@ -584,7 +584,7 @@ def test_an_errand_that_raises_or_dies_or_finds_no_place_says_so_and_leaves_noth
 
 
 @pytest.mark.ray
-def test_an_errand_to_another_version_is_refused(cluster, monkeypatch):
+def test_a_remote_call_to_another_version_is_refused(cluster, monkeypatch):
     monkeypatch.setattr(stitchgrid, "__version__", "0.0.0")
     assert re.search(
         r"has stitchgrid \S+, this command has 0.0.0; install the same", call_remotely("local", os.getpid).problem

@@ -12,13 +12,13 @@ from helpers_docs import JOB, PAGES, ROOT, blocks, check_command, commands_in, m
 
 import stitchgrid as sg
 from stitchgrid.catalog import Catalog, formats
-from stitchgrid.cli import cli, options
-from stitchgrid.datasets.registry import TORCHVISION, known_datasets
+from stitchgrid.catalog.output_formats import OUTPUT_FORMATS
+from stitchgrid.cli import cli
+from stitchgrid.datasets.registry import DATASETS
 from stitchgrid.errors import InputError
 from stitchgrid.jobfile import parse_job
-from stitchgrid.jobfile.tables import DataTable
 from stitchgrid.manual import FOLDER, TOPICS, overview, page, summary
-from stitchgrid.manual.generated import SECTIONS, filled
+from stitchgrid.manual.generated import FILES, SECTIONS, filled
 from stitchgrid.matchers.params import Rules
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.store import Store
@@ -129,28 +129,26 @@ def test_every_key_of_a_job_file_is_told_in_a_line():
             assert f"| `{name}` | " in page("job"), f"{section}: {name}"
 
 
-def test_every_kind_has_a_card_that_says_when_not_to_use_it():
-    cards = dict(re.findall(r"^### (\w+)\n\n(.*?)<!-- end -->", page("matchers"), flags=re.M | re.S))
-    assert list(cards) == list(MATCHERS)
-    for kind, text in cards.items():
-        written, _, of_the_code = text.partition(f"<!-- from the code: card {kind} -->")
-        assert re.search(r"^Do not ", written, flags=re.M), kind
-        assert MATCHERS[kind].source in of_the_code
+def test_every_kind_has_a_card_and_where_it_takes_arrays_a_typed_measure():
+    again = "run `python -m stitchgrid.manual`"
+    assert re.findall(r"^### (\w+)$", page("matchers"), flags=re.M) == list(MATCHERS), again
+    measures = FILES[-1].read_text()
+    assert filled(measures) == measures, again
+    typed = re.findall(r"^(\w+): (?:Index|Stitcher)$", measures, flags=re.M)
+    assert typed == [kind for kind, about in MATCHERS.items() if not about.is_trained], again
 
 
 def test_every_kind_of_data_set_is_told():
-    own = [name for name in known_datasets() if name not in TORCHVISION]
-    told = DataTable.model_fields["dataset"].description
-    for name in own:
-        assert re.search(rf'^\| .*`"{name}"`', page("data"), flags=re.M), f"add a line on {name!r} to manual/data.md"
-        assert f"`{name}`" in told, f"name {name!r} in the text under `dataset` of DataTable"
+    told = re.findall(r'^\| `"([a-z]+)"` \| ', page("data"), flags=re.M)
+    assert told == list(DATASETS), "run `python -m stitchgrid.manual`"
+    for name, known in DATASETS.items():
+        assert callable(known.load()), f"write `where` of {name}: module:class in stitchgrid/datasets"
 
 
-def test_every_format_of_tables_is_offered_and_told():
-    assert set(options.FORMATS) == {"table", *formats.FORMATS}, "cli/options.py and catalog/formats.py differ"
-    assert set(options.SUFFIXES.values()) <= set(options.FORMATS)
-    told = re.search(r"`--format ([\w|]+)`", page("sql"))[1].split("|")
-    assert set(told) == set(formats.FORMATS), "manual/sql.md names other formats"
+def test_every_format_of_tables_is_written_and_told():
+    for name, one in OUTPUT_FORMATS.items():
+        assert hasattr(formats, one.function), f"write {one.function} in catalog/formats.py, or name {name}'s function"
+        assert f"| `{name}` | " in page("sql"), "run `python -m stitchgrid.manual`"
 
 
 def test_a_change_in_the_code_is_noticed():
@@ -212,7 +210,8 @@ def test_sql_runs(block, store_folder, tmp_path):
 
 
 def test_sql_has_every_view_and_no_column_that_is_not_there(store_folder):
-    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]*) \|$", page("sql"), flags=re.M)
+    views = page("sql").partition("## Views\n")[2]
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]*) \|$", views, flags=re.M)
     with Catalog(Store.open(store_folder / "grid")) as catalog:
         assert {name for name, _ in rows} >= {"results", "cells", "models", "layers", "pairs", "answers", "probes"}
         for view, told in rows:

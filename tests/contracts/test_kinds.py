@@ -1,13 +1,18 @@
 """The contract of every kind, written from what it says of itself: its oracle, bounds, direction and invariances.
 
 A kind that is added to the registry is tested here without another line; what it claims must hold, and what it does not
-claim must be seen to fail.
+claim must be seen to fail. Beside its file and its line in the registry it needs an oracle in `reference/`, and what
+`python -m stitchgrid.manual` writes of it (its card, the type of its measure; `test_docs.py` holds both).
 """
 
+import inspect
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from math import inf, isnan
+from types import ModuleType
 
 import pytest
 import torch
@@ -22,6 +27,7 @@ from stitchgrid.matchers.registry import KINDS, MATCHERS, kind_of
 from stitchgrid.matchers.stitchers.affine import residual
 from stitchgrid.moments import pair_moments
 from stitchgrid.records import Layer
+from stitchgrid.reference.run import reads
 
 INDICES = [name for name, about in MATCHERS.items() if about.family == "index"]
 CLOSED_FORMS = [kind.about.kind for kind in KINDS if issubclass(kind, ClosedForm)]
@@ -98,6 +104,16 @@ def score(kind: str, x: Tensor, y: Tensor) -> float:
     return values(kind, x, y)[MATCHERS[kind].score]
 
 
+def oracle_module(kind: str) -> ModuleType:
+    name = f"stitchgrid.reference.{'indices' if MATCHERS[kind].family == 'index' else 'stitchers'}.{kind}"
+    told = f"{kind} has no oracle; write {name.replace('.', '/')}.py with a function {kind}"
+    if name not in sys.modules and find_spec(name) is None:
+        pytest.fail(told)
+    module = import_module(name)
+    assert hasattr(module, kind), told
+    return module
+
+
 def oracle(kind: str, x: Tensor, y: Tensor) -> object:
     """Return what the reference says of two layers: metrics of an index, weight and bias of a stitcher."""
     params = {
@@ -105,8 +121,7 @@ def oracle(kind: str, x: Tensor, y: Tensor) -> object:
         for name, value in MATCHERS[kind].params(**PARAMS.get(kind, {}))
         if name not in ("resize", "cls", "pool")
     }
-    folder = "indices" if MATCHERS[kind].family == "index" else "stitchers"
-    return getattr(import_module(f"stitchgrid.reference.{folder}.{kind}"), kind)(x.double(), y.double(), **params)
+    return getattr(oracle_module(kind), kind)(x.double(), y.double(), **params)
 
 
 def of_oracle(kind: str, x: Tensor, y: Tensor) -> dict[str, float]:
@@ -202,16 +217,19 @@ def test_a_kind_is_invariant_to_what_it_claims_and_to_nothing_else(kind, side, n
     before = score(kind, x, y)
     after = score(kind, change(x), y) if side == "source" else score(kind, x, change(y))
     if name in MATCHERS[kind].invariances[side == "target"]:
-        assert after == pytest.approx(before, rel=1e-7)
+        told = f"{kind} changes with the {side}'s {name}: write its `invariances` without"
+        assert after == pytest.approx(before, rel=1e-7), told
     else:
-        assert abs(after - before) > 1e-5
+        told = f"{kind} does not change with the {side}'s {name}: write it into its `invariances`"
+        assert abs(after - before) > 1e-5, told
 
 
 @every_index
 def test_an_index_is_symmetric_if_it_says_so_and_else_is_not(kind):
     x, y = related(90, 6, 5)
     forth, back = score(kind, x, y), score(kind, y, x)
-    assert (forth == pytest.approx(back, rel=1e-12)) == MATCHERS[kind].symmetric
+    is_symmetric = forth == pytest.approx(back, rel=1e-12)
+    assert is_symmetric == MATCHERS[kind].symmetric, f"write symmetric={is_symmetric} in `about` of {kind}"
 
 
 @every_index
@@ -260,23 +278,41 @@ def test_a_kind_reads_the_principal_axes_that_it_declares_and_no_others(kind):
     else:
         made.fit(moments)
     read = {name for name, side in (("source", moments.x), ("target", moments.y)) if "axes" in vars(side)}
-    assert read == made.axes_of
+    assert read == made.axes_of, f"write axes_of = frozenset({read}) in the class of {kind}"
 
 
 @every_kind
 def test_a_stitcher_takes_the_rules_of_alignment_and_an_index_does_not(kind):
-    assert issubclass(MATCHERS[kind].params, Rules) == (MATCHERS[kind].family == "stitcher")
+    wanted = MATCHERS[kind].family == "stitcher"
+    told = "write params = Rules, or a class made from it" if wanted else "write params without the rules of alignment"
+    assert issubclass(MATCHERS[kind].params, Rules) == wanted, told
 
 
 @every_kind
 def test_a_kind_says_what_people_ask(kind):
     about = MATCHERS[kind]
-    assert about.summary
-    assert about.summary[0].islower() or about.summary[:3].isupper()
-    assert about.source
-    assert about.metric(about.score).higher_is_similar is not None
+    words = {name: getattr(about, name) for name in ("summary", "source", "use", "bias", "not_when")}
+    assert all(words.values()), f"write in `about` of {kind}: {[name for name, text in words.items() if not text]}"
+    assert about.summary[0].islower() or about.summary[:3].isupper(), "write `summary` without a capital: it follows a:"
+    assert about.use.endswith((".", "?")), f"write `use` of {kind} in sentences"
+    for name in ("bias", "not_when"):
+        assert not words[name].endswith("."), f"write `{name}` of {kind} as the end of a sentence, without its dot"
+    assert inspect.getdoc(kind_of(kind)), f"write the formula of {kind} as the docstring of its class"
+    assert about.metric(about.score).higher_is_similar is not None, "write another `score`: nothing can be ranked by it"
     assert len(set(about.metric_names)) == len(about.metrics)
-    assert (about.family == "index") == (kind in about.metric_names or kind in INDICES)
+    assert about.family == "stitcher" or kind in about.metric_names, f"write a metric of the index's own name, {kind}"
+
+
+@every_index
+def test_the_oracle_of_an_index_says_which_rows_it_is_given(kind):
+    """Of a `GramIndex` a row is an image, of a `MomentIndex` what is compared."""
+    wanted = "compared" if kind in OF_MOMENTS else "flattened"
+    assert reads(oracle_module(kind)) == wanted, f'write READS = "{wanted}" in the oracle of {kind}'
+
+
+def test_an_oracle_that_does_not_say_which_rows_it_is_given_is_told_what_to_write():
+    with pytest.raises(AttributeError, match=r'x does not say in which rows.*write READS = "flattened"'):
+        reads(ModuleType("x"))
 
 
 def test_indices_refuse_what_has_no_common_rows():

@@ -21,7 +21,7 @@ import stitchgrid
 from stitchgrid.datasets import open_images
 from stitchgrid.datasets.array_files import open_arrays
 from stitchgrid.datasets.decoding import decode, is_large
-from stitchgrid.datasets.image_files import FORMATS, IMAGE_SUFFIXES
+from stitchgrid.datasets.image_files import IMAGE_SUFFIXES, PILLOW_FORMATS
 from stitchgrid.datasets.numeric_labels import MOST_CLASSES, as_labels
 from stitchgrid.datasets.sources import Unreadable
 from stitchgrid.errors import InputError
@@ -87,9 +87,9 @@ def test_each_suffix_stands_for_a_format_that_is_read():
     Image.init()
     known = {**Image.EXTENSION, ".mpo": "JPEG"}
     assert {suffix: known[suffix] for suffix in IMAGE_SUFFIXES} == {
-        suffix: form for form, some in FORMATS.items() for suffix in some.split()
+        suffix: form for form, some in PILLOW_FORMATS.items() for suffix in some.split()
     }
-    assert FORMATS.keys() <= Image.OPEN.keys()
+    assert PILLOW_FORMATS.keys() <= Image.OPEN.keys()
 
 
 def opening_calls(source):

@@ -389,11 +389,11 @@ def test_where_a_cluster_gives_no_answer_this_process_does_and_says_so(resolved,
     problem = "on node7: InputError: the file /home/me/nets.py does not exist"
     asked = {}
 
-    def run_errand(address, function, **how):
+    def run_remotely(address, function, **how):
         asked.update(how, address=address)
         return RemoteCall(size=size, problem=problem)
 
-    monkeypatch.setattr(speed_trial, "call_remotely", run_errand)
+    monkeypatch.setattr(speed_trial, "call_remotely", run_remotely)
     found = ask(resolved, Placement(address="auto", cpus_per_worker=2), said := [])
     assert (asked["address"], asked["cpus_per_worker"], asked["max_units"]) == ("auto", 2, 3)
     assert (found.size, found.trial.place.threads) == (size, 2)
@@ -406,11 +406,11 @@ def test_own_code_is_sent_along(resolved, tmp_path, monkeypatch):
     asked = replace(resolved, networks=(replace(resolved.networks[0], spec=first), *resolved.networks[1:]))
     sent = []
 
-    def run_errand(_, function, *, package, **how):
+    def run_remotely(_, function, *, package, **how):
         sent.extend(path.read_text() for path in package.glob("*/nets.py"))
         return RemoteCall(size=ClusterSize(num_workers=2, cpus=0, gpus=0.5), answer=pretend(*function.args))
 
-    monkeypatch.setattr(speed_trial, "call_remotely", run_errand)
+    monkeypatch.setattr(speed_trial, "call_remotely", run_remotely)
     found = ask(asked, Placement(address="head:6379", gpus_per_worker=0.5), [])
     assert sent == ["def net(): ..."]
     assert found.speed_share == 0.5  # two workers share a GPU

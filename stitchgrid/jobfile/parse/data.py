@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stitchgrid.datasets.registry import TORCHVISION, WITH_KEYS, known_splits, own_parts
+from stitchgrid.datasets.registry import TORCHVISION, WITH_FOLDER, WITH_KEYS, known_splits, needs_root, own_parts
 from stitchgrid.errors import nearest
 from stitchgrid.jobfile.problems import Problems
 from stitchgrid.jobfile.tables import DataTable, OutliersTable
-from stitchgrid.live_networks import LIVE
 
 
 def read_data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
@@ -43,14 +42,15 @@ def read_data(table: Mapping[str, Any], problems: Problems) -> DataTable | None:
 def _check_source(data: DataTable | OutliersTable, given: Mapping[str, Any], where: str, problems: Problems) -> None:
     """Note keys that a data set needs, and keys that it ignores; `given` is the table as it was written."""
     is_own = own_parts(data.dataset) is not None
-    if data.root is None and data.dataset not in ("digits", LIVE) and not is_own and "root" not in given:
+    if data.root is None and "root" not in given and needs_root(data.dataset):
         problems.add(f"{where}.root", f"missing, but needed: where the images of {data.dataset} are")
     if isinstance(data, DataTable):
         if data.keys is not None and data.dataset not in WITH_KEYS:
             problems.add(
                 f"{where}.keys", f"only {', '.join(WITH_KEYS)} have arrays, columns or members to name; leave it out"
             )
-        if data.folder is not None and data.dataset != "list":
-            problems.add(f"{where}.folder", 'only dataset = "list" has paths that start at a folder; leave it out')
+        if data.folder is not None and data.dataset not in WITH_FOLDER:
+            told = f'only dataset = "{", ".join(WITH_FOLDER)}" has paths that start at a folder; leave it out'
+            problems.add(f"{where}.folder", told)
     if data.args is not None and not is_own:
         problems.add(f"{where}.args", f"only FILE.py:function takes arguments, {data.dataset} does not; leave it out")

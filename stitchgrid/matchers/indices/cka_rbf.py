@@ -41,6 +41,12 @@ class CKARBF(GramIndex[KernelParams, "Prepared"]):
         family="index",
         summary="centred kernel alignment, biased, with Gaussian kernels of flattened layers",
         source="Kornblith et al. 2019",
+        use="CKA that looks at neighbourhoods rather than at whole axes of variance.",
+        bias="as `cka`: well above 0 for unrelated rows where N is small, more so for a narrow kernel",
+        not_when=(
+            "images are few, or you have no reason for one `bandwidth`: values of different bandwidths cannot be "
+            "compared"
+        ),
         params=KernelParams,
         metrics=(Metric(name="cka_rbf", better="higher", bounds=UNIT),),
         score="cka_rbf",

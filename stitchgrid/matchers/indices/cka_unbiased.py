@@ -32,6 +32,15 @@ class CKAUnbiased(GramIndex[NoParams, "Prepared"]):
         family="index",
         summary="linear centred kernel alignment, unbiased and signed, of flattened layers",
         source="Song et al. 2012; Nguyen et al. 2021",
+        use=(
+            "The index to begin with: layers that have nothing to do with each other get about 0, however few the "
+            "images."
+        ),
+        bias="the HSIC estimates have none; their ratio may have a little, and may be below 0 for unrelated rows",
+        not_when=(
+            "directions of small variance matter: like all kinds of CKA it depends on those of large variance; nor "
+            "where rows are few: its values then scatter widely"
+        ),
         metrics=(Metric(name="cka_unbiased", better="higher", bounds=(-1.0, 1.0), ends=UNIT),),
         score="cka_unbiased",
         symmetric=True,

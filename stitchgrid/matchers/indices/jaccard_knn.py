@@ -32,6 +32,11 @@ class JaccardKNN(GramIndex[NeighbourParams, "Neighbours"]):
         family="index",
         summary="overlap of the k nearest neighbours (Jaccard), by the cosine of flattened layers",
         source="Schumacher et al. 2021; Klabunde et al. 2025",
+        use="The same neighbours as `mutual_knn`, counted as intersection over union, so it is never higher.",
+        bias="for unrelated rows it is below k / (N - 1), but not 0: compare it with the value for shuffled rows",
+        not_when=(
+            "many images are alike, or more than the nearest neighbours should count: it ignores all other distances"
+        ),
         params=NeighbourParams,
         metrics=(Metric(name="jaccard_knn", better="higher", bounds=UNIT),),
         score="jaccard_knn",

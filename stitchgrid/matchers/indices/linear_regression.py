@@ -19,8 +19,8 @@ class LinearRegression(MomentIndex[NoParams]):
     """R^2 of least squares from the source to the target on the rows compared, with intercept, in [0, 1].
 
     Features are weighted by their variance: 1 - ||Y - XW||^2 / ||Y||^2, both centred. It is fitted and measured on the
-    same rows, so few rows give high values. NaN where the target does not vary; 0 where only the source does not. Some
-    published code predicts the source from the target under this name.
+    same rows. NaN where the target does not vary; 0 where only the source does not. Some published code predicts the
+    source from the target under this name.
     """
 
     axes_of = frozenset({"source"})
@@ -29,6 +29,12 @@ class LinearRegression(MomentIndex[NoParams]):
         family="index",
         summary="R^2 of the target from the source by least squares, weighted by variance",
         source="Kornblith et al. 2019",
+        use="How much of the target a linear map of the source explains on the same images that it was fitted on.",
+        bias=(
+            "R^2 on the fit rows is too high, and only grows when features are added: about D / (N - 1) for unrelated "
+            "rows, 1 where N - 1 <= D"
+        ),
+        not_when="N is not well above D: use `r2` of `direct`, which is measured on other images",
         metrics=(Metric(name="linear_regression", better="higher", bounds=UNIT),),
         score="linear_regression",
         invariances=(UP_TO_LINEAR, UP_TO_ROTATION),

@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from stitchgrid.moments import PairMoments
 
 
+CORRELATIONS = (  # how they are biased, for all kinds that are made of them
+    "correlations are too high on the rows on which they are fitted: all are 1 where N - 1 <= max(D, E), whatever the "
+    "layers hold; take 10 rows or more for each feature"
+)
+
+
 class MeanCCA(MomentIndex[NoParams]):
     """The mean canonical correlation over min(rank X, rank Y), in [0, 1].
 
-    NaN where a layer does not vary. Directions with almost no variance count as much as all others.
+    NaN where a layer does not vary.
     """
 
     axes_of = frozenset({"source", "target"})
@@ -27,6 +33,9 @@ class MeanCCA(MomentIndex[NoParams]):
         family="index",
         summary="mean canonical correlation over the lower rank",
         source="Raghu et al. 2017; Kornblith et al. 2019",
+        use="For layers that are the same up to any invertible map of either layer.",
+        bias=CORRELATIONS,
+        not_when="directions of little variance are noise: they count as much as all other directions",
         metrics=(Metric(name="mean_cca", better="higher", bounds=UNIT),),
         score="mean_cca",
         symmetric=True,

@@ -21,8 +21,7 @@ class MutualKNN(GramIndex[NeighbourParams, "Neighbours"]):
     """The mean over images of |A & B| / k, A and B the image's k nearest others in either layer, in [0, 1].
 
     Nearness is the cosine of flattened features, not centred. An image is not its own neighbour; of equally near images
-    the first are taken. NaN if all images of a layer are equally near. For two independent layers and n images it is
-    about k / (n - 1).
+    the first are taken. NaN if all images of a layer are equally near.
     """
 
     reads_rows = True
@@ -33,6 +32,11 @@ class MutualKNN(GramIndex[NeighbourParams, "Neighbours"]):
         family="index",
         summary="share of the k nearest neighbours in common, by the cosine of flattened layers",
         source="Huh et al. 2024",
+        use="It shows whether images have the same nearest neighbours, as in studies across very different networks.",
+        bias="for unrelated rows it is about k / (N - 1), not 0: compare it with the value for shuffled rows",
+        not_when=(
+            "many images are alike, or more than the nearest neighbours should count: it ignores all other distances"
+        ),
         params=NeighbourParams,
         metrics=(Metric(name="mutual_knn", better="higher", bounds=UNIT),),
         score="mutual_knn",

@@ -26,6 +26,13 @@ class Procrustes(MomentIndex[NoParams]):
         family="index",
         summary="orthogonal Procrustes distance of centred, normalised layers",
         source="Ding, Denain & Steinhardt 2021",
+        use="A true distance between layers (its root is a metric): zero up to rotation, shift and scale.",
+        bias="with N below the number of features the distance is too low: a rotation fits the rows",
+        not_when=(
+            "layers differ in more than a rotation that should not count, such as the scale of single units; or where "
+            "values between maps of different sizes stand beside those between maps of the same size: the first are "
+            "computed from the maps' means, the others position by position"
+        ),
         metrics=(Metric(name="procrustes", better="lower", bounds=(0.0, 2.0), ends=(0.0, None)),),
         score="procrustes",
         symmetric=True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stitchgrid.matchers.indices.mean_cca import CORRELATIONS
 from stitchgrid.matchers.metrics import UNIT, Metric
 from stitchgrid.matchers.params import NoParams
 from stitchgrid.matchers.protocol import UP_TO_LINEAR, About, MomentIndex, Sizes, svd_flops
@@ -36,6 +37,19 @@ class PWCCA(MomentIndex[NoParams]):
         family="index",
         summary="projection-weighted CCA distance, weighted by the source",
         source="Morcos et al. 2018",
+        use=(
+            "For layers that are the same up to any linear map; directions are weighted by how much the source uses "
+            "them."
+        ),
+        bias=(
+            CORRELATIONS
+            + "; the distance is then too low; it is 0 between a layer and its own reduction, so it does not see lost "
+            "directions"
+        ),
+        not_when=(
+            "N is not well above D + E: its intervals are then too narrow or too wide (`stitchgrid manual evidence`); "
+            "or where (x, y) and (y, x) must give the same value"
+        ),
         metrics=tuple(Metric(name=name, better="lower", bounds=UNIT) for name in ("pwcca", "pwcca_reverse")),
         score="pwcca",
         invariances=(frozenset({"shift", "scaling", "permutation"}), UP_TO_LINEAR),

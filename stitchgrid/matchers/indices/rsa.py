@@ -34,6 +34,12 @@ class RSA(GramIndex[NoParams, "Tensor"]):
         family="index",
         summary="rank correlation of the distances 1 - r between images, of flattened layers",
         source="Kriegeskorte, Mur & Bandettini 2008",
+        use="It shows whether the same images are near each other in both layers, as in neuroscience.",
+        bias="about 0 for unrelated rows; pairs of rows are not independent, so the usual p values do not hold",
+        not_when=(
+            "features have no common scale or no common zero: they are compared with the mean over features, so a "
+            "shift of single features changes the value"
+        ),
         metrics=(Metric(name="rsa", better="higher", bounds=(-1.0, 1.0), ends=UNIT),),
         score="rsa",
         symmetric=True,

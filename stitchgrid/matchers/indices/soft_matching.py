@@ -44,6 +44,11 @@ class SoftMatching(MomentIndex[NoParams]):
         family="index",
         summary="mean correlation of units under the best soft assignment",
         source="Khosla & Williams 2024",
+        use=(
+            "It shows whether single units are the same. Unequal widths need `pip install 'stitchgrid[soft-matching]'`."
+        ),
+        bias="the best of many assignments is above 0 for unrelated rows, and higher the fewer rows there are",
+        not_when="features are not units: a rotation changes the value",
         metrics=(Metric(name="soft_matching", better="higher", bounds=(-1.0, 1.0), ends=UNIT),),
         score="soft_matching",
         symmetric=True,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from stitchgrid.matchers.indices.mean_cca import CORRELATIONS
 from stitchgrid.matchers.metrics import UNIT, Metric
 from stitchgrid.matchers.params import Params
 from stitchgrid.matchers.protocol import UP_TO_ROTATION, About, MomentIndex, Sizes, singular_values_flops
@@ -41,6 +42,12 @@ class SVCCA(MomentIndex[TruncationParams]):
         family="index",
         summary="mean canonical correlation of the principal components that carry most of the variance",
         source="Raghu et al. 2017",
+        use="Canonical correlation of the directions that carry the variance.",
+        bias=CORRELATIONS,
+        not_when=(
+            "directions of small variance matter: they are cut away; or where you have no reason for one `variance`: "
+            "the value depends on it"
+        ),
         params=TruncationParams,
         metrics=(Metric(name="svcca", better="higher", bounds=UNIT),),
         score="svcca",

@@ -35,6 +35,18 @@ class Direct(ClosedForm[DirectParams]):
         family="stitcher",
         summary="affine map by least squares between the two representations (DM)",
         source="Balogh & Jelasity 2025",
+        use=(
+            "Direct matching (DM) is the first stitcher to use. It answers: how much of the target's layer is a linear "
+            "function of the source's?"
+        ),
+        bias=(
+            "the residual on the fit rows is too low, 0 where N <= D (on arrays, use `residual_on` with other rows); "
+            "the map shrinks what it cannot match, so a high accuracy with a small `variance_ratio` says little"
+        ),
+        not_when=(
+            "N is not above D: the map is one of many (`underdetermined`) and fits by chance, and `ridge` is the "
+            "better choice"
+        ),
         params=DirectParams,
         metrics=OF_STITCHERS,
         score="residual",

@@ -15,6 +15,12 @@ class FinalFeature(Following[TrainingParams]):
         family="stitcher",
         summary="affine map trained on the target's last features before its scores (FFM)",
         source="Mai et al. 2026",
+        use=(
+            "Final feature matching (FFM) is like `soft_label`, but for the target's last features instead of its "
+            "scores."
+        ),
+        bias="only the last features are followed: what lies before them may leave the target's distribution",
+        not_when="the target's last cut is the stitch itself: there is nothing behind it to follow",
         params=TrainingParams,
         metrics=OF_STITCHERS,
         score="agreement",

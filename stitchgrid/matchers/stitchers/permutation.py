@@ -24,6 +24,12 @@ class Permutation(ClosedForm[Rules]):
         family="stitcher",
         summary="one unit for one unit, by linear assignment",
         source="Li et al. 2015",
+        use="For networks whose units should be the same in another order, such as two seeds of one architecture.",
+        bias="the best of many assignments: correlations of matched units are above 0 for unrelated rows",
+        not_when=(
+            "features are not units, as in the residual stream of a transformer, or their scales differ: the map "
+            "neither scales nor mixes units"
+        ),
         params=Rules,
         metrics=OF_STITCHERS,
         score="residual",

@@ -36,6 +36,15 @@ class ReducedRank(ClosedForm[ReducedRankParams]):
         family="stitcher",
         summary="affine map of low rank by least squares",
         source="Izenman 1975",
+        use="Least squares through a bottleneck: how many directions does the target need from the source?",
+        bias=(
+            "the residual on the fit rows is too low, the more so the higher the rank (on arrays, use `residual_on` "
+            "with other rows)"
+        ),
+        not_when=(
+            "you have no reason for one rank: the residual falls as the rank grows; compare several `map_rank`, beside "
+            "`direct`"
+        ),
         params=ReducedRankParams,
         metrics=OF_STITCHERS,
         score="residual",

@@ -34,7 +34,8 @@ class Ridge(ClosedForm[RidgeParams]):
 
     A and B are centred, C is the source's width, and b is not penalised. Cross-validation takes the strength of
     `STRENGTHS` whose maps have the lowest squared error on groups of fit images that they were not fitted on; of equal
-    errors (to 1e-12) the strongest. A strength at an end of the list is flagged `strength_at_end`.
+    errors (to 1e-12) the strongest. A strength at an end of the list is flagged `strength_at_end`: the best may lie
+    outside of it.
     """
 
     axes_of = frozenset({"source"})
@@ -43,6 +44,18 @@ class Ridge(ClosedForm[RidgeParams]):
         family="stitcher",
         summary="affine map by ridge regression, with cross-validation",
         source="Hoerl & Kennard 1970",
+        use=(
+            "Least squares for few fit images: the penalty keeps the map small. By default the strengths 1e-8 to 1e2 "
+            "are tried on fifths of the fit images left out; the metric `strength` says which was taken."
+        ),
+        bias=(
+            'the map shrinks towards the mean of the target; `strength = "cv"` chooses how much, on rows left out of '
+            "the fit"
+        ),
+        not_when=(
+            "you want the residual of the best affine map: use `direct`; with many images the two agree, with few they "
+            "do not"
+        ),
         params=RidgeParams,
         metrics=(*OF_STITCHERS, STRENGTH),
         score="residual",

@@ -38,6 +38,12 @@ class SoftLabel(Trained[SoftLabelParams]):
         family="stitcher",
         summary="affine map trained on the target's own answers through the rest of it (SLM)",
         source="Balogh & Jelasity 2025",
+        use=(
+            "Soft label matching (SLM) is like `task_loss`, but without labels: the stitched network learns to answer "
+            "as the target does."
+        ),
+        bias="it, too, may leave the target's distribution",
+        not_when="`direct` does not stand beside it",
         params=SoftLabelParams,
         metrics=OF_STITCHERS,
         score="agreement",

@@ -24,6 +24,15 @@ class TaskLoss(Trained[TrainingParams]):
         family="stitcher",
         summary="affine map trained on the labels through the rest of the target (TLM)",
         source="Balogh & Jelasity 2025",
+        use=(
+            "Task loss matching (TLM) asks whether the rest of the target *can be fed* something that classifies well. "
+            "This is not the question whether the layers are alike."
+        ),
+        bias=(
+            "it finds inputs that the target has never seen, and calls a first and a last layer the same (`stitchgrid "
+            "manual findings`)"
+        ),
+        not_when="`direct` and `[diagnostics] ood` do not stand beside it",
         params=TrainingParams,
         metrics=OF_STITCHERS,
         score="accuracy",
