@@ -13,7 +13,7 @@ from helpers_engine import (
     reference,
     run,
     trained_zoo,
-    unlike,
+    unlike_reference,
 )
 
 from stitchgrid.manual import page
@@ -61,4 +61,4 @@ def test_the_engine_runs_the_example_as_the_reference_does(added):
     sweep = make_sweep(zoo, [("conv", "conv_again"), ("conv", "token")], [matcher(added), matcher("direct")])
     rows, found = run(zoo, sweep), reference(zoo, sweep)
     assert added in {row.matcher for row in rows if row.value is not None}
-    assert not unlike(sweep, rows, lambda cell: found.values([cell])[cell.cell_id])
+    assert not unlike_reference(sweep, rows, found)
