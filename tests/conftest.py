@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -25,6 +26,14 @@ def pytest_configure() -> None:
         del os.environ[name]
     if WORKER:
         os.sched_setaffinity(0, {CORES[int(WORKER.removeprefix("gw")) % len(CORES)]})
+    gc.disable()  # until all is imported
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector look at nothing of what was imported, which is more than a million objects."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

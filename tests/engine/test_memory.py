@@ -180,12 +180,11 @@ def test_what_was_learnt_comes_on_top_of_what_is_known(zoo, worker, monkeypatch)
 @pytest.mark.parametrize(
     "asked", [CLOSED[:1], [CLOSED[0], TRAINED], CLOSED[2:], [CLOSED[0], *CLOSED[2:]], [CLOSED[0], CLOSED[2], TRAINED]]
 )
-def test_moments_and_maps_take_what_they_are_said_to(zoo, monkeypatch, request, asked):
+def test_moments_and_maps_take_what_they_are_said_to(zoo, monkeypatch, asked):
     sweep = make_sweep(zoo, PAIRS, asked)
     held: list[int] = []
     gc.collect()  # lest the place of what is garbage be taken by what is looked at
     before = set(exact_storages())
-    request.addfinalizer(gc.unfreeze)
     gc.freeze()  # what is there already is not looked at again
 
     def looking(call: Callable[..., None]) -> Callable[..., None]:
