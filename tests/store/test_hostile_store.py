@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from helpers_flow import in_a_process
-from helpers_store import SWEEP, make_synthetic_store
+from helpers_store import SWEEP, make_synthetic_store, sweeps_like_it
 
 from stitchgrid.catalog import Catalog
 from stitchgrid.cli import cli
@@ -99,14 +99,6 @@ def values(grid):
     with Catalog(Store.open(grid)) as catalog:
         rows = catalog.query("select cell_id, metric, value from results").to_pylist()
     return {(row["cell_id"], row["metric"]): row["value"] for row in rows}
-
-
-def sweeps_like_it(grid, number):
-    """Add copies of the sweep, so that one store holds several things to look at; return the names of all."""
-    names = [SWEEP, *(f"{SWEEP}-{k}" for k in range(1, number))]
-    for name in names[1:]:
-        shutil.copytree(grid / "sweeps" / SWEEP, grid / "sweeps" / name)
-    return names
 
 
 def some_part(grid):
