@@ -88,6 +88,19 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture
+def quick_fonts(monkeypatch) -> None:
+    """Leave tables of ligatures and the like out of the fonts of a PDF: to reduce them takes a second a figure."""
+    from fontTools import subset
+
+    class Without(subset.Options):
+        def __init__(self, **options: object):
+            super().__init__(**options)
+            self.drop_tables = [*self.drop_tables, "GSUB", "GPOS", "GDEF"]
+
+    monkeypatch.setattr(subset, "Options", Without)
+
+
+@pytest.fixture
 def cache(tmp_path: Path) -> Path:
     """Return where a test may keep what it made of images and weights."""
     return tmp_path / "cache"

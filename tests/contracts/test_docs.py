@@ -174,6 +174,7 @@ def test_shell_lines_are_what_the_commands_take(block):
         if words[0] in READING and not any("$" in word or "://" in word for word in words)
     ],
 )
+@pytest.mark.usefixtures("quick_fonts")
 def test_shell_lines_that_read_run(words, store_folder, monkeypatch):
     monkeypatch.chdir(store_folder)
     done = CliRunner().invoke(cli, words)
@@ -206,6 +207,7 @@ def test_sql_has_every_view_and_no_column_that_is_not_there(store_folder):
 
 
 @pytest.mark.parametrize("block", [one for one in blocks("python") if not one.file and one.page != "start"], ids=str)
+@pytest.mark.usefixtures("quick_fonts")
 def test_python_runs(block, store_folder, monkeypatch):
     monkeypatch.chdir(store_folder)
     monkeypatch.setattr(sg, "launch", lambda *_, **__: None, raising=False)  # the store has it

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from helpers_stopping import content_of, stopped_everywhere
+from helpers_stopping import stopped_everywhere
 from helpers_store import (
     QUICK,
     SWEEP,
@@ -86,10 +86,9 @@ def test_answers_are_the_same_before_and_after(tmp_path_factory, first, second, 
         assert answers(store) == before
         assert store.check().findings == ()
     assert answers(store, OF_VIEWS) == last
-    there = content_of(store.uri)
     again = store.compact()
     assert not again.is_published
-    assert content_of(store.uri) == there
+    assert answers(store) == before
 
 
 @settings(max_examples=6, **QUICK)
@@ -326,9 +325,9 @@ def test_damaged_rows_are_missing_until_they_are_computed_again(tmp_path, damage
     with Catalog(store) as catalog:
         assert catalog.query("select count(*) as n from results").to_pylist() == [{"n": 0}]
         assert "done" not in catalog.query("select status from cells")["status"].to_pylist()
-    for cell in CELLS:
-        if found := rows_of(cell):
-            store.write_part(f"again-{cell.cell_id}", found)
+    for start in range(0, len(CELLS), 40):
+        found = [row for cell in CELLS[start : start + 40] for row in rows_of(cell)]
+        store.write_part(f"again-{start}", found)
     assert answers(store) == expected
     store.compact()
     assert answers(store) == expected
