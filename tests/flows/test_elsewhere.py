@@ -41,7 +41,8 @@ pytestmark = pytest.mark.skipif(not IS_POSSIBLE, reason="this torch knows no dev
 
 PAIRS = [("conv", "conv"), ("conv", "token"), ("token", "view")]
 RECIPE = EnergyRecipe(epochs=1, finetune_epochs=1, width=4, depth=1, batch_size=32)
-KEYS = [(0, 1), (1, 0), (0, 2)]  # a map, tokens, a vector
+LAYERS = FEW | {"conv": (0, 1, 2, 3)}
+KEYS = [(0, 2), (1, 0), (0, 3)]  # a map, tokens, a vector
 
 
 JOB = """
@@ -106,7 +107,7 @@ def look() -> Seen:
     energy = EnergySpec(recipe=RECIPE, num_fit=64, fit_data="fit")
     probes_of = ProbeSpec(ranks=(None, 2), samples=60)
     sweep = replace(
-        make_sweep(zoo, PAIRS, matchers(), layers=FEW), energy=energy, probes=probes_of, groups=3, shuffles=2
+        make_sweep(zoo, PAIRS, matchers(), layers=LAYERS), energy=energy, probes=probes_of, groups=3, shuffles=2
     )
     work = workspace(zoo, sweep)
     detectors = {
@@ -216,7 +217,7 @@ def test_images_that_differ_in_size_are_resized_there(seen):
 
 def test_probes_and_detectors_come_out_as_on_the_cpu(seen):
     there, here = seen.probes
-    assert len(there) == 2 * 3  # ranks of the layers
+    assert len(there) == 2 * 4  # ranks of the layers
     for one, other in zip(there, here, strict=True):
         assert (one.layer_index, one.rank, one.flags, one.error) == (other.layer_index, other.rank, other.flags, None)
         assert one.accuracy == other.accuracy
