@@ -213,7 +213,7 @@ def test_python_runs(block, store_folder, monkeypatch):
     monkeypatch.setattr(sg, "launch", lambda *_, **__: None, raising=False)  # the store has it
     (store_folder / "atlas.html").unlink(missing_ok=True)
     text = block.text.replace('"cka_unbiased"', '"cka"')
-    for much, less in {"240": "60", "shuffled=20": "shuffled=2", "groups=10": "groups=4"}.items():
+    for much, less in {"shuffled=20": "shuffled=2", "groups=10": "groups=4"}.items():
         text = text.replace(much, less)
     exec(compile(text, str(block), "exec"), {})
 
