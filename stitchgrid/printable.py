@@ -19,6 +19,8 @@ def printable(text: str) -> str:
     >>> printable("\x1b[31mred\n")
     '\ufffd[31mred\n'
     """
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char in KEPT else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 

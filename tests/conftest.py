@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -25,6 +26,14 @@ def pytest_configure() -> None:
         del os.environ[name]
     if WORKER:
         os.sched_setaffinity(0, {CORES[int(WORKER.removeprefix("gw")) % len(CORES)]})
+    gc.disable()  # until all is imported
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector look at nothing of what was imported, which is more than a million objects."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +85,19 @@ def store(tmp_path_factory):
     from helpers_store import make_synthetic_store
 
     return make_synthetic_store(tmp_path_factory.mktemp("grid")).store
+
+
+@pytest.fixture
+def quick_fonts(monkeypatch) -> None:
+    """Leave tables of ligatures and the like out of the fonts of a PDF: to reduce them takes a second a figure."""
+    from fontTools import subset
+
+    class Without(subset.Options):
+        def __init__(self, **options: object):
+            super().__init__(**options)
+            self.drop_tables = [*self.drop_tables, "GSUB", "GPOS", "GDEF"]
+
+    monkeypatch.setattr(subset, "Options", Without)
 
 
 @pytest.fixture

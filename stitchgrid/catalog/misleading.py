@@ -45,6 +45,11 @@ def count_misleading(rows: Iterable[Mapping[str, Any]]) -> list[MisleadingClaims
     for row in rows:
         key = row["source_model"], row["target_model"], row["matcher"], row["params"], row["samples"]
         groups.setdefault(key, []).append(row)
+
+    def order(key: tuple[Any, ...]) -> tuple[Any, ...]:
+        *names, samples = key
+        return *names, samples is None, samples or 0  # an unknown number of images comes last
+
     return [
         MisleadingClaims(
             source=source,
@@ -60,5 +65,5 @@ def count_misleading(rows: Iterable[Mapping[str, Any]]) -> list[MisleadingClaims
                 dict.fromkeys(f"{row['source_layer']} -> {row['target_layer']}" for row in group if row["misleading"])
             ),
         )
-        for (source, target, matcher, params, samples), group in sorted(groups.items(), key=lambda item: item[0])
+        for (source, target, matcher, params, samples), group in sorted(groups.items(), key=lambda item: order(item[0]))
     ]

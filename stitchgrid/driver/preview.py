@@ -188,8 +188,8 @@ def damage_notices(damaged: Sequence[Damage]) -> list[str]:
     if not damaged:
         return []
     return [
-        f"Warning: left out of the store: {first_few([str(one) for one in damaged], 3)}. Cells that are missing now are "
-        "computed again; 'stitchgrid check' says more."
+        f"Warning: left out of the store: {first_few([str(one) for one in damaged], 3)}. Cells that are missing "
+        "now are computed again; 'stitchgrid check' says more."
     ]
 
 

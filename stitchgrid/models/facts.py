@@ -85,6 +85,7 @@ def is_current(library: str) -> bool:
     return found is not None and found.partition("+")[0] == _table()["versions"].get(library)
 
 
+@cache  # it is read from a file
 def installed_version(name: str) -> str | None:
     """Return the version of a distribution, None where it is not installed."""
     try:

@@ -49,6 +49,13 @@ def planted(tmp_path_factory):
     return drawn(5).write(tmp_path_factory.mktemp("planted"))
 
 
+@pytest.fixture(autouse=True)
+def fonts(request):
+    """Let fonts be quick, but where files are looked at or names are hostile."""
+    if "of_pair" not in request.fixturenames and "hostile" not in request.node.name:
+        request.getfixturevalue("quick_fonts")
+
+
 @pytest.fixture(scope="module")
 def of_pair(planted, tmp_path_factory):
     """Return every kind of figure of one pair, in every format, as paths by name."""

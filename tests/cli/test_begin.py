@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from helpers_docs import blocks, commands_in
-from helpers_flow import TINY_JOB
+from helpers_flow import TINY_JOB, in_a_process
 from PIL import Image
 
 from stitchgrid.cli import cli
@@ -233,23 +233,19 @@ def test_doctor_has_a_worker_of_ray_answer(here):
     assert re.search(r"^ok    Ray: a worker on \S+ answered after \d+ s", run("doctor").output, flags=re.M)
 
 
-@pytest.mark.parametrize("words", [("doctor",), ("launch", "quickstart")])
-def test_a_torchvision_that_does_not_fit_torch_is_named_with_the_remedy(here, words):
+def test_a_torchvision_that_does_not_fit_torch_is_named_with_the_remedy(here, monkeypatch):
     broken = "raise RuntimeError('operator torchvision::nms does not exist')"
     (here / "torchvision").mkdir()
     (here / "torchvision" / "__init__.py").write_text(broken)
     (here / "grid").mkdir()
-    paths = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "stitchgrid.cli", *words]
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=200, check=False
-    )
-    told = done.stdout + done.stderr
-    assert done.returncode == 1
-    assert "Traceback" not in told
-    assert f"cannot be imported with torch {version('torch')} (RuntimeError: operator torchvision::nms does not" in told
-    assert "Install both again in one command" in told
-    assert told.startswith("FAIL  torchvision: ") == (words == ("doctor",))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    launched, looked = in_a_process(here / "grid", [["launch", "quickstart"], ["doctor"]], timeout=200)
+    for code, told, _ in (launched, looked):
+        assert code == 1
+        assert "Traceback" not in told
+        assert f"cannot be imported with torch {version('torch')} (RuntimeError: operator torchvision::nms does" in told
+        assert "Install both again in one command" in told
+    assert [told.startswith("FAIL  torchvision: ") for _, told, _ in (launched, looked)] == [False, True]
 
 
 def test_doctor_asks_for_ray_only_where_a_launch_of_the_job_would(here, monkeypatch):

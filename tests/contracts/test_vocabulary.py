@@ -77,6 +77,9 @@ def names_in(tree):
                 yield name
 
 
+NAMES = {name: frozenset(names_in(tree)) for name, tree in TREES.items()}
+
+
 def test_no_two_classes_have_one_name():
     found = defaultdict(list)
     for name, tree in TREES.items():
@@ -90,7 +93,7 @@ def test_no_two_classes_have_one_name():
 def test_a_word_that_misleads_is_no_name(word):
     forms = {word, f"_{word}", word.upper(), word.capitalize()}
     numeric = {"floor", "FLOOR"}  # of numbers
-    used = {name: found for name, tree in TREES.items() if (found := forms & set(names_in(tree)) - numeric)}
+    used = {name: found for name, names in NAMES.items() if (found := forms & names - numeric)}
     used |= {name: {word} for name in SOURCES if Path(name).stem == word}
     assert used == {}, f"instead of {word!r}: {NOT_USED[word]}"
 

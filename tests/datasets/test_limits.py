@@ -1,6 +1,7 @@
 """Images and checkpoints that are made to take all memory or never to end: looked at first, named, left unread."""
 
 import io
+import json
 import os
 import resource
 import subprocess
@@ -8,8 +9,8 @@ import sys
 import tarfile
 import zipfile
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from textwrap import dedent
 from threading import get_ident
 
 import numpy as np
@@ -35,36 +36,57 @@ GB = 10**9
 MANUAL = Path(imagefolder.__file__).parents[1] / "manual" / "security.md"
 
 
-def within(num_bytes, code, *arguments):
-    """Run code in a process that may take so many bytes more than it has once all is imported; return its output."""
-    script = f"""
-        import resource, sys
-        from pathlib import Path
-        from stitchgrid.datasets import open_images
-        from stitchgrid.errors import InputError
-        from stitchgrid.models.weights import load_checkpoint
-        from stitchgrid.records import DataSpec, Limits
-        import PIL.Image, numpy, torch, safetensors.torch
-        PIL.Image.init()
-        torch.ones(2) @ torch.ones(2)
+#: Imports all, then runs each line of code that comes in a child of its own, which may take so many bytes more.
+PREPARED = """
+import json, os, resource, sys, traceback
+from pathlib import Path
+from stitchgrid.datasets import open_images
+from stitchgrid.errors import InputError
+from stitchgrid.models.weights import load_checkpoint
+from stitchgrid.records import DataSpec, Limits
+import PIL.Image, numpy, torch, safetensors.torch
+PIL.Image.init()
+torch.ones(2) @ torch.ones(2)
+for line in sys.stdin:
+    num_bytes, code, arguments, *files = json.loads(line)
+    child = os.fork()
+    if not child:
+        for number, file in enumerate(files, 1):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+        sys.argv[1:], path, status = arguments, arguments[0], 0
         taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_DATA, (taken + {num_bytes}, -1))
-        path = sys.argv[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (taken + num_bytes, -1))
         try:
-            {code}
+            exec(code)
         except InputError as problem:
             print(problem)
-        """
-    done = subprocess.run(
-        [sys.executable, "-c", dedent(script), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def within(tmp_path_factory):
+    """Return what runs code in a process that may take so many bytes more than it has, and returns its output."""
+    folder = tmp_path_factory.mktemp("within")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    command, pipe = [sys.executable, "-c", PREPARED], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment) as prepared:
+        calls = count()
+
+        def run(num_bytes, code, *arguments):
+            files = [folder / f"{next(calls)}.{name}" for name in ("out", "err")]
+            asked = [num_bytes, code, list(map(str, arguments)), *map(str, files)]
+            prepared.stdin.write(f"{json.dumps(asked)}\n")
+            assert prepared.stdout.readline() == "0\n", files[1].read_text()
+            return files[0].read_text()
+
+        yield run
+        prepared.stdin.close()
 
 
 OPEN = 'print(open_images(DataSpec(dataset="imagefolder", root=path), cache=Path(sys.argv[2])).num_bad)'
@@ -138,7 +160,7 @@ def test_an_image_that_pillow_would_refuse_can_be_allowed(root, cache, monkeypat
     assert not [one for one in recwarn if "Decompression" in str(one.category)]
 
 
-def test_six_images_of_177_megapixels_are_unreadable(root, cache):
+def test_six_images_of_177_megapixels_are_unreadable(root, cache, within):
     save_bomb(root / "train/cat/bomb0.png", 13_300, "1")
     for number in range(1, 6):
         (root / f"train/cat/bomb{number}.png").hardlink_to(root / "train/cat/bomb0.png")
@@ -146,7 +168,7 @@ def test_six_images_of_177_megapixels_are_unreadable(root, cache):
 
 
 @pytest.mark.slow
-def test_several_images_of_as_many_pixels_as_are_allowed_take_the_memory_of_one(root, cache):
+def test_several_images_of_as_many_pixels_as_are_allowed_take_the_memory_of_one(root, cache, within):
     save_bomb(root / "train/cat/large0.png", 9_999)
     for number in range(1, 6):
         (root / f"train/cat/large{number}.png").hardlink_to(root / "train/cat/large0.png")
@@ -267,7 +289,7 @@ def sparse_member(name, size):
 
 
 @pytest.mark.parametrize("size", [7 * GB, 400_000_000])
-def test_a_sparse_member_is_not_read(root, cache, tmp_path, size):
+def test_a_sparse_member_is_not_read(root, cache, tmp_path, size, within):
     plain = pack(root, tmp_path / "plain.tar")
     with tarfile.open(plain) as tar:
         end = max(member.offset_data + 512 * -(-member.size // 512) for member in tar)
@@ -280,7 +302,7 @@ def test_a_sparse_member_is_not_read(root, cache, tmp_path, size):
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
-def test_a_header_of_gigabytes_is_not_read(root, cache, tmp_path, kind):
+def test_a_header_of_gigabytes_is_not_read(root, cache, tmp_path, kind, within):
     hostile = tmp_path / "headers.tar"
     with tarfile.open(hostile, "w") as tar:
         add(tar, "train/cat/a.png", b"1")
@@ -401,7 +423,7 @@ def test_folders_that_lie_very_deep_are_refused(root, cache):
         open_images(spec_of(root), cache=cache)
 
 
-def test_arrays_that_unpack_to_far_more_than_they_are_are_not_read(cache, tmp_path):
+def test_arrays_that_unpack_to_far_more_than_they_are_are_not_read(cache, tmp_path, within):
     with zipfile.ZipFile(tmp_path / "train.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bomb:
         with bomb.open("images.npy", "w", force_zip64=True) as file:
             shape = {"descr": "|u1", "fortran_order": False, "shape": (1_200, 1_000, 1_000)}
@@ -507,7 +529,7 @@ def zip_bomb(path, num_bytes):
                 file.write(bytes(10**6))
 
 
-def test_a_zip_bomb_is_refused_before_anything_is_unpacked(tmp_path):
+def test_a_zip_bomb_is_refused_before_anything_is_unpacked(tmp_path, within):
     zip_bomb(tmp_path / "bomb.pt", 2 * GB)
     said = within(GB // 5, "load_checkpoint(path)", tmp_path / "bomb.pt")
     assert "MB that unpacks to 2,000 MB, more than 20 times its size; if it is sound, raise `unpacking`" in said
@@ -549,7 +571,7 @@ def test_the_limits_of_a_job_hold_for_its_checkpoints(tmp_path):
         build_network(replace(network, limits=Limits(checkpoint_bytes=100)))
 
 
-def test_a_process_of_these_tests_may_take_no_more_than_it_says():
+def test_a_process_of_these_tests_may_take_no_more_than_it_says(within):
     with pytest.raises(AssertionError, match="MemoryError"):
         within(10**8, "bytearray(2 * 10**8)", "")
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] != 10**8

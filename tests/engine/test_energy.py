@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers_engine import (
+    FEW,
     IMAGES,
     SIDE,
     FakeSplit,
@@ -18,7 +19,7 @@ from helpers_engine import (
     one_thread,  # noqa: F401  # a fixture
     reference,
     trained_zoo,
-    unlike,
+    unlike_reference,
     whole_shard,
     workspace,
 )
@@ -54,8 +55,19 @@ def zoo() -> Zoo:
     return trained_zoo()
 
 
-def sweep_of(zoo: Zoo, *pairs: tuple[str, str], metrics: tuple[str, ...] = OOD_METRICS["energy"]) -> Sweep:
-    return replace(make_sweep(zoo, pairs, [matcher("direct", metrics=metrics)], batch_size=64), energy=ENERGY)
+#: With few images to train on, where it does not matter what is learnt.
+SHORT = replace(ENERGY, num_fit=64)
+
+
+def sweep_of(
+    zoo: Zoo,
+    *pairs: tuple[str, str],
+    metrics: tuple[str, ...] = OOD_METRICS["energy"],
+    layers: dict[str, tuple[int, ...]] | None = None,
+    energy: EnergySpec = ENERGY,
+) -> Sweep:
+    asked = [matcher("direct", metrics=metrics)]
+    return replace(make_sweep(zoo, pairs, asked, batch_size=64, layers=layers), energy=energy)
 
 
 def detectors(sweep: Sweep, *, auroc: float = 1.0) -> dict[tuple[int, int], Detector]:
@@ -75,14 +87,14 @@ def detectors(sweep: Sweep, *, auroc: float = 1.0) -> dict[tuple[int, int], Dete
 
 @pytest.mark.parametrize("pair", [("conv", "token"), ("token", "conv"), ("conv", "conv")], ids="->".join)
 def test_the_engine_gives_the_reference_scores_of_every_detector(zoo, pair):
-    sweep = sweep_of(zoo, pair, metrics=("residual", *OOD_METRICS["energy"]))
+    sweep = sweep_of(zoo, pair, metrics=("residual", *OOD_METRICS["energy"]), layers=FEW)
     found = detectors(sweep)
     assert {type(d.body).__name__ for d in found.values()} >= {"OfVectors"}
     rows = run_shard(whole_shard(sweep), replace(workspace(zoo, sweep), detector=found.__getitem__))
     spec = reference(zoo, sweep)
     spec.detector = found.__getitem__
     wider = dict.fromkeys(OOD_METRICS["energy"], 2e-3)  # scores rounded to three decimals: one may go the other way
-    assert not unlike(sweep, rows, lambda cell: spec.values([cell])[cell.cell_id], wider=wider)
+    assert not unlike_reference(sweep, rows, spec, wider=wider)
 
 
 def test_only_the_matchers_that_ask_are_scored_and_a_layer_stitched_to_itself_is_in_distribution(zoo):
@@ -98,7 +110,7 @@ def test_only_the_matchers_that_ask_are_scored_and_a_layer_stitched_to_itself_is
 
 
 def test_scores_of_a_detector_that_failed_its_check_are_flagged(zoo):
-    sweep = sweep_of(zoo, ("conv", "view"))
+    sweep = sweep_of(zoo, ("conv", "view"), layers=FEW)
     for auroc, wanted in ((0.95, False), (0.5, True), (float("nan"), True)):
         work = replace(workspace(zoo, sweep), detector=detectors(sweep, auroc=auroc).__getitem__)
         rows = run_shard(whole_shard(sweep), work)
@@ -126,9 +138,9 @@ def test_cost_and_memory_count_detectors(zoo):
 
 @pytest.mark.parametrize("key", [(0, 2), (1, 1), (0, 3)], ids=["map", "tokens", "vector"])
 def test_a_detector_is_decided_by_its_seed_and_comes_back_as_it_was_saved(zoo, key):
-    sweep = sweep_of(zoo, ("conv", "token"))
+    sweep = sweep_of(zoo, ("conv", "token"), energy=SHORT)
     first, again = (save_state(train_detector(workspace(zoo, sweep), key, None)) for _ in range(2))
-    other = replace(sweep, energy=replace(ENERGY, recipe=replace(RECIPE, seed=1)))
+    other = replace(sweep, energy=replace(SHORT, recipe=replace(RECIPE, seed=1)))
     assert first == again
     assert first != save_state(train_detector(workspace(zoo, other), key, None))
     layer = sweep.networks[key[0]].layers[key[1]]
@@ -153,7 +165,7 @@ def test_few_images_and_a_last_batch_of_one_can_be_trained_on(zoo, num_fit, batc
 
 
 def test_outliers_of_another_data_set_come_from_it(zoo):
-    sweep = replace(sweep_of(zoo, ("conv", "token")), energy=replace(ENERGY, recipe=replace(RECIPE, outliers="data")))
+    sweep = sweep_of(zoo, ("conv", "token"), energy=replace(SHORT, recipe=replace(RECIPE, outliers="data")))
     states = [save_state(train_detector(workspace(zoo, sweep), (0, 2), FakeSplit(40, seed=seed))) for seed in (1, 1, 2)]
     assert states[0] == states[1] != states[2]
 
@@ -179,7 +191,7 @@ def test_lack_of_memory_is_not_the_outliers_fault(zoo, monkeypatch):
 
 
 def test_a_worker_out_of_memory_makes_a_detector_with_less_at_a_time(zoo, tmp_path, monkeypatch):
-    sweep, tried = sweep_of(zoo, ("view", "view")), []
+    sweep, tried = sweep_of(zoo, ("view", "view"), energy=SHORT), []
     store = Store.open(tmp_path / "grid", create=True)
     one = worker.Worker(store=store.uri, device="cpu", threads=1)
     monkeypatch.setattr(one, "workspace", lambda sweep: workspace(zoo, sweep))

@@ -21,7 +21,7 @@ from helpers_engine import (
     reference,
     run,
     trained_zoo,
-    unlike,
+    unlike_reference,
     whole_shard,
     workspace,
 )
@@ -62,7 +62,7 @@ def test_the_engine_gives_the_reference_values_at_every_rank(zoo, pair):
     )
     rows, found = run(zoo, sweep), reference(zoo, sweep)
     assert not [row.error for row in rows if row.error]
-    assert not unlike(sweep, rows, lambda cell: found.values([cell])[cell.cell_id])
+    assert not unlike_reference(sweep, rows, found)
 
 
 def activations(zoo: Zoo, name: str, stage: int, split: FakeSplit) -> Tensor:

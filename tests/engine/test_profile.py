@@ -10,7 +10,7 @@ from helpers_engine import (
     reference,
     run,
     trained_zoo,
-    unlike,
+    unlike_reference,
 )
 from helpers_flow import run as command
 
@@ -33,7 +33,7 @@ def test_profiles_are_as_in_the_reference(zoo, pair):
     ]
     sweep = make_sweep(zoo, [pair], asked)
     rows, found = run(zoo, sweep), reference(zoo, sweep)
-    assert not unlike(sweep, rows, lambda cell: found.values([cell])[cell.cell_id])
+    assert not unlike_reference(sweep, rows, found)
     layers, cells = sweep.networks[-1].layers, every_cell(sweep)
     for position, spec in enumerate(asked):
         for cell in (cell for cell in cells.values() if cell.matcher == position):

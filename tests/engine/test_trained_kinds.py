@@ -14,7 +14,7 @@ from helpers_engine import (
     reference,
     run,
     trained_zoo,
-    unlike,
+    unlike_reference,
 )
 
 from stitchgrid.matchers.metrics import OOD_METRICS
@@ -69,7 +69,7 @@ def test_what_maps_start_from_and_how_they_are_trained_is_as_in_the_reference(zo
     sweep = make_sweep(zoo, [("conv", "conv_again")], asked, layers=FEW)
     rows, found = run(zoo, sweep), reference(zoo, sweep)
     wider = {"variance_ratio": 1e-4}  # steps of Adam follow the sign of gradients that are next to zero
-    assert not unlike(sweep, rows, lambda cell: found.values([cell])[cell.cell_id], wider=wider)
+    assert not unlike_reference(sweep, rows, found, wider=wider)
 
 
 @pytest.mark.parametrize("adapter", ["affine_bn", "bottleneck", "mlp", "conv3x3"])
@@ -87,7 +87,7 @@ def test_adapters_are_as_in_the_reference(zoo, adapter, pair):
         wider = dict.fromkeys(wider, 1e-2)
     wider |= dict.fromkeys(OOD_METRICS["mahalanobis"], 2e-3)
     assert {row.error for row in rows} == {None}
-    assert not unlike(sweep, rows, lambda cell: found.values([cell])[cell.cell_id], wider=wider)
+    assert not unlike_reference(sweep, rows, found, wider=wider)
     if adapter == "conv3x3":
         kinds = {(f.kind, g.kind) for f in sweep.networks[0].layers for g in sweep.networks[-1].layers}
         assert any("inapplicable" in row.flags for row in rows) == (kinds != {("map", "map")})
@@ -124,12 +124,12 @@ def test_the_identity_is_a_start_for_equal_widths_alone(zoo, kind):
 
 @pytest.mark.parametrize("kind", FOLLOWING)
 def test_kinds_that_follow_the_target_need_no_labels(zoo, kind):
-    sweep = make_sweep(zoo, [("conv", "conv_again")], [matcher(kind, epochs=12, batch_size=16, lr=0.02, samples=160)])
-    before = make_sweep(zoo, [("conv", "conv_again")], [matcher(kind, epochs=1, lr=1e-12, samples=160)])
+    asked = [matcher(kind, epochs=12, batch_size=16, lr=0.02), matcher(kind, epochs=1, lr=1e-12)]
+    sweep, before = (make_sweep(zoo, [("conv", "conv_again")], [one], layers=FEW) for one in asked)
     rows = run(zoo, sweep)
     assert not any(row.error for row in rows)
     came, drawn = (measured(run(zoo, one), one, "agreement") for one in (sweep, before))
-    assert sum(came.values()) > sum(drawn.values()) + 3  # of 25 layer pairs
+    assert sum(came.values()) > sum(drawn.values()) + 0.5  # of 9 layer pairs
 
 
 def test_what_comes_behind_a_layer_is_found_by_graph(zoo):

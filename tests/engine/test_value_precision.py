@@ -26,6 +26,7 @@ from helpers_engine import (
     run,
     trained,
     unlike,
+    unlike_reference,
 )
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -329,4 +330,4 @@ def test_tokens_that_are_dropped_are_zeros_for_sources_far_from_zero_too():
     sweep = make_sweep(zoo, [("moved", "token")], [matcher("direct", cls="drop"), matcher("direct", cls="pool")])
     moved = [cell for cell in every_cell(sweep).values() if cell.source_layer == 1]
     rows, textbook = run(zoo, sweep, wanted=[cell.cell_id for cell in moved]), reference(zoo, sweep)
-    assert not unlike(sweep, rows, lambda cell: textbook.values([cell])[cell.cell_id])
+    assert not unlike_reference(sweep, rows, textbook)

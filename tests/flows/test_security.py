@@ -397,6 +397,7 @@ class Elements(HTMLParser):
         self.found.append((tag, sorted(dict(attrs).items() - {("id", "x")})))
 
 
+@pytest.mark.usefixtures("quick_fonts")
 def test_names_add_no_element_and_no_attribute_to_the_page(hostile_store, tmp_path):
     plain = make_synthetic_store(tmp_path / "plain").store.uri
     pages = []

@@ -350,6 +350,18 @@ def reference(zoo: Zoo, sweep: Sweep, images: FakeImages = IMAGES) -> Reference:
     return Reference(sweep, images, work.network, device=work.device)
 
 
+def unlike_reference(
+    sweep: Sweep, rows: Sequence[Row], found: Reference, *, wider: Mapping[str, float] | None = None
+) -> dict[str, tuple[float | None, float]]:
+    """Return where rows differ from the reference's values; cells of a layer pair share its activations."""
+    pairs: dict[tuple[object, object], list[Cell]] = {}
+    cells = every_cell(sweep)
+    for cell in (cells[cell_id] for cell_id in by_cell(rows)):
+        pairs.setdefault((cell.source_key, cell.target_key), []).append(cell)
+    wanted = {cell_id: one for together in pairs.values() for cell_id, one in found.values(together).items()}
+    return unlike(sweep, rows, lambda cell: wanted[cell.cell_id], wider=wider)
+
+
 #: Ranks among the few images of these tests move by the rounding of float32 activations: seen, 3e-5 in proportion.
 OF_RANKS = dict.fromkeys(("rsa", *OOD_METRICS["mahalanobis"], *OOD_METRICS["energy"]), 2e-4)
 #: Sums of positive and negative terms, and the size of the terms: rounding moves the sum in proportion to it.

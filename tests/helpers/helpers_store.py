@@ -101,6 +101,14 @@ def make_synthetic_store(folder: Path | str, *, sweep: str = SWEEP) -> Synthetic
     return replace(written_once(), store=Store.open(folder))
 
 
+def sweeps_like_it(folder: Path | str, number: int) -> list[str]:
+    """Add copies of the sweep, so that one store holds many things to look at; return the names of all `number`."""
+    names = [SWEEP, *(f"{SWEEP}-{k}" for k in range(1, number))]
+    for name in names[1:]:
+        shutil.copytree(Path(folder, "sweeps", SWEEP), Path(folder, "sweeps", name))
+    return names
+
+
 @cache
 def written_once() -> Synthetic:
     """Return the synthetic store that others are copies of."""

@@ -20,7 +20,7 @@ from helpers_engine import (
     one_thread,  # noqa: F401  # a fixture
     reference,
     run,
-    unlike,
+    unlike_reference,
 )
 from sklearn.metrics import log_loss
 from torch import nn
@@ -185,7 +185,7 @@ def test_engine_and_reference_agree_on_every_head(name):
     for kind, tolerance in (("direct", 1e-4), ("task_loss", 1e-2)):  # rounding grows while maps are trained
         some = [row for row in rows if row.matcher == kind]
         wider = dict.fromkeys(MATCHERS[kind].metric_names, tolerance)
-        assert not unlike(sweep, some, lambda cell: told.values([cell])[cell.cell_id], wider=wider)
+        assert not unlike_reference(sweep, some, told, wider=wider)
 
 
 @pytest.mark.parametrize("name", CASES)

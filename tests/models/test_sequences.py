@@ -19,7 +19,7 @@ from helpers_engine import (  # noqa: F401  # one_thread is a fixture
     reference,
     run,
     trained_zoo,
-    unlike,
+    unlike_reference,
 )
 from helpers_models import noise, spec, stirred
 from torch import nn
@@ -294,9 +294,7 @@ def test_a_hidden_class_token_is_compared_by_order_with_the_values_of_the_refere
     rows, checked = run(zoo, sweep), reference(zoo, sweep)
     assert {row.alignment for row in rows if row.matcher in {"direct", "task_loss"}} == {"identity"}
     assert not any(row.error for row in rows)
-    assert not unlike(
-        sweep, rows, lambda cell: checked.values([cell])[cell.cell_id], wider={"pwcca": 1e-4, "loss": 1e-4}
-    )
+    assert not unlike_reference(sweep, rows, checked, wider={"pwcca": 1e-4, "loss": 1e-4})
 
 
 def test_a_stitch_of_unknown_geometry_fails_alone_and_says_what_to_write(zoo):
@@ -321,7 +319,7 @@ def test_pooled_scores_of_prefix_tokens_by_order_leave_out_what_the_target_leave
     asked = matcher("direct", metrics=("residual", "variance_ratio", "ood_mahalanobis_auroc"))
     sweep = sweep_of(zoo, "clip", "token", [asked])
     rows, checked = run(zoo, sweep), reference(zoo, sweep)
-    assert not unlike(sweep, rows, lambda cell: checked.values([cell])[cell.cell_id])
+    assert not unlike_reference(sweep, rows, checked)
 
 
 def test_tokens_that_fit_no_sequence_are_refused():

@@ -5,11 +5,14 @@ import re
 import pytest
 import torch
 from helpers_models import network, noise, stirred
+from torchvision.models import vision_transformer
 
 from stitchgrid.models.cut_network import cut_network
 from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.models.registry import library_names
 from stitchgrid.models.select import select_layers
+
+NARROW = {"hidden_dim": 192, "mlp_dim": 768}  # a quarter of its width
 
 #: Of each way to build a network one that takes seconds; the others are proven by hand.
 QUICK = (
@@ -94,12 +97,17 @@ ALL = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for n
 
 
 def cut(name: str) -> CutNetwork:
-    """Return a network with every parameter drawn, for the smallest images it takes."""
+    """Return a network with every parameter drawn, for the smallest images it takes; a quick transformer is narrow."""
     args = {"num_classes": 10}
     side = {"maxvit_t": 224, "inception_v3": 96}.get(name, 64)
     if patch := re.fullmatch(r"vit_\w_(\d+)", name):
         side = args["image_size"] = 2 * int(patch[1])
-    return cut_network(stirred(network(f"torchvision:{name}", **args)), (3, side, side))
+    with pytest.MonkeyPatch.context() as patched:
+        if name in QUICK:
+            whole = vision_transformer._vision_transformer
+            patched.setattr(vision_transformer, "_vision_transformer", lambda **told: whole(**told | NARROW))
+        made = network(f"torchvision:{name}", **args)
+    return cut_network(stirred(made), (3, side, side))
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -30,7 +30,7 @@ from stitchgrid.store.files import LocalFiles
 from stitchgrid.store.snapshots import Snapshots
 
 CELLS = list(planned_cells())
-OF_VIEWS = ("answers", "all_answers", "pairs")  # made of the others, and slowly
+OF_VIEWS = ("scores", "all_scores", "answers", "all_answers", "pairs", "profiles", "training")  # made of the others
 OF_ROWS = tuple(view for view in VIEWS if view not in OF_VIEWS)
 
 rows = st.builds(
@@ -325,9 +325,9 @@ def test_damaged_rows_are_missing_until_they_are_computed_again(tmp_path, damage
     with Catalog(store) as catalog:
         assert catalog.query("select count(*) as n from results").to_pylist() == [{"n": 0}]
         assert "done" not in catalog.query("select status from cells")["status"].to_pylist()
-    for cell in CELLS:
-        if found := rows_of(cell):
-            store.write_part(f"again-{cell.cell_id}", found)
+    for start in range(0, len(CELLS), 40):
+        found = [row for cell in CELLS[start : start + 40] for row in rows_of(cell)]
+        store.write_part(f"again-{start}", found)
     assert answers(store) == expected
     store.compact()
     assert answers(store) == expected

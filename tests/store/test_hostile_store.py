@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from helpers_flow import in_a_process
-from helpers_store import SWEEP, make_synthetic_store
+from helpers_store import SWEEP, make_synthetic_store, sweeps_like_it
 
 from stitchgrid.catalog import Catalog
 from stitchgrid.cli import cli
@@ -147,19 +147,30 @@ FOLDERS = (
 )
 
 
+#: Folders without which all else can be read, and others within these.
+BESIDE = (*(f"sweeps/{SWEEP}/{name}" for name in ("journal", "claims", "logs")), "artefacts")
+WITHIN = (f"sweeps/{SWEEP}/journal/launch-1", f"sweeps/{SWEEP}/logs/{UNIT}", "artefacts/network")
+
+
 @pytest.mark.parametrize(
-    ("folder", "is_inside"),
-    [*((folder, False) for folder in FOLDERS), *((folder, True) for folder in ("parts/v1", "sweeps", "set-aside"))],
+    ("folders", "is_inside"),
+    [
+        *(([folder], False) for folder in FOLDERS if folder not in (*BESIDE, *WITHIN)),
+        (BESIDE, False),
+        (WITHIN, False),
+        *(([folder], True) for folder in ("parts/v1", "sweeps", "set-aside")),
+    ],
 )
-def test_a_folder_that_is_a_link_is_not_followed(place, grid, folder, is_inside, monkeypatch):
+def test_a_folder_that_is_a_link_is_not_followed(place, grid, folders, is_inside, monkeypatch):
     if is_inside:
         (grid / "other").mkdir()
         (grid / "other" / f"y-{'1' * 32}-1.parquet").write_text("mine")
-    replaced(grid / folder, grid / "other" if is_inside else place / "outside")
+    for folder in folders:
+        replaced(grid / folder, grid / "other" if is_inside else place / "outside")
     (grid / NO_PART).parent.mkdir(parents=True, exist_ok=True)
     if not (grid / NO_PART).parent.is_symlink() and not (grid / "parts").is_symlink():
         (grid / NO_PART).write_text("damaged")
-    assert folder in [one.file for one in Store.open(grid).check().damage]
+    assert {one.file for one in Store.open(grid).check().damage} >= set(folders)
     drive(place, monkeypatch)
     if is_inside:
         assert (grid / "other" / f"y-{'1' * 32}-1.parquet").read_text() == "mine"
@@ -203,28 +214,33 @@ FILES = (
 )
 
 
+#: Files whose damage costs no other: one store may lack all of them.
+APART = FILES[5:]
+
+
 @pytest.mark.parametrize(
-    ("name", "what"),
+    ("names", "what"),
     [
-        *((name, "pipe") for name in FILES),
-        *((name, what) for name in FILES[::3] for what in ("link", "socket", "folder")),
+        *(([name], "pipe") for name in FILES[:5]),
+        (APART, "pipe"),
+        *((names, what) for names in ([FILES[0]], [FILES[3]], FILES[6::3]) for what in ("link", "socket", "folder")),
     ],
 )
-def test_a_file_that_is_none_is_not_opened(place, grid, name, what, monkeypatch):
-    path = grid / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    if what == "link":
-        path.symlink_to(place / "outside" / "000001.json")
-    elif what == "pipe":
-        os.mkfifo(path)
-    elif what == "folder":
-        path.mkdir()
-    else:
-        monkeypatch.chdir(path.parent)  # names of sockets are short
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
-    if name == "store.json":
+def test_a_file_that_is_none_is_not_opened(place, grid, names, what, monkeypatch):
+    for path in (grid / name for name in names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        if what == "link":
+            path.symlink_to(place / "outside" / "000001.json")
+        elif what == "pipe":
+            os.mkfifo(path)
+        elif what == "folder":
+            path.mkdir()
+        else:
+            monkeypatch.chdir(path.parent)  # names of sockets are short
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind(path.name)
+    if names == ["store.json"]:
         assert "no store at" in run(grid, "check", codes=[1]).output
         return
     drive(place, monkeypatch)
@@ -272,11 +288,11 @@ def test_nothing_is_written_through_a_link(place, grid):
 # What makes a reader wait ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [NO_PART, f"sweeps/{SWEEP}/heartbeat.json", f"sweeps/{SWEEP}/claims/000001.json"])
-def test_nobody_waits_for_a_pipe(grid, name):
-    (grid / name).parent.mkdir(exist_ok=True)
-    (grid / name).unlink(missing_ok=True)
-    os.mkfifo(grid / name)
+def test_nobody_waits_for_a_pipe(grid):
+    for name in (NO_PART, f"sweeps/{SWEEP}/heartbeat.json", f"sweeps/{SWEEP}/claims/000001.json"):
+        (grid / name).parent.mkdir(exist_ok=True)
+        (grid / name).unlink(missing_ok=True)
+        os.mkfifo(grid / name)
     for code, said, _ in in_a_process(grid, (["status"], ["query", "progress"], ["check"], ["check", "--repair"])):
         assert code in (0, 1), said
         assert "Traceback" not in said
@@ -288,39 +304,37 @@ CLAIM = {"launch": "l", "user": "u", "host": "h", "process": "p/1", "at": "2026-
 PIDS = ["../some/where", "/etc", "a\0b", "", [1], None, True, 1.0, 1.5, -1, 0, 2**31, 10**5000, {"a": 1}, "1"]
 
 
-@pytest.mark.parametrize("pid", PIDS, ids=lambda pid: repr(pid)[:20] if not isinstance(pid, int) else str(pid % 10**9))
-def test_a_claim_names_a_process_by_its_number(place, grid, pid, monkeypatch):
-    sys.set_int_max_str_digits(0)
-    claims = grid / f"sweeps/{SWEEP}/claims"
-    claims.mkdir()
+def test_a_claim_names_a_process_by_its_number(place, grid, monkeypatch):
     os.mkfifo(place / "stat")
     here = Store.open(grid).leases.claim(SWEEP, "l")  # with a process of this machine
-    (claims / "000001.json").unlink()
-    text = json.dumps({**CLAIM, "pid": pid, "process": here.process, "at": here.at})
-    sys.set_int_max_str_digits(4300)
-    (claims / "000001.json").write_text(text)
-    beat = {"at": here.at, "launch": "l", "running": []}
-    Store.open(grid).write_heartbeat(SWEEP, beat)
+    Store.open(grid).write_heartbeat(SWEEP, {"at": here.at, "launch": "l", "running": []})
+    files = [f"sweeps/{sweep}/claims/000001.json" for sweep in sweeps_like_it(grid, len(PIDS))]
+    for file, pid in zip(files, PIDS, strict=True):
+        sys.set_int_max_str_digits(0)
+        text = json.dumps({**CLAIM, "pid": pid, "process": here.process, "at": here.at})
+        sys.set_int_max_str_digits(4300)
+        (grid / file).write_text(text)
     found = run(grid, "check", codes=[1]).output
-    assert f"DAMAGED  sweeps/{SWEEP}/claims/000001.json" in found
+    assert [file for file in files if f"DAMAGED  {file}\n" not in found] == []
     monkeypatch.chdir(place)
     for command in (["status"], ["query", "progress"], ["check", "--repair"]):
         run(grid, *command)
     assert Store.open(grid).check().damage == ()
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
+def test_every_field_of_a_claim_is_looked_at(grid):
+    fields = [
         *((key, None) for key in ("launch", "user", "host", "process", "at", "pid")),
         *(("user", value) for value in (5.0, [], {}, float("nan"), "x" * 5000)),
-    ],
-)
-def test_every_field_of_a_claim_is_looked_at(grid, key, value):
-    claims = grid / f"sweeps/{SWEEP}/claims"
-    claims.mkdir()
-    (claims / "000001.json").write_text(json.dumps({**CLAIM, "pid": 1, key: value}))
-    assert key in run(grid, "check", codes=[1]).output or value != value  # NaN is no JSON
+    ]
+    sweeps = sweeps_like_it(grid, len(fields))
+    for sweep, (key, value) in zip(sweeps, fields, strict=True):
+        (grid / f"sweeps/{sweep}/claims").mkdir()
+        (grid / f"sweeps/{sweep}/claims/000001.json").write_text(json.dumps({**CLAIM, "pid": 1, key: value}))
+    found = run(grid, "check", codes=[1]).output
+    for sweep, (key, value) in zip(sweeps, fields, strict=True):
+        _, said = found.split(f"DAMAGED  sweeps/{sweep}/claims/000001.json\n")
+        assert key in said.split("\n")[0] or value != value  # NaN is no JSON
     run(grid, "status", codes=[0])
 
 
@@ -351,17 +365,16 @@ def test_a_claim_of_any_time_is_answered_with_words(grid, at):
 ODD = ("lost+found", "@eaDir", b"caf\xe9", "a b", "café", "-", "x" * 255, "..data", ".Trash-1000", "$RECYCLE.BIN")
 
 
-@pytest.mark.parametrize("where", ["", "sweeps", f"sweeps/{SWEEP}", f"sweeps/{SWEEP}/journal", f"sweeps/{SWEEP}/logs"])
 @pytest.mark.parametrize("is_folder", [True, False])
-def test_odd_names_cost_nothing(grid, where, is_folder):
+def test_odd_names_cost_nothing(grid, is_folder):
     before = values(grid)
-    for name in ODD:
-        path = grid / where / (os.fsdecode(name) if isinstance(name, bytes) else name)
-        if is_folder:
-            path.mkdir()
-            (path / "inside").write_text("x")
-        else:
-            path.write_text("x")
+    for where in ("", "sweeps", f"sweeps/{SWEEP}", f"sweeps/{SWEEP}/journal", f"sweeps/{SWEEP}/logs"):
+        for path in (grid / where / os.fsdecode(name) for name in ODD):
+            if is_folder:
+                path.mkdir()
+                (path / "inside").write_text("x")
+            else:
+                path.write_text("x")
     assert run(grid, "check", codes=[0]).output.endswith("all sound\n")
     run(grid, "status", codes=[0])
     assert values(grid) == before
@@ -375,9 +388,9 @@ def test_foreign_folders_are_reported(grid):
         assert f"harmless  {name}\n" in found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_only_names_that_a_store_gives_are_numbers(place, grid, monkeypatch):
+    before = values(grid)
+    names = (
         f"sweeps/{SWEEP}/claims/\N{SUPERSCRIPT TWO}.json",
         f"sweeps/{SWEEP}/claims/\N{ARABIC-INDIC DIGIT THREE}.json",
         f"sweeps/{SWEEP}/claims/7.json",
@@ -385,13 +398,12 @@ def test_foreign_folders_are_reported(grid):
         f"snapshots/v1/{'9' * 240}.json",
         "snapshots/v1/1.json",
         "snapshots/v1/\N{FULLWIDTH DIGIT ONE}00000.json",
-    ],
-)
-def test_only_names_that_a_store_gives_are_numbers(place, grid, name, monkeypatch):
-    before = values(grid)
-    (grid / name).parent.mkdir(parents=True, exist_ok=True)
-    (grid / name).write_text("{}")
-    assert f"harmless  {name}" in run(grid, "check", codes=[0]).output
+    )
+    for name in names:
+        (grid / name).parent.mkdir(parents=True, exist_ok=True)
+        (grid / name).write_text("{}")
+    found = run(grid, "check", codes=[0]).output
+    assert [name for name in names if f"harmless  {name}\n" not in found] == []
     monkeypatch.chdir(place)
     for command in (["status"], ["logs", SWEEP, UNIT], ["compact"]):
         run(grid, *command)
@@ -419,7 +431,7 @@ def test_the_highest_number_is_the_last(place, grid):
 
 def test_a_folder_as_deep_as_paths_go_is_reported(place, grid):
     here = os.open(grid, os.O_RDONLY)
-    for _ in range(3000):  # deeper than any path can say
+    for _ in range(2100):  # deeper than any path can say
         os.mkdir("d", dir_fd=here)
         below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
@@ -452,24 +464,29 @@ READERS = (
 )
 
 
-@pytest.mark.parametrize("what", DEEP)
-def test_json_nested_beyond_any_depth_is_damage(place, grid, what, monkeypatch):
-    before = values(grid)
-    text = ("[" if len(what) % 2 else '{"a":') * 50_000
-    if name := DEEP[what]:
-        (grid / name).parent.mkdir(parents=True, exist_ok=True)
-        (grid / name).write_text(text)
-    else:
-        Store.open(grid).write_artefact(what, "d" * 32, text.encode())
-        name = next(str(one.relative_to(grid)) for one in (grid / f"artefacts/{what}").glob("*.json"))
+@pytest.mark.parametrize(
+    "whats", [["plan"], ["job"], [what for what in DEEP if what not in ("plan", "job")]], ids=["plan", "job", "others"]
+)
+def test_json_nested_beyond_any_depth_is_damage(place, grid, whats, monkeypatch):
+    before, names = values(grid), []
+    for what in whats:
+        text = ("[" if len(what) % 2 else '{"a":') * 50_000
+        if name := DEEP[what]:
+            (grid / name).parent.mkdir(parents=True, exist_ok=True)
+            (grid / name).write_text(text)
+        else:
+            Store.open(grid).write_artefact(what, "d" * 32, text.encode())
+            name = next(str(one.relative_to(grid)) for one in (grid / f"artefacts/{what}").glob("*.json"))
+        names.append(name)
     monkeypatch.chdir(place)
     for command in READERS:
-        run(grid, *command, codes=[0, 1] if what in ("plan", "job") else [0])
-    assert f"DAMAGED  {name}\n" in run(grid, "check", codes=[1]).output
+        run(grid, *command, codes=[0] if len(whats) > 1 else [0, 1])
+    found = run(grid, "check", codes=[1]).output
+    assert [name for name in names if f"DAMAGED  {name}\n" not in found] == []
     run(grid, "resume", SWEEP, "--address", "none", codes=[1, 2])
     run(grid, "check", "--repair", codes=[0])
     assert Store.open(grid).check().damage == ()
-    assert what == "plan" or values(grid) == before
+    assert whats == ["plan"] or values(grid) == before
 
 
 def test_a_store_whose_marker_is_nested_beyond_any_depth_is_refused(grid):
@@ -499,16 +516,18 @@ BEATS = {
 }
 
 
-@pytest.mark.parametrize("what", BEATS)
-def test_a_heartbeat_that_is_none_is_damage(place, grid, what, monkeypatch):
-    name = f"sweeps/{SWEEP}/heartbeat.json"
-    (grid / name).write_text(json.dumps({"at": AT, "launch": "l", "running": [], **BEATS[what]}))
+def test_a_heartbeat_that_is_none_is_damage(place, grid, monkeypatch):
+    names = [f"sweeps/{sweep}/heartbeat.json" for sweep in sweeps_like_it(grid, len(BEATS))]
+    for name, beat in zip(names, BEATS.values(), strict=True):
+        (grid / name).write_text(json.dumps({"at": AT, "launch": "l", "running": [], **beat}))
     monkeypatch.chdir(place)
-    for command in (*READERS, ["status", "--format", "json"], ["query", "progress", "--format", "json"]):
+    readers = [[*command, SWEEP] if command[0] == "atlas" else command for command in READERS]  # an atlas of one
+    for command in (*readers, ["status", "--format", "json"], ["query", "progress", "--format", "json"]):
         found = run(grid, *command, codes=[0])
         if "json" in command:
             json.loads(found.stdout, parse_constant=pytest.fail)
-    assert f"DAMAGED  {name}\n" in run(grid, "check", codes=[1]).output
+    found = run(grid, "check", codes=[1]).output
+    assert [what for what, name in zip(BEATS, names, strict=True) if f"DAMAGED  {name}\n" not in found] == []
     run(grid, "check", "--repair", codes=[0])
     assert Store.open(grid).check().damage == ()
 
@@ -530,28 +549,41 @@ def test_an_evaluation_lacks_nothing_that_remarks_say(grid, found):
     assert damaged.file.startswith("artefacts/evaluation/")
 
 
+@pytest.fixture(scope="module")
+def compacted(made, tmp_path_factory):
+    """Return a compacted store of two sweeps, to copy."""
+    grid = shutil.copytree(made / "grid", tmp_path_factory.mktemp("compacted") / "grid")
+    Store.open(grid).compact()
+    shutil.copytree(grid / f"sweeps/{SWEEP}", grid / "sweeps/other")
+    return grid
+
+
+TOGETHER = (*BESIDE[:3], "artefacts/network", "artefacts/evaluation")
 PLACES = [folder for folder in FOLDERS if folder != "set-aside" and not folder.endswith((SWEEP, "launch-1", UNIT))]
+PLACES = [[folder] for folder in (*PLACES, "snapshots/v1/extracts") if folder not in TOGETHER]
 
 
 @pytest.mark.parametrize("what", ["file", "pipe"])
-@pytest.mark.parametrize("folder", [*PLACES, "snapshots/v1/extracts", "artefacts/evaluation"])
-def test_what_is_no_folder_in_the_place_of_one_is_damage_and_set_aside(place, grid, folder, what, monkeypatch):
-    Store.open(grid).compact()
-    shutil.copytree(grid / f"sweeps/{SWEEP}", grid / "sweeps/other")
-    path = grid / folder
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("?") if what == "file" else os.mkfifo(path)
+@pytest.mark.parametrize("folders", [*PLACES, TOGETHER], ids=",".join)
+def test_what_is_no_folder_in_the_place_of_one_is_damage_and_set_aside(compacted, tmp_path, folders, what, monkeypatch):
+    grid = shutil.copytree(compacted, tmp_path / "grid")
+    for path in (grid / folder for folder in folders):
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("?") if what == "file" else os.mkfifo(path)
     how = {"file": "a file in the place of a folder", "pipe": "it is a pipe, and no regular file"}[what]
-    assert f"DAMAGED  {folder}\n    {how}\n" in run(grid, "check", codes=[1]).output
-    monkeypatch.chdir(place)
-    readers = [command for command in READERS if command[0] != "atlas" or SWEEP not in folder]
+    found = run(grid, "check", codes=[1]).output
+    assert [folder for folder in folders if f"DAMAGED  {folder}\n    {how}\n" not in found] == []
+    monkeypatch.chdir(tmp_path)
+    is_of_sweep = SWEEP in folders[0]
+    readers = [command for command in READERS if command[0] != "atlas" or not (is_of_sweep or what == "pipe")]
     run(grid, "compact", codes=[0, 1])  # it says so where it cannot write
-    for command in (*readers, ["query", "progress"], ["sql", "from results"], ["check", "--repair"]):
-        run(grid, *command, codes=[0, 1, 2] if "logs" in command or folder == "sweeps" else [0])
-    assert not path.exists() or path.is_dir()
-    assert os.path.lexists(grid / "set-aside" / folder)
+    for command in (*readers, ["sql", "from results"], ["check", "--repair"]):
+        run(grid, *command, codes=[0, 1, 2] if "logs" in command or folders == ["sweeps"] else [0])
+    for folder in folders:
+        assert not (grid / folder).exists() or (grid / folder).is_dir()
+        assert os.path.lexists(grid / "set-aside" / folder)
     assert run(grid, "check", codes=[0]).output.count("DAMAGED") == 0
     run(grid, "status", codes=[0])
 
@@ -578,17 +610,20 @@ def test_a_name_that_is_taken_among_what_was_set_aside_is_not_used(place, grid, 
     assert Path(f"{aside}.2").read_text() == "damaged"
 
 
-@pytest.mark.parametrize("name", [*FILES[1:], "part"])
-def test_a_folder_in_the_place_of_a_file_is_damage_and_set_aside(place, grid, name):
-    name = str(some_part(grid).relative_to(grid)) if name == "part" else name
-    (grid / name).unlink(missing_ok=True)
-    (grid / name / "inside").mkdir(parents=True)
+@pytest.mark.parametrize("names", [*([name] for name in FILES[1:5]), APART, ["part"]], ids=",".join)
+def test_a_folder_in_the_place_of_a_file_is_damage_and_set_aside(place, grid, names):
+    names = [str(some_part(grid).relative_to(grid)) if name == "part" else name for name in names]
+    for name in names:
+        (grid / name).unlink(missing_ok=True)
+        (grid / name / "inside").mkdir(parents=True)
     found = run(grid, "check", codes=[1]).output
-    assert f"DAMAGED  {name}\n" in found
-    assert "a folder in the place of a file" in found or "it is a folder" in found
+    for name in names:
+        _, said = found.split(f"DAMAGED  {name}\n")
+        reason = said.split("\n")[0]
+        assert "a folder in the place of a file" in reason or "it is a folder" in reason
     run(grid, "status", codes=[0, 1])
     run(grid, "check", "--repair", codes=[0])
-    assert (grid / "set-aside" / name / "inside").is_dir()
+    assert [name for name in names if not (grid / "set-aside" / name / "inside").is_dir()] == []
     assert Store.open(grid).check().damage == ()
 
 

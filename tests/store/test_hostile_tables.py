@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from helpers_flow import in_a_process
-from helpers_store import SWEEP, make_row, make_synthetic_store, planned_cells
+from helpers_store import SWEEP, make_row, make_synthetic_store, planned_cells, sweeps_like_it
 
 from stitchgrid.catalog import Catalog
 from stitchgrid.cli import cli
@@ -111,18 +112,19 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_a_part_with_wrong_content_is_damaged_for_everybody(store, what):
+def test_parts_with_wrong_content_are_damaged_for_everybody(store):
     before = values(store)
-    name = put(store, parquet_bytes(WRONG[what]), 3)
-    [found] = store.check().damage
-    assert found.file == name
-    assert found.problem
+    names = {what: put(store, parquet_bytes(table), 3) for what, table in WRONG.items()}
+    assert len(set(names.values())) == len(WRONG)
+    found = {one.file: one.problem for one in store.check().damage}
+    assert [what for what, name in names.items() if not found.pop(name, None)] == []
+    assert found == {}
     for command in (["status"], ["sql", "from measurements"], ["compact"]):
         run(store, *command)
-    assert [name] == [one.file for one in store.read_parts().damaged]
+    assert {one.file for one in store.read_parts().damaged} == set(names.values())
     assert values(store) == before
-    assert f"set aside as set-aside/{name}" in run(store, "check", "--repair").output
+    said = run(store, "check", "--repair").output
+    assert [what for what, name in names.items() if f"set aside as set-aside/{name}" not in said] == []
     assert values(store) == before
     assert store.check().damage == ()
     assert run(store, "compact").exit_code == 0
@@ -324,10 +326,28 @@ CHANGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def before(made):
+    """Return the values of the synthetic store."""
+    return values(made)
+
+
+@pytest.fixture(scope="module")
+def merged(made, tmp_path_factory):
+    """Return the synthetic store, compacted, to copy."""
+    folder = shutil.copytree(made.uri, tmp_path_factory.mktemp("merged") / "grid")
+    Store.open(folder).compact()
+    return folder
+
+
+@pytest.fixture
+def compacted(merged, tmp_path):
+    return Store.open(shutil.copytree(merged, tmp_path / "compacted"))
+
+
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_snapshot_names_only_files_of_snapshots(store, what):
-    before = values(store)
-    store.compact()
+def test_a_snapshot_names_only_files_of_snapshots(compacted, before, what):
+    store = compacted
     files = {path for path in Path(store.uri).rglob("*") if path.is_file() and "snapshots" not in str(path)}
     rewrite(store, CHANGES[what])
     assert "snapshots/v1/000001-" in run(store, "check", codes=[1]).output
@@ -354,9 +374,8 @@ def test_a_tier_without_the_results_of_a_sweep_is_compacted(store):
 
 @pytest.mark.parametrize("key", ["ids", "results", "cells"])
 @pytest.mark.parametrize("table", [pa.table({"x": [1]}), pa.table({"cell_id": pa.array([1])}), sound_part()], ids=str)
-def test_an_extract_of_another_schema_is_damaged(store, key, table):
-    before = values(store)
-    store.compact()
+def test_an_extract_of_another_schema_is_damaged(compacted, before, key, table):
+    store = compacted
     name = data_file(store, "extracts", table)
 
     def change(body):
@@ -383,8 +402,8 @@ IN_A_TIER = (
 
 
 @pytest.mark.parametrize("what", IN_A_TIER)
-def test_a_tier_with_wrong_content_costs_its_own_rows(store, what):
-    store.compact()
+def test_a_tier_with_wrong_content_costs_its_own_rows(compacted, what):
+    store = compacted
     name = data_file(store, "data", WRONG[what])
     rewrite(store, lambda body: body["tiers"][0].update(file=name, num_rows=3))
     for command in (["status"], ["sql", "select * from measurements"], ["sql", "select metric from results"]):
@@ -399,8 +418,8 @@ def test_a_tier_with_wrong_content_costs_its_own_rows(store, what):
 
 
 @pytest.mark.parametrize("column", ["source_model", "metric", "device", "cell_id"])
-def test_a_query_that_meets_what_is_no_text_leaves_the_file_out(store, column):
-    store.compact()
+def test_a_query_that_meets_what_is_no_text_leaves_the_file_out(compacted, column):
+    store = compacted
     extract = json.loads(manifest(store).read_text())["snapshot"]["tiers"][0]["results"][SWEEP]["file"]
     table = pq.read_table(Path(store.uri) / extract).slice(0, 3)
     table = table.set_column(table.schema.get_field_index(column), column, bad_text())
@@ -414,10 +433,9 @@ def test_a_query_that_meets_what_is_no_text_leaves_the_file_out(store, column):
 # Plans ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cells", "models", "layers"])
-@pytest.mark.parametrize("what", ["null", "no text", "twice", "type", "lacking"])
-def test_a_table_of_a_plan_with_wrong_content_is_damaged(store, name, what):
-    folder = Path(store.uri) / f"sweeps/{SWEEP}/0001"
+def spoil_plan(store, sweep, name, what):
+    """Give a table of a sweep's plan wrong content, under the right digest."""
+    folder = Path(store.uri) / f"sweeps/{sweep}/0001"
     table = pq.read_table(folder / f"{name}.parquet")
     first = table.column_names[0]
     num = table.num_rows
@@ -439,10 +457,17 @@ def test_a_table_of_a_plan_with_wrong_content_is_damaged(store, name, what):
     del plan["digest"]
     plan["sha256"][f"{name}.parquet"] = hashlib.sha256(data).hexdigest()
     (folder / "plan.json").write_text(json.dumps(plan))
-    assert f"sweeps/{SWEEP}/0001/{name}.parquet" in [one.file for one in store.check().damage]
-    for command in (["status"], ["query", "progress"]):
-        run(store, *command)
-    if what == "null":
-        run(store, "atlas", "--out", str(folder / "../../../a.html"))
+
+
+def test_a_table_of_a_plan_with_wrong_content_is_damaged(store):
+    wrong = list(product(("cells", "models", "layers"), ("null", "no text", "twice", "type", "lacking")))
+    sweeps = sweeps_like_it(store.uri, len(wrong))
+    for sweep, (name, what) in zip(sweeps, wrong, strict=True):
+        spoil_plan(store, sweep, name, what)
+    damaged = {one.file for one in store.check().damage}
+    files = {f"sweeps/{sweep}/0001/{name}.parquet": what for sweep, (name, what) in zip(sweeps, wrong, strict=True)}
+    assert {file: what for file, what in files.items() if file not in damaged} == {}
+    for command in (["status"], ["query", "progress"], ["atlas", "--out", f"{store.uri}/../a.html"]):
+        run(store, *command, codes=(0, 1))
     run(store, "check", "--repair")
     assert store.check().damage == ()

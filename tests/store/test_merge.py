@@ -73,10 +73,11 @@ def test_a_merged_store_says_what_one_store_of_all_rows_would(tmp_path_factory, 
     before = content_of(two.uri)
     one.merge([two])
     assert results(one.uri) == results(both.uri)
+    came, wanted = one.outcomes(), both.outcomes()
     for cell in CELLS[:10]:
-        assert one.outcomes().metrics_done(cell.cell_id) == both.outcomes().metrics_done(cell.cell_id)
-        assert one.outcomes().failed(cell.cell_id) == both.outcomes().failed(cell.cell_id)
-        assert one.outcomes().quarantined(cell.cell_id) == both.outcomes().quarantined(cell.cell_id)
+        assert came.metrics_done(cell.cell_id) == wanted.metrics_done(cell.cell_id)
+        assert came.failed(cell.cell_id) == wanted.failed(cell.cell_id)
+        assert came.quarantined(cell.cell_id) == wanted.quarantined(cell.cell_id)
     assert one.check().findings == ()
     assert content_of(two.uri) == before
     kept = content_of(one.uri)

@@ -54,8 +54,8 @@ def store(between, bucket):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(object_problems, "BUSY_SECONDS", 1.0)
-    monkeypatch.setattr(object_problems, "ABSENT_SECONDS", 1.0)
+    monkeypatch.setattr(object_problems, "BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(object_problems, "ABSENT_SECONDS", 0.5)
     monkeypatch.setattr(object_clients, "SILENCE_SECONDS", 1)
 
 
