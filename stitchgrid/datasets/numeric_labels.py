@@ -34,8 +34,8 @@ def as_labels(values: Any, where: str) -> NDArray[np.int64]:
         )
     if labels.size and int(labels.max()) >= MOST_CLASSES:
         raise InputError(
-            f"{where}: label {_shown(int(labels.max()))} at position {int(labels.argmax())} is more than {MOST_CLASSES:,} "
-            "classes would have; labels are the positions of classes, from 0 on."
+            f"{where}: label {_shown(int(labels.max()))} at position {int(labels.argmax())} is more than "
+            f"{MOST_CLASSES:,} classes would have; labels are the positions of classes, from 0 on."
         )
     return labels.astype(np.int64)
 

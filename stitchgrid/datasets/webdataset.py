@@ -85,7 +85,7 @@ class WebDatasetSource(TableSource):
         ]
 
     def _image_rank(self, suffix: str) -> int | None:
-        """Return the rank of a member as the image (0, such as jpg, before 1, such as depth.png); None if it is none."""
+        """Return the rank of a member as the image: 0 of jpg, 1 of depth.jpg; None if it is no image."""
         if wanted := self.keys.get("images"):
             return 0 if suffix == wanted else None
         inner, _, last = suffix.rpartition(".")
@@ -154,7 +154,8 @@ def _check_once(path: Path, found: Mapping[str, _Member]) -> None:
         if " and " in suffixes:
             raise InputError(
                 f"{path}: sample {printable(key)!r} has more than one member that could be meant "
-                f"({printable(suffixes)[:80]}); give each sample a key of its own, or name the member by `keys`; {RULE}."
+                f"({printable(suffixes)[:80]}); give each sample a key of its own, or name the member by `keys`; "
+                f"{RULE}."
             )
 
 

@@ -225,7 +225,7 @@ def is_fresh(beat: Mapping[str, Any], now: datetime) -> bool:
 
 
 def is_here(claim: Claim) -> bool:
-    """Return whether a claim was made on this machine, in this process namespace, by a process that can be looked at."""
+    """Return whether a claim was made on this machine, in this process namespace, by a process that is shown here."""
     is_of_here = bool(claim.process) and claim.process.rpartition("/")[0] == _process(os.getpid()).rpartition("/")[0]
     return is_of_here and not _is_hidden(claim.pid)
 
