@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stitchgrid.datasets.numeric_labels import MOST_CLASSES
 from stitchgrid.errors import InputError
 from stitchgrid.json_files import read_json
 from stitchgrid.models.sharded import ADAPTER, INDEX, file_of_each
@@ -13,6 +14,7 @@ DOCUMENTS = ("config.json", "generation_config.json", ADAPTER, *PROCESSORS)  # f
 _FILES = ("checkpoint_path", "cache_dir", "file", "class_info_file", "repo_path")  # keys under which libraries open one
 _NETWORKS = ("architecture", "backbone")  # keys of a network of timm, which takes `local-dir:FOLDER` and `hf-hub:NAME`
 _WEIGHTS = ("transformers_weights",)  # keys of the file of the weights, beside the configuration
+_LAYERS, _MOST_LAYERS = ("layer", "depth", "block", "stage"), 10_000  # words in keys of how many there are
 _KERNELS = "_implementation"  # ends keys whose value may name a repository with compiled code
 _NEVER_OPENED = {"_name_or_path", "_commit_hash", "auto_map", "id2label", "label2id", "label_names", "architectures"}
 _STARTS = ("/", "~", "./", "../", "\\", "file:")  # beginnings of texts that can only be paths
@@ -20,12 +22,22 @@ _SAFE = (".safetensors", ".safetensors.index.json")
 
 
 def check_config(config: Mapping[str, Any], where: str) -> None:
-    """Refuse a configuration that names files, folders or code; `where` is its file, for the error.
+    """Refuse a configuration that names files, folders or code, or more layers or classes than any network has.
+
+    Args:
+        config: The configuration.
+        where: Its file, for the error.
 
     Raises:
-        InputError: With the key and what it names.
+        InputError: With the key and its value.
     """
-    for key, value in _texts(config, ""):
+    for key, value in _values(config, ""):
+        if isinstance(value, int | float):
+            if value > (most := _most_of(key.rpartition(".")[2].lower())):
+                raise InputError(
+                    f"{where} asks for {key} = {str(value)[:40]}, more than the {most:,.0f} of any network."
+                )
+            continue
         if (what := _named(key.rpartition(".")[2], value)) is not None:
             raise InputError(
                 f"{where} names {what} ({key} = {value[:80]!r}), which is not opened, since others may have written "
@@ -48,17 +60,24 @@ def check_files(folder: Path) -> None:
             raise InputError(f"{path} is no regular file; wanted weights as safetensors.")
 
 
-def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield all texts of a configuration, each with the keys that lead to it."""
-    if isinstance(value, str):
+def _most_of(key: str) -> float:
+    """Return the largest number that a key of this name may have: libraries make as many objects before they fail."""
+    if key in ("num_labels", "num_classes"):
+        return MOST_CLASSES
+    return _MOST_LAYERS if any(word in key for word in _LAYERS) else float("inf")
+
+
+def _values(value: Any, key: str) -> Iterator[tuple[str, str | int | float]]:
+    """Yield all texts and numbers of a configuration, each with the keys that lead to it."""
+    if isinstance(value, str | int | float):
         yield key, value
     elif isinstance(value, Mapping):
         for name, inner in value.items():
             if name not in _NEVER_OPENED:
-                yield from _texts(inner, f"{key}.{name}" if key else str(name))
+                yield from _values(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _texts(inner, key)
+            yield from _values(inner, key)
 
 
 def _named(key: str, value: str) -> str | None:
