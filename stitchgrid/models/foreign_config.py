@@ -1,8 +1,12 @@
-"""Configurations of networks that others wrote: they may not name files or code, since a library would open these."""
+"""Configurations that others wrote: they name no files or code, which a library would open, and no absurd sizes."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from stitchgrid.datasets.numeric_labels import MOST_CLASSES
 from stitchgrid.errors import InputError
@@ -18,6 +22,8 @@ _LAYERS, _MOST_LAYERS = ("layer", "depth", "block", "stage"), 10_000  # words in
 _KERNELS = "_implementation"  # ends keys whose value may name a repository with compiled code
 _NEVER_OPENED = {"_name_or_path", "_commit_hash", "auto_map", "id2label", "label2id", "label_names", "architectures"}
 _STARTS = ("/", "~", "./", "../", "\\", "file:")  # beginnings of texts that can only be paths
+_LARGEST_SIDE = 4_096  # pixels; networks take 1,024 at most
+_LEAST_SHARE = 0.1  # of a resized image that is cropped
 _SAFE = (".safetensors", ".safetensors.index.json")
 
 
@@ -58,6 +64,53 @@ def check_files(folder: Path) -> None:
             read_json(path, "JSON of a network")
         elif path.suffix == ".safetensors" and not path.is_file():
             raise InputError(f"{path} is no regular file; wanted weights as safetensors.")
+
+
+@contextmanager
+def limited(where: str, num_tensors: int, num_bytes: int) -> Iterator[None]:
+    """Within a block, stop the making of a network as soon as it has more parameters, or larger ones, than that.
+
+    Raises:
+        InputError: If it has.
+    """
+    sizes: dict[tuple[int, str], int] = {}  # by module and name: libraries register some parameters again
+    total = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal total
+        if parameter is None:
+            return
+        size = parameter.numel() * parameter.element_size()
+        total += size - sizes.get((id(module), name), 0)
+        sizes[id(module), name] = size
+        if len(sizes) > num_tensors or total > num_bytes:
+            raise InputError(
+                f"the configuration of {where} asks for a network of more than {num_tensors:,} tensors or "
+                f"{num_bytes / 1e6:,.0f} MB, which is not made; if it is sound, raise `tensors`, `checkpoint_bytes` or "
+                "`unpacking` under [limits] in the job file."
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def check_sides(config: Any) -> None:
+    """Refuse an image processor that makes images of far more pixels than networks take.
+
+    Raises:
+        ValueError: With the number.
+    """
+    if isinstance(config, Mapping):
+        if (share := config.get("crop_pct")) is not None and not float(share) >= _LEAST_SHARE:
+            raise ValueError(f"crop_pct = {share}, wanted at least {_LEAST_SHARE}")
+        config = list(config.values())
+    if isinstance(config, int | float) and config > _LARGEST_SIDE:
+        raise ValueError(f"{str(config)[:40]} pixels, wanted at most {_LARGEST_SIDE:,}")
+    for inner in config if isinstance(config, list | tuple) else ():
+        check_sides(inner)
 
 
 def _most_of(key: str) -> float:

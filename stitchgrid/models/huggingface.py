@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from stitchgrid.errors import InputError, JobFileError, is_out_of_memory, nearest, one_line
 from stitchgrid.json_files import read_json
-from stitchgrid.models.foreign_config import PROCESSORS, check_config, check_files
+from stitchgrid.models.foreign_config import PROCESSORS, check_config, check_files, check_sides, limited
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.printable import first_few
 from stitchgrid.records import DEFAULT_LIMITS, HUGGINGFACE, Limits, Preprocess, canonical, digest
@@ -29,8 +28,6 @@ _CONFIG = "config.json"
 _NUM_SHOWN = 4  # tensors in a message
 _WANTED = "the configuration of a network"
 _SMALL = 100_000_000  # bytes; a network of less does no harm
-_LARGEST_SIDE = 4_096  # pixels; networks take 1,024 at most
-_LEAST_SHARE = 0.1  # of a resized image that is cropped
 _NO_SAY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}  # keys that do not change what is computed
 _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 _TOLERANCE = 0.05  # mean difference of preprocessed images: rounding to 8 bits after resizing, or not, makes 0.02
@@ -105,7 +102,7 @@ def huggingface_preprocess(name: str, base: str) -> Preprocess:
             "`preprocess`."
         ) from problem
     try:
-        _check_sides(config := processor.to_dict())
+        check_sides(config := processor.to_dict())
         found = [(_difference(processor, reading), k, reading) for k, reading in enumerate(_readings(config))]
     except (ValueError, TypeError, AttributeError, ArithmeticError) as problem:
         raise JobFileError(
@@ -130,41 +127,10 @@ def _make(where: str, limits: Limits, /, *, pretrained: bool = False, **args: An
     if pretrained and _is_folder(where):
         held = sum(path.stat().st_size for path in Path(where).glob("*.safetensors"))
         most = min(most, max(_SMALL, limits.unpacking * held))
-    with _quiet(), _limited(where, limits.tensors, most):
+    with _quiet(), limited(where, limits.tensors, most):
         module: nn.Module = _load(kind, config, where) if pretrained else kind(config)
     module.default_output = OUTPUTS  # type: ignore[assignment]
     return module
-
-
-@contextlib.contextmanager
-def _limited(where: str, num_tensors: int, num_bytes: int) -> Iterator[None]:
-    """Within a block, stop the making of a network as soon as it has more parameters, or larger ones, than that.
-
-    Raises:
-        InputError: If it has.
-    """
-    sizes: dict[tuple[int, str], int] = {}  # by module and name: libraries register some parameters again
-    total = 0
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal total
-        if parameter is None:
-            return
-        size = parameter.numel() * parameter.element_size()
-        total += size - sizes.get((id(module), name), 0)
-        sizes[id(module), name] = size
-        if len(sizes) > num_tensors or total > num_bytes:
-            raise InputError(
-                f"the configuration of {where} asks for a network of more than {num_tensors:,} tensors or "
-                f"{num_bytes / 1e6:,.0f} MB, which is not made; if it is sound, raise `tensors`, `checkpoint_bytes` or "
-                "`unpacking` under [limits] in the job file."
-            )
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def _kind_and_config(where: str, args: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -323,22 +289,6 @@ def _readings(config: Mapping[str, Any]) -> Iterator[Preprocess]:
             yield made(int(size / share), crop)  # PoolFormer's
         yield made((size, size), None)
         yield made(int(256 / 224 * size), crop if is_cropped else None)  # LeViT's
-
-
-def _check_sides(config: Any) -> None:
-    """Refuse an image processor that makes images of far more pixels than networks take.
-
-    Raises:
-        ValueError: With the number.
-    """
-    if isinstance(config, Mapping):
-        if (share := config.get("crop_pct")) is not None and not float(share) >= _LEAST_SHARE:
-            raise ValueError(f"crop_pct = {share}, wanted at least {_LEAST_SHARE}")
-        config = list(config.values())
-    if isinstance(config, int | float) and config > _LARGEST_SIDE:
-        raise ValueError(f"{str(config)[:40]} pixels, wanted at most {_LARGEST_SIDE:,}")
-    for inner in config if isinstance(config, list | tuple) else ():
-        _check_sides(inner)
 
 
 def _sides(size: Any) -> int | tuple[int, int] | None:
