@@ -5,7 +5,8 @@ import os
 import pwd
 import stat
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stitchgrid.errors import InputError
@@ -15,6 +16,7 @@ LONGEST_NAME = 255  # bytes of a file's name that file systems take
 LONGEST_PATH = 4095
 MOST_LINKS = 40  # that a path may have, as for the system
 FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # to walk through, not to list
+HELD = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK) | os.O_NOFOLLOW | os.O_CLOEXEC  # to know, not to read
 FILE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -197,14 +199,29 @@ def _is_trusted(found: os.stat_result, folder: int, *, is_last: bool) -> bool:
 
 
 def _write(folder: int, name: str, data: bytes) -> None:
+    with _held(folder, name) as before:
+        _write_over(folder, name, data, before)
+
+
+@contextmanager
+def _held(folder: int, name: str) -> Iterator[os.stat_result | None]:
+    """Yield what is known of a file, None if there is none; within the block no other file gets its number."""
     try:
-        before = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        held = os.open(name, HELD, dir_fd=folder)
     except FileNotFoundError:
-        before = None
+        yield None
+        return
+    try:
+        yield os.fstat(held)
+    finally:
+        os.close(held)
+
+
+def _write_over(folder: int, name: str, data: bytes, before: os.stat_result | None) -> None:
     if before is not None and not stat.S_ISREG(before.st_mode):
         if stat.S_ISFIFO(before.st_mode) and before.st_uid not in (0, os.geteuid()):
             raise _foreign("pipe", name, before)
-        _write_in_place(folder, name, data)
+        _write_in_place(folder, name, data, before)
         return
     partial = f".{uuid.uuid4().hex}.partial"
     try:
@@ -221,7 +238,7 @@ def _write(folder: int, name: str, data: bytes) -> None:
             os.unlink(partial, dir_fd=folder)
         if not isinstance(problem, PermissionError) or before is None:
             raise
-        _write_in_place(folder, name, data)
+        _write_in_place(folder, name, data, before)
 
 
 def _foreign(what: str, name: str, found: os.stat_result) -> PermissionError:
@@ -237,9 +254,13 @@ def _keep_mode(made: int, before: os.stat_result) -> None:
     os.fchmod(made, mode if usual.st_gid == before.st_gid else mode & usual.st_mode)
 
 
-def _write_in_place(folder: int, name: str, data: bytes) -> None:
-    with os.fdopen(os.open(name, FILE, dir_fd=folder), "wb") as file:
+def _write_in_place(folder: int, name: str, data: bytes, before: os.stat_result) -> None:
+    """Write into the file, pipe or device that was found, and into nothing that has taken its place since."""
+    at_once = os.O_NONBLOCK if stat.S_ISREG(before.st_mode) else 0  # a pipe that came meanwhile may have no reader
+    with os.fdopen(os.open(name, FILE | at_once, dir_fd=folder), "wb") as file:
         found = os.fstat(file.fileno())
+        if (found.st_dev, found.st_ino) != (before.st_dev, before.st_ino):
+            raise PermissionError(errno.EACCES, f"{in_one_line(name)} was replaced while it was being written")
         if stat.S_ISREG(found.st_mode):
             if not _is_trusted(found, folder, is_last=False):
                 raise _foreign("file", name, found)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from zlib import error as ZlibError
 
@@ -31,7 +32,10 @@ _SAFETENSORS = {  # safetensors' name of a type -> numpy's
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
 }
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, zipfile.BadZipFile, ZlibError)
+_DAMAGED = (
+    *(OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, zipfile.BadZipFile, ZlibError),
+    *(TypeError, AttributeError, IndexError, SyntaxError, TokenError, RuntimeError),  # of headers that are no Python
+)
 
 
 class ArrayFile(ABC):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from stitchgrid.datasets.encoded import NO_FILE
 from stitchgrid.datasets.folder import content_of, stamp_of
@@ -24,6 +24,9 @@ WORDS = {
     "labels": ("label", "labels", "class", "target", "class_name", "category", "y", "class_id", "label_id"),
     "split": ("split", "set", "subset", "partition"),
 }
+LONGEST_LINE = 65_536  # characters
+MOST_COLUMNS = 1_000
+_EMPTY: list[str] = []  # the cells of an empty line
 RULE = (
     "a folder holds SPLIT.csv, .tsv or .txt; a file has a column `split`, or is the only split of the job. Columns of "
     'other names are named by keys = { images = "...", labels = "...", split = "..." } under [data]'
@@ -134,23 +137,42 @@ class ListSource(TableSource):
         return is_image(table[0][0].strip().rpartition("/")[2]) and not set(self.keys.values()) & set(table[0])
 
     def _table(self, path: Path) -> list[list[str]]:
+        """Return the cells of a list, line by line; an empty line stays, so that lines have their numbers."""
         limit = self.limits.members * (self.limits.text + 1)
         if path.stat().st_size > limit:
             raise InputError(f"{path} is larger than a list of {self.limits.members:,} images; {raise_by('members')}.")
+        lines: list[list[str]] = []
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                if path.suffix.lower() in (".txt", ".lst"):
-                    lines = [_words(line) for line in file.read().splitlines()]
-                else:
-                    lines = list(
-                        csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-                    )
+                for cells in self._cells(path, file):
+                    lines.append(cells)
+                    self.check_number(len(lines))
         except (OSError, UnicodeDecodeError, csv.Error) as problem:
             raise InputError(
                 f"cannot read {path} as a list in UTF-8 ({type(problem).__name__}: {problem})."
             ) from problem
-        self.check_number(len(lines))
         return lines
+
+    def _cells(self, path: Path, file: TextIO) -> Iterator[list[str]]:
+        """Yield the cells of each line of a file; many empty ones share an object."""
+        lines = self._lines(path, file)
+        suffix = path.suffix.lower()
+        if suffix in (".txt", ".lst"):
+            yield from (_words(line) for line in lines)
+            return
+        for number, cells in enumerate(csv.reader(lines, delimiter="\t" if suffix == ".tsv" else ",", strict=True)):
+            if len(cells) > MOST_COLUMNS:
+                raise InputError(f"{path}, line {number + 1}: {len(cells)} columns, and {MOST_COLUMNS:,} are allowed.")
+            yield cells or _EMPTY
+
+    def _lines(self, path: Path, file: TextIO) -> Iterator[str]:
+        """Yield the lines of a file, none of which is read if it is far longer than a path and some columns are."""
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise InputError(f"{path}, line {number}: more than {LONGEST_LINE:,} characters; {RULE}.")
+            yield line
 
     def contents(self, wanted: Sequence[tuple[Position, TableRow]]) -> Iterator[tuple[Position, TableRow, bytes | str]]:
         """Yield the content of the files, sorted by path."""
@@ -164,10 +186,12 @@ class ListSource(TableSource):
 def _words(line: str) -> list[str]:
     """Return path and label of a line, separated by a tab, a comma or the last white space; the label may be missing.
 
-    >>> _words("a b/1.png 3"), _words("a b/1.png")
-    (['a b/1.png', '3'], ['a b/1.png'])
+    >>> _words("a b/1.png 3"), _words("a b/1.png"), _words(" ")
+    (['a b/1.png', '3'], ['a b/1.png'], [])
     """
     line = line.strip()
+    if not line:
+        return _EMPTY
     for mark in ("\t", ",", None):
         path, *label = line.rsplit(mark, 1) if mark is None or mark in line else [line]
         if label and not is_image(label[0]):

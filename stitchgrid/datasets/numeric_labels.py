@@ -19,20 +19,29 @@ def as_labels(values: Any, where: str) -> NDArray[np.int64]:
         InputError: If they are something else; the message names `where`.
     """
     labels = np.asarray(values)
+    is_long = isinstance(values, list) and labels.dtype.kind not in "iu" and all(isinstance(one, int) for one in values)
+    if is_long:  # one of them has more than 64 bits, or there is none
+        labels = np.array(values, dtype=object)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+    if labels.ndim != 1 or not (is_long or labels.dtype.kind in "iu"):
         raise InputError(
             f"{where}: labels are whole numbers, one per image (N,), got {labels.dtype} of shape {labels.shape}."
         )
     if labels.size and int(labels.min()) < 0:
-        raise InputError(f"{where}: labels start at 0, got {int(labels.min())} at position {int(labels.argmin())}.")
+        raise InputError(
+            f"{where}: labels start at 0, got {_shown(int(labels.min()))} at position {int(labels.argmin())}."
+        )
     if labels.size and int(labels.max()) >= MOST_CLASSES:
         raise InputError(
-            f"{where}: label {int(labels.max()):,} at position {int(labels.argmax())} is more than {MOST_CLASSES:,} "
-            "classes would have; labels are the positions of classes, from 0 on."
+            f"{where}: label {_shown(int(labels.max()))} at position {int(labels.argmax())} is more than "
+            f"{MOST_CLASSES:,} classes would have; labels are the positions of classes, from 0 on."
         )
     return labels.astype(np.int64)
+
+
+def _shown(label: int) -> str:
+    return f"{label:,}"[:60]
 
 
 def listings(

@@ -131,7 +131,8 @@ DATASETS: dict[str, DatasetKind] = {
         takes_keys=True,
         says=(
             "`root` is a folder of SPLIT.tar, SPLIT-000000.tar or SPLIT/\\*.tar, in which the members of a sample "
-            "share a name: KEY.jpg with KEY.cls or KEY.json; nothing is extracted"
+            "share a name: KEY.jpg with KEY.cls or KEY.json; KEY.jpg comes before KEY.depth.jpg, and a sample with two "
+            "members that could be meant is refused; nothing is extracted"
         ),
     ),
 }

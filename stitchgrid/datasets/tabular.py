@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stitchgrid.datasets.encoded import Encoded, decode_all
 from stitchgrid.datasets.folder import stamp_of
 from stitchgrid.datasets.images import Listing
@@ -135,9 +133,7 @@ class TableSource(ABC):
             return unlabelled({split: len(rows) for split, rows in self._rows.items()})
         known = self.class_names() if self._is_numbered else tuple(self._classes)
         labels = {
-            split: as_labels(
-                np.array([self._label(row) for row in rows], dtype=np.int64), f"{self.root}, split {split!r}"
-            )
+            split: as_labels([self._label(row) for row in rows], f"{self.root}, split {split!r}")
             for split, rows in self._sorted.items()
         }
         return listings(labels, known, self._named)

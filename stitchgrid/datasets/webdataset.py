@@ -2,9 +2,10 @@
 
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from stitchgrid.datasets.archives import tar_content, walking
 from stitchgrid.datasets.image_files import IMAGE_SUFFIXES
@@ -22,6 +23,8 @@ RULE = (
     "a folder holds SPLIT.tar, SPLIT-000000.tar or SPLIT/*.tar, whose samples are an image, KEY.jpg, and KEY.cls or "
     'KEY.json; keys = { images = "jpg", labels = "cls" } under [data] names others, for a .json the field'
 )
+
+_Member = tuple[int, str, Any]  # of a sample: rank of the suffix (0 is preferred), the suffix, and what it stands for
 
 
 class WebDatasetSource(TableSource):
@@ -56,34 +59,39 @@ class WebDatasetSource(TableSource):
         return found
 
     def _rows_of(self, path: Path, number: int) -> list[TableRow]:
-        images: dict[str, int] = {}
-        labels: dict[str, tuple[int, str | int]] = {}  # by key: how good a place it is, and the label
+        images: dict[str, _Member] = {}  # by key, with the place
+        labels: dict[str, _Member] = {}  # by key, with the label
         with walking(path, self.limits) as (tar, members):
             for place, member in members:
                 self.check_number(place + 1)
                 key, _, suffix = _key(member.name)
                 if not key:
                     continue
-                if self._is_image(suffix):
-                    images.setdefault(key, place)
-                elif self.has_labels and member.isreg() and (rank := self._rank(suffix)) is not None:
+                if (rank := self._image_rank(suffix)) is not None:
+                    _keep(images, key, rank, suffix, place)
+                elif self.has_labels and member.isreg() and (rank := self._label_rank(suffix)) is not None:
                     label = self._read_label(path, tar, member, suffix)
-                    if label is not None and rank <= labels.get(key, (rank, 0))[0]:
-                        labels[key] = rank, label
+                    if label is not None:
+                        _keep(labels, key, rank, suffix, label)
         if not images:
             raise InputError(f"{path} holds no image; {RULE}.")
         if self.has_labels and (missing := sorted(images.keys() - labels.keys())):
             raise InputError(f"{path}: sample {printable(missing[0])!r} has no label; {RULE}.")
+        _check_once(path, images)
+        _check_once(path, {key: label for key, label in labels.items() if key in images})
         return [
-            TableRow(name=key, label=labels[key][1] if self.has_labels else None, place=(number, place))
-            for key, place in images.items()
+            TableRow(name=key, label=labels[key][2] if self.has_labels else None, place=(number, place))
+            for key, (_, _, place) in images.items()
         ]
 
-    def _is_image(self, suffix: str) -> bool:
-        wanted = self.keys.get("images")
-        return suffix == wanted if wanted else f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES
+    def _image_rank(self, suffix: str) -> int | None:
+        """Return the rank of a member as the image: 0 of jpg, 1 of depth.jpg; None if it is no image."""
+        if wanted := self.keys.get("images"):
+            return 0 if suffix == wanted else None
+        inner, _, last = suffix.rpartition(".")
+        return int(bool(inner)) if f".{last}" in IMAGE_SUFFIXES else None
 
-    def _rank(self, suffix: str) -> int | None:
+    def _label_rank(self, suffix: str) -> int | None:
         """Return the rank of a member as the place of the label (0 is preferred); None if it cannot hold the label."""
         wanted = self.keys.get("labels")
         if wanted:
@@ -98,10 +106,14 @@ class WebDatasetSource(TableSource):
         try:
             text = raw.decode("utf-8").strip() if isinstance(raw, bytes) else ""
             if suffix == "json":
-                return self._field(json.loads(text))
+                return self._kept(self._field(json.loads(text, object_pairs_hook=_once)))
         except (UnicodeDecodeError, ValueError, RecursionError) as problem:
             raise InputError(f"{where} cannot be read as a label ({type(problem).__name__}: {problem}).") from problem
-        return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else text or None
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else self._kept(text or None)
+
+    def _kept(self, label: str | int | None) -> str | int | None:
+        """Return a label; of a text that no class may have as its name, only so much that it is refused later."""
+        return label[: self.limits.text + 1] if isinstance(label, str) else label
 
     def _field(self, told: object) -> str | int | None:
         fields = [self.keys["labels"]] if "labels" in self.keys else FIELDS
@@ -121,6 +133,37 @@ class WebDatasetSource(TableSource):
                         yield *places.pop(place), tar_content(tar, member, self.limits)
                     if not places:
                         break
+
+
+def _keep(found: dict[str, _Member], key: str, rank: int, suffix: str, value: Any) -> None:
+    """Keep the value of a sample's member of the lowest rank, and the suffixes of all members of this rank."""
+    known = found.get(key)
+    if known is None or rank < known[0]:
+        found[key] = rank, suffix, value
+    elif rank == known[0]:
+        found[key] = rank, f"{known[1]} and {suffix}", value
+
+
+def _check_once(path: Path, found: Mapping[str, _Member]) -> None:
+    """Refuse a sample in which two members could be meant, as where shards were joined whose keys are the same.
+
+    Raises:
+        InputError: With the sample and its members.
+    """
+    for key, (_, suffixes, _) in found.items():
+        if " and " in suffixes:
+            raise InputError(
+                f"{path}: sample {printable(key)!r} has more than one member that could be meant "
+                f"({printable(suffixes)[:80]}); give each sample a key of its own, or name the member by `keys`; "
+                f"{RULE}."
+            )
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it has a key twice")
+    return found
 
 
 def _key(name: str) -> tuple[str, str, str]:

@@ -49,9 +49,13 @@ class _Adapter:
     folder: Path
     config: _Config
 
+    def rank(self, module: str) -> float:
+        """Return the rank that the configuration gives the adapter of a layer."""
+        return _of_pattern(self.config.rank_pattern, module, self.config.r)
+
     def scale(self, module: str) -> float:
         """Return the factor of the product of the two matrices: alpha / rank, or alpha / sqrt(rank)."""
-        rank = _of_pattern(self.config.rank_pattern, module, self.config.r)
+        rank = self.rank(module)
         alpha = _of_pattern(self.config.alpha_pattern, module, self.config.lora_alpha)
         return alpha / (rank**0.5 if self.config.use_rslora else rank)
 
@@ -79,14 +83,17 @@ def merge_adapter(module: nn.Module, folder: Path, load: Callable[[Path], dict[s
     path = folder / _TENSORS
     if not path.is_file():
         raise InputError(f"{folder} has no {_TENSORS}; save the adapter with save_pretrained of PEFT, as safetensors.")
-    tensors = {name.removeprefix(_PREFIX): value for name, value in load(path).items()}
     pairs: dict[str, dict[str, Tensor]] = {}
     others: dict[str, Tensor] = {}
-    for name, value in tensors.items():
+    for full, value in load(path).items():
+        name = full.removeprefix(_PREFIX)
         if found := _PARTS.fullmatch(name):
-            pairs.setdefault(found["module"], {})[found["part"]] = value
+            place, key = pairs.setdefault(found["module"], {}), found["part"]
         else:
-            others[name.replace(".modules_to_save.default.", ".")] = value
+            place, key = others, name.replace(".modules_to_save.default.", ".")
+        if key in place:
+            raise InputError(f"{path} holds {full} under another name as well; which of the two is meant is not known.")
+        place[key] = value
     if unknown := [name for name in others if ".lora_" in name]:
         raise InputError(f"{path} holds {unknown[0]}, a kind of adapter that is not merged here; {_MERGE}.")
     state = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
@@ -137,6 +144,11 @@ def _merged(weight: Tensor, parts: Mapping[str, Tensor], adapter: _Adapter, name
         raise InputError(
             f"{adapter.folder} adapts {name} by matrices of {tuple(b.shape)} and {tuple(a.shape)}, which do not give "
             f"its weight {tuple(weight.shape)}."
+        )
+    if len(a) != adapter.rank(name):
+        raise InputError(
+            f"the {ADAPTER} of {adapter.folder} gives {name} the rank {adapter.rank(name)}, and its matrices have "
+            f"{len(a)}, so the scale of the adapter is not known; take both from one save_pretrained of PEFT."
         )
     change = (b @ a).view(rows.shape) * adapter.scale(name)
     return weight.float() + (change.T if is_turned else change)

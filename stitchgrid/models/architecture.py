@@ -40,7 +40,7 @@ def find_function(spec: NetworkSpec) -> Callable[..., Any]:
     """
     where, name = _parts(spec.architecture)
     if where == HUGGINGFACE:
-        return huggingface_function(name, spec.base)
+        return huggingface_function(name, spec.base, spec.limits)
     if where in LIBRARIES:
         return _library_function(where, name)
     if where == LIVE:

@@ -16,12 +16,13 @@ from stitchgrid.datasets.array_files import Array, ArrayFile, open_arrays
 from stitchgrid.datasets.images import Origin, Split
 from stitchgrid.errors import InputError
 from stitchgrid.paths import is_file
-from stitchgrid.printable import printable
+from stitchgrid.printable import is_text, printable
 from stitchgrid.records import Limits
 
 RESERVED = ("ids", "labels")  # arrays that are no layers
 SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")  # of a file that holds several arrays
 ROWS = ("split", "drawn")  # orders of rows without ids
+LONGEST_NAME = 255  # characters of the name of a layer
 CHUNK = 4_096  # rows hashed at a time
 LISTED = "`stitchgrid plan JOB --images FILE.csv` lists the images"
 Rows = NDArray[np.int64]
@@ -41,6 +42,11 @@ class FeatureTable:
         found = tuple(name for name in names if name not in RESERVED)
         if not found:
             raise InputError(f"{self.where} holds no arrays of layers; wanted one for each layer, named like it.")
+        if odd := next((name for name in found if not is_text(name) or not 0 < len(name) <= LONGEST_NAME), None):
+            raise InputError(
+                f"{self.where}: {printable(odd)[:60]!r} is no name of a layer; wanted a text of 1 to {LONGEST_NAME} "
+                "characters."
+            )
         return found
 
     @property
@@ -60,6 +66,8 @@ class FeatureTable:
     def num_rows(self) -> int:
         """Number of rows, the same in every layer."""
         counts = {layer: (self.header(layer)[0] or (0,))[0] for layer in self.layers}
+        if not min(counts.values()):
+            raise InputError(f"{self.where} holds no rows; every layer needs one row for each image.")
         if len(set(counts.values())) > 1:
             low, high = min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
             raise InputError(
@@ -78,9 +86,14 @@ class FeatureTable:
             values = self.file.read(self.prefix + "ids").ravel()
             if values.dtype.kind not in "iuUS":
                 raise InputError(f"{self.where}, ids: texts or whole numbers are wanted, got {values.dtype}.")
-            if values.dtype.kind == "S":
-                values = np.char.decode(values, "utf-8")
-            found = tuple(values.tolist())
+            try:
+                if values.dtype.kind == "S":
+                    values = np.char.decode(values, "utf-8")
+                found = tuple(map(str, values)) if values.dtype.kind in "US" else tuple(values.tolist())
+            except (ValueError, SystemError) as problem:  # bytes or numbers of which there are no characters
+                raise InputError(f"{self.where}, ids: wanted texts in UTF-8 ({problem}).") from problem
+            if odd := next((one for one in found if isinstance(one, str) and not is_text(one)), None):
+                raise InputError(f"{self.where}, ids: {printable(odd)[:60]!r} is no text in UTF-8.")
         elif is_file(beside):
             found = self._listed(beside)
         else:

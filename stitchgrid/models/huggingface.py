@@ -17,23 +17,26 @@ from torch import Tensor, nn
 
 from stitchgrid.errors import InputError, JobFileError, is_out_of_memory, nearest, one_line
 from stitchgrid.json_files import read_json
-from stitchgrid.models.foreign_config import PROCESSORS, check_config, check_files
+from stitchgrid.models.foreign_config import PROCESSORS, check_config, check_files, check_sides, limited
 from stitchgrid.preprocess import apply_preprocess
 from stitchgrid.printable import first_few
-from stitchgrid.records import HUGGINGFACE, Preprocess, canonical, digest
+from stitchgrid.records import DEFAULT_LIMITS, HUGGINGFACE, Limits, Preprocess, canonical, digest
 
 # The first of these that exists holds the scores.
 OUTPUTS = ("logits", "image_embeds", "pooler_output", "last_hidden_state")
 _CONFIG = "config.json"
 _NUM_SHOWN = 4  # tensors in a message
 _WANTED = "the configuration of a network"
+_SMALL = 100_000_000  # bytes; a network of less does no harm
 _NO_SAY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}  # keys that do not change what is computed
 _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 _TOLERANCE = 0.05  # mean difference of preprocessed images: rounding to 8 bits after resizing, or not, makes 0.02
 
 
-def huggingface_function(name: str, base: str) -> Callable[..., nn.Module]:
+def huggingface_function(name: str, base: str, limits: Limits = DEFAULT_LIMITS) -> Callable[..., nn.Module]:
     """Return the function that makes the network of a folder, relative to `base`, or of a name of the hub.
+
+    A network of more or larger tensors than `limits` allow of a checkpoint is not made.
 
     Raises:
         JobFileError: If transformers is not installed.
@@ -44,7 +47,7 @@ def huggingface_function(name: str, base: str) -> Callable[..., nn.Module]:
             f"architecture '{HUGGINGFACE}:{name}' needs transformers, which is not installed; "
             "pip install stitchgrid[huggingface]."
         )
-    return partial(_make, where_of(name, base))
+    return partial(_make, where_of(name, base), limits)
 
 
 def where_of(name: str, base: str) -> str:
@@ -98,7 +101,14 @@ def huggingface_preprocess(name: str, base: str) -> Preprocess:
             f"{HUGGINGFACE}:{name} has no image processor that can be read ({one_line(problem)}); give the model a "
             "`preprocess`."
         ) from problem
-    found = [(_difference(processor, reading), k, reading) for k, reading in enumerate(_readings(processor.to_dict()))]
+    try:
+        check_sides(config := processor.to_dict())
+        found = [(_difference(processor, reading), k, reading) for k, reading in enumerate(_readings(config))]
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as problem:
+        raise JobFileError(
+            f"the image processor of {HUGGINGFACE}:{name} has a setting that cannot be followed ({one_line(problem)}); "
+            "give the model a `preprocess`."
+        ) from problem
     difference, _, best = min(found)
     if difference < _TOLERANCE:
         return best
@@ -108,12 +118,16 @@ def huggingface_preprocess(name: str, base: str) -> Preprocess:
     )
 
 
-def _make(where: str, /, *, pretrained: bool = False, **args: Any) -> nn.Module:
+def _make(where: str, limits: Limits, /, *, pretrained: bool = False, **args: Any) -> nn.Module:
     """Return the network, with its weights from safetensors, or as transformers initialises it."""
     if _is_folder(where):
         check_files(Path(where))
     kind, config = _kind_and_config(where, args)
-    with _quiet():
+    most = limits.checkpoint_bytes
+    if pretrained and _is_folder(where):
+        held = sum(path.stat().st_size for path in Path(where).glob("*.safetensors"))
+        most = min(most, max(_SMALL, limits.unpacking * held))
+    with _quiet(), limited(where, limits.tensors, most):
         module: nn.Module = _load(kind, config, where) if pretrained else kind(config)
     module.default_output = OUTPUTS  # type: ignore[assignment]
     return module

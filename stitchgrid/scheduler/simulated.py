@@ -1,11 +1,13 @@
 """The settings of a simulated run, and its report."""
 
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from typing import NamedTuple
 
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.scheduler.deadlines import DeadlineRule
 
+MOST_WORKERS = 1_000_000  # each of them is an object in memory
 POSITIVE = ("num_workers", "workers_per_node", "flops_per_second")
 
 
@@ -49,7 +51,8 @@ def parse_settings(text: str) -> dict[str, float]:
             given[name] = (int if name.startswith(("num_", "workers_", "seed")) else float)(value)
         except ValueError as problem:
             raise InputError(f"--simulate {name} wants a number, got {value!r}.") from problem
-        if not (given[name] > 0 if name in POSITIVE else given[name] >= 0):
+        is_low = given[name] <= 0 if name in POSITIVE else given[name] < 0
+        if is_low or not isfinite(given[name]) or ("workers" in name and given[name] > MOST_WORKERS):
             raise InputError(f"--simulate {name} cannot be {value}.")
     return given
 

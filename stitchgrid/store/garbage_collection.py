@@ -22,17 +22,19 @@ from stitchgrid.store.documents import ArtefactDocument, read_document
 from stitchgrid.store.duplicates import Numbers, as_numbers, is_latest
 from stitchgrid.store.files import Files, LocalFiles
 from stitchgrid.store.folder import LEFT
-from stitchgrid.store.layout import EXTRACTS, PARTS, SNAPSHOTS, SUFFIXES, DataName, StoreLayout, is_safe
+from stitchgrid.store.layout import EXTRACTS, PARTS, SNAPSHOTS, SUFFIXES, SWEEPS, DataName, StoreLayout, is_safe
+from stitchgrid.store.lease import LeaseError
 from stitchgrid.store.reading import ATTEMPTS, Contents, contents
 from stitchgrid.store.references import References, read_references
 from stitchgrid.store.row_reader import RowReader
 from stitchgrid.store.schemas import TEXT
 from stitchgrid.store.snapshots import Snapshots, unlisted_tiers
-from stitchgrid.store.sweep_removal import remains, sweep_files
+from stitchgrid.store.sweep_removal import remains, remove, sweep_files
 from stitchgrid.store.tiers import Snapshot, Tier
 from stitchgrid.store.unlisted_files import PARTS_AT_ONCE, TakingBack, count_missing
 
 ROWS = pa.schema([("cell_id", TEXT), ("generation", pa.int64())])
+LEFT_FILES = "files left by stopped writers"
 OLD_SECONDS = 3600.0  # age at which no manifest is still to come for a file that none names
 
 
@@ -70,18 +72,23 @@ def collect(files: Files, *, dry_run: bool = False) -> Collected:
         _compact(files, references)
     if not dry_run:  # among them the files that the compaction replaced
         _delete(files, "", list(dict.fromkeys(_of_snapshots(files))), dry_run=False)
+        references = read_references(files)  # a launch may have begun while rows were read
     kinds = (
         ("artefacts", _artefacts(files, references)),
-        ("files left by stopped writers", _left(files, references)),
+        (LEFT_FILES, _left(files, references)),
     )
     for what, names in kinds:
         freed.append(_delete(files, what, list(dict.fromkeys(names)), dry_run=dry_run))
-    if isinstance(files, LocalFiles) and not dry_run and references.are_rows_known:
-        for sweep in remains(files):
-            files.prune(f"sweeps/{sweep}")
+    for sweep in remains(files) if references.are_rows_known else ():
+        freed.append(_remains_of(files, sweep, dry_run=dry_run))
     kept = [*references.of_rows, *references.of_artefacts, *_lost(files)]
-    freed = [one for one in freed if one.num]
-    return Collected(freed=tuple(freed), kept=tuple(kept), num_bytes=sum(one.num_bytes for one in freed))
+    whats = dict.fromkeys(one.what for one in freed if one.num)
+    summed = tuple(_sum(what, [one for one in freed if one.what == what]) for what in whats)
+    return Collected(freed=summed, kept=tuple(kept), num_bytes=sum(one.num_bytes for one in summed))
+
+
+def _sum(what: str, freed: Sequence[Freed]) -> Freed:
+    return Freed(what=what, num=sum(one.num for one in freed), num_bytes=sum(one.num_bytes for one in freed))
 
 
 def _delete(files: Files, what: str, names: Sequence[str], *, dry_run: bool) -> Freed:
@@ -254,7 +261,7 @@ def _lost(files: Files) -> Iterator[str]:
 
 
 def _left(files: Files, references: References) -> Iterator[str]:
-    """Yield what stopped writers left: half-written files, data without a manifest, parts of removed sweeps."""
+    """Yield what stopped writers left: half-written files, data without a manifest."""
     if isinstance(files, LocalFiles):
         yield from (one.name for one in files.strangers() if one.problem == LEFT and _is_old(files, one.name))
     named = {_data_of(files, kind, key) for kind, key in artefact_keys(files)}
@@ -262,9 +269,21 @@ def _left(files: Files, references: References) -> Iterator[str]:
         data = [f"artefacts/{kind}/{one}" for one in files.names(f"artefacts/{kind}") if not one.endswith(MANIFEST)]
         unlisted = [name for name in data if name not in named and name.endswith(SUFFIXES[kind])]
         yield from (name for name in unlisted if references.are_rows_known and _is_old(files, name))
-    for sweep in remains(files) if references.are_rows_known else ():
-        if is_safe(sweep):
-            yield from sweep_files(files, sweep)
+
+
+def _remains_of(files: Files, sweep: str, *, dry_run: bool) -> Freed:
+    """Delete what a stopped removal left of a sweep, unless a launch has claimed the sweep by now."""
+    found = _delete(files, LEFT_FILES, list(sweep_files(files, sweep)) if is_safe(sweep) else [], dry_run=True)
+    if dry_run:
+        return found
+    if found.num:
+        try:
+            remove(files, sweep)
+        except LeaseError:
+            return Freed(what=LEFT_FILES, num=0, num_bytes=0)
+    if isinstance(files, LocalFiles):
+        files.prune(f"{SWEEPS}/{sweep}")
+    return found
 
 
 def _is_old(files: Files, name: str) -> bool:

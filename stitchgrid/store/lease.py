@@ -1,7 +1,8 @@
 """Which launch works on a sweep: numbered claims, of which the highest counts; a claim is never changed.
 
 A claim is written once, so that only one launch gets each number. It holds as long as its launch is alive. On the
-machine of the launch, its process shows this; on other machines, a heartbeat that changes between two readings does.
+machine of the launch, its process shows this; on other machines, and where the system hides other users' processes, a
+heartbeat that changes between two readings does.
 Clocks are never compared: those of two machines may be minutes apart. A launch that is wrongly taken for dead finds the
 higher number and stops.
 """
@@ -224,8 +225,9 @@ def is_fresh(beat: Mapping[str, Any], now: datetime) -> bool:
 
 
 def is_here(claim: Claim) -> bool:
-    """Return whether a claim was made on this machine and in the process namespace of this process."""
-    return bool(claim.process) and claim.process.rpartition("/")[0] == _process(os.getpid()).rpartition("/")[0]
+    """Return whether a claim was made on this machine, in this process namespace, by a process that is shown here."""
+    is_of_here = bool(claim.process) and claim.process.rpartition("/")[0] == _process(os.getpid()).rpartition("/")[0]
+    return is_of_here and not _is_hidden(claim.pid)
 
 
 def is_running(claim: Claim) -> bool:
@@ -254,6 +256,21 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a user without a name, as in many containers
         return str(os.getuid())
+
+
+def _is_hidden(pid: int) -> bool:
+    """Return whether there is a process of this number that /proc does not show: another user's, under `hidepid`."""
+    try:
+        Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        try:
+            os.kill(pid, 0)  # sends nothing
+        except PermissionError:
+            return True
+        except (OSError, OverflowError):
+            return False
+        return True
+    return False
 
 
 def _process(pid: int) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from helpers_images import CLASSES, pack, spec_of, whole_digest
 from PIL import Image
 
 from stitchgrid.datasets import open_images
+from stitchgrid.datasets.lists import ListSource
 from stitchgrid.datasets.parquet import ParquetSource
+from stitchgrid.datasets.webdataset import WebDatasetSource
 from stitchgrid.errors import InputError
 from stitchgrid.records import DataSpec, Limits, canonical
 
@@ -120,6 +123,27 @@ def test_lists_are_limited_and_looked_for(root, cache, tmp_path):
         opened("list", tmp_path / "nowhere", cache)
     with pytest.raises(InputError, match="does not say of which split its images are"):
         opened("list", where / "train.csv", cache)
+
+
+def test_empty_lines_of_a_list_name_no_image(tmp_path):
+    (tmp_path / "train.txt").write_text("\n1.png 3\n\n  \n2.png 4\n\n")
+    assert [(row.name, row.label) for row in ListSource(tmp_path, ["train"]).rows("train")] == [
+        ("1.png", 3),
+        ("2.png", 4),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt"])
+@pytest.mark.parametrize("text", ["\n" * 3_000_000, "," * 3_000_000, "\t" * 3_000_000, "a.png" * 600_000])
+def test_a_list_takes_little_more_memory_than_its_images_would(tmp_path, suffix, text):
+    (tmp_path / f"train{suffix}").write_text(f"1.png{',' if suffix == '.csv' else chr(9)}3\n{text}")
+    source = ListSource(tmp_path, ["train"], limits=Limits(members=100_000))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"lists more than 100,000|columns, and|characters|cannot read"):
+        source.rows("train")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
 
 
 # ---- Parquet
@@ -303,6 +327,77 @@ def test_tars_of_something_else_are_refused(tmp_path, cache, members, message):
         write_tar(tmp_path / f"{split}.tar", members)
     with pytest.raises(InputError, match=message):
         opened("webdataset", tmp_path, cache)
+
+
+def write_doubled(where, names):
+    """Write tars whose members may share a name; the first is an image of one colour, each label is its number."""
+    for split in SPLITS:
+        with tarfile.open(where / f"{split}.tar", "w") as tar:
+            for number, name in enumerate(names):
+                raw = io.BytesIO()
+                if name.endswith((".png", ".jpg")):
+                    Image.new("RGB", (4, 4), (10 * number,) * 3).save(raw, "PNG" if name.endswith("png") else "JPEG")
+                else:
+                    raw.write(str(number % 2).encode())
+                member = tarfile.TarInfo(name)
+                member.size = raw.tell()
+                raw.seek(0)
+                tar.addfile(member, raw)
+
+
+@pytest.mark.parametrize(
+    ("names", "members"),
+    [
+        (
+            ("0.png", "0.cls", "0.png", "0.cls"),
+            "png and png",
+        ),  # shards that were joined: image of one, label of another
+        (("0.png", "0.cls", "0.cls"), "cls and cls"),
+        (("0.png", "0.jpg", "0.cls"), "png and jpg"),
+        (("0.depth.png", "0.seg.png", "0.cls"), r"depth\.png and seg\.png"),
+    ],
+)
+def test_samples_of_which_two_members_could_be_meant_are_refused(tmp_path, cache, names, members):
+    write_doubled(tmp_path, names)
+    with pytest.raises(InputError, match=rf"sample '0' has more than one member that could be meant \({members}\)"):
+        opened("webdataset", tmp_path, cache)
+
+
+def test_an_image_comes_before_one_of_a_longer_suffix(tmp_path, cache):
+    """As of 0.depth.png and 0.png, whatever their order; of labels that are not asked for there may be several."""
+    write_doubled(tmp_path, ("0.depth.png", "0.seg.png", "0.cls", "0.txt", "0.txt", "0.png", "1.txt", "1.txt"))
+    found = opened("webdataset", tmp_path, cache)
+    assert found.eval.batch(0, 1).unique().tolist() == [50]
+
+
+def test_a_json_with_a_key_twice_gives_no_label(tmp_path, cache):
+    for split in SPLITS:
+        write_tar(tmp_path / f"{split}.tar", {"a.png": b"x", "a.json": b'{"label": 0, "label": 1}'})
+    with pytest.raises(InputError, match=r"a\.json cannot be read as a label \(ValueError: it has a key twice\)"):
+        opened("webdataset", tmp_path, cache)
+
+
+def test_labels_of_more_than_64_bits_are_refused(tmp_path, cache):
+    for split in SPLITS:
+        write_tar(tmp_path / f"{split}.tar", {"a.png": b"x", "a.json": b'{"label": 1' + b"0" * 70 + b"}"})
+    with pytest.raises(InputError, match=r"label 10,000,[0,]* at position 0 is more than 1,000,000 classes"):
+        opened("webdataset", tmp_path, cache)
+
+
+def test_long_texts_that_might_be_labels_are_not_kept(tmp_path):
+    with tarfile.open(tmp_path / "train.tgz", "w:gz") as tar:
+        for number in range(200):
+            for end in ("png", "txt"):
+                member = tarfile.TarInfo(f"{number}.{end}")
+                member.size = 1_000_000 if end == "txt" else 0
+                tar.addfile(member, io.BytesIO(b"a" * member.size))
+    source = WebDatasetSource(tmp_path, ["train"])
+    tracemalloc.start()
+    rows = source.rows("train")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(rows), {len(row.label) for row in rows}) == (200, {1_001})
+    assert peak < 60e6
 
 
 def test_links_in_a_tar_reach_no_file(tmp_path, cache):

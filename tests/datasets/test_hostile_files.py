@@ -404,6 +404,34 @@ def test_arrays_of_impossible_shapes_are_refused(tmp_path, shape, suffix):
         open_arrays(path).read("x")
 
 
+@pytest.mark.filterwarnings("ignore:Reading `.npy`")
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"((((",
+        b"  x\n y\n  z",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), '''",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4)}",
+        b"{'descr': ',,', 'fortran_order': False, 'shape': (3, 4)}",
+        b"{5: '<f4', 'fortran_order': False, 'shape': (3,)}",
+        b"{[]: 1}",
+        b"-" * 9_000 + b"1",
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_arrays_whose_headers_are_no_python_are_refused(tmp_path, header, version, suffix):
+    size = struct.pack("<H" if version == 1 else "<I", len(header))
+    content = b"\x93NUMPY" + bytes([version, 0]) + size + header + b"\0" * 48
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    if suffix == ".npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", content)
+    with pytest.raises(InputError, match=rf"cannot read .*x{suffix} as an {suffix} \(\w+Error: "):
+        open_arrays(path).read("x")
+
+
 @pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**62, 2**62], [0] + [1] * 100])
 def test_tensors_of_impossible_shapes_are_refused(tmp_path, shape):
     header = json.dumps({"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()

@@ -168,3 +168,31 @@ def test_links_of_ones_own_of_root_and_of_a_folders_owner_are_followed(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
         write_whole(tmp_path / "loop", b"1")
+
+
+@pytest.mark.parametrize("has_reader", [True, False])
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.write_bytes(b"theirs")])
+def test_what_takes_the_place_of_a_file_while_it_is_opened_is_not_written(tmp_path, monkeypatch, put, has_reader):
+    """In a folder in which only its owner can make files, who can also replace those of others."""
+    page, opened = tmp_path / "page", os.open
+    page.write_bytes(b"old")
+    held = []
+
+    def swap(path, flags, mode=0o777, *, dir_fd=None):
+        if str(path).endswith(".partial"):
+            raise PermissionError(13, "Permission denied")
+        if path == "page" and flags & os.O_WRONLY and not held:
+            page.unlink()
+            put(page)
+            held.append(opened(page, os.O_RDONLY | os.O_NONBLOCK))
+            if not has_reader:
+                os.close(held[0])
+        return opened(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", swap)
+    with pytest.raises(OSError, match=r"was replaced while it was being written|No such device or address"):
+        write_whole(page, b"new")
+    assert stat.S_ISFIFO(page.stat().st_mode) or page.read_bytes() == b"theirs"
+    if has_reader:
+        assert os.read(held[0], 10) != b"new"
+        os.close(held[0])

@@ -79,6 +79,21 @@ def test_the_merged_network_says_what_the_adapter_beside_it_says(tmp_path, confi
     assert not torch.allclose(module(x), net()(x), atol=1e-2)
 
 
+@pytest.mark.parametrize("config", [{"r": RANK + 1}, {"rank_pattern": {"conv": 1}}])
+def test_a_rank_that_is_not_that_of_the_matrices_is_refused(tmp_path, config):
+    with pytest.raises(InputError, match=r"gives (conv|fc) the rank \d, and its matrices have 2, so the scale"):
+        load_adapter(net(), saved(tmp_path / "lora", ALL, **config))
+
+
+@pytest.mark.parametrize(
+    "name", ["base_model.model.fc.lora_A.default.weight", "fc.lora_A.weight", "head.modules_to_save.default.weight"]
+)
+def test_an_adapter_that_holds_a_tensor_under_two_names_is_refused(tmp_path, name):
+    tensors = {**ALL, "head.weight": torch.ones(2, 5), name: torch.zeros(2, 5 if "head" in name else 4)}
+    with pytest.raises(InputError, match=r"holds .* under another name as well; which of the two is meant"):
+        load_adapter(net(), saved(tmp_path / "lora", tensors))
+
+
 def test_layers_that_were_trained_whole_take_the_place_of_the_old(tmp_path):
     head = {"base_model.model.head.weight": noise(2, 5), "base_model.model.head.bias": noise(2)}
     module = net()

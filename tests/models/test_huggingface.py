@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from stitchgrid.models.cut_network import cut_network
 from stitchgrid.models.versions import library_versions
 from stitchgrid.models.weights import state_digest
 from stitchgrid.preprocess import apply_preprocess
-from stitchgrid.records import Interface, NetworkSpec, Preprocess, canonical
+from stitchgrid.records import Interface, Limits, NetworkSpec, Preprocess, canonical
 from stitchgrid.store import Store
 
 transformers = pytest.importorskip("transformers")
@@ -193,6 +194,7 @@ def test_pickles_are_never_read(folders, tmp_path):
 
 
 CODE = """
+from dataclasses import replace
 from pathlib import Path
 Path(__file__).with_name("ran").touch()
 """
@@ -251,6 +253,52 @@ def test_a_configuration_that_names_paths_or_code_is_refused(folders, tmp_path, 
     monkeypatch.setattr(transformers, "ViTForImageClassification", None)  # nothing is made of it
     with pytest.raises(InputError, match=r"config.json names a .*which is not opened"):
         build_network(spec("n", tmp_path))
+
+
+@pytest.mark.parametrize(
+    "asked", [{"num_hidden_layers": 10**9}, {"num_labels": 10**9}, {"y": [{"depths": [2, 10**9]}]}]
+)
+def test_a_configuration_of_more_layers_or_classes_than_networks_have_is_refused(folders, tmp_path, asked):
+    shutil.copytree(folders / "vit", tmp_path / "n")
+    path = tmp_path / "n" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **asked}))
+    with pytest.raises(
+        InputError, match=r"config\.json asks for .* = 1000000000, more than the 10?0,000|1,000,000 of any"
+    ):
+        build_network(spec("n", tmp_path))
+
+
+@pytest.mark.parametrize("asked", [{"num_hidden_layers": 9_000}, {"hidden_size": 6_000}])
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+def test_a_configuration_of_a_network_far_larger_than_its_weights_is_refused(folders, tmp_path, asked, weights):
+    shutil.copytree(folders / "vit", tmp_path / "n")
+    path = tmp_path / "n" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **asked}))
+    given = replace(spec("n", tmp_path, weights), limits=Limits(tensors=1_000, checkpoint_bytes=200_000_000))
+    with pytest.raises(InputError, match=r"asks for a network of more than 1,000 tensors or [12]00 MB"):
+        build_network(given)
+    build_network(spec("vit", folders))  # nothing is counted any more
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"size": {"height": 60_000, "width": 60_000}},
+        {"do_center_crop": True, "crop_size": {"height": 60_000, "width": 60_000}},
+        {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 32}, "crop_pct": 1e-3},
+        {"resample": "a"},
+        {"image_mean": ["a", 1, 2]},
+        {"size": {"height": "a", "width": 32}},
+    ],
+)
+def test_an_image_processor_of_absurd_settings_is_refused_before_it_runs(folders, tmp_path, monkeypatch, asked):
+    shutil.copytree(folders / "vit", tmp_path / "n")
+    path = tmp_path / "n" / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **asked}))
+    if "a" not in str(asked):
+        monkeypatch.setattr(huggingface, "_difference", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(JobFileError, match=r"image processor of huggingface:n has a setting that cannot be followed"):
+        default_preprocess(spec("n", tmp_path))
 
 
 def test_an_image_processor_that_names_paths_is_refused(folders, tmp_path):

@@ -162,6 +162,8 @@ def test_settings_are_read_from_a_text():
         ("crashes_per_hour=-1", "crashes_per_hour cannot be -1"),
         ("spread", "spread wants a number, got ''"),
         ("crashes_per_hour=nan", "crashes_per_hour cannot be nan"),
+        ("crashes_per_hour=inf", "crashes_per_hour cannot be inf"),
+        ("num_workers=9999999999", "num_workers cannot be 9999999999"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(text, message):

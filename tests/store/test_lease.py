@@ -184,6 +184,35 @@ def test_a_process_is_not_taken_for_another_that_had_its_number(store, monkeypat
     assert store.leases.holder("s") is None
 
 
+def test_a_process_that_the_system_hides_from_other_users_is_not_taken_for_dead(store, monkeypatch):
+    """Where /proc is mounted with `hidepid`, it shows no process of others, and a signal to one is forbidden."""
+    monkeypatch.setattr(lease_module, "SILENCE_S", 2.0)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        store.leases.claim("s", "first")
+        from_elsewhere(store, 1, pid=other.pid, process=lease_module._process(other.pid))
+        read_text, kill = lease_module.Path.read_text, os.kill
+
+        def hides(path, *rest, **more):
+            if path == lease_module.Path(f"/proc/{other.pid}/stat"):
+                raise FileNotFoundError(2, "No such file or directory")
+            return read_text(path, *rest, **more)
+
+        def forbids(pid, signal):
+            if pid == other.pid:
+                raise PermissionError(1, "Operation not permitted")
+            kill(pid, signal)
+
+        monkeypatch.setattr(lease_module.Path, "read_text", hides)
+        monkeypatch.setattr(lease_module.os, "kill", forbids)
+        with beating(store, "first"):
+            with pytest.raises(LeaseError, match="first"):
+                store.leases.claim("s", "second")
+            assert store.leases.heartbeats(["s"], datetime.now(UTC))
+        assert store.leases.claim("s", "second").number == 2  # it beats no more
+        monkeypatch.undo()
+        other.kill()
+
+
 def test_force_takes_a_sweep_from_a_launch_that_is_alive(store):
     first = store.leases.claim("s", "first")
     second = store.leases.claim("s", "second", force=True)

@@ -261,6 +261,55 @@ def test_a_launch_that_begins_meanwhile_keeps_its_rows(tmp_path, monkeypatch):
     assert store.check().damage == ()
 
 
+@pytest.mark.parametrize("has_rows", [True, False])
+@pytest.mark.parametrize("is_planned", [True, False])
+def test_a_launch_that_begins_behind_the_rows_keeps_its_artefacts_and_its_claim(
+    tmp_path, monkeypatch, has_rows, is_planned
+):
+    """Nothing refers to what it found yet: at first it has a claim alone, then a job without a plan."""
+    store = two_sweeps(tmp_path)
+    store.remove("s")
+    if not has_rows:
+        store.collect()
+        store.write_artefact("network", "net-s", b"weights" * 100)
+    collected = garbage_collection._of_snapshots
+    begun = []
+
+    def begin_first(files):
+        if not begun:
+            begun.append(store.leases.claim("s", "launch-7"))
+            if is_planned:
+                store.write_job("s", {"name": "s"})
+        return collected(files)
+
+    monkeypatch.setattr(garbage_collection, "_of_snapshots", begin_first)
+    if has_rows:
+        with pytest.raises(StoreError, match="a launch began in"):
+            store.collect()
+    else:
+        found = store.collect()
+        assert "sweep 's' is being computed by launch launch-7" in found.kept[0]
+    assert store.leases.holder("s") == begun[0]
+    assert store.has_artefact("network", "net-s")
+    assert not is_planned or store.sweep_names() == ["s", "t"]
+
+
+def test_a_claim_that_comes_at_the_very_end_stays(tmp_path, monkeypatch):
+    """A sweep that a stopped removal left is launched again while what is left of it is deleted."""
+    store = two_sweeps(tmp_path)
+    store.journal("left", "launch-1", [{"unit": "u", "worker": "w"}])
+    files_of, begun = garbage_collection.remains, []
+
+    def begin_then(files):
+        found = files_of(files)
+        begun[:] = begun or [store.leases.claim("left", "launch-7")]
+        return found
+
+    monkeypatch.setattr(garbage_collection, "remains", begin_then)
+    store.collect()
+    assert store.leases.holder("left") == begun[0]
+
+
 def test_a_sweep_that_is_not_planned_to_its_end_keeps_everything(tmp_path):
     store = two_sweeps(tmp_path)
     store.remove("s")
