@@ -19,6 +19,7 @@ from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.records import Row, canonical, digest
 from stitchgrid.store import Store
 
+TEMPORARY = tempfile.gettempdir()
 SWEEP = "synthetic"
 MODELS = ("net/0", "net/1")
 LAYERS = ("conv1", "block1", "block2")
@@ -112,7 +113,7 @@ def sweeps_like_it(folder: Path | str, number: int) -> list[str]:
 @cache
 def written_once() -> Synthetic:
     """Return the synthetic store that others are copies of."""
-    folder = tempfile.mkdtemp()
+    folder = tempfile.mkdtemp(dir=TEMPORARY)  # not where the test that asks first has its temporary files
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return write_synthetic_store(Path(folder, "grid"))
 
