@@ -389,19 +389,23 @@ def test_a_broken_pickle_hides_no_other(tmp_path, monkeypatch, content, said):
         load_checkpoint(tmp_path / "w.pt")
 
 
+def require_refused_array(content, path):
+    """Write an array as .npy, or into an .npz, and look how it is refused."""
+    path.write_bytes(content)
+    if path.suffix == ".npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", content)
+    with pytest.raises(InputError, match=rf"cannot read .*x{path.suffix} as an {path.suffix} \(\w+Error: "):
+        open_arrays(path).read("x")
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy's, before it refuses
 @pytest.mark.parametrize("shape", ["(0,99999999999999999999999)", "(0,9223372036854775808)", "(-1,0)", "(2**70,)"])
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 def test_arrays_of_impossible_shapes_are_refused(tmp_path, shape, suffix):
     header = f"{{'descr':'<f4','fortran_order':False,'shape':{shape}}}\n".encode()
     content = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header
-    path = tmp_path / f"x{suffix}"
-    path.write_bytes(content)
-    if suffix == ".npz":
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("x.npy", content)
-    with pytest.raises(InputError, match=rf"cannot read .*x{suffix} as an {suffix} \(\w+Error: "):
-        open_arrays(path).read("x")
+    require_refused_array(content, tmp_path / f"x{suffix}")
 
 
 @pytest.mark.filterwarnings("ignore:Reading `.npy`")
@@ -423,13 +427,7 @@ def test_arrays_of_impossible_shapes_are_refused(tmp_path, shape, suffix):
 def test_arrays_whose_headers_are_no_python_are_refused(tmp_path, header, version, suffix):
     size = struct.pack("<H" if version == 1 else "<I", len(header))
     content = b"\x93NUMPY" + bytes([version, 0]) + size + header + b"\0" * 48
-    path = tmp_path / f"x{suffix}"
-    path.write_bytes(content)
-    if suffix == ".npz":
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("x.npy", content)
-    with pytest.raises(InputError, match=rf"cannot read .*x{suffix} as an {suffix} \(\w+Error: "):
-        open_arrays(path).read("x")
+    require_refused_array(content, tmp_path / f"x{suffix}")
 
 
 @pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**62, 2**62], [0] + [1] * 100])
