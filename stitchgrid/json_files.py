@@ -1,4 +1,4 @@
-"""Reads JSON files that others wrote: only regular files, of limited size and depth, each read once."""
+"""Reads JSON that others wrote: from regular files alone, of limited size and depth, each read once."""
 
 import os
 import stat
@@ -26,6 +26,18 @@ def read_json(path: Path, wanted: str, *, most: int = MOST_BYTES) -> dict[str, A
         raise InputError(f"{path} cannot be read as {wanted} ({one_line(problem)}).") from problem
     if not isinstance(found, dict):
         raise InputError(f"{path} cannot be read as {wanted}: it holds a {type(found).__name__}, wanted an object.")
+    return found
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of which a JSON decoder gives the pairs (`object_pairs_hook`).
+
+    Raises:
+        ValueError: If it has a key twice: readers differ in which of the two they take.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it has a key twice")
     return found
 
 

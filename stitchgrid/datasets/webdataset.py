@@ -12,6 +12,7 @@ from stitchgrid.datasets.image_files import IMAGE_SUFFIXES
 from stitchgrid.datasets.sources import Position
 from stitchgrid.datasets.tabular import TableRow, TableSource, find_files
 from stitchgrid.errors import InputError, nearest
+from stitchgrid.json_files import unique_keys
 from stitchgrid.paths import is_file
 from stitchgrid.printable import printable
 
@@ -24,7 +25,8 @@ RULE = (
     'KEY.json; keys = { images = "jpg", labels = "cls" } under [data] names others, for a .json the field'
 )
 
-_Member = tuple[int, str, Any]  # of a sample: rank of the suffix (0 is preferred), the suffix, and what it stands for
+#: Of a sample: a rank (0 is preferred), suffixes of its members of this rank, and what the last of them stands for.
+_Member = tuple[int, tuple[str, ...], Any]
 
 
 class WebDatasetSource(TableSource):
@@ -106,7 +108,7 @@ class WebDatasetSource(TableSource):
         try:
             text = raw.decode("utf-8").strip() if isinstance(raw, bytes) else ""
             if suffix == "json":
-                return self._kept(self._field(json.loads(text, object_pairs_hook=_once)))
+                return self._kept(self._field(json.loads(text, object_pairs_hook=unique_keys)))
         except (UnicodeDecodeError, ValueError, RecursionError) as problem:
             raise InputError(f"{where} cannot be read as a label ({type(problem).__name__}: {problem}).") from problem
         return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else self._kept(text or None)
@@ -139,9 +141,9 @@ def _keep(found: dict[str, _Member], key: str, rank: int, suffix: str, value: An
     """Keep the value of a sample's member of the lowest rank, and the suffixes of all members of this rank."""
     known = found.get(key)
     if known is None or rank < known[0]:
-        found[key] = rank, suffix, value
+        found[key] = rank, (suffix,), value
     elif rank == known[0]:
-        found[key] = rank, f"{known[1]} and {suffix}", value
+        found[key] = rank, (*known[1], suffix), value
 
 
 def _check_once(path: Path, found: Mapping[str, _Member]) -> None:
@@ -151,19 +153,12 @@ def _check_once(path: Path, found: Mapping[str, _Member]) -> None:
         InputError: With the sample and its members.
     """
     for key, (_, suffixes, _) in found.items():
-        if " and " in suffixes:
+        if len(suffixes) > 1:
             raise InputError(
                 f"{path}: sample {printable(key)!r} has more than one member that could be meant "
-                f"({printable(suffixes)[:80]}); give each sample a key of its own, or name the member by `keys`; "
-                f"{RULE}."
+                f"({printable(' and '.join(suffixes))[:80]}); give each sample a key of its own, or name the member by "
+                f"`keys`; {RULE}."
             )
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("it has a key twice")
-    return found
 
 
 def _key(name: str) -> tuple[str, str, str]:

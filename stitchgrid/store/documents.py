@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import ErrorDetails, from_json
 
+from stitchgrid.json_files import unique_keys
 from stitchgrid.store.damage import DamagedFileError
 from stitchgrid.store.files import Files
 from stitchgrid.store.layout import DATA_NAME, EXTRACTS, HIGHEST, MANIFEST_NAME, PART_NAME, SAFE_NAME, SNAPSHOT_DATA
@@ -359,14 +360,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("it has a key twice")
-    return found
-
-
-_STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite)
+_STRICT = json.JSONDecoder(object_pairs_hook=unique_keys, parse_float=_finite)
 
 
 def json_object(data: bytes, kind: type[Document] = Document) -> dict[str, Any]:

@@ -51,7 +51,6 @@ SMALL = {
     "driver/missing_artefacts.py": "what a plan and a launch both ask",
     "jobfile/naming.py": "names of networks that one entry makes",
     "jobfile/parse/earlier.py": "jobs of earlier versions",
-    "json_files.py": "how JSON of others is read",
     "limits.py": "what is too much, for all readers of files",
     "manual/__main__.py": "an entry point",
     "matchers/divergence.py": "a rule that several stitchers share",
