@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, product
 from math import prod
 from typing import Any
 
@@ -28,7 +28,7 @@ from stitchgrid.planning import Plan, make_plan
 from stitchgrid.printable import first_few
 from stitchgrid.profiling.assumed_speed import planned_speed, speed_there
 from stitchgrid.profiling.speed_trial import SpeedTrial, measure_speed
-from stitchgrid.records import Network, ProbeNetwork, Sweep, TrainDetector
+from stitchgrid.records import Network, NetworkSpec, ProbeNetwork, Sweep, TrainDetector
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate
 from stitchgrid.statistics.needs import images_of
@@ -218,7 +218,8 @@ def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_
     )
     yield from (f"  {notice}" for notice in resolution.notices)
     yield "models:"
-    yield from (f"  {_model(network)}" for network in sweep.networks)
+    described = [(network.spec, _model(network)) for network in sweep.networks]
+    yield from (f"  {named}: {text}" for named, text in _entries(described))
     yield "matchers:"
     for position, spec in enumerate(sweep.matchers):
         seed = "" if spec.seed is None else f" seed {spec.seed}"
@@ -227,8 +228,8 @@ def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_
     if sweep.probes is not None:
         yield _probes(sweep, num_unprobed)
     for what, is_twin in (("train", False), ("initialise", True)):
-        if names := [unit.spec.name for unit in resolution.to_make if unit.spec.is_twin == is_twin]:
-            yield f"networks to {what} first: {', '.join(names)}"
+        if to_make := [(unit.spec, "") for unit in resolution.to_make if unit.spec.is_twin == is_twin]:
+            yield f"networks to {what} first: {', '.join(named for named, _ in _entries(to_make))}"
     yield f"cells: {plan.num_cells}, to compute {plan.num_todo}, done {plan.num_done}"
     yield from (f"  {count} {reason}" for reason, count in sorted(plan.reasons.items(), key=lambda one: -one[1]))
     yield f"shards: {len(plan.shards)}, to run {len(plan.todo)}"
@@ -283,15 +284,22 @@ def _probes(sweep: Sweep, num_unprobed: int) -> str:
     )
 
 
+def _entries(described: Iterable[tuple[NetworkSpec, str]]) -> Iterator[tuple[str, str]]:
+    """Yield the names of networks, and their text; alike networks of one entry of the job are named together."""
+    for (_, text), alike in groupby(described, lambda one: (one[0].entry, one[1])):
+        names = [spec.name for spec, _ in alike]
+        yield ", ".join(names) if len(names) <= 2 else f"{names[0]} .. {names[-1]} ({len(names)} networks)", text
+
+
 def _model(network: Network) -> str:
     if network.spec.is_features:
         layers = f"{len(network.layers)} of {network.num_cuts} layers"
         span = f"{network.layers[0].name} .. {network.layers[-1].name}"
-        return f"{network.name}: activations from {network.spec.weights}, {layers} ({span})"
+        return f"activations from {network.spec.weights}, {layers} ({span})"
     layers = f"{len(network.layers)} of {network.num_cuts} cuts"
     to_come = "" if network.is_known else ", to be initialised" if network.spec.is_twin else ", to be trained"
     return (
-        f"{network.name}: {network.spec.architecture}, {layers} ({network.layers[0].name} .. "
+        f"{network.spec.architecture}, {layers} ({network.layers[0].name} .. "
         f"{network.layers[-1].name}), {network.num_parameters:,} parameters, {network.flops / 1e6:.4g} MFLOP an image"
         + to_come
     )

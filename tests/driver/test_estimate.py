@@ -447,6 +447,20 @@ def test_nothing_is_measured_where_nothing_is_to_be_done(job, tmp_path, monkeypa
     assert "\ncost: " not in run("plan", *where, "--simulate", "num_workers=3").stdout
 
 
+def test_alike_networks_of_one_entry_of_the_job_are_named_together(job, tmp_path, quick):
+    more = "models.net.seeds=[0, 1, 2, 3]", "models.net.layers='layer1.0'", "controls.untrained=true"
+    edits = [word for one in (*more, "matchers=[{kind='cka'}]", "diagnostics.ood=[]") for word in ("--set", one)]
+    lines = run("plan", job, "--store", tmp_path / "grid", *edits).stdout.splitlines()
+    models = [line for line in lines if " cuts (" in line]
+    assert [line.split(": ")[0].strip() for line in models] == [
+        "net/0 .. net/3 (4 networks)",
+        "vit",
+        "net/0@untrained .. net/3@untrained (4 networks)",
+    ]
+    assert "networks to train first: net/0 .. net/3 (4 networks)" in lines
+    assert "networks to initialise first: net/0@untrained .. net/3@untrained (4 networks)" in lines
+
+
 def test_a_machine_that_others_use_is_said_to_be_busy():
     assert not PLACE.is_busy
     assert not replace(PLACE, others_cpus=0.9).is_busy
