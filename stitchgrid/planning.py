@@ -1,13 +1,13 @@
 """Plans the shards to compute, from a resolved sweep and what is done. Pure: no torch, no store, stable ids."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
 from stitchgrid.matchers.registry import stored_metrics_of
-from stitchgrid.records import Block, Cell, Shard, Sweep, digest
+from stitchgrid.records import Block, Cell, Network, Shard, Sweep, digest
 from stitchgrid.statistics.shard import Collector
 
 CPU_SPEED, GPU_SPEED = 1e11, 2e13  # FLOP/s of a core, and of a GPU in fp32; assumed, not measured
@@ -83,15 +83,17 @@ def make_plan(
 
     Shards do not depend on what is finished, so that a resumed launch computes the same shards as an undisturbed one.
     """
-    shards = tuple(cut_into_shards(sweep, speed=speed, shard_flops=shard_flops))
+    shards = []
     reasons: Counter[str] = Counter()
     todo: dict[str, Shard] = {}  # by id: if two names stand for one network, several shards have one id
-    for shard in shards:
+    why = _Reasons(sweep, done, retry_failed=retry_failed)
+    for shard, cells in _cut(sweep, speed=speed, shard_flops=shard_flops):
+        shards.append(shard)
         wanted = set()
         generations = {}
-        for cell in sweep.cells(shard):
+        for cell in cells:
             asked = again(cell)
-            reason, compute = _reason(sweep, cell, done, asked, retry_failed=retry_failed)
+            reason, compute = why(cell, asked)
             reasons[reason] += 1
             if compute:
                 wanted.add(cell.cell_id)
@@ -104,7 +106,7 @@ def make_plan(
             todo[shard.unit_id] = _left(shard, wanted, generations)
     return Plan(
         sweep=sweep,
-        shards=shards,
+        shards=tuple(shards),
         todo=tuple(todo.values()),
         num_cells=sum(reasons.values()),
         reasons=dict(reasons),
@@ -121,18 +123,35 @@ def _left(shard: Shard, wanted: set[str], generations: Mapping[str, int]) -> Sha
     return replace(shard, wanted=frozenset(wanted), num_cells=len(wanted), flops=shard.flops * share)
 
 
-def _reason(sweep: Sweep, cell: Cell, done: KnownCells, asked: int, *, retry_failed: bool) -> tuple[str, bool]:
-    """Return the reason for computing a cell or not, and whether it is to be computed."""
-    if not (sweep.networks[cell.source].is_known and sweep.networks[cell.target].is_known):
-        return "untrained model", True
-    if asked and (generation := done.generation(cell.cell_id)) is not None and generation < asked:
-        return AGAIN, True
-    have = done.metrics_done(cell.cell_id)
-    if have.issuperset(stored_metrics_of(sweep, cell)):
-        return "done", False
-    if done.failed(cell.cell_id) is not None:
-        return ("failed before, tried again", True) if retry_failed else ("failed before, left alone", False)
-    return ("new metric" if have else "missing"), True
+class _Reasons:
+    """Tells why the cells of a sweep are computed or not, given what is done."""
+
+    def __init__(self, sweep: Sweep, done: KnownCells, *, retry_failed: bool):
+        self._sweep, self._done, self._retries = sweep, done, retry_failed
+        self._metrics: dict[tuple[int, int, int], tuple[str, ...]] = {}  # of the rows of a matcher into a target layer
+
+    def __call__(self, cell: Cell, asked: int) -> tuple[str, bool]:
+        """Return the reason for computing a cell or not, and whether it is to be computed.
+
+        `asked` is the lowest generation that its rows may have.
+        """
+        networks, done = self._sweep.networks, self._done
+        if not (networks[cell.source].is_known and networks[cell.target].is_known):
+            return "untrained model", True
+        if asked and (generation := done.generation(cell.cell_id)) is not None and generation < asked:
+            return AGAIN, True
+        have = done.metrics_done(cell.cell_id)
+        if have.issuperset(self._metrics_of(cell)):
+            return "done", False
+        if done.failed(cell.cell_id) is not None:
+            return ("failed before, tried again", True) if self._retries else ("failed before, left alone", False)
+        return ("new metric" if have else "missing"), True
+
+    def _metrics_of(self, cell: Cell) -> tuple[str, ...]:
+        key = cell.target, cell.target_layer, cell.matcher
+        if key not in self._metrics:
+            self._metrics[key] = stored_metrics_of(self._sweep, cell)
+        return self._metrics[key]
 
 
 def cut_into_shards(sweep: Sweep, *, speed: float = CPU_SPEED, shard_flops: float | None = None) -> Iterable[Shard]:
@@ -142,6 +161,11 @@ def cut_into_shards(sweep: Sweep, *, speed: float = CPU_SPEED, shard_flops: floa
     whole sweep that takes a worker of this speed (FLOP/s) one second to two minutes. If a single target layer takes
     longer than two minutes, its sources are divided among several shards.
     """
+    return (shard for shard, _ in _cut(sweep, speed=speed, shard_flops=shard_flops))
+
+
+def _cut(sweep: Sweep, *, speed: float, shard_flops: float | None) -> Iterator[tuple[Shard, list[Cell]]]:
+    """Yield the shards of a whole sweep, each with its cells."""
     matchers, costs = tuple(range(len(sweep.matchers))), Costs(sweep)
     if shard_flops is None:
         pairs = _tiles(sweep, 1)
@@ -203,10 +227,12 @@ def _runs(block: Block, num: int) -> list[Block]:
     return [replace(block, source_layers=layers[start:end]) for start, end in pairwise(ends)]
 
 
-def _shard(sweep: Sweep, blocks: Sequence[Block], matchers: tuple[int, ...], costs: "Costs") -> Shard:
+def _shard(
+    sweep: Sweep, blocks: Sequence[Block], matchers: tuple[int, ...], costs: "Costs"
+) -> tuple[Shard, list[Cell]]:
     shard = Shard(unit_id="", blocks=tuple(blocks), matchers=matchers, flops=costs(blocks), num_cells=0)
-    cell_ids = [cell.cell_id for cell in sweep.cells(shard)]
-    return replace(shard, unit_id=digest(*cell_ids), num_cells=len(cell_ids))
+    cells = list(sweep.cells(shard))
+    return replace(shard, unit_id=digest(*(cell.cell_id for cell in cells)), num_cells=len(cells)), cells
 
 
 def split_shard(sweep: Sweep, shard: Shard) -> tuple[Shard, Shard] | None:
@@ -238,11 +264,16 @@ def planned_shard(unit_id: str) -> str:
 
 
 class Costs:
-    """Counts the operations of blocks of one sweep from the costs of their statistics, once for each block."""
+    """Counts the operations of blocks of one sweep from the costs of their statistics, once for alike blocks."""
 
     def __init__(self, sweep: Sweep, matchers: Sequence[int] | None = None):
         self._collector = Collector(sweep, matchers)
         self._found: dict[tuple[Block, ...], tuple[float, float]] = {}
+        lists: dict[Hashable, list[int]] = {}
+        for number, network in enumerate(sweep.networks):
+            lists.setdefault(_look(network), []).append(number)
+        #: For each network, all that cost the same, such as those of many seeds.
+        self._alike = [lists[_look(network)] for network in sweep.networks]
 
     def __call__(self, blocks: Sequence[Block]) -> float:
         """Return the operations of a shard of these blocks, in operations of a network.
@@ -259,11 +290,31 @@ class Costs:
         return self._of(blocks)[1]
 
     def _of(self, blocks: Sequence[Block]) -> tuple[float, float]:
-        key = tuple(blocks)
+        key = self._among_first(blocks)
         if key not in self._found:
             found = self._collector.of(key)
             self._found[key] = found.flops(), found.shared_flops()
         return self._found[key]
+
+    def _among_first(self, blocks: Sequence[Block]) -> tuple[Block, ...]:
+        """Return blocks that cost the same, of the first networks among those that are alike."""
+        stands_for: dict[int, int] = {}
+        num_taken: Counter[int] = Counter()
+        for number in dict.fromkeys(number for block in blocks for number in (block.source, block.target)):
+            alike = self._alike[number]
+            stands_for[number] = alike[num_taken[alike[0]]]
+            num_taken[alike[0]] += 1
+        return tuple(
+            replace(block, source=stands_for[block.source], target=stands_for[block.target]) for block in blocks
+        )
+
+
+def _look(network: Network) -> Hashable:
+    """Return all of a network that costs depend on."""
+    return (
+        *(network.layers, network.preprocess, network.input_shape, network.num_classes, network.head),
+        *(network.flops, network.num_kept_bytes, network.num_parameters, network.way),
+    )
 
 
 def cost(sweep: Sweep, blocks: Sequence[Block], matchers: Sequence[int]) -> float:

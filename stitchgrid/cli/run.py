@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stitchgrid.cli.complete import complete_jobs, complete_sweeps
-from stitchgrid.cli.files_out import emit
+from stitchgrid.cli.files_out import emit, write_file
 from stitchgrid.cli.options import HOW, RECOMPUTE, STORE, USUAL_STORE, WHERE
 from stitchgrid.cli.output import say, say_begin
 from stitchgrid.cli.status import is_in_store, require_sweep
@@ -17,6 +17,7 @@ from stitchgrid.printable import in_one_line
 if TYPE_CHECKING:
     from stitchgrid.api.runs import Run
     from stitchgrid.bench.against import Rival
+    from stitchgrid.bench.growth import Axis
     from stitchgrid.jobfile import Job
 
 SET = click.option(
@@ -164,6 +165,14 @@ def plan(
     type=click.Choice(["script", "pytorch-cka"]),
     help="Instead, time whole commands that compute the job's CKA: stitchgrid, and a script of hooks or pytorch-cka.",
 )
+@click.option(
+    "--growth",
+    "axes",
+    multiple=True,
+    type=click.Choice(["images", "layers", "networks", "matchers"]),
+    help="Instead, launch the job at sizes that double, to see how time, memory and results grow; repeatable.",
+)
+@click.option("--figure", metavar="FILE", help="Also draw growth as a figure: .svg, .pdf or .png.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def bench(
     jobfile: str,
@@ -172,6 +181,8 @@ def bench(
     pairs: str,
     threads: int | None,
     rival: "Rival | None",
+    axes: "tuple[Axis, ...]",
+    figure: str | None,
     as_json: bool,
 ) -> None:
     """Time a job by the engine and by the textbook procedure, side by side, and compare their values.
@@ -183,6 +194,7 @@ def bench(
     Example:
       stitchgrid bench jobs/bench_resnet20.toml --pairs 4
       stitchgrid bench cka.toml --against script
+      stitchgrid bench jobs/bench_growth.toml --growth images --growth networks --figure growth.svg
     """
     from stitchgrid.jobfile import load_job
 
@@ -190,11 +202,18 @@ def bench(
         raise click.BadParameter(f"wanted a number of layer pairs or 'all', got {pairs!r}.", param_hint="--pairs")
     if rival is not None and threads is not None:
         raise click.UsageError("give --threads without --against: there each command chooses its own threads.")
+    if axes and (rival is not None or threads is not None):
+        raise click.UsageError("give --growth without --against and --threads: its launches have one thread each.")
+    if figure is not None and not axes:
+        raise click.UsageError("--figure draws growth; give at least one --growth with it.")
     job = load_job(jobfile, overrides)
     say_begin(job.name)
     from stitchgrid.bench import against_json, against_text, bench_json, bench_text, run_against, run_bench
     from stitchgrid.display import Display
 
+    if axes:
+        _show_growth(job, axes, figure, as_json=as_json)
+        return
     display = Display()
     if rival is not None:
         measured = run_against(job, [jobfile, *_set(overrides)], rival, say=display.say)
@@ -208,6 +227,28 @@ def bench(
         say=display.say,
     )
     say(bench_json(found) if as_json else bench_text(found))
+
+
+def _show_growth(job: "Job", axes: "Sequence[Axis]", figure: str | None, *, as_json: bool) -> None:
+    """Measure the growth of a job along some axes, and print it; draw it if a file for the figure is given."""
+    from pathlib import Path
+
+    from stitchgrid.atlas.figures import FORMATS
+    from stitchgrid.bench import growth_json, growth_text, run_growth
+    from stitchgrid.display import Display
+
+    format = "" if figure is None else Path(figure).suffix.lower().removeprefix(".")
+    if figure is not None and format not in FORMATS:
+        raise click.BadParameter(
+            f"wanted a file that ends in .pdf, .svg or .png, got {figure!r}.", param_hint="--figure"
+        )
+    display = Display()
+    found = [run_growth(job, axis, say=display.say) for axis in dict.fromkeys(axes)]
+    say(growth_json(found) if as_json else growth_text(found))
+    if figure is not None:
+        from stitchgrid.atlas.figures.growth import growth_figure
+
+        write_file(Path(figure), growth_figure(found, format))
 
 
 def _show_plan(job: "Job", store: str, where: dict[str, Any], **how: Any) -> None:

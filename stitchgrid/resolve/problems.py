@@ -56,6 +56,7 @@ def problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) -> 
     by_name = {network.name: network for network in networks}
     names = [spec.name for spec in job.network_specs()]
     known = [(by_name[names[f]], by_name[names[g]]) for f, g in job.pairs() if {names[f], names[g]} <= by_name.keys()]
+    alike = dict.fromkeys((f.layers, g.layers) for f, g in known)  # networks of many seeds are looked at once
     for position, matcher in enumerate(job.matchers):
         about, kind = MATCHERS[matcher.kind], kind_of(matcher.kind)(matcher.params)
         num = matcher.samples if isinstance(matcher.samples, int) and about.family == "index" else images.eval.num
@@ -63,13 +64,13 @@ def problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) -> 
             num = min(num, about.most_images or num)
         if num < kind.fewest_images:
             found.append(f"matchers[{position}]: {about.kind} needs {kind.fewest_images} images at least, got {num}")
-        reasons = (kind.why_not(*layers) for f, g in known for layers in product(f.layers, g.layers))
+        reasons = (kind.why_not(*layers) for f, g in alike for layers in product(f, g))
         first = next(reasons, None)
         if first and all(reasons):
             found.append(
                 f"matchers[{position}]: {first}; this holds for all layer pairs of the job: leave the matcher out"
             )
-        pairs = (layers for f, g in known for layers in product(f.layers, g.layers) if kind.why_not(*layers) is None)
+        pairs = (layers for f, g in alike for layers in product(f, g) if kind.why_not(*layers) is None)
         if missing := next(filter(None, (kind.not_installed(*layers) for layers in pairs)), None):
             found.append(f"matchers[{position}]: {missing}")
     return found

@@ -9,6 +9,7 @@ from stitchgrid.planning import (
     GPU_SPEED,
     MAX_SHARD_S,
     MIN_SHARD_S,
+    Costs,
     cost,
     cut_into_shards,
     make_plan,
@@ -17,6 +18,7 @@ from stitchgrid.planning import (
 )
 from stitchgrid.profiling.assumed_speed import FIRST_SPEED
 from stitchgrid.records import DataSpec, Layer, MatcherSpec, Network, NetworkSpec, Preprocess, Sweep
+from stitchgrid.statistics.shard import Collector
 
 DIRECT = MatcherSpec(
     kind="direct",
@@ -137,6 +139,23 @@ def test_shards_keep_within_the_budget_or_are_a_single_target_layer():
     for shard in cut_into_shards(asked, shard_flops=2e10):
         single = len(shard.blocks) == 1 and len(shard.blocks[0].target_layers) == 1
         assert single or cost(asked, shard.blocks, shard.matchers) <= 2e10
+
+
+def test_alike_networks_are_costed_once_and_cost_what_each_would():
+    narrow = network("narrow")
+    some = tuple(replace(layer, shape=(2, 4, 4)) for layer in narrow.layers)
+    networks = [network(f"m{k}") for k in range(3)] + [replace(narrow, layers=some)]
+    pairs = tuple((f, g) for f in range(4) for g in range(4))
+    asked = sweep(networks=tuple(networks), pairs=pairs)
+    costs, collector = Costs(asked), Collector(asked)
+    tiles = [[asked.block(f, g)] for f, g in pairs]
+    tiles += [
+        [asked.block(f, g) for f in some for g in others] for some, others in (((0, 1), (2, 3)), ((1, 2), (1, 2)))
+    ]
+    for tile in tiles:
+        found = collector.of(tuple(tile))
+        assert (costs(tile), costs.shared(tile)) == pytest.approx((found.flops(), found.shared_flops()), rel=1e-12)
+    assert len(costs._found) == 5 + 2, "within and across the wide ones, from and into the narrow one, within it; tiles"
 
 
 def test_finished_cells_do_not_move_the_borders_of_shards():
