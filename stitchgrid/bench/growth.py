@@ -31,6 +31,7 @@ Axis = Literal["images", "layers", "networks", "matchers"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 MOST_SIZES = 6
 ROUNDS = 3
+FEWEST = 8  # images: of fewer, some measures are undefined
 STEEPEST = 8.0  # largest exponent that is looked for
 KIBI = 1 if sys.platform == "darwin" else 1024  # bytes in the unit of the operating system's peak of memory
 
@@ -156,12 +157,12 @@ def _variants(job: Job, axis: Axis) -> list[_Variant]:
 def doublings(most: int, *, exact: bool) -> list[int]:
     """Return up to `MOST_SIZES` sizes, each twice the one before, of which the last is at most `most`.
 
-    They are powers of two, or as near to `most` as they can be if that is asked for (`exact`).
+    They are powers of two; numbers of images (`exact`) are as near to `most` as they can be, and `FEWEST` at least.
 
     >>> doublings(27, exact=False), doublings(8000, exact=True)
     ([1, 2, 4, 8, 16], [250, 500, 1000, 2000, 4000, 8000])
     """
-    bits = max(most, 1).bit_length()
+    bits = max(most // FEWEST if exact else most, 1).bit_length()
     times = min(MOST_SIZES, bits) - 1
     first = most >> times if exact else 1 << (bits - 1 - times)
     return [first << k for k in range(times + 1)]
