@@ -11,6 +11,7 @@ from stitchgrid.matchers.protocol import About
 from stitchgrid.matchers.registry import MATCHERS, default_metrics, images_used, implementation, kind_of, needs_no_tail
 from stitchgrid.models.features import has_fit_rows
 from stitchgrid.records import Network
+from stitchgrid.store.table_checks import MOST_ROWS
 
 
 def problems_of_samples(job: Job, images: Images) -> list[str]:
@@ -74,6 +75,19 @@ def problems_of_kinds(job: Job, networks: Sequence[Network], images: Images) -> 
         if missing := next(filter(None, (kind.not_installed(*layers) for layers in pairs)), None):
             found.append(f"matchers[{position}]: {missing}")
     return found
+
+
+def problems_of_size(job: Job, networks: Sequence[Network]) -> list[str]:
+    """Return that the job has more cells than one sweep of a store can hold."""
+    num_layers = {network.name: len(network.layers) for network in networks}
+    by_position = [num_layers.get(spec.name, 0) for spec in job.network_specs()]
+    num = len(job.matcher_specs()) * sum(by_position[f] * by_position[g] for f, g in job.pairs())
+    if num <= MOST_ROWS:
+        return []
+    return [
+        f"it has {num:,} cells, and one sweep holds {MOST_ROWS:,} at most; take fewer layers, or divide the pairs "
+        "([grid] pairs) among several jobs with one store"
+    ]
 
 
 def problems_of_features(job: Job, networks: Sequence[Network], images: Images) -> list[str]:

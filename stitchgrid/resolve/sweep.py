@@ -34,6 +34,7 @@ from stitchgrid.resolve.problems import (
     problems_of_kinds,
     problems_of_labels,
     problems_of_samples,
+    problems_of_size,
 )
 from stitchgrid.statistics.detector import training_flops
 
@@ -156,6 +157,7 @@ def resolve(
     problems += problems_of_samples(job, images)
     problems += problems_of_evidence(job, images)
     problems += problems_of_kinds(job, networks, images)
+    problems += problems_of_size(job, networks)
     if problems:
         raise JobFileError(f"job {job.name!r} cannot run:", problems)
     notice = notice_of_labels(job, networks, images)

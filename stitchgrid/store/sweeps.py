@@ -28,7 +28,7 @@ from stitchgrid.store.layout import CODE, HIGHEST, JOB, PLAN, SWEEPS, TABLES, St
 from stitchgrid.store.parts import parquet_bytes
 from stitchgrid.store.plan_checks import DamagedTableError, LayerPositions, check_plan, with_undefined
 from stitchgrid.store.schemas import ADDED_TO_TABLES, ALL_TABLES, OPTIONAL_TABLES, SWEEP_TABLES, with_nulls
-from stitchgrid.store.table_checks import read_table
+from stitchgrid.store.table_checks import check_readable, read_table
 
 OTHER_JOB = f"it is not the job that {PLAN} was made for"
 
@@ -158,7 +158,7 @@ class Sweeps:
         """Complete a revision; writing the same tables again changes nothing.
 
         Raises:
-            StoreError: If the revision is complete with other tables.
+            StoreError: If the revision is complete with other tables, or readers would refuse a table for its size.
         """
         given = {name: schema for name, schema in ALL_TABLES.items() if name in tables or name in SWEEP_TABLES}
         tables = {name: _with_added(name, tables[name]).cast(schema) for name, schema in given.items()}
@@ -166,6 +166,14 @@ class Sweeps:
             self._check_same(sweep, revision, tables)
             return
         files = {f"{name}.parquet": parquet_bytes(table) for name, table in tables.items()}
+        for name, table in tables.items():
+            try:
+                check_readable(files[f"{name}.parquet"], table, ALL_TABLES[name])
+            except DamagedFileError as problem:
+                raise StoreError(
+                    f"the table {name} of sweep {sweep!r}, of {table.num_rows:,} rows, could not be read again: it "
+                    f"{problem}. If it is too large, divide the pairs ([grid] pairs) among several jobs with one store."
+                ) from problem
         for file, data in files.items():
             self.files.replace(StoreLayout.revision(sweep, revision, file), data)
         manifest = {

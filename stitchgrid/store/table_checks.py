@@ -74,13 +74,18 @@ def read_unchecked(data: bytes, schema: pa.Schema, columns: Sequence[str] | None
 def is_readable(data: bytes, table: pa.Table, schema: pa.Schema) -> bool:
     """Return whether readers will accept a file that was made from a table, whose rows may have any size."""
     try:
-        if len(data) > most_bytes(table.num_rows):
-            return False
-        _opened(data, schema, None)
-        check_content(table, schema)
+        check_readable(data, table, schema)
     except DamagedFileError:
         return False
     return True
+
+
+def check_readable(data: bytes, table: pa.Table, schema: pa.Schema) -> None:
+    """Raise a DamagedFileError if readers would refuse a file that was made from a table."""
+    if len(data) > (most := most_bytes(table.num_rows)):
+        raise DamagedFileError(f"has {len(data)} bytes; {table.num_rows} rows take no more than {most}")
+    _opened(data, schema, None)
+    check_content(table, schema)
 
 
 def open_table(

@@ -1,6 +1,7 @@
 """Intervals and shuffled images from the job file to SQL: asked for, planned, stored beside values, asked for later."""
 
 import copy
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from helpers_flow import run, values
 from stitchgrid.catalog import Catalog
 from stitchgrid.errors import JobFileError
 from stitchgrid.jobfile import parse_job
+from stitchgrid.resolve import problems
 from stitchgrid.store import Store
 from stitchgrid.store.data_files import parquet_bytes_in_groups
 from stitchgrid.store.layout import SNAPSHOT_DATA
@@ -109,6 +111,14 @@ def test_too_few_images_for_the_groups_are_refused_before_anything_runs(tmp_path
         "intervals.groups: 80 evaluation images (direct, cka, task_loss) cannot be divided into 50 groups of 2 or "
         "more, each of which can be left out; ask for fewer groups, or for more images"
     ) in " ".join(told.output.split())
+    assert not (tmp_path / "grid" / "parts").exists()
+
+
+def test_more_cells_than_a_sweep_can_hold_are_refused_before_anything_runs(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(problems, "MOST_ROWS", 3)
+    told = launch(tmp_path, TEXT, code=2)
+    wanted = r"it has \d+ cells, and one sweep holds 3 at most; take fewer layers, or divide the pairs"
+    assert re.search(wanted, " ".join(told.output.split()))
     assert not (tmp_path / "grid" / "parts").exists()
 
 

@@ -1,6 +1,7 @@
 """Sweeps, their revisions, journals and heartbeats."""
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -8,7 +9,7 @@ from helpers_store import SWEEP, make_synthetic_store, plan_tables
 
 from stitchgrid import __version__
 from stitchgrid.errors import StoreError
-from stitchgrid.store import Store
+from stitchgrid.store import Store, table_checks
 from stitchgrid.store.layout import HIGHEST
 from stitchgrid.store.parts import DamagedFileError
 from stitchgrid.store.schemas import ADDED_TO_TABLES, SWEEP_TABLES
@@ -49,6 +50,21 @@ def test_columns_that_came_later_are_null_where_a_plan_lacks_them(store):
     short = tables | {"models": before.drop_columns(["accuracy"])}
     with pytest.raises(DamagedFileError, match=r"lacks the columns \['accuracy'\]"):
         store.write_plan("t", store.write_job("t", {}), **short, info={})
+
+
+def test_a_plan_that_readers_would_refuse_is_not_written(store, monkeypatch):
+    tables = plan_tables()
+    monkeypatch.setattr(table_checks, "MOST_ROWS", tables["cells"].num_rows - 1)
+    revision = store.write_job("s", {})
+    told = (
+        rf"table cells of sweep 's', of {tables['cells'].num_rows:,} rows, could not be read again: .*divide the pairs"
+    )
+    with pytest.raises(StoreError, match=told):
+        store.write_plan("s", revision, **tables, info={})
+    assert not list(Path(store.uri).rglob("*.parquet"))
+    monkeypatch.undo()
+    store.write_plan("s", revision, **tables, info={})
+    assert store.read_plan("s").cells.num_rows == tables["cells"].num_rows
 
 
 def test_a_revision_without_its_manifest_is_not_there(store):
