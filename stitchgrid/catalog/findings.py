@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.catalog.labels import parameters
-from stitchgrid.catalog.questions import load_question
+from stitchgrid.catalog.query_files import load_question
 
 REMARKS = "select model, unnest(remarks) as remark from models where sweep = $sweep order by all"
 DIVERGED = """

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stitchgrid.errors import JobFileError, nearest
+from stitchgrid.jobfile.comparison_tables import ControlsTable, DiagnosticsTable, GridTable, IntervalsTable, ProbesTable
 from stitchgrid.jobfile.job import Job, MatcherEntry
 from stitchgrid.jobfile.naming import named_networks
 from stitchgrid.jobfile.parse.data import read_data
@@ -22,7 +23,6 @@ from stitchgrid.jobfile.parse.matchers import (
 from stitchgrid.jobfile.parse.models import read_model, read_recipes
 from stitchgrid.jobfile.parse.variables import expand_variables, tables_of
 from stitchgrid.jobfile.problems import Problems
-from stitchgrid.jobfile.questions import ControlsTable, DiagnosticsTable, GridTable, IntervalsTable, ProbesTable
 from stitchgrid.jobfile.tables import HeadTable, LimitsTable, NumericsTable
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.paths import check_path
