@@ -35,7 +35,7 @@ FILES = (*(FOLDER / f"{topic}.md" for topic in TOPICS), FOLDER.parent / "api/mea
 
 #: Of the job file, in the order of the manual, with the heading of each.
 SECTIONS: dict[str, type[BaseModel]] = {
-    "Outside of every table": tables.HeadTable,
+    "Outside of every table": tables.TopLevelTable,
     "[data]": tables.DataTable,
     "fit": tables.FitTable,
     "eval": tables.EvalTable,
