@@ -49,7 +49,7 @@ def seen(folder):
     }
     artefacts = sorted(str(p.relative_to(folder)) for p in Path(folder).glob("artefacts/*/*"))
     attempts = {sweep: len(store.attempts(sweep)) for sweep in store.sweep_names()}
-    failed = store.outcomes().failed(CELLS[20].cell_id)
+    failed = store.cell_status().failed(CELLS[20].cell_id)
     return results(folder), logs, artefacts, attempts, failed
 
 
@@ -73,7 +73,7 @@ def test_a_merged_store_says_what_one_store_of_all_rows_would(tmp_path_factory, 
     before = content_of(two.uri)
     one.merge([two])
     assert results(one.uri) == results(both.uri)
-    came, wanted = one.outcomes(), both.outcomes()
+    came, wanted = one.cell_status(), both.cell_status()
     for cell in CELLS[:10]:
         assert came.metrics_done(cell.cell_id) == wanted.metrics_done(cell.cell_id)
         assert came.failed(cell.cell_id) == wanted.failed(cell.cell_id)
