@@ -85,6 +85,16 @@ def test_a_merged_store_says_what_one_store_of_all_rows_would(tmp_path_factory, 
     assert content_of(one.uri).items() <= kept.items()  # files of earlier snapshots may go
 
 
+def test_an_error_that_a_later_computation_repeats_comes_along_once(tmp_path):
+    one, two = (Store.open(tmp_path / name, create=True) for name in ("one", "two"))
+    error = make_row(CELLS[0], None, None, status="failed", error="again")
+    one.write_part("a", [error])
+    two.write_part(
+        "b", [replace(error, generation=2), replace(make_row(CELLS[0], CELLS[0].metrics[0], 0.5), generation=2)]
+    )
+    assert [[found.num_rows for found in one.merge([two]).stores] for _ in range(2)] == [[2], [0]]
+
+
 @pytest.mark.parametrize("states", [(True, True), (True, False), (False, False)])
 def test_everything_comes_along_once(tmp_path, states):
     full_store(tmp_path / "into", "s", CELLS[:6], compacted=states[0])
