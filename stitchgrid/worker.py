@@ -93,8 +93,8 @@ class Worker:
         self._halvings = 0  # of what is held at a time after memory ran out, besides those known beforehand
         self._sharing = 1  # workers, this one included, that share the device's memory
 
-    def share(self, *, on_host: int, on_gpu: int) -> None:
-        """Leave other workers their share of the memory, given how many there are on this machine and on this GPU."""
+    def set_num_workers(self, *, on_host: int, on_gpu: int) -> None:
+        """Set how many workers, this one included, share the memory of this machine and of this GPU."""
         self._sharing = on_gpu if self.device.type == "cuda" else on_host
 
     def check(self, context: Sweep) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from stitchgrid.api.runs import Run
 from stitchgrid.api.torch_settings import as_it_was
 from stitchgrid.catalog import Catalog
-from stitchgrid.catalog.findings import diverged
+from stitchgrid.catalog.findings import diverged_cells
 from stitchgrid.datasets import Images
 from stitchgrid.datasets.archives import open_image_folder
 from stitchgrid.datasets.in_memory import draw_given, given
@@ -183,7 +183,7 @@ def _run(
     run = Run(opened, job.name, live=live, summary=summary)
     if progress and any(MATCHERS[matcher.kind].is_trained for matcher in job.matchers):
         with Catalog(opened) as catalog:
-            for line in diverged(catalog, job.name):
+            for line in diverged_cells(catalog, job.name):
                 display.say(line)
     if folder is not None:
         finalize(run, shutil.rmtree, folder, ignore_errors=True)

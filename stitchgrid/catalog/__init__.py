@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from stitchgrid.catalog.questions import Param, Question, list_questions, load_question
+from stitchgrid.catalog.query_files import Param, Question, list_questions, load_question
 from stitchgrid.catalog.views import VIEWS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from stitchgrid.catalog.pairs_view import VARIANTS, columns_of
-from stitchgrid.catalog.questions import Question
+from stitchgrid.catalog.query_files import Question
 from stitchgrid.catalog.tables import load_tables
 from stitchgrid.catalog.verdict_rules import answers_sql
 from stitchgrid.catalog.views import VIEWS, view_sql

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.catalog.labels import parameters
-from stitchgrid.catalog.questions import load_question
+from stitchgrid.catalog.query_files import load_question
 
 REMARKS = "select model, unnest(remarks) as remark from models where sweep = $sweep order by all"
 DIVERGED = """
@@ -34,16 +34,16 @@ def findings(catalog: Catalog, sweep: str) -> list[str]:
         judged[row["matcher"]] += row["num_judged"]
         violated[row["matcher"]] += row["num_violations"]
     if not any(judged.values()):
-        return diverged(catalog, sweep)
+        return diverged_cells(catalog, sweep)
     width = max(map(len, judged))
     return [
-        *diverged(catalog, sweep),
+        *diverged_cells(catalog, sweep),
         "Within one network, the best source for a layer is not the layer itself:",
         *(f"  {matcher:{width}}  for {violated[matcher]} of {judged[matcher]} layers" for matcher in judged),
     ]
 
 
-def diverged(catalog: Catalog, sweep: str) -> list[str]:
+def diverged_cells(catalog: Catalog, sweep: str) -> list[str]:
     """Return a line about the cells whose training diverged; empty if there are none."""
     [row] = catalog.query(DIVERGED, {"sweep": sweep}).to_pylist()
     if not row["num"]:

@@ -39,8 +39,7 @@ def render(table: pa.Table, format: str, *, width: int | None = None, every: boo
     try:
         if format == "table" and width is not None:
             return terminal_table(table, _at_terminal, width=width, every=every)
-        written: str | bytes = globals()[OUTPUT_FORMATS[format].function](table)
-        return written
+        return OUTPUT_FORMATS[format].load()(table)
     except (OverflowError, ValueError, RecursionError, NotImplementedError, pa.ArrowException) as problem:
         raise QueryError(
             f"the result cannot be written as {format} ({one_line(problem)}); select the column as text "

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stitchgrid.catalog.questions import Value, load_question
+from stitchgrid.catalog.query_files import Value, load_question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

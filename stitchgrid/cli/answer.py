@@ -101,11 +101,11 @@ def answer(
 
 def _notes(catalog: "Catalog", sweep: str, answers: "list[Answer]") -> list[str]:
     """Return what to know about a sweep without answers, and about cells that diverged."""
-    from stitchgrid.catalog.findings import diverged
+    from stitchgrid.catalog.findings import diverged_cells
     from stitchgrid.catalog.missing_checks import way_on
 
     nothing = [] if answers else [f"{sweep}: no answers yet; '{way_on(catalog, sweep)}' computes what is missing."]
-    return [*nothing, *diverged(catalog, sweep)]
+    return [*nothing, *diverged_cells(catalog, sweep)]
 
 
 def _lines(sweep: str, answers: "list[Answer]", lacking: "list[Addition]", notes: list[str], place: str) -> list[str]:

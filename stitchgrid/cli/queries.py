@@ -40,7 +40,7 @@ def query(
       stitchgrid query best_source --describe
       stitchgrid query best_source --param sweep=quickstart --out best.csv
     """
-    from stitchgrid.catalog.questions import load_question, overview
+    from stitchgrid.catalog.query_files import load_question, overview
 
     if question is None:
         say("\n".join(overview()))

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from stitchgrid.catalog import VIEWS, Catalog, load_question
 from stitchgrid.catalog.output_formats import OUTPUT_FORMATS
-from stitchgrid.catalog.questions import overview
+from stitchgrid.catalog.query_files import overview
 from stitchgrid.cli.files_out import emit, format_of
 from stitchgrid.cli.output import say, warn_of_store
 from stitchgrid.errors import QueryError, nearest

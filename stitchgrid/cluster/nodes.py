@@ -42,15 +42,15 @@ class UnfitNodes:
 
 
 def tell_neighbours(worker: object, size: ClusterSize) -> None:
-    """Call a worker's `share`, if it has one, with the number of workers that may share its node, and its GPU."""
-    share = getattr(worker, "share", None)
-    if share is None:
+    """Call a worker's `set_num_workers`, if it has one, with how many workers may share its node, and its GPU."""
+    set_num_workers = getattr(worker, "set_num_workers", None)
+    if set_num_workers is None:
         return
     import ray
 
     here = ray.get_runtime_context().get_node_id()
     resources: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
-    share(on_host=size.on_host(resources), on_gpu=size.on_gpu(resources))
+    set_num_workers(on_host=size.on_host(resources), on_gpu=size.on_gpu(resources))
 
 
 def node_lives(node: str) -> bool:

@@ -30,9 +30,9 @@ GIVEN_BACK: frozenset[Kind] = frozenset({"failed", "retried", "bisected", "quara
 class WorkerProtocol(Protocol):
     """A worker: it computes units.
 
-    A worker may have three more methods. `share(on_host=, on_gpu=)` is called after it is made, with the numbers of
-    workers on its machine and on its GPU. `check(context)` is called before its first unit of a run: an error means
-    that it can compute nothing on its node, and no unit is blamed for that. `close()` is called at the end.
+    A worker may have three more methods. `set_num_workers(on_host=, on_gpu=)` is called after it is made, with how
+    many workers are on its machine and on its GPU. `check(context)` is called before its first unit of a run: an error
+    means that it can compute nothing on its node, and no unit is blamed for that. `close()` is called at the end.
     """
 
     def run(self, unit: Unit, context: Any) -> UnitReport:

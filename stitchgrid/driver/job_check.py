@@ -69,7 +69,7 @@ def settled_place(job: Job, resolution: Resolution, store: Store | None) -> str 
     """Return the address at which a launch computes a job if the user names none: "local", or "none" without Ray."""
     where = Placement()
     speed = planned_speed(store, job.name, update=True) or speed_there(job.numerics.device, where)
-    done = store.outcomes() if store else EmptyStore()
+    done = store.cell_status() if store else EmptyStore()
     plan = make_plan(resolution.sweep, done, retry_failed=False, speed=speed)
     before = units_before(resolution, plan, store or EmptyStore())
     return where.settled((plan.flops + sum(unit.flops for unit in before)) / plan.speed).address

@@ -160,7 +160,7 @@ class Launch:
         anew, again = self._again.anew(self.job), self._again.of_cells
         resolution = resolve(self.job, images, self.store, cache=self.cache, update=update, anew=anew)
         speed = planned_speed(self.store, self.job.name, update=update) or self._speed
-        done = self.store.outcomes()
+        done = self.store.cell_status()
         self._left_out = done.damaged
         plan = make_plan(resolution.sweep, done, retry_failed=retry_failed, again=again(resolution.sweep), speed=speed)
         check_same_cells(self.store, resolution.sweep, plan.shards, update=update or self._again.may_change(self.job))
@@ -332,17 +332,17 @@ class Launch:
 
     def _summary(self, plan: Plan, refused: Mapping[int, str], num_computed: int, seconds: float) -> Summary:
         """Return the outcome; a cell of a refused network counts as failed, even if the store has older values."""
-        outcomes = self.store.outcomes()
+        status = self.store.cell_status()
         failures: Counter[str] = Counter()
         num_done = 0
         for shard in plan.shards:
             for cell in plan.sweep.cells(shard):
                 if (position := refused_by(cell, refused)) is not None:
                     failures[refusal(plan.sweep, position, refused)] += 1
-                elif outcomes.metrics_done(cell.cell_id).issuperset(stored_metrics_of(plan.sweep, cell)):
+                elif status.metrics_done(cell.cell_id).issuperset(stored_metrics_of(plan.sweep, cell)):
                     num_done += 1
                 else:
-                    failures[outcomes.failed(cell.cell_id) or "not computed"] += 1
+                    failures[status.failed(cell.cell_id) or "not computed"] += 1
         return Summary(
             sweep=self.job.name,
             num_cells=plan.num_cells,

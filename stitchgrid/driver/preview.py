@@ -32,7 +32,7 @@ from stitchgrid.records import Network, NetworkSpec, ProbeNetwork, Sweep, TrainD
 from stitchgrid.resolve import Resolution, not_made, open_job_images, resolve
 from stitchgrid.scheduler import SimulationSettings, parse_settings, simulate
 from stitchgrid.statistics.needs import images_of
-from stitchgrid.store import Damage, Outcomes, Store
+from stitchgrid.store import CellStatus, Damage, Store
 
 
 class EmptyStore:
@@ -103,7 +103,7 @@ def preview(
         say(notice)
     where = where or Placement()
     speed = planned_speed(store, job.name, update=update) or speed_there(job.numerics.device, where)
-    done = store.outcomes() if store else EmptyStore()
+    done = store.cell_status() if store else EmptyStore()
     plan = make_plan(resolution.sweep, done, retry_failed=retry_failed, again=again, speed=speed)
     if store:
         check_same_cells(store, resolution.sweep, plan.shards, update=update or asked.may_change(job))
@@ -111,7 +111,7 @@ def preview(
     before = units_before(resolution, plan, store or EmptyStore())
     num_unprobed, num_detectors = (sum(isinstance(unit, of) for unit in before) for of in (ProbeNetwork, TrainDetector))
     lines = list(_lines(job, store_uri, resolution, plan, num_unprobed=num_unprobed))
-    if isinstance(done, Outcomes):
+    if isinstance(done, CellStatus):
         lines += damage_notices(done.damaged)
         lines += version_lines(plan, done, again=again, command=command or f"stitchgrid launch {job.name}")
     cost: Estimate | None = None

@@ -63,8 +63,8 @@ class Recomputation:
         """Forget the requests if each of `cells`, all cells of the sweep, has rows of them, be they errors."""
         if not self.requests:
             return
-        outcomes, asked = store.outcomes(), self.of_cells(sweep)
-        if all((outcomes.generation(cell.cell_id) or 0) >= asked(cell) for cell in cells):
+        status, asked = store.cell_status(), self.of_cells(sweep)
+        if all((status.generation(cell.cell_id) or 0) >= asked(cell) for cell in cells):
             store.requests.forget(sweep.name)
 
 
@@ -79,7 +79,7 @@ def recomputation(job: Job, globs: Sequence[str], store: Store | None) -> Recomp
     noted = () if store is None else store.requests.read(job.name)
     if not globs:
         return Recomputation(requests=noted)
-    last = 0 if store is None else store.outcomes().last_generation
+    last = 0 if store is None else store.cell_status().last_generation
     last = max([last, *(one.generation for one in noted)])
     generation = max(int(1000 * datetime.now(UTC).timestamp()), last + 1)
     if generation > MOST:

@@ -9,12 +9,12 @@ from stitchgrid import __version__
 from stitchgrid.models.versions import library_versions
 from stitchgrid.planning import Plan, never
 from stitchgrid.records import Cell, Sweep
-from stitchgrid.store import MadeWith, Outcomes
+from stitchgrid.store import CellStatus, MadeWith
 
 PACKAGE = "stitchgrid"
 
 
-def version_lines(plan: Plan, done: Outcomes, *, again: Callable[[Cell], int] = never, command: str) -> list[str]:
+def version_lines(plan: Plan, done: CellStatus, *, again: Callable[[Cell], int] = never, command: str) -> list[str]:
     """Return lines about stored cells that were computed with other versions than those of this environment.
 
     Args:

@@ -123,10 +123,10 @@ class _DetectorTraining:
         self.adam.step()
 
     def _see_that_it_converges(self) -> None:
-        """Check the last loss, once an epoch since the host waits for it; a loss that diverged does not recover."""
+        """Check the last loss, once an epoch since the host waits for it; after NaN or infinity it does not recover."""
         if not torch.isfinite(self.loss):
             raise StitchgridError(
-                f"a detector diverged: its loss is {self.loss.item()}; lower lr in [diagnostics.energy] "
+                f"the loss of a detector is {self.loss.item()}; lower lr in [diagnostics.energy] "
                 f"(now {self.recipe.lr:g})."
             )
 

@@ -93,7 +93,7 @@ class Evaluation:
 
     def run(self) -> None:
         """Pass all images, then note every value."""
-        groups = gram_groups(self.grams, self.work.share(gram_bytes(self.work.device)))
+        groups = gram_groups(self.grams, self.work.halved(gram_bytes(self.work.device)))
         gathered = [self._gram_gatherers(group) for group in groups]
         self._pass(gathered[0] if gathered else [])
         self.moments.find_finite()

@@ -38,7 +38,7 @@ class AxesGatherer:
         """Add the rows of a batch, a few images at a time so that memory stays bounded."""
         for one in self.wanted:
             layer, count, sums = self.work.layer(one.key), batch.count_below(one.num_images), self.sums_of(one)
-            step = max(1, self.work.share(chunk_bytes(self.work.device)) // (8 * one.num_rows * one.width))
+            step = max(1, self.work.halved(chunk_bytes(self.work.device)) // (8 * one.num_rows * one.width))
             for start in range(0, count, step):
                 part = slice(start, min(start + step, count))
                 sums.add(sums.centre([rows_of(batch.activations[one.key][part], layer)]))

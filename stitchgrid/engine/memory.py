@@ -19,7 +19,7 @@ from stitchgrid.statistics.base import LayerKey, total_bytes
 from stitchgrid.statistics.passes import CACHE_BYTES, SourceReading
 from stitchgrid.statistics.shard import Collector
 
-Share = Callable[[int], int]  # reduces a number of images or bytes where memory is short
+Halved = Callable[[int], int]  # reduces a number of images or bytes where memory is short
 
 PROCESS_BYTES = 600 << 20  # of a worker with torch and torchvision before it has loaded anything
 NO_HELP = 1.1  # times the need of single images: below that, halving saves less than it costs
@@ -64,72 +64,72 @@ class _Need:
 
     def total(self, halvings: int) -> int:
         """Return the whole need, after a number of halvings of what is held at a time."""
-        share = partial(_share, halvings=halvings)
-        passing = self._activations(share)
-        passing += 4 * OPERATIONS_PER_CUT * (share(self.sweep.batch_size) * self.largest + self._stack(share))
+        halved = partial(_halved, halvings=halvings)
+        passing = self._activations(halved)
+        passing += 4 * OPERATIONS_PER_CUT * (halved(self.sweep.batch_size) * self.largest + self._stack(halved))
         weights = 4 * sum(network.num_parameters for network in self.networks) + self._features()
-        chunks = 2 * max(share(chunk_bytes(self.device)), 8 * sum(self.values.values()))
-        total = weights + passing + chunks + self._training(share) + self._grams(share) + self._scores(share)
+        chunks = 2 * max(halved(chunk_bytes(self.device)), 8 * sum(self.values.values()))
+        total = weights + passing + chunks + self._training(halved) + self._grams(halved) + self._scores(halved)
         found = self.statistics
-        return total + found.moment_bytes() + total_bytes(found.row_axes) + self._centred(share)
+        return total + found.moment_bytes() + total_bytes(found.row_axes) + self._centred(halved)
 
     def _features(self) -> int:
         """Return the bytes of features: the rows of all drawn images, which are kept."""
         given = sum(num for key, num in self.values.items() if self.sweep.networks[key[0]].spec.is_features)
         return 4 * (self.sweep.num_fit + self.sweep.num_eval) * given
 
-    def _activations(self, share: Share) -> int:
+    def _activations(self, halved: Halved) -> int:
         """Return the bytes of a batch: of all layers, or of trained maps' sources, whose batches are not halved."""
         read = max((one.batch_size for one in self.trained), default=0)
         held = 2 * BLOCK_IMAGES * any(one.is_shuffled for one in self.needs)
         of_sources = sum(self.values[key] for key in self.sources)
-        of_all = (share(self.sweep.batch_size) + 2 * held) * sum(self.values.values())
+        of_all = (halved(self.sweep.batch_size) + 2 * held) * sum(self.values.values())
         return 4 * max(of_all, read * of_sources)
 
-    def _stack(self, share: Share) -> int:
+    def _stack(self, halved: Halved) -> int:
         """Return how many numbers a stack of stitched networks has at the stitch."""
-        batch_size = share(max([self.sweep.batch_size, *(one.batch_size for one in self.trained)]))
-        stack = min(share(STACK_BYTES) // 4, share(stack_images(self.device)) * self.largest)
+        batch_size = halved(max([self.sweep.batch_size, *(one.batch_size for one in self.trained)]))
+        stack = min(halved(STACK_BYTES) // 4, halved(stack_images(self.device)) * self.largest)
         return max(stack, batch_size * self.largest)
 
-    def _training(self, share: Share) -> int:
+    def _training(self, halved: Halved) -> int:
         """Return the bytes of activations that are kept between epochs, and of the backward pass through a tail."""
         if not self.trained:
             return 0
         readings = [one for one in self.statistics.training if isinstance(one, SourceReading)]
-        kept = max((one.kept_bytes(share(CACHE_BYTES)) for one in readings), default=0)
-        return kept + max(self._way_back(key, share) for key in self.targets)
+        kept = max((one.kept_bytes(halved(CACHE_BYTES)) for one in readings), default=0)
+        return kept + max(self._way_back(key, halved) for key in self.targets)
 
-    def _way_back(self, key: LayerKey, share: Share) -> int:
+    def _way_back(self, key: LayerKey, halved: Halved) -> int:
         """Return the bytes that stitched networks trained together into a layer keep for their gradients."""
         record = self.sweep.networks[key[0]]
-        fitting = images_per_stack(record.layers[key[1]], self.device, share)
-        batch_size = share(max(one.batch_size for one in self.trained))
+        fitting = images_per_stack(record.layers[key[1]], self.device, halved)
+        batch_size = halved(max(one.batch_size for one in self.trained))
         return max(batch_size, fitting) * record.num_kept_bytes
 
-    def _grams(self, share: Share) -> int:
+    def _grams(self, halved: Halved) -> int:
         """Return the bytes of activations kept for Gram matrices, of these, and of what is prepared from them."""
-        budget = share(gram_bytes(self.device))
+        budget = halved(gram_bytes(self.device))
         passing = sum(one.passing_bytes(budget) for one in self.statistics.grams)
         return passing + total_bytes(self.statistics.grams)
 
-    def _scores(self, share: Share) -> int:
+    def _scores(self, halved: Halved) -> int:
         """Return the bytes of targets' Gaussians and scores by them, and of detectors and their activations."""
         found = self.statistics
         total = total_bytes(found.gaussians) + total_bytes(found.tails)
-        total += 8 * share(self.sweep.batch_size) * self.largest * bool(found.gaussians)
-        return total + 4 * OPERATIONS_PER_CUT * self._stack(share) * any(one.asks_energies for one in self.needs)
+        total += 8 * halved(self.sweep.batch_size) * self.largest * bool(found.gaussians)
+        return total + 4 * OPERATIONS_PER_CUT * self._stack(halved) * any(one.asks_energies for one in self.needs)
 
-    def _centred(self, share: Share) -> int:
+    def _centred(self, halved: Halved) -> int:
         """Return the bytes of centred products of some layer pairs at a time, for indices and for their variants."""
         of_index = any(one.has_rows and not one.is_stitcher for one in self.needs)
         pairs = 8 * of_index * self.statistics.num_products
         num_variants = max(self.sweep.groups or 0, self.sweep.shuffles)
         alone = 8 * num_variants * prod(self.widths)
-        return min(share(MOMENT_BYTES), pairs) + max(alone, min(share(MOMENT_BYTES), pairs * num_variants))
+        return min(halved(MOMENT_BYTES), pairs) + max(alone, min(halved(MOMENT_BYTES), pairs * num_variants))
 
 
-def _share(amount: int, *, halvings: int) -> int:
+def _halved(amount: int, *, halvings: int) -> int:
     """Return what is left of an amount of images or bytes after some halvings."""
     return max(1, amount >> halvings)
 

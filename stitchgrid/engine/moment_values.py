@@ -94,7 +94,7 @@ class MomentValues:
     def note_indices(self, cells_by_matcher: Mapping[int, Sequence[Cell]]) -> None:
         """Note values of indices, some pairs at a time, then values without each group, and with images shuffled."""
         num_variants = max(1, self.work.sweep.groups or 0, self.work.sweep.shuffles)
-        budget, same = self.work.share(MOMENT_BYTES) // num_variants, partial(same_value, self.work)
+        budget, same = self.work.halved(MOMENT_BYTES) // num_variants, partial(same_value, self.work)
         for position, cells in cells_by_matcher.items():
             index = self.work.needs[position].kind
             assert isinstance(index, MomentIndex)

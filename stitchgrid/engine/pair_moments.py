@@ -132,7 +132,7 @@ class MomentGatherer:
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch, a few images at a time so that memory stays bounded."""
         count, group = batch.count_below(self.moments.num_images), self.moments.group
-        budget = self.work.share(chunk_bytes(self.work.device))
+        budget = self.work.halved(chunk_bytes(self.work.device))
         step = group.of * max(1, budget // self.moments.products.bytes_per_image)
         for start in range((group.number - batch.start) % group.of, count, step):
             self._add(batch, slice(start, min(start + step, count), group.of))

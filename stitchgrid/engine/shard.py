@@ -174,7 +174,7 @@ def _train(
     for stitch, is_finite in zip(stitches, torch.stack(finite).tolist() if finite else [], strict=True):
         if not is_finite:
             ledger[stitch.cell].error = (
-                f"{spec.kind} diverged: the map is not finite after {spec.values['epochs']} epochs "
+                f"the map of {spec.kind} is not finite after {spec.values['epochs']} epochs "
                 f"at lr {spec.values['lr']:g}; lower lr, or, where activations are inf or NaN, {NOT_FINITE}."
             )
     return stitches

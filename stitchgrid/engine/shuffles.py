@@ -100,7 +100,7 @@ class ShuffledGatherer:
         """
         frames, sources = self._frames, {id(one.source): one.source for one in self._crosses.values()}
         num = orders_KN.shape[1]
-        step = max(1, self.work.share(chunk_bytes(self.work.device)) // self.moments.products.bytes_per_image)
+        step = max(1, self.work.halved(chunk_bytes(self.work.device)) // self.moments.products.bytes_per_image)
         whole = self._read(frames, activations, slice(None)) if num <= step else {}
         for start in range(0, num, step):
             part = slice(start, start + step)

@@ -41,17 +41,17 @@ def stack_images(device: torch.device) -> int:
     return STACK_IMAGES.get(device.type, STACK_IMAGES["cpu"])
 
 
-def images_per_stack(target: Layer, device: torch.device, share: Callable[[int], int]) -> int:
+def images_per_stack(target: Layer, device: torch.device, halved: Callable[[int], int]) -> int:
     """Return how many images go through the tail behind a layer together, unless one batch is more.
 
-    `share` reduces a number of images or bytes where memory is short.
+    `halved` reduces a number of images or bytes where memory is short.
     """
-    return min(share(stack_images(device)), share(STACK_BYTES) // (4 * prod(target.shape)))
+    return min(halved(stack_images(device)), halved(STACK_BYTES) // (4 * prod(target.shape)))
 
 
 def stacks(work: Workspace, target: Layer, num_networks: int, num_images: int) -> list[slice]:
     """Return which stitched networks run on a batch together, in as few stacks as possible, of about equal size."""
-    most = max(1, images_per_stack(target, work.device, work.share) // num_images)
+    most = max(1, images_per_stack(target, work.device, work.halved) // num_images)
     num_stacks = -(-num_networks // most)
     return [slice(*ends) for ends in pairwise(k * num_networks // num_stacks for k in range(num_stacks + 1))]
 

@@ -193,7 +193,7 @@ class _Training:
     def _backward(self, tail: Tail, seen: Seen) -> None:
         """Add the gradients of all stitched networks that end in one target layer."""
         work, layer, num_images = self.work, self.work.layer(tail.key), len(seen.labels_N)
-        at_a_time = work.share(num_images)
+        at_a_time = work.halved(num_images)
         for first in range(0, num_images, at_a_time):
             some = slice(first, min(first + at_a_time, num_images))
             num_some, part_seen = some.stop - some.start, seen.part(some)

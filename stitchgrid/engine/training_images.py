@@ -95,7 +95,7 @@ class SourceReader:
         self.reduced = reduced or {}
         self.wanted = by_network(keys)
         reading = reading_of(work.geometry, self.keys, num_images=num_images, augment=augment)
-        self._keeps = reading.keeps(work.share(CACHE_BYTES))
+        self._keeps = reading.keeps(work.halved(CACHE_BYTES))
         self.kept: dict[LayerKey, Tensor] | None = None  # from the first epoch on
 
     def reads_as(self, other: "SourceReader") -> bool:

@@ -51,9 +51,9 @@ class Workspace:
     @property
     def batch_size(self) -> int:
         """How many images the networks see at a time."""
-        return self.share(self.sweep.batch_size)
+        return self.halved(self.sweep.batch_size)
 
-    def share(self, amount: int) -> int:
+    def halved(self, amount: int) -> int:
         """Return a number of images or bytes after the halvings, 1 at least."""
         return max(1, amount >> self.halvings)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from stitchgrid.datasets.registry import own_parts
+from stitchgrid.jobfile.comparison_tables import ControlsTable, DiagnosticsTable, GridTable, IntervalsTable, ProbesTable
 from stitchgrid.jobfile.naming import filled, named_networks
-from stitchgrid.jobfile.questions import ControlsTable, DiagnosticsTable, GridTable, IntervalsTable, ProbesTable
 from stitchgrid.jobfile.tables import (
     CheckpointTable,
     DataTable,

@@ -68,8 +68,8 @@ def _weights(value: Any) -> "str | TrainTable | CheckpointTable":
     raise ValueError(f"{WEIGHTS}, got {value!r}")
 
 
-class HeadTable(JobTable):
-    """The keys outside every section."""
+class TopLevelTable(JobTable):
+    """The top-level table: the keys outside every section."""
 
     name: SweepName
     """what the sweep is called in the store"""

@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from stitchgrid.catalog.output_formats import OUTPUT_FORMATS
 from stitchgrid.datasets.registry import DATASETS, OTHERS
-from stitchgrid.jobfile import questions, tables
+from stitchgrid.jobfile import comparison_tables, tables
 from stitchgrid.jobfile.values import Wanted
 from stitchgrid.manual import FOLDER, TOPICS
 from stitchgrid.matchers.describe import needs, range_in_words
@@ -35,7 +35,7 @@ FILES = (*(FOLDER / f"{topic}.md" for topic in TOPICS), FOLDER.parent / "api/mea
 
 #: Of the job file, in the order of the manual, with the heading of each.
 SECTIONS: dict[str, type[BaseModel]] = {
-    "Outside of every table": tables.HeadTable,
+    "Outside of every table": tables.TopLevelTable,
     "[data]": tables.DataTable,
     "fit": tables.FitTable,
     "eval": tables.EvalTable,
@@ -48,20 +48,20 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "train": tables.TrainTable,
     "tokens": tables.TokensTable,
     "[recipes.NAME]": tables.RecipeTable,
-    "[grid]": questions.GridTable,
-    "[[matchers]]": questions.MatcherTable,
-    "trained": questions.TrainedMatcherTable,
-    "[controls]": questions.ControlsTable,
-    "[intervals]": questions.IntervalsTable,
-    "[diagnostics]": questions.DiagnosticsTable,
-    "[diagnostics.energy]": questions.EnergyTable,
-    "[probes]": questions.ProbesTable,
+    "[grid]": comparison_tables.GridTable,
+    "[[matchers]]": comparison_tables.MatcherTable,
+    "trained": comparison_tables.TrainedMatcherTable,
+    "[controls]": comparison_tables.ControlsTable,
+    "[intervals]": comparison_tables.IntervalsTable,
+    "[diagnostics]": comparison_tables.DiagnosticsTable,
+    "[diagnostics.energy]": comparison_tables.EnergyTable,
+    "[probes]": comparison_tables.ProbesTable,
     "[limits]": tables.LimitsTable,
     "rules": Rules,
     "training": TrainingParams,
 }
 #: What a section adds to: those keys stand where they belong.
-TOLD_BEFORE: dict[str, type[BaseModel]] = {"trained": questions.MatcherTable, "training": Rules}
+TOLD_BEFORE: dict[str, type[BaseModel]] = {"trained": comparison_tables.MatcherTable, "training": Rules}
 
 
 def filled(text: str) -> str:

@@ -112,7 +112,10 @@ def needs(about: About) -> Iterator[str]:
         }[about.widths]
     if about.most_features is not None:
         yield f"features: up to {about.most_features:,} a layer"
+    images = []
     if about.most_images is not None:
-        yield f"images: {about.most_images:,} of the evaluation images unless `samples` says otherwise"
+        images.append(f"{about.most_images:,} of the evaluation images unless `samples` says otherwise")
     if about.fewest_images > 2:
-        yield f"images: {about.fewest_images} at least"
+        images.append(f"{about.fewest_images} at least")
+    if images:
+        yield f"images: {'; '.join(images)}"

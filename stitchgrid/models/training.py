@@ -150,7 +150,7 @@ class _TrainingRun:
             loss = F.cross_entropy(logits_NK, labels_N)
             if not torch.isfinite(loss):
                 raise StitchgridError(
-                    f"training {self.spec.name!r} diverged: the loss is {loss.item()} at step {step} of epoch "
+                    f"the loss of training {self.spec.name!r} is {loss.item()} at step {step} of epoch "
                     f"{number}; lower the recipe's lr (now {self.recipe.lr:g})."
                 )
             self.optimizer.zero_grad(set_to_none=True)

@@ -107,7 +107,7 @@ def check_finite(module: nn.Module, *, origin: str) -> None:
             wrong.append(f"{name} ({what} in {int(is_bad.sum())} of {value.numel()} values)")
     if wrong:
         shown = first_few(wrong, _NUM_SHOWN)
-        raise InputError(f"{origin} is not finite: {shown}; take a checkpoint from before training diverged.")
+        raise InputError(f"{origin} is not finite: {shown}; take a checkpoint of an earlier step.")
 
 
 def _load_safetensors(path: Path, limits: Limits) -> dict[str, Tensor]:

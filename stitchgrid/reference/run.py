@@ -27,12 +27,13 @@ from stitchgrid.models.cuts import CutNetwork
 from stitchgrid.precision import running_in
 from stitchgrid.preprocess import apply_preprocess, augment_crop4_flip
 from stitchgrid.records import Cell, Layer, MatcherSpec, Sweep
+from stitchgrid.reference.adapters import TextbookMap
 from stitchgrid.reference.arithmetic import RANK, mean, ratio, total_variance
 from stitchgrid.reference.detection import mahalanobis, separation
 from stitchgrid.reference.outputs import mean_loss, outputs_alike, said
 from stitchgrid.reference.rows import compared, installed, lay, pooled, rows
 from stitchgrid.reference.stitchers.direct import direct
-from stitchgrid.reference.stitchers.trained import Follows, TextbookMap
+from stitchgrid.reference.stitchers.following import Follows
 
 Key = tuple[int, int]  # network and layer, by position
 Pixels = Tensor | list[Tensor]
@@ -259,7 +260,9 @@ class Reference:
             "sgd": partial(torch.optim.SGD, momentum=0.9),
         }
         optimizer = make[params["optimizer"]](stitch.tensors, lr=params["lr"], weight_decay=params["weight_decay"])
-        follows = Follows(self.network(cell.target), cell, self.sweep, params)
+        kind = self._spec(cell).kind
+        oracle = import_module(f"stitchgrid.reference.stitchers.{kind}")
+        follows: Follows = getattr(oracle, kind)(self.network(cell.target), cell, self.sweep, params)
         for some in torch.split(torch.arange(num_fit), self.sweep.batch_size):
             follows.measure(self._inputs(cell.target, self.images.fit.batch(some)))
         for epoch in range(params["epochs"]):

@@ -1,6 +1,6 @@
 """The store: parts of rows, artefacts, sweeps, journal, in a folder in which nothing is edited in place."""
 
-from stitchgrid.store.cell_status import MadeWith, Outcomes
+from stitchgrid.store.cell_status import CellStatus, MadeWith
 from stitchgrid.store.check import FileFinding, Report
 from stitchgrid.store.compact import Compacted
 from stitchgrid.store.damage import Damage
@@ -16,6 +16,7 @@ from stitchgrid.store.sweeps import StoredPlan
 
 __all__ = [
     "MANY_PARTS",
+    "CellStatus",
     "Claim",
     "Collected",
     "Compacted",
@@ -26,7 +27,6 @@ __all__ = [
     "LeaseError",
     "MadeWith",
     "Merged",
-    "Outcomes",
     "PartRows",
     "RecomputeRequest",
     "Repair",

@@ -27,7 +27,7 @@ class MadeWith:
     libraries: tuple[tuple[str, str], ...] | None  # name and version of each, sorted; None: not noted
 
 
-class Outcomes:
+class CellStatus:
     """Which metrics of which cells are stored, from which computation and versions, and which cells failed last."""
 
     def __init__(self, rows: PartRows):

@@ -76,7 +76,7 @@ def is_earliest(values: pa.Table) -> Numbers:
 
 
 def repeated(rows: pa.Table, known: pa.Table) -> Numbers:
-    """Return which rows are among the known ones: the same cell, metric, moment and value.
+    """Return which rows are among the known ones: the same cell, metric, generation, moment and value.
 
     A cell may have several errors of one moment; these differ by their message.
     """
@@ -84,6 +84,9 @@ def repeated(rows: pa.Table, known: pa.Table) -> Numbers:
     key = _one_number(both, ("cell_id", "metric", "created_at"))
     if both["error"].null_count < both.num_rows:
         key = _one_number(both, ("status", "error"), key)
+    if both["generation"].null_count < both.num_rows:
+        generation = np.unique(generations(both), return_inverse=True)[1]
+        key = key * (int(generation.max(initial=0)) + 1) + generation
     order = np.argsort(key[: known.num_rows], kind="stable")
     place = np.searchsorted(key[: known.num_rows][order], key[known.num_rows :])
     if not known.num_rows:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from stitchgrid.errors import InputError
 from stitchgrid.records import Row
 from stitchgrid.store.artefacts import Artefacts
-from stitchgrid.store.cell_status import COLUMNS, Outcomes
+from stitchgrid.store.cell_status import COLUMNS, CellStatus
 from stitchgrid.store.check import Checker, Report
 from stitchgrid.store.compact import Compacted, compact
 from stitchgrid.store.damage import Damage
@@ -81,9 +81,9 @@ class Store:
         """
         return scan(self.files, columns, without)
 
-    def outcomes(self) -> Outcomes:
+    def cell_status(self) -> CellStatus:
         """Return the status of every cell."""
-        return Outcomes(read_rows(self.files, COLUMNS))
+        return CellStatus(read_rows(self.files, COLUMNS))
 
     # Maintenance ------------------------------------------------------------------------------------------------------
 

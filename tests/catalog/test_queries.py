@@ -30,7 +30,7 @@ from helpers_store import (
 from scipy.stats import spearmanr
 
 from stitchgrid.catalog import VIEWS, Catalog, list_questions, load_question
-from stitchgrid.catalog.questions import parse_question
+from stitchgrid.catalog.query_files import parse_question
 from stitchgrid.cli import cli
 from stitchgrid.errors import QueryError
 from stitchgrid.store import Store

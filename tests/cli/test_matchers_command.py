@@ -40,6 +40,9 @@ def test_ranges_and_needs_are_in_words():
     assert "ranks layers by: procrustes lower [0, 2]" in told("procrustes")
     assert "order of the layers: does not matter" in told("cka")
     assert "images: 1,000 of the evaluation images unless `samples` says otherwise" in told("cka")
+    assert [line for line in told("cka_unbiased").splitlines() if line.startswith("images: ")] == [
+        "images: 1,000 of the evaluation images unless `samples` says otherwise; 4 at least"
+    ]
     assert "widths: the target must be as wide as the source at least" in told("orthogonal")
     assert "trained: by seeds, without labels" in told("soft_label")
     assert "  r2: higher is more similar <= 1" in told("direct")

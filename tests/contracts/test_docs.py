@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from helpers_docs import JOB, PAGES, ROOT, blocks, check_command, commands_in, merged
 
 import stitchgrid as sg
-from stitchgrid.catalog import Catalog, formats
+from stitchgrid.catalog import Catalog
 from stitchgrid.catalog.output_formats import OUTPUT_FORMATS
 from stitchgrid.cli import cli
 from stitchgrid.datasets.registry import DATASETS
@@ -147,7 +147,7 @@ def test_every_kind_of_data_set_is_told():
 
 def test_every_format_of_tables_is_written_and_told():
     for name, one in OUTPUT_FORMATS.items():
-        assert hasattr(formats, one.function), f"write {one.function} in catalog/formats.py, or name {name}'s function"
+        assert callable(one.load()), f"write `where` of {name}: module:function in stitchgrid/catalog"
         assert f"| `{name}` | " in page("sql"), "run `python -m stitchgrid.manual`"
 
 

@@ -136,6 +136,11 @@ def tolerance(kind: str) -> float:
     return CLOSE.get(kind, 1e-5)
 
 
+@pytest.mark.parametrize("kind", MATCHERS)
+def test_a_kind_has_an_oracle_of_its_name(kind):
+    assert callable(getattr(oracle_module(kind), kind))
+
+
 @of_values
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_kind_is_its_oracle_on_explicit_matrices(kind, shape):

@@ -123,7 +123,7 @@ ENTRIES = {
     ),
     "stitchgrid/catalog/output_formats.py": (
         "    )\n}\n\n\ndef format_by_suffix",
-        '        OutputFormat(name="lines", function="as_lines", says="the first column", suffix=".lines"),\n',
+        '        OutputFormat(name="lines", where="formats:as_lines", says="the first column", suffix=".lines"),\n',
     ),
 }
 ADDED = ("an index", "a stitcher in closed form", "a query", "another data set", "a format of tables")

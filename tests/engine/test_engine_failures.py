@@ -166,14 +166,14 @@ def test_a_tail_without_gradients_costs_the_maps_trained_through_it_alone():
     assert all("does not require grad" in error for error in failed.values())
 
 
-def test_training_that_diverges_fails_its_own_cells_with_the_remedy(zoo):
+def test_a_map_that_is_not_finite_fails_its_own_cells_with_the_remedy(zoo):
     wild = matcher("task_loss", epochs=1, batch_size=32, lr=1e30)
     sweep = make_sweep(zoo, [("conv", "conv")], [wild, TRAINED])
     rows = run(zoo, sweep)
     failed = failures(rows)
     assert len(failed) >= 10
     assert set(failed.values()) == {
-        "task_loss diverged: the map is not finite after 1 epochs at lr 1e+30; lower lr, or, where activations are inf "
+        "the map of task_loss is not finite after 1 epochs at lr 1e+30; lower lr, or, where activations are inf "
         "or NaN, look at the network's weights, and at the job's precision."
     }
     assert {every_cell(sweep)[cell_id].matcher for cell_id in failed} == {0}

@@ -317,7 +317,7 @@ def test_workers_that_share_a_machine_take_no_more_than_their_share(zoo, worker,
         worker.rows(whole_shard(sweep), workspace(zoo, sweep))
         assert len(pieces) == 1
         assert "workers" not in caplog.text
-        worker.share(on_host=2, on_gpu=1)
+        worker.set_num_workers(on_host=2, on_gpu=1)
         worker.rows(whole_shard(sweep), workspace(zoo, sweep))
     assert len(pieces) > 2
     assert f"{0.75 * need / 1e9:.2g} GB may be taken, the share of one of 2 workers" in caplog.text

@@ -60,7 +60,7 @@ OTHERS = (
 )
 REPAIR = ["check", "--repair"]
 READERS: tuple[Callable[[Store], object], ...] = (
-    lambda store: store.outcomes(),
+    lambda store: store.cell_status(),
     lambda store: store.read_parts(),
     lambda store: store.compact(),
     lambda store: store.collect(),
@@ -387,7 +387,7 @@ def fuzz(made: Path, place: Path, seed: int, sound: dict) -> str:
 def can_be_opened(grid: Path) -> bool:
     """Return whether a store can still be opened, and its rows be read."""
     try:
-        Store.open(grid).outcomes()
+        Store.open(grid).cell_status()
     except StitchgridError:
         return False
     return True

@@ -67,7 +67,7 @@ class FakeWorker:
         if needs is not None and not Path(os.path.expandvars(needs)).exists():
             raise FileNotFoundError(f"{needs} is not there")
 
-    def share(self, *, on_host, on_gpu):
+    def set_num_workers(self, *, on_host, on_gpu):
         self.neighbours = f"{on_host} {on_gpu}"
 
     def run(self, unit, context):

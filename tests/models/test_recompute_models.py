@@ -205,12 +205,12 @@ def test_cells_say_by_what_each_of_their_values_was_computed(tmp_path):
     )
     store.write_part("d", [make_row(third, None, None, status="failed", error="broke", version="9")])
     for _ in range(2):
-        outcomes = store.outcomes()
+        status = store.cell_status()
         mine = {MadeWith("1", (("torch", "2"),)), *([MadeWith("2", None)] if rest else [])}
-        assert outcomes.made_with(one.cell_id) == mine
-        assert outcomes.made_with(other.cell_id) <= {MadeWith("1", None), MadeWith("1", (("a", "1"), ("b", "2")))}
-        assert MadeWith("1", None) in outcomes.made_with(other.cell_id)
-        assert outcomes.made_with(third.cell_id) == outcomes.made_with("unknown") == frozenset()
+        assert status.made_with(one.cell_id) == mine
+        assert status.made_with(other.cell_id) <= {MadeWith("1", None), MadeWith("1", (("a", "1"), ("b", "2")))}
+        assert MadeWith("1", None) in status.made_with(other.cell_id)
+        assert status.made_with(third.cell_id) == status.made_with("unknown") == frozenset()
         store.compact()
 
 

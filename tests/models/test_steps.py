@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from test_jobfile import RESNET, VIT, parse
 
 from stitchgrid.catalog import Catalog
-from stitchgrid.catalog.questions import load_question
+from stitchgrid.catalog.query_files import load_question
 from stitchgrid.cli import cli
 from stitchgrid.errors import JobFileError
 from stitchgrid.jobfile import parse_job

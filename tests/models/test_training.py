@@ -176,11 +176,11 @@ def test_labels_outside_the_heads_range_are_refused(labels):
         train(images)
 
 
-def test_a_training_that_diverges_is_stopped_and_says_where():
+def test_a_training_whose_loss_is_not_finite_is_stopped_and_says_where():
     recipe = replace(RECIPE, lr=1e30, schedule="constant")
     with pytest.raises(
         StitchgridError,
-        match=r"training 'net' diverged: the loss is (nan|inf) at step \d of epoch 1; lower .* \(now 1e\+30\)",
+        match=r"the loss of training 'net' is (nan|inf) at step \d of epoch 1; lower .* \(now 1e\+30\)",
     ) as caught:
         train(recipe=recipe)
     assert caught.value.exit_code == 1

@@ -58,10 +58,8 @@ def answers(store, views=OF_ROWS):
     with Catalog(Store.open(store.uri)) as catalog:
         assert catalog.damaged == ()
         seen = {view: sorted(map(repr, catalog.query(f"select * from {view}").to_pylist())) for view in views}
-    outcomes = store.outcomes()
-    said = [
-        (outcomes.metrics_done(c.cell_id), outcomes.failed(c.cell_id), outcomes.quarantined(c.cell_id)) for c in CELLS
-    ]
+    status = store.cell_status()
+    said = [(status.metrics_done(c.cell_id), status.failed(c.cell_id), status.quarantined(c.cell_id)) for c in CELLS]
     return seen, said
 
 
@@ -213,14 +211,14 @@ def test_of_two_that_publish_within_one_instant_both_may_count(tmp_path, monkeyp
     slow.run()
     for _ in range(2):
         assert store.check().damage == ()
-        assert store.outcomes().metrics_done(CELLS[1].cell_id) >= {"loss"}
+        assert store.cell_status().metrics_done(CELLS[1].cell_id) >= {"loss"}
         with Catalog(store) as catalog:
             [row] = catalog.query(
                 "select count(*) as n, count(distinct (cell_id, metric)) as d from results"
             ).to_pylist()
         assert row["n"] == row["d"] > 400
         store.compact()
-    assert store.outcomes().metrics_done(CELLS[1].cell_id) >= {"loss"}
+    assert store.cell_status().metrics_done(CELLS[1].cell_id) >= {"loss"}
     assert store.check().damage == ()
 
 
@@ -315,13 +313,13 @@ def test_damaged_rows_are_missing_until_they_are_computed_again(tmp_path, damage
     store.compact()
     path = next((tmp_path / "snapshots/v1/data").iterdir())
     path.write_bytes(damage)
-    assert store.outcomes().metrics_done(CELLS[0].cell_id) == frozenset()
+    assert store.cell_status().metrics_done(CELLS[0].cell_id) == frozenset()
     [finding] = store.check().damage
     assert finding.file == str(path.relative_to(tmp_path))
     assert "resume" in finding.advice
     store.set_aside(store.check())
     assert store.check().damage == ()
-    assert store.outcomes().metrics_done(CELLS[0].cell_id) == frozenset()
+    assert store.cell_status().metrics_done(CELLS[0].cell_id) == frozenset()
     with Catalog(store) as catalog:
         assert catalog.query("select count(*) as n from results").to_pylist() == [{"n": 0}]
         assert "done" not in catalog.query("select status from cells")["status"].to_pylist()

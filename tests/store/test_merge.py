@@ -49,7 +49,7 @@ def seen(folder):
     }
     artefacts = sorted(str(p.relative_to(folder)) for p in Path(folder).glob("artefacts/*/*"))
     attempts = {sweep: len(store.attempts(sweep)) for sweep in store.sweep_names()}
-    failed = store.outcomes().failed(CELLS[20].cell_id)
+    failed = store.cell_status().failed(CELLS[20].cell_id)
     return results(folder), logs, artefacts, attempts, failed
 
 
@@ -73,7 +73,7 @@ def test_a_merged_store_says_what_one_store_of_all_rows_would(tmp_path_factory, 
     before = content_of(two.uri)
     one.merge([two])
     assert results(one.uri) == results(both.uri)
-    came, wanted = one.outcomes(), both.outcomes()
+    came, wanted = one.cell_status(), both.cell_status()
     for cell in CELLS[:10]:
         assert came.metrics_done(cell.cell_id) == wanted.metrics_done(cell.cell_id)
         assert came.failed(cell.cell_id) == wanted.failed(cell.cell_id)
@@ -83,6 +83,16 @@ def test_a_merged_store_says_what_one_store_of_all_rows_would(tmp_path_factory, 
     kept = content_of(one.uri)
     assert [(found.num_rows, found.num_artefacts) for found in one.merge([two]).stores] == [(0, 0)]
     assert content_of(one.uri).items() <= kept.items()  # files of earlier snapshots may go
+
+
+def test_an_error_that_a_later_computation_repeats_comes_along_once(tmp_path):
+    one, two = (Store.open(tmp_path / name, create=True) for name in ("one", "two"))
+    error = make_row(CELLS[0], None, None, status="failed", error="again")
+    one.write_part("a", [error])
+    two.write_part(
+        "b", [replace(error, generation=2), replace(make_row(CELLS[0], CELLS[0].metrics[0], 0.5), generation=2)]
+    )
+    assert [[found.num_rows for found in one.merge([two]).stores] for _ in range(2)] == [[2], [0]]
 
 
 @pytest.mark.parametrize("states", [(True, True), (True, False), (False, False)])

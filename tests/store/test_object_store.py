@@ -419,7 +419,7 @@ def test_a_process_killed_in_mid_write_leaves_nothing_to_see(endpoint, bucket, w
 
 def test_a_process_that_used_a_bucket_ends_well(endpoint, bucket):
     uri = make_synthetic_store(store_uri(endpoint, bucket)).store.uri
-    code = "import sys; from stitchgrid.store import Store; print(len(Store.open(sys.argv[1]).outcomes().damaged))"
+    code = "import sys; from stitchgrid.store import Store; print(len(Store.open(sys.argv[1]).cell_status().damaged))"
     done = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in uri

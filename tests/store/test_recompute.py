@@ -64,14 +64,14 @@ def test_the_highest_generation_of_a_cell_counts_and_nothing_else(tmp_path_facto
         with Catalog(Store.open(store.uri)) as catalog:
             shown = catalog.query("select cell_id, metric, created_at from measurements order by all").to_pylist()
         assert [tuple(row.values()) for row in shown] == sorted((*key, row.created_at) for key, row in done.items())
-        outcomes = store.outcomes()
+        status = store.cell_status()
         for cell in CELLS[:10]:
             stored = {metric for cell_id, metric in done if cell_id == cell.cell_id}
-            assert outcomes.metrics_done(cell.cell_id) == stored
+            assert status.metrics_done(cell.cell_id) == stored
             failed = [(row.created_at, row.status, row.error) for row in errors if row.cell_id == cell.cell_id]
             last = max((row.created_at for key, row in done.items() if key[0] == cell.cell_id), default="")
             stands = bool(failed) and max(failed)[0] >= last
-            assert (outcomes.failed(cell.cell_id) is not None) == stands
+            assert (status.failed(cell.cell_id) is not None) == stands
         store.compact()
     kept = store.read_parts().table.num_rows
     assert kept == len(done) + len({repr(row) for row in errors})
@@ -316,7 +316,7 @@ def test_a_compaction_of_rows_that_do_not_count_may_stop_anywhere(tmp_path):
         store.compact()
         store.collect()
         assert results(folder) == expected
-        assert store.outcomes().failed(CELLS[3].cell_id) == "again"
+        assert store.cell_status().failed(CELLS[3].cell_id) == "again"
         assert store.read_parts().table.num_rows == sum(len(cell.metrics) for cell in CELLS[:3]) + 1
 
     stopped_everywhere(tmp_path, tmp_path / "grid", compact, look)

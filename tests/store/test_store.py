@@ -206,7 +206,7 @@ def test_a_manifest_without_its_data_is_damage(tmp_path):
 
 def test_a_process_that_read_a_store_ends_well(tmp_path):
     make_synthetic_store(tmp_path)
-    code = f"from stitchgrid.store import Store; o = Store.open({str(tmp_path)!r}).outcomes(); print(len(o.damaged))"
+    code = f"from stitchgrid.store import Store; o = Store.open({str(tmp_path)!r}).cell_status(); print(len(o.damaged))"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr

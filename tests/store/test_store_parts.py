@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stitchgrid.errors import StoreError
 from stitchgrid.records import Row
-from stitchgrid.store import Outcomes, PartRows, Store
+from stitchgrid.store import CellStatus, PartRows, Store
 from stitchgrid.store.layout import PartName, content_digest
 from stitchgrid.store.parts import part_table
 from stitchgrid.store.schemas import PART
@@ -80,41 +80,41 @@ def test_a_shard_cannot_name_a_file_elsewhere(store):
         store.write_part("../x", rows_of(CELL))
 
 
-def test_an_empty_store_has_no_outcomes(store):
-    outcomes = store.outcomes()
-    assert (outcomes.metrics_done("x"), outcomes.failed("x"), outcomes.damaged) == (frozenset(), None, ())
+def test_an_empty_store_has_no_status_of_any_cell(store):
+    status = store.cell_status()
+    assert (status.metrics_done("x"), status.failed("x"), status.damaged) == (frozenset(), None, ())
     assert read_rows(store) == []
 
 
-def test_outcomes_of_a_sweep_say_what_is_done_failed_and_missing(tmp_path):
+def test_the_status_of_a_sweeps_cells_says_what_is_done_failed_and_missing(tmp_path):
     synthetic = make_synthetic_store(tmp_path)
-    outcomes = synthetic.store.outcomes()
+    status = synthetic.store.cell_status()
     for cell in planned_cells():
         has_value = cell.cell_id not in (synthetic.failed, synthetic.pending)
-        assert outcomes.metrics_done(cell.cell_id) == (frozenset(cell.metrics) if has_value else frozenset())
-    failed = [cell.cell_id for cell in planned_cells() if outcomes.failed(cell.cell_id) is not None]
+        assert status.metrics_done(cell.cell_id) == (frozenset(cell.metrics) if has_value else frozenset())
+    failed = [cell.cell_id for cell in planned_cells() if status.failed(cell.cell_id) is not None]
     assert failed == [synthetic.failed]
-    assert outcomes.failed(synthetic.failed) == "ValueError: planted | failure"
+    assert status.failed(synthetic.failed) == "ValueError: planted | failure"
 
 
 def test_a_metric_stored_as_undefined_is_stored(store):
     store.write_part("shard", [make_row(CELL, "negative_mass", None)])
-    assert store.outcomes().metrics_done(CELL.cell_id) == {"negative_mass"}
+    assert store.cell_status().metrics_done(CELL.cell_id) == {"negative_mass"}
 
 
 def test_an_error_stands_until_a_value_is_stored_after_it(store):
     error = replace(make_row(CELL, None, None, created_at="2"), status="failed", error="first")
     store.write_part("a", [make_row(CELL, "accuracy", 0.1, created_at="1"), error])
-    assert store.outcomes().failed(CELL.cell_id) == "first"
+    assert store.cell_status().failed(CELL.cell_id) == "first"
     store.write_part("b", [replace(error, created_at="3", status="quarantined", error="second")])
-    assert store.outcomes().failed(CELL.cell_id) == "second"
-    assert store.outcomes().quarantined(CELL.cell_id)
+    assert store.cell_status().failed(CELL.cell_id) == "second"
+    assert store.cell_status().quarantined(CELL.cell_id)
     store.write_part("c", [make_row(CELL, "residual", 0.1, created_at="4")])
-    assert store.outcomes().failed(CELL.cell_id) is None
-    assert store.outcomes().metrics_done(CELL.cell_id) == {"accuracy", "residual"}
+    assert store.cell_status().failed(CELL.cell_id) is None
+    assert store.cell_status().metrics_done(CELL.cell_id) == {"accuracy", "residual"}
 
 
-outcome_rows = st.builds(
+status_rows = st.builds(
     lambda cell, metric, status, at: replace(
         make_row(CELL, metric if status == "done" else None, 1.0),
         cell_id=cell,
@@ -130,9 +130,9 @@ outcome_rows = st.builds(
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(rows=st.lists(outcome_rows, max_size=12))
-def test_outcomes_agree_with_reading_row_by_row(rows):
-    outcomes = Outcomes(PartRows(table=part_table(rows) if rows else PART.empty_table(), damaged=()))
+@given(rows=st.lists(status_rows, max_size=12))
+def test_the_status_of_cells_agrees_with_reading_row_by_row(rows):
+    status = CellStatus(PartRows(table=part_table(rows) if rows else PART.empty_table(), damaged=()))
     for cell in "abcd":
         mine = [row for row in rows if row.cell_id == cell]
         values = [row for row in mine if row.status == "done"]
@@ -143,8 +143,8 @@ def test_outcomes_agree_with_reading_row_by_row(rows):
         errors = [row for row in mine if row.status != "done"]
         last_error = max(errors, key=lambda row: (row.created_at, row.status), default=None)
         stands = last_error is not None and last_error.created_at >= last_value
-        assert outcomes.metrics_done(cell) == {row.metric for row in mine if row.status == "done"}
-        assert outcomes.failed(cell) == (last_error.error if stands else None)
+        assert status.metrics_done(cell) == {row.metric for row in mine if row.status == "done"}
+        assert status.failed(cell) == (last_error.error if stands else None)
 
 
 def truncate(path):
@@ -189,12 +189,12 @@ def test_a_damaged_part_is_named_and_its_cells_are_missing(store, damage, reason
     store.write_part("good", [make_row(OTHER, "cka", 0.5)])
     name = store.write_part("s", [make_row(CELL, "accuracy", 0.5)])
     damage(next(path for path in store.part_paths() if path.name == name))
-    outcomes = store.outcomes()
-    [found] = outcomes.damaged
+    status = store.cell_status()
+    [found] = status.damaged
     assert found.file.startswith("parts/v1/")
     assert reason in str(found)
-    assert outcomes.metrics_done(CELL.cell_id) == frozenset()
-    assert outcomes.metrics_done(OTHER.cell_id) == {"cka"}
+    assert status.metrics_done(CELL.cell_id) == frozenset()
+    assert status.metrics_done(OTHER.cell_id) == {"cka"}
     assert [row.value for row in read_rows(store)] == [0.5]
 
 
@@ -202,9 +202,9 @@ def test_writing_a_damaged_part_again_heals_it(store):
     rows = [make_row(CELL, "accuracy", 0.5)]
     store.write_part("s", rows)
     flip(store.part_paths()[0])
-    assert store.outcomes().damaged
+    assert store.cell_status().damaged
     store.write_part("s", rows)
-    assert not store.outcomes().damaged
+    assert not store.cell_status().damaged
     assert read_rows(store) == rows
 
 
@@ -213,5 +213,5 @@ def test_files_that_are_no_parts_are_no_damage(store):
     folder = store.part_paths()[0].parent
     (folder / ".s.parquet.abc.partial").write_bytes(b"half")
     (folder / "notes.txt").write_text("mine")
-    assert store.outcomes().damaged == ()
+    assert store.cell_status().damaged == ()
     assert len(store.part_paths()) == 1

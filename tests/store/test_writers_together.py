@@ -213,8 +213,8 @@ def play(tmp_path, seed):
     found = shown(store)
     has_merged = any(writer.has_merged for writer in writers)
     assert found in ((with_other,) if has_merged else (without, with_other)), seed
-    outcomes = store.outcomes()
-    assert [outcomes.failed(cell.cell_id) for cell in CELLS] == standing(written, found)
+    status = store.cell_status()
+    assert [status.failed(cell.cell_id) for cell in CELLS] == standing(written, found)
     assert store.check().damage == ()
     claimed = [sweep for writer in writers for sweep in writer.claims]
     assert len(claimed) == len(set(claimed)), "of those who want a sweep, one gets it: all are alive"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stitchgrid.errors import JobFileError, nearest
+from stitchgrid.jobfile.comparison_tables import ControlsTable, DiagnosticsTable, GridTable, IntervalsTable, ProbesTable
 from stitchgrid.jobfile.job import Job, MatcherEntry
 from stitchgrid.jobfile.naming import named_networks
 from stitchgrid.jobfile.parse.data import read_data
@@ -22,8 +23,7 @@ from stitchgrid.jobfile.parse.matchers import (
 from stitchgrid.jobfile.parse.models import read_model, read_recipes
 from stitchgrid.jobfile.parse.variables import expand_variables, tables_of
 from stitchgrid.jobfile.problems import Problems
-from stitchgrid.jobfile.questions import ControlsTable, DiagnosticsTable, GridTable, IntervalsTable, ProbesTable
-from stitchgrid.jobfile.tables import HeadTable, LimitsTable, NumericsTable
+from stitchgrid.jobfile.tables import LimitsTable, NumericsTable, TopLevelTable
 from stitchgrid.matchers.registry import MATCHERS
 from stitchgrid.paths import check_path
 
@@ -64,7 +64,7 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
     expand_variables(table, problems)
     for key in sorted(table.keys() - set(SECTIONS)):
         problems.add(key, f"unknown key; {nearest(key, SECTIONS)}")
-    head = problems.check(HeadTable, {key: table[key] for key in ("name", "seed") if key in table}, "")
+    top_level = problems.check(TopLevelTable, {key: table[key] for key in ("name", "seed") if key in table}, "")
     data = read_data(table, problems)
     numerics = problems.check(NumericsTable, table.get("numerics", {}), "numerics")
     recipes = read_recipes(table, problems)
@@ -89,12 +89,12 @@ def read_job(given: Mapping[str, Any], base: Path, problems: Problems) -> Job | 
         )
     if not has_labels:
         _check_unlabelled(probes, matchers, recipes, problems)
-    if problems.found or head is None or data is None or numerics is None or grid is None:
+    if problems.found or top_level is None or data is None or numerics is None or grid is None:
         return None
     return Job(
         base=base.resolve(),
-        name=head.name,
-        seed=head.seed,
+        name=top_level.name,
+        seed=top_level.seed,
         data=data,
         numerics=numerics,
         models=tuple(model for model in models if model),

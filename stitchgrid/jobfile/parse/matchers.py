@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stitchgrid.errors import nearest
+from stitchgrid.jobfile.comparison_tables import DiagnosticsTable, MatcherTable, TrainedMatcherTable
 from stitchgrid.jobfile.job import MatcherEntry
 from stitchgrid.jobfile.problems import Problems
-from stitchgrid.jobfile.questions import DiagnosticsTable, MatcherTable, TrainedMatcherTable
 from stitchgrid.jobfile.tables import DataTable
 from stitchgrid.matchers.metrics import LABEL_METRICS, OOD_METRICS
 from stitchgrid.matchers.registry import MATCHERS, default_metrics

@@ -1,1 +1,5 @@
-"""Maps by their definitions, on explicit float64 matrices: each kind has a file and a function of its name."""
+"""Stitchers by their definitions: each kind has a file and a function of its name.
+
+In closed form it is that of a map, on explicit float64 matrices; of a trained kind it makes what the stitched network
+follows.
+"""

@@ -1,4 +1,4 @@
-"""The tables of a job file that ask for results: pairs, matchers, probes, evidence, diagnostics. A field is a key."""
+"""The tables of a job file that say what is compared, and how: pairs, matchers, evidence. A field is a key."""
 
 from typing import Annotated, Literal
 
