@@ -200,7 +200,7 @@ class Run:
             source=source,
             kinds=() if matcher is None else (matcher,),
         )
-        return Answers(one for one in read_answers(catalog, self.sweep) if wanted.takes(one))
+        return Answers(read_answers(catalog, self.sweep, wanted))
 
     def matrix(self, source: str, target: str, matcher: str, metric: str | None = None) -> Matrix:
         """Return one metric for all layers of a source with all layers of a target.

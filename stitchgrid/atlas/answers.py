@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 
 from stitchgrid.atlas.grids import SweepGrids
 from stitchgrid.atlas.packing import Arrays
+from stitchgrid.catalog import Catalog
 from stitchgrid.catalog.answers import IDLE, ORDER
-from stitchgrid.catalog.verdict_rules import CHECKS, NEEDED, VERDICTS
+from stitchgrid.catalog.verdict_rules import CHECKS, NEEDED, VERDICTS, answers_sql
 
 #: An untrained twin is never the source of an answer: answers are compared with twins.
 ANSWERS = f"""
@@ -19,10 +20,23 @@ select target_model, target_layer, source_model, source_layer, runner_up, matche
 from answers where sweep = $sweep
 order by {ORDER}
 """
+NUM_LAYERS = "(select count(*) from layers as l where l.sweep = $sweep and l.model = {side}_model)"
+#: Cells of the last layers of stages: if a page shows only these, its answers are the best of them.
+SHOWN = " and ".join(
+    f"({NUM_LAYERS.format(side=side)} - 1 - {side}_index) % $stage = 0" for side in ("source", "target")
+)
 NUMBERS = ("margin", "margin_low", "margin_high", "p", "untrained_value")
 MOST_TEXTS = 400_000  # most letters of sentences about checks; with more, the page keeps only the outcomes
 OUTCOMES = ("failed", "passed", "not computed", "does not apply")
 NONE = 0xFFFF  # position of a layer that does not exist
+
+
+def query_answers(catalog: Catalog, sweep: str, stage: int) -> pa.Table:
+    """Return the answers of a sweep in which a page shows the last of each `stage` layers."""
+    if stage == 1:
+        return catalog.query(ANSWERS, {"sweep": sweep})
+    query = f"with answers as ({answers_sql(where=f'sweep = $sweep and {SHOWN}')}) {ANSWERS}"
+    return catalog.query(query, {"sweep": sweep, "stage": stage})
 
 
 def pack_answers(grid: SweepGrids, arrays: Arrays, *, many: bool) -> dict[str, Any] | None:

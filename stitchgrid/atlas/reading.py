@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from stitchgrid.atlas.answers import ANSWERS
+from stitchgrid.atlas.answers import query_answers
 from stitchgrid.atlas.grids import Choice, Claims, Fold, Judgement, LayerInfo, NetworkInfo, SweepGrids
 from stitchgrid.atlas.heatmaps import read_choices
 from stitchgrid.atlas.provenance import read_provenance
@@ -101,7 +101,7 @@ def read_sweep(catalog: Catalog, sweep: str) -> SweepGrids:
         num_eval=tuple(row["n"] for row in rows(_numbers("num_eval"))),
         num_fit=tuple(row["n"] for row in rows(_numbers("num_fit"))),
         computed=(days["first"], days["last"]) if days["first"] else None,
-        answers=catalog.query(ANSWERS, {"sweep": sweep}),
+        answers=query_answers(catalog, sweep, stage),
         provenance=read_provenance(catalog, sweep),
         fold=fold,
     )

@@ -8,9 +8,10 @@ import pyarrow as pa
 
 from stitchgrid.catalog.catalog import Catalog
 from stitchgrid.catalog.labels import labels_of
-from stitchgrid.catalog.verdict_rules import CHECKS, IS_TWIN, NEEDED
+from stitchgrid.catalog.verdict_rules import CHECKS, IS_TWIN, NEEDED, answers_sql
 from stitchgrid.errors import QueryError, nearest
 from stitchgrid.printable import in_one_line
+from stitchgrid.records import TWIN
 
 IDLE = "Does not apply"  # start of the sentence of a check that does not apply to the answer
 ORDER = "target_model, target_index, source_model, matcher, params, samples, seed"  # in which answers are listed
@@ -20,12 +21,18 @@ from answers as a join matchers as m using (matcher)
 where sweep = $sweep
 order by {ORDER}
 """
-NAMES = f"""
-select distinct target_model, target_layer, source_model, matcher from cells
-where sweep = $sweep and source_model not in (
-    select model from models where sweep = $sweep and {IS_TWIN}
-)
+# Rows that decide an answer: those of its target layer and source network, of any matcher, and of the source's twin.
+DECIDING = f"""
+sweep = $sweep and ($target_model is null or target_model = $target_model)
+and ($target_layer is null or target_layer = $target_layer)
+and ($source_model is null or source_model in ($source_model, $source_model || '{TWIN}'))
 """
+TARGETS = "select distinct target_model, target_layer from cells where sweep = $sweep"
+SOURCES = f"""
+select distinct source_model from cells
+where sweep = $sweep and source_model not in (select model from models where sweep = $sweep and {IS_TWIN})
+"""
+KINDS = "select distinct matcher from cells where sweep = $sweep"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,21 +200,26 @@ def find_wanted(
     Raises:
         QueryError: If the sweeps have no such network, layer or matcher.
     """
-    rows = [row for sweep in sweeps for row in catalog.query(NAMES, {"sweep": sweep}).to_pylist()]
-    targets = {row["target_model"] for row in rows}
+
+    def rows(query: str) -> list[dict[str, str]]:
+        return [row for sweep in sweeps for row in catalog.query(query, {"sweep": sweep}).to_pylist()]
+
     model, layer = target, None
-    if target is not None and target not in targets:
-        model, separator, rest = target.partition(":")
-        _check(model, targets, "target network")
-        layer = rest if separator else None
-    if layer is not None:
-        _check(
-            layer, {r["target_layer"] for r in rows if r["target_model"] == model}, "layer", f" of network {model!r}"
-        )
+    if target is not None:
+        layers: dict[str, set[str]] = {}
+        for row in rows(TARGETS):
+            layers.setdefault(row["target_model"], set()).add(row["target_layer"])
+        if target not in layers:
+            model, separator, rest = target.partition(":")
+            _check(model, layers, "target network")
+            layer = rest if separator else None
+        if model is not None and layer is not None:
+            _check(layer, layers[model], "layer", f" of network {model!r}")
     if source is not None:
-        _check(source, {row["source_model"] for row in rows}, "source network")
+        _check(source, {row["source_model"] for row in rows(SOURCES)}, "source network")
+    known = {row["matcher"] for row in rows(KINDS)} if kinds else set()
     for kind in kinds:
-        _check(kind, {row["matcher"] for row in rows}, "matcher")
+        _check(kind, known, "matcher")
     return AnswerRequest(target_model=model, target_layer=layer, source_model=source, kinds=tuple(kinds))
 
 
@@ -217,16 +229,25 @@ def _check(name: str, known: Iterable[str], what: str, of: str = "") -> None:
         raise QueryError(f"no {what} {name!r}{of} among the compared cells; {nearest(name, names)}.")
 
 
-def read_answers(catalog: Catalog, sweep: str) -> list[Answer]:
-    """Return the answers of a sweep, sorted by target, source and matcher.
+ALL = AnswerRequest()
+
+
+def read_answers(catalog: Catalog, sweep: str, wanted: AnswerRequest = ALL) -> list[Answer]:
+    """Return the answers of a sweep that are asked for, sorted by target, source and matcher.
 
     Raises:
         QueryError: If there is no such sweep.
     """
     catalog.require_sweep(sweep)
-    rows = catalog.query(ROWS, {"sweep": sweep}).to_pylist()
+    params: dict[str, Any] = {"sweep": sweep}
+    query = ROWS
+    if wanted.target_model is not None or wanted.source_model is not None:  # a few of very many cells
+        query = f"with answers as ({answers_sql(where=DECIDING)}) {ROWS}"
+        params |= {name: getattr(wanted, name) for name in ("target_model", "target_layer", "source_model")}
+    rows = catalog.query(query, params).to_pylist()
     labels = labels_of(_entry(row) for row in rows)
-    return [_answer(row, labels[_entry(row)]) for row in rows]
+    answers = [_answer(row, labels[_entry(row)]) for row in rows]
+    return [one for one in answers if wanted.takes(one)]
 
 
 def _entry(row: Mapping[str, Any]) -> tuple[Any, ...]:

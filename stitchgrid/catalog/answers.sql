@@ -1,5 +1,5 @@
 -- The view `answers`: for each target layer, source network, matcher and seed, the best source layer and its evidence.
--- `verdict_rules.py` fills in the words after a dollar. `found` has the rows of all metrics that the checks use.
+-- `verdict_rules.py` fills in the words after a dollar, `results` and `cells` as tables or subqueries. `found` has the rows of all metrics that the checks use.
 -- `placed` has the row of the score of every cell; a twin has the same `place` as its network.
 -- A difference is positive where the best source is better.
 with twins as (
@@ -12,7 +12,7 @@ found as materialized (
     select
         r.*, m.score_metric, m.family, m.trained as is_trained, if(m.higher_is_similar, 1, -1) as sign,
         $samples as samples
-    from results as r
+    from $results as r
     join matchers as m using (matcher)
     where
         value is not null and not isnan(value)
@@ -71,13 +71,13 @@ planned as (
             when f.cell_id is null and c.status in ('failed', 'quarantined') then 'failed'
             when f.cell_id is null and c.status <> 'done' then 'pending'
         end as reason
-    from cells as c
+    from $cells as c
     left join twins as t on t.sweep = c.sweep and t.model = c.source_model
     left join (
         select
             r.sweep, r.cell_id, list_contains(r.flags, 'diverged') as has_diverged,
             $samples as samples
-        from results as r
+        from $results as r
         join matchers as m on m.matcher = r.matcher and m.score_metric = r.metric
     ) as f on f.sweep = c.sweep and f.cell_id = c.cell_id
 ),

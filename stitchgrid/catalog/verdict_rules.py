@@ -45,9 +45,16 @@ _RULES = {
 }
 
 
-def answers_sql(*, with_diverged: bool = False) -> str:
-    """Return the statement of the view `answers`; `with_diverged`: of `all_answers`, where diverged cells can win."""
-    return _template().substitute(_RULES, condition="true" if with_diverged else SOUND)
+def answers_sql(*, with_diverged: bool = False, where: str = "") -> str:
+    """Return the statement of the view `answers`; `with_diverged`: of `all_answers`, where diverged cells can win.
+
+    Args:
+        with_diverged: Let diverged cells be the best source.
+        where: Condition on the rows of `results` and `cells`, by columns that both have, such as `target_model`; the
+            answers are those of a store with these rows alone.
+    """
+    tables = {name: f"(select * from {name} where {where})" if where else name for name in ("results", "cells")}
+    return _template().substitute(_RULES | tables, condition="true" if with_diverged else SOUND)
 
 
 @lru_cache(maxsize=1)

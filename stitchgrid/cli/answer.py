@@ -78,9 +78,10 @@ def answer(
 
     with Catalog(Store.open(store)) as catalog:
         sweeps = (sweep,) if sweep else catalog.sweeps
-        everything = {name: read_answers(catalog, name) for name in sweeps}
+        for name in sweeps:
+            catalog.require_sweep(name)
         wanted = find_wanted(catalog, sweeps, target=target, source=source, kinds=kinds)
-        found = {name: [one for one in answers if wanted.takes(one)] for name, answers in everything.items()}
+        found = {name: read_answers(catalog, name, wanted) for name in sweeps}
         lacking = {name: additions(catalog, name, answers) for name, answers in found.items()}
         places = {name: "call of compare" if is_live(catalog, name) else "job" for name in found}
         notes = {name: _notes(catalog, name, answers) for name, answers in found.items()}

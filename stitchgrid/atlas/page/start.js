@@ -23,7 +23,7 @@ function describe() {
   $("title").textContent = sweep.name;
   $("lede").replaceChildren(`${facts.filter(Boolean).join(" · ")} · `, make("span", {className: lost || left ? "problem" : ""}, told));
   $("fold").hidden = !sweep.fold;
-  if (sweep.fold) $("fold").textContent = `The sweep has ${sweep.fold.num_cells.toLocaleString("en")} cells, more than the ${sweep.fold.most_cells.toLocaleString("en")} that a page shows layer by layer. So every ${sweep.fold.num_layers} consecutive layers are folded into one stage, which shows the numbers of its last layer. The store has all cells.`;
+  if (sweep.fold) $("fold").textContent = `The sweep has ${sweep.fold.num_cells.toLocaleString("en")} cells, more than the ${sweep.fold.most_cells.toLocaleString("en")} that a page shows layer by layer. So every ${sweep.fold.num_layers} consecutive layers are folded into one stage, which shows the numbers of its last layer; best sources are the best of these. The store has all cells: stitchgrid answer looks at every layer.`;
   const remarks = sweep.networks.flatMap((network) => network.remarks.map((text) => make("li", {}, make("b", {}, network.name), `: ${text}`)));
   $("remarks").replaceChildren(...remarks);
   $("remarks").hidden = !remarks.length;
