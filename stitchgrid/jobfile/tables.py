@@ -273,7 +273,7 @@ class CheckpointTable(JobTable):
     strip: str | None = None
     """prefix that is removed from each tensor's name"""
     adapter: str | None = None
-    """folder of a LoRA adapter (PEFT's) that is merged into them; `file` may then be `pretrained`, too"""
+    """folder of a LoRA or DoRA adapter (PEFT's) that is merged into them; `file` may then be `pretrained`, too"""
 
 
 class ModelTable(JobTable):

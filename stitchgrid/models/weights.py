@@ -78,7 +78,7 @@ def load_weights(
 
 
 def load_adapter(module: nn.Module, folder: str | Path, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Merge a LoRA adapter, a folder as PEFT saves one, into the weights of its network.
+    """Merge a LoRA or DoRA adapter, a folder as PEFT saves one, into the weights of its network.
 
     Raises:
         InputError: If there is no such folder, or it does not fit the network.

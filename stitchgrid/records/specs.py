@@ -131,7 +131,7 @@ class NetworkSpec:
     weights: str = "random"  # path of a checkpoint, a torchvision weights name, or "random"; "" when trained
     weights_key: str | None = None  # which set of tensors of the checkpoint; None: the only one that fits
     weights_strip: str | None = None  # prefix of its tensors' names; None: detected
-    weights_adapter: str | None = None  # folder of a LoRA adapter that is merged into them
+    weights_adapter: str | None = None  # folder of a LoRA or DoRA adapter that is merged into them
     recipe: Recipe | None = None  # set when the network is trained by the sweep
     seed: int = 0  # of initialisation and training
     preprocess: Preprocess | None = None  # None: what the weights publish, else nothing
