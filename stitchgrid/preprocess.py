@@ -27,7 +27,7 @@ def apply_preprocess(
 ) -> Tensor:
     """Return images prepared for a network, (N,C,H,W): scaled to [0, 1], resized, centre cropped, normalised.
 
-    `pixels` are uint8 (N,3,H,W), or (3,H,W) images of different sizes that resizing and cropping make equal.
+    `pixels` are uint8 (N,C,H,W), or (C,H,W) images of different sizes that resizing and cropping make equal.
     Floating-point images (N,C,H,W) are taken as prepared, and only cast. A single channel is the luminance of the bytes
     as Pillow computes it (ITU-R 601, rounded to 8 bits). The arithmetic is float32 (float64 if asked for); the result
     is cast to `dtype` last.
@@ -35,7 +35,7 @@ def apply_preprocess(
     Unlike torchvision's presets, resizing works on floats, without rounding to 8 bits; bicubic is clamped to [0, 1].
 
     Raises:
-        InputError: If a crop is larger than the image, or images still differ in size.
+        InputError: If a crop is larger than the image, images still differ in size, or they have other channels.
     """
     work = torch.float64 if dtype == torch.float64 else torch.float32
     if isinstance(pixels, Tensor) and pixels.is_floating_point():
@@ -90,6 +90,29 @@ def output_size(preprocess: Preprocess, height: int, width: int) -> tuple[int, i
     return crop
 
 
+def check_channels(preprocess: Preprocess, channels: int) -> None:
+    """Refuse bytes with channels that cannot become those of a preprocess: only red, green, blue become luminance.
+
+    Raises:
+        InputError: With what to write.
+    """
+    wanted = preprocess.channels
+    if channels in {wanted, preprocess.image_channels}:
+        return
+    if channels == 3:
+        raise InputError(
+            f"the images are red, green, blue, and the model's `preprocess` wants {wanted} channels; set its "
+            "`channels` to 3, or to 1 for the luminance. Images of other channels are arrays, with their number as "
+            "`channels` under [data]."
+        )
+    words = {1: "a luminance", 3: "red, green, blue"}
+    raise InputError(
+        f"the images have {channels} channels, as [data] says, and the model's `preprocess` wants "
+        f"{words.get(wanted, f'{wanted} channels')}, which cannot be made of them; set preprocess = {{ channels = "
+        f"{channels} }}, with {channels} numbers in `mean` and `std` if it has them."
+    )
+
+
 def augment_crop4_flip(pixels: Tensor | Sequence[Tensor], generator: torch.Generator) -> Tensor | list[Tensor]:
     """Return images moved by up to 4 pixels, with zeros at the edge, and flipped left to right in half of the cases.
 
@@ -118,7 +141,8 @@ def _crop4_flip(x_NCHW: Tensor, generator: torch.Generator) -> Tensor:
 
 def _resize_and_crop(x_NCHW: Tensor, preprocess: Preprocess, dtype: torch.dtype) -> Tensor:
     output_size(preprocess, *x_NCHW.shape[-2:])
-    if preprocess.channels == 1:
+    check_channels(preprocess, x_NCHW.shape[1])
+    if preprocess.channels != x_NCHW.shape[1]:
         x_NCHW = luminance(x_NCHW)
     x_NCHW = x_NCHW.to(dtype) / 255
     if preprocess.resize is not None:

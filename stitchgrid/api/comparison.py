@@ -124,7 +124,7 @@ def compare(
     modules = _modules(networks)
     tables = [{"kind": one} if isinstance(one, str) else dict(one) for one in _listed(matchers)]
     data, held = _images(images, labels, fit, tables, samples=samples, seed=seed)
-    if held is not None and held.eval.channels is not None and preprocess is not None:
+    if held is not None and held.eval.is_float and preprocess is not None:
         raise InputError(
             "floating-point images go to the networks unchanged: apply `preprocess` to them yourself, or give bytes "
             "(uint8) or a folder."

@@ -75,7 +75,7 @@ def matchers(kind: str | None, form: str) -> None:
     "--input-size", metavar="HxW", help="Size of the images; default: 32x32 for stitchgrid's own, else 224x224."
 )
 @click.option("--args", "arguments", default="{}", help="Keyword arguments of the architecture, as JSON.")
-@click.option("--channels", type=click.Choice(["1", "3"]), default="3", help="Channels of the images; 1 is luminance.")
+@click.option("--channels", type=click.IntRange(min=1), default=3, show_default=True, help="Channels of the images.")
 @click.option("--inputs", default="{}", help="Constants for further arguments of the model's forward, as JSON.")
 @click.option("--output", help="Which part of what the model returns holds the scores: a key, attribute or position.")
 @FORMAT_AND_FILE
@@ -84,7 +84,7 @@ def layers(
     every: bool,
     input_size: str | None,
     arguments: str,
-    channels: str,
+    channels: int,
     inputs: str,
     output: str | None,
     form: str | None,
@@ -118,11 +118,11 @@ def layers(
         averages=True,
     )
     plain = Interface(averages=True)
-    is_usual = (size, values, channels, interface, every) == (usual, "{}", "3", plain, False)
+    is_usual = (size, values, channels, interface, every) == (usual, "{}", 3, plain, False)
     found = known_facts(model) if is_usual else None
     if found is None or not found.layers:
         spec = NetworkSpec(name=model, entry=model, architecture=model, args=values)
-        found = measure(spec, (int(channels), *size), interface, patterns=("all",) if every else ("blocks",))
+        found = measure(spec, (channels, *size), interface, patterns=("all",) if every else ("blocks",))
     for notice in found.notices:
         say(notice, err=True)
     rows = [asdict(line) for line in found.layers]

@@ -32,7 +32,7 @@ _SAFETENSORS = {  # safetensors' name of a type -> numpy's
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
 }
-_DAMAGED = (
+DAMAGED = (  # what numpy and zipfile raise of damaged files
     *(OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, zipfile.BadZipFile, ZlibError),
     *(TypeError, AttributeError, IndexError, SyntaxError, TokenError, RuntimeError),  # of headers that are no Python
 )
@@ -106,18 +106,14 @@ class _Npz(ArrayFile):
         return self._names
 
     def header(self, name: str) -> tuple[tuple[int, ...], str]:
-        with self._opened() as arrays, arrays.zip.open(f"{name}.npy") as file:  # type: ignore[attr-defined]
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
+        with self._opened() as arrays:
+            shape, dtype = npz_header(arrays.zip, name)  # type: ignore[attr-defined]
         return _checked(self.path, name, shape, dtype)
 
     def read(self, name: str) -> Array:
-        shape, dtype = self.header(name)
+        self.header(name)
         with self._opened() as arrays:
-            size = arrays.zip.getinfo(f"{name}.npy").file_size  # type: ignore[attr-defined]
-            if math.prod(shape) * np.dtype(dtype).itemsize > size:  # numpy allocates memory before it reads
-                raise ValueError(f"{name} holds fewer bytes than its shape {shape} needs")
+            check_whole(arrays.zip, name)  # type: ignore[attr-defined]
             return np.asarray(arrays[name])
 
     @contextmanager
@@ -128,11 +124,35 @@ class _Npz(ArrayFile):
                 raise ValueError("it is not a zip archive")
             with np.load(self.path, allow_pickle=False) as arrays:
                 yield arrays
-        except _DAMAGED as problem:
+        except DAMAGED as problem:
             raise InputError(
                 f"cannot read {self.path} as an .npz ({type(problem).__name__}: {problem}); arrays of Python objects, "
                 "such as images of different sizes, are not supported: save such images as an image folder."
             ) from problem
+
+
+def npz_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
+    """Return shape and type of an array in an .npz without reading it.
+
+    Raises:
+        ValueError: If it is damaged; or another type of DAMAGED.
+    """
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def check_whole(archive: zipfile.ZipFile, name: str) -> None:
+    """Refuse an array of an .npz that is shorter than its shape says: numpy allocates memory before it reads.
+
+    Raises:
+        ValueError: With the shape.
+    """
+    shape, dtype = npz_header(archive, name)
+    if math.prod(shape) * dtype.itemsize > archive.getinfo(f"{name}.npy").file_size:
+        raise ValueError(f"{name} holds fewer bytes than its shape {shape} needs")
 
 
 class _Npy(ArrayFile):
@@ -147,7 +167,7 @@ class _Npy(ArrayFile):
     def read(self, name: str) -> Array:  # noqa: ARG002
         try:
             array: Array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except _DAMAGED as problem:
+        except DAMAGED as problem:
             raise InputError(
                 f"cannot read {self.path} as an .npy ({type(problem).__name__}: {problem}); arrays of Python objects "
                 "are not supported."

@@ -32,6 +32,9 @@ WORDS = {  # usual names of arrays; "0" and "1" are positions in a tuple that to
     "labels": ("labels", "label", "y", "Y", "targets", "target", "1"),
 }
 CHANNELS = ((1, 3), (4,))  # grey and RGB first; then RGB with alpha, since 4 may also be a height or width
+AXES = {"NCHW": 0, "NHWC": 2}  # words of a job -> axis of an image that holds its channels
+_FIRST, _LAST = "C, H, W", "H, W, C"
+ALPHA = "with a fourth channel, taken for alpha and left out (`channels = 4` under [data] keeps it)"
 CLASS_NAMES = "class_names"
 FORMS = ("{split}_{name}", "{name}_{split}", "{split}/{name}", "{split}.{name}")
 
@@ -62,17 +65,21 @@ class ArraysSource:
         limits: Limits = DEFAULT_LIMITS,
         keys: Mapping[str, str] | None = None,
         has_labels: bool = True,
+        channels: int | None = None,
+        axes: str | None = None,
     ):
         self._root, self._bounds, self._named, self._limits = root, bounds, named, limits
         self._splits = tuple(dict.fromkeys(splits))
         self._keys, self._has_labels = dict(keys or {}), has_labels
+        self._channels, self._axes = channels, axes
 
     def signature(self) -> str:
         """Return a digest over path and stamp of the files."""
         paths = sorted({path for place in self._places.values() for path in place.file.paths})
         lines = [f"{path.resolve()}\0{stamp_of(path.stat())}" for path in paths]
         keys = [canonical(self._keys)] if self._keys else []
-        return digest("arrays", *self._splits, *(self._named or ()), str(self._has_labels), *keys, *lines)
+        how = [canonical([self._channels, self._axes])] if self._channels or self._axes else []
+        return digest("arrays", *self._splits, *(self._named or ()), str(self._has_labels), *keys, *how, *lines)
 
     def listing(self, split: str) -> Listing:
         """Return the listing of a split: its number of images, and its classes."""
@@ -94,11 +101,15 @@ class ArraysSource:
 
     def _image(self, split: str, index: int, values: NDArray[Any]) -> Decoded | Unreadable:
         try:
-            found = from_array(values, self._bounds)
+            found = from_array(values, self._bounds, self._channels)
         except ValueError as problem:
             return unreadable(f"{split}[{index}]", problem)
+        has_alpha = self._channels is None and values.ndim == 3 and len(values) == 4
         return Decoded(
-            pixels=found.pixels, label=int(self._labels[split][index]) if self._has_labels else 0, depth=found.depth
+            pixels=found.pixels,
+            label=int(self._labels[split][index]) if self._has_labels else 0,
+            depth=found.depth,
+            remarks=(ALPHA,) if has_alpha else (),
         )
 
     @cached_property
@@ -193,7 +204,11 @@ class ArraysSource:
         return shape, dtype
 
     def _images(self, split: str) -> NDArray[Any]:
-        """Return the images of a split with shape (N, H, W) or (N, C, H, W)."""
+        """Return the images of a split with shape (N, H, W) or (N, C, H, W).
+
+        Raises:
+            InputError: If they have other axes or channels than the job says, or it has to say them.
+        """
         place = self._places[split]
         shape, dtype = self._header(place, place.images)
         if dtype == "uint8" and self._bounds not in (None, (0, 255)):
@@ -201,30 +216,70 @@ class ArraysSource:
                 f"{place.where(place.images)}: uint8 pixels always range from 0 to 255, so `range` under [data] does "
                 "not apply; leave it out, or store the pixels as uint16."
             )
-        axis = channel_axis(shape[1:])
+        axis = channel_axis(shape[1:], self._channels, self._axes)
         if axis is None:
-            raise InputError(
-                f"{place.where(place.images)}: wanted shape (N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 "
-                f"channels, got {shape}."
-            )
+            problem = shape_problem(shape, self._channels, self._axes, has_many=True)
+            raise InputError(f"{place.where(place.images)}: {problem}.")
         images = place.file.read(place.images)
         return images if axis <= 0 else np.moveaxis(images, 1 + axis, 1)
 
 
-def channel_axis(shape: Sequence[int]) -> int | None:
+def channel_axis(shape: Sequence[int], wanted: int | None = None, axes: str | None = None) -> int | None:
     """Return the axis of an image that holds its channels; -1 for shape (H, W); None if the shape does not show it.
+
+    Args:
+        shape: Of one image.
+        wanted: How many channels the job says that images have; None: grey, RGB, or RGB with alpha.
+        axes: Where the job says that they are, a word of AXES.
 
     >>> channel_axis((32, 32, 3)), channel_axis((3, 32, 32)), channel_axis((28, 28)), channel_axis((3, 32, 3))
     (2, 0, -1, None)
+    >>> channel_axis((12, 32, 32)), channel_axis((12, 32, 32), 12), channel_axis((12, 32, 12), 12, "NHWC")
+    (None, 0, 2)
     """
     if len(shape) == 2:
-        return -1
-    for channels in CHANNELS if len(shape) == 3 else ():
+        return -1 if wanted in {None, 1} else None
+    if len(shape) != 3:
+        return None
+    known = _known(wanted)
+    if axes is not None:
+        return AXES[axes] if any(shape[AXES[axes]] in channels for channels in known) else None
+    for channels in known:
         if (shape[0] in channels) != (shape[2] in channels):
             return 0 if shape[0] in channels else 2
         if shape[0] in channels:
             return None
     return None
+
+
+def shape_problem(shape: Sequence[int], wanted: int | None, axes: str | None, *, has_many: bool) -> str:
+    """Return why `channel_axis` is None and what to write; of many images, `shape` begins with their number.
+
+    >>> shape_problem((12, 32, 12), 12, None, has_many=False)
+    'shape (12, 32, 12): its first and its last axis may be channels; say which, axes = "NCHW" or "NHWC" under [data]'
+    """
+    own, known = tuple(shape[1:] if has_many else shape), _known(wanted)
+    if axes is None and len(own) == 3 and any({own[0], own[2]} <= {*channels} for channels in known):
+        which = "second" if has_many else "first"
+        told = f"its {which} and its last axis may be channels"
+        return f'shape {tuple(shape)}: {told}; say which, axes = "NCHW" or "NHWC" under [data]'
+    first = "N, " if has_many else ""
+    forms = [f"({first}{form})" for form, word in ((_LAST, "NHWC"), (_FIRST, "NCHW")) if axes in {None, word}]
+    if wanted in {None, 1}:
+        forms.insert(0, f"({first}H, W)")
+    number = "1, 3 or 4 channels" if wanted is None else f"the {wanted} `channels` of [data]"
+    said = (
+        f"wanted shape {', '.join(forms[:-1])}{' or ' * (len(forms) > 1)}{forms[-1]} with {number}, got {tuple(shape)}"
+    )
+    if wanted is not None or len(own) != 3:
+        return said
+    counts = sorted({own[0], own[2]} if axes is None else {own[AXES[axes]]})
+    return f"{said}; all channels are taken as they are with channels = {' or '.join(map(str, counts))} under [data]"
+
+
+def _known(wanted: int | None) -> tuple[tuple[int, ...], ...]:
+    """Return the numbers of channels that images may have, the more likely first."""
+    return CHANNELS if wanted is None else ((wanted,),)
 
 
 def _texts(values: NDArray[Any], path: Path) -> tuple[str, ...]:

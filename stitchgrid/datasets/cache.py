@@ -42,7 +42,8 @@ class ImageCache:
             with np.load(entry / INDEX) as index:
                 offsets, sizes, labels, places = (index[name] for name in ARRAYS)
             pixels = map_pixels(entry / PIXELS)
-            if pixels.size != 3 * int(sizes.prod(axis=1).sum()):
+            channels = meta.get("channels", 3)
+            if pixels.size != channels * int(sizes.prod(axis=1).sum()):
                 return None
             pool = ImagePool(
                 pixels=pixels,
@@ -50,6 +51,7 @@ class ImageCache:
                 sizes=sizes,
                 labels=labels,
                 places=places,
+                channels=channels,
                 listing=_listing(meta["listing"]),
                 num_bad=meta["num_bad"],
                 remarks=tuple(meta["remarks"]),
@@ -72,6 +74,7 @@ class ImageCache:
         np.savez(folder / INDEX, **{name: getattr(pool, name) for name in ARRAYS})
         meta: dict[str, Any] = {"listing": asdict(pool.listing), "num_bad": pool.num_bad, "remarks": pool.remarks}
         meta["measured"] = pool.measured
+        meta |= {} if pool.channels == 3 else {"channels": pool.channels}
         content = pool.split(0).digest(len(pool.labels))
         (folder / META).write_text(json.dumps({**meta, "digest": _digest(content, pool.places, meta)}))
         for name in (PIXELS, INDEX, META):

@@ -7,7 +7,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from stitchgrid.datasets.bit_depth import deep_pixels
 from stitchgrid.datasets.image_files import open_image
-from stitchgrid.datasets.pixels import Bounds, Rgb, as_rgb, three_channels
+from stitchgrid.datasets.pixels import Bounds, EightBits, as_rgb, three_channels
 from stitchgrid.datasets.scans import scans_problem
 from stitchgrid.datasets.sources import Decoded, Unreadable, unreadable
 from stitchgrid.limits import raise_by
@@ -20,7 +20,7 @@ LARGE_PIXELS = 4_000_000
 FRAMES = "with several frames, of which the first is read"
 
 
-def to_rgb(image: Image.Image, bounds: Bounds | None = None, raw: bytes | None = None) -> Rgb:
+def to_rgb(image: Image.Image, bounds: Bounds | None = None, raw: bytes | None = None) -> EightBits:
     """Return an image as 8-bit RGB: grey is repeated, alpha is dropped, deep pixels are scaled by their range.
 
     >>> to_rgb(Image.new("L", (4, 2), 7)).pixels.shape
@@ -35,7 +35,7 @@ def to_rgb(image: Image.Image, bounds: Bounds | None = None, raw: bytes | None =
         return as_rgb(deep, bounds)
     if "transparency" in image.info:
         image = image.convert("RGBA")
-    return Rgb(pixels=three_channels(np.asarray(image.convert("RGB")).transpose(2, 0, 1)))
+    return EightBits(pixels=three_channels(np.asarray(image.convert("RGB")).transpose(2, 0, 1)))
 
 
 def is_large(raw: bytes) -> bool:

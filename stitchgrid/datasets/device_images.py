@@ -50,7 +50,9 @@ class ResidentSplit:
         parts = (split.batch(start, start + CHUNK) for start in range(0, split.num, CHUNK))
         on_device = [part.to(device) for part in parts if isinstance(part, Tensor)]
         self.num = split.num
-        self.pixels_NCHW = torch.cat(on_device) if on_device else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+        self.pixels_NCHW = (
+            torch.cat(on_device) if on_device else torch.empty(0, split.channels, 0, 0, dtype=torch.uint8)
+        )
         self.labels = split.labels.to(device)
 
     def batch(self, start: Tensor) -> Tensor:

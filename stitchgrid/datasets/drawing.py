@@ -47,6 +47,7 @@ class Drawn:
         self._order = permutation(draw.split, seed, listing.num)
         self._asked = 0  # how many positions of the order were requested so far
         self._found: dict[int, tuple[int, int, int, int]] = {}  # index -> offset, height, width, label
+        self._channels = 3
         self._sink = sink
         self._written = 0
 
@@ -65,7 +66,7 @@ class Drawn:
             return
         self._remarks.update(image.remarks)
         self.depths.take(image.depth)
-        _, height, width = image.pixels.shape
+        self._channels, height, width = image.pixels.shape  # the same of all images of a source
         self._sink.write(image.pixels.data)
         self._found[index] = (self._written, height, width, image.label)
         self._written += image.pixels.size
@@ -93,6 +94,7 @@ class Drawn:
             labels=table[:, 3].copy(),
             listing=self._listing,
             num_bad=len(self.bad),
+            channels=self._channels,
             remarks=self._described(bounds),
             measured=self.depths.measured,
             places=np.array([k for k in self._order[: self._asked].tolist() if k in self._found], dtype=np.int64),

@@ -33,12 +33,13 @@ class Listing:
 class ImagePool:
     """Decoded images: pixels in the order of decoding, all other arrays in drawn order."""
 
-    pixels: NDArray[np.uint8]  # flat, often memory-mapped; one image is 3*H*W bytes
+    pixels: NDArray[np.uint8]  # flat, often memory-mapped; one image is channels*H*W bytes
     offsets: NDArray[np.int64]  # (num,): where the pixels of each image begin
     sizes: NDArray[np.int64]  # (num, 2): height and width of each
     labels: NDArray[np.int64]  # (num,)
     listing: Listing  # of the whole split
     num_bad: int  # unreadable images that were skipped
+    channels: int = 3  # 3: red, green, blue
     remarks: tuple[str, ...] = ()  # on how the drawn images were read
     measured: tuple[tuple[float, float], ...] = ()  # ranges that may be the smallest and largest value of one image
     digest: str = ""  # `Split.digest` of all images; "" if it is not known
@@ -49,7 +50,8 @@ class ImagePool:
         part = slice(start, stop)
         is_known = self.digest and len(self.labels[part]) == len(self.labels)
         known = {len(self.labels): self.digest} if is_known else {}
-        return Split(self.pixels, self.offsets[part], self.sizes[part], self.labels[part], known, self.places[part])
+        arrays = self.pixels, self.offsets[part], self.sizes[part], self.labels[part]
+        return Split(*arrays, known, self.places[part], channels=self.channels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,8 @@ class Split:
     _labels: NDArray[np.int64]
     _digests: dict[int, str] = field(default_factory=dict)
     places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # in the split's sorted listing
-    channels: int | None = None  # channels of float32 images, which go to networks unchanged; None: 8-bit RGB
+    channels: int = 3  # of bytes, 3 are red, green, blue
+    is_float: bool = False  # float32 images, which go to networks unchanged; else bytes
 
     @property
     def num(self) -> int:
@@ -93,24 +96,23 @@ class Split:
     @overload
     def batch(self, start: Indices) -> "Tensor | list[Tensor]": ...
     def batch(self, start: "int | Indices", stop: int | None = None) -> "Tensor | list[Tensor]":
-        """Return images as uint8 (N, 3, H, W), or as a list of (3, H, W) if the split's images differ in size.
+        """Return images as uint8 (N, C, H, W), or as a list of (C, H, W) if the split's images differ in size.
 
-        If `channels` is not None, they are float32 (N, C, H, W). The arguments are positions in drawn order:
-        `batch(start, stop)` takes a slice, `batch(indices)` takes any positions.
+        Those of `is_float` are float32 (N, C, H, W). The arguments are positions in drawn order: `batch(start, stop)`
+        takes a slice, `batch(indices)` takes any positions.
         """
         import torch
 
         chosen = np.arange(self.num)[start:stop] if isinstance(start, int) else np.asarray(start, dtype=np.int64)
         flat = torch.from_numpy(self._gather(chosen))
-        if self.size is not None and self.channels is not None:
-            return flat.view(torch.float32).view(len(chosen), self.channels, *self.size)
         if self.size is not None:
-            return flat.view(len(chosen), 3, *self.size)
+            numbers = flat.view(torch.float32) if self.is_float else flat
+            return numbers.view(len(chosen), self.channels, *self.size)
         if self.num == 0:
-            return flat.view(0, 3, 0, 0)
+            return flat.view(0, self.channels, 0, 0)
         sizes = self._sizes[chosen]
-        parts = torch.split_with_sizes(flat, (3 * sizes.prod(axis=1)).tolist())
-        return [part.view(3, int(h), int(w)) for part, (h, w) in zip(parts, sizes, strict=True)]
+        parts = torch.split_with_sizes(flat, (self.channels * sizes.prod(axis=1)).tolist())
+        return [part.view(self.channels, int(h), int(w)) for part, (h, w) in zip(parts, sizes, strict=True)]
 
     def relabelled(self, new_labels: NDArray[np.int64]) -> "Split":
         """Return the split with each label k replaced by `new_labels[k]`."""
@@ -128,8 +130,8 @@ class Split:
             raise ValueError(f"wanted at most {self.num} images, the size of the split, got {num}")
         if num not in self._digests:
             sha = hashlib.sha256(num.to_bytes(8, "little"))
-            if self.channels is not None:
-                sha.update(f"float32 {self.channels}".encode())
+            if self.is_float or self.channels != 3:
+                sha.update(f"{'float32' if self.is_float else 'uint8'} {self.channels}".encode())
             sha.update(np.ascontiguousarray(self._sizes[:num], dtype="<i8").data)
             sha.update(np.ascontiguousarray(self._labels[:num], dtype="<i8").data)
             for start in range(0, num, HASH_CHUNK):
@@ -143,7 +145,7 @@ class Split:
     def _bytes(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of bytes of each of these images."""
         numbers: NDArray[np.int64] = self._sizes[chosen].prod(axis=1)
-        return 3 * numbers if self.channels is None else 4 * self.channels * numbers
+        return (4 if self.is_float else 1) * self.channels * numbers
 
     def _gather(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
         if len(chosen) == 0:

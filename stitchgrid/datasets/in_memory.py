@@ -148,13 +148,14 @@ class _Read:
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     labels: NDArray[np.int64] | None
-    channels: int | None
+    channels: int | None  # of floating-point numbers; None: bytes, as RGB
     is_grey: bool
 
     def part(self, start: int, stop: int | None) -> Split:
         some = slice(start, stop)
         labels = np.zeros(len(self.offsets), np.int64) if self.labels is None else self.labels
-        return Split(self.pixels, self.offsets[some], self.sizes[some], labels[some], channels=self.channels)
+        arrays = self.pixels, self.offsets[some], self.sizes[some], labels[some]
+        return Split(*arrays, channels=self.channels or 3, is_float=self.channels is not None)
 
 
 def _read(images: Given, order: NDArray[np.int64]) -> _Read:

@@ -124,6 +124,8 @@ def _source(spec: DataSpec, splits: Sequence[str]) -> Source:
     }
     if known.takes_keys:
         how["keys"] = json.loads(spec.keys)
+    if known.takes_channels:
+        how |= {"channels": spec.channels, "axes": spec.axes}
     if known.takes_folder:
         how["folder"] = None if spec.folder is None else Path(spec.folder)
     source: Source = known.load()(root, splits, **how)

@@ -1,4 +1,4 @@
-"""Pixels of any depth -> uint8 RGB.
+"""Pixels of any depth -> uint8, as RGB or with the channels that a job names.
 
 Pixels of eight bits per channel do not change. Deeper pixels (9 to 64 bits, signed, floating-point) need a range: the
 values of black and white. No value is clipped, and no range is guessed: without a range an image is refused.
@@ -6,7 +6,7 @@ values of black and white. No value is clipped, and no range is guessed: without
 Shape suffixes: C channels, H height, W width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,7 +30,7 @@ class NeedsRangeError(ValueError):
 class Deep:
     """Pixels that do not have eight bits, with the range that their file gives."""
 
-    values: NDArray[Any]  # (H, W), (1, H, W) or (3, H, W): no alpha
+    values: NDArray[Any]  # (H, W) or (C, H, W): no alpha
     what: str  # such as "16-bit"
     told: Bounds | None = None  # the range that the file gives
     is_fixed: bool = False  # the decoder has scaled them to `told`, so the job's range does not apply
@@ -50,10 +50,10 @@ class Depth:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Rgb:
-    """One image as 8-bit RGB."""
+class EightBits:
+    """One image with eight bits a channel."""
 
-    pixels: NDArray[np.uint8]  # (3, H, W)
+    pixels: NDArray[np.uint8]  # (3, H, W) as red, green, blue; (C, H, W) where the job names C other channels
     depth: Depth | None = None  # None: it had eight bits
 
 
@@ -84,8 +84,19 @@ def spread(values: NDArray[Any], bounds: Bounds) -> NDArray[np.uint8]:
     return np.rint((values.astype(np.float64) - low) * (255 / span)).astype(np.uint8)
 
 
-def as_rgb(deep: Deep, bounds: Bounds | None) -> Rgb:
+def as_rgb(deep: Deep, bounds: Bounds | None) -> EightBits:
     """Return deep pixels as RGB, scaled by the job's range, else by the file's.
+
+    Raises:
+        NeedsRangeError: If there is no range.
+        ValueError: If a value lies outside the range.
+    """
+    found = scaled(deep, bounds)
+    return replace(found, pixels=three_channels(found.pixels))
+
+
+def scaled(deep: Deep, bounds: Bounds | None) -> EightBits:
+    """Return deep pixels with eight bits and the channels that they have, scaled by the job's range or the file's.
 
     Raises:
         NeedsRangeError: If there is no range.
@@ -100,13 +111,13 @@ def as_rgb(deep: Deep, bounds: Bounds | None) -> Rgb:
                 f"{deep.what} with values from {low:.10g} to {high:.10g}, of which only the upper eight bits can be "
                 "read: set `range = [0, 65535]` under [data] if that is black and white, else save it as PNG"
             )
-        scaled = deep.values.astype(np.uint8)
+        pixels = deep.values.astype(np.uint8)
     elif chosen is None:
         raise NeedsRangeError(deep.what, low, high)
     else:
-        scaled = spread(deep.values, chosen)
-    pixels = three_channels(255 - scaled if deep.is_inverted else scaled)
-    return Rgb(pixels=pixels, depth=Depth(low=low, high=high, bounds=chosen, is_measured=deep.is_measured))
+        pixels = spread(deep.values, chosen)
+    pixels = 255 - pixels if deep.is_inverted else pixels
+    return EightBits(pixels=pixels, depth=Depth(low=low, high=high, bounds=chosen, is_measured=deep.is_measured))
 
 
 def three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -117,8 +128,17 @@ def three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[:3])
 
 
-def from_array(values: NDArray[Any], bounds: Bounds | None) -> Rgb:
-    """Return an array (H, W) or (C, H, W) as RGB.
+def is_rgb(channels: int | None) -> bool:
+    """Return whether images of so many channels are red, green, blue, with alpha, or grey; None: by their shape.
+
+    >>> is_rgb(None), is_rgb(1), is_rgb(4)
+    (True, True, False)
+    """
+    return channels in {None, 1, 3}
+
+
+def from_array(values: NDArray[Any], bounds: Bounds | None, channels: int | None = None) -> EightBits:
+    """Return an array (H, W) or (C, H, W) as RGB; with all of its `channels` where the job names another number.
 
     Raises:
         NeedsRangeError: If it is not uint8 or boolean, and no range is given.
@@ -126,10 +146,10 @@ def from_array(values: NDArray[Any], bounds: Bounds | None) -> Rgb:
     """
     if values.dtype.kind not in "biuf":
         raise ValueError(f"pixels of type {values.dtype}; uint8, whole or floating-point numbers are wanted")
+    of_rgb = is_rgb(channels)
     if values.dtype == np.uint8:
-        return Rgb(pixels=three_channels(values))
+        return EightBits(pixels=three_channels(values) if of_rgb else np.ascontiguousarray(values))
     is_mask = values.dtype.kind == "b"
-    values = values[:3] if values.ndim == 3 else values
-    return as_rgb(
-        Deep(values=values, what=str(values.dtype), told=(0, 1) if is_mask else None, is_fixed=is_mask), bounds
-    )
+    values = values[:3] if values.ndim == 3 and of_rgb else np.ascontiguousarray(values)
+    deep = Deep(values=values, what=str(values.dtype), told=(0, 1) if is_mask else None, is_fixed=is_mask)
+    return as_rgb(deep, bounds) if of_rgb else scaled(deep, bounds)

@@ -76,6 +76,7 @@ class DatasetKind:
     needs_root: bool = True
     splits: tuple[str, ...] | None = None  # None: only its files say them
     takes_keys: bool = False  # and with `keys`: the names that a job gives to its arrays, columns or members
+    takes_channels: bool = False  # and with `channels` and `axes`, which a job says of its images
     takes_folder: bool = False  # and with `folder`, at which its paths start
 
     def load(self) -> Any:
@@ -101,11 +102,12 @@ DATASETS: dict[str, DatasetKind] = {
     "arrays": DatasetKind(
         where="arrays:ArraysSource",
         takes_keys=True,
+        takes_channels=True,
         says=(
             "`root` is a folder of SPLIT.npz with `images` and `labels` (or SPLIT.pt, SPLIT.safetensors, or a "
             "folder SPLIT of .npy files), or one file with SPLIT_images and SPLIT_labels (`images` and `labels` "
-            "where fit and eval name the same split); (N, H, W), (N, H, W, C) or (N, C, H, W), and `class_names` if "
-            "they have names"
+            "where fit and eval name the same split); (N, H, W), (N, H, W, C) or (N, C, H, W), with any `channels`, "
+            "and `class_names` if they have names"
         ),
     ),
     "list": DatasetKind(
@@ -137,6 +139,7 @@ DATASETS: dict[str, DatasetKind] = {
     ),
 }
 WITH_KEYS = tuple(name for name, known in DATASETS.items() if known.takes_keys)
+WITH_CHANNELS = tuple(name for name, known in DATASETS.items() if known.takes_channels)
 WITH_FOLDER = tuple(name for name, known in DATASETS.items() if known.takes_folder)
 #: What else a job may name, with what it is.
 OTHERS = {

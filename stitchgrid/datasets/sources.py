@@ -27,7 +27,7 @@ DIGITS_FILE = Path("datasets/data/digits.csv.gz")  # in scikit-learn
 class Decoded:
     """One readable image."""
 
-    pixels: NDArray[np.uint8]  # (3, H, W)
+    pixels: NDArray[np.uint8]  # (C, H, W), of as many channels as all images of its source
     label: int
     depth: Depth | None = None  # None: it had eight bits
     remarks: tuple[str, ...] = ()  # what was passed over: a rotation, further frames

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.datasets.arrays import channel_axis
+from stitchgrid.datasets.arrays import channel_axis, shape_problem
 from stitchgrid.datasets.decoding import remarks_on, to_rgb
 from stitchgrid.datasets.image_files import check_format, open_image
 from stitchgrid.datasets.images import Listing
 from stitchgrid.datasets.numeric_labels import as_labels, listings, unlabelled
-from stitchgrid.datasets.pixels import Bounds, Rgb, from_array
+from stitchgrid.datasets.pixels import Bounds, EightBits, from_array
 from stitchgrid.datasets.registry import own_parts
 from stitchgrid.datasets.sources import Decoded, Position, Unreadable, unreadable
 from stitchgrid.errors import InputError, nearest
@@ -73,8 +73,8 @@ class OwnSource:
         try:
             with redirect_stdout(sys.stderr):
                 image, label = self._item(split, index)
-            rgb, remarks = as_rgb(image, self._spec.range)
-            return Decoded(pixels=rgb.pixels, label=label, depth=rgb.depth, remarks=remarks)
+            found, remarks = pixels_of(image, self._spec)
+            return Decoded(pixels=found.pixels, label=label, depth=found.depth, remarks=remarks)
         except InputError:
             raise
         except Exception as problem:  # the user's code may fail in any way
@@ -231,7 +231,22 @@ def _names(dataset: Any) -> Sequence[Any]:
     return names if isinstance(names, list | tuple) else ()
 
 
-def as_rgb(image: Any, bounds: Bounds | None) -> tuple[Rgb, tuple[str, ...]]:
+def pixels_of(image: Any, spec: DataSpec) -> tuple[EightBits, tuple[str, ...]]:
+    """Return an image with the channels that the job names, with what was passed over.
+
+    Raises:
+        ValueError: If it has other channels.
+    """
+    from PIL import Image
+
+    if not isinstance(image, Image.Image):
+        return _of_array(np.asarray(image), spec.range, spec.channels, spec.axes), ()
+    if spec.channels is not None:
+        raise ValueError(f"a PIL image, where `channels` = {spec.channels} under [data]; give arrays or tensors")
+    return as_rgb(image, spec.range)
+
+
+def as_rgb(image: Any, bounds: Bounds | None) -> tuple[EightBits, tuple[str, ...]]:
     """Return a PIL image, a tensor or an array as RGB, with what was passed over."""
     from PIL import Image
 
@@ -243,10 +258,18 @@ def as_rgb(image: Any, bounds: Bounds | None) -> tuple[Rgb, tuple[str, ...]]:
         with open_image(raw) as whole:
             return to_rgb(whole, bounds, raw), remarks_on(whole)
     values = np.asarray(image)
-    axis = channel_axis(values.shape)
-    if axis is None:
+    if channel_axis(values.shape) is None:
         raise ValueError(f"shape {values.shape}; an image is (H, W), (C, H, W) or (H, W, C) with 1, 3 or 4 channels")
-    return from_array(values if axis <= 0 else np.moveaxis(values, axis, 0), bounds), ()
+    return _of_array(values, bounds), ()
+
+
+def _of_array(
+    values: NDArray[Any], bounds: Bounds | None, channels: int | None = None, axes: str | None = None
+) -> EightBits:
+    axis = channel_axis(values.shape, channels, axes)
+    if axis is None:
+        raise ValueError(shape_problem(values.shape, channels, axes, has_many=False))
+    return from_array(values if axis <= 0 else np.moveaxis(values, axis, 0), bounds, channels)
 
 
 def _file_of(image: Any) -> bytes | None:

@@ -80,6 +80,7 @@ def _of_images(images: Images) -> Iterator[Finding]:
     some = first_few(names, SHOWN)
     size = images.eval.size
     told = f"{size[0]}x{size[1]} pixels" if size else "of several sizes"
+    told += "" if images.eval.channels == 3 else f" with {images.eval.channels} channels"
     yield Finding(
         what="images",
         told=f"{images.fit.num:,} to fit on and {images.eval.num:,} to report on can be decoded, {told}, "

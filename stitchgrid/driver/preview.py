@@ -207,7 +207,10 @@ def open_if_there(uri: str) -> Store | None:
 
 def image_bytes(images: Images) -> int:
     """Return the size of all decoded images, which each worker maps into memory."""
-    return sum(3 * prod(split.size or (224, 224)) * split.num for split in (images.fit, images.eval))
+    return sum(
+        (4 if split.is_float else 1) * split.channels * prod(split.size or (224, 224)) * split.num
+        for split in (images.fit, images.eval)
+    )
 
 
 def _lines(job: Job, store_uri: str, resolution: Resolution, plan: Plan, *, num_unprobed: int) -> Iterator[str]:

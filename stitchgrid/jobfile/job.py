@@ -163,6 +163,8 @@ class Job:
             labels="none" if data.labels == "none" else "classes",
             keys=canonical(data.keys.model_dump(exclude_none=True) if data.keys else {}),
             folder=self._absolute(data.folder),
+            channels=data.channels,
+            axes=data.axes,
         )
 
     def outliers_spec(self) -> DataSpec | None:
@@ -179,6 +181,8 @@ class Job:
             eval_samples=outliers.samples,
             on_bad_image=self.data.on_bad_image,
             range=outliers.range,
+            channels=outliers.channels,
+            axes=outliers.axes,
             args=canonical(outliers.args or {}),
             limits=self.limits.to_record(),
         )

@@ -108,6 +108,10 @@ class OutliersTable(JobTable):
     """how many of its images; left out: all of them"""
     range: Range | None = None
     """as under [data]"""
+    channels: Count | None = None
+    """as under [data]"""
+    axes: Literal["NCHW", "NHWC"] | None = None
+    """as under [data]"""
     args: dict[str, JsonValue] | None = None
     """as under [data]"""
 
@@ -154,6 +158,10 @@ class DataTable(JobTable):
     """the names of arrays, columns or members, see [data.keys]"""
     folder: UserPath | None = None
     """where the paths of a list start; left out: the list's own folder"""
+    channels: Count | None = None
+    """of images in arrays, if they are not grey or RGB: all are kept as they are; left out: 1, 3, or 4 with alpha"""
+    axes: Literal["NCHW", "NHWC"] | None = None
+    """of images in arrays, if their shape does not show which axis holds the channels"""
     outliers: OutliersTable | None = None
     """images of another data set, see [data.outliers]"""
 
@@ -200,7 +208,7 @@ class PreprocessTable(JobTable):
     """`preprocess` of a model: how its images are prepared."""
 
     channels: NumChannels = 3  # before mean and std, which have as many numbers
-    """3: red, green, blue; 1: luminance"""
+    """3: red, green, blue; 1: luminance; others: those of images with other `channels` in [data], as they are"""
     resize: Size = None
     """a number: the shorter side, in proportion; two: height and width"""
     crop: Size = None
@@ -273,7 +281,7 @@ class CheckpointTable(JobTable):
     strip: str | None = None
     """prefix that is removed from each tensor's name"""
     adapter: str | None = None
-    """folder of a LoRA adapter (PEFT's) that is merged into them; `file` may then be `pretrained`, too"""
+    """folder of a LoRA or DoRA adapter (PEFT's) that is merged into them; `file` may then be `pretrained`, too"""
 
 
 class ModelTable(JobTable):

@@ -118,14 +118,14 @@ def _per_channel(values: tuple[float, ...], info: ValidationInfo) -> tuple[float
     num = info.data.get("channels", 3)
     if len(values) != num:
         words = {1: "one number is needed, for the one channel", 3: "three numbers are needed, one per channel"}
-        raise ValueError(f"{words[num]}, got {len(values)}")
+        raise ValueError(f"{words.get(num, f'{num} numbers are needed, one per channel')}, got {len(values)}")
     return values
 
 
 def _channels(value: Any) -> int:
-    if value not in {1, 3} or isinstance(value, bool):
-        raise ValueError(f"1 (luminance) or 3 (red, green, blue), got {value!r}")
-    return int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"1 (luminance), 3 (red, green, blue), or as many as the images have, got {value!r}")
+    return value
 
 
 def _output(value: Any) -> str | int:
@@ -181,7 +181,7 @@ Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct), Wanted("list of numbers from 0 on")]
 Channels = Annotated[tuple[float, ...], AfterValidator(_per_channel), Wanted("list of a number for each channel")]
 PositiveChannels = Annotated[Channels, AfterValidator(_positive)]
-NumChannels = Annotated[int, by(_channels), Wanted("`1` or `3`")]
+NumChannels = Annotated[int, by(_channels), Wanted("number from 1 on")]
 Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], AfterValidator(_range), Wanted("[LOW, HIGH]")]
 Word = Annotated[str, Field(min_length=1), Wanted("name")]

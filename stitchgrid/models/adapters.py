@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021) as PEFT writes them, merged into the weights of their network."""
+"""Low-rank adapters (LoRA, Hu et al. 2021; DoRA, Liu et al. 2024) as PEFT writes them, merged into their network."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,11 +17,13 @@ from stitchgrid.models.sharded import ADAPTER
 _TENSORS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PARTS = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B)(\.default)?\.weight")
+# save_pretrained writes the plain name; the state_dict of a network of PEFT has the endings.
+_MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_(?P<part>magnitude_vector)(\.default)?(\.weight)?")
 _NAMES = re.compile(r"(?:[A-Za-z0-9_.|-]|\\\.)+")  # regular expressions that are plain names, with | between them
 _Rank = Annotated[int, Field(ge=1, le=10**6, strict=True)]
 _Alpha = Annotated[float, Field(ge=-1e9, le=1e9)]
 # Settings that change what is computed.
-_UNKNOWN = ("use_dora", "use_qalora", "lora_bias", "arrow_config", "monteclora_config")
+_UNKNOWN = ("use_qalora", "lora_bias", "arrow_config", "monteclora_config")
 
 
 class _Config(BaseModel):
@@ -32,6 +34,7 @@ class _Config(BaseModel):
     r: _Rank
     lora_alpha: _Alpha
     use_rslora: bool | None = False
+    use_dora: bool | None = False
     fan_in_fan_out: bool | None = False
     rank_pattern: dict[str, _Rank] | None = None
     alpha_pattern: dict[str, _Alpha] | None = None
@@ -71,6 +74,8 @@ def _of_pattern(patterns: Mapping[str, float] | None, module: str, default: floa
 def merge_adapter(module: nn.Module, folder: Path, load: Callable[[Path], dict[str, Tensor]]) -> None:
     """Add an adapter to the weights of its network: W + scale * B A for each pair; other tensors replace the old ones.
 
+    With DoRA, each output feature of that sum is then scaled to the length that the adapter's magnitudes give it.
+
     Args:
         module: The network with the weights that the adapter was trained on.
         folder: With adapter_config.json and adapter_model.safetensors.
@@ -87,7 +92,7 @@ def merge_adapter(module: nn.Module, folder: Path, load: Callable[[Path], dict[s
     others: dict[str, Tensor] = {}
     for full, value in load(path).items():
         name = full.removeprefix(_PREFIX)
-        if found := _PARTS.fullmatch(name):
+        if found := _PARTS.fullmatch(name) or _MAGNITUDE.fullmatch(name):
             place, key = pairs.setdefault(found["module"], {}), found["part"]
         else:
             place, key = others, name.replace(".modules_to_save.default.", ".")
@@ -135,8 +140,11 @@ def _weight(state: Mapping[str, Tensor], name: str, path: Path, shape: tuple[int
 
 def _merged(weight: Tensor, parts: Mapping[str, Tensor], adapter: _Adapter, name: str) -> Tensor:
     """Return W + scale * B A in float32; of a convolution (O,I,h,w), A is (r,I,h,w) and B (O,r,1,1)."""
-    if len(parts) < 2:
-        raise InputError(f"{adapter.folder} has only one half of the adapter of {name}: lora_{next(iter(parts))}.")
+    halves = [part for part in "AB" if part in parts]
+    if len(halves) == 1:
+        raise InputError(f"{adapter.folder} has only one half of the adapter of {name}: lora_{halves[0]}.")
+    if not halves:
+        raise InputError(f"{adapter.folder} has magnitudes for {name}, and no adapter of it; {_MERGE}.")
     a, b = (parts[part].float().flatten(1) for part in "AB")
     is_turned = bool(adapter.config.fan_in_fan_out)
     rows = weight.T if is_turned else weight
@@ -150,5 +158,37 @@ def _merged(weight: Tensor, parts: Mapping[str, Tensor], adapter: _Adapter, name
             f"the {ADAPTER} of {adapter.folder} gives {name} the rank {adapter.rank(name)}, and its matrices have "
             f"{len(a)}, so the scale of the adapter is not known; take both from one save_pretrained of PEFT."
         )
-    change = (b @ a).view(rows.shape) * adapter.scale(name)
-    return weight.float() + (change.T if is_turned else change)
+    merged = rows.float() + (b @ a).view(rows.shape) * adapter.scale(name)
+    merged = _with_magnitudes(merged, parts.get("magnitude_vector"), adapter, name)
+    return merged.T if is_turned else merged
+
+
+def _with_magnitudes(rows: Tensor, magnitudes: Tensor | None, adapter: _Adapter, name: str) -> Tensor:
+    """Return m * V / ||V|| for each output feature (row) V; without DoRA, the rows as they are.
+
+    Source: Liu et al. 2024 (arXiv 2402.09353), eq. 5, whose columns are these rows. The magnitudes m of a convolution
+    are (1,O,1,1), as PEFT has them.
+    """
+    if bool(adapter.config.use_dora) != (magnitudes is not None):
+        said = "use_dora" if magnitudes is None else "no use_dora"
+        held = "no" if magnitudes is None else "a"
+        raise InputError(
+            f"the {ADAPTER} of {adapter.folder} says {said}, and there is {held} lora_magnitude_vector of {name}; take "
+            "both from one save_pretrained of PEFT."
+        )
+    if magnitudes is None:
+        return rows
+    if magnitudes.shape not in {(len(rows),), (1, len(rows), *[1] * (rows.dim() - 2))}:
+        raise InputError(
+            f"{adapter.folder} has magnitudes of {tuple(magnitudes.shape)} for {name}, which has {len(rows)} output "
+            "features."
+        )
+    flat = rows.flatten(1)
+    lengths = flat.norm(dim=1)
+    if not bool(lengths.all()):
+        raise InputError(
+            f"{adapter.folder} scales the output features of {name}, and feature {int(lengths.argmin())} is 0, which "
+            f"has no direction; {_MERGE}."
+        )
+    scaled: Tensor = flat * (magnitudes.float().view(-1) / lengths)[:, None]
+    return scaled.view(rows.shape)

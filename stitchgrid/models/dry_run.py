@@ -16,7 +16,8 @@ from stitchgrid.models.freeze import as_its_author_wrote_it
 from stitchgrid.models.trace import Trace
 from stitchgrid.models.user_forward import FAILURES, error_line, quietly
 
-CHANNELS = (3, 1)  # that images can have
+CHANNELS = (3, 1)  # of images that are not arrays of other channels
+_OTHER_CHANNELS = "build it for them by its `args` (in timm: in_chans), or give it images as it takes them"
 NUM_IMAGES = 2  # more than one, so that the axis of images differs from axes of size 1
 
 
@@ -132,13 +133,18 @@ def _remedy(module: nn.Module, input_shape: Sequence[int]) -> str:
     for other in CHANNELS:
         noise = probe_input(module, (other, *size)) if other != channels else None
         if noise is not None and runs(lambda noise=noise: _runs_on(module, noise)):  # type: ignore[misc]
+            if channels not in CHANNELS:
+                return f"it takes {_channels(other)}, and the images have {channels}: {_OTHER_CHANNELS}"
             return (
                 f"it takes {_channels(other)}, and the images have {channels}: set channels = {other} in its "
                 "`preprocess`, or give it images as it takes them"
             )
     first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
     if first is not None and first.in_channels not in {*CHANNELS, channels}:
-        return f"its first convolution takes {first.in_channels} channels, and images have 3, or 1 where a model asks"
+        told = f"its first convolution takes {first.in_channels} channels, and "
+        if channels not in CHANNELS:
+            return f"{told}the images have {channels}: {_OTHER_CHANNELS}"
+        return f"{told}images have 3, or 1 where a model asks; arrays have others if `channels` under [data] says so"
     wanted = getattr(module, "image_size", None)
     hint = f"it is made for {wanted}x{wanted}" if isinstance(wanted, int) else "choose another size"
     hint += ", with `resize` and `crop` in the model's `preprocess`, or change its `args`"

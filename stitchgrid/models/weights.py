@@ -12,12 +12,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from stitchgrid.datasets.array_files import DAMAGED
 from stitchgrid.datasets.pickles import load_pickles
 from stitchgrid.datasets.torch_files import check_shapes
 from stitchgrid.errors import InputError, is_out_of_memory
 from stitchgrid.limits import TooMuchError, check_unpacked, raise_by
 from stitchgrid.models.adapters import merge_adapter
 from stitchgrid.models.choosing import choose_tensors, misfit_words
+from stitchgrid.models.jax_files import SUFFIX, load_jax_file
 from stitchgrid.models.memory import memory_told
 from stitchgrid.models.readings import UNTRACKED, Outline
 from stitchgrid.models.sharded import INDEX, load_folder
@@ -26,6 +28,7 @@ from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 _PICKLE_STARTS = (b"PK", b"\x80")  # torch.save's archive since 1.6, and a bare pickle
 _NUM_SHOWN = 4
+_SAVE = "torch.save never writes one: save the model's state_dict() with it, or as .safetensors"
 _NUM_TOLD = 300  # characters of torch's message, in errors
 _SMALL = 100_000_000  # bytes; a file that unpacks to less does no harm
 
@@ -41,13 +44,7 @@ def load_checkpoint(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Any:
     path = Path(path)
     if path.is_dir() or path.name.endswith(INDEX):
         return load_folder(path, limits, lambda file: load_checkpoint(file, limits))
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint {path}; relative paths start at the job file's folder.")
-    if (size := path.stat().st_size) > limits.checkpoint_bytes:
-        raise InputError(
-            f"{path} has {size:,} bytes, more than the {limits.checkpoint_bytes:,} allowed of a checkpoint; "
-            f"{raise_by('checkpoint_bytes')}."
-        )
+    _check_file(path, limits)
     load = _load_safetensors if path.suffix == ".safetensors" else _load_torch
     with memory_told(f"checkpoint {path}", device=torch.device("cpu"), count=lambda: path.stat().st_size):
         try:
@@ -73,12 +70,15 @@ def load_weights(
         InputError: If the file is no checkpoint, or does not hold exactly one set of weights that fits.
     """
     path = Path(path)
+    if path.suffix.lower() == SUFFIX:
+        _load_npz(module, path, limits, is_chosen=key is not None or strip is not None)
+        return
     tensors = choose_tensors(load_checkpoint(path, limits), module, path, word=word or path.name, key=key, strip=strip)
     load_into(module, tensors, origin=f"checkpoint {path}")
 
 
 def load_adapter(module: nn.Module, folder: str | Path, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Merge a LoRA adapter, a folder as PEFT saves one, into the weights of its network.
+    """Merge a LoRA or DoRA adapter, a folder as PEFT saves one, into the weights of its network.
 
     Raises:
         InputError: If there is no such folder, or it does not fit the network.
@@ -110,6 +110,32 @@ def check_finite(module: nn.Module, *, origin: str) -> None:
         raise InputError(f"{origin} is not finite: {shown}; take a checkpoint of an earlier step.")
 
 
+def _check_file(path: Path, limits: Limits) -> None:
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}; relative paths start at the job file's folder.")
+    if (size := path.stat().st_size) > limits.checkpoint_bytes:
+        raise InputError(
+            f"{path} has {size:,} bytes, more than the {limits.checkpoint_bytes:,} allowed of a checkpoint; "
+            f"{raise_by('checkpoint_bytes')}."
+        )
+
+
+def _load_npz(module: nn.Module, path: Path, limits: Limits, *, is_chosen: bool) -> None:
+    _check_file(path, limits)
+    if is_chosen:
+        raise InputError(f"{path} is an .npz, of which timm knows where the weights are; leave out `key` and `strip`.")
+    _check_unpacked(path, limits, remedy="Save its arrays with numpy.savez")
+    with memory_told(f"checkpoint {path}", device=torch.device("cpu"), count=lambda: path.stat().st_size):
+        try:
+            load_jax_file(module, path)
+        except InputError:
+            raise
+        except DAMAGED as problem:
+            if is_out_of_memory(problem):
+                raise
+            raise _damaged(path, problem) from problem
+
+
 def _load_safetensors(path: Path, limits: Limits) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:  # reads names and shapes alone
@@ -128,7 +154,7 @@ def _check_number(path: Path, num_tensors: int, limits: Limits) -> None:
 
 
 def _load_torch(path: Path, limits: Limits) -> Any:
-    _check_unpacked(path, limits)
+    _check_unpacked(path, limits, remedy=_SAVE)
     try:
         found = load_pickles(path, limits)
         check_shapes(path, found, limits, harmless=_SMALL)
@@ -150,7 +176,7 @@ def _load_torch(path: Path, limits: Limits) -> Any:
         raise _damaged(path, problem) from problem
 
 
-def _check_unpacked(path: Path, limits: Limits) -> None:
+def _check_unpacked(path: Path, limits: Limits, *, remedy: str) -> None:
     """Refuse an archive of too many tensors, or that unpacks to far more than it is, before anything is unpacked."""
     if not zipfile.is_zipfile(path) and _head(path) != b"PK":
         return
@@ -159,9 +185,7 @@ def _check_unpacked(path: Path, limits: Limits) -> None:
             entries = archive.infolist()
         check_unpacked(path, entries, limits, harmless=_SMALL)
     except TooMuchError as problem:
-        raise InputError(
-            f"{problem}. torch.save never writes one: save the model's state_dict() with it, or as .safetensors."
-        ) from problem
+        raise InputError(f"{problem}. {remedy}.") from problem
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as problem:
         raise _damaged(path, problem) from problem
     _check_number(path, len(entries), limits)

@@ -119,17 +119,17 @@ def _few_epochs(spec: MatcherSpec) -> MatcherSpec:
 
 
 class Noise:
-    """A split of random images, uint8 (3, H, W), with random labels of `num_classes` classes."""
+    """A split of random images, uint8 (C, H, W), with random labels of `num_classes` classes."""
 
-    def __init__(self, num: int, size: tuple[int, ...], num_classes: int, device: torch.device):
+    def __init__(self, num: int, size: tuple[int, ...], num_classes: int, device: torch.device, *, channels: int = 3):
         generator = torch.Generator().manual_seed(0)
-        shape = (min(num, NOISE_IMAGES), 3, *size)
+        shape = (min(num, NOISE_IMAGES), channels, *size)
         self.num = num
         self.labels = torch.randint(num_classes, (num,), generator=generator).to(device)
         self.pixels_NCHW = torch.randint(256, shape, generator=generator, dtype=torch.uint8).to(device)
 
     def batch(self, start: Tensor) -> Tensor:
-        """Return the images at these positions: (N, 3, H, W)."""
+        """Return the images at these positions: (N, C, H, W)."""
         return self.pixels_NCHW[(start % len(self.pixels_NCHW)).to(self.pixels_NCHW.device)]
 
 

@@ -177,7 +177,8 @@ def _training_speed(record: Network, device: torch.device, pass_speed: float) ->
     step = 3 * record.flops
     num_images = max(2, min(2 * recipe.batch_size, int(TRAINING_SECONDS / TRAINING_EPOCHS * pass_speed / step)))
     few = replace(recipe, epochs=TRAINING_EPOCHS, batch_size=min(recipe.batch_size, num_images), lr=1e-6)
-    noise = Noise(num_images, record.input_shape[1:], max(1, record.num_classes), torch.device("cpu"))
+    size, channels = record.input_shape[1:], record.preprocess.image_channels
+    noise = Noise(num_images, size, max(1, record.num_classes), torch.device("cpu"), channels=channels)
     ends: list[float] = []  # of epochs: the first one is not counted
     train_network(
         replace(record.spec, recipe=few),
@@ -243,7 +244,8 @@ def _piece(sample: SweepSample, networks: Sequence[CutNetwork], device: torch.de
     sweep = sample.on(num_images)
     target = sweep.networks[sample.block.target]
     num_classes = max(1, min(network.num_classes for network in sweep.networks))
-    noise = Noise(sample.most_images, target.input_shape[1:], num_classes, device)
+    channels = next((one.preprocess.image_channels for one in sweep.networks if not one.spec.is_features), 3)
+    noise = Noise(sample.most_images, target.input_shape[1:], num_classes, device, channels=channels)
     work = Workspace(
         sweep=sweep,
         images=NoisePair(fit=noise, eval=noise),

@@ -16,7 +16,16 @@ class Preprocess:
     mean: tuple[float, ...] | None = None  # per channel
     std: tuple[float, ...] | None = None
     interpolation: str = "bilinear"  # bilinear | bicubic | nearest, antialiased
-    channels: int = 3  # 1: luminance
+    channels: int = 3  # 1: luminance; other numbers: those that images have, as they are
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the bytes that it prepares.
+
+        >>> Preprocess(channels=1).image_channels, Preprocess(channels=12).image_channels
+        (3, 12)
+        """
+        return 3 if self.channels == 1 else self.channels
 
     @property
     def address(self) -> str:
@@ -131,7 +140,7 @@ class NetworkSpec:
     weights: str = "random"  # path of a checkpoint, a torchvision weights name, or "random"; "" when trained
     weights_key: str | None = None  # which set of tensors of the checkpoint; None: the only one that fits
     weights_strip: str | None = None  # prefix of its tensors' names; None: detected
-    weights_adapter: str | None = None  # folder of a LoRA adapter that is merged into them
+    weights_adapter: str | None = None  # folder of a LoRA or DoRA adapter that is merged into them
     recipe: Recipe | None = None  # set when the network is trained by the sweep
     seed: int = 0  # of initialisation and training
     preprocess: Preprocess | None = None  # None: what the weights publish, else nothing
@@ -233,6 +242,8 @@ class DataSpec:
     labels: str = "classes"  # classes | none: no label is read, all are 0 and there are no classes
     keys: str = "{}"  # canonical JSON: names of arrays or columns of files, for `images`, `labels`, `split`
     folder: str | None = None  # where the paths of a list start; None: in the list's own folder
+    channels: int | None = None  # of arrays; 1 and None as RGB, 3, as None, without alpha, others as they are
+    axes: str | None = None  # NCHW | NHWC, where the axis of channels is not clear from the shapes of arrays
 
     @property
     def has_labels(self) -> bool:

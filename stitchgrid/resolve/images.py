@@ -55,6 +55,11 @@ def energy_spec(job: Job, images: Images, cache: Path | None) -> EnergySpec | No
         raise JobFileError(f"a detector by energy needs 2 fit images at least, got {num_fit}; raise fit's samples.")
     outliers = None if outliers is None else as_planned_now(outliers)
     other = open_outliers(outliers, cache=cache) if outliers else None
+    if other is not None and other.channels != images.fit.channels:
+        raise JobFileError(
+            f"outliers have {other.channels} channels, and the images {images.fit.channels}; take outliers with the "
+            "channels that the networks take (`channels` under [data.outliers])."
+        )
     return EnergySpec(
         recipe=recipe,
         num_fit=num_fit,

@@ -22,7 +22,7 @@ from stitchgrid.models.training import TWIN_IMAGES
 from stitchgrid.models.user_forward import FAILURES
 from stitchgrid.models.weights import load_state, state_digest
 from stitchgrid.precision import few_threads
-from stitchgrid.preprocess import apply_preprocess, output_size
+from stitchgrid.preprocess import apply_preprocess, check_channels, output_size
 from stitchgrid.records import (
     NO_HEAD,
     DataSpec,
@@ -151,8 +151,15 @@ def _identified(
 
 
 def input_shape(preprocess: Preprocess, images: Images) -> tuple[int, int, int]:
-    """Return (channels, height, width) of a network's images after its preprocessing."""
-    size, channels = images.eval.size, images.eval.channels or preprocess.channels
+    """Return (channels, height, width) of a network's images after its preprocessing.
+
+    Raises:
+        InputError: If they have no one size, or cannot have the channels.
+    """
+    size = images.eval.size
+    if not images.eval.is_float:
+        check_channels(preprocess, images.eval.channels)
+    channels = images.eval.channels if images.eval.is_float else preprocess.channels
     if size is None:
         if preprocess.crop is None and not isinstance(preprocess.resize, tuple):
             raise InputError(

@@ -248,6 +248,7 @@ def test_floating_point_images_take_four_bytes_a_number_on_a_gpu(monkeypatch, sp
         np.full((7, 2), (5, 6)),
         np.zeros(7, np.int64),
         channels=2,
+        is_float=True,
     )
     images = Images(fit=split, eval=split, class_names=(), num_bad=0, num_fit_listed=7)
     found = near(images, a_gpu_with(4 * 2 * split.num_bytes + spare, monkeypatch))

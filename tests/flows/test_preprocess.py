@@ -138,6 +138,38 @@ def test_one_channel_is_resized_cropped_and_normalised_like_three():
     assert apply_preprocess([], preprocess).shape[1] == 1
 
 
+@pytest.mark.parametrize("channels", [2, 4, 12])
+def test_other_channels_are_each_resized_cropped_and_normalised_as_one_of_three(channels):
+    mean, std = torch.linspace(0.2, 0.6, channels), torch.linspace(0.1, 0.3, channels)
+    how = Preprocess(resize=16, crop=(8, 10), interpolation="bicubic")
+    pixels = draw_pixels(2, channels, 20, 24)
+    other = replace(how, channels=channels)
+    found = apply_preprocess(pixels, replace(other, mean=tuple(mean.tolist()), std=tuple(std.tolist())))
+    assert found.shape == (2, channels, 8, 10)
+    for k in range(channels):
+        alone = apply_preprocess(pixels[:, k : k + 1].expand(2, 3, 20, 24), how)[:, 0]
+        torch.testing.assert_close(found[:, k], (alone - mean[k]) / std[k], rtol=1e-6, atol=1e-6)
+    assert torch.equal(apply_preprocess(list(pixels), other), apply_preprocess(pixels, other))
+
+
+@pytest.mark.parametrize(
+    ("have", "wanted", "message"),
+    [
+        (
+            12,
+            3,
+            r"the images have 12 channels, .* wants red, green, blue, which cannot be made of them; set prepro",
+        ),
+        (12, 1, r"the images have 12 channels, .* wants a luminance, which .* set preprocess = \{ channels = 12 \}"),
+        (12, 4, r"the images have 12 channels, .* wants 4 channels, which .*, with 12 numbers in `mean` and `std`"),
+        (3, 12, r"the images are red, green, blue, and .* wants 12 channels; set its `channels` to 3, or to 1 for"),
+    ],
+)
+def test_channels_that_images_do_not_have_are_not_made_up(have, wanted, message):
+    with pytest.raises(InputError, match=message):
+        apply_preprocess(draw_pixels(2, have, 5, 5), Preprocess(channels=wanted))
+
+
 # ---- augmentation
 
 

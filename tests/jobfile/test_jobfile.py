@@ -395,8 +395,25 @@ PROBLEMS = [
         "models[0].preprocess.mean: one number is needed, for the one channel, got 3",
     ),
     (
-        {"models": [{**VIT, "preprocess": {"channels": 4}}]},
-        "models[0].preprocess.channels: 1 (luminance) or 3 (red, green, blue), got 4",
+        {"models": [{**VIT, "preprocess": {"channels": 0}}]},
+        "models[0].preprocess.channels: 1 (luminance), 3 (red, green, blue), or as many as the images have, got 0",
+    ),
+    (
+        {"models": [{**VIT, "preprocess": {"channels": 4, "mean": [1, 1, 1]}}]},
+        "models[0].preprocess.mean: 4 numbers are needed, one per channel, got 3",
+    ),
+    (
+        {"data": {"dataset": "digits", "channels": 4}},
+        "data.channels: only arrays and FILE.py:function have arrays with channels of any number; leave it out",
+    ),
+    (
+        {"data": {"dataset": "arrays", "root": "a", "channels": 0}},
+        "data.channels: should be greater than or equal",
+    ),
+    ({"data": {"dataset": "arrays", "root": "a", "axes": "NHW"}}, "data.axes: 'NHW' is unknown; did you mean 'NHWC'?"),
+    (
+        {"data": {"dataset": "digits", "outliers": {"dataset": "digits", "axes": "NCHW"}}},
+        "data.outliers.axes: only arrays and FILE.py:function",
     ),
     ({"models": [{**VIT, "output": True}]}, 'models[0].output: a key or attribute such as "logits", or a position'),
     ({"models": [{**VIT, "output": ["a"]}]}, 'models[0].output: a key or attribute such as "logits", or a position'),
@@ -559,3 +576,16 @@ def test_how_networks_are_called_travels_and_is_stored_only_where_it_is_said():
     (stored,) = parse(models=[{**VIT, "preprocess": {"crop": 4}}]).to_dict()["models"]
     assert not stored.keys() & {"output", "inputs", "tokens"}
     assert "channels" not in stored["preprocess"]
+
+
+def test_images_and_preprocessing_may_have_other_channels():
+    data = {"dataset": "arrays", "root": "a", "channels": 12, "axes": "NHWC"}
+    data["outliers"] = {"dataset": "arrays", "root": "b", "channels": 12}
+    model = {**VIT, "preprocess": {"channels": 12, "mean": [0.5] * 12}}
+    job = parse(data=data, models=[model], diagnostics={"ood": ["energy"]})
+    assert (job.data_spec().channels, job.data_spec().axes) == (12, "NHWC")
+    assert (job.outliers_spec().channels, job.outliers_spec().axes) == (12, None)
+    assert job.network_specs()[0].preprocess == Preprocess(channels=12, mean=(0.5,) * 12)
+    assert parse_job(job.to_dict(), title="") == job
+    plain = parse().to_dict()["data"]
+    assert not {"channels", "axes"} & plain.keys()  # stored jobs and plans stay what they were

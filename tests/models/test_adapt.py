@@ -451,9 +451,14 @@ def test_a_wrong_number_of_channels_is_told_as_such(takes, given):
         cut_network(Net(channels=takes), (given, SIDE, SIDE))
 
 
-def test_a_number_of_channels_that_images_cannot_have_is_named():
-    with pytest.raises(InputError, match="its first convolution takes 4 channels, and images have 3, or 1"):
+def test_a_number_of_channels_that_images_do_not_have_is_named():
+    with pytest.raises(InputError, match=r"takes 4 channels, and images have 3, or 1 .*; arrays have others if `cha"):
         cut_network(Net(channels=4), (3, SIDE, SIDE))
+    for takes in (3, 5):
+        wanted = rf"takes {takes} channels, and the images have 12: build it for them by its `args` \(in timm: "
+        with pytest.raises(InputError, match=wanted):
+            cut_network(Net(channels=takes), (12, SIDE, SIDE))
+    assert cut_network(stirred(Net(channels=12)), (12, SIDE, SIDE)).input_shape == (12, SIDE, SIDE)
 
 
 def test_a_grey_network_is_cut_for_grey_images():

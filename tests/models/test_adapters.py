@@ -59,6 +59,28 @@ def with_branches(module, tensors, x, scale):
 
 
 ALL = {**pair("conv", 4, 3, 3, 3), **pair("fc", 5, 4)}
+DORA = {
+    **ALL,
+    "base_model.model.conv.lora_magnitude_vector": noise(1, 4, 1, 1, seed=7).abs() + 0.5,
+    "base_model.model.fc.lora_magnitude_vector": noise(5, seed=8).abs() + 0.5,
+}
+
+
+def dora_in_float64(module, tensors, x, scale):
+    """Return what the network says where each output feature is m * V / ||V||, computed feature by feature."""
+    values = {name.removeprefix("base_model.model."): value.double() for name, value in tensors.items()}
+
+    def features(name, weight):
+        a, b, m = (values[f"{name}.lora_{part}"] for part in ("A.weight", "B.weight", "magnitude_vector"))
+        found = []
+        for feature, kernel in enumerate(weight.detach().double()):
+            v = kernel + scale * sum(b[feature, rank].item() * a[rank] for rank in range(RANK))
+            found.append(m.flatten()[feature] * v / (v * v).sum().sqrt())
+        return torch.stack(found)
+
+    rows = F.conv2d(x.double(), features("conv", module.conv.weight), module.conv.bias.double()).mean((2, 3))
+    hidden = rows @ features("fc", module.fc.weight).T + module.fc.bias.double()
+    return torch.relu(hidden) @ module.head.weight.double().T + module.head.bias.double()
 
 
 @pytest.mark.parametrize(
@@ -77,6 +99,39 @@ def test_the_merged_network_says_what_the_adapter_beside_it_says(tmp_path, confi
     load_adapter(module, saved(tmp_path / "lora", ALL, **config))
     assert torch.allclose(module(x), expected, atol=1e-5)
     assert not torch.allclose(module(x), net()(x), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"), [({}, ALPHA / RANK), ({"use_rslora": True}, ALPHA / RANK**0.5), ({"lora_alpha": 1}, 1 / RANK)]
+)
+@pytest.mark.parametrize("ending", ["", ".default", ".default.weight", ".weight"])
+def test_with_dora_each_output_feature_gets_the_length_that_its_magnitude_says(tmp_path, config, scale, ending):
+    module, x = net(), noise(3, 3, 6, 6)
+    expected = dora_in_float64(module, DORA, x, scale)
+    named = {f"{name}{ending}" if name.endswith("_vector") else name: value for name, value in DORA.items()}
+    load_adapter(module, saved(tmp_path / "dora", named, use_dora=True, **config))
+    assert torch.allclose(module(x).double(), expected, atol=1e-5)
+    assert torch.allclose(module.fc.weight.norm(dim=1), DORA["base_model.model.fc.lora_magnitude_vector"], atol=1e-6)
+
+
+def test_dora_with_the_lengths_that_the_sum_has_is_lora(tmp_path):
+    lora, dora = net(), net()
+    load_adapter(lora, saved(tmp_path / "lora", ALL))
+    lengths = {
+        f"{name}.lora_magnitude_vector": lora.get_parameter(f"{name}.weight").detach().flatten(1).norm(dim=1)
+        for name in ("conv", "fc")
+    }
+    load_adapter(dora, saved(tmp_path / "dora", {**ALL, **lengths}, use_dora=True))
+    assert all(torch.allclose(one, other) for one, other in zip(lora.parameters(), dora.parameters(), strict=True))
+
+
+def test_an_output_feature_of_zeros_has_no_direction_for_dora(tmp_path):
+    module = net()
+    module.fc.weight.data[3] = 0
+    tensors = {**pair("fc", 5, 4), "fc.lora_magnitude_vector": noise(5)}
+    tensors["base_model.model.fc.lora_B.weight"][3] = 0
+    with pytest.raises(InputError, match=r"scales the output features of fc, and feature 3 is 0, which has no direc"):
+        load_adapter(module, saved(tmp_path / "dora", tensors, use_dora=True))
 
 
 @pytest.mark.parametrize("config", [{"r": RANK + 1}, {"rank_pattern": {"conv": 1}}])
@@ -102,12 +157,13 @@ def test_layers_that_were_trained_whole_take_the_place_of_the_old(tmp_path):
     assert torch.equal(module.head.bias, head["base_model.model.head.bias"])
 
 
-def test_a_weight_that_is_stored_turned_around_is_adapted_so(tmp_path):
+@pytest.mark.parametrize("magnitudes", [{}, {"fc.lora_magnitude_vector": noise(5).abs() + 1}])
+def test_a_weight_that_is_stored_turned_around_is_adapted_so(tmp_path, magnitudes):
     one, other = net(), net()
-    tensors = pair("fc", 5, 4)
-    load_adapter(one, saved(tmp_path / "lora", tensors))
+    tensors, is_dora = {**pair("fc", 5, 4), **magnitudes}, bool(magnitudes)
+    load_adapter(one, saved(tmp_path / "lora", tensors, use_dora=is_dora))
     other.fc.weight = nn.Parameter(other.fc.weight.T.clone())
-    load_adapter(other, saved(tmp_path / "turned", tensors, fan_in_fan_out=True))
+    load_adapter(other, saved(tmp_path / "turned", tensors, use_dora=is_dora, fan_in_fan_out=True))
     assert torch.allclose(other.fc.weight.T, one.fc.weight)
 
 
@@ -119,7 +175,24 @@ def test_a_weight_that_is_stored_turned_around_is_adapted_so(tmp_path):
             {"peft_type": "IA3"},
             r"lora is an adapter of the kind 'IA3'; wanted LORA; merge it where it was trained",
         ),
-        (ALL, {"use_dora": True}, r"lora is a LoRA with use_dora, which is not merged here; merge it"),
+        (ALL, {"use_qalora": True}, r"lora is a LoRA with use_qalora, which is not merged here; merge it"),
+        (ALL, {"use_dora": True}, r"says use_dora, and there is no lora_magnitude_vector of conv; take both from one"),
+        (DORA, {}, r"says no use_dora, and there is a lora_magnitude_vector of conv; take both from one save_pretr"),
+        (
+            {**ALL, "fc.lora_magnitude_vector": noise(4), "conv.lora_magnitude_vector": noise(4)},
+            {"use_dora": True},
+            r"has magnitudes of \(4,\) for fc, which has 5 output features",
+        ),
+        (
+            {"base_model.model.fc.lora_magnitude_vector": noise(5)},
+            {"use_dora": True},
+            r"has magnitudes for fc, and no adapter of it; merge it where it was trained",
+        ),
+        (
+            {**DORA, "base_model.model.fc.lora_magnitude_vector.default.weight": noise(5)},
+            {"use_dora": True},
+            r"holds .*magnitude_vector.* under another name as well; which of the two is meant",
+        ),
         *[
             (ALL, config, rf"is not that of a LoRA with a rank `r` and `lora_alpha`: {key}.*; merge it")
             for config, key in (

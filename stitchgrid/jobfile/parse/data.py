@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stitchgrid.datasets.registry import TORCHVISION, WITH_FOLDER, WITH_KEYS, known_splits, needs_root, own_parts
+from stitchgrid.datasets.registry import (
+    TORCHVISION,
+    WITH_CHANNELS,
+    WITH_FOLDER,
+    WITH_KEYS,
+    known_splits,
+    needs_root,
+    own_parts,
+)
 from stitchgrid.errors import nearest
 from stitchgrid.jobfile.problems import Problems
 from stitchgrid.jobfile.tables import DataTable, OutliersTable
@@ -44,6 +52,11 @@ def _check_source(data: DataTable | OutliersTable, given: Mapping[str, Any], whe
     is_own = own_parts(data.dataset) is not None
     if data.root is None and "root" not in given and needs_root(data.dataset):
         problems.add(f"{where}.root", f"missing, but needed: where the images of {data.dataset} are")
+    if data.dataset not in WITH_CHANNELS and not is_own:
+        for key in ("channels", "axes"):
+            if getattr(data, key) is not None:
+                told = f"only {', '.join(WITH_CHANNELS)} and FILE.py:function have arrays with channels of any number"
+                problems.add(f"{where}.{key}", f"{told}; leave it out")
     if isinstance(data, DataTable):
         if data.keys is not None and data.dataset not in WITH_KEYS:
             problems.add(
