@@ -1,14 +1,15 @@
 """Named arrays in files, which may be hostile: .npz, .npy, .safetensors and torch.save files, read without pickle."""
 
 import math
+import os
 import pickle
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import IO, Any, BinaryIO
 from zlib import error as ZlibError
 
 import numpy as np
@@ -23,6 +24,7 @@ from stitchgrid.paths import is_file
 from stitchgrid.records import DEFAULT_LIMITS, Limits
 
 Array = NDArray[Any]
+TakeRows = Callable[[Sequence[int] | NDArray[np.int64]], Array]
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt", ".pth")
 HARMLESS_BYTES = 1_000_000_000  # unpacked size that is always allowed, since an archive is unpacked into memory
 _SAFETENSORS = {  # safetensors' name of a type -> numpy's
@@ -59,11 +61,19 @@ class ArrayFile(ABC):
 
     @abstractmethod
     def read(self, name: str) -> Array:
-        """Return an array, memory-mapped if the file allows it; types that numpy lacks (bfloat16) become float32.
+        """Return an array; types that numpy lacks (bfloat16) become float32.
 
         Raises:
             InputError: If it cannot be read.
         """
+
+    def rows(self, name: str) -> TakeRows:
+        """Return a function that returns some rows of an array, given as positions: only these are read from an .npy.
+
+        Raises:
+            InputError: If the array cannot be read; the function raises it, too.
+        """
+        return self.read(name).__getitem__
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -138,9 +148,7 @@ def npz_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], "n
         ValueError: If it is damaged; or another type of DAMAGED.
     """
     with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        shape, _, dtype = _npy_header(file)
     return shape, dtype
 
 
@@ -156,23 +164,70 @@ def check_whole(archive: zipfile.ZipFile, name: str) -> None:
 
 
 class _Npy(ArrayFile):
+    """An array whose rows are read from the file when they are wanted.
+
+    It is not memory-mapped: if another process shortens a mapped file, the operating system ends the process.
+    """
+
     @property
     def names(self) -> tuple[str, ...]:
         return (self.path.stem,)
 
     def header(self, name: str) -> tuple[tuple[int, ...], str]:
-        array = self.read(name)
-        return _checked(self.path, name, array.shape, array.dtype)
+        with self._opened() as (_, shape, _, dtype):
+            return _checked(self.path, name, shape, dtype)
 
-    def read(self, name: str) -> Array:  # noqa: ARG002
+    def read(self, name: str) -> Array:
+        with self._opened() as (file, shape, is_fortran, dtype):
+            _checked(self.path, name, shape, dtype)
+            values = _from(file, dtype, math.prod(shape))
+            return values.reshape(shape[::-1]).T if is_fortran else values.reshape(shape)
+
+    def rows(self, name: str) -> TakeRows:
+        with self._opened() as (_, shape, is_fortran, _):
+            if is_fortran or not shape:  # the numbers of a row lie apart
+                return self.read(name).__getitem__
+        return self._take
+
+    def _take(self, positions: Sequence[int] | NDArray[np.int64]) -> Array:
+        with self._opened() as (file, shape, _, dtype):
+            width = math.prod(shape[1:])
+            start, taken = file.tell(), np.empty((len(positions), *shape[1:]), dtype)
+            for place, position in enumerate(np.asarray(positions).tolist()):
+                file.seek(start + position * width * dtype.itemsize)
+                taken[place] = _from(file, dtype, width).reshape(shape[1:])
+            return taken
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[BinaryIO, tuple[int, ...], bool, "np.dtype[Any]"]]:
+        """Open the file at its first number, with shape, order and type; errors in the block become an InputError."""
         try:
-            array: Array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            with self.path.open("rb") as file:
+                shape, is_fortran, dtype = _npy_header(file)
+                size = os.fstat(file.fileno()).st_size - file.tell()
+                if not dtype.hasobject and math.prod(shape) * dtype.itemsize > size:
+                    raise ValueError(f"it holds fewer bytes than its shape {shape} needs")
+                yield file, shape, is_fortran, dtype
         except DAMAGED as problem:
             raise InputError(
                 f"cannot read {self.path} as an .npy ({type(problem).__name__}: {problem}); arrays of Python objects "
                 "are not supported."
             ) from problem
-        return array
+
+
+def _npy_header(file: "IO[bytes]") -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
+    """Return shape, whether columns come first, and type from the header of an .npy."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
+def _from(file: BinaryIO, dtype: "np.dtype[Any]", num: int) -> Array:
+    """Return the next numbers of a file."""
+    found = np.fromfile(file, dtype, num)
+    if len(found) < num:
+        raise ValueError("it became shorter while it was read")
+    return found
 
 
 class _Folder(ArrayFile):
@@ -191,6 +246,9 @@ class _Folder(ArrayFile):
 
     def read(self, name: str) -> Array:
         return self._files[name].read(name)
+
+    def rows(self, name: str) -> TakeRows:
+        return self._files[name].rows(name)
 
     @property
     def paths(self) -> tuple[Path, ...]:

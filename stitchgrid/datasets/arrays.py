@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.datasets.array_files import SUFFIXES, ArrayFile, open_arrays
+from stitchgrid.datasets.array_files import SUFFIXES, ArrayFile, TakeRows, open_arrays
 from stitchgrid.datasets.folder import stamp_of
 from stitchgrid.datasets.images import Listing
 from stitchgrid.datasets.numeric_labels import as_labels, listings, unlabelled
@@ -36,6 +36,7 @@ AXES = {"NCHW": 0, "NHWC": 2}  # words of a job -> axis of an image that holds i
 _FIRST, _LAST = "C, H, W", "H, W, C"
 ALPHA = "with a fourth channel, taken for alpha and left out (`channels = 4` under [data] keeps it)"
 CLASS_NAMES = "class_names"
+AT_A_TIME = 16  # images read from a file together
 FORMS = ("{split}_{name}", "{name}_{split}", "{split}/{name}", "{split}.{name}")
 
 
@@ -95,9 +96,12 @@ class ArraysSource:
             indices = [index for name, index in wanted if name == split]
             if not indices:
                 continue
-            images = self._images(split)
-            for index in indices:
-                yield (split, index), self._image(split, index, images[index])
+            take, axis = self._images(split)
+            for start in range(0, len(indices), AT_A_TIME):
+                some = indices[start : start + AT_A_TIME]
+                for index, values in zip(some, take(some), strict=True):
+                    image = values if axis <= 0 else np.moveaxis(values, axis, 0)
+                    yield (split, index), self._image(split, index, image)
 
     def _image(self, split: str, index: int, values: NDArray[Any]) -> Decoded | Unreadable:
         try:
@@ -203,8 +207,8 @@ class ArraysSource:
             )
         return shape, dtype
 
-    def _images(self, split: str) -> NDArray[Any]:
-        """Return the images of a split with shape (N, H, W) or (N, C, H, W).
+    def _images(self, split: str) -> tuple[TakeRows, int]:
+        """Return what reads images of a split, and the axis of an image that holds its channels; -1 if none does.
 
         Raises:
             InputError: If they have other axes or channels than the job says, or it has to say them.
@@ -220,8 +224,7 @@ class ArraysSource:
         if axis is None:
             problem = shape_problem(shape, self._channels, self._axes, has_many=True)
             raise InputError(f"{place.where(place.images)}: {problem}.")
-        images = place.file.read(place.images)
-        return images if axis <= 0 else np.moveaxis(images, 1 + axis, 1)
+        return place.file.rows(place.images), axis
 
 
 def channel_axis(shape: Sequence[int], wanted: int | None = None, axes: str | None = None) -> int | None:

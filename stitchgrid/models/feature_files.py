@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchgrid.datasets.array_files import Array, ArrayFile, open_arrays
+from stitchgrid.datasets.array_files import ArrayFile, TakeRows, open_arrays
 from stitchgrid.datasets.images import Origin, Split
 from stitchgrid.errors import InputError
 from stitchgrid.paths import is_file
@@ -58,9 +58,9 @@ class FeatureTable:
         """Return shape and type of a layer's array."""
         return self.file.header(self.prefix + layer)
 
-    def read(self, layer: str) -> Array:
-        """Return a layer's array, memory-mapped where the file allows it."""
-        return self.file.read(self.prefix + layer)
+    def rows(self, layer: str) -> TakeRows:
+        """Return a function that returns some rows of a layer's array, given as positions."""
+        return self.file.rows(self.prefix + layer)
 
     @cached_property
     def num_rows(self) -> int:
@@ -124,11 +124,13 @@ class FeatureTable:
         """Return 32 hex digits of the SHA-256 over names, types, shapes and bytes of all layers."""
         sha = hashlib.sha256()
         for layer in sorted(self.layers):
-            values = self.read(layer)
-            sha.update(f"{layer}|{values.dtype.newbyteorder('<').str}|{values.shape}|".encode())
-            for start in range(0, len(values), CHUNK):
-                part = values[start : start + CHUNK]
-                sha.update(np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("<")).data)
+            (shape, _), take = self.header(layer), self.rows(layer)
+            for start in range(0, shape[0], CHUNK):
+                part = take(np.arange(start, min(start + CHUNK, shape[0])))
+                dtype = part.dtype.newbyteorder("<")
+                if not start:
+                    sha.update(f"{layer}|{dtype.str}|{shape}|".encode())
+                sha.update(np.ascontiguousarray(part, dtype=dtype).data)
         return sha.hexdigest()[:32]
 
 

@@ -268,12 +268,10 @@ def _read(found: Mapping[Role, tuple[FeatureTable, Rows]], role: Role, node: str
     if role not in found:
         raise InputError("there are no features of the fit images.")
     table, rows = found[role]
-    values = table.read(node)
-    if len(rows) and np.all(np.diff(rows) > 0):  # a file is read from front to back
-        return _as_tensor(values[rows])
-    order = np.argsort(rows, kind="stable")
-    taken = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
-    taken[order] = values[rows[order]]
+    order = np.argsort(rows, kind="stable")  # a file is read from front to back
+    ordered = table.rows(node)(rows[order])
+    taken = np.empty_like(ordered)
+    taken[order] = ordered
     return _as_tensor(taken)
 
 
