@@ -146,7 +146,7 @@ class _Npy(ArrayFile):
 
     def read(self, name: str) -> Array:  # noqa: ARG002
         try:
-            array: Array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            array: Array = np.lib.format.open_memmap(self.path, mode="r")  # np.load reads other formats, too
         except _DAMAGED as problem:
             raise InputError(
                 f"cannot read {self.path} as an .npy ({type(problem).__name__}: {problem}); arrays of Python objects "
@@ -279,7 +279,7 @@ def _as_array(tensor: Any, path: Path, name: str) -> Array:
         )
     try:
         try:
-            return np.asarray(tensor.detach().numpy())
+            return np.asarray(tensor.detach().resolve_neg().numpy())
         except TypeError:  # bfloat16 and smaller ones
             return np.asarray(tensor.detach().float().numpy())
     except (ValueError, NotImplementedError) as problem:

@@ -430,6 +430,28 @@ def test_arrays_whose_headers_are_no_python_are_refused(tmp_path, header, versio
     require_refused_array(content, tmp_path / f"x{suffix}")
 
 
+def test_an_archive_that_is_called_npy_is_no_array(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones(3))
+    require_refused_array((tmp_path / "a.npz").read_bytes(), tmp_path / "x.npy")
+    require_refused_array(pickle.dumps([1]), tmp_path / "x.npy")
+
+
+def test_tensors_that_are_kept_with_the_other_sign_are_read_with_theirs(tmp_path):
+    torch.save({"x": torch.tensor([1 + 2j, 3 - 4j]).conj().imag}, tmp_path / "x.pt")
+    assert open_arrays(tmp_path / "x.pt").read("x").tolist() == [-2, 4]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_images_of_no_pixels_cannot_be_read(tmp_path, cache, kind):
+    np.savez(tmp_path / "train.npz", images=np.zeros((4, 0, 8), kind), labels=[0, 1, 0, 1])
+    bounds = None if kind is np.uint8 else (0, 1)
+    spec = DataSpec(
+        dataset="arrays", root=str(tmp_path), fit_split="train", eval_split="train", eval_samples=2, range=bounds
+    )
+    with pytest.raises(InputError, match=r"train\[0\] \(no pixels: its shape is \(0, 8\)\)"):
+        open_images(spec, cache=cache)
+
+
 @pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**62, 2**62], [0] + [1] * 100])
 def test_tensors_of_impossible_shapes_are_refused(tmp_path, shape):
     header = json.dumps({"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
