@@ -181,6 +181,17 @@ def test_what_is_refused_of_a_name_that_is_no_text_is_named(root, cache, tmp_pat
     assert is_text(str(refused.value))
 
 
+def test_names_of_images_forge_no_lines(root, cache, tmp_path):
+    for name in ("a\n  - forged.png", "b.x\nforged"):
+        (root / "train" / "cat" / name).write_bytes(b"no image")
+    for place in (root, pack(root, tmp_path / "a.tar")):
+        with pytest.raises(InputError, match=r"cat/a\\n  - forged\.png \(not an image\)"):
+            open_images(spec_of(place), cache=cache)
+        assert any(
+            r"1 .x\nforged" in line for line in open_images(spec_of(place, on_bad_image="skip"), cache=cache).notices
+        )
+
+
 def test_images_may_lie_below_a_folder_whose_name_is_no_text(tmp_path, cache):
     root = write_folder(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")))
     images = open_images(spec_of(root), cache=cache)
