@@ -326,13 +326,9 @@ class _SearchedHere(list[str]):
 
 
 def _job_config() -> Any:
-    """Return Ray's configuration of a job, whose workers import nothing from the current folder.
-
-    Ray lets workers look for modules in the driver's current folder first, so that a file that happens to lie there, or
-    under the same path on another node, would run in place of an installed package. Ray has no setting for that.
-    """
+    """Return Ray's configuration of a job, whose workers import nothing from the current folder."""
     config: Any = import_module("ray.job_config").JobConfig()
-    config._py_driver_sys_path = _SearchedHere()
+    config._py_driver_sys_path = _SearchedHere()  # Ray adds the current folder, which comes before installed packages
     return config
 
 
