@@ -114,7 +114,8 @@ def run_against(job: Job, launched: Sequence[str], rival: Rival, *, say: Callabl
         for number in range(ROUNDS):
             say(f"round {number + 1} of {ROUNDS}")
             store = folder / f"grid-{number}"
-            launch = [sys.executable, "-m", "stitchgrid.cli", "launch", *launched, "--store", str(store)]
+            command = [sys.executable, "-P", "-m", "stitchgrid.cli"]  # -P: no code of the current folder
+            launch = [*command, "launch", *launched, "--store", str(store)]
             engine_runs.append(_timed(launch, "stitchgrid launch"))
             rival_runs.append(_timed(script, rival))
         difference = _difference(sweep, store, json.loads(values.read_text()))

@@ -213,6 +213,7 @@ def _launch(job: Job, folder: Path) -> _Took:
     with (folder / "said").open("w") as said:
         command = [
             sys.executable,
+            "-P",  # no code of the current folder
             "-m",
             "stitchgrid.bench.launch_script",
             str(folder / "job.json"),

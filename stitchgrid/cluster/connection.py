@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from math import ceil
@@ -300,7 +300,7 @@ def _init(undo: ExitStack, package: Path | None, **options: Any) -> None:
     # Ray's processes inherit the blocked SIGHUP. If the terminal is closed, only the launch gets it, and ends them.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
-        ray.init(logging_level="ERROR", log_to_driver=False, **options)
+        ray.init(logging_level="ERROR", log_to_driver=False, job_config=_job_config(), **options)
     except Exception as problem:
         if package is not None and "Failed to merge" in str(problem):
             raise ClusterError(
@@ -315,6 +315,21 @@ def _init(undo: ExitStack, package: Path | None, **options: Any) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         if in_main_thread and on_sigterm is not None:  # Ray has set its own handler
             signal.signal(signal.SIGTERM, on_sigterm)
+
+
+class _SearchedHere(list[str]):
+    """Folders of which only those are added that this process, too, searches for modules."""
+
+    def extend(self, paths: Iterable[str]) -> None:
+        searched = {os.path.abspath(one) for one in sys.path}  # noqa: PTH100  # "" is the current folder
+        super().extend(one for one in paths if os.path.abspath(one) in searched)  # noqa: PTH100
+
+
+def _job_config() -> Any:
+    """Return Ray's configuration of a job, whose workers import nothing from the current folder."""
+    config: Any = import_module("ray.job_config").JobConfig()
+    config._py_driver_sys_path = _SearchedHere()  # Ray adds the current folder, which comes before installed packages
+    return config
 
 
 @contextmanager

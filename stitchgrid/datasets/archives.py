@@ -9,10 +9,11 @@ import tarfile
 import zipfile
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 from zlib import error as ZlibError
 
 from stitchgrid.datasets.encoded import NO_FILE, too_large
@@ -47,7 +48,8 @@ EXTENDED = (  # types of members that hold attributes of the next member
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-MAX_HEADER_BYTES = 1_000_000
+MAX_HEADER_BYTES = 1_000_000  # of one extended header, or of the map of a sparse file
+MAX_SHARED = 1_000  # attributes that hold for all following members: tarfile gives them to each of these
 HARMLESS_BYTES = 10_000_000_000  # unpacked size that is always allowed: an archive is unpacked one member at a time
 MACOS = "__MACOSX"  # folder with metadata that macOS adds to archives
 
@@ -152,7 +154,42 @@ class _ShortHeader(tarfile.TarInfo):
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in EXTENDED and self.size > MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {self.size} bytes")
+        if len(tar.pax_headers) > MAX_SHARED:
+            raise tarfile.ReadError(f"{len(tar.pax_headers)} attributes of all members")
         return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
+
+    def _proc_sparse(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        with _short_map(tar):
+            return super()._proc_sparse(tar)  # type: ignore[misc,no-any-return]
+
+    def _proc_gnusparse_10(self, next: tarfile.TarInfo, pax_headers: Mapping[str, str], tar: tarfile.TarFile) -> None:
+        with _short_map(tar):
+            super()._proc_gnusparse_10(next, pax_headers, tar)  # type: ignore[misc]
+
+
+class _ShortMap:
+    """The file of an archive while the map of a sparse file is read from it, which may be long or end early."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file, self._left = file, MAX_HEADER_BYTES
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        self._left -= size
+        if self._left < 0 or len(found := self._file.read(size)) < size:
+            raise tarfile.ReadError("the map of a sparse file is too long, or not complete")
+        return found
+
+
+@contextmanager
+def _short_map(tar: tarfile.TarFile) -> Iterator[None]:
+    """Within a block, let at most `MAX_HEADER_BYTES` be read from an archive."""
+    before: Any = tar.fileobj
+    tar.fileobj = _ShortMap(before)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        tar.fileobj = before
 
 
 class ZipSource(ArchiveSource):

@@ -357,7 +357,7 @@ def _as_array(tensor: Any, path: Path, name: str) -> Array:
         )
     try:
         try:
-            return np.asarray(tensor.detach().numpy())
+            return np.asarray(tensor.detach().resolve_neg().numpy())
         except TypeError:  # bfloat16 and smaller ones
             return np.asarray(tensor.detach().float().numpy())
     except (ValueError, NotImplementedError) as problem:

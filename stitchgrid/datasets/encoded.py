@@ -12,7 +12,7 @@ from stitchgrid.datasets.decoding import decode, is_large
 from stitchgrid.datasets.pixels import Bounds
 from stitchgrid.datasets.sources import Decoded, Position, Unreadable
 from stitchgrid.limits import raise_by
-from stitchgrid.printable import printable
+from stitchgrid.printable import in_one_line
 from stitchgrid.records import Limits
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def decode_all(items: Iterable[Encoded], bounds: Bounds | None, limits: Limits) 
     """Yield the images in the order of `items`; large images are decoded one at a time."""
 
     def decode_one(item: Encoded) -> tuple[Position, Found | Callable[[], Found]]:
-        name = printable(item.name)  # a file name may have bytes that are not text
+        name = in_one_line(item.name)  # a file name may have bytes that are not text
         if isinstance(item.raw, str):
             return item.position, Unreadable(name=name, reason=item.raw)
         decoded = partial(decode, item.raw, name, item.label, bounds, limits)

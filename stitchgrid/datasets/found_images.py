@@ -8,8 +8,9 @@ from pathlib import Path
 from stitchgrid.datasets import open_images
 from stitchgrid.datasets.image_files import is_image
 from stitchgrid.datasets.registry import TORCHVISION, known_datasets, known_splits, needs_root, own_parts
-from stitchgrid.errors import InputError, nearest
+from stitchgrid.errors import InputError, nearest, one_line
 from stitchgrid.paths import named_path
+from stitchgrid.printable import in_one_line, is_text, printable
 from stitchgrid.records import DataSpec
 
 TO_FIT_ON = ("train", "training", "fit", "trainval")  # names of splits for fitting, the preferred first
@@ -50,9 +51,15 @@ def find_images(word: str) -> FoundImages:
     A few images are opened, and all are counted.
 
     Raises:
-        InputError: If nothing has that name, or a folder does not have the layout of an image folder.
+        InputError: If nothing has that name, or a folder cannot be read or has not the layout of an image folder.
     """
-    return _counted(_named(word))
+    try:
+        return _counted(_named(word))
+    except OSError as problem:
+        raise InputError(
+            f"cannot look for images in {in_one_line(word)[:200]!r} ({one_line(problem, longest=200)}); name a folder "
+            "of which everything can be read."
+        ) from problem
 
 
 def _named(word: str) -> FoundImages:
@@ -85,6 +92,8 @@ def _named(word: str) -> FoundImages:
 def _of_splits(root: Path, splits: list[str], dataset: str) -> FoundImages:
     """Return splits for fitting and evaluation by their usual names; else the first two, or the only one for both."""
     names = sorted(splits)
+    if no_text := [name for name in names if not is_text(name)]:
+        raise InputError(f"{root}: the name of the split {printable(no_text[0])!r} is no text in UTF-8; rename it.")
     fit = next((name for name in TO_FIT_ON if name in names), names[0])
     others = [name for name in names if name != fit] or [fit]
     evaluation = next((name for name in TO_REPORT_ON if name in others), others[0])

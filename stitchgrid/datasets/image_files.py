@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import EpsImagePlugin, Image, ImageFile
 
-from stitchgrid.printable import printable
+from stitchgrid.printable import in_one_line
 
 PILLOW_FORMATS = {  # Pillow's name -> suffixes; the content of a file, not its suffix, decides its format
     "BMP": ".bmp",
@@ -66,4 +66,4 @@ def suffix_of(name: str) -> str:
     >>> suffix_of("a.JPG"), suffix_of("README")
     ('.jpg', 'without suffix')
     """
-    return printable(PurePosixPath(name).suffix.lower()) or "without suffix"
+    return in_one_line(PurePosixPath(name).suffix.lower()) or "without suffix"

@@ -77,7 +77,8 @@ class ParquetSource(TableSource):
                 raise InputError(f"{path} does not say of which split its images are; {RULE}.")
             image = columns["images"]
             has_path = _is_struct(file.schema_arrow.field(image).type) and any(
-                one.name == "path" for one in file.schema_arrow.field(image).type
+                one.name == "path" and (pa.types.is_string(one.type) or pa.types.is_large_string(one.type))
+                for one in file.schema_arrow.field(image).type
             )
             named = [columns[role] for role in ("labels", "split") if role in columns]
             leaves = [*named, *([f"{image}.path"] if has_path else [])]
@@ -137,6 +138,13 @@ class ParquetSource(TableSource):
         needed = ["images", *(["labels"] if self.has_labels else [])]
         if missing := [role for role in needed if role not in found]:
             raise InputError(f"{path} has no column of {missing[0]}; it has {', '.join(schema.names)}; {RULE}.")
+        if doubled := [name for name in found.values() if schema.names.count(name) > 1]:
+            raise InputError(f"{path} has more than one column {doubled[0]!r}; give each a name of its own.")
+        if nested := [name for role, name in found.items() if role != "images" and _is_nested(schema.field(name).type)]:
+            raise InputError(
+                f"{path}, {nested[0]}: a label or a split is a whole number or a text, "
+                f"got {schema.field(nested[0]).type}."
+            )
         if not _holds_bytes(schema.field(found["images"]).type):
             raise InputError(
                 f"{path}, {found['images']}: images are bytes of files, or {{bytes, path}}, got "
@@ -239,6 +247,10 @@ def _sizes(metadata: pq.FileMetaData, leaves: Sequence[str]) -> Iterator[int]:
 def _is_text(kind: pa.DataType) -> bool:
     types = pa.types
     return bool(types.is_string(kind) or types.is_large_string(kind) or _holds_bytes(kind))
+
+
+def _is_nested(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_nested(kind))
 
 
 def _is_struct(kind: pa.DataType) -> bool:

@@ -142,10 +142,12 @@ def from_array(values: NDArray[Any], bounds: Bounds | None, channels: int | None
 
     Raises:
         NeedsRangeError: If it is not uint8 or boolean, and no range is given.
-        ValueError: If it holds no real numbers, or values outside of the range.
+        ValueError: If it holds no real numbers, none at all, or values outside of the range.
     """
     if values.dtype.kind not in "biuf":
         raise ValueError(f"pixels of type {values.dtype}; uint8, whole or floating-point numbers are wanted")
+    if not values.size:
+        raise ValueError(f"no pixels: its shape is {values.shape}")
     of_rgb = is_rgb(channels)
     if values.dtype == np.uint8:
         return EightBits(pixels=three_channels(values) if of_rgb else np.ascontiguousarray(values))

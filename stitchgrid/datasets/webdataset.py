@@ -14,7 +14,7 @@ from stitchgrid.datasets.tabular import TableRow, TableSource, find_files
 from stitchgrid.errors import InputError, nearest
 from stitchgrid.json_files import unique_keys
 from stitchgrid.paths import is_file
-from stitchgrid.printable import printable
+from stitchgrid.printable import in_one_line, printable
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LABELS = ("cls", "label", "txt", "json")  # members that may hold the label, in this order
@@ -101,7 +101,7 @@ class WebDatasetSource(TableSource):
         return LABELS.index(suffix) if suffix in LABELS else None
 
     def _read_label(self, path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> str | int | None:
-        where = f"{path}, {printable(member.name)}"
+        where = f"{path}, {in_one_line(member.name)}"
         if member.size > LABEL_BYTES:
             raise InputError(f"{where}: a label of {member.size:,} bytes; it is a number or a text.")
         raw = tar_content(tar, member, self.limits)
@@ -156,8 +156,8 @@ def _check_once(path: Path, found: Mapping[str, _Member]) -> None:
         if len(suffixes) > 1:
             raise InputError(
                 f"{path}: sample {printable(key)!r} has more than one member that could be meant "
-                f"({printable(' and '.join(suffixes))[:80]}); give each sample a key of its own, or name the member by "
-                f"`keys`; {RULE}."
+                f"({in_one_line(' and '.join(suffixes))[:80]}); give each sample a key of its own, or name the member "
+                f"by `keys`; {RULE}."
             )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from stitchgrid.errors import InputError
 from stitchgrid.json_files import read_json
 from stitchgrid.limits import raise_by
+from stitchgrid.paths import is_file
 from stitchgrid.printable import first_few
 from stitchgrid.records import Limits
 
@@ -54,8 +55,10 @@ def _load_shards(index: Path, limits: Limits, load: Callable[[Path], dict[str, T
     names = file_of_each(index)
     files = sorted(set(names.values()))
     paths = [index.parent / name for name in files]
-    if missing := [path.name for path in paths if not path.is_file()]:
-        raise InputError(f"{index} lists {missing[0]} ({len(missing)} of {len(files)} files), which is not beside it.")
+    if missing := [path.name for path in paths if not is_file(path)]:
+        raise InputError(
+            f"{index} lists {missing[0][:80]!r} ({len(missing)} of {len(files)} files), which is not beside it."
+        )
     if (size := sum(path.stat().st_size for path in paths)) > limits.checkpoint_bytes:
         raise InputError(
             f"the files of {index} have {size:,} bytes, more than the {limits.checkpoint_bytes:,} allowed of a "
@@ -70,7 +73,9 @@ def _load_shards(index: Path, limits: Limits, load: Callable[[Path], dict[str, T
         held = load(path)
         wanted = [name for name, file in names.items() if file == path.name]
         if lost := [name for name in wanted if name not in held]:
-            raise InputError(f"{path} does not hold {lost[0]}, which {index.name} says it does: an interrupted copy?")
+            raise InputError(
+                f"{path} does not hold {lost[0][:80]!r}, which {index.name} says it does: an interrupted copy?"
+            )
         found |= {name: held[name] for name in wanted}
     return found
 

@@ -45,6 +45,8 @@ def job(tmp_path):
 
 def test_the_script_gives_the_engines_values_and_both_are_timed(job, tmp_path, monkeypatch):
     monkeypatch.setattr(against, "ROUNDS", 1)
+    (tmp_path / "rich.py").write_text("raise SystemExit('code of the current folder')")
+    monkeypatch.chdir(tmp_path)
     found = json.loads(run("bench", job, "--against", "script", "--json").stdout)
     assert found["num_pairs"] == 2 * 2 * 3
     assert found["num_images"] == 130

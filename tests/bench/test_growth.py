@@ -135,6 +135,12 @@ def test_a_launch_that_fails_ends_it_with_its_last_message(job, tmp_path):
         growth._launch(broken, tmp_path / "x")
 
 
+def test_a_launch_runs_no_code_of_the_current_folder(job, tmp_path, monkeypatch):
+    (tmp_path / "rich.py").write_text("raise SystemExit('code of the current folder')")
+    monkeypatch.chdir(tmp_path)
+    assert growth._launch(load_job(str(job)), tmp_path / "x").result_bytes > 1000
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

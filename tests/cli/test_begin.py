@@ -205,6 +205,14 @@ def test_images_that_lie_otherwise_are_refused_with_a_remedy(here, files, told):
         find_images("photos")
 
 
+def test_names_that_no_folder_or_split_can_have_are_refused(here):
+    with pytest.raises(InputError, match=r"cannot look for images in 'x{200}' \(OSError: .*File name too long"):
+        find_images("x" * 5_000)
+    write_images(here / "photos" / os.fsdecode(b"a\xff") / "cat")
+    with pytest.raises(InputError, match=r"the name of the split 'a\ufffd' is no text in UTF-8; rename it"):
+        find_images("photos")
+
+
 def test_no_images_are_refused_with_the_nearest_name():
     with pytest.raises(InputError, match=r"no images 'CIFAR': there is no such folder .* did you mean 'CIFAR10'"):
         find_images("CIFAR")

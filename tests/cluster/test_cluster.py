@@ -858,6 +858,14 @@ def test_a_whole_run_prints_nothing_of_rays_writes_no_token_and_leaves_no_proces
 
 
 @pytest.mark.ray
+def test_workers_import_nothing_from_the_current_folder(tmp_path):
+    (tmp_path / "helpers_cluster.py").write_text("raise SystemExit('code of the current folder')")
+    command = [sys.executable, "-P", "-c", dedent(SCRIPT), "local", str(tmp_path), "a:finish"]
+    found = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "open\n1 0\n"), found.stderr
+
+
+@pytest.mark.ray
 def test_sigterm_takes_the_workers_down_and_ends_the_run(tmp_path):
     folder = tmp_path / "notes"
     folder.mkdir()

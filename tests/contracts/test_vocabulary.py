@@ -38,6 +38,7 @@ NOT_SAID = {
 #: Modules of fewer than 40 lines that stand alone all the same: what they say is said nowhere else.
 SMALL = {
     "bench/hook_script.py": "a script that users may read",
+    "bench/launch_script.py": "a script for a process of its own",
     "bench/pytorch_cka_script.py": "a script that users may read",
     "allocator.py": "a setting of the process, made before anything else",
     "api/torch_settings.py": "a context around sessions of users",

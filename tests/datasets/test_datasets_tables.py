@@ -215,6 +215,28 @@ def test_parquet_files_of_something_else_are_refused(tmp_path, cache, columns, m
         opened("parquet", tmp_path, cache)
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ([("image", [b"x"]), ("label", [1]), ("label", [2])], r"has more than one column 'label'"),
+        ([("image", [b"x"]), ("image", [b"y"]), ("label", [1])], r"has more than one column 'image'"),
+        ([("image", [b"x"]), ("label", [[1]])], r"label: a label or a split is .*, got list<element: int64>"),
+        ([("image", [b"x"]), ("label", [{"a": 1}])], r"label: a label or a split is .*, got struct<a: int64>"),
+        ([("image", [{"bytes": b"x", "path": 3}]), ("label", [1])], r"images: test\[0\] \(not an image\)"),
+        (
+            [("image", [{"bytes": b"x", "path": ["a"]}]), ("label", [1])],
+            r"images: test\[0\] \(not an image\)",
+        ),
+    ],
+)
+def test_parquet_columns_of_odd_names_and_types_are_told(tmp_path, cache, columns, message):
+    for split in ("train", "test"):
+        values = [pa.array(column) for _, column in columns]
+        pq.write_table(pa.table(values, names=[name for name, _ in columns]), tmp_path / f"{split}.parquet")
+    with pytest.raises(InputError, match=message):
+        opened("parquet", tmp_path, cache)
+
+
 def write_repeated(path, num, label=None, image=None, is_struct=False):
     """Write a file of one image and one label for all rows, each of them in a dictionary."""
 

@@ -181,6 +181,17 @@ def test_what_is_refused_of_a_name_that_is_no_text_is_named(root, cache, tmp_pat
     assert is_text(str(refused.value))
 
 
+def test_names_of_images_forge_no_lines(root, cache, tmp_path):
+    for name in ("a\n  - forged.png", "b.x\nforged"):
+        (root / "train" / "cat" / name).write_bytes(b"no image")
+    for place in (root, pack(root, tmp_path / "a.tar")):
+        with pytest.raises(InputError, match=r"cat/a\\n  - forged\.png \(not an image\)"):
+            open_images(spec_of(place), cache=cache)
+        assert any(
+            r"1 .x\nforged" in line for line in open_images(spec_of(place, on_bad_image="skip"), cache=cache).notices
+        )
+
+
 def test_images_may_lie_below_a_folder_whose_name_is_no_text(tmp_path, cache):
     root = write_folder(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")))
     images = open_images(spec_of(root), cache=cache)
@@ -428,6 +439,28 @@ def test_arrays_whose_headers_are_no_python_are_refused(tmp_path, header, versio
     size = struct.pack("<H" if version == 1 else "<I", len(header))
     content = b"\x93NUMPY" + bytes([version, 0]) + size + header + b"\0" * 48
     require_refused_array(content, tmp_path / f"x{suffix}")
+
+
+def test_an_archive_that_is_called_npy_is_no_array(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones(3))
+    require_refused_array((tmp_path / "a.npz").read_bytes(), tmp_path / "x.npy")
+    require_refused_array(pickle.dumps([1]), tmp_path / "x.npy")
+
+
+def test_tensors_that_are_kept_with_the_other_sign_are_read_with_theirs(tmp_path):
+    torch.save({"x": torch.tensor([1 + 2j, 3 - 4j]).conj().imag}, tmp_path / "x.pt")
+    assert open_arrays(tmp_path / "x.pt").read("x").tolist() == [-2, 4]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_images_of_no_pixels_cannot_be_read(tmp_path, cache, kind):
+    np.savez(tmp_path / "train.npz", images=np.zeros((4, 0, 8), kind), labels=[0, 1, 0, 1])
+    bounds = None if kind is np.uint8 else (0, 1)
+    spec = DataSpec(
+        dataset="arrays", root=str(tmp_path), fit_split="train", eval_split="train", eval_samples=2, range=bounds
+    )
+    with pytest.raises(InputError, match=r"train\[0\] \(no pixels: its shape is \(0, 8\)\)"):
+        open_images(spec, cache=cache)
 
 
 @pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**62, 2**62], [0] + [1] * 100])

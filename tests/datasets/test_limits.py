@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -299,6 +300,49 @@ def test_a_sparse_member_is_not_read(root, cache, tmp_path, size, within):
         assert tar.getmember("train/cat/sparse.png").size == size
     said = within(GB // 2, OPEN, hostile, cache)
     assert "1 unreadable image: train/cat/sparse.png (larger than 256 MB; if it is sound, raise `file_bytes`" in said
+
+
+def old_map(num):
+    """Return a sparse file in GNU's old format, whose map is said to go on, and does so in this number of blocks."""
+    member = bytearray(sparse_member("train/cat/sparse.png", 1_000)[:512])
+    member[482] = 1
+    member[148:156] = b" " * 8
+    member[148:156] = b"%06o\0 " % sum(member)
+    block = b"%011o\0%011o\0" % (1, 1) * 21 + b"\1" + bytes(7)
+    return bytes(member) + block * num
+
+
+def new_map(num):
+    """Return a sparse file in PAX's format 1.0, whose map has so many entries."""
+    info = tarfile.TarInfo("sparse")
+    names = {"major": "1", "minor": "0", "realsize": "1000", "name": "train/cat/sparse.png"}
+    info.pax_headers = {f"GNU.sparse.{name}": value for name, value in names.items()}
+    content = b"%d\n" % num + b"0\n" * 2 * num
+    info.size = len(content)
+    return info.tobuf(tarfile.PAX_FORMAT) + content + bytes(-len(content) % 512)
+
+
+@pytest.mark.parametrize(
+    "member", [old_map(3_000), old_map(0), new_map(300_000)], ids=["old, long", "old, cut", "1.0, long"]
+)
+def test_the_map_of_a_sparse_member_is_short_and_complete(root, cache, tmp_path, member):
+    pack(root, tmp_path / "a.tar")
+    whole = (tmp_path / "a.tar").read_bytes().rstrip(b"\0")
+    (tmp_path / "a.tar").write_bytes(whole + bytes(-len(whole) % 512) + member)
+    with pytest.raises(InputError, match=r"ReadError: the map of a sparse file is too long, or not complete"):
+        open_images(spec_of(tmp_path / "a.tar"), cache=cache)
+
+
+def test_few_attributes_hold_for_all_members(root, cache, tmp_path):
+    """Python's module copies them for each member, so that many of them would take hours."""
+    for num, is_taken in ((1_000, True), (1_001, False)):
+        shared = {f"key{place}": "value" for place in range(num)}
+        with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT, pax_headers=shared) as tar:
+            tar.add(root, ".")
+        with (
+            nullcontext() if is_taken else pytest.raises(InputError, match="ReadError: 1001 attributes of all members")
+        ):
+            open_images(spec_of(tmp_path / "a.tar"), cache=cache)
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])

@@ -33,9 +33,7 @@ def test_a_file_that_is_shortened_while_it_is_read_is_an_error_and_no_signal(tmp
     with path.open("r+b") as cut:
         cut.truncate(4096 * 8)
     for read in (lambda: take([63]), lambda: file.read("x"), lambda: file.header("x")):
-        with pytest.raises(
-            InputError, match=r"x\.npy as an \.npy \(ValueError: it holds fewer bytes than"
-        ):
+        with pytest.raises(InputError, match=r"x\.npy as an \.npy \(ValueError: it holds fewer bytes than"):
             read()
 
 

@@ -274,10 +274,10 @@ def test_a_folder_with_one_file_is_that_file(tmp_path, name):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ({"x": "gone.safetensors"}, r"lists gone.safetensors \(1 of 3 files\), which is not beside it"),
+        ({"x": "gone.safetensors"}, r"lists 'gone.safetensors' \(1 of 3 files\), which is not beside it"),
         (
             {"x": "model-00001-of-00002.safetensors"},
-            r"does not hold x, which model.safetensors.index.json says it does",
+            r"does not hold 'x', which model.safetensors.index.json says it does",
         ),
         (
             {"x": "../secret.safetensors"},
@@ -288,6 +288,8 @@ def test_a_folder_with_one_file_is_that_file(tmp_path, name):
         ({"index": "[" * 100_000}, r"cannot be read as an index of safetensors \(ValueError: recursion limit"),
         ({"index": "[]"}, r"cannot be read as an index of safetensors: it holds a list, wanted an object"),
         ({"index": '{"weight_map": []}'}, r"cannot be read as an index of safetensors: it has no `weight_map`"),
+        ({"x": "w" * 300 + ".safetensors"}, r"lists 'w{80}' \(1 of 3 files\), which is not beside it"),
+        ({"x": "a\n.safetensors"}, r"lists 'a\\n\.safetensors' \(1 of 3 files\), which is not beside it"),
         ({"x": 3}, r"lists '3'; wanted names of .safetensors files"),
     ],
 )
