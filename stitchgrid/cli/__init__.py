@@ -7,6 +7,7 @@ import click
 
 from stitchgrid import __version__
 from stitchgrid.cli.answer import answer
+from stitchgrid.cli.bench import bench
 from stitchgrid.cli.complete import completion
 from stitchgrid.cli.exchange import diff, export
 from stitchgrid.cli.first_steps import doctor, init, manual
@@ -14,7 +15,7 @@ from stitchgrid.cli.maintenance import check, compact, gc, merge, remove
 from stitchgrid.cli.models import layers, matchers, models
 from stitchgrid.cli.output import say, say_problem
 from stitchgrid.cli.queries import atlas, query, report, sql
-from stitchgrid.cli.run import bench, launch, plan, resume
+from stitchgrid.cli.run import launch, plan, resume
 from stitchgrid.cli.status import logs, status
 from stitchgrid.cli.streams import robust_streams
 from stitchgrid.errors import StitchgridError

@@ -1,4 +1,4 @@
-"""Commands that compute, or show what a launch would compute: launch, resume, plan, bench."""
+"""Commands that compute, or show what a launch would compute: launch, resume, plan."""
 
 import shlex
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stitchgrid.cli.complete import complete_jobs, complete_sweeps
-from stitchgrid.cli.files_out import emit, write_file
+from stitchgrid.cli.files_out import emit
 from stitchgrid.cli.options import HOW, RECOMPUTE, STORE, USUAL_STORE, WHERE
 from stitchgrid.cli.output import say, say_begin
 from stitchgrid.cli.status import is_in_store, require_sweep
@@ -16,8 +16,6 @@ from stitchgrid.printable import in_one_line
 
 if TYPE_CHECKING:
     from stitchgrid.api.runs import Run
-    from stitchgrid.bench.against import Rival
-    from stitchgrid.bench.growth import Axis
     from stitchgrid.jobfile import Job
 
 SET = click.option(
@@ -62,7 +60,7 @@ def launch(
     if dry_run:
         where = {name: flags[name] for name in ("address", "workers", "gpus_per_worker", "cpus_per_worker")}
         how = {"update": update, "retry_failed": retry_failed, "recompute": recompute}
-        _show_plan(job, store, where, command=_command("launch", jobfile, store, *_set(overrides)), **how)
+        _show_plan(job, store, where, command=_command("launch", jobfile, store, *set_options(overrides)), **how)
         return
     say_begin(job.name)
     ctx.exit(_launch(job, store, update=update, retry_failed=retry_failed, recompute=recompute, **flags))
@@ -142,113 +140,9 @@ def plan(
         update=True,
         retry_failed=retry_failed,
         recompute=recompute,
-        command=_command("launch", jobfile, store, *_set(overrides)),
+        command=_command("launch", jobfile, store, *set_options(overrides)),
         simulated=simulated,
     )
-
-
-@click.command()
-@click.argument("jobfile", shell_complete=complete_jobs)
-@STORE
-@SET
-@click.option(
-    "--pairs",
-    default="9",
-    show_default=True,
-    metavar="N|all",
-    help="Number of layer pairs on which the textbook procedure runs; its time is scaled up to all of them.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; default: one per CPU.")
-@click.option(
-    "--against",
-    "rival",
-    type=click.Choice(["script", "pytorch-cka"]),
-    help="Instead, time whole commands that compute the job's CKA: stitchgrid, and a script of hooks or pytorch-cka.",
-)
-@click.option(
-    "--growth",
-    "axes",
-    multiple=True,
-    type=click.Choice(["images", "layers", "networks", "matchers"]),
-    help="Instead, launch the job at sizes that double, to see how time, memory and results grow; repeatable.",
-)
-@click.option("--figure", metavar="FILE", help="Also draw growth as a figure: .svg, .pdf or .png.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def bench(
-    jobfile: str,
-    store: str,
-    overrides: tuple[str, ...],
-    pairs: str,
-    threads: int | None,
-    rival: "Rival | None",
-    axes: "tuple[Axis, ...]",
-    figure: str | None,
-    as_json: bool,
-) -> None:
-    """Time a job by the engine and by the textbook procedure, side by side, and compare their values.
-
-    It runs in this process and stores nothing. The overhead is the engine's time divided by the time of the network
-    evaluations that no sharing can save, at the speed of the plain networks.
-
-    \b
-    Example:
-      stitchgrid bench jobs/bench_resnet20.toml --pairs 4
-      stitchgrid bench cka.toml --against script
-      stitchgrid bench jobs/bench_growth.toml --growth images --growth networks --figure growth.svg
-    """
-    from stitchgrid.jobfile import load_job
-
-    if pairs != "all" and not (pairs.isdecimal() and int(pairs)):
-        raise click.BadParameter(f"wanted a number of layer pairs or 'all', got {pairs!r}.", param_hint="--pairs")
-    if rival is not None and threads is not None:
-        raise click.UsageError("give --threads without --against: there each command chooses its own threads.")
-    if axes and (rival is not None or threads is not None):
-        raise click.UsageError("give --growth without --against and --threads: its launches have one thread each.")
-    if figure is not None and not axes:
-        raise click.UsageError("--figure draws growth; give at least one --growth with it.")
-    job = load_job(jobfile, overrides)
-    say_begin(job.name)
-    from stitchgrid.bench import against_json, against_text, bench_json, bench_text, run_against, run_bench
-    from stitchgrid.display import Display
-
-    if axes:
-        _show_growth(job, axes, figure, as_json=as_json)
-        return
-    display = Display()
-    if rival is not None:
-        measured = run_against(job, [jobfile, *_set(overrides)], rival, say=display.say)
-        say(against_json(measured) if as_json else against_text(measured))
-        return
-    found = run_bench(
-        job,
-        store,
-        num_pairs=None if pairs == "all" else int(pairs),
-        threads=threads,
-        say=display.say,
-    )
-    say(bench_json(found) if as_json else bench_text(found))
-
-
-def _show_growth(job: "Job", axes: "Sequence[Axis]", figure: str | None, *, as_json: bool) -> None:
-    """Measure the growth of a job along some axes, and print it; draw it if a file for the figure is given."""
-    from pathlib import Path
-
-    from stitchgrid.atlas.figures import FORMATS
-    from stitchgrid.bench import growth_json, growth_text, run_growth
-    from stitchgrid.display import Display
-
-    format = "" if figure is None else Path(figure).suffix.lower().removeprefix(".")
-    if figure is not None and format not in FORMATS:
-        raise click.BadParameter(
-            f"wanted a file that ends in .pdf, .svg or .png, got {figure!r}.", param_hint="--figure"
-        )
-    display = Display()
-    found = [run_growth(job, axis, say=display.say) for axis in dict.fromkeys(axes)]
-    say(growth_json(found) if as_json else growth_text(found))
-    if figure is not None:
-        from stitchgrid.atlas.figures.growth import growth_figure
-
-        write_file(Path(figure), growth_figure(found, format))
 
 
 def _show_plan(job: "Job", store: str, where: dict[str, Any], **how: Any) -> None:
@@ -340,7 +234,7 @@ def _command(verb: str, name: str, store: str, *options: str) -> str:
     return shlex.join(["stitchgrid", verb, *words])
 
 
-def _set(overrides: Sequence[str]) -> list[str]:
+def set_options(overrides: Sequence[str]) -> list[str]:
     """Return the options that make these edits of a job."""
     return [word for one in overrides for word in ("--set", one)]
 

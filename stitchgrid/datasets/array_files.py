@@ -1,21 +1,19 @@
 """Named arrays in files, which may be hostile: .npz, .npy, .safetensors and torch.save files, read without pickle."""
 
 import math
-import os
 import pickle
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tokenize import TokenError
-from typing import IO, Any, BinaryIO
-from zlib import error as ZlibError
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchgrid.datasets.natural_order import natural_order
+from stitchgrid.datasets.numpy_files import DAMAGED, check_whole, next_numbers, npz_header, opened_npy
 from stitchgrid.datasets.pickles import load_pickles
 from stitchgrid.datasets.torch_files import check_shapes, is_expanded
 from stitchgrid.errors import InputError, is_out_of_memory
@@ -34,10 +32,6 @@ _SAFETENSORS = {  # safetensors' name of a type -> numpy's
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
 }
-DAMAGED = (  # what numpy and zipfile raise of damaged files
-    *(OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, zipfile.BadZipFile, ZlibError),
-    *(TypeError, AttributeError, IndexError, SyntaxError, TokenError, RuntimeError),  # of headers that are no Python
-)
 
 
 class ArrayFile(ABC):
@@ -141,93 +135,37 @@ class _Npz(ArrayFile):
             ) from problem
 
 
-def npz_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
-    """Return shape and type of an array in an .npz without reading it.
-
-    Raises:
-        ValueError: If it is damaged; or another type of DAMAGED.
-    """
-    with archive.open(f"{name}.npy") as file:
-        shape, _, dtype = _npy_header(file)
-    return shape, dtype
-
-
-def check_whole(archive: zipfile.ZipFile, name: str) -> None:
-    """Refuse an array of an .npz that is shorter than its shape says: numpy allocates memory before it reads.
-
-    Raises:
-        ValueError: With the shape.
-    """
-    shape, dtype = npz_header(archive, name)
-    if math.prod(shape) * dtype.itemsize > archive.getinfo(f"{name}.npy").file_size:
-        raise ValueError(f"{name} holds fewer bytes than its shape {shape} needs")
-
-
 class _Npy(ArrayFile):
-    """An array whose rows are read from the file when they are wanted.
-
-    It is not memory-mapped: if another process shortens a mapped file, the operating system ends the process.
-    """
+    """An array whose rows are read from the file when they are wanted."""
 
     @property
     def names(self) -> tuple[str, ...]:
         return (self.path.stem,)
 
     def header(self, name: str) -> tuple[tuple[int, ...], str]:
-        with self._opened() as (_, shape, _, dtype):
+        with opened_npy(self.path) as (_, shape, _, dtype):
             return _checked(self.path, name, shape, dtype)
 
     def read(self, name: str) -> Array:
-        with self._opened() as (file, shape, is_fortran, dtype):
+        with opened_npy(self.path) as (file, shape, is_fortran, dtype):
             _checked(self.path, name, shape, dtype)
-            values = _from(file, dtype, math.prod(shape))
+            values = next_numbers(file, dtype, math.prod(shape))
             return values.reshape(shape[::-1]).T if is_fortran else values.reshape(shape)
 
     def rows(self, name: str) -> TakeRows:
-        with self._opened() as (_, shape, is_fortran, _):
+        with opened_npy(self.path) as (_, shape, is_fortran, _):
             if is_fortran or not shape:  # the numbers of a row lie apart
                 return self.read(name).__getitem__
         return self._take
 
     def _take(self, positions: Sequence[int] | NDArray[np.int64]) -> Array:
-        with self._opened() as (file, shape, _, dtype):
+        with opened_npy(self.path) as (file, shape, _, dtype):
             width = math.prod(shape[1:])
             start, taken = file.tell(), np.empty((len(positions), *shape[1:]), dtype)
             for place, position in enumerate(np.asarray(positions).tolist()):
                 file.seek(start + position * width * dtype.itemsize)
-                taken[place] = _from(file, dtype, width).reshape(shape[1:])
+                taken[place] = next_numbers(file, dtype, width).reshape(shape[1:])
             return taken
-
-    @contextmanager
-    def _opened(self) -> Iterator[tuple[BinaryIO, tuple[int, ...], bool, "np.dtype[Any]"]]:
-        """Open the file at its first number, with shape, order and type; errors in the block become an InputError."""
-        try:
-            with self.path.open("rb") as file:
-                shape, is_fortran, dtype = _npy_header(file)
-                size = os.fstat(file.fileno()).st_size - file.tell()
-                if not dtype.hasobject and math.prod(shape) * dtype.itemsize > size:
-                    raise ValueError(f"it holds fewer bytes than its shape {shape} needs")
-                yield file, shape, is_fortran, dtype
-        except DAMAGED as problem:
-            raise InputError(
-                f"cannot read {self.path} as an .npy ({type(problem).__name__}: {problem}); arrays of Python objects "
-                "are not supported."
-            ) from problem
-
-
-def _npy_header(file: "IO[bytes]") -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
-    """Return shape, whether columns come first, and type from the header of an .npy."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
-
-
-def _from(file: BinaryIO, dtype: "np.dtype[Any]", num: int) -> Array:
-    """Return the next numbers of a file."""
-    found = np.fromfile(file, dtype, num)
-    if len(found) < num:
-        raise ValueError("it became shorter while it was read")
-    return found
 
 
 class _Folder(ArrayFile):

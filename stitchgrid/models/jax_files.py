@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stitchgrid.datasets.array_files import check_whole, npz_header
+from stitchgrid.datasets.numpy_files import check_whole, npz_header
 from stitchgrid.errors import InputError, is_out_of_memory, one_line
 from stitchgrid.printable import first_few
 
@@ -29,7 +29,7 @@ def load_jax_file(module: nn.Module, path: Path) -> None:
     Raises:
         InputError: If the network is not of timm, or timm cannot load such files into it; or if the file does not hold
             exactly its parameters.
-        ValueError: If the file is damaged; or another type of `array_files.DAMAGED`.
+        ValueError: If the file is damaged; or another type of `numpy_files.DAMAGED`.
     """
     kind = type(module).__name__
     if type(module).__module__.partition(".")[0] != "timm" or not hasattr(module, "load_pretrained"):

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from stitchgrid.datasets.array_files import DAMAGED
+from stitchgrid.datasets.numpy_files import DAMAGED
 from stitchgrid.datasets.pickles import load_pickles
 from stitchgrid.datasets.torch_files import check_shapes
 from stitchgrid.errors import InputError, is_out_of_memory

@@ -170,10 +170,9 @@ class Sweeps:
             try:
                 check_readable(files[f"{name}.parquet"], table, ALL_TABLES[name])
             except DamagedFileError as problem:
-                raise StoreError(
-                    f"the table {name} of sweep {sweep!r}, of {table.num_rows:,} rows, could not be read again: it "
-                    f"{problem}. If it is too large, divide the pairs ([grid] pairs) among several jobs with one store."
-                ) from problem
+                told = f"the table {name} of sweep {sweep!r}, of {table.num_rows:,} rows, could not be read again"
+                advice = "If it is too large, divide the pairs ([grid] pairs) among several jobs with one store."
+                raise StoreError(f"{told}: it {problem}. {advice}") from problem
         for file, data in files.items():
             self.files.replace(StoreLayout.revision(sweep, revision, file), data)
         manifest = {

@@ -201,7 +201,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, name, value, 
     state = {key: tensor.clone() for key, tensor in RAW.items()}
     state[name].view(-1)[0] = value
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(InputError, match=rf"weights 'w.pt' is not finite: {message}; take a checkpoint from before"):
+    with pytest.raises(InputError, match=rf"weights 'w.pt' is not finite: {message}; take a checkpoint of an"):
         build_network(spec("net.py:net", base=tmp_path, weights="w.pt"))
 
 
