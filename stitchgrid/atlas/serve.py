@@ -7,10 +7,12 @@ users of the machine nor pages of other sites in the same browser get an answer.
 import gzip
 import hashlib
 import secrets
+import socket
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,6 +26,7 @@ from stitchgrid.store import Store
 HOST = "127.0.0.1"
 EVERY = 5.0  # seconds between two requests of a page for new data
 IDLE = 15.0  # seconds after which a connection on which nothing arrives is closed
+ASKING = 30.0  # seconds that a request may take to arrive, bit by bit
 MOST = 64  # connections at a time; further ones are closed at once
 SHARE = 4.0  # after reading the store for t seconds, it is read again no earlier than SHARE * t seconds later
 HEADERS = {
@@ -124,7 +127,22 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "stitchgrid", ""
     timeout = IDLE
 
+    def handle_one_request(self) -> None:
+        """Answer a request; close the connection if it has not arrived after `ASKING` seconds."""
+        self._patience = threading.Timer(ASKING, self._give_up)
+        self._patience.daemon = True
+        self._patience.start()
+        try:
+            super().handle_one_request()
+        finally:
+            self._patience.cancel()
+
+    def _give_up(self) -> None:
+        with suppress(OSError):  # it is closed already
+            self.connection.shutdown(socket.SHUT_RDWR)
+
     def do_GET(self) -> None:
+        self._patience.cancel()
         # Against DNS rebinding: a name of another site that resolves to 127.0.0.1 arrives in the Host header.
         if self.headers.get("Host") not in (
             f"{HOST}:{self.server.server_port}",

@@ -50,5 +50,5 @@ def diverged_cells(catalog: Catalog, sweep: str) -> list[str]:
         return []
     return [
         f"{row['num']} cells of {row['matchers']} diverged: their training ended no better than a constant prediction, "
-        "so answers and best layers leave them out; lower lr, or train for longer."
+        "so answers and best layers leave them out; train for longer (epochs), or with another lr."
     ]

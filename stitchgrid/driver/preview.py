@@ -16,7 +16,7 @@ from stitchgrid.driver.estimate import Estimate, estimate, evidence_shares, netw
 from stitchgrid.driver.missing_artefacts import units_before
 from stitchgrid.driver.network_remarks import network_remarks, versions_changed
 from stitchgrid.driver.recompute import recomputation
-from stitchgrid.driver.revision import check_same_cells
+from stitchgrid.driver.revision import check_same_cells, other_cells
 from stitchgrid.driver.versions import version_lines
 from stitchgrid.engine.host import Host
 from stitchgrid.errors import NoStoreError, StoreError
@@ -111,6 +111,9 @@ def preview(
     before = units_before(resolution, plan, store or EmptyStore())
     num_unprobed, num_detectors = (sum(isinstance(unit, of) for unit in before) for of in (ProbeNetwork, TrainDetector))
     lines = list(_lines(job, store_uri, resolution, plan, num_unprobed=num_unprobed))
+    if store and update and (differences := other_cells(store, resolution.sweep, plan.shards)):
+        lines.append(f"a launch needs --update: the store has a sweep {job.name!r} with other cells")
+        lines += [f"  {one}" for one in differences]
     if isinstance(done, CellStatus):
         lines += damage_notices(done.damaged)
         lines += version_lines(plan, done, again=again, command=command or f"stitchgrid launch {job.name}")

@@ -23,16 +23,25 @@ Named = tuple[str, str, str, str, str, str, int | None]
 def check_same_cells(store: Store, sweep: Sweep, shards: Sequence[Shard], *, update: bool) -> None:
     """Compare a sweep with the latest complete revision under its name, if there is one.
 
-    Networks still to be trained are compared by name alone.
-
     Raises:
         JobFileError: If the cells differ and `update` is off; the message says how.
     """
-    if update or store.latest_revision(sweep.name) is None:
-        return
-    stored = store.read_plan(sweep.name)
+    if not update and (differences := other_cells(store, sweep, shards)):
+        raise JobFileError(
+            f"a sweep {sweep.name!r} with other cells is in the store; give the job another name, or use --update to "
+            "make it the sweep's next revision (nothing is lost, nothing finished is computed again):",
+            differences,
+        )
+
+
+def other_cells(store: Store, sweep: Sweep, shards: Sequence[Shard]) -> list[str]:
+    """Return in words how a sweep's cells differ from those of the latest complete revision under its name.
+
+    Networks still to be trained are compared by name alone.
+    """
+    stored = None if store.latest_revision(sweep.name) is None else store.read_plan(sweep.name)
     if stored is None:
-        return
+        return []
     before = dict(
         zip(_names(*(stored.cells[c].to_pylist() for c in COLUMNS)), stored.cells["cell_id"].to_pylist(), strict=True)
     )
@@ -40,13 +49,7 @@ def check_same_cells(store: Store, sweep: Sweep, shards: Sequence[Shard], *, upd
     added, removed = [n for n in after if n not in before], [n for n in before if n not in after]
     changed = [n for n, cell_id in after.items() if cell_id is not None and before.get(n, cell_id) != cell_id]
     found = {"new": added, "no longer asked for": removed, "of other weights, code, images or preprocessing": changed}
-    differences = [f"{len(some)} cells {what}, e.g. {_shown(some)}" for what, some in found.items() if some]
-    if differences:
-        raise JobFileError(
-            f"a sweep {sweep.name!r} with other cells is in the store; give the job another name, or use --update to "
-            "make it the sweep's next revision (nothing is lost, nothing finished is computed again):",
-            differences,
-        )
+    return [f"{len(some)} cells {what}, e.g. {_shown(some)}" for what, some in found.items() if some]
 
 
 def code_record(job: Job, networks: Sequence[NetworkSpec]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ LOOKED_THROUGH = 1_000  # first images, among which these are sought
 NUM_MORE = 200  # images for checks that need a share of many images
 SIGNIFICANCE = 1e-3  # p-value below which an accuracy is not due to chance
 MIN_GAIN = 0.1  # in accuracy, from which on another order of classes is reported
+MIN_RIGHT = 0.5  # least accuracy under another order of classes for which that order is named
 MAX_CLASSES = 2_000  # of networks with more, orders of classes are not compared
 
 Classes = NDArray[np.int64]
@@ -207,7 +208,7 @@ def _reach(hits: int, num: int, share: float) -> float:
 
 
 def better_order(given: Classes, labels: Classes, *, num_classes: int) -> dict[str, Any] | None:
-    """Return an order of classes under which the answers are right much more often; None if there is none.
+    """Return an order of classes under which most answers are right, and many more than now; None if there is none.
 
     The order that fits best is found on every second image (an assignment on the confusion matrix) and judged on the
     others, since one of many orders always fits to some extent.
@@ -228,6 +229,8 @@ def better_order(given: Classes, labels: Classes, *, num_classes: int) -> dict[s
     hits = int((meant[told] == wanted).sum())
     gain = hits / num - as_labelled if num else 0.0
     if gain < MIN_GAIN or _reach(hits, num, max(as_labelled, 1 / num_classes)) >= SIGNIFICANCE:
+        return None
+    if hits < MIN_RIGHT * num:  # answers of another cause, such as images that are prepared in another way
         return None
     return {
         "classes": meant.tolist(),

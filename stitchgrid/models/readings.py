@@ -127,7 +127,7 @@ def find_readings(content: Any, outline: Outline, *, key: str | None, strip: str
         for prefix in _prefixes(tensors, outline) if strip is None else [with_dot(strip)]:
             found += _of_prefix(where, prefix, tensors, outline, lenient=is_named)
     exact = [reading for reading in found if key is not None and reading.key == key]
-    return sorted(exact or found, key=lambda reading: (reading.num_wrong, len(reading.strip)))
+    return sorted(exact or found, key=lambda one: (not one.fits, len(one.missing), one.num_wrong, len(one.strip)))
 
 
 def with_dot(strip: str) -> str:

@@ -130,6 +130,34 @@ def test_connections_beyond_a_number_are_closed_and_the_others_are_answered(stor
     assert answer.startswith("HTTP/1.1 400 "), "a place that is free again is taken"
 
 
+def test_a_request_that_arrives_bit_by_bit_is_given_up_after_a_while(store, served, monkeypatch):
+    monkeypatch.setattr("stitchgrid.atlas.serve.ASKING", 0.5)
+    server = served(store)
+    with socket.create_connection((HOST, server.server_port), timeout=20) as slow:
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            trickle(slow)
+    assert get(server, f"/{server.token}/")[0] == 200
+
+
+def trickle(connection):
+    for _ in range(400):  # 20 seconds
+        connection.sendall(b"G")
+        time.sleep(0.05)
+
+
+def test_an_answer_that_takes_long_is_waited_for(store, served, monkeypatch):
+    monkeypatch.setattr("stitchgrid.atlas.serve.ASKING", 0.2)
+    server = served(store)
+    look = server.following.look
+
+    def slowly():
+        time.sleep(1.0)
+        return look()
+
+    monkeypatch.setattr(server.following, "look", slowly)
+    assert get(server, f"/{server.token}/data")[0] == 200
+
+
 def test_it_listens_on_the_loopback_device_alone(store, served):
     assert served(store).server_address[0] == "127.0.0.1"
 

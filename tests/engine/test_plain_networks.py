@@ -65,6 +65,15 @@ def test_a_gain_of_little_is_none():
     assert found is None
 
 
+@pytest.mark.parametrize(("right", "is_named"), [(0.35, False), (0.7, True)])
+def test_an_order_under_which_most_answers_are_still_wrong_is_not_named(right, is_named):
+    told, labels = drawn(400, 5, right=right)
+    order = np.array([1, 2, 3, 4, 0])
+    wrong = order[told]
+    assert np.mean(told == labels) - np.mean(wrong == labels) > MIN_GAIN
+    assert (better_order(wrong, labels, num_classes=5) is not None) == is_named
+
+
 def network(*, weights: str = "a.pt", head: Head | None = None, way: str = "graph") -> Network:
     return Network(
         spec=NetworkSpec(name="net", entry="net", architecture="stitchgrid:tiny10", weights=weights),

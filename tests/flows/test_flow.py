@@ -134,7 +134,11 @@ def test_other_cells_under_an_old_name_are_refused_with_the_difference(here):
     result = run("launch", *where, "--address", "none", *changed, code=2)
     assert "use --update" in result.stderr
     assert f"{NUM_CELLS // 5} cells new" in result.stderr
-    assert f"to compute {NUM_CELLS // 5}" in run("plan", *where, *changed).stdout
+    told = run("plan", *where, *changed).stdout
+    assert f"to compute {NUM_CELLS // 5}" in told
+    assert "a launch needs --update: the store has a sweep 'tiny' with other cells" in told
+    assert f"  {NUM_CELLS // 5} cells new" in told
+    assert "--update" not in run("plan", *where).stdout
 
 
 def test_status_query_sql_and_atlas_read_the_store(here):

@@ -183,6 +183,25 @@ def test_tensors_with_two_names_may_be_stored_once(tmp_path):
     assert load(tmp_path, state, again) == expected
 
 
+def test_weights_of_another_width_are_told_and_not_what_the_optimiser_kept(tmp_path):
+    wide, deep = nn.Conv2d(3, 7, 3), nn.Linear(7, 2)
+    state = {f"conv.{name}": one for name, one in wide.state_dict().items()}
+    state |= {f"fc.{name}": one for name, one in deep.state_dict().items()}
+    state |= {f"more.{k}.weight": torch.zeros(2) for k in range(40)}
+    kept = {"state": {0: {"step": torch.tensor(5.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}}}
+    torch.save({"epoch": 3, "model_state_dict": state, "optimizer": kept}, tmp_path / "w.pt")
+    source = (
+        "from torch import nn\nfrom collections import OrderedDict\ndef net():\n    return nn.Sequential(OrderedDict("
+    )
+    (tmp_path / "net.py").write_text(source + "conv=nn.Conv2d(3, 5, 3), flat=nn.Flatten(), fc=nn.Linear(5, 2)))\n")
+    with pytest.raises(InputError) as told:
+        build_network(spec("net.py:net", base=tmp_path, weights="w.pt"))
+    first = str(told.value).partition("Also read")[0]
+    assert "conv.weight (7, 3, 3, 3) where the network has (5, 3, 3, 3)" in first
+    assert "under the key 'model_state_dict'" in first
+    assert "exp_avg" not in first
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
