@@ -133,9 +133,9 @@ def test_connections_beyond_a_number_are_closed_and_the_others_are_answered(stor
 def test_a_request_that_arrives_bit_by_bit_is_given_up_after_a_while(store, served, monkeypatch):
     monkeypatch.setattr("stitchgrid.atlas.serve.ASKING", 0.5)
     server = served(store)
-    with socket.create_connection((HOST, server.server_port), timeout=20) as slow:
-        with pytest.raises(OSError, match=r"Broken pipe|reset"):
-            trickle(slow)
+    address = HOST, server.server_port
+    with socket.create_connection(address, timeout=20) as slow, pytest.raises(OSError, match=r"Broken pipe|reset"):
+        trickle(slow)
     assert get(server, f"/{server.token}/")[0] == 200
 
 
