@@ -133,7 +133,9 @@ class Run:
 
     def answers(self) -> Table:
         """Return the best source layer for every target layer, source network and matcher, with its evidence."""
-        return self.sql(f"select * exclude (sweep) from answers where sweep = $sweep order by {ORDER}")
+        first = "target_model, target_layer, source_model, source_layer, matcher, verdict, metric, value"
+        rest = f"* exclude (sweep, {first})"
+        return self.sql(f"select {first}, {rest} from answers where sweep = $sweep order by {ORDER}")
 
     def _of(self, view: str) -> Table:
         return self.sql(f"select * exclude (sweep) from {view} where sweep = $sweep")

@@ -160,6 +160,7 @@ SCHEMA = pa.schema(
         *((name, pa.string()) for name in ("target_model", "target_layer", "source_model", "source_layer")),
         *((name, pa.string()) for name in ("matcher", "metric")),
         *((name, pa.float64()) for name in ("value", "low", "high")),
+        ("higher_is_similar", pa.bool_()),
         ("runner_up", pa.string()),
         *((name, pa.float64()) for name in ("margin", "margin_low", "margin_high")),
         ("candidates", pa.list_(pa.string())),

@@ -21,6 +21,7 @@ from stitchgrid.store import Store
 
 KEYS = [
     *("target_model", "target_layer", "source_model", "source_layer", "matcher", "metric", "value", "low", "high"),
+    "higher_is_similar",
     *("runner_up", "margin", "margin_low", "margin_high", "candidates", "p", "untrained_value", "verdict", "checks"),
 ]
 
