@@ -11,7 +11,7 @@ from stitchgrid.atlas.figures.style import COLOURS, LINE, MARGIN, NORMAL, POINTS
 from stitchgrid.atlas.scales import Scale
 from stitchgrid.bench import Growth
 
-SIDE = 1.35  # inches of one plot
+SIDE = 1.7  # inches of one plot
 GAP = 0.32
 SERIES = (("CPU time, in seconds", COLOURS[0], "o", "-"), ("peak memory, in GB", COLOURS[1], "s", "--"))
 
@@ -29,7 +29,7 @@ def _draw(found: Sequence[Growth]) -> Figure:
     scale = span_of([np.asarray(one) for one in (*seconds, *memory)], log)
     left, bottom = MARGIN + room_for(scale) + 0.05, MARGIN + (SMALL + NORMAL) * LINE / POINTS + 0.12
     width = left + len(found) * (SIDE + GAP)
-    figure = Figure(figsize=(width, bottom + SIDE + 0.45))
+    figure = Figure(figsize=(width, bottom + SIDE + 0.3))
     handles: list[tuple[Artist, str]] = []
     for number, growth in enumerate(found):
         axes = place(figure, left + number * (SIDE + GAP), bottom, SIDE, SIDE)
