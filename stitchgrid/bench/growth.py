@@ -211,15 +211,8 @@ def _launch(job: Job, folder: Path) -> _Took:
     described.write_text(json.dumps(job.to_dict()))
     start = perf_counter()
     with (folder / "said").open("w") as said:
-        command = [
-            sys.executable,
-            "-P",  # no code of the current folder
-            "-m",
-            "stitchgrid.bench.launch_script",
-            str(folder / "job.json"),
-            str(folder / "grid"),
-        ]
-        process = subprocess.Popen(command, stdout=said, stderr=said)
+        script = ("-P", "-m", "stitchgrid.bench.launch_script")  # -P: no code of the current folder
+        process = subprocess.Popen([sys.executable, *script, str(described), str(store)], stdout=said, stderr=said)
         _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = perf_counter() - start
