@@ -111,6 +111,8 @@ def _show_growth(job: "Job", axes: "Sequence[Axis]", figure: str | None, *, as_j
         raise click.BadParameter(
             f"wanted a file that ends in .pdf, .svg or .png, got {figure!r}.", param_hint="--figure"
         )
+    if figure is not None and not (folder := Path(figure).absolute().parent).is_dir():
+        raise click.BadParameter(f"there is no folder {folder}; make it first.", param_hint="--figure")
     display = Display()
     found = [run_growth(job, axis, say=display.say) for axis in dict.fromkeys(axes)]
     say(growth_json(found) if as_json else growth_text(found))

@@ -150,6 +150,7 @@ def test_a_launch_runs_no_code_of_the_current_folder(job, tmp_path, monkeypatch)
         (["--growth", "networks", "--against", "script"], "give --growth without --against and --threads"),
         (["--figure", "x.svg"], "--figure draws growth; give at least one --growth with it"),
         (["--growth", "layers", "--figure", "x.gif"], "wanted a file that ends in .pdf, .svg or .png, got 'x.gif'"),
+        (["--growth", "layers", "--figure", "nowhere/x.svg"], "nowhere; make it first"),
         (["--growth", "seeds"], "'seeds' is not one of 'images', 'layers', 'networks', 'matchers'"),
     ],
 )
