@@ -2,24 +2,20 @@
 
 import importlib.metadata
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from math import nan
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any, Literal
 
 import torch
 
+from stitchgrid.bench.processes import Spent, machine, run_timed, today
 from stitchgrid.catalog import Catalog
 from stitchgrid.driver.preview import EmptyStore
-from stitchgrid.engine.host import processor
-from stitchgrid.errors import InputError, StitchgridError
+from stitchgrid.errors import InputError
 from stitchgrid.jobfile import Job
 from stitchgrid.models.architecture import find_code
 from stitchgrid.models.build import build_network
@@ -108,16 +104,16 @@ def run_against(job: Job, launched: Sequence[str], rival: Rival, *, say: Callabl
             pixels = apply_preprocess(images.eval.batch(0, num_images), network.preprocess)
             taken[network.name] = (thaw(build_network(network.spec)), _modules(network), pixels)
         torch.save((taken, [(sweep.networks[f].name, sweep.networks[g].name) for f, g in sweep.pairs]), inputs)
-        engine_runs: list[tuple[float, float]] = []
-        rival_runs: list[tuple[float, float]] = []
+        engine_runs: list[Spent] = []
+        rival_runs: list[Spent] = []
         script = [sys.executable, str(Path(__file__).with_name(SCRIPTS[rival])), str(inputs), str(values)]
         for number in range(ROUNDS):
             say(f"round {number + 1} of {ROUNDS}")
             store = folder / f"grid-{number}"
             command = [sys.executable, "-P", "-m", "stitchgrid.cli"]  # -P: no code of the current folder
             launch = [*command, "launch", *launched, "--store", str(store)]
-            engine_runs.append(_timed(launch, "stitchgrid launch"))
-            rival_runs.append(_timed(script, rival))
+            engine_runs.append(run_timed(launch, "stitchgrid launch"))
+            rival_runs.append(run_timed(script, rival))
         difference = _difference(sweep, store, json.loads(values.read_text()))
     num_pairs = sum(len(sweep.networks[f].layers) * len(sweep.networks[g].layers) for f, g in sweep.pairs)
     return Against(
@@ -128,13 +124,17 @@ def run_against(job: Job, launched: Sequence[str], rival: Rival, *, say: Callabl
         rival_runs=_runs(rival, rival_runs),
         about=ABOUT[rival],
         difference=difference,
-        date=f"{datetime.now(UTC):%Y-%m-%d}",
-        machine={"processor": processor(), "cores": len(os.sched_getaffinity(0)), "torch": torch.__version__},
+        date=today(),
+        machine=machine(),
     )
 
 
-def _runs(command: str, took: Sequence[tuple[float, float]]) -> Runs:
-    return Runs(command=command, seconds=tuple(one for one, _ in took), cpu_seconds=tuple(one for _, one in took))
+def _runs(command: str, spent: Sequence[Spent]) -> Runs:
+    return Runs(
+        command=command,
+        seconds=tuple(one.seconds for one in spent),
+        cpu_seconds=tuple(one.cpu_seconds for one in spent),
+    )
 
 
 def _require(rival: Rival) -> None:
@@ -186,22 +186,6 @@ def _not_modules(sweep: Sweep) -> list[str]:
 
 def _modules(network: Network) -> list[str]:
     return [layer.name for layer in network.layers]
-
-
-def _timed(command: Sequence[str], name: str) -> tuple[float, float]:
-    """Run a command; return its wall-clock seconds and its CPU seconds on all cores.
-
-    Raises:
-        StitchgridError: If it fails.
-    """
-    before, start = os.times(), perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds, after = perf_counter() - start, os.times()
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it printed no message"])[-1]
-        raise StitchgridError(f"{name} ended with exit code {done.returncode}: {last}")
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return seconds, spent
 
 
 def _difference(sweep: Sweep, store: Path, values: Sequence[Sequence[Sequence[float]]]) -> float:

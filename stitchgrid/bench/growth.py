@@ -1,25 +1,20 @@
 """Time a job at growing sizes, to see how its time, memory and results grow; each launch is a process of its own."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from math import isfinite, nan
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Literal, NamedTuple, get_args
 
-import torch
 from rich.filesize import decimal
 from scipy.optimize import brentq
 
+from stitchgrid.bench.processes import Spent, machine, run_timed, today
 from stitchgrid.driver.preview import EmptyStore
-from stitchgrid.engine.host import processor
-from stitchgrid.errors import InputError, StitchgridError
+from stitchgrid.errors import InputError
 from stitchgrid.jobfile import Job, parse_job
 from stitchgrid.planning import make_plan
 from stitchgrid.private_folder import private_space
@@ -33,7 +28,6 @@ MOST_SIZES = 6
 ROUNDS = 3
 FEWEST = 8  # images: of fewer, some measures are undefined
 STEEPEST = 8.0  # largest exponent that is looked for
-KIBI = 1 if sys.platform == "darwin" else 1024  # bytes in the unit of the operating system's peak of memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +85,6 @@ class _Variant(NamedTuple):
     num_cells: int
 
 
-class _Took(NamedTuple):
-    """What one launch took."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_bytes: int
-    result_bytes: int
-
-
 def run_growth(job: Job, axis: Axis, *, say: Callable[[str], None]) -> Growth:
     """Return what launches of a job take at up to `MOST_SIZES` sizes, each twice the one before; nothing is kept.
 
@@ -118,7 +103,7 @@ def run_growth(job: Job, axis: Axis, *, say: Callable[[str], None]) -> Growth:
         StitchgridError: If a launch fails.
     """
     variants = _variants(job, axis)
-    took: dict[int, list[_Took]] = {one.size: [] for one in variants}
+    took: dict[int, list[tuple[Spent, int]]] = {one.size: [] for one in variants}
     with private_space("growth") as folder:
         for number in range(ROUNDS):
             for variant in variants:
@@ -128,19 +113,19 @@ def run_growth(job: Job, axis: Axis, *, say: Callable[[str], None]) -> Growth:
         job=job.name,
         axis=axis,
         points=tuple(_point(one, took[one.size]) for one in variants),
-        date=f"{datetime.now(UTC):%Y-%m-%d}",
-        machine={"processor": processor(), "cores": len(os.sched_getaffinity(0)), "torch": torch.__version__},
+        date=today(),
+        machine=machine(),
     )
 
 
-def _point(variant: _Variant, took: Sequence[_Took]) -> GrowthPoint:
+def _point(variant: _Variant, took: Sequence[tuple[Spent, int]]) -> GrowthPoint:
     return GrowthPoint(
         size=variant.size,
         num_cells=variant.num_cells,
-        seconds=median(one.seconds for one in took),
-        cpu_seconds=median(one.cpu_seconds for one in took),
-        peak_bytes=max(one.peak_bytes for one in took),
-        result_bytes=took[0].result_bytes,
+        seconds=median(spent.seconds for spent, _ in took),
+        cpu_seconds=median(spent.cpu_seconds for spent, _ in took),
+        peak_bytes=max(spent.peak_bytes for spent, _ in took),
+        result_bytes=took[0][1],
     )
 
 
@@ -200,8 +185,8 @@ def _sweep(job: Job) -> Sweep:
     return resolve(job, open_job_images(job), EmptyStore()).sweep
 
 
-def _launch(job: Job, folder: Path) -> _Took:
-    """Launch a job in a process of its own, into a new store in `folder`.
+def _launch(job: Job, folder: Path) -> tuple[Spent, int]:
+    """Launch a job in a process of its own, into a new store in `folder`; return what it took, and its results' bytes.
 
     Raises:
         StitchgridError: If it fails.
@@ -209,18 +194,9 @@ def _launch(job: Job, folder: Path) -> _Took:
     folder.mkdir()
     described, store = folder / "job.json", folder / "grid"
     described.write_text(json.dumps(job.to_dict()))
-    start = perf_counter()
-    with (folder / "said").open("w") as said:
-        script = ("-P", "-m", "stitchgrid.bench.launch_script")  # -P: no code of the current folder
-        process = subprocess.Popen([sys.executable, *script, str(described), str(store)], stdout=said, stderr=said)
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = perf_counter() - start
-    if process.returncode:
-        last = ((folder / "said").read_text().strip().splitlines() or ["it printed no message"])[-1]
-        raise StitchgridError(f"a launch of {job.name!r} ended with exit code {process.returncode}: {last}")
-    size = sum(path.stat().st_size for path in store.rglob("*.parquet"))
-    return _Took(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * KIBI, size)
+    script = ("-P", "-m", "stitchgrid.bench.launch_script")  # -P: no code of the current folder
+    spent = run_timed([sys.executable, *script, str(described), str(store)], f"a launch of {job.name!r}")
+    return spent, sum(path.stat().st_size for path in store.rglob("*.parquet"))
 
 
 def growth_text(found: Sequence[Growth]) -> str:

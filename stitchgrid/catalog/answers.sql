@@ -1,5 +1,6 @@
 -- The view `answers`: for each target layer, source network, matcher and seed, the best source layer and its evidence.
--- `verdict_rules.py` fills in the words after a dollar, `results` and `cells` as tables or subqueries. `found` has the rows of all metrics that the checks use.
+-- `verdict_rules.py` fills in the words after a dollar, `results` and `cells` as tables or subqueries.
+-- `found` has the rows of all metrics that the checks use.
 -- `placed` has the row of the score of every cell; a twin has the same `place` as its network.
 -- A difference is positive where the best source is better.
 with twins as (

@@ -7,6 +7,7 @@ import torchvision
 from helpers_flow import run
 
 from stitchgrid.bench import against
+from stitchgrid.bench.processes import run_timed
 from stitchgrid.errors import StitchgridError
 from stitchgrid.models.freeze import freeze, thaw
 
@@ -134,6 +135,6 @@ def test_threads_are_those_that_each_command_takes(job):
 
 def test_a_command_that_fails_says_why():
     with pytest.raises(StitchgridError, match=r"script ended with exit code 3: no such thing"):
-        against._timed(
+        run_timed(
             [against.sys.executable, "-c", "import sys; print('no such thing', file=sys.stderr); sys.exit(3)"], "script"
         )

@@ -9,6 +9,7 @@ from helpers_flow import run
 from stitchgrid.atlas.figures.growth import growth_figure
 from stitchgrid.bench import growth
 from stitchgrid.bench.growth import Growth, GrowthPoint, doublings, exponent, growth_text, run_growth
+from stitchgrid.bench.processes import Spent
 from stitchgrid.errors import StitchgridError
 from stitchgrid.jobfile import load_job
 
@@ -76,7 +77,7 @@ def test_each_axis_changes_only_its_own_size(job, monkeypatch):
 
     def take(job, folder):
         launched.append(job)
-        return growth._Took(1.0, 1.0 + len(launched), 10, 20)
+        return Spent(1.0, 1.0 + len(launched), 10), 20
 
     monkeypatch.setattr(growth, "_launch", take)
     monkeypatch.setattr(growth, "ROUNDS", 1)
@@ -138,7 +139,7 @@ def test_a_launch_that_fails_ends_it_with_its_last_message(job, tmp_path):
 def test_a_launch_runs_no_code_of_the_current_folder(job, tmp_path, monkeypatch):
     (tmp_path / "rich.py").write_text("raise SystemExit('code of the current folder')")
     monkeypatch.chdir(tmp_path)
-    assert growth._launch(load_job(str(job)), tmp_path / "x").result_bytes > 1000
+    assert growth._launch(load_job(str(job)), tmp_path / "x")[1] > 1000
 
 
 @pytest.mark.parametrize(
